@@ -1,0 +1,45 @@
+# The front door. The work is done by scripts/ and CMake; nothing here knows how to compile.
+#   make JOBS=N                        parallel compilations (default: one per core)
+#   make STRATA_LLAMA_SOURCE=DIR ...   your own llama.cpp checkout instead of the pinned one
+PREFIX ?= /usr/local
+export STRATA_LLAMA_SOURCE JOBS
+
+SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*.cpp bench/*.[ch])
+
+.PHONY: build help demo demo-clean check asan tsan aarch64 install format format-check clean
+
+build: ## build everything into build/release
+	@scripts/build.sh release
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+demo: build ## run a model bigger than its memory limit, then prove the result exact
+	@scripts/demo.sh
+
+demo-clean: ## remove the model that demo made
+	@scripts/demo.sh --clean
+
+check: ## build and run all tests
+	@scripts/check.sh release
+
+asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/check.sh asan
+
+tsan: ## the tests under ThreadSanitizer
+	@scripts/check.sh tsan
+
+aarch64: ## compile every file for 64-bit ARM (nothing is run)
+	@scripts/aarch64.sh
+
+install: build ## install under PREFIX (default /usr/local; DESTDIR is honoured)
+	@cmake --install build/release --prefix "$(PREFIX)"
+
+format: ## format the sources with clang-format
+	@clang-format -i $(SOURCES)
+
+format-check: ## say what is not formatted
+	@clang-format --dry-run -Werror $(SOURCES)
+
+clean: ## remove build/ (deps/ stays: it is only downloaded)
+	@rm -rf build

@@ -1,0 +1,88 @@
+# llama.cpp, from one of three places:
+#   default                       deps/llama, as scripts/fetch-llama.sh lays it out
+#   STRATA_LLAMA_SOURCE=DIR       your checkout, with shared libraries already built in DIR/build
+#   STRATA_LLAMA_SOURCE=DIR       your checkout, built here as a part of this build
+# It provides
+#   ggml_libs, llama_libs         interface libraries: headers and libraries
+#   STRATA_LLAMA_LIB_DIR          where the libraries are, and the back ends loaded at run time
+#   STRATA_LLAMA_LICENSE          a file
+set(STRATA_LLAMA_DIR ${PROJECT_SOURCE_DIR}/deps/llama CACHE PATH
+    "llama.cpp as scripts/fetch-llama.sh lays it out (include/ and lib/)")
+set(STRATA_LLAMA_SOURCE "" CACHE PATH "Your own llama.cpp checkout, used instead of STRATA_LLAMA_DIR")
+
+add_library(ggml_libs INTERFACE)
+add_library(llama_libs INTERFACE)
+target_link_libraries(llama_libs INTERFACE ggml_libs)
+
+# llama_import(DIR OUT): makes the libraries in DIR targets; OUT is true when all are there.
+function(llama_import dir out)
+    set(${out} FALSE PARENT_SCOPE)
+    foreach(stem llama ggml ggml-base)
+        set(name ${dir}/${CMAKE_SHARED_LIBRARY_PREFIX}${stem})
+        file(GLOB found ${name}${CMAKE_SHARED_LIBRARY_SUFFIX}
+            ${name}.v[0-9]*${CMAKE_SHARED_LIBRARY_SUFFIX}) # the npm packages carry the release
+        list(LENGTH found n)
+        if(NOT n EQUAL 1)
+            return()
+        endif()
+        list(APPEND files ${found})
+    endforeach()
+    foreach(stem llama ggml ggml-base)
+        list(POP_FRONT files file)
+        add_library(${stem} SHARED IMPORTED GLOBAL)
+        set_target_properties(${stem} PROPERTIES IMPORTED_LOCATION ${file})
+    endforeach()
+    set(${out} TRUE PARENT_SCOPE)
+endfunction()
+
+# llama_build(DIR): llama.cpp as a subdirectory: shared libraries, this machine's CPU, no programs.
+# Options of ggml not set here (GGML_CUDA, GGML_VULKAN, ...) are the caller's: -DGGML_CUDA=ON.
+function(llama_build dir)
+    set(BUILD_SHARED_LIBS ON)
+    foreach(part TESTS TOOLS EXAMPLES SERVER APP COMMON)
+        set(LLAMA_BUILD_${part} OFF)
+    endforeach()
+    set(CMAKE_BUILD_RPATH_USE_ORIGIN ON) # they are installed together
+    set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O3 -g -DNDEBUG")
+    set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O3 -g -DNDEBUG")
+    add_subdirectory(${dir} ${CMAKE_BINARY_DIR}/llama EXCLUDE_FROM_ALL)
+endfunction()
+
+if(NOT STRATA_LLAMA_SOURCE)
+    if(NOT EXISTS ${STRATA_LLAMA_DIR}/include/llama.h)
+        message(FATAL_ERROR "llama.cpp is missing from ${STRATA_LLAMA_DIR}.\n"
+            "Run scripts/fetch-llama.sh, or use your own checkout: -DSTRATA_LLAMA_SOURCE=DIR.")
+    endif()
+    set(STRATA_LLAMA_LIB_DIR ${STRATA_LLAMA_DIR}/lib)
+    set(STRATA_LLAMA_LICENSE ${STRATA_LLAMA_DIR}/LICENSE)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${STRATA_LLAMA_DIR}/.stamp)
+    target_include_directories(ggml_libs SYSTEM INTERFACE ${STRATA_LLAMA_DIR}/include)
+    llama_import(${STRATA_LLAMA_LIB_DIR} found)
+    if(NOT found)
+        message(FATAL_ERROR "libllama, libggml and libggml-base are not all in "
+            "${STRATA_LLAMA_LIB_DIR}.\nRemove ${STRATA_LLAMA_DIR} and run scripts/fetch-llama.sh.")
+    endif()
+else()
+    get_filename_component(llama_dir ${STRATA_LLAMA_SOURCE} ABSOLUTE BASE_DIR ${CMAKE_SOURCE_DIR})
+    if(NOT EXISTS ${llama_dir}/include/llama.h)
+        message(FATAL_ERROR "STRATA_LLAMA_SOURCE=${llama_dir} is not a checkout of llama.cpp: "
+            "it has no include/llama.h.")
+    endif()
+    set(STRATA_LLAMA_LICENSE ${llama_dir}/LICENSE)
+    # ggml/src is full of other headers; only this one is for us.
+    configure_file(${llama_dir}/ggml/src/ggml-backend-impl.h
+        ${CMAKE_BINARY_DIR}/llama-include/ggml-backend-impl.h COPYONLY)
+    target_include_directories(ggml_libs SYSTEM INTERFACE ${llama_dir}/include
+        ${llama_dir}/ggml/include ${CMAKE_BINARY_DIR}/llama-include)
+    set(STRATA_LLAMA_LIB_DIR ${llama_dir}/build/bin)
+    llama_import(${STRATA_LLAMA_LIB_DIR} found)
+    if(found)
+        message(STATUS "llama.cpp: the libraries in ${STRATA_LLAMA_LIB_DIR}")
+    else()
+        message(STATUS "llama.cpp: building ${llama_dir} (no shared libraries in its build/bin)")
+        llama_build(${llama_dir})
+        set(STRATA_LLAMA_LIB_DIR ${CMAKE_BINARY_DIR}/bin)
+    endif()
+endif()
+target_link_libraries(ggml_libs INTERFACE ggml ggml-base)
+target_link_libraries(llama_libs INTERFACE llama)

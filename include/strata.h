@@ -1,0 +1,268 @@
+/*
+ * strata.h - run language models bigger than memory, with exactly llama.cpp's tokens.
+ *
+ * The whole public interface. A program opens a model (what is in the file and how it is placed),
+ * makes a session on it (one KV cache, one sequence), evaluates tokens and samples from the logits.
+ *
+ * Rules that hold for every function here:
+ *   - A function that can fail returns a status and takes an optional `struct strata_error *`
+ *     (NULL is fine). On failure every output is untouched and nothing is left allocated.
+ *   - Option structs are filled by their _init function first, then changed by the caller.
+ *   - `_free` functions accept NULL.
+ *   - Strings are UTF-8 and NUL-terminated unless a length is given. Sizes are in bytes.
+ */
+#ifndef STRATA_H
+#define STRATA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define STRATA_VERSION_MAJOR 0
+#define STRATA_VERSION_MINOR 1
+#define STRATA_VERSION_PATCH 0
+
+#if defined(STRATA_BUILD)
+#define STRATA_API __attribute__((visibility("default")))
+#else
+#define STRATA_API
+#endif
+
+/* --- Errors ------------------------------------------------------------------------------- */
+
+/* code, short name, what it means. Kept in one list so that code, name and text cannot drift. */
+#define STRATA_STATUS_LIST(X)                                                                      \
+    X(OK, 0, "ok")                                                                                 \
+    X(E_USAGE, 1, "invalid argument")                                                              \
+    X(E_IO, 2, "input/output error")                                                               \
+    X(E_FORMAT, 3, "damaged or unsupported file")                                                  \
+    X(E_NOFIT, 4, "does not fit")                                                                  \
+    X(E_NOMEM, 5, "out of memory")                                                                 \
+    X(E_UNSUPPORTED, 6, "not supported here")                                                      \
+    X(E_LLAMA, 7, "llama.cpp refused")                                                             \
+    X(E_CANCELLED, 8, "cancelled")
+
+enum strata_status {
+#define STRATA_STATUS_ENUM(name, value, text) STRATA_##name = value,
+    STRATA_STATUS_LIST(STRATA_STATUS_ENUM)
+#undef STRATA_STATUS_ENUM
+};
+
+/* What went wrong and what to do about it. Plain data: copy it freely. */
+struct strata_error {
+    enum strata_status status;
+    char message[512]; /* one line, no trailing newline; names the file or value at fault */
+    char hint[256];    /* the remedy, or "" */
+};
+
+/* Name of a status as in STRATA_STATUS_LIST ("E_IO"), and its text. Thread-safe. */
+STRATA_API const char *strata_status_name(enum strata_status status);
+STRATA_API const char *strata_status_text(enum strata_status status);
+
+STRATA_API const char *strata_version(void); /* "0.1.0" */
+/* Version of the llama.cpp library in use. Thread-safe. */
+STRATA_API const char *strata_llama_version(void);
+
+/* --- Logging ------------------------------------------------------------------------------ */
+
+enum strata_log_level { STRATA_LOG_ERROR, STRATA_LOG_WARN, STRATA_LOG_INFO, STRATA_LOG_DEBUG };
+
+/* Messages at `level` and below go to stderr, or to the sink when one is set. Process-wide; set it
+ * before using anything else. Default: STRATA_LOG_WARN. */
+STRATA_API void strata_log_set_level(enum strata_log_level level);
+typedef void (*strata_log_sink)(enum strata_log_level level, const char *line, void *user);
+STRATA_API void strata_log_set_sink(strata_log_sink sink, void *user);
+
+/* --- What is in a file (no weights are read) ---------------------------------------------- */
+
+/* One tensor of a model file. Pointers live as long as the strata_file. */
+struct strata_tensor_info {
+    const char *name;
+    const char *type; /* quantisation as GGUF writes it: "Q4_K" */
+    const char *role; /* "expert gate", "attention", ... */
+    int n_dims;
+    int64_t ne[4];
+    uint64_t bytes;
+    int layer;             /* -1: none */
+    int n_expert;          /* 0: not stacked experts */
+    uint64_t expert_bytes; /* expert e starts at offset + e * expert_bytes */
+    const char *file;
+    uint64_t offset;
+};
+
+struct strata_file_info {
+    const char *path;
+    const char *name;
+    const char *arch;
+    int n_files;
+    int n_tensors;
+    int n_layer;
+    int n_expert;
+    int n_expert_used;
+    uint64_t parameters;
+    uint64_t file_bytes;
+    uint64_t tensor_bytes;
+    uint64_t bytes_per_token; /* weights one token touches when nothing is shared */
+};
+
+/* A parsed GGUF (all splits). Immutable; safe to read from any thread. */
+struct strata_file;
+STRATA_API enum strata_status strata_file_open(
+    const char *path, struct strata_file **out, struct strata_error *err);
+STRATA_API void strata_file_free(struct strata_file *file);
+STRATA_API void strata_file_describe(const struct strata_file *file, struct strata_file_info *out);
+/* index 0 .. n_tensors-1, in file order */
+STRATA_API void strata_file_tensor(
+    const struct strata_file *file, int index, struct strata_tensor_info *out);
+
+/* --- Models ------------------------------------------------------------------------------- */
+
+/* Called while loading: `what` is a phase ("reading resident weights"), done..total in bytes.
+ * Return false to stop (the load fails with E_CANCELLED). */
+typedef bool (*strata_progress)(const char *what, uint64_t done, uint64_t total, void *user);
+
+struct strata_model_options {
+    uint64_t mem_bytes;         /* what the whole process may hold; 0: a safe default */
+    uint64_t weights_mem_bytes; /* only the memory for weights; 0: what mem_bytes leaves */
+    uint32_t ctx;               /* tokens of KV cache planned for; 0: min(trained, 4096) */
+    uint32_t batch;             /* prompt tokens per pass; 0: 512 */
+    int threads;                /* 0: physical cores */
+    bool repack;                /* llama.cpp's CPU-specific weight layout (its default) */
+    bool plain;                 /* plain llama.cpp, nothing streamed: the reference */
+    const char *io_method;      /* "auto", "uring", "threads", "sync" */
+    strata_progress progress;   /* may be NULL */
+    void *progress_user;
+};
+
+/* A loaded model. One per process at a time, plain ones included; use it from one thread. */
+struct strata_model;
+
+STRATA_API void strata_model_options_init(struct strata_model_options *options);
+
+/* Loads. Errors: as strata_file_open; E_NOFIT with the smallest budget that works; E_LLAMA with
+ * llama.cpp's own words. */
+STRATA_API enum strata_status strata_model_load(const char *path,
+    const struct strata_model_options *options, struct strata_model **out,
+    struct strata_error *err);
+STRATA_API void strata_model_free(struct strata_model *model);
+
+/* How the model was placed. */
+struct strata_placement {
+    uint64_t budget_bytes;     /* for the whole process */
+    uint64_t weights_bytes;    /* all weights of the model */
+    uint64_t resident_bytes;   /* weights held for good */
+    uint64_t cache_bytes;      /* expert slots */
+    uint64_t ring_bytes;       /* room for streamed dense weights */
+    uint64_t streamed_bytes;   /* dense weights read on every pass */
+    uint64_t context_bytes;    /* KV cache and compute buffers */
+    uint64_t minimum_bytes;    /* smallest budget this model runs in, with these options */
+    int n_slots;               /* expert slots over all layers */
+    int n_experts;             /* experts over all layers */
+    bool fits;                 /* nothing is streamed: plain llama.cpp */
+};
+STRATA_API void strata_model_placement(
+    const struct strata_model *model, struct strata_placement *out);
+
+STRATA_API int strata_model_n_vocab(const struct strata_model *model);
+STRATA_API uint32_t strata_model_ctx_train(const struct strata_model *model);
+/* True when the file has a tokenizer; without one only token ids can go in and out. */
+STRATA_API bool strata_model_has_text(const struct strata_model *model);
+STRATA_API bool strata_model_is_eog(const struct strata_model *model, int32_t token);
+
+/* Text to tokens. Writes at most `cap`; *n is the number needed, so cap 0 asks for the size.
+ * `special`: add BOS and the like and parse control tokens in the text. */
+STRATA_API enum strata_status strata_tokenize(const struct strata_model *model, const char *text,
+    size_t length, bool special, int32_t *tokens, size_t cap, size_t *n, struct strata_error *err);
+
+/* Bytes of one token (not always whole UTF-8 characters). Returns the length, at most cap. */
+STRATA_API size_t strata_token_bytes(
+    const struct strata_model *model, int32_t token, char *buf, size_t cap);
+
+/* --- Sessions ----------------------------------------------------------------------------- */
+
+/* One sequence with its KV cache. Belongs to one thread; frees before its model. */
+struct strata_session;
+
+STRATA_API enum strata_status strata_session_new(
+    struct strata_model *model, struct strata_session **out, struct strata_error *err);
+STRATA_API void strata_session_free(struct strata_session *session);
+
+/* Evaluates n tokens after those evaluated before, in passes of at most `batch` tokens.
+ * Logits are kept for the last token, or for every token of the call when `all_logits`.
+ * E_IO when a read failed: nothing of the failed pass is kept, and the session may go on. */
+STRATA_API enum strata_status strata_eval(struct strata_session *session, const int32_t *tokens,
+    size_t n, bool all_logits, struct strata_error *err);
+
+/* Row i (n_vocab floats) of the last strata_eval: i = 0..n-1 with all_logits, else only i = 0.
+ * Valid until the next call on the session. */
+STRATA_API const float *strata_logits(struct strata_session *session, size_t i);
+
+STRATA_API uint32_t strata_session_n_past(const struct strata_session *session);
+
+struct strata_sampling {
+    float temp; /* 0: greedy */
+    int top_k;  /* 0: off */
+    float top_p;
+    float min_p;
+    float repeat_penalty; /* 1: off */
+    int repeat_last_n;
+    uint32_t seed;
+};
+STRATA_API void strata_sampling_init(struct strata_sampling *sampling);
+/* (Re)starts sampling for the session; the penalty history begins empty. */
+STRATA_API enum strata_status strata_sampling_set(struct strata_session *session,
+    const struct strata_sampling *sampling, struct strata_error *err);
+/* Picks the next token from the last row of logits and adds it to the history. */
+STRATA_API int32_t strata_sample(struct strata_session *session);
+/* Adds a prompt token to the penalty history. */
+STRATA_API void strata_sample_accept(struct strata_session *session, int32_t token);
+
+/* --- Numbers every run reports ------------------------------------------------------------ */
+
+/* X(type, name). Durations in seconds, sizes in bytes. The JSON keys are the names; docs/STATS.md
+ * says exactly what each one counts. */
+#define STRATA_STATS_LIST(X)                                                                       \
+    X(double, decode_tok_per_s)                                                                    \
+    X(double, prompt_tok_per_s)                                                                    \
+    X(double, time_to_first_token_s)                                                               \
+    X(uint64_t, prompt_tokens)                                                                     \
+    X(uint64_t, generated_tokens)                                                                  \
+    X(uint64_t, read_bytes)                                                                        \
+    X(uint64_t, decode_read_bytes)                                                                 \
+    X(uint64_t, demand_bytes)                                                                      \
+    X(uint64_t, prefetch_bytes)                                                                    \
+    X(uint64_t, prefetch_used_bytes)                                                               \
+    X(uint64_t, expert_requests)                                                                   \
+    X(uint64_t, expert_hits)                                                                       \
+    X(double, hit_rate)                                                                            \
+    X(double, stall_s)                                                                             \
+    X(double, compute_s)                                                                           \
+    X(double, disk_bytes_per_s)                                                                    \
+    X(double, disk_utilisation)                                                                    \
+    X(double, roofline_ratio)                                                                      \
+    X(double, predicted_tok_per_s)                                                                 \
+    X(double, load_s)                                                                              \
+    X(uint64_t, load_read_bytes)                                                                   \
+    X(uint64_t, resident_bytes)                                                                    \
+    X(uint64_t, peak_rss_bytes)                                                                    \
+    X(uint64_t, budget_bytes)                                                                      \
+    X(uint64_t, written_bytes)
+
+struct strata_stats {
+#define STRATA_STATS_FIELD(type, name) type name;
+    STRATA_STATS_LIST(STRATA_STATS_FIELD)
+#undef STRATA_STATS_FIELD
+};
+
+/* Figures since the model was loaded; an eval of one token counts as decode, more as prompt. */
+STRATA_API void strata_stats_get(const struct strata_session *session, struct strata_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Set-up and build: what is missing is installed, llama.cpp fetched, the preset configured and built.
+#   scripts/build.sh [PRESET]      release (default), asan or tsan
+# STRATA_LLAMA_SOURCE=DIR in the environment builds against your own llama.cpp checkout.
+# JOBS=N limits the parallel compilations (default: one per core).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+preset=${1:-release}
+build=build/$preset
+
+scripts/setup.sh
+own=()
+if [ -n "${STRATA_LLAMA_SOURCE:-}" ]; then
+    own=("-DSTRATA_LLAMA_SOURCE=$STRATA_LLAMA_SOURCE")
+elif ! grep -qs '^STRATA_LLAMA_SOURCE:PATH=.' "$build/CMakeCache.txt"; then
+    scripts/fetch-llama.sh
+fi
+if [ ! -e "$build/Makefile" ] || [ ${#own[@]} != 0 ]; then
+    mkdir -p "$build"
+    cmake --preset "$preset" ${own[@]+"${own[@]}"} >"$build/configure.log" 2>&1 || {
+        cat "$build/configure.log" >&2
+        exit 1
+    }
+fi
+unset MAKELEVEL # a make of its own, not a sub-make that names its directory
+exec cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}"

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds Strata and runs every test: unit tests, dependency check, exports, golden tests.
+#   scripts/check.sh [PRESET]      release (default), asan or tsan
+# The last line is `N passed, M failed[, K skipped]`, counted in single cases. Exit 1 if any failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+preset=${1:-release}
+build=build/$preset
+
+scripts/build.sh "$preset"
+
+log=$build/Testing/Temporary/LastTest.log
+rm -f "$log"
+tests_rc=0
+ctest --test-dir "$build" -j "${JOBS:-2}" --output-on-failure || tests_rc=$?
+
+# Every test reports in TAP (tests/CMakeLists.txt). A test that ends badly without saying which case
+# failed, or with fewer cases than it announced, has at least one failure that nobody counted.
+counts=$(awk '
+    / Testing: / { planned = seen = bad = 0 }
+    /^1\.\.[0-9]+$/ { planned += substr($0, 4) }
+    /^(not )?ok [0-9]+ # SKIP/ { seen++; skipped++; next }
+    /^ok [0-9]+ / { seen++; passed++ }
+    /^not ok [0-9]+ / { seen++; bad++; failed++ }
+    /^Unable to find executable/ { failed++ }
+    /^Test (Passed|Failed)\.$/ {
+        if (seen < planned) { failed += planned - seen; bad++ }
+        if (/Failed/ && !bad) failed++
+    }
+    END { print passed + 0, failed + 0, skipped + 0 }' "$log")
+read -r passed failed skipped <<<"$counts"
+if [ "$tests_rc" != 0 ] && [ "$failed" = 0 ]; then
+    failed=1
+fi
+line="$passed passed, $failed failed"
+[ "$skipped" = 0 ] || line="$line, $skipped skipped"
+echo "$line"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The libraries export what they promise and nothing else.
+#   tests/check-exports.sh LIBSTRATA PLUGIN
+set -euo pipefail
+header=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/include/strata.h
+failed=0
+
+# check NUMBER TITLE EXPECTED GOT: two sorted lists, which must be equal
+check() {
+    if [ "$3" = "$4" ]; then
+        echo "ok $1 - $2"
+    else
+        echo "not ok $1 - $2"
+        diff <(echo "$3") <(echo "$4") | sed -n 's/^</# missing:/p; s/^>/# surplus:/p'
+        failed=1
+    fi
+}
+
+exported() {
+    nm -D --defined-only "$1" | awk '$2 != "A" { print $3 }' | LC_ALL=C sort
+}
+
+# Every function that strata.h declares with STRATA_API.
+declared=$(tr '\n' ' ' <"$header" | grep -oE 'STRATA_API [^;(]*\(' |
+    grep -oE 'strata_[a-z0-9_]+ *\($' | tr -d ' (' | LC_ALL=C sort)
+echo "1..2"
+check 1 "libstrata exports the functions of strata.h" "$declared" "$(exported "$1")"
+check 2 "the plug-in exports its two entry points" \
+    "$(printf 'ggml_backend_init\nggml_backend_score')" "$(exported "$2")"
+exit $failed
