@@ -1,0 +1,280 @@
+/*
+ * fault.c - a method that spoils what another one reads. For tests, also from the command line.
+ *
+ *      fault:INNER[,KEY=NUMBER]...            "fault:threads,eio_at=40"   "fault:auto,short=3"
+ *
+ * Reads are counted from 1 in the order they are started; a retry is a new read.
+ *
+ *      eio_at=N      the Nth read fails with EIO, and no other
+ *      eio_every=N   every Nth read fails with EIO
+ *      eintr=N       every Nth read fails with EINTR (1: all)
+ *      eagain=N      every Nth read fails with EAGAIN
+ *      einval_at=N   the Nth read fails with EINVAL, as direct reads do where they do not work
+ *      short=N       every Nth read returns half its bytes and one more; the rest of its memory is
+ *                    overwritten, so that a result used without a retry is wrong
+ *      corrupt_at=N  every byte of the Nth read is inverted: proves that a check can fail
+ *      late_ms=M     results come M milliseconds later than they could
+ *      reorder=SEED  results come one by one in a random order (the same for the same seed, as far
+ *                    as the inner method is deterministic)
+ */
+#include "io/method.h"
+
+#include "base/error.h"
+#include "base/units.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct held {
+    struct st_io_read *read;
+    uint64_t due_ns;
+};
+
+struct fault {
+    struct st_io_queue base;
+    struct st_io_queue *inner;
+    char name[32];
+    uint64_t count;    /* reads started */
+    struct held *held; /* finished, not delivered; `depth` places */
+    uint32_t n_held;
+    uint64_t random;
+    /* Set by the keys; 0: off. */
+    uint64_t eio_at, eio_every, eintr, eagain, einval_at, short_every, corrupt_at, late_ms, reorder;
+};
+
+static const struct {
+    const char *key;
+    size_t offset;
+} keys[] = {
+    {"eio_at", offsetof(struct fault, eio_at)},
+    {"eio_every", offsetof(struct fault, eio_every)},
+    {"eintr", offsetof(struct fault, eintr)},
+    {"eagain", offsetof(struct fault, eagain)},
+    {"einval_at", offsetof(struct fault, einval_at)},
+    {"short", offsetof(struct fault, short_every)},
+    {"corrupt_at", offsetof(struct fault, corrupt_at)},
+    {"late_ms", offsetof(struct fault, late_ms)},
+    {"reorder", offsetof(struct fault, reorder)},
+};
+#define N_KEYS (sizeof keys / sizeof *keys)
+
+/* Digits only, 1 .. 10^9 - 1. */
+static bool parse_count(const char *text, uint64_t *out)
+{
+    size_t n = strspn(text, "0123456789");
+    if (n == 0 || n > 9 || text[n]) {
+        return false;
+    }
+    *out = strtoull(text, NULL, 10);
+    return *out > 0;
+}
+
+/* Sets one "key=number"; changes `word`. */
+static enum strata_status parse_key(struct fault *f, char *word, struct strata_error *err)
+{
+    static const char hint[] = "The keys are eio_at, eio_every, eintr, eagain, einval_at, short, "
+                               "corrupt_at, late_ms and reorder, each with =NUMBER.";
+    char *value = strchr(word, '=');
+    if (value) {
+        *value++ = 0;
+    }
+    for (size_t i = 0; i < N_KEYS; i++) {
+        if (strcmp(word, keys[i].key)) {
+            continue;
+        }
+        if (!value || !parse_count(value, (uint64_t *)((char *)f + keys[i].offset))) {
+            return st_fail(err, STRATA_E_USAGE, hint,
+                "I/O method fault: \"%s\" needs a whole number above 0", word);
+        }
+        return STRATA_OK;
+    }
+    return st_fail(err, STRATA_E_USAGE, hint, "I/O method fault: unknown key \"%s\"", word);
+}
+
+/* "INNER,key=number,..."; leaves INNER in `spec`. */
+static enum strata_status parse_spec(struct fault *f, char *spec, struct strata_error *err)
+{
+    enum strata_status status = STRATA_OK;
+    char *comma = strchr(spec, ',');
+    while (comma && !status) {
+        char *word = comma + 1;
+        *comma = 0;
+        comma = strchr(word, ',');
+        if (comma) {
+            *comma = 0;
+        }
+        status = parse_key(f, word, err);
+    }
+    return status;
+}
+
+static void fault_free(struct st_io_queue *queue)
+{
+    struct fault *f = (struct fault *)queue;
+    if (f->inner) {
+        f->inner->method->free(f->inner);
+    }
+    free(f->held);
+    free(f);
+}
+
+static enum strata_status fault_open(const char *spec, const struct st_io_options *options,
+    uint32_t depth, struct st_io_queue **out, struct strata_error *err)
+{
+    (void)depth; /* the inner method's default counts, not ours */
+    struct st_io_options inner = *options;
+    struct fault *f = st_xcalloc(1, sizeof *f);
+    char *words = st_xstrdup(spec);
+    enum strata_status status = parse_spec(f, words, err);
+    if (!status) {
+        inner.method = words;
+        status = st_io_queue_open(&inner, &f->inner, err);
+    }
+    free(words);
+    if (status) {
+        fault_free(&f->base);
+        return status;
+    }
+    snprintf(f->name, sizeof f->name, "fault:%s", f->inner->name);
+    f->base = (struct st_io_queue){&st_io_method_fault, f->inner->depth, f->name};
+    f->held = st_xcalloc(f->inner->depth, sizeof *f->held);
+    f->random = f->reorder;
+    *out = &f->base;
+    return STRATA_OK;
+}
+
+/* The generator of Steele, Lea and Flood (SplitMix64). */
+static uint64_t next_random(struct fault *f)
+{
+    uint64_t z = (f->random += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static bool every(uint64_t n, uint64_t count)
+{
+    return n && count % n == 0;
+}
+
+static void hold(struct fault *f, struct st_io_read *read)
+{
+    ST_ASSERT(f->n_held < f->base.depth);
+    uint64_t due = f->late_ms ? st_now_ns() + f->late_ms * 1000000u : 0;
+    f->held[f->n_held++] = (struct held){read, due};
+}
+
+static void fault_start(struct st_io_queue *queue, struct st_io_read *read)
+{
+    struct fault *f = (struct fault *)queue;
+    uint64_t n = ++f->count;
+    int errnum = n == f->eio_at || every(f->eio_every, n) ? EIO
+                 : n == f->einval_at                      ? EINVAL
+                 : every(f->eintr, n)                     ? EINTR
+                 : every(f->eagain, n)                    ? EAGAIN
+                                                          : 0;
+    if (errnum) {
+        memset(read->buffer, 0xee, read->length);
+        read->result = -errnum;
+        hold(f, read);
+        return;
+    }
+    read->tag = n;
+    f->inner->method->start(f->inner, read);
+}
+
+static void fault_flush(struct st_io_queue *queue)
+{
+    struct fault *f = (struct fault *)queue;
+    f->inner->method->flush(f->inner);
+}
+
+static void spoil(const struct fault *f, struct st_io_read *read)
+{
+    unsigned char *bytes = read->buffer;
+    if (read->result > 1 && every(f->short_every, read->tag)) {
+        int64_t keep = read->result / 2 + 1 - (read->result == 2);
+        memset(bytes + keep, 0xee, (size_t)(read->result - keep));
+        read->result = keep;
+    }
+    if (read->tag == f->corrupt_at) {
+        for (int64_t i = 0; i < read->result; i++) {
+            bytes[i] = (unsigned char)~bytes[i];
+        }
+    }
+}
+
+static void take_finished(struct fault *f, bool wait)
+{
+    struct st_io_read *read = f->inner->method->reap(f->inner, wait);
+    while (read) {
+        struct st_io_read *next = read->next;
+        spoil(f, read);
+        hold(f, read);
+        read = next;
+    }
+}
+
+static struct st_io_read *release(struct fault *f, uint32_t i)
+{
+    struct st_io_read *read = f->held[i].read;
+    memmove(f->held + i, f->held + i + 1, (--f->n_held - i) * sizeof *f->held);
+    return read;
+}
+
+/* What may be delivered now: all that is due, or with `reorder` one of it or nothing. */
+static struct st_io_read *deliver(struct fault *f, bool wait)
+{
+    uint64_t now = f->late_ms ? st_now_ns() : 0;
+    uint32_t due = 0; /* held is in the order of due_ns */
+    while (due < f->n_held && f->held[due].due_ns <= now) {
+        due++;
+    }
+    struct st_io_read *list = NULL;
+    if (f->reorder && due) {
+        uint64_t r = next_random(f);
+        if (wait || r >> 63) {
+            list = release(f, (uint32_t)(r % due));
+            list->next = NULL;
+        }
+        return list;
+    }
+    while (due > 0) {
+        struct st_io_read *read = release(f, --due);
+        read->next = list;
+        list = read;
+    }
+    return list;
+}
+
+static struct st_io_read *fault_reap(struct st_io_queue *queue, bool wait)
+{
+    struct fault *f = (struct fault *)queue;
+    for (;;) {
+        take_finished(f, wait && f->n_held == 0);
+        struct st_io_read *list = deliver(f, wait);
+        if (list || !wait) {
+            return list;
+        }
+        uint64_t now = st_now_ns();
+        if (f->n_held && f->held[0].due_ns > now) {
+            uint64_t ns = f->held[0].due_ns - now;
+            nanosleep(
+                &(struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)}, NULL);
+        }
+    }
+}
+
+const struct st_io_method st_io_method_fault = {
+    .name = "fault",
+    .default_depth = 0,
+    .open = fault_open,
+    .free = fault_free,
+    .start = fault_start,
+    .flush = fault_flush,
+    .reap = fault_reap,
+};

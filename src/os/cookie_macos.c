@@ -1,0 +1,50 @@
+/*
+ * cookie_macos.c - funopen. Its read function takes and returns int, so a piece is at most 1 GiB;
+ * a short count makes fread ask again.
+ */
+#include "os/cookie.h"
+
+#include <stdlib.h>
+
+#define MAX_PIECE (1 << 30)
+
+struct stream {
+    void *user;
+    const struct st_cookie_calls *calls;
+};
+
+static int on_read(void *cookie, char *buffer, int length)
+{
+    struct stream *s = cookie;
+    return (int)s->calls->read(s->user, buffer, (size_t)(length < MAX_PIECE ? length : MAX_PIECE));
+}
+
+static fpos_t on_seek(void *cookie, fpos_t offset, int whence)
+{
+    struct stream *s = cookie;
+    return (fpos_t)s->calls->seek(s->user, (int64_t)offset, whence);
+}
+
+static int on_close(void *cookie)
+{
+    struct stream *s = cookie;
+    s->calls->close(s->user);
+    free(s);
+    return 0;
+}
+
+FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls)
+{
+    struct stream *s = malloc(sizeof *s);
+    if (!s) {
+        return NULL;
+    }
+    *s = (struct stream){user, calls};
+    FILE *f = funopen(s, on_read, NULL, on_seek, on_close);
+    if (!f) {
+        free(s);
+        return NULL;
+    }
+    setvbuf(f, NULL, _IONBF, 0);
+    return f;
+}

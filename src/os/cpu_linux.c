@@ -1,0 +1,176 @@
+/* cpu_linux.c - affinity, topology and container quota. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "os/memory.h"
+#include "os/proc_linux.h"
+
+#include "base/error.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The processors this process may run on. Returns how many; *out is the caller's to free. */
+static int allowed_cpus(int **out)
+{
+    for (int max = 1024; max <= 1 << 20; max *= 4) {
+        cpu_set_t *set = CPU_ALLOC((size_t)max);
+        size_t size = CPU_ALLOC_SIZE((size_t)max);
+        ST_ASSERT(set);
+        int rc = sched_getaffinity(0, size, set);
+        int errnum = errno, n = 0;
+        if (rc == 0) {
+            *out = st_xmalloc((size_t)CPU_COUNT_S(size, set) * sizeof **out);
+            for (int cpu = 0; cpu < max; cpu++) {
+                if (CPU_ISSET_S((size_t)cpu, size, set)) {
+                    (*out)[n++] = cpu;
+                }
+            }
+        }
+        CPU_FREE(set);
+        if (rc == 0) {
+            return n;
+        }
+        if (errnum != EINVAL) { /* EINVAL: the kernel's set is larger */
+            break;
+        }
+    }
+    int n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    n = n > 0 ? n : 1;
+    *out = st_xmalloc((size_t)n * sizeof **out);
+    for (int i = 0; i < n; i++) {
+        (*out)[i] = i;
+    }
+    return n;
+}
+
+/* The first of the processor's hyperthread siblings names the core. */
+static int core_of(const char *root, int cpu)
+{
+    char path[128], text[64];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    int first;
+    if (!st_proc_text(root, path, text, sizeof text) || sscanf(text, "%d", &first) != 1) {
+        return cpu;
+    }
+    return first;
+}
+
+int st_cpu_cores(const char *root, const int *cpus, int n)
+{
+    int *core = st_xmalloc((size_t)n * sizeof *core);
+    int cores = 0;
+    for (int i = 0; i < n; i++) {
+        int c = core_of(root, cpus[i]);
+        int j = 0;
+        while (j < cores && core[j] != c) {
+            j++;
+        }
+        core[j] = c;
+        cores += j == cores;
+    }
+    free(core);
+    return cores;
+}
+
+int st_cpu_count(void)
+{
+    int *cpus = NULL;
+    int n = allowed_cpus(&cpus);
+    int cores = st_cpu_cores("", cpus, n);
+    free(cpus);
+    /* Rounded down: threads beyond the quota are stopped, all at once, for the rest of a period. */
+    double quota = st_cgroup_cpus("");
+    if (quota > 0 && quota < cores) {
+        cores = (int)quota;
+    }
+    return cores > 1 ? cores : 1;
+}
+
+/* Flags for which CPU back ends have kernels of their own. */
+static bool selects_kernels(const char *flag)
+{
+    static const char *const prefixes[] = {"avx", "amx", "fma", "f16c", "bmi2", "sse3", "ssse3",
+        "sse4", "asimd", "sve", "sme", "i8mm", "bf16", "fphp", "vsx", "vxe", "lasx", "lsx"};
+    if (!strncmp(flag, "smep", 4)) { /* x86's, nothing to do with Arm's SME */
+        return false;
+    }
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        if (!strncmp(flag, prefixes[i], strlen(prefixes[i]))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What follows "key<blanks>: " on its line of /proc/cpuinfo; NULL when there is no such line. */
+static const char *cpuinfo_value(const char *text, const char *key)
+{
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (!strncmp(line, key, strlen(key))) {
+            const char *p = line + strlen(key);
+            p += strspn(p, " \t");
+            if (*p == ':') {
+                return p + 1 + strspn(p + 1, " ");
+            }
+        }
+    }
+    return NULL;
+}
+
+static void add_text(char *buf, size_t cap, const char *glue, const char *text, size_t n)
+{
+    size_t used = strlen(buf);
+    snprintf(buf + used, cap - used, "%s%.*s", glue, (int)n, text);
+}
+
+void st_cpu_describe(const char *root, char *buf, size_t cap)
+{
+    char text[16384]; /* the first processor's paragraph is enough */
+    buf[0] = 0;
+    if (!st_proc_text(root, "/proc/cpuinfo", text, sizeof text)) {
+        text[0] = 0;
+    }
+    const char *name = cpuinfo_value(text, "model name");
+    const char *part = cpuinfo_value(text, "CPU part");
+    if (name) {
+        add_text(buf, cap, "", name, strcspn(name, "\n"));
+    } else if (part) { /* Arm kernels give numbers only */
+        const char *maker = cpuinfo_value(text, "CPU implementer");
+        add_text(buf, cap, "Arm ", maker ? maker : "?", maker ? strcspn(maker, "\n") : 1);
+        add_text(buf, cap, "/", part, strcspn(part, "\n"));
+    } else {
+        add_text(buf, cap, "", "unknown processor", 17);
+    }
+    const char *flags = cpuinfo_value(text, "flags");
+    flags = flags ? flags : cpuinfo_value(text, "Features");
+    const char *glue = ": ";
+    while (flags && *flags && *flags != '\n') {
+        size_t n = strcspn(flags, " \n");
+        if (selects_kernels(flags)) {
+            add_text(buf, cap, glue, flags, n);
+            glue = " ";
+        }
+        flags += n + (flags[n] == ' ');
+    }
+}
+
+static char name_text[1024];
+
+static void fill_name(void)
+{
+    st_cpu_describe("", name_text, sizeof name_text);
+}
+
+const char *st_cpu_name(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill_name);
+    return name_text;
+}

@@ -1,0 +1,57 @@
+/*
+ * memory.h - how much memory there is, how much of it is ours to use, and how to take it.
+ */
+#ifndef ST_OS_MEMORY_H
+#define ST_OS_MEMORY_H
+
+#include "strata.h"
+
+struct st_memory_state {
+    uint64_t total_bytes;     /* physical */
+    uint64_t available_bytes; /* could be taken without swapping, system-wide */
+    /* Of all containers around us (cgroup v1, v2, ancestors) the one with the least left: */
+    uint64_t limit_bytes;      /* UINT64_MAX: none */
+    uint64_t limit_used_bytes; /* charged to it; page cache it could drop not counted */
+};
+
+/* Reads the state now. Never fails: what cannot be read is given as the physical total / none. */
+void st_memory_state(struct st_memory_state *out);
+
+/* Bytes this process may still take: min(available, limit - limit_used). */
+uint64_t st_memory_headroom(const struct st_memory_state *state);
+
+/* Resident set of this process now, and the largest it has been. */
+uint64_t st_memory_rss(void);
+uint64_t st_memory_peak_rss(void);
+
+/* Bytes this process has caused to be written to storage, or 0 where the system does not say. */
+uint64_t st_os_written_bytes(void);
+
+/* --- Address space. Addresses are page-aligned; sizes are rounded up to pages. ---- */
+
+/* Reserves zero-filled, readable and writable address space that costs memory only where touched.
+ * `huge` asks for huge pages (2 MiB aligned; advice). NULL when the address space is refused. */
+void *st_vm_reserve(uint64_t size, bool huge);
+void st_vm_release(void *base, uint64_t size);
+
+/* Touches every page now, so that no page is zeroed later. E_NOMEM is not reported: the system
+ * either gives the memory or kills us; callers check st_memory_headroom first. */
+void st_vm_populate(void *base, uint64_t size);
+
+/* Gives the memory of the whole pages inside the range back; it reads as zero afterwards. */
+void st_vm_discard(void *base, uint64_t size);
+
+/* Makes the whole pages inside the range inaccessible, so that a stray use faults at once. */
+void st_vm_forbid(void *base, uint64_t size);
+
+uint64_t st_vm_page_size(void);
+
+/* --- Processors -------------------------------------------------------------------------- */
+
+/* Physical cores this process may run on (affinity and container CPU quota counted), at least 1. */
+int st_cpu_count(void);
+
+/* Physical core model name and instruction-set flags in one line, for profiles and sidecars. */
+const char *st_cpu_name(void);
+
+#endif

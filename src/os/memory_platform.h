@@ -1,0 +1,20 @@
+/*
+ * memory_platform.h - what memory_posix.c needs from each system (memory_linux.c, memory_macos.c).
+ * Ranges are whole pages.
+ */
+#ifndef ST_OS_MEMORY_PLATFORM_H
+#define ST_OS_MEMORY_PLATFORM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Asks for huge pages; advice. */
+void st_vm_advise_huge(void *base, size_t size);
+
+/* Makes every page present without changing it. False when there is no call for that. */
+bool st_vm_populate_call(void *base, size_t size);
+
+/* Gives the pages back; they read as zero. False when the system refuses (locked pages). */
+bool st_vm_discard_call(void *base, size_t size);
+
+#endif

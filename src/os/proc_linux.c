@@ -1,0 +1,54 @@
+/* proc_linux.c - see proc_linux.h. */
+#include "os/proc_linux.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+bool st_proc_text(const char *root, const char *path, char *buf, size_t cap)
+{
+    char full[4096];
+    if (snprintf(full, sizeof full, "%s%s", root, path) >= (int)sizeof full) {
+        return false;
+    }
+    int fd = open(full, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    size_t used = 0;
+    while (used < cap - 1) {
+        ssize_t n = read(fd, buf + used, cap - 1 - used);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            break;
+        }
+        used += (size_t)n;
+    }
+    buf[used] = 0;
+    close(fd);
+    return true;
+}
+
+bool st_proc_field(const char *text, const char *key, uint64_t *out)
+{
+    size_t n = strlen(key);
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, key, n) || (line[n] != ' ' && line[n] != '\t')) {
+            continue;
+        }
+        const char *digits = line + n + strspn(line + n, " \t");
+        if (!isdigit((unsigned char)*digits)) {
+            return false;
+        }
+        *out = strtoull(digits, NULL, 10);
+        return true;
+    }
+    return false;
+}

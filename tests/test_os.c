@@ -1,0 +1,724 @@
+/*
+ * test_os.c - files, memory figures, address space and processors.
+ *
+ * What the system reports is compared with the system's own tools (stat, mincore, rusage), and the
+ * container readers run over directories that imitate /proc and /sys.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "os/file.h"
+#include "os/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include "os/proc_linux.h"
+#include <sched.h>
+#endif
+
+static char scratch[256]; /* a directory of our own, gone afterwards */
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st, (void)type, (void)ftw;
+    return remove(path);
+}
+
+static int make_scratch(void **state)
+{
+    (void)state;
+    const char *tmp = getenv("TMPDIR");
+    snprintf(scratch, sizeof scratch, "%s/strata-os-XXXXXX", tmp ? tmp : "/tmp");
+    return mkdtemp(scratch) ? 0 : -1;
+}
+
+static int remove_scratch(void **state)
+{
+    (void)state;
+    return nftw(scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static const char *in_scratch(const char *name)
+{
+    static char path[512];
+    snprintf(path, sizeof path, "%s/%s", scratch, name);
+    return path;
+}
+
+static void write_file(const char *path, const void *bytes, size_t n)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* A file whose byte i is a function of i, so that a wrong offset shows. */
+static unsigned char pattern(uint64_t i)
+{
+    return (unsigned char)(i * 2654435761u >> 13);
+}
+
+static const char *pattern_file(const char *name, size_t size)
+{
+    const char *path = in_scratch(name);
+    unsigned char *bytes = malloc(size + 1);
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = pattern(i);
+    }
+    write_file(path, bytes, size);
+    free(bytes);
+    return path;
+}
+
+/* --- Files ---------------------------------------------------------------------------------- */
+
+static void test_open_and_read(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    struct st_file *file = NULL;
+    struct stat st;
+    const char *path = pattern_file("plain", 100001);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_string_equal(file->path, path);
+    assert_int_equal(file->size, 100001);
+    assert_int_equal(file->fd_direct, -1);
+    assert_int_equal(file->identity[0], st.st_dev);
+    assert_int_equal(file->identity[1], st.st_ino);
+    unsigned char bytes[5000];
+    static const uint64_t at[] = {0, 1, 4095, 4096, 50000, 95001};
+    for (size_t k = 0; k < sizeof at / sizeof *at; k++) {
+        assert_int_equal(st_file_read(file, bytes, sizeof bytes, at[k], &err), STRATA_OK);
+        for (size_t i = 0; i < sizeof bytes; i++) {
+            assert_int_equal(bytes[i], pattern(at[k] + i));
+        }
+    }
+    assert_int_equal(st_file_read(file, bytes, 0, 100001, &err), STRATA_OK);
+    st_file_drop_cache(file, 0, file->size);
+    assert_int_equal(st_file_read(file, bytes, 100, 7, &err), STRATA_OK);
+    assert_int_equal(bytes[0], pattern(7));
+    st_file_close(file);
+    st_file_close(NULL);
+}
+
+static void test_read_past_the_end(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    struct st_file *file = NULL;
+    char bytes[100];
+    assert_int_equal(st_file_open(pattern_file("short", 1000), false, &file, &err), STRATA_OK);
+    assert_int_equal(st_file_read(file, bytes, 100, 901, &err), STRATA_E_FORMAT);
+    assert_non_null(strstr(err.message, file->path));
+    assert_non_null(strstr(err.message, "901"));
+    assert_true(err.hint[0]);
+    assert_int_equal(st_file_read(file, bytes, 1, 1000, &err), STRATA_E_FORMAT);
+    assert_int_equal(st_file_read(file, bytes, 1, 1u << 30, NULL), STRATA_E_FORMAT);
+    st_file_close(file);
+}
+
+static void check_refused(const char *path, const char *word)
+{
+    struct strata_error err = {0};
+    struct st_file *file = (struct st_file *)&err; /* must stay untouched */
+    assert_int_equal(st_file_open(path, true, &file, &err), STRATA_E_IO);
+    assert_ptr_equal(file, &err);
+    assert_int_equal(err.status, STRATA_E_IO);
+    assert_non_null(strstr(err.message, path));
+    assert_non_null(strstr(err.message, word));
+    assert_true(err.hint[0]);
+    assert_int_equal(st_file_open(path, true, &file, NULL), STRATA_E_IO);
+}
+
+static void test_open_refuses(void **state)
+{
+    (void)state;
+    check_refused(in_scratch("missing"), "No such file");
+    check_refused(scratch, "directory");
+    check_refused("/dev/null", "device");
+    const char *fifo = in_scratch("fifo");
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    check_refused(fifo, "pipe"); /* and does not hang */
+    if (geteuid() != 0) {
+        const char *path = pattern_file("secret", 10);
+        assert_int_equal(chmod(path, 0), 0);
+        check_refused(path, "ermission");
+    }
+}
+
+static void test_direct_descriptor(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    struct st_file *file = NULL;
+    static const size_t sizes[] = {0, 1, 4095, 4096, 4097, 70000};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        assert_int_equal(
+            st_file_open(pattern_file("direct", sizes[k]), true, &file, &err), STRATA_OK);
+        if (file->fd_direct >= 0) {
+            uint32_t a = file->alignment;
+            assert_true(a > 0 && a <= 4096 && (a & (a - 1)) == 0);
+            void *block = NULL;
+            assert_int_equal(posix_memalign(&block, 4096, 8192), 0);
+            ssize_t n = pread(file->fd_direct, block, 8192, 0);
+            assert_int_equal(n, sizes[k] < 8192 ? sizes[k] : 8192);
+            for (ssize_t i = 0; i < n; i++) {
+                assert_int_equal(((unsigned char *)block)[i], pattern((uint64_t)i));
+            }
+            free(block);
+        }
+        st_file_close(file);
+    }
+}
+
+static void test_check_notices_changes(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    struct st_file *file = NULL;
+    char path[512];
+    snprintf(path, sizeof path, "%s", pattern_file("watched", 9000));
+    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_int_equal(st_file_check(file, &err), STRATA_OK);
+
+    /* Replaced by rename, even removed: the descriptor still reads the old file. */
+    char other[512];
+    snprintf(other, sizeof other, "%s", pattern_file("other", 5));
+    assert_int_equal(rename(other, path), 0);
+    assert_int_equal(st_file_check(file, &err), STRATA_OK);
+    st_file_close(file);
+
+    snprintf(path, sizeof path, "%s", pattern_file("watched", 9000));
+    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_int_equal(truncate(path, 8999), 0);
+    assert_int_equal(st_file_check(file, &err), STRATA_E_IO);
+    assert_non_null(strstr(err.message, path));
+    st_file_close(file);
+
+    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    int fd = open(path, O_WRONLY);
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000000000}};
+    assert_int_equal(pwrite(fd, "x", 1, 0), 1);
+    assert_int_equal(futimens(fd, times), 0); /* same size, another time */
+    close(fd);
+    assert_int_equal(st_file_check(file, &err), STRATA_E_IO);
+    st_file_close(file);
+}
+
+static void test_make_sparse(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    struct stat st;
+    const char *path = pattern_file("sparse", 5000);
+    assert_int_equal(st_file_make_sparse(path, 40 * ST_GIB, &err), STRATA_OK);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 40 * ST_GIB);
+    assert_true((uint64_t)st.st_blocks * 512 < ST_MIB);
+    struct st_file *file = NULL;
+    unsigned char bytes[100];
+    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_int_equal(st_file_read(file, bytes, sizeof bytes, 39 * ST_GIB, &err), STRATA_OK);
+    assert_int_equal(bytes[99], 0);
+    assert_int_equal(st_file_read(file, bytes, sizeof bytes, 0, &err), STRATA_OK);
+    assert_int_equal(bytes[50], 0); /* the old contents are gone */
+    st_file_close(file);
+    assert_int_equal(st_file_make_sparse(in_scratch("no/such/dir"), 1, &err), STRATA_E_IO);
+    assert_non_null(strstr(err.message, "no/such/dir"));
+    assert_int_equal(st_file_make_sparse(path, UINT64_MAX, &err), STRATA_E_IO);
+}
+
+/* --- Address space -------------------------------------------------------------------------- */
+
+/* Pages of the range that are in memory, by the system's own account. */
+static uint64_t present(void *base, uint64_t size)
+{
+    uint64_t n = size / st_vm_page_size(), count = 0;
+    unsigned char *map = malloc(n);
+    assert_int_equal(mincore(base, size, (void *)map), 0);
+    for (uint64_t i = 0; i < n; i++) {
+        count += map[i] & 1;
+    }
+    free(map);
+    return count;
+}
+
+static void test_reserve(void **state)
+{
+    (void)state;
+    uint64_t page = st_vm_page_size();
+    assert_int_equal(page, sysconf(_SC_PAGESIZE));
+    for (int huge = 0; huge < 2; huge++) {
+        uint64_t size = 9 * ST_MIB + 5;
+        unsigned char *base = st_vm_reserve(size, huge);
+        assert_non_null(base);
+        assert_int_equal((uintptr_t)base % (huge ? 2 * ST_MIB : page), 0);
+        assert_int_equal(present(base, 9 * ST_MIB), 0);
+        assert_int_equal(base[0] | base[size - 1] | base[4 * ST_MIB], 0);
+        base[size - 1] = 1;
+        st_vm_release(base, size);
+        assert_int_equal(mincore(base, page, (void *)&(unsigned char){0}), -1);
+        assert_int_equal(mincore(base + 9 * ST_MIB, page, (void *)&(unsigned char){0}), -1);
+    }
+    assert_null(st_vm_reserve(0, false));
+    assert_null(st_vm_reserve(UINT64_MAX, true));
+    assert_null(st_vm_reserve((uint64_t)1 << 62, false));
+    st_vm_release(NULL, 5);
+}
+
+/* The promise behind streaming: address space far beyond memory costs nothing. */
+static void test_reserve_beyond_memory(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_THREAD__)
+    skip(); /* its address space has no such hole */
+#endif
+    uint64_t before = st_memory_rss();
+    unsigned char *base = st_vm_reserve(1024 * ST_GIB, true);
+    assert_non_null(base);
+    base[1000 * ST_GIB] = 7;
+    assert_int_equal(base[1000 * ST_GIB], 7);
+    assert_in_range(st_memory_rss(), 0, before + 16 * ST_MIB);
+    st_vm_release(base, 1024 * ST_GIB);
+}
+
+static void test_populate_keeps_contents(void **state)
+{
+    (void)state;
+    uint64_t page = st_vm_page_size(), size = 64 * page;
+    for (int huge = 0; huge < 2; huge++) {
+        unsigned char *base = st_vm_reserve(size, huge);
+        base[3 * page] = 9;
+        st_vm_populate(base, size);
+        assert_int_equal(present(base, size), 64);
+        assert_int_equal(base[3 * page], 9);
+        assert_int_equal(base[4 * page], 0);
+        st_vm_populate(base, 0);
+        st_vm_release(base, size);
+    }
+}
+
+static void test_discard_whole_pages_only(void **state)
+{
+    (void)state;
+    uint64_t page = st_vm_page_size();
+    unsigned char *base = st_vm_reserve(8 * page, false);
+    memset(base, 0x55, 8 * page);
+    st_vm_discard(base + 2 * page + 1, 3 * page); /* whole pages inside: 3 and 4 */
+    for (uint64_t i = 0; i < 8 * page; i++) {
+        bool gone = i >= 3 * page && i < 5 * page;
+        assert_int_equal(base[i], gone ? 0 : 0x55);
+    }
+    memset(base, 0x66, 8 * page);
+    st_vm_discard(base + 1, page); /* none */
+    st_vm_discard(base + page, 0);
+    assert_int_equal(base[page], 0x66);
+    st_vm_discard(base, 8 * page);
+    assert_int_equal(present(base, 8 * page), 0);
+    /* Locked memory cannot be given back, but must read as zero all the same. */
+    if (mlock(base, page) == 0) {
+        memset(base, 0x77, page);
+        st_vm_discard(base, page);
+        assert_int_equal(base[page / 2], 0);
+    }
+    st_vm_release(base, 8 * page);
+}
+
+static void test_forbid_faults(void **state)
+{
+    (void)state;
+    uint64_t page = st_vm_page_size();
+    volatile unsigned char *base = st_vm_reserve(4 * page, false);
+    base[0] = 1;
+    st_vm_forbid((void *)(base + 1), 3 * page); /* whole pages inside: 1 and 2 */
+    base[page - 1] = 1;
+    base[3 * page] = 1;
+    for (int k = 1; k <= 2; k++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            signal(SIGSEGV, SIG_DFL);
+            signal(SIGBUS, SIG_DFL);
+            (void)base[(uint64_t)k * page];
+            _exit(0);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status));
+    }
+    st_vm_release((void *)base, 4 * page);
+}
+
+/* --- Figures -------------------------------------------------------------------------------- */
+
+static void test_memory_figures(void **state)
+{
+    (void)state;
+    struct st_memory_state m;
+    st_memory_state(&m);
+    uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * st_vm_page_size();
+    assert_in_range(m.total_bytes, total / 2, total * 2);
+    assert_in_range(m.available_bytes, 1, m.total_bytes);
+    assert_true(m.limit_bytes == UINT64_MAX || m.limit_bytes < m.total_bytes);
+    assert_in_range(st_memory_headroom(&m), 0, m.available_bytes);
+
+    uint64_t size = 64 * ST_MIB;
+    unsigned char *base = st_vm_reserve(size, false);
+    uint64_t before = st_memory_rss();
+    st_vm_populate(base, size);
+    uint64_t after = st_memory_rss();
+    assert_in_range(after, before + size / 2, before + size + size / 2);
+    /* Half, because the kernel counts pages per processor and adds the counts up now and then. */
+    assert_true(st_memory_peak_rss() >= before + size / 2);
+    st_vm_release(base, size);
+    assert_in_range(st_memory_rss(), 0, after - size / 2);
+    assert_true(st_memory_peak_rss() >= before + size / 2);
+}
+
+static void test_headroom(void **state)
+{
+    (void)state;
+    struct st_memory_state m = {.total_bytes = 100, .available_bytes = 70};
+    m.limit_bytes = UINT64_MAX;
+    assert_int_equal(st_memory_headroom(&m), 70);
+    m.limit_used_bytes = 50; /* of a limit that is none */
+    assert_int_equal(st_memory_headroom(&m), 70);
+    m.limit_bytes = 80;
+    assert_int_equal(st_memory_headroom(&m), 30);
+    m.limit_bytes = 500;
+    assert_int_equal(st_memory_headroom(&m), 70);
+    m.limit_bytes = 40; /* lowered below what is used */
+    assert_int_equal(st_memory_headroom(&m), 0);
+}
+
+static void test_processors(void **state)
+{
+    (void)state;
+    int n = st_cpu_count();
+    assert_in_range(n, 1, sysconf(_SC_NPROCESSORS_ONLN));
+    assert_true(strlen(st_cpu_name()) > 3);
+    assert_null(strchr(st_cpu_name(), '\n'));
+    assert_ptr_equal(st_cpu_name(), st_cpu_name());
+#ifdef __linux__
+    cpu_set_t before, one;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; cpu++) {
+        if (CPU_ISSET(cpu, &before)) {
+            CPU_SET(cpu, &one);
+        }
+    }
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(st_cpu_count(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+#endif
+}
+
+#ifdef __linux__
+/* --- Containers, on imitations of /proc and /sys ---------------------------------------------- */
+
+/* Writes text to scratch/root/path, making directories. */
+static void put(const char *root, const char *path, const char *text)
+{
+    char full[1024];
+    snprintf(full, sizeof full, "%s/%s%s", scratch, root, path);
+    for (char *p = full + strlen(scratch) + 1; (p = strchr(p, '/')); p++) {
+        *p = 0;
+        assert_true(mkdir(full, 0700) == 0 || errno == EEXIST);
+        *p = '/';
+    }
+    write_file(full, text, strlen(text));
+}
+
+#define V1_MOUNT     "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+#define V1_CPU_MOUNT "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+#define V2_MOUNT     "41 31 0:38 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+#define NONE_V1      "9223372036854771712\n"
+
+static void check_limit(const char *root, uint64_t limit, uint64_t used)
+{
+    uint64_t got_limit = 1, got_used = 1;
+    st_cgroup_memory(in_scratch(root), 64 * ST_GIB, &got_limit, &got_used);
+    assert_int_equal(got_limit, limit);
+    assert_int_equal(got_used, used);
+}
+
+static void put_v1(
+    const char *root, const char *dir, const char *limit, const char *usage, const char *stat)
+{
+    char path[512];
+    snprintf(path, sizeof path, "/sys/fs/cgroup/memory%s/memory.limit_in_bytes", dir);
+    put(root, path, limit);
+    snprintf(path, sizeof path, "/sys/fs/cgroup/memory%s/memory.usage_in_bytes", dir);
+    put(root, path, usage);
+    snprintf(path, sizeof path, "/sys/fs/cgroup/memory%s/memory.stat", dir);
+    put(root, path, stat);
+}
+
+static void put_v2(
+    const char *root, const char *dir, const char *max, const char *current, const char *stat)
+{
+    char path[512];
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", dir);
+    put(root, path, max);
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", dir);
+    put(root, path, current);
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.stat", dir);
+    put(root, path, stat);
+}
+
+static void test_cgroup_v1(void **state)
+{
+    (void)state;
+    put("v1", "/proc/self/cgroup", "9:name=systemd:/\n4:memory:/jobs/a\n3:cpuset:/\n");
+    put("v1", "/proc/self/mountinfo", "22 27 0:21 / /proc rw - proc proc rw\n" V1_MOUNT);
+    put_v1("v1", "/jobs/a", "1073741824\n", "700000000\n",
+        "inactive_file 1\ntotal_inactive_file 300000000\ntotal_active_file 50000000\n"
+        "hierarchical_memory_limit 1073741824\n");
+    check_limit("v1", 1073741824, 350000000); /* the parents have no files: no limit */
+    put_v1("v1", "", NONE_V1, "9000000000\n", "total_inactive_file 0\n");
+    put_v1("v1", "/jobs", NONE_V1, "9000000000\n", "total_inactive_file 0\n");
+    check_limit("v1", 1073741824, 350000000);
+    /* A larger limit above, nearly used up by others, is the tighter one. */
+    put_v1("v1", "/jobs", "8589934592\n", "8500000000\n", "total_inactive_file 0\n");
+    check_limit("v1", 8589934592, 8500000000);
+    /* An ancestor that cannot be seen is known from the statistics only. */
+    put_v1("v1", "/jobs", NONE_V1, "9000000000\n", "total_inactive_file 0\n");
+    put_v1("v1", "/jobs/a", NONE_V1, "1000\n", "hierarchical_memory_limit 536870912\n");
+    check_limit("v1", 536870912, 1000);
+}
+
+static void test_cgroup_v2(void **state)
+{
+    (void)state;
+    put("v2", "/proc/self/cgroup", "0::/user.slice/app.scope\n");
+    put("v2", "/proc/self/mountinfo", V2_MOUNT);
+    put_v2("v2", "/user.slice/app.scope", "max\n", "5000\n", "");
+    check_limit("v2", UINT64_MAX, 0);
+    put_v2("v2", "/user.slice", "2147483648\n", "1500000000\n",
+        "anon 1\nfile 700\ninactive_file 400000000\nactive_file 100000000\n");
+    check_limit("v2", 2147483648, 1000000000);
+    put_v2("v2", "/user.slice/app.scope", "3000000\n", "1000000\n", "inactive_file 9000000\n");
+    check_limit("v2", 3000000, 0); /* never below zero */
+    put("v2", "/sys/fs/cgroup/user.slice/app.scope/memory.high", "2000000\n");
+    check_limit("v2", 2000000, 0);
+    put("v2", "/sys/fs/cgroup/user.slice/app.scope/memory.high", "max\n");
+    check_limit("v2", 3000000, 0);
+    put_v2("v2", "/user.slice/app.scope", "68719476736\n", "1\n", ""); /* all of memory: no limit */
+    check_limit("v2", 2147483648, 1000000000);
+}
+
+/* In a container the path is that of the host, and the mount shows only the end of it, or (in a
+ * namespace) the path is relative to something that is not mounted. */
+static void test_cgroup_namespaces(void **state)
+{
+    (void)state;
+    put("ns", "/proc/self/cgroup", "4:memory:/docker/abc/sub\n");
+    put("ns", "/proc/self/mountinfo",
+        "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n");
+    put_v1("ns", "", "1000000\n", "500000\n", "");
+    put_v1("ns", "/sub", "400000\n", "100\n", "");
+    check_limit("ns", 400000, 100);
+    put("ns", "/proc/self/cgroup", "4:memory:/docker/abc\n");
+    check_limit("ns", 1000000, 500000);
+    put("ns", "/proc/self/cgroup", "4:memory:/elsewhere/entirely\n");
+    check_limit("ns", 1000000, 500000);
+    put("ns", "/proc/self/cgroup", "4:memory:/docker/abcdef\n"); /* no ancestor, though a prefix */
+    check_limit("ns", 1000000, 500000);
+    put("ns", "/proc/self/cgroup", "4:memory:/docker/abc/../sub\n");
+    check_limit("ns", 1000000, 500000);
+
+    put("ns2", "/proc/self/cgroup", "0::/../../host/path\n");
+    put("ns2", "/proc/self/mountinfo", V2_MOUNT);
+    put_v2("ns2", "", "777\n", "7\n", "");
+    check_limit("ns2", 777, 7);
+}
+
+/* Both versions at once: v1 controllers beside an empty v2 tree, and the other way round. */
+static void test_cgroup_hybrid(void **state)
+{
+    (void)state;
+    put("hybrid", "/proc/self/cgroup", "4:memory:/a\n1:cpu:/\n0::/a\n");
+    put("hybrid", "/proc/self/mountinfo",
+        V1_MOUNT "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
+    put("hybrid", "/sys/fs/cgroup/unified/cgroup.procs", "");
+    put_v1("hybrid", "/a", "5000\n", "3000\n", "");
+    check_limit("hybrid", 5000, 3000);
+    put("hybrid", "/sys/fs/cgroup/unified/a/memory.max", "4500\n");
+    put("hybrid", "/sys/fs/cgroup/unified/a/memory.current", "4000\n");
+    check_limit("hybrid", 4500, 4000);
+}
+
+static void test_cgroup_malformed(void **state)
+{
+    (void)state;
+    static const char *const groups[] = {"", "\n", ":::\n", "4\n", "4:memory\n", "x:memory:\n",
+        "4:memory:/a", "0::", "0::/a\n0::/b\n", "\xff\xfe:memory:/\n"};
+    static const char *const mounts[] = {"", "\n", " - \n", "35 31 0:32 / - cgroup\n",
+        "35 - cgroup cgroup rw,memory\n", "a b c d e - cgroup2\n", V1_MOUNT, V2_MOUNT};
+    static const char *const limits[] = {"", "\n", "-1\n", "max\n", "12x\n", " 5\n", "none"};
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+        for (size_t m = 0; m < sizeof mounts / sizeof *mounts; m++) {
+            const char *limit = limits[(g + m) % (sizeof limits / sizeof *limits)];
+            put("bad", "/proc/self/cgroup", groups[g]);
+            put("bad", "/proc/self/mountinfo", mounts[m]);
+            put_v1("bad", "/a", limit, "x", "total_inactive_file\n");
+            put_v2("bad", "/a", limit, "x", "inactive_file -5\n");
+            check_limit("bad", UINT64_MAX, 0);
+        }
+    }
+    check_limit("nothing/there", UINT64_MAX, 0);
+    /* Malformed use with a good limit: the limit still holds. */
+    put("bad2", "/proc/self/cgroup", "0::/\n");
+    put("bad2", "/proc/self/mountinfo", V2_MOUNT);
+    put_v2("bad2", "", "4096000", "what?\n", "inactive_file\nactive_file   \n");
+    check_limit("bad2", 4096000, 0);
+}
+
+static void test_cgroup_cpus(void **state)
+{
+    (void)state;
+    put("cpu2", "/proc/self/cgroup", "0::/a/b\n");
+    put("cpu2", "/proc/self/mountinfo", V2_MOUNT);
+    put("cpu2", "/sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+    assert_true(st_cgroup_cpus(in_scratch("cpu2")) == 0);
+    put("cpu2", "/sys/fs/cgroup/a/cpu.max", "150000 100000\n");
+    assert_true(st_cgroup_cpus(in_scratch("cpu2")) == 1.5);
+    put("cpu2", "/sys/fs/cgroup/a/b/cpu.max", "50000 100000\n");
+    assert_true(st_cgroup_cpus(in_scratch("cpu2")) == 0.5);
+
+    put("cpu1", "/proc/self/cgroup", "2:cpu,cpuacct:/a\n3:cpuset:/\n");
+    put("cpu1", "/proc/self/mountinfo", V1_CPU_MOUNT);
+    put("cpu1", "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "-1\n");
+    put("cpu1", "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
+    assert_true(st_cgroup_cpus(in_scratch("cpu1")) == 0);
+    put("cpu1", "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "400000\n");
+    assert_true(st_cgroup_cpus(in_scratch("cpu1")) == 4);
+}
+
+static void test_memory_state_of_a_container(void **state)
+{
+    (void)state;
+    struct st_memory_state m;
+    put("m", "/proc/meminfo",
+        "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    9000000 kB\n");
+    st_memory_state_at(in_scratch("m"), &m);
+    assert_int_equal(m.total_bytes, 16000000 * ST_KIB);
+    assert_int_equal(m.available_bytes, 9000000 * ST_KIB);
+    assert_int_equal(m.limit_bytes, UINT64_MAX);
+    put("m", "/proc/self/cgroup", "0::/\n");
+    put("m", "/proc/self/mountinfo", V2_MOUNT);
+    put_v2("m", "", "4194304000\n", "94304000\n", "");
+    st_memory_state_at(in_scratch("m"), &m);
+    assert_int_equal(st_memory_headroom(&m), 4100000000);
+    st_memory_state_at(in_scratch("nothing"), &m); /* no /proc at all */
+    assert_true(m.total_bytes > 0 && m.available_bytes == m.total_bytes);
+}
+
+static void test_cores(void **state)
+{
+    (void)state;
+    static const int cpus[] = {0, 1, 2, 3, 4, 5};
+    static const char *const siblings[] = {"0,3", "1,4", "2", "0,3", "1,4"}; /* none for cpu5 */
+    for (int i = 0; i < 5; i++) {
+        char path[128];
+        snprintf(
+            path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
+        put("cores", path, siblings[i]);
+    }
+    assert_int_equal(st_cpu_cores(in_scratch("cores"), cpus, 6), 4);
+    assert_int_equal(st_cpu_cores(in_scratch("cores"), cpus + 3, 2), 2);
+    assert_int_equal(st_cpu_cores(in_scratch("cores"), (int[]){0, 3}, 2), 1);
+    assert_int_equal(st_cpu_cores(in_scratch("none"), cpus, 6), 6);
+}
+
+static void test_cpu_description(void **state)
+{
+    (void)state;
+    char text[256], tiny[12];
+    put("x86", "/proc/cpuinfo",
+        "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Frobnicator 9000\n"
+        "flags\t\t: fpu vme avx avx2 sse4_1 smep fma nx\nbugs\t\t: avx_bug\n\nprocessor\t: 1\n");
+    st_cpu_describe(in_scratch("x86"), text, sizeof text);
+    assert_string_equal(text, "Frobnicator 9000: avx avx2 sse4_1 fma");
+    st_cpu_describe(in_scratch("x86"), tiny, sizeof tiny);
+    assert_string_equal(tiny, "Frobnicator");
+    put("arm", "/proc/cpuinfo",
+        "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU implementer\t: 0x41\n"
+        "CPU part\t: 0xd0c\n");
+    st_cpu_describe(in_scratch("arm"), text, sizeof text);
+    assert_string_equal(text, "Arm 0x41/0xd0c: asimd asimddp i8mm");
+    st_cpu_describe(in_scratch("none"), text, sizeof text);
+    assert_string_equal(text, "unknown processor");
+}
+
+static void test_written_bytes(void **state)
+{
+    (void)state;
+    uint64_t before = st_os_written_bytes();
+    static char bytes[1 << 20];
+    const char *path = in_scratch("written");
+    int fd = open(path, O_CREAT | O_WRONLY, 0600);
+    assert_int_equal(write(fd, bytes, sizeof bytes), sizeof bytes);
+    assert_int_equal(fsync(fd), 0);
+    close(fd);
+    if (access("/proc/self/io", R_OK) == 0) {
+        assert_in_range(st_os_written_bytes(), before + sizeof bytes, before + 64 * ST_MIB);
+    }
+}
+#endif
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_open_and_read),
+        cmocka_unit_test(test_read_past_the_end),
+        cmocka_unit_test(test_open_refuses),
+        cmocka_unit_test(test_direct_descriptor),
+        cmocka_unit_test(test_check_notices_changes),
+        cmocka_unit_test(test_make_sparse),
+        cmocka_unit_test(test_reserve),
+        cmocka_unit_test(test_reserve_beyond_memory),
+        cmocka_unit_test(test_populate_keeps_contents),
+        cmocka_unit_test(test_discard_whole_pages_only),
+        cmocka_unit_test(test_forbid_faults),
+        cmocka_unit_test(test_memory_figures),
+        cmocka_unit_test(test_headroom),
+        cmocka_unit_test(test_processors),
+#ifdef __linux__
+        cmocka_unit_test(test_cgroup_v1),
+        cmocka_unit_test(test_cgroup_v2),
+        cmocka_unit_test(test_cgroup_namespaces),
+        cmocka_unit_test(test_cgroup_hybrid),
+        cmocka_unit_test(test_cgroup_malformed),
+        cmocka_unit_test(test_cgroup_cpus),
+        cmocka_unit_test(test_memory_state_of_a_container),
+        cmocka_unit_test(test_cores),
+        cmocka_unit_test(test_cpu_description),
+        cmocka_unit_test(test_written_bytes),
+#endif
+    };
+    return cmocka_run_group_tests_name("os", tests, make_scratch, remove_scratch);
+}
