@@ -1,0 +1,307 @@
+/*
+ * cache.c - slots, pins and parts of each layer, and the search for a victim.
+ *
+ * Per layer, two arrays that point at each other (rule C1), and one clock that only touches move:
+ *
+ *                          0   1   2   3   4   5
+ *      slot_of[expert]     1  -1  -1   0  -1  -1        -1: not resident
+ *      slots[slot].expert  3   0  -1                    -1: FREE
+ *
+ *      last_touch[expert]   value of the layer's clock at its last touch, 0: never touched
+ *
+ * Invariants (st_cache_check):
+ *   - slot_of[e] == s exactly when slots[s].expert == e.
+ *   - A free slot has no pins and no parts. Slots from n_slots on are free, n_free not counting them.
+ *
+ * All arrays have room for n_experts slots, so that a resize moves and allocates nothing.
+ * find, touch, pin and parts are O(1); acquire is O(1) for a resident expert, else O(n_slots).
+ * Arguments are checked in release builds too: expert numbers come from a computed tensor.
+ */
+#include "cache/cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "cache/policy.h"
+
+struct slot {
+    int32_t expert;
+    uint32_t pins;
+    uint32_t parts;
+};
+
+struct layer {
+    int n_experts;
+    int n_slots;
+    int n_free;
+    int32_t *slot_of;     /* [n_experts] */
+    struct slot *slots;   /* [n_experts], n_slots in use */
+    uint64_t clock;       /* touches so far */
+    uint64_t *last_touch; /* [n_experts] */
+    void *state;          /* the policy's; NULL when it needs none */
+};
+
+struct st_cache {
+    const struct st_cache_policy *policy;
+    int n_layers;
+    struct layer *layers;
+};
+
+#define POLICY_ENTRY(name, separator) &st_cache_##name,
+#define POLICY_NAME(name, separator)  separator #name
+
+static const struct st_cache_policy *const policies[] = {ST_CACHE_POLICY_LIST(POLICY_ENTRY)};
+
+const struct st_cache_policy *st_cache_policy(const char *name)
+{
+    for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++) {
+        if (strcmp(policies[i]->name, name) == 0) {
+            return policies[i];
+        }
+    }
+    return NULL;
+}
+
+const char *st_cache_policy_names(void)
+{
+    return ST_CACHE_POLICY_LIST(POLICY_NAME);
+}
+
+static void layer_init(
+    struct layer *layer, int n_experts, int n_slots, const struct st_cache_policy *policy)
+{
+    ST_ASSERT(n_slots >= 1 && n_slots <= n_experts);
+    size_t n = (size_t)n_experts;
+    layer->n_experts = n_experts;
+    layer->n_slots = n_slots;
+    layer->n_free = n_slots;
+    layer->slot_of = st_xcalloc(n, sizeof *layer->slot_of);
+    layer->slots = st_xcalloc(n, sizeof *layer->slots);
+    layer->last_touch = st_xcalloc(n, sizeof *layer->last_touch);
+    layer->state = policy->state_bytes ? st_xcalloc(1, policy->state_bytes(n_experts)) : NULL;
+    for (size_t i = 0; i < n; i++) {
+        layer->slot_of[i] = -1;
+        layer->slots[i].expert = -1;
+    }
+}
+
+struct st_cache *st_cache_new(
+    int n_layers, const int *n_experts, const int *n_slots, const struct st_cache_policy *policy)
+{
+    ST_ASSERT(n_layers >= 0 && policy);
+    struct st_cache *cache = st_xcalloc(1, sizeof *cache);
+    cache->policy = policy;
+    cache->n_layers = n_layers;
+    cache->layers = st_xcalloc((size_t)n_layers, sizeof *cache->layers);
+    for (int i = 0; i < n_layers; i++) {
+        layer_init(&cache->layers[i], n_experts[i], n_slots[i], policy);
+    }
+    return cache;
+}
+
+void st_cache_free(struct st_cache *cache)
+{
+    if (!cache) {
+        return;
+    }
+    for (int i = 0; i < cache->n_layers; i++) {
+        free(cache->layers[i].slot_of);
+        free(cache->layers[i].slots);
+        free(cache->layers[i].last_touch);
+        free(cache->layers[i].state);
+    }
+    free(cache->layers);
+    free(cache);
+}
+
+static struct layer *layer_at(const struct st_cache *cache, int layer)
+{
+    ST_ASSERT(layer >= 0 && layer < cache->n_layers);
+    return &cache->layers[layer];
+}
+
+static struct layer *layer_of_expert(const struct st_cache *cache, int layer, int expert)
+{
+    struct layer *l = layer_at(cache, layer);
+    ST_ASSERT(expert >= 0 && expert < l->n_experts);
+    return l;
+}
+
+static struct slot *slot_at(const struct st_cache *cache, int layer, int slot)
+{
+    struct layer *l = layer_at(cache, layer);
+    ST_ASSERT(slot >= 0 && slot < l->n_slots);
+    return &l->slots[slot];
+}
+
+int st_cache_find(const struct st_cache *cache, int layer, int expert)
+{
+    return layer_of_expert(cache, layer, expert)->slot_of[expert];
+}
+
+void st_cache_touch(struct st_cache *cache, int layer, int expert)
+{
+    struct layer *l = layer_of_expert(cache, layer, expert);
+    l->last_touch[expert] = ++l->clock;
+    if (cache->policy->touch) {
+        cache->policy->touch(l->state, expert);
+    }
+}
+
+void st_cache_step(struct st_cache *cache, int layer)
+{
+    struct layer *l = layer_at(cache, layer);
+    if (cache->policy->step) {
+        cache->policy->step(l->state);
+    }
+}
+
+static int lowest_free(const struct layer *l)
+{
+    int slot = 0;
+    while (l->slots[slot].expert >= 0) {
+        slot++;
+    }
+    return slot;
+}
+
+/* The unpinned slot worth least; ties by recency, then by number. -1 when all are pinned. */
+static int victim(const struct layer *l, const struct st_cache_policy *policy)
+{
+    int best = -1;
+    uint64_t best_worth = 0, best_touch = 0;
+    for (int i = 0; i < l->n_slots; i++) {
+        if (l->slots[i].pins) {
+            continue;
+        }
+        int expert = l->slots[i].expert;
+        uint64_t worth = policy->worth ? policy->worth(l->state, expert) : 0;
+        uint64_t touch = l->last_touch[expert];
+        if (best < 0 || worth < best_worth || (worth == best_worth && touch < best_touch)) {
+            best = i;
+            best_worth = worth;
+            best_touch = touch;
+        }
+    }
+    return best;
+}
+
+/* Makes the slot free; returns the expert it held, or -1. */
+static int vacate(struct layer *l, int slot)
+{
+    struct slot *s = &l->slots[slot];
+    int expert = s->expert;
+    ST_ASSERT(s->pins == 0);
+    if (expert >= 0) {
+        l->slot_of[expert] = -1;
+        s->expert = -1;
+        s->parts = 0;
+        l->n_free++;
+    }
+    return expert;
+}
+
+int st_cache_acquire(struct st_cache *cache, int layer, int expert, int *evicted)
+{
+    struct layer *l = layer_of_expert(cache, layer, expert);
+    *evicted = -1;
+    int slot = l->slot_of[expert];
+    if (slot >= 0) {
+        return slot;
+    }
+    if (l->n_free > 0) {
+        slot = lowest_free(l);
+    } else {
+        slot = victim(l, cache->policy);
+        if (slot < 0) {
+            return -1;
+        }
+        *evicted = vacate(l, slot);
+    }
+    l->slots[slot].expert = expert;
+    l->slot_of[expert] = slot;
+    l->n_free--;
+    return slot;
+}
+
+void st_cache_pin(struct st_cache *cache, int layer, int slot)
+{
+    struct slot *s = slot_at(cache, layer, slot);
+    ST_ASSERT(s->expert >= 0 && s->pins < UINT32_MAX);
+    s->pins++;
+}
+
+void st_cache_unpin(struct st_cache *cache, int layer, int slot)
+{
+    struct slot *s = slot_at(cache, layer, slot);
+    ST_ASSERT(s->pins > 0);
+    s->pins--;
+}
+
+uint32_t st_cache_parts(const struct st_cache *cache, int layer, int slot)
+{
+    return slot_at(cache, layer, slot)->parts;
+}
+
+void st_cache_set_parts(struct st_cache *cache, int layer, int slot, uint32_t parts)
+{
+    struct slot *s = slot_at(cache, layer, slot);
+    ST_ASSERT(s->expert >= 0);
+    s->parts = parts;
+}
+
+void st_cache_drop(struct st_cache *cache, int layer, int slot)
+{
+    struct layer *l = layer_at(cache, layer);
+    ST_ASSERT(slot >= 0 && slot < l->n_slots);
+    vacate(l, slot);
+}
+
+int st_cache_expert(const struct st_cache *cache, int layer, int slot)
+{
+    return slot_at(cache, layer, slot)->expert;
+}
+
+int st_cache_slots(const struct st_cache *cache, int layer)
+{
+    return layer_at(cache, layer)->n_slots;
+}
+
+void st_cache_resize(struct st_cache *cache, int layer, int n)
+{
+    struct layer *l = layer_at(cache, layer);
+    ST_ASSERT(n >= 1 && n <= l->n_experts);
+    for (int i = n; i < l->n_slots; i++) {
+        vacate(l, i);
+    }
+    l->n_free += n - l->n_slots;
+    l->n_slots = n;
+}
+
+static void check_layer(const struct layer *l)
+{
+    int resident = 0, n_free = 0;
+    ST_ASSERT(l->n_slots >= 1 && l->n_slots <= l->n_experts);
+    for (int i = 0; i < l->n_experts; i++) {
+        const struct slot *s = &l->slots[i];
+        ST_ASSERT(s->expert >= -1 && s->expert < l->n_experts);
+        if (s->expert < 0) {
+            ST_ASSERT(s->pins == 0 && s->parts == 0);
+            n_free += i < l->n_slots;
+        } else {
+            ST_ASSERT(i < l->n_slots && l->slot_of[s->expert] == i);
+        }
+        ST_ASSERT(l->slot_of[i] >= -1 && l->slot_of[i] < l->n_slots);
+        resident += l->slot_of[i] >= 0;
+        ST_ASSERT(l->last_touch[i] <= l->clock);
+    }
+    ST_ASSERT(n_free == l->n_free && resident == l->n_slots - n_free);
+}
+
+void st_cache_check(const struct st_cache *cache)
+{
+    for (int i = 0; i < cache->n_layers; i++) {
+        check_layer(&cache->layers[i]);
+    }
+}

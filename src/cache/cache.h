@@ -1,0 +1,70 @@
+/*
+ * cache.h - which expert sits in which slot. Bookkeeping only: no I/O, no memory, no clock.
+ *
+ * Every MoE layer has its own slots (a share of the budget): a global LRU hits 0 % when the cache
+ * is smaller than one token's walk over the layers, a per-layer share does not (FIELD figures).
+ * A slot is FREE, or holds one expert and a set of valid parts (gate, up, down: bits chosen by the
+ * caller). A policy ranks the victims.
+ *
+ * Rules (cited by the tests):
+ *   C1  An expert of a layer is in at most one slot.
+ *   C2  A pinned slot is never given away.
+ *   C3  acquire fails only when every slot of the layer is pinned.
+ *   C4  The same calls give the same answers: no randomness, no clock.
+ */
+#ifndef ST_CACHE_CACHE_H
+#define ST_CACHE_CACHE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct st_cache;
+
+/* Replacement policies are tables of pure functions over (layer, slot, expert) events; see
+ * policy.h. st_cache_policy("lru") finds one by name, NULL when unknown; names() is for help. */
+struct st_cache_policy;
+const struct st_cache_policy *st_cache_policy(const char *name);
+const char *st_cache_policy_names(void); /* "lru, lfu" */
+
+/* `n_experts[l]` experts and `n_slots[l]` slots (1..n_experts) for each of `n_layers` layers. */
+struct st_cache *st_cache_new(int n_layers, const int *n_experts, const int *n_slots,
+    const struct st_cache_policy *policy);
+void st_cache_free(struct st_cache *cache);
+
+/* Slot that holds the expert, or -1. Changes nothing. */
+int st_cache_find(const struct st_cache *cache, int layer, int expert);
+
+/* Says that a token needs the expert now (one use), whether or not it is present: this, and only
+ * this, is what policies learn from. */
+void st_cache_touch(struct st_cache *cache, int layer, int expert);
+
+/* Starts a new step (token or batch) of the layer: the unit in which policies count age. */
+void st_cache_step(struct st_cache *cache, int layer);
+
+/* Slot for the expert: its own, else a free one, else the policy's victim (its parts are then 0).
+ * *evicted is the expert that lost its slot, or -1. Returns -1 (C3) when all slots are pinned. */
+int st_cache_acquire(struct st_cache *cache, int layer, int expert, int *evicted);
+
+/* Pins nest. Unpinning what is not pinned is a bug. */
+void st_cache_pin(struct st_cache *cache, int layer, int slot);
+void st_cache_unpin(struct st_cache *cache, int layer, int slot);
+
+/* Valid parts of the slot's expert, as bits. */
+uint32_t st_cache_parts(const struct st_cache *cache, int layer, int slot);
+void st_cache_set_parts(struct st_cache *cache, int layer, int slot, uint32_t parts);
+
+/* Forgets the slot's expert (a read failed, or the memory is given back). Not while pinned. */
+void st_cache_drop(struct st_cache *cache, int layer, int slot);
+
+/* Expert in the slot, or -1 when free. */
+int st_cache_expert(const struct st_cache *cache, int layer, int slot);
+
+int st_cache_slots(const struct st_cache *cache, int layer);
+
+/* Changes the layer's share to n (1..n_experts). Slots >= n must not be pinned; they are dropped. */
+void st_cache_resize(struct st_cache *cache, int layer, int n);
+
+/* Aborts (ST_BUG) when an internal invariant does not hold. For tests. */
+void st_cache_check(const struct st_cache *cache);
+
+#endif

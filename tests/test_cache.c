@@ -1,0 +1,582 @@
+/*
+ * test_cache.c - the cache against hand-worked examples and against a naive model.
+ *
+ * The model keeps no counts, clocks or indices: it writes down every touch and reads the whole list
+ * again whenever it needs to know something. C1-C4 are the rules of cache.h.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cache/cache.h"
+
+#define N_LAYERS    3
+#define MAX_EXPERTS 12
+#define MAX_STEPS   400
+
+static const char *const policy_names[] = {"lru", "lfu"};
+#define N_POLICIES 2
+
+/* --- The naive model ----------------------------------------------------------------------- */
+
+struct naive {
+    bool count_uses; /* LFU, else LRU */
+    int n_experts;
+    int n_slots;
+    int expert[MAX_EXPERTS]; /* per slot; -1: free */
+    int pins[MAX_EXPERTS];
+    uint32_t parts[MAX_EXPERTS];
+    int touched[MAX_STEPS]; /* every touch, oldest first */
+    int n_touched;
+};
+
+static void naive_init(struct naive *m, bool count_uses, int n_experts, int n_slots)
+{
+    memset(m, 0, sizeof *m);
+    m->count_uses = count_uses;
+    m->n_experts = n_experts;
+    m->n_slots = n_slots;
+    for (int i = 0; i < MAX_EXPERTS; i++) {
+        m->expert[i] = -1;
+    }
+}
+
+static int naive_find(const struct naive *m, int expert)
+{
+    for (int i = 0; i < m->n_slots; i++) {
+        if (m->expert[i] == expert) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static int naive_uses(const struct naive *m, int expert)
+{
+    int uses = 0;
+    for (int i = 0; i < m->n_touched; i++) {
+        uses += m->touched[i] == expert;
+    }
+    return uses;
+}
+
+static int naive_last(const struct naive *m, int expert)
+{
+    int last = -1;
+    for (int i = 0; i < m->n_touched; i++) {
+        if (m->touched[i] == expert) {
+            last = i;
+        }
+    }
+    return last;
+}
+
+/* Does the expert in slot a leave before the one in slot b? */
+static bool naive_before(const struct naive *m, int a, int b)
+{
+    int uses_a = naive_uses(m, m->expert[a]), uses_b = naive_uses(m, m->expert[b]);
+    int last_a = naive_last(m, m->expert[a]), last_b = naive_last(m, m->expert[b]);
+    if (m->count_uses && uses_a != uses_b) {
+        return uses_a < uses_b;
+    }
+    if (last_a != last_b) {
+        return last_a < last_b;
+    }
+    return a < b;
+}
+
+static void naive_drop(struct naive *m, int slot)
+{
+    m->expert[slot] = -1;
+    m->parts[slot] = 0;
+}
+
+static int naive_acquire(struct naive *m, int expert, int *evicted)
+{
+    *evicted = -1;
+    int slot = naive_find(m, expert);
+    if (slot >= 0) {
+        return slot;
+    }
+    slot = naive_find(m, -1);
+    if (slot < 0) {
+        for (int i = 0; i < m->n_slots; i++) {
+            if (m->pins[i] == 0 && (slot < 0 || naive_before(m, i, slot))) {
+                slot = i;
+            }
+        }
+        if (slot < 0) {
+            return -1;
+        }
+        *evicted = m->expert[slot];
+        naive_drop(m, slot);
+    }
+    m->expert[slot] = expert;
+    return slot;
+}
+
+/* --- Random sequences ---------------------------------------------------------------------- */
+
+static uint64_t random_state;
+
+/* xorshift64* (Vigna 2016): 0 .. n-1, the same on every machine */
+static int random_below(int n)
+{
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return (int)((random_state * 0x2545F4914F6CDD1Du >> 33) % (uint64_t)n);
+}
+
+struct pair {
+    struct st_cache *cache;
+    struct naive model[N_LAYERS];
+    uint64_t answers; /* hash of everything the cache answered */
+};
+
+static void pair_init(struct pair *p, int policy, uint64_t seed)
+{
+    int n_experts[N_LAYERS], n_slots[N_LAYERS];
+    random_state = seed * 0x9E3779B97F4A7C15u + 1;
+    for (int l = 0; l < N_LAYERS; l++) {
+        n_experts[l] = 1 + random_below(MAX_EXPERTS);
+        n_slots[l] = 1 + random_below(n_experts[l]);
+        naive_init(&p->model[l], policy == 1, n_experts[l], n_slots[l]);
+    }
+    p->cache = st_cache_new(N_LAYERS, n_experts, n_slots, st_cache_policy(policy_names[policy]));
+    p->answers = 0;
+}
+
+static void remember(struct pair *p, int answer)
+{
+    p->answers = p->answers * 1099511628211u + (uint64_t)(answer + 2);
+}
+
+/* Everything that can be seen of the cache equals the model; C1 on the way. */
+static void compare(const struct pair *p)
+{
+    st_cache_check(p->cache);
+    for (int l = 0; l < N_LAYERS; l++) {
+        const struct naive *m = &p->model[l];
+        int resident = 0, occupied = 0;
+        assert_int_equal(st_cache_slots(p->cache, l), m->n_slots);
+        for (int e = 0; e < m->n_experts; e++) {
+            assert_int_equal(st_cache_find(p->cache, l, e), naive_find(m, e));
+            resident += st_cache_find(p->cache, l, e) >= 0;
+        }
+        for (int s = 0; s < m->n_slots; s++) {
+            assert_int_equal(st_cache_expert(p->cache, l, s), m->expert[s]);
+            assert_int_equal(st_cache_parts(p->cache, l, s), m->parts[s]);
+            occupied += st_cache_expert(p->cache, l, s) >= 0;
+        }
+        assert_int_equal(resident, occupied);
+    }
+}
+
+static void do_acquire(struct pair *p, int l, int expert)
+{
+    struct naive *m = &p->model[l];
+    struct naive before = *m;
+    int evicted = -7, expected_evicted;
+    int slot = st_cache_acquire(p->cache, l, expert, &evicted);
+    assert_int_equal(slot, naive_acquire(m, expert, &expected_evicted));
+    assert_int_equal(evicted, expected_evicted);
+    if (evicted >= 0) { /* C2, in the words of the rule */
+        assert_int_equal(before.pins[naive_find(&before, evicted)], 0);
+    }
+    for (int s = 0; slot < 0 && s < m->n_slots; s++) { /* C3 */
+        assert_true(before.pins[s] > 0);
+    }
+    remember(p, slot);
+    remember(p, evicted);
+}
+
+static void do_resize(struct pair *p, int l)
+{
+    struct naive *m = &p->model[l];
+    int n = 1 + random_below(m->n_experts);
+    for (int s = n; s < m->n_slots; s++) {
+        if (m->pins[s]) {
+            return;
+        }
+    }
+    for (int s = n; s < m->n_slots; s++) {
+        naive_drop(m, s);
+    }
+    m->n_slots = n;
+    st_cache_resize(p->cache, l, n);
+}
+
+static void do_slot(struct pair *p, int l, int slot, int what)
+{
+    struct naive *m = &p->model[l];
+    if (what == 0 && m->pins[slot] == 0) {
+        naive_drop(m, slot);
+        st_cache_drop(p->cache, l, slot);
+    } else if (what == 1 && m->pins[slot] > 0) {
+        m->pins[slot]--;
+        st_cache_unpin(p->cache, l, slot);
+    } else if (what == 2 && m->expert[slot] >= 0) {
+        m->pins[slot]++;
+        st_cache_pin(p->cache, l, slot);
+    } else if (what == 3 && m->expert[slot] >= 0) {
+        m->parts[slot] = (uint32_t)random_below(8);
+        st_cache_set_parts(p->cache, l, slot, m->parts[slot]);
+    }
+}
+
+static void do_something(struct pair *p)
+{
+    int l = random_below(N_LAYERS), dice = random_below(100);
+    struct naive *m = &p->model[l];
+    /* Skewed, so that uses differ: the lower the number, the more often. */
+    int expert = random_below(1 + random_below(m->n_experts));
+    int slot = random_below(m->n_slots);
+    if (dice < 35) {
+        m->touched[m->n_touched++] = expert;
+        st_cache_touch(p->cache, l, expert);
+    } else if (dice < 65) {
+        do_acquire(p, l, expert);
+    } else if (dice < 75) {
+        do_slot(p, l, slot, 2);
+    } else if (dice < 85) {
+        do_slot(p, l, slot, 1);
+    } else if (dice < 91) {
+        do_slot(p, l, slot, 3);
+    } else if (dice < 94) {
+        do_slot(p, l, slot, 0);
+    } else if (dice < 97) {
+        do_resize(p, l);
+    } else {
+        st_cache_step(p->cache, l);
+    }
+}
+
+static uint64_t play(int policy, uint64_t seed)
+{
+    struct pair p;
+    pair_init(&p, policy, seed);
+    compare(&p);
+    for (int i = 0; i < MAX_STEPS; i++) {
+        do_something(&p);
+        compare(&p);
+    }
+    st_cache_free(p.cache);
+    return p.answers;
+}
+
+static void test_equals_naive_model(void **state)
+{
+    (void)state;
+    for (int policy = 0; policy < N_POLICIES; policy++) {
+        for (uint64_t seed = 1; seed <= 250; seed++) {
+            play(policy, seed);
+        }
+    }
+}
+
+/* C4: the answers do not depend on what lies in memory, nor on earlier caches. */
+static void test_repeats_exactly(void **state)
+{
+    (void)state;
+    for (int policy = 0; policy < N_POLICIES; policy++) {
+        for (uint64_t seed = 1000; seed < 1010; seed++) {
+            uint64_t first = play(policy, seed);
+            void *dirt = malloc(512);
+            memset(dirt, 0xA5, 512);
+            free(dirt);
+            assert_int_equal(first, play(policy, seed));
+        }
+    }
+    assert_int_not_equal(play(0, 1000), play(0, 1001));
+}
+
+/* --- Worked examples ----------------------------------------------------------------------- */
+
+static struct st_cache *one_layer(const char *policy, int n_experts, int n_slots)
+{
+    return st_cache_new(1, &n_experts, &n_slots, st_cache_policy(policy));
+}
+
+/* Touches and acquires; returns the expert that was evicted. */
+static int use(struct st_cache *cache, int expert)
+{
+    int evicted;
+    st_cache_touch(cache, 0, expert);
+    assert_true(st_cache_acquire(cache, 0, expert, &evicted) >= 0);
+    return evicted;
+}
+
+static void test_policies_have_names(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_POLICIES; i++) {
+        assert_non_null(st_cache_policy(policy_names[i]));
+    }
+    assert_string_equal(st_cache_policy_names(), "lru, lfu");
+    assert_ptr_not_equal(st_cache_policy("lru"), st_cache_policy("lfu"));
+    assert_null(st_cache_policy(""));
+    assert_null(st_cache_policy("lr"));
+    assert_null(st_cache_policy("lru, lfu"));
+}
+
+static void test_lru_evicts_oldest_use(void **state)
+{
+    (void)state;
+    struct st_cache *cache = one_layer("lru", 8, 3);
+    assert_int_equal(use(cache, 1), -1);
+    assert_int_equal(use(cache, 2), -1);
+    assert_int_equal(use(cache, 3), -1);
+    assert_int_equal(use(cache, 1), -1);
+    assert_int_equal(use(cache, 4), 2);
+    assert_int_equal(use(cache, 5), 3);
+    assert_int_equal(use(cache, 2), 1);
+    st_cache_free(cache);
+}
+
+static void test_lfu_counts_while_absent(void **state)
+{
+    (void)state;
+    enum { A, B, C };
+    struct st_cache *cache = one_layer("lfu", 3, 2);
+    st_cache_touch(cache, 0, A);
+    st_cache_touch(cache, 0, A);
+    assert_int_equal(use(cache, A), -1); /* A 3 uses */
+    assert_int_equal(use(cache, B), -1); /* B 1 */
+    assert_int_equal(use(cache, C), B);  /* C 1 */
+    assert_int_equal(use(cache, B), C);  /* B 2: its first use was not forgotten */
+    st_cache_touch(cache, 0, C);         /* C 2, absent */
+    assert_int_equal(use(cache, C), B);  /* C 3 */
+    assert_int_equal(use(cache, B), A);  /* B 3; A and C tie at 3, A is the older use */
+    st_cache_free(cache);
+}
+
+static void test_ties_go_to_the_lower_slot(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_POLICIES; i++) {
+        struct st_cache *cache = one_layer(policy_names[i], 8, 3);
+        int evicted;
+        for (int e = 5; e <= 7; e++) {
+            assert_int_equal(st_cache_acquire(cache, 0, e, &evicted), e - 5);
+        }
+        assert_int_equal(st_cache_acquire(cache, 0, 1, &evicted), 0);
+        assert_int_equal(evicted, 5);
+        st_cache_touch(cache, 0, 1);
+        assert_int_equal(st_cache_acquire(cache, 0, 2, &evicted), 1);
+        assert_int_equal(evicted, 6);
+        st_cache_free(cache);
+    }
+}
+
+static void test_only_touch_teaches(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_POLICIES; i++) {
+        struct st_cache *cache = one_layer(policy_names[i], 8, 2);
+        use(cache, 1);
+        use(cache, 2);
+        for (int n = 0; n < 3; n++) { /* none of this makes 1 worth more */
+            int evicted;
+            int slot = st_cache_acquire(cache, 0, 1, &evicted);
+            assert_int_equal(slot, st_cache_find(cache, 0, 1));
+            st_cache_pin(cache, 0, slot);
+            st_cache_set_parts(cache, 0, slot, 7);
+            st_cache_unpin(cache, 0, slot);
+            st_cache_step(cache, 0);
+        }
+        st_cache_touch(cache, 0, 3);
+        assert_int_equal(st_cache_find(cache, 0, 3), -1);
+        assert_int_equal(use(cache, 3), 1);
+        st_cache_free(cache);
+    }
+}
+
+static void test_pins_nest_and_hold(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_POLICIES; i++) {
+        struct st_cache *cache = one_layer(policy_names[i], 8, 2);
+        int evicted = 0;
+        use(cache, 1);
+        use(cache, 2);
+        st_cache_pin(cache, 0, 0);
+        st_cache_pin(cache, 0, 0);
+        st_cache_pin(cache, 0, 1);
+        assert_int_equal(st_cache_acquire(cache, 0, 3, &evicted), -1); /* C3 */
+        assert_int_equal(evicted, -1);
+        assert_int_equal(st_cache_acquire(cache, 0, 1, &evicted), 0); /* its own needs no victim */
+        st_cache_unpin(cache, 0, 0);
+        assert_int_equal(st_cache_acquire(cache, 0, 3, &evicted), -1); /* still pinned once */
+        assert_int_equal(st_cache_find(cache, 0, 1), 0);
+        st_cache_unpin(cache, 0, 0);
+        assert_int_equal(use(cache, 3), 1); /* C2: never the pinned 2 */
+        assert_int_equal(use(cache, 4), 3);
+        st_cache_check(cache);
+        st_cache_free(cache);
+    }
+}
+
+static void test_parts_belong_to_the_expert(void **state)
+{
+    (void)state;
+    struct st_cache *cache = one_layer("lru", 8, 1);
+    use(cache, 1);
+    assert_int_equal(st_cache_parts(cache, 0, 0), 0);
+    st_cache_set_parts(cache, 0, 0, 0x80000005u);
+    use(cache, 1);
+    assert_int_equal(st_cache_parts(cache, 0, 0), 0x80000005u);
+    assert_int_equal(use(cache, 2), 1);
+    assert_int_equal(st_cache_parts(cache, 0, 0), 0);
+    st_cache_set_parts(cache, 0, 0, 3);
+    st_cache_drop(cache, 0, 0);
+    assert_int_equal(st_cache_parts(cache, 0, 0), 0);
+    assert_int_equal(st_cache_expert(cache, 0, 0), -1);
+    assert_int_equal(st_cache_find(cache, 0, 2), -1);
+    st_cache_drop(cache, 0, 0); /* of a free slot: nothing to forget */
+    st_cache_check(cache);
+    st_cache_free(cache);
+}
+
+static void test_resize(void **state)
+{
+    (void)state;
+    struct st_cache *cache = one_layer("lfu", 8, 4);
+    for (int e = 0; e < 4; e++) {
+        use(cache, e);
+    }
+    use(cache, 3);
+    st_cache_pin(cache, 0, 1);
+    st_cache_resize(cache, 0, 2);
+    assert_int_equal(st_cache_slots(cache, 0), 2);
+    assert_int_equal(st_cache_find(cache, 0, 2), -1);
+    assert_int_equal(st_cache_find(cache, 0, 3), -1);
+    assert_int_equal(use(cache, 3), 0); /* 1 is pinned; 3 keeps its two uses: */
+    st_cache_unpin(cache, 0, 1);
+    assert_int_equal(use(cache, 2), 1);
+    st_cache_resize(cache, 0, 8);
+    for (int e = 4; e < 8; e++) { /* room for all, nobody leaves */
+        assert_int_equal(use(cache, e), -1);
+    }
+    assert_int_equal(st_cache_find(cache, 0, 3), 0);
+    assert_int_equal(st_cache_find(cache, 0, 7), 5);
+    st_cache_check(cache);
+    st_cache_free(cache);
+}
+
+/* --- Our bugs abort ------------------------------------------------------------------------ */
+
+static struct st_cache *victim_cache;
+
+static void unpin_unpinned(void)
+{
+    st_cache_unpin(victim_cache, 0, 0);
+}
+
+static void drop_pinned(void)
+{
+    st_cache_pin(victim_cache, 0, 0);
+    st_cache_drop(victim_cache, 0, 0);
+}
+
+static void resize_below_pin(void)
+{
+    st_cache_pin(victim_cache, 0, 1);
+    st_cache_resize(victim_cache, 0, 1);
+}
+
+static void resize_above_experts(void)
+{
+    st_cache_resize(victim_cache, 0, 9);
+}
+
+static void pin_free_slot(void)
+{
+    st_cache_pin(victim_cache, 0, 2);
+}
+
+static void parts_of_free_slot(void)
+{
+    st_cache_set_parts(victim_cache, 0, 2, 1);
+}
+
+static void find_expert_beyond(void)
+{
+    st_cache_find(victim_cache, 0, 8);
+}
+
+static void touch_negative_expert(void)
+{
+    st_cache_touch(victim_cache, 0, -1);
+}
+
+static void slot_beyond_share(void)
+{
+    st_cache_expert(victim_cache, 0, 3);
+}
+
+static void layer_beyond(void)
+{
+    st_cache_step(victim_cache, 1);
+}
+
+static bool aborts(void (*f)(void))
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        fclose(stderr);
+        signal(SIGABRT, SIG_DFL);
+        f();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+static void test_misuse_aborts(void **state)
+{
+    (void)state;
+    void (*const misuse[])(void) = {unpin_unpinned, drop_pinned, resize_below_pin,
+        resize_above_experts, pin_free_slot, parts_of_free_slot, find_expert_beyond,
+        touch_negative_expert, slot_beyond_share, layer_beyond};
+    victim_cache = one_layer("lru", 8, 3);
+    use(victim_cache, 1);
+    use(victim_cache, 2);
+    for (size_t i = 0; i < sizeof misuse / sizeof misuse[0]; i++) {
+        if (!aborts(misuse[i])) {
+            fail_msg("misuse %zu went unnoticed", i);
+        }
+    }
+    st_cache_free(victim_cache);
+    st_cache_free(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_policies_have_names),
+        cmocka_unit_test(test_lru_evicts_oldest_use),
+        cmocka_unit_test(test_lfu_counts_while_absent),
+        cmocka_unit_test(test_ties_go_to_the_lower_slot),
+        cmocka_unit_test(test_only_touch_teaches),
+        cmocka_unit_test(test_pins_nest_and_hold),
+        cmocka_unit_test(test_parts_belong_to_the_expert),
+        cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_misuse_aborts),
+        cmocka_unit_test(test_equals_naive_model),
+        cmocka_unit_test(test_repeats_exactly),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
