@@ -1,0 +1,79 @@
+/* names.c - open addressing with linear probing; at most half of the table is used. */
+#include "model/names.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+
+struct entry {
+    const char *s; /* NULL: free */
+    uint32_t length;
+    int index;
+};
+
+struct st_names {
+    size_t mask; /* table size - 1; the size is a power of two */
+    size_t capacity;
+    int count;
+    struct entry table[];
+};
+
+struct st_names *st_names_new(size_t capacity)
+{
+    size_t size = 8;
+    while (size < 2 * capacity) {
+        size *= 2;
+    }
+    struct st_names *names = calloc(1, sizeof *names + size * sizeof names->table[0]);
+    if (names) {
+        names->mask = size - 1;
+        names->capacity = capacity;
+    }
+    return names;
+}
+
+void st_names_free(struct st_names *names)
+{
+    free(names);
+}
+
+/* FNV-1a. */
+static uint64_t hash(const char *s, size_t length)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < length; i++) {
+        h = (h ^ (unsigned char)s[i]) * 0x100000001b3u;
+    }
+    return h ^ h >> 32;
+}
+
+/* Where the name is, or the free entry where it belongs. */
+static size_t probe(const struct st_names *names, const char *s, size_t length)
+{
+    size_t i = hash(s, length) & names->mask;
+    for (;; i = (i + 1) & names->mask) {
+        const struct entry *e = &names->table[i];
+        if (!e->s || (e->length == length && memcmp(e->s, s, length) == 0)) {
+            return i;
+        }
+    }
+}
+
+int st_names_add(struct st_names *names, const char *s, size_t length)
+{
+    struct entry *e = &names->table[probe(names, s, length)];
+    if (e->s) {
+        return e->index;
+    }
+    ST_ASSERT((size_t)names->count < names->capacity);
+    *e = (struct entry){s, (uint32_t)length, names->count++};
+    return -1;
+}
+
+int st_names_find(const struct st_names *names, const char *s, size_t length)
+{
+    const struct entry *e = &names->table[probe(names, s, length)];
+    return e->s ? e->index : -1;
+}

@@ -1,0 +1,137 @@
+#include "model/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+/* Direct reads move blocks of this size (ST_IO_ALIGN; model may not know io). */
+#define BLOCK 4096u
+
+bool st_weights_is_expert(const struct st_tensor *tensor)
+{
+    switch (tensor->role) {
+    case ST_ROLE_EXPERT_GATE:
+    case ST_ROLE_EXPERT_UP:
+    case ST_ROLE_EXPERT_DOWN:
+    case ST_ROLE_EXPERT_GATE_UP:
+        return tensor->matrix && tensor->n_expert > 1;
+    default:
+        return false;
+    }
+}
+
+static int by_tensor(const void *a, const void *b)
+{
+    const struct st_claim *x = a, *y = b;
+    return (x->tensor > y->tensor) - (x->tensor < y->tensor);
+}
+
+static struct st_weight describe(const struct st_tensor *tensor, const struct st_claim *claim)
+{
+    struct st_weight w = {.tensor = claim->tensor, .group = -1, .unit_bytes = claim->unit_bytes};
+    bool expert = st_weights_is_expert(tensor);
+    w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
+    /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
+    bool same_delta = !expert || w.file_bytes % BLOCK == 0;
+    if (claim->transform) {
+        w.arrival = ST_ARRIVE_TRANSFORM;
+    } else {
+        w.arrival = same_delta ? ST_ARRIVE_DIRECT : ST_ARRIVE_COPY;
+    }
+    if (w.arrival == ST_ARRIVE_DIRECT) {
+        w.delta = tensor->offset % BLOCK;
+        w.stride = st_round_up(w.delta + w.file_bytes, BLOCK);
+    } else {
+        w.stride = st_round_up(w.unit_bytes, expert ? 64 : BLOCK);
+    }
+    return w;
+}
+
+static struct st_group *group_for(struct st_weights *ws, int layer, int n_expert)
+{
+    for (int g = 0; g < ws->n_groups; g++) {
+        struct st_group *group = &ws->groups[g];
+        if (group->layer == layer && group->n_expert == n_expert && group->n_parts < ST_MAX_PARTS) {
+            return group;
+        }
+    }
+    struct st_group *group = &ws->groups[ws->n_groups++];
+    *group = (struct st_group){.layer = layer, .n_expert = n_expert};
+    return group;
+}
+
+static int by_layer(const void *a, const void *b)
+{
+    const struct st_group *x = a, *y = b;
+    if (x->layer != y->layer) {
+        return x->layer < y->layer ? -1 : 1;
+    }
+    return (x->weight[0] > y->weight[0]) - (x->weight[0] < y->weight[0]);
+}
+
+struct st_weights *st_weights_new(
+    const struct st_catalog *catalog, const struct st_claim *claims, int n_claims)
+{
+    struct st_claim *sorted = st_xcalloc((size_t)n_claims, sizeof *sorted);
+    if (n_claims > 0) {
+        memcpy(sorted, claims, (size_t)n_claims * sizeof *sorted);
+        qsort(sorted, (size_t)n_claims, sizeof *sorted, by_tensor);
+    }
+
+    struct st_weights *ws = st_xcalloc(1, sizeof *ws);
+    ws->catalog = catalog;
+    ws->n_weights = n_claims;
+    ws->weights = st_xcalloc((size_t)n_claims, sizeof *ws->weights);
+    ws->groups = st_xcalloc((size_t)n_claims, sizeof *ws->groups);
+    for (int i = 0; i < n_claims; i++) {
+        const struct st_tensor *tensor = &catalog->tensors[sorted[i].tensor];
+        ST_ASSERT(i == 0 || sorted[i].tensor != sorted[i - 1].tensor);
+        ws->weights[i] = describe(tensor, &sorted[i]);
+        if (st_weights_is_expert(tensor)) {
+            struct st_group *group = group_for(ws, tensor->layer, tensor->n_expert);
+            ws->weights[i].part = group->n_parts;
+            group->weight[group->n_parts++] = i;
+            group->slot_bytes += ws->weights[i].stride;
+        } else {
+            ws->dense_bytes += ws->weights[i].stride;
+        }
+    }
+    qsort(ws->groups, (size_t)ws->n_groups, sizeof *ws->groups, by_layer);
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct st_group *group = &ws->groups[g];
+        for (int p = 0; p < group->n_parts; p++) {
+            ws->weights[group->weight[p]].group = g;
+        }
+        ws->expert_bytes += group->slot_bytes * (uint64_t)group->n_expert;
+    }
+    free(sorted);
+    return ws;
+}
+
+void st_weights_free(struct st_weights *weights)
+{
+    if (weights) {
+        free(weights->weights);
+        free(weights->groups);
+        free(weights);
+    }
+}
+
+uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert)
+{
+    const struct st_weight *w = &weights->weights[weight];
+    return weights->catalog->tensors[w->tensor].offset + (uint64_t)expert * w->file_bytes;
+}
+
+struct st_file *st_weight_file(const struct st_weights *weights, int weight)
+{
+    const struct st_tensor *tensor = &weights->catalog->tensors[weights->weights[weight].tensor];
+    return weights->catalog->files[tensor->file];
+}
+
+uint64_t st_weight_envelope(const struct st_weights *weights, int weight)
+{
+    return st_round_up(weights->weights[weight].file_bytes, BLOCK) + BLOCK;
+}

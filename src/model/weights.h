@@ -1,0 +1,80 @@
+/*
+ * weights.h - the weights that Strata holds itself, grouped the way they are read and kept.
+ *
+ * A *unit* is what is read and kept at once: a whole tensor (dense), or one expert of a stacked
+ * tensor. The expert tensors of one layer with the same number of experts form a *group*; each of
+ * them is a *part* of it (gate, up, down). A slot of the group has room for one unit of each part.
+ *
+ *      group (layer 3)      part 0: gate      part 1: up       part 2: down
+ *        expert 0            [unit]            [unit]           [unit]
+ *        expert 1            [unit]            [unit]           [unit]    <- one slot holds a row
+ *
+ * Immutable once built; safe to read from any thread.
+ */
+#ifndef ST_MODEL_WEIGHTS_H
+#define ST_MODEL_WEIGHTS_H
+
+#include "model/catalog.h"
+
+#define ST_MAX_PARTS 8
+
+/* How a unit gets from the file's bytes to the form that is computed with. */
+enum st_arrival_kind {
+    ST_ARRIVE_DIRECT,    /* read straight into place */
+    ST_ARRIVE_COPY,      /* read next to it and copied: the file's alignment differs per expert */
+    ST_ARRIVE_TRANSFORM, /* read next to it and repacked into the layout the CPU computes with */
+};
+
+/* What the caller claims for Strata: one tensor, and how one unit of it is kept. */
+struct st_claim {
+    int tensor;          /* index into the catalogue */
+    uint64_t unit_bytes; /* of one unit in the form it is computed with */
+    bool transform;      /* that form differs from the file's */
+};
+
+struct st_weight {
+    int tensor;
+    int group; /* -1: dense */
+    int part;
+    uint64_t file_bytes; /* of one unit, in the file */
+    uint64_t unit_bytes;
+    enum st_arrival_kind arrival;
+    uint64_t stride; /* memory one unit takes, from one slot to the next */
+    uint64_t delta;  /* where in it the unit's first byte is */
+};
+
+struct st_group {
+    int layer;
+    int n_expert;
+    int n_parts;
+    int weight[ST_MAX_PARTS];
+    uint64_t slot_bytes; /* strides of all parts */
+};
+
+struct st_weights {
+    const struct st_catalog *catalog;
+    int n_weights;
+    struct st_weight *weights; /* in catalogue order */
+    int n_groups;
+    struct st_group *groups; /* by layer */
+    uint64_t dense_bytes;    /* strides of all dense weights */
+    uint64_t expert_bytes;   /* slot_bytes x n_expert over all groups */
+};
+
+/* Groups the claims (any order, no tensor twice). The catalogue must outlive the result.
+ * A tensor with n_expert > 1 and an expert role becomes part of a group; all others are dense. */
+struct st_weights *st_weights_new(
+    const struct st_catalog *catalog, const struct st_claim *claims, int n_claims);
+void st_weights_free(struct st_weights *weights);
+
+/* True when st_weights_new would put the tensor into a group. */
+bool st_weights_is_expert(const struct st_tensor *tensor);
+
+/* File range of a unit (`expert` is 0 for dense weights). */
+uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert);
+struct st_file *st_weight_file(const struct st_weights *weights, int weight);
+
+/* Bytes of a buffer that any unit of the weight can be read into (its io envelope, worst case). */
+uint64_t st_weight_envelope(const struct st_weights *weights, int weight);
+
+#endif

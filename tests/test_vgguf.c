@@ -1,0 +1,425 @@
+/*
+ * test_vgguf.c - the virtual GGUF: any read of it against an image put together naively, skipping,
+ * errors while reading, the cost of what is skipped, and llama.cpp itself loading every shared
+ * model through it.
+ */
+#include "model_files.h"
+
+#include <errno.h>
+
+#include "base/units.h"
+#include "model/catalog.h"
+#include "model/vgguf.h"
+#include "os/memory.h"
+
+#include "ggml-backend.h"
+#include "llama.h"
+
+#define POISON 0xa5
+
+static struct st_catalog *open_ok(const char *path)
+{
+    struct st_catalog *c = NULL;
+    struct strata_error err = {0};
+    if (st_catalog_open(path, false, &c, &err)) {
+        fail_msg("%s (%s)", err.message, err.hint);
+    }
+    return c;
+}
+
+static FILE *stream_ok(struct st_catalog *c, st_vgguf_skip skips, void *user,
+    struct st_vgguf_stats *stats, struct strata_error *io_error)
+{
+    FILE *f = NULL;
+    struct strata_error err = {0};
+    if (st_vgguf_open(c, skips, user, stats, io_error, &f, &err)) {
+        fail_msg("%s", err.message);
+    }
+    return f;
+}
+
+static bool skip_experts(void *user, int tensor)
+{
+    const struct st_catalog *c = user;
+    return c->tensors[tensor].n_expert > 0 && c->tensors[tensor].matrix;
+}
+
+/* --- The naive image ------------------------------------------------------------------------ */
+
+struct image {
+    struct gguf_context *meta; /* as gguf.h parses the stream's header */
+    size_t header;
+    size_t size;
+    unsigned char *bytes;
+};
+
+/* The header as the stream has it (compared on its own elsewhere), every tensor as its file has it,
+ * and POISON where a tensor is skipped. */
+static struct image make_image(struct st_catalog *c, st_vgguf_skip skips, void *user)
+{
+    struct image m;
+    FILE *f = stream_ok(c, NULL, NULL, NULL, NULL);
+    struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
+    m.meta = gguf_init_from_file_ptr(f, params);
+    assert_non_null(m.meta);
+    m.header = gguf_get_data_offset(m.meta);
+    m.size = m.header + data_size(m.meta);
+    m.bytes = calloc(1, m.size);
+    rewind(f);
+    assert_int_equal(fread(m.bytes, 1, m.header, f), m.header);
+    fclose(f);
+    assert_int_equal(gguf_get_n_tensors(m.meta), c->n_tensors);
+    for (int i = 0; i < c->n_tensors; i++) {
+        const struct st_tensor *t = &c->tensors[i];
+        assert_string_equal(gguf_get_tensor_name(m.meta, i), t->name);
+        unsigned char *to = m.bytes + m.header + gguf_get_tensor_offset(m.meta, i);
+        if (skips && skips(user, i)) {
+            memset(to, POISON, t->bytes);
+        } else {
+            assert_int_equal(
+                st_file_read(c->files[t->file], to, t->bytes, t->offset, NULL), STRATA_OK);
+        }
+    }
+    return m;
+}
+
+static void free_image(struct image *m)
+{
+    gguf_free(m->meta);
+    free(m->bytes);
+}
+
+static void check_range(FILE *f, const struct image *m, size_t at, size_t length)
+{
+    unsigned char *got = malloc(length + 1);
+    memset(got, POISON, length + 1);
+    assert_int_equal(fseeko(f, (off_t)at, SEEK_SET), 0);
+    size_t expected = at < m->size ? st_min(length, m->size - at) : 0;
+    assert_int_equal(fread(got, 1, length, f), expected);
+    assert_memory_equal(got, m->bytes + (at < m->size ? at : 0), expected);
+    assert_int_equal(ftello(f), at + expected);
+    assert_int_equal(got[expected], POISON); /* nothing past the end */
+    free(got);
+}
+
+/* Any range, read in any order, equals the image. */
+static void check_stream(struct st_catalog *c, st_vgguf_skip skips)
+{
+    struct image m = make_image(c, skips, c);
+    struct st_vgguf_stats stats = {0};
+    FILE *f = stream_ok(c, skips, c, &stats, NULL);
+    assert_int_equal(stats.read_bytes, m.header);
+    assert_int_equal(fseeko(f, 0, SEEK_END), 0);
+    assert_int_equal(ftello(f), m.size);
+    rewind(f);
+
+    check_range(f, &m, 0, m.size);
+    uint64_t skipped = 0, all = 0;
+    for (int i = 0; i < c->n_tensors; i++) {
+        all += c->tensors[i].bytes;
+        skipped += skips && skips(c, i) ? c->tensors[i].bytes : 0;
+    }
+    assert_int_equal(stats.skipped_bytes, skipped);
+    assert_int_equal(stats.read_bytes, m.header + all - skipped);
+
+    check_range(f, &m, 0, m.size + 1000);
+    check_range(f, &m, m.size, 10);
+    check_range(f, &m, m.size + 10, 10);
+    uint64_t random = 12345;
+    for (int i = 0; i < 300; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        size_t at = (size_t)((random >> 33) % m.size);
+        size_t length = (size_t)((random >> 20) % (i % 3 ? 100 : 50000));
+        check_range(f, &m, at, length);
+    }
+    for (int i = 0; i < c->n_tensors; i++) { /* as llama.cpp does */
+        check_range(f, &m, m.header + gguf_get_tensor_offset(m.meta, i), c->tensors[i].bytes);
+    }
+    errno = 0;
+    assert_int_equal(fseeko(f, -1, SEEK_SET), -1);
+    fclose(f);
+    free_image(&m);
+}
+
+static void test_streams(void **state)
+{
+    (void)state;
+    struct model_list list;
+    list_models(&list);
+    for (int i = 0; i < list.n; i++) {
+        struct stat st;
+        if (stat(list.path[i], &st) == 0 && st.st_size < 10000000) {
+            struct st_catalog *c = open_ok(list.path[i]);
+            check_stream(c, NULL);
+            check_stream(c, skip_experts);
+            st_catalog_free(c);
+        }
+    }
+    free_models(&list);
+}
+
+/* A split set made here, so that a checkout without the shared models tests merging too: another
+ * alignment, a part without tensors, and tensors of no bytes. */
+static void test_own_split(void **state)
+{
+    (void)state;
+    static const char *const name[] = {
+        "s-00001-of-00003.gguf", "s-00002-of-00003.gguf", "s-00003-of-00003.gguf"};
+    static const float numbers[] = {1, 2, 3};
+    static const char *words[] = {"a", "", "word"};
+    for (int no = 0; no < 3; no++) {
+        struct gguf_context *g = gguf_init_empty();
+        if (no == 0) {
+            gguf_set_val_str(g, "general.architecture", "tiny");
+            gguf_set_val_u32(g, "general.alignment", 32);
+            gguf_set_arr_data(g, "numbers", GGUF_TYPE_FLOAT32, numbers, 3);
+            gguf_set_arr_str(g, "words", words, 3);
+            gguf_set_arr_str(g, "no_words", words, 0);
+        }
+        gguf_set_val_u16(g, "split.no", (uint16_t)no);
+        gguf_set_val_u16(g, "split.count", 3);
+        gguf_set_val_i32(g, "split.tensors.count", 4);
+        if (no == 1) {
+            add_tensor(g, "odd.weight", GGML_TYPE_I8, 33, 1, 1);
+            add_tensor(g, "blk.0.ffn_up_exps.weight", GGML_TYPE_Q4_0, 32, 3, 4);
+        } else if (no == 2) {
+            add_tensor(g, "none.weight", GGML_TYPE_F32, 0, 1, 1);
+            add_tensor(g, "last.weight", GGML_TYPE_I8, 7, 1, 1);
+        }
+        write_model(g, temp_path(name[no]));
+        gguf_free(g);
+    }
+    struct st_catalog *c = open_ok(temp_path(name[0]));
+    assert_int_equal(c->n_tensors, 4);
+    check_stream(c, NULL);
+    check_stream(c, skip_experts);
+    struct image m = make_image(c, NULL, NULL);
+    assert_int_equal(gguf_get_n_kv(m.meta), 4);
+    assert_int_equal(gguf_find_key(m.meta, "split.count"), -1);
+    assert_string_equal(gguf_get_arr_str(m.meta, gguf_find_key(m.meta, "words"), 2), "word");
+    free_image(&m);
+    st_catalog_free(c);
+}
+
+/* The header of a single file is the file's, byte by byte; that of the split set says what the
+ * single file says. */
+static void test_headers(void **state)
+{
+    (void)state;
+    struct st_catalog *one = open_ok(shared_file("models/stories260K-moe8.gguf"));
+    struct st_catalog *split =
+        open_ok(shared_file("models/split/stories260K-moe8-00001-of-00003.gguf"));
+    struct image a = make_image(one, NULL, NULL), b = make_image(split, NULL, NULL);
+    char *file = malloc(a.header);
+    assert_int_equal(st_file_read(one->files[0], file, a.header, 0, NULL), STRATA_OK);
+    assert_memory_equal(a.bytes, file, a.header);
+    free(file);
+    assert_int_equal(gguf_get_n_kv(a.meta), gguf_get_n_kv(b.meta));
+    struct gguf_context *x = gguf_init_empty(), *y = gguf_init_empty();
+    for (int64_t i = 0; i < gguf_get_n_kv(a.meta); i++) {
+        assert_string_equal(gguf_get_key(a.meta, i), gguf_get_key(b.meta, i));
+    }
+    gguf_set_kv(x, a.meta);
+    gguf_set_kv(y, b.meta);
+    size_t size = gguf_get_meta_size(x);
+    assert_int_equal(gguf_get_meta_size(y), size);
+    char *p = malloc(size), *q = malloc(size);
+    gguf_get_meta_data(x, p);
+    gguf_get_meta_data(y, q);
+    assert_memory_equal(p, q, size);
+    free(p);
+    free(q);
+    gguf_free(x);
+    gguf_free(y);
+    free_image(&a);
+    free_image(&b);
+    st_catalog_free(one);
+    st_catalog_free(split);
+}
+
+/* --- Errors and cost ------------------------------------------------------------------------ */
+
+static struct st_catalog *two_tensors(const char *path)
+{
+    struct gguf_context *g = gguf_init_empty();
+    gguf_set_val_str(g, "general.architecture", "tiny");
+    add_tensor(g, "a.weight", GGML_TYPE_F32, 1024, 64, 1);
+    add_tensor(g, "b.weight", GGML_TYPE_F32, 1024, 64, 1);
+    write_model(g, path);
+    gguf_free(g);
+    return open_ok(path);
+}
+
+static void test_read_error(void **state)
+{
+    (void)state;
+    const char *path = temp_path("cut.gguf");
+    struct st_catalog *c = two_tensors(path);
+    struct strata_error io_error = {0};
+    FILE *f = stream_ok(c, NULL, NULL, NULL, &io_error);
+    char *to = malloc(c->tensors[0].bytes);
+    assert_int_equal(truncate(path, (off_t)(c->tensors[1].offset + 100)), 0);
+    assert_int_equal(fseeko(f, (off_t)c->tensors[0].offset, SEEK_SET), 0);
+    assert_int_equal(fread(to, c->tensors[0].bytes, 1, f), 1);
+    assert_int_equal(fseeko(f, (off_t)c->tensors[1].offset, SEEK_SET), 0);
+    assert_int_equal(fread(to, c->tensors[1].bytes, 1, f), 0);
+    assert_true(ferror(f));
+    assert_true(io_error.status != STRATA_OK);
+    assert_non_null(strstr(io_error.message, path));
+    fclose(f);
+
+    /* And a file that changed before is not even opened. */
+    struct strata_error err = {0};
+    assert_int_equal(st_vgguf_open(c, NULL, NULL, NULL, NULL, &f, &err), STRATA_E_IO);
+    assert_non_null(strstr(err.message, path));
+    free(to);
+    st_catalog_free(c);
+}
+
+static bool skip_all(void *user, int tensor)
+{
+    (void)tensor;
+    return *(bool *)user;
+}
+
+/* A skipped tensor of 400 GB costs one call, and its destination is not touched. */
+static void test_skip_is_free(void **state)
+{
+    (void)state;
+    const int64_t rows = 100000, width = 1000000;
+    const uint64_t bytes = (uint64_t)(rows * width) * 4;
+    const char *path = temp_path("sparse.gguf");
+    struct gguf_context *g = gguf_init_empty();
+    gguf_set_val_str(g, "general.architecture", "tiny");
+    add_tensor(g, "a.weight", GGML_TYPE_F32, width, rows, 1);
+    size_t header = gguf_get_meta_size(g);
+    char *data = malloc(header);
+    gguf_get_meta_data(g, data);
+    write_file(path, data, header);
+    free(data);
+    gguf_free(g);
+    assert_int_equal(truncate(path, (off_t)(header + bytes)), 0);
+    char *to = st_vm_reserve(bytes, false);
+    if (!to) {
+        skip();
+    }
+    struct st_catalog *c = open_ok(path);
+    struct st_vgguf_stats stats = {0};
+    bool yes = true;
+    FILE *f = stream_ok(c, skip_all, &yes, &stats, NULL);
+    uint64_t rss = st_memory_rss(), begin = st_now_ns();
+    assert_int_equal(fseeko(f, (off_t)c->tensors[0].offset, SEEK_SET), 0);
+    assert_int_equal(fread(to, bytes, 1, f), 1);
+    double seconds = (double)(st_now_ns() - begin) * 1e-9;
+    print_message("%.0f GB skipped in %.6f s\n", (double)bytes * 1e-9, seconds);
+    assert_true(seconds < 0.01);
+    assert_true(st_memory_rss() < rss + 16 * ST_MIB);
+    assert_int_equal(stats.skipped_bytes, bytes);
+    assert_int_equal(stats.read_bytes, header);
+    fclose(f);
+    st_catalog_free(c);
+    st_vm_release(to, bytes);
+}
+
+/* --- llama.cpp ------------------------------------------------------------------------------ */
+
+#define N_TOKENS 6
+
+static void ignore_log(enum ggml_log_level level, const char *text, void *user)
+{
+    (void)level, (void)text, (void)user;
+}
+
+static struct llama_model_params model_params(void)
+{
+    struct llama_model_params params = llama_model_default_params();
+    params.load_mode = LLAMA_LOAD_MODE_NONE;
+    params.n_gpu_layers = 0;
+    return params;
+}
+
+/* Logits of a few tokens; frees the model. */
+static float *logits_of(struct llama_model *model, size_t *n)
+{
+    struct llama_context_params params = llama_context_default_params();
+    params.n_ctx = 64;
+    params.n_threads = params.n_threads_batch = 1;
+    struct llama_context *ctx = llama_init_from_model(model, params);
+    assert_non_null(ctx);
+    llama_token tokens[N_TOKENS] = {1, 5, 9, 2, 77, 33};
+    assert_int_equal(llama_decode(ctx, llama_batch_get_one(tokens, N_TOKENS)), 0);
+    *n = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(model));
+    float *logits = malloc(*n * sizeof *logits);
+    memcpy(logits, llama_get_logits_ith(ctx, -1), *n * sizeof *logits);
+    llama_free(ctx);
+    llama_model_free(model);
+    return logits;
+}
+
+/* The same model twice, from its file and through the stream: the same logits, bit by bit. */
+static void check_llama(const char *path)
+{
+    struct llama_model *direct = llama_model_load_from_file(path, model_params());
+    assert_non_null(direct);
+    uint64_t size = llama_model_size(direct), parameters = llama_model_n_params(direct);
+    size_t n, m;
+    float *expected = logits_of(direct, &n);
+
+    struct st_catalog *c = open_ok(path);
+    struct st_vgguf_stats stats = {0};
+    FILE *f = stream_ok(c, NULL, NULL, &stats, NULL);
+    struct llama_model *model = llama_model_load_from_file_ptr(f, model_params());
+    fclose(f);
+    assert_non_null(model);
+    assert_int_equal(llama_model_size(model), size);
+    assert_int_equal(llama_model_n_params(model), parameters);
+    float *got = logits_of(model, &m);
+    assert_int_equal(m, n);
+    assert_memory_equal(got, expected, n * sizeof *got);
+    for (size_t i = 0; i < n; i++) {
+        assert_true(got[i] == got[i]); /* no NaN: something was computed */
+    }
+    /* Each tensor is read once (the embedding twice where it is also the output), the header twice:
+     * for the tensors' places and for llama.cpp. */
+    int embedding = st_catalog_find(c, "token_embd.weight");
+    uint64_t most = c->file_bytes;
+    most += st_catalog_find(c, "output.weight") < 0 ? c->tensors[embedding].bytes : 0;
+    print_message(
+        "%s: %.3f of the file read\n", path, (double)stats.read_bytes / (double)c->file_bytes);
+    assert_true(stats.read_bytes <= most);
+    free(expected);
+    free(got);
+    st_catalog_free(c);
+}
+
+static void test_llama_loads_it(void **state)
+{
+    (void)state;
+    struct model_list list;
+    list_models(&list);
+    const char *dir = getenv("STRATA_LLAMA_LIB_DIR");
+    llama_log_set(ignore_log, NULL);
+    ggml_backend_load_all_from_path(dir ? dir : STRATA_LLAMA_LIB_DIR);
+    llama_backend_init();
+    for (int i = 0; i < list.n; i++) {
+        struct stat st;
+        if (stat(list.path[i], &st) == 0 && st.st_size < 10000000) {
+            check_llama(list.path[i]);
+        }
+    }
+    llama_backend_free();
+    free_models(&list);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_own_split),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_read_error),
+        cmocka_unit_test(test_skip_is_free),
+        cmocka_unit_test(test_llama_loads_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, temp_remove);
+}
