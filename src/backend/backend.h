@@ -1,0 +1,60 @@
+/*
+ * backend.h - Strata as a ggml device of type ACCEL.
+ *
+ * llama.cpp offers every weight to an ACCEL device first. Ours claims the matrices worth holding
+ * (see binding.c), reserves address space for them without touching it, and computes the graph:
+ * nodes whose weight it claimed are computed by the CPU backend on a *shadow* of the node that
+ * points at the bytes where the stream put them; all other nodes are handed to the CPU backend as
+ * they are. Having the whole graph in one place saves a synchronisation per weight, and lets reads
+ * for later nodes run while earlier ones compute.
+ *
+ * Life of a binding (one model, one at a time per process):
+ *
+ *      st_binding_new --> llama loads the model: supports_op collects the claims
+ *      --> llama makes a context --> st_binding_start (plan known, stream made and loaded)
+ *      --> graphs are computed --> llama frees context and model --> st_binding_free
+ */
+#ifndef ST_BACKEND_BACKEND_H
+#define ST_BACKEND_BACKEND_H
+
+#include "model/weights.h"
+#include "plan/plan.h"
+#include "stream/stream.h"
+
+struct st_binding;
+
+/* Makes the model the one whose weights the device claims. Registers the device with ggml on first
+ * use. The CPU backend must have been loaded. `repack`: weights are kept in the layout that the
+ * CPU backend would repack them into, if any (llama.cpp's use_extra_bufts). */
+struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack);
+
+/* After llama_free and llama_model_free. */
+void st_binding_free(struct st_binding *binding);
+
+/* True when the tensor's bytes in the file need not be read by llama.cpp: every use of it that was
+ * offered so far was claimed. Signature of st_vgguf_skip; `user` is the binding. */
+bool st_binding_skips(void *user, int tensor);
+
+/* What was claimed. Built on first call, which must come after llama.cpp loaded the model. */
+const struct st_weights *st_binding_weights(struct st_binding *binding);
+
+/* Memory the device's compute buffers may grow to, and its own buffers for batches of `batch`
+ * tokens; known once llama.cpp has made the context. */
+uint64_t st_binding_compute_bytes(const struct st_binding *binding, int batch);
+
+/* Makes the stream as planned and loads what is kept. From here on the claimed weights' own
+ * addresses are inaccessible: a use that is not ours faults instead of computing nonsense. */
+enum strata_status st_binding_start(struct st_binding *binding, const struct st_plan *plan,
+    const struct st_io_options *io, strata_progress progress, void *progress_user,
+    struct strata_error *err);
+
+struct st_stream *st_binding_stream(struct st_binding *binding);
+
+/* Why the last graph failed. STRATA_OK when it did not. Reading it clears it. */
+enum strata_status st_binding_take_error(struct st_binding *binding, struct strata_error *err);
+
+/* The thread pool the device computes with, for llama_attach_threadpool (so that two pools never
+ * spin against each other); an opaque ggml_threadpool_t. NULL before a context exists. */
+void *st_binding_threadpool(struct st_binding *binding);
+
+#endif

@@ -1,0 +1,258 @@
+/*
+ * binding.c - which weights are ours, and in which form they are kept.
+ *
+ * llama.cpp asks our device about every weight with a trial node of the op that will use it. We
+ * claim matrices (named .weight) used by MUL_MAT or MUL_MAT_ID, in the form that the CPU backend
+ * would have chosen for them: the same question, put to its own extra buffer types. Everything else
+ * (norms, biases, scales, embedding tables, convolutions) stays with llama.cpp, fully resident.
+ */
+#include "backend/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "os/memory.h"
+
+/* Smaller matrices are not worth a place of their own; llama.cpp keeps them. */
+#define CLAIM_MIN_BYTES 4096
+
+struct st_binding *st_bound;
+
+struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack)
+{
+    static bool registered;
+    ST_ASSERT(!st_bound);
+    struct st_binding *b = st_xcalloc(1, sizeof *b);
+    b->catalog = catalog;
+    b->repack = repack;
+    b->claims = st_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
+    st_bound = b;
+    if (!registered) {
+        ggml_backend_register(st_device_reg());
+        registered = true;
+    }
+    return b;
+}
+
+void st_binding_free(struct st_binding *b)
+{
+    if (!b) {
+        return;
+    }
+    st_stream_free(b->stream);
+    st_weights_free(b->weights);
+    for (int i = 0; i < b->catalog->n_tensors; i++) {
+        ggml_backend_buffer_free(b->claims[i].form_buffer);
+    }
+    free(b->claims);
+    if (st_bound == b) {
+        st_bound = NULL;
+    }
+    free(b);
+}
+
+/* --- Claiming ------------------------------------------------------------------------------ */
+
+/* The CPU buffer type that llama.cpp would repack this weight into for this op, or NULL. */
+static ggml_backend_buffer_type_t repacked_layout(
+    const struct ggml_tensor *op, const struct ggml_tensor *weight)
+{
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    ggml_backend_dev_get_extra_bufts_t get = (ggml_backend_dev_get_extra_bufts_t)
+        ggml_backend_reg_get_proc_address(
+            ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
+    ggml_backend_buffer_type_t *bufts = get ? get(cpu) : NULL;
+    for (; bufts && *bufts; bufts++) {
+        struct ggml_tensor w = *weight, trial = *op;
+        w.buffer = ggml_backend_buft_alloc_buffer(*bufts, 0);
+        for (int s = 0; s < GGML_MAX_SRC; s++) {
+            if (trial.src[s] == weight) {
+                trial.src[s] = &w;
+            }
+        }
+        bool fits = ggml_backend_dev_supports_op(cpu, &trial);
+        ggml_backend_buffer_free(w.buffer);
+        if (fits) {
+            return *bufts;
+        }
+    }
+    return NULL;
+}
+
+/* Fills in how one unit of the weight is kept. False when the layout cannot hold single units. */
+static bool choose_form(struct claim *claim, const struct st_tensor *info,
+    const struct ggml_tensor *weight, ggml_backend_buffer_type_t layout)
+{
+    bool expert = st_weights_is_expert(info);
+    struct ggml_tensor unit = *weight;
+    if (expert) {
+        unit.ne[2] = 1;
+        unit.nb[3] = unit.nb[2];
+    }
+    claim->type = weight->type;
+    memcpy(claim->unit_ne, unit.ne, sizeof claim->unit_ne);
+    claim->unit_bytes = ggml_nbytes(&unit);
+    claim->layout = layout;
+    if (!layout) {
+        return true;
+    }
+    claim->unit_bytes = ggml_backend_buft_get_alloc_size(layout, &unit);
+    /* The traits that compute with the layout come from a tensor in a buffer of that type. */
+    claim->form_buffer = ggml_backend_buft_alloc_buffer(layout, 64);
+    if (!claim->form_buffer) {
+        return false;
+    }
+    unit.buffer = claim->form_buffer;
+    unit.data = ggml_backend_buffer_get_base(claim->form_buffer);
+    unit.extra = NULL;
+    unit.view_src = NULL;
+    if (claim->form_buffer->iface.init_tensor) {
+        claim->form_buffer->iface.init_tensor(claim->form_buffer, &unit);
+    }
+    claim->form_extra = unit.extra;
+    return claim->form_extra != NULL;
+}
+
+static bool claimable(const struct st_tensor *info, const struct ggml_tensor *op,
+    const struct ggml_tensor *weight)
+{
+    if (!info->matrix || info->bytes < CLAIM_MIN_BYTES || info->role == ST_ROLE_EMBEDDING) {
+        return false; /* an embedding used as output is shared with a use that is not ours */
+    }
+    if (op->src[0] != weight || weight->type != (enum ggml_type)info->type) {
+        return false;
+    }
+    bool expert = st_weights_is_expert(info);
+    if (op->op == GGML_OP_MUL_MAT_ID) {
+        return expert ? weight->ne[2] == info->n_expert && weight->ne[3] == 1 : true;
+    }
+    return op->op == GGML_OP_MUL_MAT && !expert;
+}
+
+bool st_binding_offer(
+    struct st_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight)
+{
+    int tensor = st_catalog_find(b->catalog, weight->name);
+    if (tensor < 0 || b->weights) {
+        return false;
+    }
+    const struct st_tensor *info = &b->catalog->tensors[tensor];
+    struct claim *claim = &b->claims[tensor];
+    if (!claimable(info, op, weight)) {
+        claim->refused = true;
+        return false;
+    }
+    if (claim->claimed) {
+        return true;
+    }
+    ggml_backend_buffer_type_t layout = b->repack ? repacked_layout(op, weight) : NULL;
+    if (!choose_form(claim, info, weight, layout)) {
+        st_debug("%s stays with llama.cpp: no single units in %s", info->name,
+            ggml_backend_buft_name(layout));
+        claim->refused = true;
+        return false;
+    }
+    claim->claimed = true;
+    return true;
+}
+
+bool st_binding_skips(void *user, int tensor)
+{
+    const struct st_binding *b = user;
+    return b->claims[tensor].claimed && !b->claims[tensor].refused;
+}
+
+struct claim *st_claim_of(const struct ggml_tensor *tensor)
+{
+    if (!tensor) {
+        return NULL;
+    }
+    const struct ggml_tensor *owner = tensor->view_src ? tensor->view_src : tensor;
+    if (!owner->buffer || owner->buffer->buft != st_device_buft()) {
+        return NULL;
+    }
+    return owner->extra;
+}
+
+const struct st_weights *st_binding_weights(struct st_binding *b)
+{
+    if (b->weights) {
+        return b->weights;
+    }
+    struct st_claim *list = st_xcalloc((size_t)b->catalog->n_tensors, sizeof *list);
+    int n = 0;
+    for (int i = 0; i < b->catalog->n_tensors; i++) {
+        struct claim *claim = &b->claims[i];
+        if (claim->claimed && claim->data) {
+            claim->weight = n; /* catalogue order: the index st_weights_new gives it */
+            list[n++] = (struct st_claim){
+                .tensor = i, .unit_bytes = claim->unit_bytes, .transform = claim->layout != NULL};
+        }
+    }
+    b->weights = st_weights_new(b->catalog, list, n);
+    free(list);
+    return b->weights;
+}
+
+/* --- Running ------------------------------------------------------------------------------- */
+
+uint64_t st_binding_compute_bytes(const struct st_binding *b, int batch)
+{
+    return b->compute_bytes + st_moe_scratch_bytes(b, batch);
+}
+
+enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *plan,
+    const struct st_io_options *io, strata_progress progress, void *progress_user,
+    struct strata_error *err)
+{
+    struct st_stream_config config = {
+        .resident = plan->resident,
+        .slots = plan->slots,
+        .shared_slots = plan->shared_slots,
+        .ring_bytes = plan->ring_bytes,
+        .staging_bytes = plan->staging_bytes,
+        .io = *io,
+    };
+    ST_ASSERT(b->weights && b->exec);
+    for (int i = 0; i < b->catalog->n_tensors; i++) {
+        if (b->claims[i].data) {
+            st_vm_discard(b->claims[i].data, b->claims[i].bytes);
+            st_vm_forbid(b->claims[i].data, b->claims[i].bytes);
+        }
+    }
+    enum strata_status status =
+        st_stream_new(b->weights, &config, st_workers_arrive, b, &b->stream, err);
+    if (status == STRATA_OK) {
+        status = st_stream_load(b->stream, progress, progress_user, err);
+    }
+    return status;
+}
+
+struct st_stream *st_binding_stream(struct st_binding *b)
+{
+    return b->stream;
+}
+
+enum ggml_status st_backend_fail(struct st_binding *b, const struct strata_error *err)
+{
+    b->error = *err;
+    return GGML_STATUS_FAILED;
+}
+
+enum strata_status st_binding_take_error(struct st_binding *b, struct strata_error *err)
+{
+    enum strata_status status = b->error.status;
+    if (status != STRATA_OK && err) {
+        *err = b->error;
+    }
+    b->error.status = STRATA_OK;
+    return status;
+}
+
+void *st_binding_threadpool(struct st_binding *b)
+{
+    return b->exec ? b->exec->workers.pool : NULL;
+}

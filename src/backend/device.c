@@ -1,0 +1,391 @@
+/* device.c - the tables ggml calls: registration, device, buffer type, buffer, backend. */
+#include "backend/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "os/memory.h"
+
+/* --- Buffers: address space that costs nothing until touched ------------------------------- */
+
+static void buffer_free(ggml_backend_buffer_t buffer)
+{
+    if (st_bound && st_bound->weights && buffer->usage != GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
+        st_bound->compute_bytes -= buffer->size;
+    }
+    st_vm_release(buffer->context, buffer->size);
+}
+
+static void *buffer_base(ggml_backend_buffer_t buffer)
+{
+    return buffer->context;
+}
+
+/* Marks a claimed weight as ours. Tensors of compute buffers pass through here too; only a weight
+ * is named like one, and only before the first graph. */
+static enum ggml_status buffer_init_tensor(
+    ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
+{
+    (void)buffer;
+    if (!st_bound || st_bound->weights || tensor->view_src) {
+        return GGML_STATUS_SUCCESS;
+    }
+    int index = st_catalog_find(st_bound->catalog, tensor->name);
+    if (index >= 0 && st_bound->claims[index].claimed) {
+        struct claim *claim = &st_bound->claims[index];
+        claim->data = tensor->data;
+        claim->bytes = ggml_nbytes(tensor);
+        tensor->extra = claim;
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
+static void buffer_memset(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, uint8_t value,
+    size_t offset, size_t size)
+{
+    (void)buffer;
+    memset((char *)tensor->data + offset, value, size);
+}
+
+static void buffer_set(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, const void *data,
+    size_t offset, size_t size)
+{
+    (void)buffer;
+    memcpy((char *)tensor->data + offset, data, size);
+}
+
+static void buffer_get(ggml_backend_buffer_t buffer, const struct ggml_tensor *tensor, void *data,
+    size_t offset, size_t size)
+{
+    (void)buffer;
+    memcpy(data, (const char *)tensor->data + offset, size);
+}
+
+static bool buffer_copy(
+    ggml_backend_buffer_t buffer, const struct ggml_tensor *src, struct ggml_tensor *dst)
+{
+    (void)buffer;
+    if (!ggml_backend_buffer_is_host(src->buffer)) {
+        return false;
+    }
+    memcpy(dst->data, src->data, ggml_nbytes(src));
+    return true;
+}
+
+static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
+{
+    if (value == 0) {
+        st_vm_discard(buffer->context, buffer->size);
+    } else {
+        memset(buffer->context, value, buffer->size);
+    }
+}
+
+static const struct ggml_backend_buffer_i buffer_table = {
+    .free_buffer = buffer_free,
+    .get_base = buffer_base,
+    .init_tensor = buffer_init_tensor,
+    .memset_tensor = buffer_memset,
+    .set_tensor = buffer_set,
+    .get_tensor = buffer_get,
+    .cpy_tensor = buffer_copy,
+    .clear = buffer_clear,
+};
+
+static const char *buft_name(ggml_backend_buffer_type_t buft)
+{
+    (void)buft;
+    return "STRATA";
+}
+
+static ggml_backend_buffer_t buft_alloc(ggml_backend_buffer_type_t buft, size_t size)
+{
+    void *base = st_vm_reserve(size, false);
+    if (!base) {
+        return NULL;
+    }
+    /* Buffers made after the model was loaded are for computing, and all of them is used. */
+    if (st_bound && st_bound->weights) {
+        st_bound->compute_bytes += size;
+    }
+    return ggml_backend_buffer_init(buft, buffer_table, base, size);
+}
+
+static size_t buft_alignment(ggml_backend_buffer_type_t buft)
+{
+    (void)buft;
+    return 64;
+}
+
+static bool buft_is_host(ggml_backend_buffer_type_t buft)
+{
+    (void)buft;
+    return true;
+}
+
+ggml_backend_buffer_type_t st_device_buft(void)
+{
+    static struct ggml_backend_buffer_type buft = {
+        .iface = {
+            .get_name = buft_name,
+            .alloc_buffer = buft_alloc,
+            .get_alignment = buft_alignment,
+            .is_host = buft_is_host,
+        },
+    };
+    buft.device = st_device();
+    return &buft;
+}
+
+/* --- Backend: one per llama context -------------------------------------------------------- */
+
+static const char *backend_name(ggml_backend_t backend)
+{
+    (void)backend;
+    return "STRATA";
+}
+
+static void backend_free(ggml_backend_t backend)
+{
+    struct exec *ex = backend->context;
+    if (st_bound && st_bound->exec == ex) {
+        st_bound->exec = NULL;
+    }
+    st_exec_free(ex);
+    free(backend);
+}
+
+static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
+{
+    return st_exec_graph(backend->context, st_bound, graph);
+}
+
+static void backend_set_threads(ggml_backend_t backend, int n_threads)
+{
+    struct exec *ex = backend->context;
+    st_workers_set_threads(&ex->workers, n_threads);
+}
+
+static ggml_guid_t backend_guid(void)
+{
+    static ggml_guid guid = {0x53, 0x74, 0x72, 0x61, 0x74, 0x61, 0x20, 0x77, 0x65, 0x69, 0x67,
+        0x68, 0x74, 0x73, 0x20, 0x31};
+    return &guid;
+}
+
+static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *params)
+{
+    (void)params;
+    struct exec *ex = st_exec_new();
+    if (!ex) {
+        return NULL;
+    }
+    ggml_backend_t backend = st_xcalloc(1, sizeof *backend);
+    backend->guid = backend_guid();
+    backend->iface = (struct ggml_backend_i){
+        .get_name = backend_name,
+        .free = backend_free,
+        .graph_compute = backend_compute,
+    };
+    backend->device = dev;
+    backend->context = ex;
+    if (st_bound) {
+        st_bound->exec = ex;
+    }
+    return backend;
+}
+
+/* --- Device -------------------------------------------------------------------------------- */
+
+static const char *device_name(ggml_backend_dev_t dev)
+{
+    (void)dev;
+    return "STRATA";
+}
+
+static const char *device_description(ggml_backend_dev_t dev)
+{
+    (void)dev;
+    return "weights streamed from storage, computed on the CPU";
+}
+
+static void device_memory(ggml_backend_dev_t dev, size_t *free_bytes, size_t *total)
+{
+    (void)dev;
+    *free_bytes = 0; /* nothing of its own: it holds what the CPU would have held */
+    *total = 0;
+}
+
+static enum ggml_backend_dev_type device_type(ggml_backend_dev_t dev)
+{
+    (void)dev;
+    return GGML_BACKEND_DEVICE_TYPE_ACCEL;
+}
+
+static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *props)
+{
+    *props = (struct ggml_backend_dev_props){
+        .name = device_name(dev),
+        .description = device_description(dev),
+        .type = GGML_BACKEND_DEVICE_TYPE_ACCEL,
+    };
+}
+
+static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
+{
+    (void)dev;
+    return st_device_buft();
+}
+
+static bool is_view(enum ggml_op op)
+{
+    return op == GGML_OP_NONE || op == GGML_OP_RESHAPE || op == GGML_OP_VIEW ||
+           op == GGML_OP_PERMUTE || op == GGML_OP_TRANSPOSE;
+}
+
+/* Ops between weights that we take over from the CPU, so that a graph stays in one piece. An op
+ * that is not here stays with the CPU backend itself. That matters for the fused ops of some
+ * architectures (gated delta net, lightning indexer, ...): llama.cpp switches them off when they
+ * are not on the device of their layer, which would change the numbers. */
+static bool is_common(enum ggml_op op)
+{
+    switch (op) {
+    case GGML_OP_DUP:
+    case GGML_OP_ADD:
+    case GGML_OP_ADD_ID:
+    case GGML_OP_ADD1:
+    case GGML_OP_SUB:
+    case GGML_OP_MUL:
+    case GGML_OP_DIV:
+    case GGML_OP_SQR:
+    case GGML_OP_SQRT:
+    case GGML_OP_LOG:
+    case GGML_OP_SIN:
+    case GGML_OP_COS:
+    case GGML_OP_SUM:
+    case GGML_OP_SUM_ROWS:
+    case GGML_OP_MEAN:
+    case GGML_OP_ARGMAX:
+    case GGML_OP_REPEAT:
+    case GGML_OP_CONCAT:
+    case GGML_OP_NORM:
+    case GGML_OP_RMS_NORM:
+    case GGML_OP_GROUP_NORM:
+    case GGML_OP_L2_NORM:
+    case GGML_OP_MUL_MAT:
+    case GGML_OP_MUL_MAT_ID:
+    case GGML_OP_OUT_PROD:
+    case GGML_OP_SCALE:
+    case GGML_OP_SET:
+    case GGML_OP_CPY:
+    case GGML_OP_CONT:
+    case GGML_OP_GET_ROWS:
+    case GGML_OP_SET_ROWS:
+    case GGML_OP_DIAG:
+    case GGML_OP_DIAG_MASK_INF:
+    case GGML_OP_DIAG_MASK_ZERO:
+    case GGML_OP_SOFT_MAX:
+    case GGML_OP_ROPE:
+    case GGML_OP_CLAMP:
+    case GGML_OP_PAD:
+    case GGML_OP_ARANGE:
+    case GGML_OP_ARGSORT:
+    case GGML_OP_FLASH_ATTN_EXT:
+    case GGML_OP_UNARY:
+    case GGML_OP_GLU:
+        return true;
+    default:
+        return is_view(op);
+    }
+}
+
+/* Two kinds of question. A trial node: one source is a weight in an empty buffer of ours, and the
+ * answer decides where llama.cpp puts it. A node of a graph: ours if its weight is ours, and
+ * otherwise whatever the CPU can do, since the CPU does it for us. */
+static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
+{
+    (void)dev;
+    if (!st_bound) {
+        return false;
+    }
+    for (int s = 0; s < GGML_MAX_SRC; s++) {
+        const struct ggml_tensor *src = op->src[s];
+        if (src && src->buffer && src->buffer->buft == st_device_buft() &&
+            src->buffer->size == 0) {
+            return st_binding_offer(st_bound, op, src);
+        }
+        if (st_claim_of(src)) {
+            return s == 0 && (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID ||
+                                 is_view(op->op));
+        }
+    }
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    return is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);
+}
+
+static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft)
+{
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    (void)dev;
+    return buft == st_device_buft() || ggml_backend_dev_supports_buft(cpu, buft);
+}
+
+ggml_backend_dev_t st_device(void)
+{
+    static struct ggml_backend_device device = {
+        .iface = {
+            .get_name = device_name,
+            .get_description = device_description,
+            .get_memory = device_memory,
+            .get_type = device_type,
+            .get_props = device_props,
+            .init_backend = device_init_backend,
+            .get_buffer_type = device_buft,
+            .supports_op = device_supports_op,
+            .supports_buft = device_supports_buft,
+        },
+    };
+    device.reg = st_device_reg();
+    return &device;
+}
+
+/* --- Registration -------------------------------------------------------------------------- */
+
+static const char *reg_name(ggml_backend_reg_t reg)
+{
+    (void)reg;
+    return "STRATA";
+}
+
+static size_t reg_device_count(ggml_backend_reg_t reg)
+{
+    (void)reg;
+    return 1;
+}
+
+static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index)
+{
+    (void)reg;
+    return index == 0 ? st_device() : NULL;
+}
+
+static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
+{
+    (void)reg;
+    return strcmp(name, "ggml_backend_set_n_threads") == 0 ? (void *)backend_set_threads : NULL;
+}
+
+ggml_backend_reg_t st_device_reg(void)
+{
+    static struct ggml_backend_reg reg = {
+        .api_version = GGML_BACKEND_API_VERSION,
+        .iface = {
+            .get_name = reg_name,
+            .get_device_count = reg_device_count,
+            .get_device = reg_device,
+            .get_proc_address = reg_proc_address,
+        },
+    };
+    return &reg;
+}

@@ -1,0 +1,206 @@
+/*
+ * exec.c - computing a graph: nodes with a claimed weight on shadows, all others as they are.
+ *
+ * Nodes are collected into a run and computed together by the CPU backend. A run ends where
+ * something must happen between nodes: a streamed weight must have arrived, the experts that a
+ * router chose must be known.
+ *
+ *      [norm q-shadow k-shadow ... router] | [gate-shadow up-shadow act down-shadow norm ...] | ...
+ *                                         ids known: begin the pass, wait for the parts
+ */
+#include "backend/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+
+struct exec *st_exec_new(void)
+{
+    struct exec *ex = st_xcalloc(1, sizeof *ex);
+    if (!st_workers_init(&ex->workers)) {
+        free(ex);
+        return NULL;
+    }
+    ex->moe = st_moe_new();
+    return ex;
+}
+
+void st_exec_free(struct exec *ex)
+{
+    if (ex) {
+        st_moe_free(ex->moe, st_bound);
+        st_workers_release(&ex->workers);
+        free(ex->run);
+        free(ex->shadows);
+        free(ex->order);
+        free(ex);
+    }
+}
+
+void st_exec_defer(struct exec *ex, struct ggml_tensor *node)
+{
+    ST_ASSERT(ex->n_run < ex->cap_run);
+    ex->run[ex->n_run++] = node;
+}
+
+struct ggml_tensor *st_exec_shadow(struct exec *ex, const struct ggml_tensor *tensor)
+{
+    ST_ASSERT(ex->n_shadows < ex->cap_shadows);
+    struct ggml_tensor *shadow = &ex->shadows[ex->n_shadows++];
+    *shadow = *tensor;
+    return shadow;
+}
+
+struct ggml_tensor *st_exec_shadow_weight(
+    struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data)
+{
+    struct ggml_tensor *shadow = st_exec_shadow(ex, weight);
+    shadow->data = (char *)data + weight->view_offs;
+    shadow->view_src = NULL;
+    shadow->view_offs = 0;
+    shadow->op = GGML_OP_NONE;
+    memset(shadow->src, 0, sizeof shadow->src);
+    shadow->extra = NULL;
+    if (claim->layout) {
+        shadow->buffer = claim->form_buffer;
+        shadow->extra = claim->form_extra;
+    }
+    return shadow;
+}
+
+static enum ggml_status flush(struct exec *ex)
+{
+    enum ggml_status status = st_workers_compute(&ex->workers, ex->run, ex->n_run);
+    ex->n_run = 0;
+    ex->n_shadows = 0; /* nobody points at them any more */
+    return status;
+}
+
+enum ggml_status st_exec_flush(struct exec *ex, struct st_binding *b)
+{
+    enum ggml_status status = flush(ex);
+    if (ex->ring_taken) {
+        st_stream_dense_done(b->stream);
+        ex->ring_taken = false;
+    }
+    return status;
+}
+
+/* Room for the shadows of a run: a node and its weight each, and the ids of an expert node. */
+static void prepare(struct exec *ex, int n_nodes)
+{
+    if (n_nodes + 8 > ex->cap_run) {
+        ex->cap_run = n_nodes + 8;
+        ex->cap_shadows = 3 * n_nodes + 16;
+        ex->run = st_xrealloc(ex->run, (size_t)ex->cap_run * sizeof(struct ggml_tensor *));
+        ex->shadows = st_xrealloc(ex->shadows, (size_t)ex->cap_shadows * sizeof *ex->shadows);
+    }
+    if (n_nodes > ex->cap_order) {
+        ex->cap_order = n_nodes;
+        ex->order = st_xrealloc(ex->order, (size_t)ex->cap_order * sizeof *ex->order);
+    }
+    ex->n_run = 0;
+    ex->n_shadows = 0;
+}
+
+static bool is_streamed(const struct st_binding *b, const struct claim *claim)
+{
+    return b->weights->weights[claim->weight].group < 0 &&
+           !st_stream_is_resident(b->stream, claim->weight);
+}
+
+static struct claim *claim_of_node(const struct ggml_tensor *node)
+{
+    return node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID
+               ? st_claim_of(node->src[0])
+               : NULL;
+}
+
+/* Tells the stream which streamed weights come, and in which order. */
+static void announce(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph)
+{
+    int n = 0;
+    for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+        struct claim *claim = claim_of_node(ggml_graph_node(graph, i));
+        if (claim && is_streamed(b, claim)) {
+            ex->order[n++] = claim->weight;
+        }
+    }
+    st_stream_expect(b->stream, ex->order, n);
+}
+
+static void defer_on(struct exec *ex, struct ggml_tensor *node, struct claim *claim, void *data)
+{
+    struct ggml_tensor *shadow = st_exec_shadow(ex, node);
+    shadow->src[0] = st_exec_shadow_weight(ex, node->src[0], claim, data);
+    st_exec_defer(ex, shadow);
+}
+
+static enum ggml_status dense_node(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
+{
+    if (st_stream_is_resident(b->stream, claim->weight)) {
+        defer_on(ex, node, claim, st_stream_resident(b->stream, claim->weight));
+        return GGML_STATUS_SUCCESS;
+    }
+    enum ggml_status status = st_exec_flush(ex, b); /* while the weight is still being read */
+    if (status != GGML_STATUS_SUCCESS) {
+        return status;
+    }
+    const void *data;
+    struct strata_error error;
+    if (st_stream_dense(b->stream, claim->weight, &data, &error) != STRATA_OK) {
+        return st_backend_fail(b, &error);
+    }
+    ex->ring_taken = true;
+    defer_on(ex, node, claim, (void *)data);
+    return st_exec_flush(ex, b);
+}
+
+static enum ggml_status compute_node(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node)
+{
+    struct claim *claim = claim_of_node(node);
+    if (!claim) {
+        st_exec_defer(ex, node);
+        return GGML_STATUS_SUCCESS;
+    }
+    if (b->weights->weights[claim->weight].group >= 0) {
+        return st_moe_node(ex, b, node, claim);
+    }
+    return dense_node(ex, b, node, claim);
+}
+
+/* Between two nodes: let reads go on. */
+static bool poll_stream(void *user)
+{
+    st_stream_poll(user);
+    return false;
+}
+
+enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph)
+{
+    int n_nodes = ggml_graph_n_nodes(graph);
+    prepare(ex, n_nodes);
+    if (!b || !b->stream) { /* nothing is claimed, or llama.cpp warms up before the start */
+        return st_workers_compute(&ex->workers, ggml_graph_nodes(graph), n_nodes);
+    }
+    st_workers_set_hook(&ex->workers, poll_stream, b->stream);
+    announce(ex, b, graph);
+    enum ggml_status status = GGML_STATUS_SUCCESS;
+    for (int i = 0; i < n_nodes && status == GGML_STATUS_SUCCESS; i++) {
+        status = compute_node(ex, b, ggml_graph_node(graph, i));
+    }
+    if (status == GGML_STATUS_SUCCESS) {
+        status = st_exec_flush(ex, b);
+    } else {
+        ex->n_run = 0;
+    }
+    if (ex->ring_taken) {
+        st_stream_dense_done(b->stream);
+        ex->ring_taken = false;
+    }
+    st_moe_finish(ex->moe, b);
+    return status;
+}

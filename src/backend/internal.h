@@ -1,0 +1,129 @@
+/* internal.h - what the files of this module share. */
+#ifndef ST_BACKEND_INTERNAL_H
+#define ST_BACKEND_INTERNAL_H
+
+#include "backend/backend.h"
+
+#include "ggml-backend-impl.h"
+#include "ggml-backend.h"
+#include "ggml.h"
+
+/* --- Claims (binding.c) -------------------------------------------------------------------- */
+
+/* One tensor of the catalogue, as llama.cpp offered and created it. */
+struct claim {
+    bool claimed; /* some use of it is ours */
+    bool refused; /* some use of it is not */
+    int weight;   /* index into st_weights, once built */
+    ggml_backend_buffer_type_t layout; /* repacked by this buffer type; NULL: as in the file */
+    uint64_t unit_bytes;
+    int64_t unit_ne[4];    /* shape of one unit */
+    enum ggml_type type;
+    void *data;            /* where llama.cpp thinks it is */
+    uint64_t bytes;
+    /* A tensor of one unit in `layout`: shadows borrow its buffer and extra. */
+    ggml_backend_buffer_t form_buffer;
+    void *form_extra;
+};
+
+struct st_binding {
+    const struct st_catalog *catalog;
+    bool repack;
+    struct claim *claims; /* [catalog->n_tensors] */
+    struct st_weights *weights;
+    struct st_stream *stream;
+    struct exec *exec; /* of the newest context */
+    uint64_t compute_bytes;
+    struct strata_error error;
+};
+
+/* The binding the device serves now; NULL: it claims nothing. */
+extern struct st_binding *st_bound;
+
+/* Decides on a weight that llama.cpp offers for `op` (a trial node; `weight` is one of its
+ * sources), and remembers the decision. */
+bool st_binding_offer(
+    struct st_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
+
+/* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
+struct claim *st_claim_of(const struct ggml_tensor *tensor);
+
+/* --- Device (device.c) --------------------------------------------------------------------- */
+
+ggml_backend_reg_t st_device_reg(void);
+ggml_backend_dev_t st_device(void);
+ggml_backend_buffer_type_t st_device_buft(void);
+
+/* --- Workers (workers.c) ------------------------------------------------------------------- */
+
+/* The CPU backend that computes for us, and its threads. */
+struct workers {
+    ggml_backend_t cpu;
+    ggml_backend_dev_t cpu_dev;
+    ggml_threadpool_t pool;
+    int n_threads;
+    int pool_threads;
+    struct ggml_cgraph *graph; /* reused for every computation */
+    int graph_size;
+    struct ggml_context *graph_ctx;
+    struct ggml_context *op_ctx; /* a few custom ops */
+};
+
+bool st_workers_init(struct workers *w);
+void st_workers_release(struct workers *w);
+void st_workers_set_threads(struct workers *w, int n_threads);
+
+/* Called by one thread between the nodes of a computation; true stops it. */
+void st_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user);
+
+/* Computes the nodes in order. */
+enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n);
+
+/* A node that calls fun(dst, ith, nth, user) on every thread. Valid until st_workers_reset_ops;
+ * at most 8 at a time. */
+struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void *user);
+void st_workers_reset_ops(struct workers *w);
+
+/* Puts arrivals into place on all threads (st_arrive_fn; `user` is the binding). */
+void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n);
+
+/* --- Execution (exec.c, moe.c) ------------------------------------------------------------- */
+
+struct exec {
+    struct workers workers;
+    struct ggml_tensor **run; /* nodes that wait to be computed */
+    int n_run, cap_run;
+    struct ggml_tensor *shadows; /* copies made for the current graph */
+    int n_shadows, cap_shadows;
+    bool ring_taken;
+    struct moe *moe;
+    int *order; /* streamed dense weights of the graph */
+    int cap_order;
+};
+
+struct exec *st_exec_new(void);
+void st_exec_free(struct exec *ex);
+enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph);
+
+/* Computes what waits. */
+enum ggml_status st_exec_flush(struct exec *ex, struct st_binding *b);
+void st_exec_defer(struct exec *ex, struct ggml_tensor *node);
+/* A copy of the tensor that lives until the graph is done. */
+struct ggml_tensor *st_exec_shadow(struct exec *ex, const struct ggml_tensor *tensor);
+/* A copy of the claimed weight that points at `data` in the form it is computed with. */
+struct ggml_tensor *st_exec_shadow_weight(
+    struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data);
+
+struct moe *st_moe_new(void);
+void st_moe_free(struct moe *moe, struct st_binding *b);
+/* Handles a MUL_MAT_ID node whose weight is experts in slots. */
+enum ggml_status st_moe_node(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim);
+/* Ends what is open, after the graph (or its failure). */
+void st_moe_finish(struct moe *moe, struct st_binding *b);
+uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch);
+
+/* Records the failure for st_binding_take_error. */
+enum ggml_status st_backend_fail(struct st_binding *b, const struct strata_error *err);
+
+#endif

@@ -1,0 +1,508 @@
+/*
+ * moe.c - expert nodes (MUL_MAT_ID) computed from slots.
+ *
+ * The experts a node needs are known when its ids are. Two ways:
+ *
+ *   together   They all fit into the layer's slots (always so in decode). One pass covers the gate,
+ *              up and down nodes of the layer: slots stand in for experts, slot numbers for ids.
+ *
+ *                ids   [7 99 7 12]     weight  [expert 0][expert 1]...[expert 127]
+ *                       |                       |
+ *                slots [0  2 0  1]     shadow  [slot 0: 7][slot 1: 12][slot 2: 99]
+ *
+ *   in rounds  A large batch needs more experts than there are slots. Each node goes through its
+ *              experts in rounds of half the slots, the next round being read while this one is
+ *              computed; the rows of a round's experts are gathered, multiplied and scattered.
+ *              Every needed expert is read once per node, and all rows of an expert are computed
+ *              in one call, as llama.cpp does (some kernels choose by the number of rows).
+ */
+#include "backend/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+/* Gathered rows and their results take at most this much memory. */
+#define SCRATCH_BYTES (32 * ST_MIB)
+#define SCRATCH_ROWS  64 /* ... but there is always room for so many rows */
+
+/* One row of the node: which token, which of its experts. */
+struct row {
+    int32_t token, pick;
+};
+
+struct moe {
+    /* The ids in effect: nodes of a layer share them. */
+    const struct ggml_tensor *ids;
+    int group;
+    int n_needed, cap_needed;
+    int *needed; /* distinct experts, in the order in which they are taken */
+    int *uses;   /* rows of each, by position in `needed` */
+    bool counted;
+
+    int n_expert;
+    int *seen; /* [n_expert] rows of each expert */
+    int cap_seen;
+    int *first_row; /* [n_expert + 1] where an expert's rows begin in `rows` */
+    struct row *rows; /* all rows, by expert */
+    int cap_rows;
+    struct row *picked; /* rows of the block being computed */
+    int cap_picked;
+
+    struct st_pass pass[2]; /* together: pass[0]; in rounds: this one and the next */
+    int32_t *slot_ids;
+    size_t cap_slot_ids;
+    int *slot_of; /* [n_expert] */
+
+    char *scratch;
+    size_t scratch_bytes;
+};
+
+struct moe *st_moe_new(void)
+{
+    struct moe *moe = st_xcalloc(1, sizeof *moe);
+    moe->pass[0].group = moe->pass[1].group = -1;
+    moe->group = -1;
+    return moe;
+}
+
+static void close_pass(struct st_binding *b, struct st_pass *pass)
+{
+    if (pass->group >= 0) {
+        st_stream_end(b->stream, pass);
+    }
+}
+
+void st_moe_finish(struct moe *moe, struct st_binding *b)
+{
+    close_pass(b, &moe->pass[0]);
+    close_pass(b, &moe->pass[1]);
+    moe->ids = NULL;
+    moe->group = -1;
+}
+
+void st_moe_free(struct moe *moe, struct st_binding *b)
+{
+    if (!moe) {
+        return;
+    }
+    if (b && b->stream) {
+        st_moe_finish(moe, b);
+    }
+    st_pass_release(&moe->pass[0]);
+    st_pass_release(&moe->pass[1]);
+    free(moe->needed);
+    free(moe->uses);
+    free(moe->seen);
+    free(moe->first_row);
+    free(moe->rows);
+    free(moe->picked);
+    free(moe->slot_ids);
+    free(moe->slot_of);
+    free(moe->scratch);
+    free(moe);
+}
+
+static uint64_t row_bytes(const struct claim *claim)
+{
+    return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
+}
+
+uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch)
+{
+    uint64_t most = 0;
+    for (int i = 0; i < b->weights->n_weights; i++) {
+        const struct st_weight *w = &b->weights->weights[i];
+        if (w->group >= 0) {
+            uint64_t row = row_bytes(&b->claims[w->tensor]);
+            uint64_t rows = (uint64_t)batch * (uint64_t)st_max(1, (uint64_t)b->catalog->n_expert_used);
+            most = st_max(most, st_min(rows * row, st_max(SCRATCH_BYTES, SCRATCH_ROWS * row)));
+        }
+    }
+    return most;
+}
+
+/* --- What the node needs ------------------------------------------------------------------- */
+
+static int id_at(const struct ggml_tensor *ids, int64_t pick, int64_t token)
+{
+    const char *at = (const char *)ids->data + token * (int64_t)ids->nb[1] +
+                     pick * (int64_t)ids->nb[0];
+    return *(const int32_t *)at;
+}
+
+static void reserve_experts(struct moe *moe, int n_expert, int n_rows)
+{
+    if (n_expert > moe->cap_seen) {
+        moe->cap_seen = n_expert;
+        size_t n = (size_t)n_expert;
+        free(moe->seen);
+        moe->seen = st_xcalloc(n, sizeof *moe->seen);
+        moe->first_row = st_xrealloc(moe->first_row, (n + 1) * sizeof *moe->first_row);
+        moe->needed = st_xrealloc(moe->needed, n * sizeof *moe->needed);
+        moe->uses = st_xrealloc(moe->uses, n * sizeof *moe->uses);
+        moe->slot_of = st_xrealloc(moe->slot_of, n * sizeof *moe->slot_of);
+    }
+    if (n_rows > moe->cap_rows) {
+        moe->cap_rows = n_rows;
+        moe->rows = st_xrealloc(moe->rows, (size_t)n_rows * sizeof *moe->rows);
+    }
+}
+
+/* Counts the rows of each expert. */
+static enum ggml_status survey(
+    struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids, int n_expert)
+{
+    int64_t n_pick = ids->ne[0], n_token = ids->ne[1];
+    reserve_experts(moe, n_expert, (int)(n_pick * n_token));
+    memset(moe->seen, 0, (size_t)n_expert * sizeof *moe->seen);
+    for (int64_t t = 0; t < n_token; t++) {
+        for (int64_t k = 0; k < n_pick; k++) {
+            int expert = id_at(ids, k, t);
+            if (expert < 0 || expert >= n_expert) {
+                struct strata_error error;
+                st_fail(&error, STRATA_E_LLAMA, "The model file may be damaged.",
+                    "the router chose expert %d of %d", expert, n_expert);
+                return st_backend_fail(b, &error);
+            }
+            moe->seen[expert]++;
+        }
+    }
+    moe->n_expert = n_expert;
+    return GGML_STATUS_SUCCESS;
+}
+
+/* Lists the distinct experts: those that have `parts` in memory first, before others could take
+ * their slots. */
+static void order_needed(struct moe *moe, struct st_binding *b, int group, uint32_t parts)
+{
+    moe->n_needed = 0;
+    for (int present = 1; present >= 0; present--) {
+        for (int e = 0; e < moe->n_expert; e++) {
+            if (moe->seen[e] && st_stream_has(b->stream, group, e, parts) == (present == 1)) {
+                moe->uses[moe->n_needed] = moe->seen[e];
+                moe->needed[moe->n_needed++] = e;
+            }
+        }
+    }
+}
+
+/* Sorts the rows by expert. */
+static void sort_rows(struct moe *moe, const struct ggml_tensor *ids)
+{
+    int n_expert = moe->n_expert;
+    int next = 0;
+    for (int e = 0; e < n_expert; e++) {
+        moe->first_row[e] = next;
+        next += moe->seen[e];
+    }
+    moe->first_row[n_expert] = next;
+    for (int64_t t = 0; t < ids->ne[1]; t++) {
+        for (int64_t k = 0; k < ids->ne[0]; k++) {
+            moe->rows[moe->first_row[id_at(ids, k, t)]++] =
+                (struct row){(int32_t)t, (int32_t)k};
+        }
+    }
+    for (int e = n_expert; e > 0; e--) { /* the fill moved each start to the next one's */
+        moe->first_row[e] = moe->first_row[e - 1];
+    }
+    moe->first_row[0] = 0;
+}
+
+/* --- Shadows ------------------------------------------------------------------------------- */
+
+/* The weight as a stack of slots. */
+static struct ggml_tensor *slots_tensor(
+    struct exec *ex, struct st_binding *b, const struct ggml_tensor *weight, struct claim *claim)
+{
+    uint64_t stride;
+    int n_slots;
+    void *base = st_stream_slots(b->stream, claim->weight, &stride, &n_slots);
+    struct ggml_tensor *shadow = st_exec_shadow_weight(ex, weight, claim, base);
+    shadow->ne[2] = n_slots;
+    shadow->nb[2] = stride;
+    shadow->nb[3] = stride * (size_t)n_slots;
+    return shadow;
+}
+
+/* A tensor over our own memory, next to `like`. */
+static struct ggml_tensor *plain_tensor(struct exec *ex, const struct ggml_tensor *like,
+    enum ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, void *data)
+{
+    struct ggml_tensor *t = st_exec_shadow(ex, like);
+    t->type = type;
+    t->op = GGML_OP_NONE;
+    t->view_src = NULL;
+    t->view_offs = 0;
+    t->extra = NULL;
+    t->data = data;
+    memset(t->src, 0, sizeof t->src);
+    t->ne[0] = ne0;
+    t->ne[1] = ne1;
+    t->ne[2] = ne2;
+    t->ne[3] = 1;
+    t->nb[0] = ggml_type_size(type);
+    t->nb[1] = t->nb[0] * (size_t)ne0;
+    t->nb[2] = t->nb[1] * (size_t)ne1;
+    t->nb[3] = t->nb[2] * (size_t)ne2;
+    return t;
+}
+
+static int32_t *slot_ids(struct moe *moe, size_t n)
+{
+    if (n > moe->cap_slot_ids) {
+        moe->cap_slot_ids = n;
+        moe->slot_ids = st_xrealloc(moe->slot_ids, n * sizeof *moe->slot_ids);
+    }
+    return moe->slot_ids;
+}
+
+static void note_slots(struct moe *moe, const struct st_pass *pass)
+{
+    for (int i = 0; i < pass->n; i++) {
+        moe->slot_of[pass->experts[i]] = pass->slots[i];
+    }
+}
+
+/* --- Together ------------------------------------------------------------------------------ */
+
+static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
+{
+    int32_t *out = slot_ids(moe, (size_t)(ids->ne[0] * ids->ne[1]));
+    note_slots(moe, &moe->pass[0]);
+    for (int64_t t = 0; t < ids->ne[1]; t++) {
+        for (int64_t k = 0; k < ids->ne[0]; k++) {
+            *out++ = moe->slot_of[id_at(ids, k, t)];
+        }
+    }
+}
+
+static enum ggml_status compute_together(struct exec *ex, struct st_binding *b,
+    struct ggml_tensor *node, struct claim *claim)
+{
+    struct moe *moe = ex->moe;
+    int part = b->weights->weights[claim->weight].part;
+    if (!st_stream_ready(b->stream, &moe->pass[0], part)) {
+        enum ggml_status status = st_exec_flush(ex, b); /* compute while it is being read */
+        if (status != GGML_STATUS_SUCCESS) {
+            return status;
+        }
+        struct strata_error error;
+        if (st_stream_wait(b->stream, &moe->pass[0], part, &error) != STRATA_OK) {
+            return st_backend_fail(b, &error);
+        }
+    }
+    const struct ggml_tensor *ids = node->src[2];
+    struct ggml_tensor *shadow = st_exec_shadow(ex, node);
+    shadow->src[0] = slots_tensor(ex, b, node->src[0], claim);
+    shadow->src[2] =
+        plain_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
+    st_exec_defer(ex, shadow);
+    return GGML_STATUS_SUCCESS;
+}
+
+/* --- In rounds ----------------------------------------------------------------------------- */
+
+/* Some rows of the node, gathered to and scattered from compact tensors. */
+struct block {
+    const struct ggml_tensor *node;
+    const struct row *rows;
+    int n;
+    struct ggml_tensor *input, *output;
+};
+
+static void gather(struct ggml_tensor *dst, int ith, int nth, void *user)
+{
+    const struct block *block = user;
+    const struct ggml_tensor *from = block->node->src[1];
+    (void)dst;
+    for (int i = ith; i < block->n; i += nth) {
+        struct row r = block->rows[i];
+        memcpy((char *)block->input->data + (size_t)i * block->input->nb[2],
+            (const char *)from->data + (size_t)(r.pick % from->ne[1]) * from->nb[1] +
+                (size_t)r.token * from->nb[2],
+            block->input->nb[1]);
+    }
+}
+
+static void scatter(struct ggml_tensor *dst, int ith, int nth, void *user)
+{
+    const struct block *block = user;
+    const struct ggml_tensor *to = block->node;
+    (void)dst;
+    for (int i = ith; i < block->n; i += nth) {
+        struct row r = block->rows[i];
+        memcpy((char *)to->data + (size_t)r.pick * to->nb[1] + (size_t)r.token * to->nb[2],
+            (const char *)block->output->data + (size_t)i * block->output->nb[2],
+            block->output->nb[1]);
+    }
+}
+
+/* Computes moe->picked[0 .. n), whose slots are in moe->slot_ids. */
+static enum ggml_status compute_block(struct exec *ex, struct st_binding *b,
+    struct ggml_tensor *node, struct claim *claim, int n)
+{
+    struct moe *moe = ex->moe;
+    struct block block = {.node = node, .rows = moe->picked, .n = n};
+    int64_t k = node->src[1]->ne[0], m = node->ne[0];
+    block.input = plain_tensor(ex, node, GGML_TYPE_F32, k, 1, n, moe->scratch);
+    block.output = plain_tensor(
+        ex, node, GGML_TYPE_F32, m, 1, n, moe->scratch + (size_t)n * (size_t)k * sizeof(float));
+    struct ggml_tensor *product = st_exec_shadow(ex, node);
+    product->data = block.output->data;
+    product->view_src = NULL;
+    memcpy(product->ne, block.output->ne, sizeof product->ne);
+    memcpy(product->nb, block.output->nb, sizeof product->nb);
+    product->src[0] = slots_tensor(ex, b, node->src[0], claim);
+    product->src[1] = block.input;
+    product->src[2] = plain_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, moe->slot_ids);
+
+    st_workers_reset_ops(&ex->workers);
+    st_exec_defer(ex, st_workers_op(&ex->workers, gather, &block));
+    st_exec_defer(ex, product);
+    st_exec_defer(ex, st_workers_op(&ex->workers, scatter, &block));
+    return st_exec_flush(ex, b);
+}
+
+static int max_rows(const struct claim *claim)
+{
+    return (int)st_max(SCRATCH_ROWS, SCRATCH_BYTES / row_bytes(claim));
+}
+
+/* Memory for the largest block of the node: all its rows, or as many as scratch allows. */
+static void reserve_block(struct moe *moe, const struct claim *claim, int n_rows)
+{
+    int n = n_rows < max_rows(claim) ? n_rows : max_rows(claim);
+    size_t bytes = (size_t)n * row_bytes(claim);
+    if (bytes > moe->scratch_bytes) {
+        free(moe->scratch);
+        moe->scratch = st_xmalloc(bytes);
+        moe->scratch_bytes = bytes;
+    }
+    if (n > moe->cap_picked) {
+        moe->cap_picked = n;
+        moe->picked = st_xrealloc(moe->picked, (size_t)n * sizeof *moe->picked);
+    }
+    slot_ids(moe, (size_t)n);
+}
+
+/* Computes the pass's experts: whole experts together while they fit into a block; one that alone
+ * does not, in equal pieces (equal, so that none falls below a kernel's batch threshold). */
+static enum ggml_status compute_round(struct exec *ex, struct st_binding *b,
+    struct ggml_tensor *node, struct claim *claim, const struct st_pass *pass)
+{
+    struct moe *moe = ex->moe;
+    int limit = max_rows(claim), filled = 0;
+    enum ggml_status status = GGML_STATUS_SUCCESS;
+    for (int i = 0; i < pass->n && status == GGML_STATUS_SUCCESS; i++) {
+        const struct row *rows = &moe->rows[moe->first_row[pass->experts[i]]];
+        int n = moe->seen[pass->experts[i]];
+        int pieces = (n + limit - 1) / limit;
+        for (int p = 0; p < pieces && status == GGML_STATUS_SUCCESS; p++) {
+            int from = (int)((int64_t)n * p / pieces), to = (int)((int64_t)n * (p + 1) / pieces);
+            if (filled + to - from > limit) {
+                status = compute_block(ex, b, node, claim, filled);
+                filled = 0;
+            }
+            for (int r = from; r < to; r++) {
+                moe->picked[filled] = rows[r];
+                moe->slot_ids[filled++] = pass->slots[i];
+            }
+        }
+    }
+    return status == GGML_STATUS_SUCCESS && filled > 0
+               ? compute_block(ex, b, node, claim, filled)
+               : status;
+}
+
+static enum ggml_status compute_in_rounds(struct exec *ex, struct st_binding *b,
+    struct ggml_tensor *node, struct claim *claim)
+{
+    struct moe *moe = ex->moe;
+    const struct st_weight *w = &b->weights->weights[claim->weight];
+    uint32_t parts = 1u << w->part;
+    int per_round = st_stream_pass_limit(b->stream, w->group, false);
+    bool ahead = per_round < st_stream_pass_limit(b->stream, w->group, true);
+    int *uses = moe->counted ? NULL : moe->uses;
+    int n_rounds = (moe->n_needed + per_round - 1) / per_round;
+    struct strata_error error;
+    enum ggml_status status = st_exec_flush(ex, b);
+
+    reserve_block(moe, claim, (int)(node->src[2]->ne[0] * node->src[2]->ne[1]));
+    order_needed(moe, b, w->group, parts);
+    int begun = 0;
+    for (int round = 0; round < n_rounds && status == GGML_STATUS_SUCCESS; round++) {
+        struct st_pass *pass = &moe->pass[round % 2];
+        for (; begun < n_rounds && begun <= round + (ahead ? 1 : 0); begun++) {
+            int first = begun * per_round;
+            int n = moe->n_needed - first < per_round ? moe->n_needed - first : per_round;
+            if (st_stream_begin(b->stream, &moe->pass[begun % 2], w->group, moe->needed + first,
+                    uses ? uses + first : NULL, n, parts, &error) != STRATA_OK) {
+                return st_backend_fail(b, &error);
+            }
+        }
+        if (st_stream_wait(b->stream, pass, w->part, &error) != STRATA_OK) {
+            return st_backend_fail(b, &error);
+        }
+        status = compute_round(ex, b, node, claim, pass);
+        close_pass(b, pass);
+    }
+    moe->counted = true;
+    return status;
+}
+
+/* --- A node -------------------------------------------------------------------------------- */
+
+/* Opens the pass for new ids, if all their experts fit into the slots at once. */
+static enum ggml_status new_ids(struct exec *ex, struct st_binding *b, struct ggml_tensor *node,
+    const struct st_weight *w)
+{
+    struct moe *moe = ex->moe;
+    const struct st_group *group = &b->weights->groups[w->group];
+    enum ggml_status status = st_exec_flush(ex, b); /* the ids are a result; pins may go */
+    if (status != GGML_STATUS_SUCCESS) {
+        return status;
+    }
+    st_moe_finish(moe, b);
+    uint32_t all = (1u << group->n_parts) - 1;
+    status = survey(moe, b, node->src[2], group->n_expert);
+    if (status != GGML_STATUS_SUCCESS) {
+        return status;
+    }
+    order_needed(moe, b, w->group, all);
+    moe->ids = node->src[2];
+    moe->group = w->group;
+    moe->counted = false;
+    if (moe->n_needed > st_stream_pass_limit(b->stream, w->group, true)) {
+        sort_rows(moe, node->src[2]);
+        return GGML_STATUS_SUCCESS;
+    }
+    struct strata_error error;
+    if (st_stream_begin(b->stream, &moe->pass[0], w->group, moe->needed, moe->uses, moe->n_needed,
+            all, &error) != STRATA_OK) {
+        return st_backend_fail(b, &error);
+    }
+    moe->counted = true;
+    translate_ids(moe, node->src[2]);
+    return GGML_STATUS_SUCCESS;
+}
+
+enum ggml_status st_moe_node(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
+{
+    struct moe *moe = ex->moe;
+    const struct st_weight *w = &b->weights->weights[claim->weight];
+    if (moe->ids != node->src[2] || moe->group != w->group) {
+        enum ggml_status status = new_ids(ex, b, node, w);
+        if (status != GGML_STATUS_SUCCESS) {
+            return status;
+        }
+    }
+    if (moe->n_needed == 0) {
+        return GGML_STATUS_SUCCESS; /* a batch without tokens */
+    }
+    return moe->pass[0].group >= 0 ? compute_together(ex, b, node, claim)
+                                   : compute_in_rounds(ex, b, node, claim);
+}

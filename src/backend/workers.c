@@ -1,0 +1,210 @@
+/* workers.c - the CPU backend that computes for us, its threads, and repacking on all of them. */
+#include "backend/internal.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+static void *cpu_proc(const struct workers *w, const char *name)
+{
+    return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(w->cpu_dev), name);
+}
+
+/* Functions of the CPU backend, which is loaded at run time and found by name. */
+typedef ggml_threadpool_t (*threadpool_new)(struct ggml_threadpool_params *params);
+typedef void (*threadpool_free)(ggml_threadpool_t pool);
+typedef void (*set_threadpool)(ggml_backend_t cpu, ggml_threadpool_t pool);
+
+bool st_workers_init(struct workers *w)
+{
+    *w = (struct workers){0};
+    w->cpu_dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    w->cpu = w->cpu_dev ? ggml_backend_dev_init(w->cpu_dev, NULL) : NULL;
+    return w->cpu != NULL;
+}
+
+static void free_pool(struct workers *w)
+{
+    threadpool_free release = (threadpool_free)cpu_proc(w, "ggml_threadpool_free");
+    if (w->pool && release) {
+        release(w->pool);
+    }
+    w->pool = NULL;
+}
+
+void st_workers_release(struct workers *w)
+{
+    ggml_free(w->graph_ctx);
+    ggml_free(w->op_ctx);
+    ggml_backend_free(w->cpu);
+    free_pool(w);
+}
+
+void st_workers_set_threads(struct workers *w, int n_threads)
+{
+    if (n_threads == w->n_threads) {
+        return;
+    }
+    threadpool_new make = (threadpool_new)cpu_proc(w, "ggml_threadpool_new");
+    set_threadpool use = (set_threadpool)cpu_proc(w, "ggml_backend_cpu_set_threadpool");
+    if (make && use && n_threads > w->pool_threads) {
+        struct ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
+        ggml_threadpool_t pool = make(&params);
+        use(w->cpu, pool);
+        free_pool(w);
+        w->pool = pool;
+        w->pool_threads = n_threads;
+    }
+    ggml_backend_set_n_threads_t set =
+        (ggml_backend_set_n_threads_t)cpu_proc(w, "ggml_backend_set_n_threads");
+    if (set) {
+        set(w->cpu, n_threads);
+    }
+    w->n_threads = n_threads;
+}
+
+void st_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user)
+{
+    ggml_backend_set_abort_callback_t set =
+        (ggml_backend_set_abort_callback_t)cpu_proc(w, "ggml_backend_set_abort_callback");
+    if (set) {
+        set(w->cpu, hook, user);
+    }
+}
+
+enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n)
+{
+    if (n == 0) {
+        return GGML_STATUS_SUCCESS;
+    }
+    if (n > w->graph_size) {
+        w->graph_size = n * 2 > 1024 ? n * 2 : 1024;
+        ggml_free(w->graph_ctx);
+        struct ggml_init_params params = {
+            .mem_size = ggml_graph_overhead_custom((size_t)w->graph_size, false) +
+                        ggml_tensor_overhead(),
+            .no_alloc = true,
+        };
+        w->graph_ctx = ggml_init(params);
+        w->graph = ggml_new_graph_custom(w->graph_ctx, (size_t)w->graph_size, false);
+    }
+    ggml_graph_clear(w->graph);
+    for (int i = 0; i < n; i++) {
+        ggml_graph_add_node(w->graph, nodes[i]);
+    }
+    return ggml_backend_graph_compute(w->cpu, w->graph);
+}
+
+/* --- Our own work on ggml's threads -------------------------------------------------------- */
+
+#define MAX_OPS 8
+
+struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void *user)
+{
+    if (!w->op_ctx) {
+        struct ggml_init_params params = {
+            .mem_size = MAX_OPS * (ggml_tensor_overhead() + 64), .no_alloc = true};
+        w->op_ctx = ggml_init(params);
+    }
+    struct ggml_tensor *op = ggml_custom_4d(
+        w->op_ctx, GGML_TYPE_I8, 1, 1, 1, 1, NULL, 0, fun, GGML_N_TASKS_MAX, user);
+    op->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    return op;
+}
+
+void st_workers_reset_ops(struct workers *w)
+{
+    if (w->op_ctx) {
+        ggml_reset(w->op_ctx);
+    }
+}
+
+/* --- Arrivals: repacking ------------------------------------------------------------------- */
+
+/* Rows per piece of work. The interleaved layouts group 4, 8 or 16 rows; a multiple of 32 rows
+ * repacks to the same bytes alone as within the whole. */
+#define PIECE_ROWS 64
+#define PIECE_STEP 32
+
+struct arriving {
+    const struct st_binding *binding;
+    const struct st_arrival *arrivals;
+    int n;
+    atomic_int next; /* piece */
+    int pieces;
+};
+
+static int64_t pieces_of(const struct claim *claim)
+{
+    bool by_rows = claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 &&
+                   claim->unit_ne[1] % PIECE_STEP == 0 &&
+                   strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0;
+    return by_rows ? (claim->unit_ne[1] + PIECE_ROWS - 1) / PIECE_ROWS : 1;
+}
+
+/* Puts rows [first, first + rows) of a unit into place. */
+static void put_rows(const struct claim *claim, const struct st_arrival *a, int64_t first,
+    int64_t rows, uint64_t file_bytes)
+{
+    size_t row_bytes = ggml_row_size(claim->type, claim->unit_ne[0]);
+    if (!claim->layout) {
+        memcpy(a->dest, a->raw, file_bytes);
+        return;
+    }
+    struct ggml_tensor t = {.type = claim->type,
+        .buffer = claim->form_buffer,
+        .extra = claim->form_extra,
+        .ne = {claim->unit_ne[0], rows, claim->unit_ne[2], claim->unit_ne[3]},
+        .data = (char *)a->dest + (size_t)first * row_bytes};
+    t.nb[0] = ggml_type_size(t.type);
+    t.nb[1] = row_bytes;
+    t.nb[2] = t.nb[1] * (size_t)t.ne[1];
+    t.nb[3] = t.nb[2] * (size_t)t.ne[2];
+    t.buffer->iface.set_tensor(
+        t.buffer, &t, (const char *)a->raw + (size_t)first * row_bytes, 0, ggml_nbytes(&t));
+}
+
+static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
+{
+    struct arriving *job = user;
+    (void)dst;
+    (void)ith;
+    (void)nth;
+    for (int piece; (piece = atomic_fetch_add(&job->next, 1)) < job->pieces;) {
+        int skip = piece;
+        const struct st_arrival *a = job->arrivals;
+        const struct st_weight *w;
+        const struct claim *claim;
+        for (;; a++) {
+            w = &job->binding->weights->weights[a->weight];
+            claim = &job->binding->claims[w->tensor];
+            int n = (int)pieces_of(claim);
+            if (skip < n) {
+                break;
+            }
+            skip -= n;
+        }
+        int64_t n = pieces_of(claim), rows = claim->unit_ne[1];
+        int64_t first = n == 1 ? 0 : (int64_t)skip * PIECE_ROWS;
+        int64_t count = n == 1 ? rows : rows - first < PIECE_ROWS ? rows - first : PIECE_ROWS;
+        put_rows(claim, a, first, count, w->file_bytes);
+    }
+}
+
+void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
+{
+    struct st_binding *b = user;
+    struct arriving job = {.binding = b, .arrivals = arrivals, .n = n};
+    for (int i = 0; i < n; i++) {
+        const struct st_weight *w = &b->weights->weights[arrivals[i].weight];
+        job.pieces += (int)pieces_of(&b->claims[w->tensor]);
+    }
+    struct workers *workers = &b->exec->workers;
+    st_workers_reset_ops(workers);
+    struct ggml_tensor *op = st_workers_op(workers, arrive_pieces, &job);
+    if (st_workers_compute(workers, &op, 1) != GGML_STATUS_SUCCESS) {
+        ST_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
+    }
+}

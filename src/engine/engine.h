@@ -1,0 +1,44 @@
+/* engine.h - what the files of this module share: the insides of a model and a session. */
+#ifndef ST_ENGINE_ENGINE_H
+#define ST_ENGINE_ENGINE_H
+
+#include "backend/backend.h"
+#include "llama.h"
+#include "model/vgguf.h"
+#include "strata.h"
+
+struct strata_model {
+    struct st_catalog *catalog;
+    struct st_binding *binding; /* NULL when llama.cpp holds all weights itself */
+    struct st_plan *plan;
+    struct llama_model *llama;
+    struct llama_context *ctx;
+    const struct llama_vocab *vocab;
+    struct strata_model_options options; /* with every default filled in */
+    struct strata_placement placement;
+    ggml_threadpool_t pool; /* of a plain model; a streamed one computes with the device's */
+    double disk_bytes_per_s;
+    double load_s;
+    uint64_t load_read_bytes;
+    bool in_session;
+};
+
+struct strata_session {
+    struct strata_model *model;
+    struct llama_sampler *sampler;
+    uint32_t n_past;
+    size_t n_rows; /* rows of logits of the last eval */
+    bool all_rows;
+    bool broken; /* a failure left state that cannot be taken back */
+
+    /* Figures: time and bytes by kind of pass. */
+    uint64_t prompt_tokens, generated_tokens;
+    uint64_t prompt_ns, decode_ns, first_token_ns;
+    uint64_t decode_read_bytes;
+    uint64_t stall_ns;
+};
+
+/* Bytes the read engine has moved so far. */
+uint64_t st_model_read_bytes(const struct strata_model *model);
+
+#endif

@@ -1,0 +1,116 @@
+#include "engine/guard.h"
+
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <string>
+
+extern "C" {
+#include "base/error.h"
+#include "base/log.h"
+}
+
+static thread_local bool guarded;
+static thread_local std::string last_words;
+
+/* Called by ggml before it aborts. Within a guarded call, leaves by exception instead. */
+static void on_abort(const char *message)
+{
+    if (guarded) {
+        throw std::runtime_error(message);
+    }
+    st_log(STRATA_LOG_ERROR, "%s", message);
+}
+
+/* llama.cpp logs why, and then throws or returns NULL without saying. */
+static void on_log(enum ggml_log_level level, const char *text, void *)
+{
+    std::string line(text);
+    while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) {
+        line.pop_back();
+    }
+    if (line.empty() || line == ".") {
+        return;
+    }
+    if (level == GGML_LOG_LEVEL_ERROR) {
+        last_words = line;
+    }
+    st_log(level == GGML_LOG_LEVEL_ERROR ? STRATA_LOG_INFO : STRATA_LOG_DEBUG, "llama.cpp: %s",
+        line.c_str());
+}
+
+void st_guard_init(void)
+{
+    llama_log_set(on_log, nullptr);
+    ggml_set_abort_callback(on_abort);
+}
+
+/* Runs `call`; its exceptions, and a false result, become E_LLAMA with llama.cpp's last words. */
+template <typename Call>
+static enum strata_status guard(struct strata_error *err, const char *hint, const char *what, Call call)
+{
+    std::string why;
+    bool ok = false;
+    last_words.clear();
+    guarded = true;
+    try {
+        ok = call();
+    } catch (const std::exception &e) {
+        why = e.what();
+    } catch (...) {
+        why = "unknown exception";
+    }
+    guarded = false;
+    if (ok) {
+        return STRATA_OK;
+    }
+    if (why.empty()) {
+        why = last_words.empty() ? "no reason given" : last_words;
+    }
+    return st_fail(err, STRATA_E_LLAMA, hint, "llama.cpp cannot %s: %s", what, why.c_str());
+}
+
+enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
+    struct llama_model **out, struct strata_error *err)
+{
+    return guard(err, "Check that this llama.cpp version knows the model, and that the file is complete.",
+        "load the model", [&] {
+            struct llama_model *model = llama_model_load_from_file_ptr(file, params);
+            if (model) {
+                *out = model;
+            }
+            return model != nullptr;
+        });
+}
+
+enum strata_status st_guard_context(struct llama_model *model, struct llama_context_params params,
+    struct llama_context **out, struct strata_error *err)
+{
+    return guard(err, "Try a smaller --ctx.", "make a context", [&] {
+        struct llama_context *ctx = llama_init_from_model(model, params);
+        if (ctx) {
+            *out = ctx;
+        }
+        return ctx != nullptr;
+    });
+}
+
+enum strata_status st_guard_decode(struct llama_context *ctx, struct llama_batch batch, int *code,
+    struct strata_error *err)
+{
+    return guard(err, "", "evaluate the tokens", [&] {
+        *code = llama_decode(ctx, batch);
+        return *code == 0;
+    });
+}
+
+enum strata_status st_guard_tokenize(const struct llama_vocab *vocab, const char *text,
+    int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
+    struct strata_error *err)
+{
+    return guard(err, "Give token ids with --tokens.", "tokenize the text", [&] {
+        int32_t got = llama_tokenize(vocab, text, length, tokens, cap, special, special);
+        *n = got < 0 ? -got : got;
+        return got != INT32_MIN;
+    });
+}

@@ -1,0 +1,39 @@
+/*
+ * guard.h - calls into llama.cpp that may throw, as calls that return an error.
+ *
+ * llama.cpp throws C++ exceptions for bad models and failed graphs, and aborts on inputs it thinks
+ * impossible. Inside a guarded call both become a status; an abort outside of one (or on another
+ * thread) stays an abort. Outputs are set only on success.
+ */
+#ifndef ST_ENGINE_GUARD_H
+#define ST_ENGINE_GUARD_H
+
+#include <stdio.h>
+
+#include "llama.h"
+#include "strata.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Sends llama.cpp's and ggml's messages to our log (warnings and errors also become the text of
+ * the next guarded failure). Call once, first. */
+void st_guard_init(void);
+
+enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
+    struct llama_model **out, struct strata_error *err);
+enum strata_status st_guard_context(struct llama_model *model, struct llama_context_params params,
+    struct llama_context **out, struct strata_error *err);
+/* E_LLAMA when llama_decode returns non-zero; *code is what it returned. */
+enum strata_status st_guard_decode(struct llama_context *ctx, struct llama_batch batch, int *code,
+    struct strata_error *err);
+enum strata_status st_guard_tokenize(const struct llama_vocab *vocab, const char *text,
+    int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
+    struct strata_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,43 @@
+#define _GNU_SOURCE /* dladdr */
+#include "engine/libs.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "engine/guard.h"
+#include "llama.h"
+
+static bool have_cpu(void)
+{
+    return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) != NULL;
+}
+
+enum strata_status st_libs_load(struct strata_error *err)
+{
+    static bool done;
+    if (done) {
+        return STRATA_OK;
+    }
+    st_guard_init();
+    llama_backend_init();
+    Dl_info info;
+    char dir[4096] = "";
+    if (!have_cpu() && dladdr((void *)llama_backend_init, &info) && info.dli_fname) {
+        const char *slash = strrchr(info.dli_fname, '/');
+        if (slash) {
+            snprintf(dir, sizeof dir, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
+            ggml_backend_load_all_from_path(dir);
+        }
+    }
+    if (!have_cpu()) {
+        ggml_backend_load_all_from_path(STRATA_LLAMA_LIB_DIR);
+    }
+    if (!have_cpu()) {
+        return st_fail(err, STRATA_E_UNSUPPORTED, "Reinstall, or run `make build` again.",
+            "no ggml CPU library (libggml-cpu-*) in %s or " STRATA_LLAMA_LIB_DIR, dir);
+    }
+    done = true;
+    return STRATA_OK;
+}

@@ -1,0 +1,351 @@
+/*
+ * model.c - loading: catalogue, llama.cpp's part, what is left of the budget, the plan, our part.
+ *
+ *      catalogue ---> fits with room to spare? ---> plain llama.cpp, nothing in the way
+ *          |
+ *          v no
+ *      llama.cpp loads what we do not claim; makes the context (KV cache and compute buffers)
+ *          |        so what is left of the budget is known, not estimated
+ *          v
+ *      plan ---> stream: kept weights read, slots and ring taken
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "engine/engine.h"
+#include "engine/guard.h"
+#include "engine/libs.h"
+#include "hw/disk.h"
+#include "os/memory.h"
+
+/* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
+ * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
+#define SLACK_BYTES (64 * ST_MIB)
+#define PROBE_SECONDS 0.2
+#define BATCH_DEFAULT 512
+#define CTX_DEFAULT   4096
+
+void strata_model_options_init(struct strata_model_options *options)
+{
+    *options = (struct strata_model_options){.repack = true, .io_method = "auto"};
+}
+
+/* --- Budget -------------------------------------------------------------------------------- */
+
+/* What is free now, less a part that the rest of the machine may need at any time. */
+static uint64_t default_budget(void)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
+    uint64_t spare = st_max(room / 10, st_min(512 * ST_MIB, room / 4));
+    return room - spare;
+}
+
+/* Whether all weights and a generous guess of everything else go into the budget. */
+static bool fits_easily(const struct strata_model *m)
+{
+    uint64_t weights = m->catalog->tensor_bytes;
+    uint64_t rest = st_max(weights / 8, 256 * ST_MIB) + SLACK_BYTES;
+    return m->options.weights_mem_bytes == 0 &&
+           weights + rest + st_memory_rss() <= m->placement.budget_bytes;
+}
+
+/* Input masks of llama.cpp's own (small) compute buffers, and the slack. */
+static uint64_t reserve_bytes(const struct strata_model *m)
+{
+    return SLACK_BYTES + 2 * sizeof(float) * (uint64_t)m->options.ctx * m->options.batch;
+}
+
+/* --- llama.cpp's part ---------------------------------------------------------------------- */
+
+static bool report(float fraction, void *user)
+{
+    struct strata_model *m = user;
+    if (!m->options.progress) {
+        return true;
+    }
+    return m->options.progress(m->binding ? "loading small tensors" : "loading weights",
+        (uint64_t)((double)fraction * 1e6), 1000000, m->options.progress_user);
+}
+
+static enum strata_status load_llama(struct strata_model *m, struct strata_error *err)
+{
+    static ggml_backend_dev_t no_devices[] = {NULL};
+    struct llama_model_params params = llama_model_default_params();
+    params.devices = no_devices;
+    params.n_gpu_layers = 0;
+    params.load_mode = LLAMA_LOAD_MODE_NONE;
+    params.lazy_mode = LLAMA_LAZY_MODE_OFF;
+    params.use_extra_bufts = m->options.repack;
+    params.progress_callback = report;
+    params.progress_callback_user_data = m;
+
+    struct st_vgguf_stats stats = {0};
+    struct strata_error io_error = {0};
+    FILE *file;
+    enum strata_status status = st_vgguf_open(m->catalog, m->binding ? st_binding_skips : NULL,
+        m->binding, &stats, &io_error, &file, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    status = st_guard_load(file, params, &m->llama, err);
+    fclose(file);
+    m->load_read_bytes = stats.read_bytes;
+    if (status != STRATA_OK && io_error.status != STRATA_OK) {
+        if (err) {
+            *err = io_error; /* names the file and the place, which llama.cpp cannot */
+        }
+        return io_error.status;
+    }
+    return status;
+}
+
+static enum strata_status make_context(struct strata_model *m, struct strata_error *err)
+{
+    struct llama_context_params params = llama_context_default_params();
+    params.n_ctx = m->options.ctx;
+    params.n_batch = m->options.batch;
+    params.n_ubatch = m->options.batch;
+    params.n_seq_max = 1;
+    params.n_threads = m->options.threads;
+    params.n_threads_batch = m->options.threads;
+    params.no_perf = true;
+    if (m->binding) {
+        /* What "auto" comes to on the CPU. With auto, llama.cpp would switch it off because the
+         * attention is computed on our device and the layer is counted as the CPU's. */
+        params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    }
+    return st_guard_context(m->llama, params, &m->ctx, err);
+}
+
+/* One pool for llama.cpp's CPU backend and ours: two would spin against each other. */
+static void share_threads(struct strata_model *m)
+{
+    ggml_threadpool_t pool = m->binding ? st_binding_threadpool(m->binding) : NULL;
+    if (!m->binding) {
+        ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+        ggml_threadpool_t (*make)(struct ggml_threadpool_params *) =
+            (ggml_threadpool_t(*)(struct ggml_threadpool_params *))
+                ggml_backend_reg_get_proc_address(
+                    ggml_backend_dev_backend_reg(cpu), "ggml_threadpool_new");
+        struct ggml_threadpool_params params = ggml_threadpool_params_default(m->options.threads);
+        m->pool = pool = make ? make(&params) : NULL;
+    }
+    if (pool) {
+        llama_attach_threadpool(m->ctx, pool, pool);
+    }
+}
+
+static void free_threads(struct strata_model *m)
+{
+    if (m->pool) {
+        ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+        void (*release)(ggml_threadpool_t) = (void (*)(ggml_threadpool_t))
+            ggml_backend_reg_get_proc_address(
+                ggml_backend_dev_backend_reg(cpu), "ggml_threadpool_free");
+        release(m->pool);
+    }
+}
+
+/* --- Our part ------------------------------------------------------------------------------ */
+
+static enum strata_status plan_weights(struct strata_model *m, struct strata_error *err)
+{
+    const struct st_weights *weights = st_binding_weights(m->binding);
+    uint64_t held = st_memory_rss() +
+                    st_binding_compute_bytes(m->binding, (int)m->options.batch) +
+                    reserve_bytes(m);
+    uint64_t minimum = st_plan_minimum(weights), budget = m->placement.budget_bytes;
+    m->placement.context_bytes = held;
+    m->placement.minimum_bytes = held + minimum;
+    uint64_t room = m->options.weights_mem_bytes;
+    if (room == 0) {
+        room = budget > held ? budget - held : 0;
+        if (room < minimum) {
+            char hint[sizeof err->hint];
+            snprintf(hint, sizeof hint, "Give at least --mem %lluM, or a smaller --ctx or --batch.",
+                (unsigned long long)((held + minimum) / ST_MIB + 1));
+            return st_fail(err, STRATA_E_NOFIT, hint,
+                "a budget of %s is too small: the context and llama.cpp need %s, the weights at "
+                "least %s",
+                ST_SIZE(budget), ST_SIZE(held), ST_SIZE(minimum));
+        }
+    }
+    return st_plan_make(weights, room, &m->plan, err);
+}
+
+static enum strata_status start_streaming(struct strata_model *m, struct strata_error *err)
+{
+    struct st_io_options io;
+    st_io_options_init(&io);
+    io.method = m->options.io_method;
+    enum strata_status status = plan_weights(m, err);
+    if (status == STRATA_OK) {
+        status = st_binding_start(
+            m->binding, m->plan, &io, m->options.progress, m->options.progress_user, err);
+    }
+    if (status == STRATA_OK && !m->plan->everything_fits) {
+        m->disk_bytes_per_s =
+            st_disk_bandwidth(m->catalog->files, m->catalog->n_files, &io, PROBE_SECONDS);
+    }
+    return status;
+}
+
+static void describe_placement(struct strata_model *m)
+{
+    struct strata_placement *p = &m->placement;
+    p->weights_bytes = m->catalog->tensor_bytes;
+    p->fits = !m->binding;
+    p->resident_bytes = p->weights_bytes;
+    if (!m->binding) {
+        return;
+    }
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    p->resident_bytes -= ws->dense_bytes + ws->expert_bytes < p->resident_bytes
+                             ? ws->dense_bytes + ws->expert_bytes
+                             : p->resident_bytes;
+    p->resident_bytes += m->plan->resident_bytes;
+    p->cache_bytes = m->plan->cache_bytes;
+    p->ring_bytes = m->plan->ring_bytes;
+    p->streamed_bytes = m->plan->streamed_bytes;
+    p->n_slots = m->plan->shared_slots;
+    for (int g = 0; g < ws->n_groups; g++) {
+        p->n_slots += m->plan->slots ? m->plan->slots[g] : 0;
+        p->n_experts += ws->groups[g].n_expert;
+    }
+}
+
+/* --- All of it ----------------------------------------------------------------------------- */
+
+static enum strata_status fill_defaults(struct strata_model *m, struct strata_error *err)
+{
+    struct strata_model_options *o = &m->options;
+    if (o->threads == 0) {
+        o->threads = st_cpu_count();
+    }
+    if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
+        return st_fail(err, STRATA_E_USAGE, "", "%d threads: must be 1 to %d", o->threads,
+            GGML_MAX_N_THREADS);
+    }
+    o->batch = o->batch ? o->batch : BATCH_DEFAULT;
+    o->io_method = o->io_method ? o->io_method : "auto";
+    m->placement.budget_bytes = o->mem_bytes ? o->mem_bytes : default_budget();
+    return STRATA_OK;
+}
+
+/* The reference must hold everything: say so before the machine suffers. */
+static enum strata_status check_plain(const struct strata_model *m, struct strata_error *err)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t needed = m->catalog->tensor_bytes + SLACK_BYTES, room = st_memory_headroom(&state);
+    if (needed > room) {
+        return st_fail(err, STRATA_E_NOFIT, "Verify on a machine with more memory.",
+            "plain llama.cpp needs %s for the weights, %s is free", ST_SIZE(needed),
+            ST_SIZE(room));
+    }
+    return STRATA_OK;
+}
+
+static uint32_t choose_ctx(const struct strata_model *m)
+{
+    uint32_t trained = (uint32_t)llama_model_n_ctx_train(m->llama);
+    uint32_t limit = trained > 0 && trained < CTX_DEFAULT ? trained : CTX_DEFAULT;
+    return m->options.ctx ? m->options.ctx : limit;
+}
+
+static enum strata_status load(struct strata_model *m, const char *path, struct strata_error *err)
+{
+    enum strata_status status = st_libs_load(err);
+    if (status == STRATA_OK) {
+        status = fill_defaults(m, err);
+    }
+    if (status == STRATA_OK) {
+        status = st_catalog_open(path, true, &m->catalog, err);
+    }
+    if (status == STRATA_OK && m->options.plain) {
+        status = check_plain(m, err);
+    }
+    if (status != STRATA_OK) {
+        return status;
+    }
+    if (!m->options.plain && !fits_easily(m)) {
+        m->binding = st_binding_new(m->catalog, m->options.repack);
+    }
+    status = load_llama(m, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    if (!llama_model_has_decoder(m->llama) || llama_model_has_encoder(m->llama)) {
+        return st_fail(err, STRATA_E_UNSUPPORTED, "Strata runs decoder-only language models.",
+            "%s: models of architecture '%s' do not generate text", path, m->catalog->arch);
+    }
+    m->vocab = llama_model_get_vocab(m->llama);
+    m->options.ctx = choose_ctx(m);
+    m->options.batch = (uint32_t)st_min(m->options.batch, m->options.ctx);
+    if (m->binding) {
+        st_binding_weights(m->binding);
+    }
+    status = make_context(m, err);
+    if (status == STRATA_OK) {
+        share_threads(m);
+        status = m->binding ? start_streaming(m, err) : STRATA_OK;
+    }
+    return status;
+}
+
+enum strata_status strata_model_load(const char *path, const struct strata_model_options *options,
+    struct strata_model **out, struct strata_error *err)
+{
+    uint64_t before = st_now_ns();
+    struct strata_model *m = st_xcalloc(1, sizeof *m);
+    m->options = *options;
+    enum strata_status status = load(m, path, err);
+    if (status != STRATA_OK) {
+        strata_model_free(m);
+        return status;
+    }
+    describe_placement(m);
+    m->load_s = (double)(st_now_ns() - before) * 1e-9;
+    m->load_read_bytes += st_model_read_bytes(m);
+    *out = m;
+    return STRATA_OK;
+}
+
+void strata_model_free(struct strata_model *m)
+{
+    if (!m) {
+        return;
+    }
+    ST_ASSERT(!m->in_session);
+    if (m->ctx) {
+        llama_free(m->ctx);
+    }
+    if (m->llama) {
+        llama_model_free(m->llama);
+    }
+    free_threads(m);
+    st_binding_free(m->binding);
+    st_plan_free(m->plan);
+    st_catalog_free(m->catalog);
+    free(m);
+}
+
+uint64_t st_model_read_bytes(const struct strata_model *m)
+{
+    if (!m->binding) {
+        return 0;
+    }
+    struct st_stream_stats stats;
+    st_stream_stats(st_binding_stream(m->binding), &stats);
+    return stats.io.read_bytes;
+}
+
+void strata_model_placement(const struct strata_model *m, struct strata_placement *out)
+{
+    *out = m->placement;
+}

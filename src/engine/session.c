@@ -1,0 +1,275 @@
+/* session.c - evaluating tokens, sampling, and the figures of a run. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/engine.h"
+#include "engine/guard.h"
+#include "os/memory.h"
+
+enum strata_status strata_session_new(
+    struct strata_model *model, struct strata_session **out, struct strata_error *err)
+{
+    if (model->in_session) {
+        return st_fail(err, STRATA_E_USAGE, "Free the other session first.",
+            "the model already has a session");
+    }
+    struct strata_session *s = st_xcalloc(1, sizeof *s);
+    s->model = model;
+    model->in_session = true;
+    llama_memory_clear(llama_get_memory(model->ctx), true);
+    *out = s;
+    return STRATA_OK;
+}
+
+void strata_session_free(struct strata_session *s)
+{
+    if (s) {
+        llama_sampler_free(s->sampler);
+        s->model->in_session = false;
+        free(s);
+    }
+}
+
+uint32_t strata_session_n_past(const struct strata_session *s)
+{
+    return s->n_past;
+}
+
+/* --- Evaluating ---------------------------------------------------------------------------- */
+
+static enum strata_status check_eval(const struct strata_session *s, const int32_t *tokens,
+    size_t n, bool all_logits, struct strata_error *err)
+{
+    const struct strata_model *m = s->model;
+    if (s->broken) {
+        return st_fail(err, STRATA_E_IO, "Start a new session.",
+            "an earlier failure left this session without its past");
+    }
+    if (n == 0) {
+        return st_fail(err, STRATA_E_USAGE, "", "no tokens to evaluate");
+    }
+    if (s->n_past + n > m->options.ctx) {
+        return st_fail(err, STRATA_E_USAGE, "Give a larger --ctx.",
+            "%zu more tokens do not fit into a context of %u (%u in use)", n, m->options.ctx,
+            s->n_past);
+    }
+    if (all_logits && n > m->options.batch) {
+        return st_fail(err, STRATA_E_USAGE, "Evaluate in passes of at most the batch.",
+            "logits of %zu tokens in one call: the batch is %u", n, m->options.batch);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= llama_vocab_n_tokens(m->vocab)) {
+            return st_fail(err, STRATA_E_USAGE, "", "token %d is not in the vocabulary of %d",
+                tokens[i], llama_vocab_n_tokens(m->vocab));
+        }
+    }
+    return STRATA_OK;
+}
+
+/* A failed pass must leave nothing behind: its cells are removed from the memory. */
+static void take_back(struct strata_session *s)
+{
+    llama_memory_t memory = llama_get_memory(s->model->ctx);
+    if (!llama_memory_seq_rm(memory, 0, (llama_pos)s->n_past, -1)) {
+        s->broken = true; /* recurrent state cannot be taken back in part */
+    }
+}
+
+static enum strata_status eval_pass(struct strata_session *s, const int32_t *tokens, size_t n,
+    bool all_logits, bool last, struct strata_error *err)
+{
+    struct strata_model *m = s->model;
+    struct llama_batch batch = llama_batch_init((int32_t)n, 0, 1);
+    for (size_t i = 0; i < n; i++) {
+        batch.token[i] = tokens[i];
+        batch.pos[i] = (llama_pos)(s->n_past + i);
+        batch.n_seq_id[i] = 1;
+        batch.seq_id[i][0] = 0;
+        batch.logits[i] = all_logits || (last && i == n - 1);
+    }
+    batch.n_tokens = (int32_t)n;
+    int code = 0;
+    enum strata_status status = st_guard_decode(m->ctx, batch, &code, err);
+    llama_batch_free(batch);
+    if (status != STRATA_OK && m->binding) {
+        enum strata_status cause = st_binding_take_error(m->binding, err);
+        status = cause != STRATA_OK ? cause : status;
+    }
+    if (status == STRATA_OK) { /* what was read must still be what was opened */
+        status = m->binding ? st_catalog_check_files(m->catalog, err) : STRATA_OK;
+    }
+    if (status != STRATA_OK) {
+        take_back(s);
+        return status;
+    }
+    s->n_past += (uint32_t)n;
+    return STRATA_OK;
+}
+
+static void account(struct strata_session *s, size_t n, bool prompt, uint64_t ns, uint64_t bytes)
+{
+    if (prompt) {
+        s->prompt_tokens += n;
+        s->prompt_ns += ns;
+        s->first_token_ns = s->first_token_ns ? s->first_token_ns : ns;
+    } else {
+        s->generated_tokens += n;
+        s->decode_ns += ns;
+        s->decode_read_bytes += bytes;
+    }
+}
+
+enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, size_t n,
+    bool all_logits, struct strata_error *err)
+{
+    enum strata_status status = check_eval(s, tokens, n, all_logits, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    bool prompt = s->prompt_tokens == 0 || n > 1;
+    uint64_t start = st_now_ns(), read = st_model_read_bytes(s->model);
+    s->n_rows = 0;
+    for (size_t done = 0; done < n;) {
+        size_t count = st_min(n - done, s->model->options.batch);
+        status = eval_pass(s, tokens + done, count, all_logits, done + count == n, err);
+        if (status != STRATA_OK) {
+            return status;
+        }
+        done += count;
+    }
+    s->n_rows = all_logits ? n : 1;
+    s->all_rows = all_logits;
+    account(s, n, prompt, st_now_ns() - start, st_model_read_bytes(s->model) - read);
+    return STRATA_OK;
+}
+
+const float *strata_logits(struct strata_session *s, size_t i)
+{
+    ST_ASSERT(i < s->n_rows);
+    return llama_get_logits_ith(s->model->ctx, s->all_rows ? (int32_t)i : -1);
+}
+
+/* --- Sampling ------------------------------------------------------------------------------ */
+
+void strata_sampling_init(struct strata_sampling *sampling)
+{
+    *sampling = (struct strata_sampling){
+        .temp = 0,
+        .top_k = 40,
+        .top_p = 0.95f,
+        .min_p = 0.05f,
+        .repeat_penalty = 1,
+        .repeat_last_n = 64,
+        .seed = 0,
+    };
+}
+
+/* The order is that of llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature. */
+enum strata_status strata_sampling_set(struct strata_session *s,
+    const struct strata_sampling *sampling, struct strata_error *err)
+{
+    if (!(sampling->temp >= 0) || !(sampling->repeat_penalty > 0)) {
+        return st_fail(err, STRATA_E_USAGE, "", "temperature %g and repeat penalty %g: must not be negative",
+            (double)sampling->temp, (double)sampling->repeat_penalty);
+    }
+    struct llama_sampler *chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
+    if (sampling->repeat_penalty != 1) {
+        llama_sampler_chain_add(chain, llama_sampler_init_penalties(llama_vocab_n_tokens(s->model->vocab),
+                                           sampling->repeat_last_n, sampling->repeat_penalty, 0, 0));
+    }
+    if (sampling->temp == 0) {
+        llama_sampler_chain_add(chain, llama_sampler_init_greedy());
+    } else {
+        if (sampling->top_k > 0) {
+            llama_sampler_chain_add(chain, llama_sampler_init_top_k(sampling->top_k));
+        }
+        llama_sampler_chain_add(chain, llama_sampler_init_top_p(sampling->top_p, 1));
+        llama_sampler_chain_add(chain, llama_sampler_init_min_p(sampling->min_p, 1));
+        llama_sampler_chain_add(chain, llama_sampler_init_temp(sampling->temp));
+        llama_sampler_chain_add(chain, llama_sampler_init_dist(sampling->seed));
+    }
+    llama_sampler_free(s->sampler);
+    s->sampler = chain;
+    return STRATA_OK;
+}
+
+int32_t strata_sample(struct strata_session *s)
+{
+    if (!s->sampler) {
+        struct strata_sampling greedy;
+        strata_sampling_init(&greedy);
+        strata_sampling_set(s, &greedy, NULL);
+    }
+    return llama_sampler_sample(s->sampler, s->model->ctx, -1);
+}
+
+void strata_sample_accept(struct strata_session *s, int32_t token)
+{
+    if (s->sampler) {
+        llama_sampler_accept(s->sampler, token);
+    }
+}
+
+/* --- Figures ------------------------------------------------------------------------------- */
+
+static double rate(uint64_t count, uint64_t ns)
+{
+    return ns ? (double)count / ((double)ns * 1e-9) : 0;
+}
+
+void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
+{
+    const struct strata_model *m = s->model;
+    struct st_stream_stats stream = {0};
+    if (m->binding) {
+        st_stream_stats(st_binding_stream(m->binding), &stream);
+    }
+    *out = (struct strata_stats){
+        .decode_tok_per_s = rate(s->generated_tokens, s->decode_ns),
+        .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
+        .time_to_first_token_s = (double)s->first_token_ns * 1e-9,
+        .prompt_tokens = s->prompt_tokens,
+        .generated_tokens = s->generated_tokens,
+        .read_bytes = stream.io.read_bytes,
+        .decode_read_bytes = s->decode_read_bytes,
+        .demand_bytes = stream.demand_bytes,
+        .prefetch_bytes = stream.prefetch_bytes,
+        .prefetch_used_bytes = stream.prefetch_used_bytes,
+        .expert_requests = stream.expert_requests,
+        .expert_hits = stream.expert_hits,
+        .stall_s = (double)stream.stall_ns * 1e-9,
+        .disk_bytes_per_s = m->disk_bytes_per_s,
+        .load_s = m->load_s,
+        .load_read_bytes = m->load_read_bytes,
+        .resident_bytes = m->placement.resident_bytes,
+        .peak_rss_bytes = st_memory_peak_rss(),
+        .budget_bytes = m->placement.budget_bytes,
+        .written_bytes = st_os_written_bytes(),
+    };
+    double wall_s = (double)(s->prompt_ns + s->decode_ns) * 1e-9;
+    out->compute_s = wall_s > out->stall_s ? wall_s - out->stall_s : 0;
+    if (out->expert_requests) {
+        out->hit_rate = (double)out->expert_hits / (double)out->expert_requests;
+    }
+    if (m->disk_bytes_per_s > 0 && s->decode_ns > 0) {
+        uint64_t cold = st_catalog_bytes_per_token(m->catalog);
+        out->disk_utilisation =
+            (double)s->decode_read_bytes / ((double)s->decode_ns * 1e-9 * m->disk_bytes_per_s);
+        out->roofline_ratio = out->decode_tok_per_s * (double)cold / m->disk_bytes_per_s;
+    }
+}
+
+const char *strata_version(void)
+{
+#define ST_TEXT(x)  #x
+#define ST_TEXT2(x) ST_TEXT(x)
+    return ST_TEXT2(STRATA_VERSION_MAJOR) "." ST_TEXT2(STRATA_VERSION_MINOR) "." ST_TEXT2(
+        STRATA_VERSION_PATCH);
+}
+
+const char *strata_llama_version(void)
+{
+    return llama_version();
+}

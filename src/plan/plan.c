@@ -1,0 +1,263 @@
+#include "plan/plan.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+/* A dense weight below this is always kept before others: reading it costs a request, not bytes. */
+#define SMALL_BYTES (256 * ST_KIB)
+/* Room for this many of the largest streamed weight lets the disk run while one is computed. */
+#define RING_DEPTH 3
+#define RING_MIN   (32 * ST_MIB)
+/* Experts that are not read in place arrive in at most this much memory. */
+#define STAGING_MAX (64 * ST_MIB)
+
+static int experts_per_token(const struct st_weights *ws)
+{
+    int k = ws->catalog->n_expert_used;
+    int widest = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        widest = (int)st_max((uint64_t)widest, (uint64_t)ws->groups[g].n_expert);
+    }
+    k = k > 2 ? k : 2;
+    return k < widest ? k : widest;
+}
+
+uint64_t st_plan_shared_slot_bytes(const struct st_weights *ws)
+{
+    uint64_t widest[ST_MAX_PARTS] = {0};
+    for (int i = 0; i < ws->n_weights; i++) {
+        if (ws->weights[i].group >= 0) {
+            uint64_t *w = &widest[ws->weights[i].part];
+            *w = st_max(*w, ws->weights[i].stride);
+        }
+    }
+    uint64_t sum = 0;
+    for (int p = 0; p < ST_MAX_PARTS; p++) {
+        sum += widest[p];
+    }
+    return sum;
+}
+
+/* Memory for one buffer in which an expert arrives, 0 when all are read in place. */
+static uint64_t staging_buffer(const struct st_weights *ws)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
+            bytes = st_max(bytes, st_weight_envelope(ws, i));
+        }
+    }
+    return bytes;
+}
+
+/* What streaming the dense weights that `kept` leaves out needs at least. */
+struct dense_needs {
+    uint64_t ring;    /* largest of them, as read */
+    uint64_t scratch; /* largest of them in its computed form, where that differs */
+};
+
+static struct dense_needs dense_needs(const struct st_weights *ws, const bool *kept)
+{
+    struct dense_needs needs = {0};
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct st_weight *w = &ws->weights[i];
+        if (w->group >= 0 || (kept && kept[i])) {
+            continue;
+        }
+        needs.ring = st_max(needs.ring, st_weight_envelope(ws, i));
+        if (w->arrival != ST_ARRIVE_DIRECT) {
+            needs.scratch = st_max(needs.scratch, w->stride);
+        }
+    }
+    return needs;
+}
+
+/* Slots and staging that the experts cannot do without. */
+static uint64_t expert_minimum(const struct st_weights *ws)
+{
+    if (ws->n_groups == 0) {
+        return 0;
+    }
+    return (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws) +
+           2 * staging_buffer(ws);
+}
+
+uint64_t st_plan_minimum(const struct st_weights *ws)
+{
+    struct dense_needs needs = dense_needs(ws, NULL);
+    return st_min(needs.ring + needs.scratch, ws->dense_bytes) + expert_minimum(ws);
+}
+
+/* Keeps dense weight i if it fits into *room. */
+static void keep(const struct st_weights *ws, struct st_plan *plan, int i, uint64_t *room)
+{
+    uint64_t bytes = ws->weights[i].stride;
+    if (!plan->resident[i] && ws->weights[i].group < 0 && bytes <= *room) {
+        plan->resident[i] = true;
+        plan->resident_bytes += bytes;
+        *room -= bytes;
+    }
+}
+
+/* Keeps what should not be streamed if that can be helped: weights so small that a read of them is
+ * all latency, and an output matrix that would make the ring much larger than the layers need. */
+static void keep_awkward(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+{
+    uint64_t small = room / 4, output = room / 4;
+    for (int i = 0; i < ws->n_weights; i++) {
+        if (ws->weights[i].stride < SMALL_BYTES) {
+            keep(ws, plan, i, &small);
+        } else if (ws->catalog->tensors[ws->weights[i].tensor].role == ST_ROLE_OUTPUT) {
+            keep(ws, plan, i, &output);
+        }
+    }
+}
+
+static int by_size_descending(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    if (x[0] != y[0]) {
+        return x[0] < y[0] ? 1 : -1;
+    }
+    return (x[1] > y[1]) - (x[1] < y[1]);
+}
+
+/* Fills `room` with dense weights so that the streamed ones are spread evenly over the pass: the
+ * disk then works all the time, and not only during some layers. */
+static void keep_evenly(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+{
+    uint64_t candidates = ws->dense_bytes - plan->resident_bytes;
+    double share = candidates ? (double)room / (double)candidates : 0;
+    double credit = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        double bytes = (double)ws->weights[i].stride;
+        if (ws->weights[i].group >= 0 || plan->resident[i]) {
+            continue;
+        }
+        credit += share * bytes;
+        if (credit >= bytes) {
+            keep(ws, plan, i, &room);
+            credit -= bytes;
+        }
+    }
+    /* What is left over: the largest that still fit. */
+    uint64_t(*order)[2] = st_xcalloc((size_t)ws->n_weights, sizeof *order);
+    for (int i = 0; i < ws->n_weights; i++) {
+        order[i][0] = ws->weights[i].stride;
+        order[i][1] = (uint64_t)i;
+    }
+    qsort(order, (size_t)ws->n_weights, sizeof *order, by_size_descending);
+    for (int i = 0; i < ws->n_weights; i++) {
+        keep(ws, plan, (int)order[i][1], &room);
+    }
+    free(order);
+}
+
+/* Dense weights: all of them if they fit into `room`, else an even share and a ring. `room` is at
+ * least what dense_needs says for all of them. */
+static void place_dense(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+{
+    if (ws->dense_bytes <= room) {
+        keep_evenly(ws, plan, room);
+        return;
+    }
+    keep_awkward(ws, plan, room);
+    struct dense_needs needs = dense_needs(ws, plan->resident);
+    if (plan->resident_bytes + needs.ring + needs.scratch > room) {
+        for (int i = 0; i < ws->n_weights; i++) {
+            plan->resident[i] = false;
+        }
+        plan->resident_bytes = 0;
+        needs = dense_needs(ws, NULL);
+    }
+    room -= plan->resident_bytes + needs.scratch;
+    plan->scratch_bytes = needs.scratch;
+    plan->ring_bytes = st_min(st_max(RING_DEPTH * needs.ring, RING_MIN), room / 4);
+    plan->ring_bytes = st_round_down(st_max(plan->ring_bytes, needs.ring), 4096);
+    keep_evenly(ws, plan, room - plan->ring_bytes);
+}
+
+/* Slots for the experts from `room`, which is at least the minimum of the shared pool. */
+static void place_experts(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+{
+    uint64_t layer_slots = 0; /* one slot in every group */
+    for (int g = 0; g < ws->n_groups; g++) {
+        layer_slots += ws->groups[g].slot_bytes;
+    }
+    uint64_t share = room / layer_slots;
+    if (share < (uint64_t)experts_per_token(ws)) {
+        uint64_t all = 0;
+        for (int g = 0; g < ws->n_groups; g++) {
+            all += (uint64_t)ws->groups[g].n_expert;
+        }
+        uint64_t slot_bytes = st_plan_shared_slot_bytes(ws);
+        plan->shared_slots = (int)st_min(room / slot_bytes, all);
+        plan->cache_bytes = (uint64_t)plan->shared_slots * slot_bytes;
+        return;
+    }
+    plan->slots = st_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct st_group *group = &ws->groups[g];
+        plan->slots[g] = (int)st_min(share, (uint64_t)group->n_expert);
+        plan->cache_bytes += (uint64_t)plan->slots[g] * group->slot_bytes;
+    }
+    for (bool more = true; more;) { /* what the rounding left, one slot at a time */
+        more = false;
+        for (int g = 0; g < ws->n_groups; g++) {
+            const struct st_group *group = &ws->groups[g];
+            if (plan->slots[g] < group->n_expert &&
+                plan->cache_bytes + group->slot_bytes <= room) {
+                plan->slots[g]++;
+                plan->cache_bytes += group->slot_bytes;
+                more = true;
+            }
+        }
+    }
+}
+
+enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_bytes,
+    struct st_plan **out, struct strata_error *err)
+{
+    uint64_t minimum = st_plan_minimum(ws);
+    if (budget_bytes < minimum) {
+        return st_fail(err, STRATA_E_NOFIT, "Give more memory (--mem or --weights-mem).",
+            "the weights need at least %s of memory, the budget leaves %s", ST_SIZE(minimum),
+            ST_SIZE(budget_bytes));
+    }
+    struct st_plan *plan = st_xcalloc(1, sizeof *plan);
+    plan->n_weights = ws->n_weights;
+    plan->n_groups = ws->n_groups;
+    plan->resident = st_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
+
+    place_dense(ws, plan, budget_bytes - expert_minimum(ws));
+    uint64_t used = plan->resident_bytes + plan->ring_bytes + plan->scratch_bytes;
+    plan->streamed_bytes = ws->dense_bytes - plan->resident_bytes;
+    if (ws->n_groups > 0) {
+        uint64_t buffer = staging_buffer(ws);
+        uint64_t room = budget_bytes - used;
+        uint64_t slots_min = (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws);
+        uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * ST_MAX_PARTS;
+        wanted = st_min(st_min(wanted, st_max(STAGING_MAX, 2 * buffer)), room / 8);
+        wanted = buffer ? st_round_down(wanted, buffer) : 0;
+        plan->staging_bytes = st_min(st_max(wanted, 2 * buffer), room - slots_min);
+        place_experts(ws, plan, room - plan->staging_bytes);
+    }
+    plan->total_bytes = used + plan->staging_bytes + plan->cache_bytes;
+    plan->everything_fits =
+        plan->streamed_bytes == 0 &&
+        (ws->n_groups == 0 || (plan->slots && plan->cache_bytes == ws->expert_bytes));
+    ST_ASSERT(plan->total_bytes <= budget_bytes);
+    *out = plan;
+    return STRATA_OK;
+}
+
+void st_plan_free(struct st_plan *plan)
+{
+    if (plan) {
+        free(plan->resident);
+        free(plan->slots);
+        free(plan);
+    }
+}

@@ -1,0 +1,548 @@
+#include "stream/experts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "os/memory.h"
+
+/* Reads open at once. More would only queue in the engine. */
+#define MAX_LOADS    256
+#define MAX_ARRIVALS 64
+
+struct load {
+    struct st_io_request request;
+    bool arrived; /* read, waiting to be put into place */
+    int pool, slot, part, weight;
+    int stage; /* staging buffer, -1: read in place */
+};
+
+struct pool {
+    int n_slots;
+    int n_parts;
+    uint64_t stride[ST_MAX_PARTS];
+    char *memory[ST_MAX_PARTS];
+    uint64_t memory_bytes[ST_MAX_PARTS];
+    int16_t *load_of; /* [n_slots][ST_MAX_PARTS] open load, or -1 */
+};
+
+struct st_experts {
+    struct st_io_engine *io;
+    const struct st_weights *weights;
+    st_arrive_fn arrive;
+    void *user;
+
+    int n_pools;
+    struct pool *pools;
+    int *pool_of;  /* [n_groups] */
+    int *first_id; /* [n_groups] */
+    struct st_cache *cache;
+
+    struct load loads[MAX_LOADS];
+    int order[MAX_LOADS]; /* indices into loads: the n_open open ones, oldest first, then the free */
+    int n_open;
+    int n_passes; /* open */
+    char *staging;
+    uint64_t staging_bytes, stage_size;
+    int n_stages;
+    bool *stage_busy;
+
+    bool failed; /* a read failed, and no wait has reported it yet */
+    struct strata_error error;
+    struct st_stream_stats stats;
+};
+
+/* --- Making and freeing -------------------------------------------------------------------- */
+
+/* Lays out the pools: sizes only. */
+static void plan_pools(struct st_experts *x, const struct st_stream_config *config)
+{
+    const struct st_weights *ws = x->weights;
+    bool shared = config->shared_slots > 0;
+    x->n_pools = shared ? 1 : ws->n_groups;
+    x->pools = st_xcalloc((size_t)x->n_pools, sizeof *x->pools);
+    x->pool_of = st_xcalloc((size_t)ws->n_groups, sizeof *x->pool_of);
+    x->first_id = st_xcalloc((size_t)ws->n_groups, sizeof *x->first_id);
+    int id = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct st_group *group = &ws->groups[g];
+        x->pool_of[g] = shared ? 0 : g;
+        x->first_id[g] = shared ? id : 0;
+        id += group->n_expert;
+        struct pool *pool = &x->pools[x->pool_of[g]];
+        pool->n_slots = shared ? config->shared_slots : config->slots[g];
+        pool->n_parts = group->n_parts > pool->n_parts ? group->n_parts : pool->n_parts;
+        for (int p = 0; p < group->n_parts; p++) {
+            pool->stride[p] = st_max(pool->stride[p], ws->weights[group->weight[p]].stride);
+        }
+    }
+}
+
+static void make_cache(struct st_experts *x, const struct st_cache_policy *policy)
+{
+    const struct st_weights *ws = x->weights;
+    int *experts = st_xcalloc((size_t)x->n_pools, sizeof *experts);
+    int *slots = st_xcalloc((size_t)x->n_pools, sizeof *slots);
+    for (int g = 0; g < ws->n_groups; g++) {
+        experts[x->pool_of[g]] += ws->groups[g].n_expert;
+    }
+    for (int i = 0; i < x->n_pools; i++) {
+        slots[i] = x->pools[i].n_slots;
+    }
+    x->cache = st_cache_new(x->n_pools, experts, slots, policy);
+    free(experts);
+    free(slots);
+}
+
+static bool reserve_slots(struct st_experts *x)
+{
+    for (int i = 0; i < x->n_pools; i++) {
+        struct pool *pool = &x->pools[i];
+        size_t n_loads = (size_t)pool->n_slots * ST_MAX_PARTS;
+        pool->load_of = st_xcalloc(n_loads, sizeof *pool->load_of);
+        for (size_t k = 0; k < n_loads; k++) {
+            pool->load_of[k] = -1;
+        }
+        for (int p = 0; p < pool->n_parts; p++) {
+            pool->memory_bytes[p] = (uint64_t)pool->n_slots * pool->stride[p];
+            pool->memory[p] = st_vm_reserve(pool->memory_bytes[p], true);
+            if (!pool->memory[p]) {
+                return false;
+            }
+            x->stats.memory_bytes += pool->memory_bytes[p];
+        }
+    }
+    return true;
+}
+
+static bool make_staging(struct st_experts *x, uint64_t bytes)
+{
+    const struct st_weights *ws = x->weights;
+    for (int i = 0; i < ws->n_weights; i++) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
+            x->stage_size = st_max(x->stage_size, st_weight_envelope(ws, i));
+        }
+    }
+    if (x->stage_size == 0) {
+        return true;
+    }
+    x->n_stages = (int)st_min(bytes / x->stage_size, MAX_LOADS);
+    ST_ASSERT(x->n_stages > 0);
+    x->stage_busy = st_xcalloc((size_t)x->n_stages, sizeof *x->stage_busy);
+    x->staging_bytes = (uint64_t)x->n_stages * x->stage_size;
+    x->staging = st_vm_reserve(x->staging_bytes, true);
+    if (!x->staging) {
+        return false;
+    }
+    st_vm_populate(x->staging, x->staging_bytes);
+    x->stats.memory_bytes += x->staging_bytes;
+    return true;
+}
+
+enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weights *weights,
+    const struct st_stream_config *config, st_arrive_fn arrive, void *user,
+    struct st_experts **out, struct strata_error *err)
+{
+    const char *name = config->policy ? config->policy : "lru";
+    const struct st_cache_policy *policy = st_cache_policy(name);
+    if (!policy) {
+        return st_fail(err, STRATA_E_USAGE, st_cache_policy_names(),
+            "unknown cache policy '%s'", name);
+    }
+    struct st_experts *x = st_xcalloc(1, sizeof *x);
+    x->io = io;
+    x->weights = weights;
+    x->arrive = arrive;
+    x->user = user;
+    for (int i = 0; i < MAX_LOADS; i++) {
+        x->order[i] = i;
+    }
+    plan_pools(x, config);
+    if (!reserve_slots(x) || !make_staging(x, config->staging_bytes)) {
+        st_experts_free(x);
+        return st_fail(err, STRATA_E_NOMEM, "Lower --mem, or lift the address space limit (ulimit -v).",
+            "cannot reserve memory for expert slots");
+    }
+    make_cache(x, policy);
+    *out = x;
+    return STRATA_OK;
+}
+
+static void drain(struct st_experts *x);
+
+void st_experts_free(struct st_experts *x)
+{
+    if (!x) {
+        return;
+    }
+    drain(x);
+    for (int i = 0; i < x->n_pools; i++) {
+        for (int p = 0; p < x->pools[i].n_parts; p++) {
+            if (x->pools[i].memory[p]) {
+                st_vm_release(x->pools[i].memory[p], x->pools[i].memory_bytes[p]);
+            }
+        }
+        free(x->pools[i].load_of);
+    }
+    if (x->staging) {
+        st_vm_release(x->staging, x->staging_bytes);
+    }
+    st_cache_free(x->cache);
+    free(x->stage_busy);
+    free(x->first_id);
+    free(x->pool_of);
+    free(x->pools);
+    free(x);
+}
+
+void st_experts_populate(struct st_experts *x, strata_progress progress, void *user)
+{
+    uint64_t total = 0, done = 0;
+    for (int i = 0; i < x->n_pools; i++) {
+        for (int p = 0; p < x->pools[i].n_parts; p++) {
+            total += x->pools[i].memory_bytes[p];
+        }
+    }
+    for (int i = 0; i < x->n_pools; i++) {
+        for (int p = 0; p < x->pools[i].n_parts; p++) {
+            st_vm_populate(x->pools[i].memory[p], x->pools[i].memory_bytes[p]);
+            done += x->pools[i].memory_bytes[p];
+            if (progress) {
+                progress("taking memory for experts", done, total, user);
+            }
+        }
+    }
+}
+
+/* --- Loads --------------------------------------------------------------------------------- */
+
+static int16_t *load_of(struct st_experts *x, int pool, int slot, int part)
+{
+    return &x->pools[pool].load_of[(size_t)slot * ST_MAX_PARTS + (size_t)part];
+}
+
+static char *place(const struct st_experts *x, const struct load *load)
+{
+    const struct pool *pool = &x->pools[load->pool];
+    return pool->memory[load->part] + (uint64_t)load->slot * pool->stride[load->part];
+}
+
+/* Closes the k-th open load. */
+static void close_load(struct st_experts *x, int k)
+{
+    int index = x->order[k];
+    struct load *load = &x->loads[index];
+    *load_of(x, load->pool, load->slot, load->part) = -1;
+    if (load->stage >= 0) {
+        x->stage_busy[load->stage] = false;
+    }
+    st_cache_unpin(x->cache, load->pool, load->slot);
+    x->n_open--;
+    memmove(&x->order[k], &x->order[k + 1], (size_t)(x->n_open - k) * sizeof *x->order);
+    x->order[x->n_open] = index;
+}
+
+/* The k-th open load is in place. */
+static void in_place(struct st_experts *x, int k)
+{
+    const struct load *load = &x->loads[x->order[k]];
+    uint32_t parts = st_cache_parts(x->cache, load->pool, load->slot);
+    st_cache_set_parts(x->cache, load->pool, load->slot, parts | 1u << load->part);
+    close_load(x, k);
+}
+
+/* A free load, with a staging buffer if its weight needs one; NULL when there is none now. */
+static struct load *open_load(struct st_experts *x, int weight)
+{
+    int stage = -1;
+    if (x->n_open == MAX_LOADS) {
+        return NULL;
+    }
+    if (x->weights->weights[weight].arrival != ST_ARRIVE_DIRECT) {
+        for (stage = 0; stage < x->n_stages && x->stage_busy[stage]; stage++) {
+        }
+        if (stage == x->n_stages) {
+            return NULL;
+        }
+        x->stage_busy[stage] = true;
+    }
+    struct load *load = &x->loads[x->order[x->n_open++]];
+    load->arrived = false;
+    load->stage = stage;
+    return load;
+}
+
+/* Starts reading one part of the expert in the slot. False when that must wait. */
+static bool issue(struct st_experts *x, int group, int part, int expert, int slot)
+{
+    int weight = x->weights->groups[group].weight[part];
+    const struct st_weight *w = &x->weights->weights[weight];
+    struct load *load = open_load(x, weight);
+    if (!load) {
+        return false;
+    }
+    load->pool = x->pool_of[group];
+    load->slot = slot;
+    load->part = part;
+    load->weight = weight;
+    *load_of(x, load->pool, slot, part) = (int16_t)(load - x->loads);
+    st_cache_pin(x->cache, load->pool, slot);
+    load->request = (struct st_io_request){
+        .file = st_weight_file(x->weights, weight),
+        .offset = st_weight_offset(x->weights, weight, expert),
+        .length = w->file_bytes,
+        .buffer = load->stage >= 0 ? x->staging + (uint64_t)load->stage * x->stage_size
+                                   : place(x, load),
+        .priority = ST_IO_DEMAND,
+    };
+    x->stats.demand_bytes += w->file_bytes;
+    st_io_submit(x->io, &load->request);
+    return true;
+}
+
+/* Looks at every open load: what was read in place is done, what failed is reported, the rest is
+ * marked as arrived. */
+static void collect(struct st_experts *x)
+{
+    for (int k = x->n_open - 1; k >= 0; k--) {
+        struct load *load = &x->loads[x->order[k]];
+        if (load->request.state == ST_IO_FAILED) {
+            x->failed = true;
+            x->error = load->request.error;
+            close_load(x, k);
+        } else if (load->request.state == ST_IO_DONE && load->stage < 0) {
+            in_place(x, k);
+        } else if (load->request.state == ST_IO_DONE) {
+            load->arrived = true;
+        }
+    }
+}
+
+static void copy_into_place(const struct st_weights *ws, const struct st_arrival *a, int n)
+{
+    for (int i = 0; i < n; i++) {
+        memcpy(a[i].dest, a[i].raw, ws->weights[a[i].weight].file_bytes);
+    }
+}
+
+/* Puts arrived loads of `part` (-1: any) into place. Returns how many. */
+static int settle(struct st_experts *x, int part)
+{
+    struct st_arrival arrivals[MAX_ARRIVALS];
+    int settled[MAX_ARRIVALS];
+    int n = 0;
+    for (int k = 0; k < x->n_open && n < MAX_ARRIVALS; k++) {
+        const struct load *load = &x->loads[x->order[k]];
+        if (load->arrived && (part < 0 || load->part == part)) {
+            const char *raw = load->request.buffer;
+            arrivals[n].weight = load->weight;
+            arrivals[n].raw = raw + st_io_delta(load->request.offset);
+            arrivals[n].dest = place(x, load);
+            settled[n++] = k;
+        }
+    }
+    if (n == 0) {
+        return 0;
+    }
+    uint64_t before = st_now_ns();
+    if (x->arrive) {
+        x->arrive(x->user, arrivals, n);
+    } else {
+        copy_into_place(x->weights, arrivals, n);
+    }
+    x->stats.arrive_ns += st_now_ns() - before;
+    for (int i = n - 1; i >= 0; i--) { /* backwards: closing moves the later ones */
+        in_place(x, settled[i]);
+    }
+    return n;
+}
+
+static void block(struct st_experts *x)
+{
+    uint64_t before = st_now_ns();
+    st_io_wait_any(x->io);
+    x->stats.stall_ns += st_now_ns() - before;
+}
+
+/* Waits until no load is open. What arrived late is thrown away only if its read failed. */
+static void drain(struct st_experts *x)
+{
+    collect(x);
+    while (x->n_open > 0) {
+        if (settle(x, -1) == 0) {
+            block(x);
+        }
+        collect(x);
+    }
+}
+
+/* --- Passes -------------------------------------------------------------------------------- */
+
+int st_experts_pass_limit(const struct st_experts *x, int group, bool alone)
+{
+    int slots = x->pools[x->pool_of[group]].n_slots;
+    return alone || slots < 2 ? slots : slots / 2;
+}
+
+static void reserve_pass(struct st_pass *pass, int n)
+{
+    if (n > pass->cap) {
+        pass->cap = n;
+        pass->experts = st_xrealloc(pass->experts, (size_t)n * sizeof *pass->experts);
+        pass->slots = st_xrealloc(pass->slots, (size_t)n * sizeof *pass->slots);
+    }
+}
+
+void st_pass_release(struct st_pass *pass)
+{
+    free(pass->experts);
+    free(pass->slots);
+    *pass = (struct st_pass){.group = -1};
+}
+
+/* Issues the pass's missing reads in part-major order, as far as there is room. */
+static void pump(struct st_experts *x, struct st_pass *pass)
+{
+    int n_parts = x->weights->groups[pass->group].n_parts;
+    int pool = x->pool_of[pass->group];
+    for (; pass->next_load < n_parts * pass->n; pass->next_load++) {
+        int part = pass->next_load / pass->n, i = pass->next_load % pass->n;
+        int slot = pass->slots[i];
+        uint32_t bit = 1u << part;
+        if (!(pass->parts & bit) || (st_cache_parts(x->cache, pool, slot) & bit) ||
+            *load_of(x, pool, slot, part) >= 0) {
+            continue;
+        }
+        if (!issue(x, pass->group, part, pass->experts[i], slot)) {
+            return;
+        }
+    }
+}
+
+static int acquire(struct st_experts *x, int pool, int id)
+{
+    int evicted;
+    int slot = st_cache_acquire(x->cache, pool, id, &evicted);
+    if (slot < 0) { /* all pinned, some perhaps by loads that nobody waits for */
+        drain(x);
+        slot = st_cache_acquire(x->cache, pool, id, &evicted);
+    }
+    ST_ASSERT(slot >= 0); /* the caller keeps to the pass limit */
+    return slot;
+}
+
+enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err)
+{
+    int pool = x->pool_of[group], first = x->first_id[group];
+    ST_ASSERT(n > 0 && n <= x->pools[pool].n_slots);
+    (void)err;
+    reserve_pass(pass, n);
+    pass->group = group;
+    pass->parts = parts;
+    pass->n = n;
+    pass->next_load = 0;
+    if (x->n_passes++ == 0) {
+        x->failed = false; /* a failure that nobody waited for: those parts are read again */
+    }
+    if (uses) {
+        st_cache_step(x->cache, pool);
+    }
+    for (int i = 0; i < n; i++) { /* hits first: a miss must not evict one of them */
+        int id = first + experts[i];
+        pass->experts[i] = experts[i];
+        pass->slots[i] = st_cache_find(x->cache, pool, id);
+        bool hit = st_experts_has(x, group, experts[i], parts);
+        if (pass->slots[i] >= 0) {
+            st_cache_pin(x->cache, pool, pass->slots[i]);
+        }
+        if (uses) {
+            st_cache_touch(x->cache, pool, id);
+            x->stats.expert_requests += (uint64_t)uses[i];
+            x->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        if (pass->slots[i] < 0) {
+            pass->slots[i] = acquire(x, pool, first + experts[i]);
+            st_cache_pin(x->cache, pool, pass->slots[i]);
+        }
+    }
+    pump(x, pass);
+    return STRATA_OK;
+}
+
+bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part)
+{
+    int pool = x->pool_of[pass->group];
+    for (int i = 0; i < pass->n; i++) {
+        if (!(st_cache_parts(x->cache, pool, pass->slots[i]) & 1u << part)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum strata_status st_experts_wait(
+    struct st_experts *x, struct st_pass *pass, int part, struct strata_error *err)
+{
+    ST_ASSERT(pass->parts & 1u << part);
+    for (;;) {
+        st_io_poll(x->io);
+        collect(x);
+        if (x->failed) {
+            drain(x);
+            x->failed = false;
+            if (err) {
+                *err = x->error;
+            }
+            return x->error.status;
+        }
+        if (st_experts_ready(x, pass, part)) {
+            return STRATA_OK;
+        }
+        pump(x, pass);
+        if (settle(x, part) == 0 && settle(x, -1) == 0) {
+            ST_ASSERT(x->n_open > 0);
+            block(x);
+        }
+    }
+}
+
+void st_experts_end(struct st_experts *x, struct st_pass *pass)
+{
+    int pool = x->pool_of[pass->group];
+    for (int i = 0; i < pass->n; i++) {
+        st_cache_unpin(x->cache, pool, pass->slots[i]);
+    }
+    pass->group = -1;
+    pass->n = 0;
+    x->n_passes--;
+}
+
+void *st_experts_slots(const struct st_experts *x, int weight, uint64_t *stride, int *n_slots)
+{
+    const struct st_weight *w = &x->weights->weights[weight];
+    const struct pool *pool = &x->pools[x->pool_of[w->group]];
+    *stride = pool->stride[w->part];
+    *n_slots = pool->n_slots;
+    return pool->memory[w->part] + w->delta;
+}
+
+bool st_experts_has(const struct st_experts *x, int group, int expert, uint32_t parts)
+{
+    int pool = x->pool_of[group];
+    int slot = st_cache_find(x->cache, pool, x->first_id[group] + expert);
+    return slot >= 0 && (st_cache_parts(x->cache, pool, slot) & parts) == parts;
+}
+
+void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out)
+{
+    out->demand_bytes += x->stats.demand_bytes;
+    out->expert_requests += x->stats.expert_requests;
+    out->expert_hits += x->stats.expert_hits;
+    out->stall_ns += x->stats.stall_ns;
+    out->arrive_ns += x->stats.arrive_ns;
+    out->memory_bytes += x->stats.memory_bytes;
+}

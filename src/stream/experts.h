@@ -1,0 +1,43 @@
+/*
+ * experts.h - slots of experts and the reads that fill them; the half of stream.h that is about
+ * experts. Functions correspond one to one to those of stream.h, which states their contracts.
+ *
+ * A *pool* is slots in memory: one per group, or one that all groups share. Pools are the layers
+ * of the cache; in the shared pool, expert e of group g is number first_id[g] + e.
+ *
+ * A *load* is one read of one part of one expert:
+ *
+ *      issue --> READING --read done--> (direct: in place)
+ *                                   \-> ARRIVED --arrive callback--> in place
+ *
+ * A load pins its slot until it is in place or has failed (S2).
+ */
+#ifndef ST_STREAM_EXPERTS_H
+#define ST_STREAM_EXPERTS_H
+
+#include "stream/stream.h"
+
+struct st_experts;
+
+enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weights *weights,
+    const struct st_stream_config *config, st_arrive_fn arrive, void *user,
+    struct st_experts **out, struct strata_error *err);
+void st_experts_free(struct st_experts *x);
+
+/* Takes the memory for the slots now, so that no page is zeroed while generating. */
+void st_experts_populate(struct st_experts *x, strata_progress progress, void *user);
+
+int st_experts_pass_limit(const struct st_experts *x, int group, bool alone);
+enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err);
+bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part);
+enum strata_status st_experts_wait(
+    struct st_experts *x, struct st_pass *pass, int part, struct strata_error *err);
+void st_experts_end(struct st_experts *x, struct st_pass *pass);
+void *st_experts_slots(const struct st_experts *x, int weight, uint64_t *stride, int *n_slots);
+bool st_experts_has(const struct st_experts *x, int group, int expert, uint32_t parts);
+
+/* Adds this half's figures to *out. */
+void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out);
+
+#endif

@@ -1,0 +1,206 @@
+#include "stream/ring.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "os/memory.h"
+
+#define MAX_ENTRIES 64 /* power of two */
+
+struct entry {
+    struct st_io_request request;
+    int weight;
+    uint64_t start, end; /* bytes of the ring */
+    bool demand;         /* issued because it was needed at once */
+};
+
+struct st_ring {
+    struct st_io_engine *io;
+    const struct st_weights *weights;
+    char *memory;
+    uint64_t bytes;
+    struct entry entries[MAX_ENTRIES];
+    unsigned head, n; /* entries[head % MAX_ENTRIES] is the oldest of n */
+    bool taken;       /* the head is in the caller's hands */
+    int *after;       /* [n_weights] which weight follows which; -1: not known */
+    int last_expected;
+    int next; /* weight to read next, -1: not known */
+    struct st_ring_stats stats;
+};
+
+struct st_ring *st_ring_new(
+    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes)
+{
+    void *memory = st_vm_reserve(bytes, true);
+    if (!memory) {
+        return NULL;
+    }
+    st_vm_populate(memory, bytes);
+    struct st_ring *ring = st_xcalloc(1, sizeof *ring);
+    ring->io = io;
+    ring->weights = weights;
+    ring->memory = memory;
+    ring->bytes = bytes;
+    ring->after = st_xcalloc((size_t)weights->n_weights, sizeof *ring->after);
+    for (int i = 0; i < weights->n_weights; i++) {
+        ring->after[i] = -1;
+    }
+    ring->last_expected = -1;
+    ring->next = -1;
+    return ring;
+}
+
+static struct entry *head(struct st_ring *ring)
+{
+    return &ring->entries[ring->head % MAX_ENTRIES];
+}
+
+static void pop(struct st_ring *ring)
+{
+    ring->head++;
+    ring->n--;
+}
+
+/* Drops the oldest entry: what it read, or is reading, was in vain. */
+static void drop_head(struct st_ring *ring)
+{
+    struct entry *e = head(ring);
+    if (!st_io_cancel(ring->io, &e->request)) {
+        st_io_wait(ring->io, &e->request, NULL);
+    }
+    pop(ring);
+}
+
+static void drop_all(struct st_ring *ring)
+{
+    while (ring->n > 0) {
+        drop_head(ring);
+    }
+    ring->next = -1;
+}
+
+void st_ring_free(struct st_ring *ring)
+{
+    if (ring) {
+        drop_all(ring);
+        st_vm_release(ring->memory, ring->bytes);
+        free(ring->after);
+        free(ring);
+    }
+}
+
+/* Finds `size` bytes after the youngest entry. The entries occupy [oldest.start, youngest.end),
+ * possibly wrapped once around the end of the memory. */
+static bool allocate(struct st_ring *ring, uint64_t size, uint64_t *start)
+{
+    if (ring->n == 0) {
+        *start = 0;
+        return size <= ring->bytes;
+    }
+    uint64_t first = head(ring)->start;
+    uint64_t tail = ring->entries[(ring->head + ring->n - 1) % MAX_ENTRIES].end;
+    if (tail > first && ring->bytes - tail < size) {
+        *start = 0;
+        return size <= first;
+    }
+    *start = tail;
+    return tail > first || first - tail >= size;
+}
+
+static bool issue(struct st_ring *ring, int weight, bool demand)
+{
+    const struct st_weight *w = &ring->weights->weights[weight];
+    uint64_t offset = st_weight_offset(ring->weights, weight, 0);
+    uint64_t size = st_io_envelope(offset, w->file_bytes);
+    uint64_t start;
+    if (ring->n == MAX_ENTRIES || !allocate(ring, size, &start)) {
+        return false;
+    }
+    struct entry *e = &ring->entries[(ring->head + ring->n++) % MAX_ENTRIES];
+    *e = (struct entry){.weight = weight, .start = start, .end = start + size, .demand = demand};
+    e->request.file = st_weight_file(ring->weights, weight);
+    e->request.offset = offset;
+    e->request.length = w->file_bytes;
+    e->request.buffer = ring->memory + start;
+    e->request.priority = demand ? ST_IO_DEMAND : ST_IO_PREFETCH;
+    *(demand ? &ring->stats.demand_bytes : &ring->stats.prefetch_bytes) += w->file_bytes;
+    st_io_submit(ring->io, &e->request);
+    ring->next = ring->after[weight];
+    return true;
+}
+
+void st_ring_pump(struct st_ring *ring)
+{
+    while (ring->next >= 0 && issue(ring, ring->next, false)) {
+    }
+}
+
+void st_ring_expect(struct st_ring *ring, const int *weights, int n, bool again)
+{
+    for (int i = 0; i < n; i++) {
+        if (ring->last_expected >= 0) {
+            ring->after[ring->last_expected] = weights[i];
+        }
+        ring->last_expected = weights[i];
+    }
+    if (again && n > 0 && ring->after[weights[n - 1]] < 0) {
+        ring->after[weights[n - 1]] = weights[0];
+    }
+}
+
+/* Makes the weight the oldest entry, if it has been issued at all. */
+static bool seek(struct st_ring *ring, int weight)
+{
+    for (unsigned i = 0; i < ring->n; i++) {
+        if (ring->entries[(ring->head + i) % MAX_ENTRIES].weight == weight) {
+            while (head(ring)->weight != weight) {
+                drop_head(ring);
+            }
+            return true;
+        }
+    }
+    drop_all(ring);
+    return false;
+}
+
+enum strata_status st_ring_take(
+    struct st_ring *ring, int weight, const void **raw, struct strata_error *err)
+{
+    ST_ASSERT(!ring->taken);
+    if (!seek(ring, weight) && !issue(ring, weight, true)) {
+        ST_BUG("ring of %llu bytes is smaller than weight %d", (unsigned long long)ring->bytes,
+            weight);
+    }
+    st_ring_pump(ring);
+    struct entry *e = head(ring);
+    if (e->request.state != ST_IO_DONE) {
+        uint64_t before = st_now_ns();
+        st_io_promote(ring->io, &e->request);
+        enum strata_status status = st_io_wait(ring->io, &e->request, err);
+        ring->stats.stall_ns += st_now_ns() - before;
+        if (status != STRATA_OK) {
+            drop_all(ring);
+            return status;
+        }
+    }
+    if (!e->demand) {
+        ring->stats.prefetch_used_bytes += e->request.length;
+    }
+    ring->taken = true;
+    *raw = (const char *)e->request.buffer + st_io_delta(e->request.offset);
+    return STRATA_OK;
+}
+
+void st_ring_release(struct st_ring *ring)
+{
+    ST_ASSERT(ring->taken);
+    ring->taken = false;
+    pop(ring);
+    st_ring_pump(ring);
+}
+
+const struct st_ring_stats *st_ring_stats(const struct st_ring *ring)
+{
+    return &ring->stats;
+}

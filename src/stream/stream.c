@@ -1,0 +1,327 @@
+#include "stream/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "os/memory.h"
+#include "stream/experts.h"
+#include "stream/ring.h"
+
+struct st_stream {
+    const struct st_weights *weights;
+    struct st_io_engine *io;
+    st_arrive_fn arrive;
+    void *user;
+
+    /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. */
+    char *resident;
+    uint64_t resident_bytes;
+    uint64_t *place;
+
+    struct st_ring *ring; /* NULL when nothing dense is streamed, and before loading */
+    char *scratch;        /* the weight in use, in its computed form */
+    uint64_t scratch_bytes;
+    uint64_t ring_bytes;
+
+    struct st_experts *experts; /* NULL for dense models */
+    uint64_t slot_bytes;
+    uint64_t arrive_ns;
+};
+
+static enum strata_status no_memory(struct st_stream *s, const char *what, struct strata_error *err)
+{
+    st_stream_free(s);
+    return st_fail(err, STRATA_E_NOMEM, "Lower --mem, or lift the address space limit (ulimit -v).",
+        "cannot reserve memory for %s", what);
+}
+
+/* Gives every dense weight its place; says how large scratch must be. */
+static void lay_out(struct st_stream *s, const bool *resident)
+{
+    for (int i = 0; i < s->weights->n_weights; i++) {
+        const struct st_weight *w = &s->weights->weights[i];
+        s->place[i] = UINT64_MAX;
+        if (w->group >= 0) {
+            continue;
+        }
+        if (resident[i]) {
+            s->place[i] = s->resident_bytes;
+            s->resident_bytes += w->stride;
+        } else if (w->arrival != ST_ARRIVE_DIRECT) {
+            s->scratch_bytes = st_max(s->scratch_bytes, w->stride);
+        }
+    }
+}
+
+enum strata_status st_stream_new(const struct st_weights *weights,
+    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_stream **out,
+    struct strata_error *err)
+{
+    struct st_stream *s = st_xcalloc(1, sizeof *s);
+    s->weights = weights;
+    s->arrive = arrive;
+    s->user = user;
+    s->place = st_xcalloc((size_t)weights->n_weights, sizeof *s->place);
+    lay_out(s, config->resident);
+    enum strata_status status = st_io_open(&config->io, &s->io, err);
+    if (status != STRATA_OK) {
+        st_stream_free(s);
+        return status;
+    }
+    if (s->resident_bytes > 0 && !(s->resident = st_vm_reserve(s->resident_bytes, true))) {
+        return no_memory(s, "resident weights", err);
+    }
+    if (s->scratch_bytes > 0 && !(s->scratch = st_vm_reserve(s->scratch_bytes, true))) {
+        return no_memory(s, "a weight in use", err);
+    }
+    s->ring_bytes = config->ring_bytes;
+    if (weights->n_groups > 0) {
+        status = st_experts_new(s->io, weights, config, arrive, user, &s->experts, err);
+        if (status != STRATA_OK) {
+            st_stream_free(s);
+            return status;
+        }
+        struct st_stream_stats stats = {0};
+        st_experts_stats(s->experts, &stats);
+        s->slot_bytes = stats.memory_bytes;
+    }
+    *out = s;
+    return STRATA_OK;
+}
+
+void st_stream_free(struct st_stream *s)
+{
+    if (!s) {
+        return;
+    }
+    st_experts_free(s->experts);
+    st_ring_free(s->ring);
+    st_io_free(s->io);
+    if (s->resident) {
+        st_vm_release(s->resident, s->resident_bytes);
+    }
+    if (s->scratch) {
+        st_vm_release(s->scratch, s->scratch_bytes);
+    }
+    free(s->place);
+    free(s);
+}
+
+/* Puts one dense unit into place. */
+static void arrive_one(struct st_stream *s, int weight, const void *raw, void *dest)
+{
+    struct st_arrival arrival = {.weight = weight, .raw = raw, .dest = dest};
+    uint64_t before = st_now_ns();
+    if (s->weights->weights[weight].arrival == ST_ARRIVE_TRANSFORM) {
+        ST_ASSERT(s->arrive);
+        s->arrive(s->user, &arrival, 1);
+    } else {
+        memcpy(dest, raw, s->weights->weights[weight].file_bytes);
+    }
+    s->arrive_ns += st_now_ns() - before;
+}
+
+/* --- Loading what is kept ------------------------------------------------------------------ */
+
+struct load_progress {
+    strata_progress report;
+    void *user;
+    uint64_t done, total;
+};
+
+/* Kept weights in file order whose envelope is in (min, max]; *largest of these. */
+static int *kept_weights(
+    const struct st_stream *s, uint64_t min, uint64_t max, int *n, uint64_t *largest)
+{
+    int *order = st_xcalloc((size_t)s->weights->n_weights, sizeof *order);
+    *n = 0;
+    *largest = 0;
+    for (int i = 0; i < s->weights->n_weights; i++) {
+        uint64_t envelope = st_weight_envelope(s->weights, i);
+        if (s->place[i] != UINT64_MAX && envelope > min && envelope <= max) {
+            order[(*n)++] = i; /* weights are in catalogue order, which is file order */
+            *largest = st_max(*largest, envelope);
+        }
+    }
+    return order;
+}
+
+static enum strata_status load_through(struct st_stream *s, struct st_ring *ring, const int *order,
+    int n, struct load_progress *progress, struct strata_error *err)
+{
+    st_ring_expect(ring, order, n, false);
+    for (int i = 0; i < n; i++) {
+        const struct st_weight *w = &s->weights->weights[order[i]];
+        const void *raw;
+        enum strata_status status = st_ring_take(ring, order[i], &raw, err);
+        if (status != STRATA_OK) {
+            return status;
+        }
+        arrive_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
+        st_ring_release(ring);
+        progress->done += w->stride;
+        if (progress->report && !progress->report("reading resident weights", progress->done,
+                                    progress->total, progress->user)) {
+            return st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+        }
+    }
+    return STRATA_OK;
+}
+
+/* Reads the kept weights with an envelope in (min, max] through a ring made for that, which takes
+ * memory that the slots will take later. */
+static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t max,
+    struct load_progress *progress, struct strata_error *err)
+{
+    int n;
+    uint64_t largest;
+    int *order = kept_weights(s, min, max, &n, &largest);
+    enum strata_status status = STRATA_OK;
+    if (n > 0) {
+        struct st_ring *aside =
+            st_ring_new(s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)));
+        status = aside ? load_through(s, aside, order, n, progress, err)
+                       : st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space to load");
+        st_ring_free(aside);
+    }
+    free(order);
+    return status;
+}
+
+static enum strata_status load_resident(
+    struct st_stream *s, struct load_progress *progress, struct strata_error *err)
+{
+    /* What is larger than the ring comes first, while the ring has no memory yet (S4). */
+    enum strata_status status = load_aside(s, s->ring_bytes, UINT64_MAX, progress, err);
+    if (status != STRATA_OK || s->ring_bytes == 0) {
+        return status;
+    }
+    s->ring = st_ring_new(s->io, s->weights, s->ring_bytes);
+    if (!s->ring) {
+        return st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space for the ring");
+    }
+    int n;
+    uint64_t largest;
+    int *order = kept_weights(s, 0, s->ring_bytes, &n, &largest);
+    status = load_through(s, s->ring, order, n, progress, err);
+    free(order);
+    return status;
+}
+
+enum strata_status st_stream_load(
+    struct st_stream *s, strata_progress progress, void *user, struct strata_error *err)
+{
+    struct load_progress p = {.report = progress, .user = user, .total = s->resident_bytes};
+    enum strata_status status = load_resident(s, &p, err);
+    if (status == STRATA_OK && s->experts) {
+        st_experts_populate(s->experts, progress, user);
+    }
+    return status;
+}
+
+/* --- Dense weights ------------------------------------------------------------------------- */
+
+bool st_stream_is_resident(const struct st_stream *s, int weight)
+{
+    return s->place[weight] != UINT64_MAX;
+}
+
+void *st_stream_resident(const struct st_stream *s, int weight)
+{
+    ST_ASSERT(st_stream_is_resident(s, weight));
+    return s->resident + s->place[weight] + s->weights->weights[weight].delta;
+}
+
+void st_stream_expect(struct st_stream *s, const int *weights, int n)
+{
+    if (s->ring) {
+        st_ring_expect(s->ring, weights, n, true);
+    }
+}
+
+enum strata_status st_stream_dense(
+    struct st_stream *s, int weight, const void **out, struct strata_error *err)
+{
+    ST_ASSERT(s->ring && s->weights->weights[weight].group < 0);
+    const void *raw;
+    enum strata_status status = st_ring_take(s->ring, weight, &raw, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    if (s->weights->weights[weight].arrival != ST_ARRIVE_DIRECT) {
+        arrive_one(s, weight, raw, s->scratch);
+        raw = s->scratch;
+    }
+    *out = raw;
+    return STRATA_OK;
+}
+
+void st_stream_dense_done(struct st_stream *s)
+{
+    st_ring_release(s->ring);
+}
+
+/* --- Experts ------------------------------------------------------------------------------- */
+
+int st_stream_pass_limit(const struct st_stream *s, int group, bool alone)
+{
+    return st_experts_pass_limit(s->experts, group, alone);
+}
+
+enum strata_status st_stream_begin(struct st_stream *s, struct st_pass *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err)
+{
+    return st_experts_begin(s->experts, pass, group, experts, uses, n, parts, err);
+}
+
+bool st_stream_ready(struct st_stream *s, const struct st_pass *pass, int part)
+{
+    return st_experts_ready(s->experts, pass, part);
+}
+
+enum strata_status st_stream_wait(
+    struct st_stream *s, struct st_pass *pass, int part, struct strata_error *err)
+{
+    return st_experts_wait(s->experts, pass, part, err);
+}
+
+void st_stream_end(struct st_stream *s, struct st_pass *pass)
+{
+    st_experts_end(s->experts, pass);
+}
+
+void *st_stream_slots(const struct st_stream *s, int weight, uint64_t *stride, int *n_slots)
+{
+    return st_experts_slots(s->experts, weight, stride, n_slots);
+}
+
+bool st_stream_has(const struct st_stream *s, int group, int expert, uint32_t parts)
+{
+    return st_experts_has(s->experts, group, expert, parts);
+}
+
+void st_stream_poll(struct st_stream *s)
+{
+    st_io_poll(s->io);
+}
+
+void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
+{
+    *out = (struct st_stream_stats){0};
+    if (s->ring) {
+        const struct st_ring_stats *ring = st_ring_stats(s->ring);
+        out->demand_bytes = ring->demand_bytes;
+        out->prefetch_bytes = ring->prefetch_bytes;
+        out->prefetch_used_bytes = ring->prefetch_used_bytes;
+        out->stall_ns = ring->stall_ns;
+    }
+    if (s->experts) {
+        st_experts_stats(s->experts, out);
+    }
+    out->arrive_ns += s->arrive_ns;
+    out->memory_bytes += s->resident_bytes + s->ring_bytes + s->scratch_bytes;
+    st_io_counters(s->io, &out->io);
+    out->io_method = st_io_method_name(s->io);
+}

@@ -1,0 +1,140 @@
+/*
+ * stream.h - residency: makes the weights that a step needs available in memory, in time.
+ *
+ * A stream owns the memory for weights, the read engine and the cache, and joins them:
+ *
+ *   dense, kept      loaded once by st_stream_load, never read again
+ *   dense, streamed  read on every pass, in order, through a ring with read-ahead (ring.h)
+ *   experts          in slots of a pool; a pass pins what it uses and reads what is missing
+ *
+ * What a weight looks like in memory is the caller's business: a unit whose arrival is not direct
+ * is handed to the `arrive` callback, from the bytes of the file to its place.
+ *
+ * An expert pass (one layer, one set of experts, some parts of them):
+ *
+ *      begin: hits pinned, misses get slots and reads ---> wait(part): that part of every expert
+ *      is in place ---> ... compute ... ---> end: unpinned
+ *
+ * Two passes may be open at once (the next one reads while this one is computed with) as long as
+ * their experts together fit into the pool: see st_stream_pass_limit.
+ *
+ * Invariants (cited by the tests):
+ *   S1  A pointer or slot handed out by dense or wait holds exactly the file's bytes (arrived),
+ *       until dense_done or end.
+ *   S2  A slot that is being read into is pinned, whether or not its pass is still open.
+ *   S3  After a failed call nothing is handed out, and the next pass starts clean.
+ *   S4  Memory taken never exceeds the plan's total_bytes (plus bookkeeping).
+ *
+ * Threads: one stream belongs to one thread.
+ */
+#ifndef ST_STREAM_STREAM_H
+#define ST_STREAM_STREAM_H
+
+#include "cache/cache.h"
+#include "io/io.h"
+#include "model/weights.h"
+
+/* Memory for each kind; see plan.h, from which the caller fills it. */
+struct st_stream_config {
+    const bool *resident; /* [n_weights] */
+    const int *slots;     /* [n_groups], or NULL: */
+    int shared_slots;     /* one pool for all groups */
+    uint64_t ring_bytes;
+    uint64_t staging_bytes;
+    const char *policy; /* of the cache; NULL: "lru" */
+    struct st_io_options io;
+};
+
+/* One unit that has been read: `raw` holds the file's bytes, `dest` is where its form belongs. */
+struct st_arrival {
+    int weight;
+    const void *raw;
+    void *dest;
+};
+/* Puts n arrivals into place; returns when all are. Same thread as the stream. */
+typedef void (*st_arrive_fn)(void *user, const struct st_arrival *arrivals, int n);
+
+struct st_stream;
+
+/* `weights` must outlive the stream. `arrive` may be NULL when no weight needs more than a copy. */
+enum strata_status st_stream_new(const struct st_weights *weights,
+    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_stream **out,
+    struct strata_error *err);
+void st_stream_free(struct st_stream *stream);
+
+/* Reads the dense weights that are kept and takes the memory for slots. Call once, before use. */
+enum strata_status st_stream_load(struct st_stream *stream, strata_progress progress,
+    void *progress_user, struct strata_error *err);
+
+/* --- Dense weights ------------------------------------------------------------------------ */
+
+bool st_stream_is_resident(const struct st_stream *stream, int weight);
+
+/* Where a kept weight is; valid for the stream's life. */
+void *st_stream_resident(const struct st_stream *stream, int weight);
+
+/* Announces the streamed dense weights of the coming computation in the order of their use. */
+void st_stream_expect(struct st_stream *stream, const int *weights, int n);
+
+/* Blocks until the streamed weight is in memory and returns where. One at a time: valid until
+ * st_stream_dense_done. */
+enum strata_status st_stream_dense(
+    struct st_stream *stream, int weight, const void **out, struct strata_error *err);
+void st_stream_dense_done(struct st_stream *stream);
+
+/* --- Experts ------------------------------------------------------------------------------ */
+
+/* One open pass. Zero it, set nothing; begin fills it, end empties it (and keeps the arrays). */
+struct st_pass {
+    int group; /* -1 when not open */
+    uint32_t parts;
+    int n, cap;
+    int *experts;
+    int *slots; /* slots[i] holds experts[i] */
+    int next_load; /* reads not issued yet: index into part-major (part, expert) order */
+};
+
+/* Most experts a pass of this group may have: alone, or next to another open pass of the group. */
+int st_stream_pass_limit(const struct st_stream *stream, int group, bool alone);
+
+/* Opens a pass over n distinct experts. `uses` counts, per expert, the tokens that need it
+ * (requests; NULL: do not count this pass). Reads are issued, nothing is waited for. */
+enum strata_status st_stream_begin(struct st_stream *stream, struct st_pass *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err);
+
+/* True when the part is in place for every expert of the pass (never blocks). */
+bool st_stream_ready(struct st_stream *stream, const struct st_pass *pass, int part);
+
+/* Blocks until it is. */
+enum strata_status st_stream_wait(
+    struct st_stream *stream, struct st_pass *pass, int part, struct strata_error *err);
+
+void st_stream_end(struct st_stream *stream, struct st_pass *pass);
+void st_pass_release(struct st_pass *pass); /* frees the arrays of a closed pass */
+
+/* Slot s of the pool that serves the weight begins at base + s * stride; *n_slots of them. */
+void *st_stream_slots(const struct st_stream *stream, int weight, uint64_t *stride, int *n_slots);
+
+/* Whether the group's expert has all of `parts` in place now. */
+bool st_stream_has(const struct st_stream *stream, int group, int expert, uint32_t parts);
+
+/* --- Both --------------------------------------------------------------------------------- */
+
+/* Lets reads go on: collects completions, issues what is queued. Never blocks; cheap. */
+void st_stream_poll(struct st_stream *stream);
+
+struct st_stream_stats {
+    uint64_t demand_bytes;        /* file bytes read because they were needed at once */
+    uint64_t prefetch_bytes;      /* file bytes read ahead of need */
+    uint64_t prefetch_used_bytes; /* of these, used */
+    uint64_t expert_requests;     /* one expert needed by one token at one layer */
+    uint64_t expert_hits;         /* of these, in memory when asked for */
+    uint64_t stall_ns;            /* waiting for reads */
+    uint64_t arrive_ns;           /* putting what was read into place */
+    uint64_t memory_bytes;        /* taken for weights */
+    struct st_io_counters io;
+    const char *io_method;
+};
+void st_stream_stats(const struct st_stream *stream, struct st_stream_stats *out);
+
+#endif
