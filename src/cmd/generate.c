@@ -1,0 +1,306 @@
+#include "cmd/generate.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+/* --- Options ------------------------------------------------------------------------------- */
+
+static const char *parse_tokens(const char *text, void *target)
+{
+    static const char expected[] = "token ids joined by commas, such as 1,2,3";
+    struct generate_options *o = target;
+    size_t n = 0, cap = 0;
+    int32_t *tokens = NULL;
+    for (const char *at = text;; at++) {
+        char *end;
+        errno = 0;
+        long id = strtol(at, &end, 10);
+        if (end == at || errno || id < 0 || id > INT32_MAX || (*end && *end != ',')) {
+            free(tokens);
+            return expected;
+        }
+        if (n == cap) {
+            cap = cap ? 2 * cap : 64;
+            tokens = st_xrealloc(tokens, cap * sizeof *tokens);
+        }
+        tokens[n++] = (int32_t)id;
+        if (!*end) {
+            break;
+        }
+        at = end;
+    }
+    free(o->tokens);
+    o->tokens = tokens;
+    o->n_tokens = n;
+    return NULL;
+}
+
+int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
+    struct generate_options *o)
+{
+    *o = (struct generate_options){.n_predict = 128};
+    strata_model_options_init(&o->model);
+    strata_sampling_init(&o->sampling);
+    bool run = strcmp(spec_name, "run") == 0;
+    o->n_predict = run ? 128 : 32;
+    struct cmd_option options[] = {
+        {CMD_GROUP, .help = "Input (one of)"},
+        {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &o->prompt},
+        {CMD_STRING, 'f', "file", "FILE", "text to continue, from a file; - is standard input",
+            .target = &o->file},
+        {CMD_CALL, 0, "tokens", "IDS", "token ids to continue: 1,2,3", .target = o,
+            .parse = parse_tokens},
+        {CMD_GROUP, .help = "Generation"},
+        {CMD_UINT32, 'n', "predict", "N", "tokens to generate", .target = &o->n_predict,
+            .min = 0, .max = 1e9},
+        {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
+            .target = &o->ignore_eos},
+        {CMD_FLOAT, 0, "temp", "T", "temperature; 0 (the default) takes the likeliest token",
+            .target = &o->sampling.temp, .min = 0, .max = 100},
+        {CMD_INT, 0, "top-k", "K", "sample among the K likeliest; 0: all",
+            .target = &o->sampling.top_k, .min = 0, .max = INT_MAX},
+        {CMD_FLOAT, 0, "top-p", "P", "... among those that make up P of the probability",
+            .target = &o->sampling.top_p, .min = 0, .max = 1},
+        {CMD_FLOAT, 0, "min-p", "P", "... among those at least P times as likely as the likeliest",
+            .target = &o->sampling.min_p, .min = 0, .max = 1},
+        {CMD_FLOAT, 0, "repeat-penalty", "R", "make repetition less likely; 1: off",
+            .target = &o->sampling.repeat_penalty, .min = 0.01, .max = 100},
+        {CMD_UINT32, 0, "seed", "SEED", "of the random numbers", .target = &o->sampling.seed},
+        {CMD_GROUP, .help = "Memory and speed"},
+        {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold (4G, 800M); default: what "
+                                     "is free, with room to spare",
+            .target = &o->model.mem_bytes, .min = 1, .max = 0x1p62},
+        {CMD_SIZE, 0, "weights-mem", "SIZE", "bound only the memory for weights (experiments)",
+            .target = &o->model.weights_mem_bytes, .min = 1, .max = 0x1p62},
+        {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096",
+            .target = &o->model.ctx, .min = 1, .max = 1 << 24},
+        {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512)",
+            .target = &o->model.batch, .min = 1, .max = 1 << 20},
+        {CMD_INT, 't', "threads", "N", "default: the physical cores", .target = &o->model.threads,
+            .min = 1, .max = 512},
+        {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout",
+            .target = &o->model.repack},
+        {CMD_STRING, 0, "io", "METHOD", "how to read: auto, uring, threads, sync",
+            .target = &o->model.io_method},
+        {CMD_GROUP, .help = "Output"},
+        {CMD_FLAG, 0, "ids", NULL, "print token ids, one a line, instead of text",
+            .target = &o->ids},
+        {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",
+            .target = &o->stats_path},
+        {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr",
+            .target = &o->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose},
+        {CMD_END}};
+    const struct cmd_spec spec = {spec_name, "MODEL [options]", summary, options, 1, 1, NULL};
+    int rc = cmd_parse(&spec, argc, argv, &o->model_path, NULL);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    if ((o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
+        return cmd_usage_error(&spec, "give one of --prompt, --file and --tokens");
+    }
+    if (o->verbose) {
+        strata_log_set_level(STRATA_LOG_DEBUG);
+    }
+    return CMD_GO_ON;
+}
+
+void generate_release(struct generate_options *o)
+{
+    free(o->tokens);
+}
+
+/* --- Input --------------------------------------------------------------------------------- */
+
+static enum strata_status read_text(
+    const char *path, char **text, size_t *length, struct strata_error *err)
+{
+    bool standard = strcmp(path, "-") == 0;
+    FILE *f = standard ? stdin : fopen(path, "rb");
+    if (!f) {
+        return st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --file.",
+            "cannot open %s", path);
+    }
+    char *buf = NULL;
+    size_t n = 0, cap = 0, got;
+    do {
+        if (n == cap) {
+            cap = cap ? 2 * cap : 1 << 16;
+            buf = st_xrealloc(buf, cap);
+        }
+        got = fread(buf + n, 1, cap - n, f);
+        n += got;
+    } while (got > 0);
+    int failed = ferror(f) ? errno : 0;
+    if (!standard) {
+        fclose(f);
+    }
+    if (failed) {
+        free(buf);
+        return st_fail_errno(err, STRATA_E_IO, failed, "", "cannot read %s", path);
+    }
+    *text = buf;
+    *length = n;
+    return STRATA_OK;
+}
+
+static enum strata_status tokenize(const struct strata_model *model, const char *text,
+    size_t length, int32_t **tokens, size_t *n, struct strata_error *err)
+{
+    size_t needed;
+    enum strata_status status = strata_tokenize(model, text, length, true, NULL, 0, &needed, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    *tokens = st_xmalloc((needed + 1) * sizeof **tokens);
+    status = strata_tokenize(model, text, length, true, *tokens, needed, n, err);
+    if (status != STRATA_OK) {
+        free(*tokens);
+    }
+    return status;
+}
+
+enum strata_status generate_input(const struct generate_options *o,
+    const struct strata_model *model, int32_t **tokens, size_t *n, struct strata_error *err)
+{
+    enum strata_status status = STRATA_OK;
+    int32_t *list = NULL;
+    size_t count = 0;
+    if (o->tokens) {
+        count = o->n_tokens;
+        list = st_xmalloc(count * sizeof *list);
+        memcpy(list, o->tokens, count * sizeof *list);
+    } else if (o->file) {
+        char *text;
+        size_t length;
+        status = read_text(o->file, &text, &length, err);
+        if (status == STRATA_OK) {
+            status = tokenize(model, text, length, &list, &count, err);
+            free(text);
+        }
+    } else {
+        const char *text = o->prompt ? o->prompt : "Once upon a time";
+        status = tokenize(model, text, strlen(text), &list, &count, err);
+    }
+    if (status == STRATA_OK && count == 0) {
+        free(list);
+        status = st_fail(err, STRATA_E_USAGE, "Give a prompt with -p, -f or --tokens.",
+            "the prompt is empty");
+    }
+    if (status == STRATA_OK) {
+        *tokens = list;
+        *n = count;
+    }
+    return status;
+}
+
+/* --- Progress ------------------------------------------------------------------------------ */
+
+void progress_init(struct progress_line *line, bool quiet)
+{
+    *line = (struct progress_line){
+        .enabled = !quiet, .terminal = isatty(STDERR_FILENO) != 0, .percent = -1};
+}
+
+bool progress_report(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    struct progress_line *line = user;
+    int percent = total ? (int)((double)done / (double)total * 100) : 100;
+    if (!line->enabled) {
+        return true;
+    }
+    bool new_phase = !line->what || strcmp(line->what, what) != 0;
+    if (line->terminal && (new_phase || percent != line->percent)) {
+        fprintf(stderr, "\r\033[K%s %d %%", what, percent);
+    } else if (!line->terminal && new_phase) {
+        fprintf(stderr, "%s ...\n", what);
+    }
+    line->what = what;
+    line->percent = percent;
+    return true;
+}
+
+void progress_end(struct progress_line *line)
+{
+    if (line->enabled && line->terminal && line->what) {
+        fprintf(stderr, "\r\033[K");
+    }
+    line->what = NULL;
+}
+
+/* --- Figures ------------------------------------------------------------------------------- */
+
+static void set_double(json_t *object, const char *key, double value)
+{
+    json_object_set_new(object, key, json_real(value));
+}
+
+static void set_uint64_t(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+enum strata_status stats_write(
+    const char *path, const struct strata_stats *stats, struct strata_error *err)
+{
+    json_t *object = json_object();
+#define SET(type, name) set_##type(object, #name, stats->name);
+    STRATA_STATS_LIST(SET)
+#undef SET
+    int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    json_decref(object);
+    return rc == 0 ? STRATA_OK
+                   : st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --stats.",
+                         "cannot write %s", path);
+}
+
+static void print_reads(const struct strata_stats *s)
+{
+    double per_token = s->generated_tokens
+                           ? (double)s->decode_read_bytes / (double)s->generated_tokens
+                           : 0;
+    fprintf(stderr, "reads:  %s in all, %s a token while generating", ST_SIZE(s->read_bytes),
+        ST_SIZE((uint64_t)per_token));
+    if (s->disk_bytes_per_s > 0) {
+        fprintf(stderr, "; disk %s/s, %.0f %% used", ST_SIZE((uint64_t)s->disk_bytes_per_s),
+            s->disk_utilisation * 100);
+    }
+    fprintf(stderr, "\n");
+    if (s->expert_requests) {
+        fprintf(stderr, "cache:  %.1f %% of %llu expert requests hit; speed is %.1f times that of "
+                        "reading everything\n",
+            s->hit_rate * 100, (unsigned long long)s->expert_requests, s->roofline_ratio);
+    }
+}
+
+void stats_print(const struct strata_stats *s, const struct strata_placement *placement)
+{
+    fprintf(stderr, "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first "
+                    "token after %.2f s, loaded in %.1f s\n",
+        s->decode_tok_per_s, (unsigned long long)s->generated_tokens, s->prompt_tok_per_s,
+        (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
+    if (placement->fits) {
+        fprintf(stderr, "memory: the model fits; peak %s of a budget of %s\n",
+            ST_SIZE(s->peak_rss_bytes), ST_SIZE(s->budget_bytes));
+        return;
+    }
+    fprintf(stderr, "memory: peak %s of a budget of %s; %s of %s of weights kept",
+        ST_SIZE(s->peak_rss_bytes), ST_SIZE(s->budget_bytes),
+        ST_SIZE(placement->resident_bytes + placement->cache_bytes),
+        ST_SIZE(placement->weights_bytes));
+    if (placement->n_experts) {
+        fprintf(stderr, ", %d slots for %d experts", placement->n_slots, placement->n_experts);
+    }
+    fprintf(stderr, "\n");
+    print_reads(s);
+    fprintf(stderr, "time:   computing %.2f s, waiting for reads %.2f s; written %s\n",
+        s->compute_s, s->stall_s, ST_SIZE(s->written_bytes));
+}

@@ -1,0 +1,51 @@
+/* generate.h - the options that run and verify share: model, input, generation. */
+#ifndef ST_CMD_GENERATE_H
+#define ST_CMD_GENERATE_H
+
+#include "cmd/cmd.h"
+#include "strata.h"
+
+struct generate_options {
+    const char *model_path;
+    const char *prompt; /* -p */
+    const char *file;   /* -f; "-": stdin */
+    int32_t *tokens;    /* --tokens; owned */
+    size_t n_tokens;
+    uint32_t n_predict;
+    bool ignore_eos;
+    bool ids;
+    bool quiet;
+    bool verbose;
+    const char *stats_path;
+    struct strata_model_options model;
+    struct strata_sampling sampling;
+};
+
+/* Parses the command line of `spec_name` ("run" or "verify"). CMD_GO_ON, or the exit code. */
+int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
+    struct generate_options *options);
+void generate_release(struct generate_options *options);
+
+/* The input as tokens of the model: those given, or the text tokenized. The caller frees *tokens. */
+enum strata_status generate_input(const struct generate_options *options,
+    const struct strata_model *model, int32_t **tokens, size_t *n, struct strata_error *err);
+
+/* A line that is redrawn on stderr while something long goes on; nothing when stderr is no
+ * terminal and `quiet`. Signature of strata_progress; `user` is a struct progress_line. */
+struct progress_line {
+    bool enabled;
+    bool terminal;
+    const char *what;
+    int percent;
+};
+void progress_init(struct progress_line *line, bool quiet);
+bool progress_report(const char *what, uint64_t done, uint64_t total, void *user);
+void progress_end(struct progress_line *line);
+
+/* Writes the figures as JSON. */
+enum strata_status stats_write(
+    const char *path, const struct strata_stats *stats, struct strata_error *err);
+/* ... and in words, on stderr. */
+void stats_print(const struct strata_stats *stats, const struct strata_placement *placement);
+
+#endif

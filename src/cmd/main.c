@@ -1,0 +1,32 @@
+/* main.c - the `strata` program: the table of subcommands, nothing else. */
+#include "cmd/cmd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct cmd_entry commands[] = {
+    {"run", cmd_run, "generate text with a model of any size"},
+    {"verify", cmd_verify, "check that the logits equal llama.cpp's bit by bit"},
+    {"inspect", cmd_inspect, "show what is in a model file"},
+    {"synth", cmd_synth, "make test models of any size"},
+    {0},
+};
+
+/* A full disk or a closed descriptor must not look like success. */
+static int close_stdout(int rc)
+{
+    if ((fflush(stdout) || ferror(stdout)) && rc == CMD_OK) {
+        fprintf(stderr, "strata: cannot write to standard output: %s\n", strerror(errno));
+        return CMD_FAILED;
+    }
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    int rc = cmd_dispatch("strata",
+        "Runs language models bigger than memory, with exactly llama.cpp's tokens.", commands, argc,
+        argv);
+    return close_stdout(rc);
+}
