@@ -31,11 +31,8 @@ struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack)
 /* After llama_free and llama_model_free. */
 void st_binding_free(struct st_binding *binding);
 
-/* True when the tensor's bytes in the file need not be read by llama.cpp: every use of it that was
- * offered so far was claimed. Signature of st_vgguf_skip; `user` is the binding. */
-bool st_binding_skips(void *user, int tensor);
-
-/* What was claimed. Built on first call, which must come after llama.cpp loaded the model. */
+/* What was claimed. The first call must come right after llama.cpp loaded the model: it gives the
+ * claimed tensors their shapes back, which were hidden so that llama.cpp reads none of them. */
 const struct st_weights *st_binding_weights(struct st_binding *binding);
 
 /* Memory the device's compute buffers may grow to, and its own buffers for batches of `batch`
@@ -53,8 +50,9 @@ struct st_stream *st_binding_stream(struct st_binding *binding);
 /* Why the last graph failed. STRATA_OK when it did not. Reading it clears it. */
 enum strata_status st_binding_take_error(struct st_binding *binding, struct strata_error *err);
 
-/* The thread pool the device computes with, for llama_attach_threadpool (so that two pools never
- * spin against each other); an opaque ggml_threadpool_t. NULL before a context exists. */
-void *st_binding_threadpool(struct st_binding *binding);
+/* Makes the device compute with so many threads and returns their pool (an opaque
+ * ggml_threadpool_t) for llama_attach_threadpool: llama.cpp gives some small nodes to its own CPU
+ * backend, and two pools would spin against each other. NULL when the CPU backend has none. */
+void *st_binding_threadpool(struct st_binding *binding, int n_threads);
 
 #endif

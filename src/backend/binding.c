@@ -142,7 +142,6 @@ bool st_binding_offer(
     const struct st_tensor *info = &b->catalog->tensors[tensor];
     struct claim *claim = &b->claims[tensor];
     if (!claimable(info, op, weight)) {
-        claim->refused = true;
         return false;
     }
     if (claim->claimed) {
@@ -152,17 +151,10 @@ bool st_binding_offer(
     if (!choose_form(claim, info, weight, layout)) {
         st_debug("%s stays with llama.cpp: no single units in %s", info->name,
             ggml_backend_buft_name(layout));
-        claim->refused = true;
         return false;
     }
     claim->claimed = true;
     return true;
-}
-
-bool st_binding_skips(void *user, int tensor)
-{
-    const struct st_binding *b = user;
-    return b->claims[tensor].claimed && !b->claims[tensor].refused;
 }
 
 struct claim *st_claim_of(const struct ggml_tensor *tensor)
@@ -186,7 +178,8 @@ const struct st_weights *st_binding_weights(struct st_binding *b)
     int n = 0;
     for (int i = 0; i < b->catalog->n_tensors; i++) {
         struct claim *claim = &b->claims[i];
-        if (claim->claimed && claim->data) {
+        if (claim->tensor) {
+            memcpy(claim->tensor->ne, claim->ne, sizeof claim->ne);
             claim->weight = n; /* catalogue order: the index st_weights_new gives it */
             list[n++] = (struct st_claim){
                 .tensor = i, .unit_bytes = claim->unit_bytes, .transform = claim->layout != NULL};
@@ -218,9 +211,8 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
     };
     ST_ASSERT(b->weights && b->exec);
     for (int i = 0; i < b->catalog->n_tensors; i++) {
-        if (b->claims[i].data) {
-            st_vm_discard(b->claims[i].data, b->claims[i].bytes);
-            st_vm_forbid(b->claims[i].data, b->claims[i].bytes);
+        if (b->claims[i].tensor) {
+            st_vm_forbid(b->claims[i].tensor->data, b->claims[i].bytes);
         }
     }
     enum strata_status status =
@@ -252,7 +244,8 @@ enum strata_status st_binding_take_error(struct st_binding *b, struct strata_err
     return status;
 }
 
-void *st_binding_threadpool(struct st_binding *b)
+void *st_binding_threadpool(struct st_binding *b, int n_threads)
 {
-    return b->exec ? b->exec->workers.pool : NULL;
+    st_workers_set_threads(&b->exec->workers, n_threads);
+    return b->exec->workers.pool;
 }

@@ -22,8 +22,10 @@ static void *buffer_base(ggml_backend_buffer_t buffer)
     return buffer->context;
 }
 
-/* Marks a claimed weight as ours. Tensors of compute buffers pass through here too; only a weight
- * is named like one, and only before the first graph. */
+/* Marks a claimed weight as ours, and hides its shape until the model is loaded: llama.cpp reads
+ * ggml_nbytes(tensor) bytes of each weight, and of these it shall read none. (A stream that skips
+ * them is not enough: stdio copies what it did not read.) Tensors of compute buffers pass through
+ * here too; only a weight is named like one, and only before the first graph. */
 static enum ggml_status buffer_init_tensor(
     ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
@@ -34,8 +36,10 @@ static enum ggml_status buffer_init_tensor(
     int index = st_catalog_find(st_bound->catalog, tensor->name);
     if (index >= 0 && st_bound->claims[index].claimed) {
         struct claim *claim = &st_bound->claims[index];
-        claim->data = tensor->data;
+        claim->tensor = tensor;
         claim->bytes = ggml_nbytes(tensor);
+        memcpy(claim->ne, tensor->ne, sizeof claim->ne);
+        tensor->ne[0] = 0;
         tensor->extra = claim;
     }
     return GGML_STATUS_SUCCESS;

@@ -12,14 +12,14 @@
 
 /* One tensor of the catalogue, as llama.cpp offered and created it. */
 struct claim {
-    bool claimed; /* some use of it is ours */
-    bool refused; /* some use of it is not */
+    bool claimed;
     int weight;   /* index into st_weights, once built */
     ggml_backend_buffer_type_t layout; /* repacked by this buffer type; NULL: as in the file */
     uint64_t unit_bytes;
     int64_t unit_ne[4];    /* shape of one unit */
     enum ggml_type type;
-    void *data;            /* where llama.cpp thinks it is */
+    struct ggml_tensor *tensor; /* llama.cpp's; its shape is hidden while the model loads */
+    int64_t ne[4];              /* that shape */
     uint64_t bytes;
     /* A tensor of one unit in `layout`: shadows borrow its buffer and extra. */
     ggml_backend_buffer_t form_buffer;

@@ -87,8 +87,8 @@ static enum strata_status load_llama(struct strata_model *m, struct strata_error
     struct st_vgguf_stats stats = {0};
     struct strata_error io_error = {0};
     FILE *file;
-    enum strata_status status = st_vgguf_open(m->catalog, m->binding ? st_binding_skips : NULL,
-        m->binding, &stats, &io_error, &file, err);
+    enum strata_status status =
+        st_vgguf_open(m->catalog, &stats, &io_error, &file, err);
     if (status != STRATA_OK) {
         return status;
     }
@@ -125,8 +125,10 @@ static enum strata_status make_context(struct strata_model *m, struct strata_err
 /* One pool for llama.cpp's CPU backend and ours: two would spin against each other. */
 static void share_threads(struct strata_model *m)
 {
-    ggml_threadpool_t pool = m->binding ? st_binding_threadpool(m->binding) : NULL;
-    if (!m->binding) {
+    ggml_threadpool_t pool = NULL;
+    if (m->binding) {
+        pool = st_binding_threadpool(m->binding, m->options.threads);
+    } else {
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         ggml_threadpool_t (*make)(struct ggml_threadpool_params *) =
             (ggml_threadpool_t(*)(struct ggml_threadpool_params *))

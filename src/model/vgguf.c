@@ -1,11 +1,14 @@
 /*
- * vgguf.c - the virtual file is a list of segments in ascending order; what lies between them is
- * padding and reads as zeros.
+ * vgguf.c - the virtual file: a header made here, then every tensor at a multiple of BLOCK. What
+ * lies between exists only as addresses and reads as zeros.
  *
- *      one file:    | header (memory) |pad| t0 | t1 (skipped) |pad| t2 | ...      offsets as in the file
- *      split set:   | merged header   |pad| t0 | t1           |pad| t2 | ...      offsets made here
+ *      | header (memory)    | t0 in part 1 | t1 in part 1    | t2 in part 2 | ...
+ *      0                    BLOCK          3 BLOCK           7 BLOCK
  *
- * The header is held in memory: llama.cpp reads it a few bytes at a time.
+ * Why BLOCK. glibc's fseeko tells the exact place only at multiples of the stream's buffer size; at
+ * any other it would also read a bufferful, and throw it away. llama.cpp seeks to every tensor, to
+ * those of which it then reads no byte as well. GGUF has a key for this: general.alignment, which the
+ * header made here sets to BLOCK.
  */
 #include "model/vgguf.h"
 
@@ -20,23 +23,18 @@
 #include "ggml.h"
 #include "gguf.h"
 
-/* Large enough for the full speed of a disk; small enough that a load leaves little page cache
- * behind at any moment. */
-#define PIECE (8 * ST_MIB)
-
-enum segment_kind { HEADER, DATA, SKIPPED };
+#define BLOCK ST_MIB
 
 struct segment {
     uint64_t start; /* in the virtual file */
     uint64_t length;
-    enum segment_kind kind;
-    struct st_file *file;
-    uint64_t offset; /* DATA: in `file` */
+    struct st_file *file; /* NULL: the header */
+    uint64_t offset;      /* in `file` */
 };
 
 struct vgguf {
-    char *header;
-    struct segment *segments;
+    char *header;             /* segment 0 */
+    struct segment *segments; /* ascending */
     int n_segments;
     int current; /* where the last read was: reads mostly go on from there */
     uint64_t size;
@@ -46,83 +44,67 @@ struct vgguf {
     struct strata_error *io_error;
 };
 
-/* --- Reading ------------------------------------------------------------------------------ */
+/* --- The stream --------------------------------------------------------------------------- */
 
-/* Index of the last segment that starts at or before `pos`. Segment 0 starts at 0. */
-static int segment_at(const struct vgguf *v, uint64_t pos)
+/* The last segment that starts at or before `pos`. */
+static const struct segment *segment_at(struct vgguf *v, uint64_t pos)
 {
     int low = 0, high = v->n_segments;
     if (pos >= v->segments[v->current].start) {
         low = v->current;
-        if (low + 1 >= v->n_segments || pos < v->segments[low + 1].start) {
-            return low;
-        }
+        high = low + 1 < high && pos < v->segments[low + 1].start ? low + 1 : high;
     }
     while (high - low > 1) {
         int middle = low + (high - low) / 2;
-        *(v->segments[middle].start <= pos ? &low : &high) = middle;
+        if (v->segments[middle].start <= pos) {
+            low = middle;
+        } else {
+            high = middle;
+        }
     }
-    return low;
+    v->current = low;
+    return &v->segments[low];
 }
 
-static bool read_data(struct vgguf *v, struct st_file *file, uint64_t offset, char *to, uint64_t n)
+/* The pages are ours alone to want: in a small container they would push out what computes. The
+ * first page may have been begun by the read before. */
+static bool read_file(
+    struct vgguf *v, const struct segment *s, uint64_t inside, void *to, uint64_t length)
 {
     struct strata_error unused;
-    while (n > 0) {
-        uint64_t piece = st_min(n, PIECE);
-        if (st_file_read(file, to, piece, offset, v->io_error ? v->io_error : &unused)) {
-            errno = EIO;
-            return false;
-        }
-        st_file_drop_cache(file, offset, piece);
-        v->stats->read_bytes += piece;
-        offset += piece;
-        to += piece;
-        n -= piece;
+    uint64_t offset = s->offset + inside;
+    if (st_file_read(s->file, to, length, offset, v->io_error ? v->io_error : &unused)) {
+        errno = EIO;
+        return false;
     }
+    uint64_t begin = st_round_down(offset, 4096);
+    st_file_drop_cache(s->file, begin, offset + length - begin);
+    v->stats->read_bytes += length;
     return true;
-}
-
-/* Reads at pos, within one segment or gap. Returns the bytes passed, 0 on an error. */
-static uint64_t read_some(struct vgguf *v, char *to, uint64_t length)
-{
-    v->current = segment_at(v, v->pos);
-    const struct segment *s = &v->segments[v->current];
-    uint64_t inside = v->pos - s->start;
-    if (inside >= s->length) {
-        bool last = v->current + 1 == v->n_segments;
-        uint64_t n = st_min(length, (last ? v->size : s[1].start) - v->pos);
-        memset(to, 0, n);
-        return n;
-    }
-    uint64_t n = st_min(length, s->length - inside);
-    switch (s->kind) {
-    case HEADER:
-        memcpy(to, v->header + inside, n);
-        break;
-    case SKIPPED:
-        v->stats->skipped_bytes += n;
-        break;
-    case DATA:
-        return read_data(v, s->file, s->offset + inside, to, n) ? n : 0;
-    }
-    return n;
 }
 
 static int64_t on_read(void *user, void *buffer, size_t length)
 {
     struct vgguf *v = user;
-    uint64_t want = v->pos < v->size ? st_min(length, v->size - v->pos) : 0;
-    uint64_t done = 0;
-    while (done < want) {
-        uint64_t n = read_some(v, (char *)buffer + done, want - done);
-        if (n == 0) {
-            return -1;
-        }
-        done += n;
-        v->pos += n;
+    if (v->pos >= v->size) {
+        return 0;
     }
-    return (int64_t)done;
+    const struct segment *s = segment_at(v, v->pos);
+    uint64_t inside = v->pos - s->start;
+    bool gap = inside >= s->length;
+    uint64_t end = !gap                                  ? s->start + s->length
+                   : s + 1 < v->segments + v->n_segments ? s[1].start
+                                                         : v->size;
+    uint64_t n = st_min(length, end - v->pos);
+    if (gap) {
+        memset(buffer, 0, n);
+    } else if (!s->file) {
+        memcpy(buffer, v->header + inside, n);
+    } else if (!read_file(v, s, inside, buffer, n)) {
+        return -1;
+    }
+    v->pos += n;
+    return (int64_t)n;
 }
 
 static int64_t on_seek(void *user, int64_t offset, int whence)
@@ -148,115 +130,98 @@ static void vgguf_free(void *user)
 
 static const struct st_cookie_calls calls = {on_read, on_seek, vgguf_free};
 
-/* --- Making the segments ------------------------------------------------------------------ */
+/* --- The header --------------------------------------------------------------------------- */
 
-static bool hold_header(struct vgguf *v, uint64_t length)
+/* An empty header that aligns by BLOCK: gguf.h sets that only while parsing. */
+static struct gguf_context *empty_header(void)
 {
-    v->header = malloc(length);
-    v->segments[0] = (struct segment){0, length, HEADER, NULL, 0};
-    v->n_segments = 1;
-    return v->header != NULL;
+    static const char key[] = GGUF_KEY_GENERAL_ALIGNMENT;
+    struct __attribute__((packed)) {
+        char magic[4];
+        uint32_t version;
+        uint64_t n_tensors, n_kv, key_length;
+        char key[sizeof key - 1];
+        uint32_t type, value;
+    } bytes = {
+        {'G', 'G', 'U', 'F'}, GGUF_VERSION, 0, 1, sizeof key - 1, {0}, GGUF_TYPE_UINT32, BLOCK};
+    memcpy(bytes.key, key, sizeof bytes.key);
+    struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
+    struct gguf_context *g = gguf_init_from_buffer(&bytes, sizeof bytes, params);
+    ST_ASSERT(g && gguf_get_alignment(g) == BLOCK);
+    return g;
 }
 
-static void add_tensor(
-    struct vgguf *v, const struct st_catalog *c, int i, uint64_t start, bool skip)
+/* The model's keys, and all tensors as if they were in one file. */
+static struct gguf_context *make_header(const struct st_catalog *c)
 {
-    const struct st_tensor *t = &c->tensors[i];
-    if (t->bytes > 0) {
-        v->segments[v->n_segments++] =
-            (struct segment){start, t->bytes, skip ? SKIPPED : DATA, c->files[t->file], t->offset};
-    }
-}
-
-/* One file: the same bytes at the same place. */
-static enum strata_status map_single(struct vgguf *v, const struct st_catalog *c,
-    st_vgguf_skip skip, void *user, struct strata_error *err)
-{
-    uint64_t length = gguf_get_data_offset(c->meta);
-    if (!hold_header(v, length)) {
-        return st_fail(
-            err, STRATA_E_NOMEM, "", "no memory for the header of %s", c->files[0]->path);
-    }
-    v->size = c->files[0]->size;
-    for (int i = 0; i < c->n_tensors; i++) {
-        add_tensor(v, c, i, c->tensors[i].offset, skip && skip(user, i));
-    }
-    return st_file_read(c->files[0], v->header, length, 0, err);
-}
-
-/* The header llama-gguf-split would have read before it split the model. The alignment becomes the
- * default: gguf.h would write the key, but not align by it. */
-static struct gguf_context *merge_headers(const struct st_catalog *c)
-{
-    static const char *const dropped[] = {
-        "split.no", "split.count", "split.tensors.count", GGUF_KEY_GENERAL_ALIGNMENT};
-    struct gguf_context *merged = gguf_init_empty();
-    gguf_set_kv(merged, c->meta);
-    for (size_t i = 0; i < sizeof dropped / sizeof dropped[0]; i++) {
-        gguf_remove_key(merged, dropped[i]);
-    }
+    struct gguf_context *g = empty_header();
+    gguf_set_kv(g, c->meta);
+    gguf_remove_key(g, "split.no");
+    gguf_remove_key(g, "split.count");
+    gguf_remove_key(g, "split.tensors.count");
+    gguf_set_val_u32(g, GGUF_KEY_GENERAL_ALIGNMENT, BLOCK);
     for (int i = 0; i < c->n_tensors; i++) {
         const struct st_tensor *t = &c->tensors[i];
-        struct ggml_tensor g = {.type = (enum ggml_type)t->type};
-        memcpy(g.ne, t->ne, sizeof g.ne);
-        g.nb[0] = ggml_type_size(g.type);
-        g.nb[1] = g.nb[0] * (size_t)(g.ne[0] / ggml_blck_size(g.type));
-        g.nb[2] = g.nb[1] * (size_t)g.ne[1];
-        g.nb[3] = g.nb[2] * (size_t)g.ne[2];
-        ggml_set_name(&g, t->name);
-        gguf_add_tensor(merged, &g);
+        struct ggml_tensor shape = {.type = (enum ggml_type)t->type};
+        memcpy(shape.ne, t->ne, sizeof shape.ne);
+        shape.nb[0] = ggml_type_size(shape.type);
+        shape.nb[1] = shape.nb[0] * (size_t)(shape.ne[0] / ggml_blck_size(shape.type));
+        shape.nb[2] = shape.nb[1] * (size_t)shape.ne[1];
+        shape.nb[3] = shape.nb[2] * (size_t)shape.ne[2];
+        ggml_set_name(&shape, t->name);
+        gguf_add_tensor(g, &shape);
     }
-    return merged;
+    return g;
 }
 
-static enum strata_status map_splits(struct vgguf *v, const struct st_catalog *c,
-    st_vgguf_skip skip, void *user, struct strata_error *err)
+static enum strata_status fill(
+    struct vgguf *v, const struct st_catalog *c, struct strata_error *err)
 {
-    struct gguf_context *merged = merge_headers(c);
-    uint64_t length = gguf_get_meta_size(merged);
+    struct gguf_context *g = make_header(c);
+    uint64_t length = gguf_get_meta_size(g);
+    v->header = malloc(length);
+    v->segments = calloc((size_t)c->n_tensors + 1, sizeof *v->segments);
     enum strata_status status = STRATA_OK;
-    if (!hold_header(v, length)) {
-        status =
-            st_fail(err, STRATA_E_NOMEM, "", "no memory for the headers of %s", c->files[0]->path);
+    if (!v->header || !v->segments) {
+        status = st_fail(err, STRATA_E_NOMEM, "", "no memory for the header of %s (%s)",
+            c->files[0]->path, ST_SIZE(length));
     } else {
-        gguf_get_meta_data(merged, v->header);
+        gguf_get_meta_data(g, v->header);
+        v->segments[v->n_segments++] = (struct segment){.start = 0, .length = length};
         v->size = length;
-        for (int i = 0; i < c->n_tensors; i++) {
-            uint64_t start = length + gguf_get_tensor_offset(merged, i);
-            add_tensor(v, c, i, start, skip && skip(user, i));
-            v->size = start + c->tensors[i].bytes;
-        }
     }
-    gguf_free(merged);
+    for (int i = 0; i < c->n_tensors && !status; i++) {
+        const struct st_tensor *t = &c->tensors[i];
+        uint64_t start = length + gguf_get_tensor_offset(g, i);
+        if (t->bytes > 0) {
+            v->segments[v->n_segments++] =
+                (struct segment){start, t->bytes, c->files[t->file], t->offset};
+        }
+        v->size = start + t->bytes;
+    }
+    gguf_free(g);
     return status;
 }
 
-enum strata_status st_vgguf_open(struct st_catalog *c, st_vgguf_skip skip, void *user,
-    struct st_vgguf_stats *stats, struct strata_error *io_error, FILE **out,
-    struct strata_error *err)
+enum strata_status st_vgguf_open(struct st_catalog *c, struct st_vgguf_stats *stats,
+    struct strata_error *io_error, FILE **out, struct strata_error *err)
 {
+    enum strata_status status = st_catalog_check_files(c, err);
+    if (status) {
+        return status;
+    }
     struct vgguf *v = st_xcalloc(1, sizeof *v);
-    v->segments = st_xcalloc((size_t)c->n_tensors + 1, sizeof *v->segments);
     v->stats = stats ? stats : &v->own_stats;
     v->io_error = io_error;
-    FILE *f = NULL;
-    enum strata_status status =
-        c->n_files > 1 ? map_splits(v, c, skip, user, err) : map_single(v, c, skip, user, err);
-    /* What was just read and what the catalogue knows must be the same files. */
-    if (!status) {
-        status = st_catalog_check_files(c, err);
-    }
-    if (!status) {
-        f = st_cookie_open(v, &calls);
-        status = f ? STRATA_OK
-                   : st_fail_errno(
-                         err, STRATA_E_NOMEM, errno, "", "no stream for %s", c->files[0]->path);
+    status = fill(v, c, err);
+    FILE *f = status ? NULL : st_cookie_open(v, &calls, BLOCK);
+    if (!f && !status) {
+        status = st_fail(err, STRATA_E_NOMEM, "", "no memory to read %s", c->files[0]->path);
     }
     if (status) {
         vgguf_free(v);
         return status;
     }
-    v->stats->read_bytes += v->segments[0].length;
     *out = f;
     return STRATA_OK;
 }

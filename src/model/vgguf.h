@@ -1,10 +1,13 @@
 /*
- * vgguf.h - the virtual GGUF: all splits as one file, without the bytes that will be streamed.
+ * vgguf.h - the virtual GGUF: all splits as one file.
  *
- * llama.cpp loads from a FILE*. This one presents the real header (for a split set: the headers
- * merged, the split.* keys removed) and the real bytes of every tensor, except those that `skip`
- * claims: reads of these return at once and leave the destination as it was. So a 40 GB model
- * loads in the time its resident part takes to read.
+ * llama.cpp loads from a FILE *. This one presents the model's keys (without split.*), all tensors
+ * as if they were in one file, and the real bytes of every tensor. Only what is read costs: the
+ * stream touches nothing of a tensor that llama.cpp seeks to and reads no byte of. (A stream cannot
+ * skip on its own: glibc copies every byte of a fread out of its buffer, read or not. The backend
+ * makes llama.cpp ask for no bytes of the weights that it will stream.)
+ *
+ * Load with load_mode NONE and lazy_mode OFF: there is no descriptor to map.
  */
 #ifndef ST_MODEL_VGGUF_H
 #define ST_MODEL_VGGUF_H
@@ -13,19 +16,14 @@
 
 #include "model/catalog.h"
 
-/* True when the tensor's bytes must not be read. Asked once per tensor, at open. */
-typedef bool (*st_vgguf_skip)(void *user, int tensor);
-
 struct st_vgguf_stats {
-    uint64_t read_bytes;    /* from disk, header included */
-    uint64_t skipped_bytes; /* asked for and not read */
+    uint64_t read_bytes; /* tensor data, from the files; the catalogue has read the headers */
 };
 
 /* A seekable, read-only stream; fclose it after loading. The catalogue must outlive it. `stats`
  * (may be NULL) is updated while reading. A read error sets ferror and, if `io_error` is not NULL,
  * describes it there (llama.cpp's own message does not name the file). One thread at a time. */
-enum strata_status st_vgguf_open(struct st_catalog *catalog, st_vgguf_skip skip, void *user,
-    struct st_vgguf_stats *stats, struct strata_error *io_error, FILE **out,
-    struct strata_error *err);
+enum strata_status st_vgguf_open(struct st_catalog *catalog, struct st_vgguf_stats *stats,
+    struct strata_error *io_error, FILE **out, struct strata_error *err);
 
 #endif

@@ -12,15 +12,17 @@ struct st_cookie_calls {
     /* Reads up to `length` bytes at the position. Returns their number, 0 at the end, -1 with errno
      * set. Asked again for what is missing. */
     int64_t (*read)(void *user, void *buffer, size_t length);
-    /* Moves the position (SEEK_SET, SEEK_CUR, SEEK_END). Returns it, or -1 with errno set. */
+    /* Moves the position (SEEK_SET, SEEK_CUR, SEEK_END). Returns it, or -1 with errno set. Asked
+     * with (0, SEEK_CUR) by every ftello. */
     int64_t (*seek)(void *user, int64_t offset, int whence);
     /* Called by fclose; frees `user`. */
     void (*close)(void *user);
 };
 
-/* A read-only stream without a buffer: every fread becomes one read call of the same length (in
- * pieces of 1 GiB on macOS), so that nothing is read twice and a large read costs one call. NULL
- * with errno set when memory is refused; `close` is not called then. */
-FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls);
+/* A read-only stream. `block` is a power of two: an fseeko to a multiple of it seeks exactly there
+ * and reads nothing; other seeks may read up to a block before the place. Read calls ask for a
+ * block at most (on macOS: for all of a large fread). NULL with errno set when memory is refused;
+ * `close` is not called then. */
+FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls, size_t block);
 
 #endif

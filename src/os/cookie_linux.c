@@ -1,17 +1,22 @@
 /*
  * cookie_linux.c - fopencookie.
  *
- * The stream is unbuffered for a reason: with a buffer, glibc answers every fseek by reading a
- * whole buffer from a rounded-down position, and throws it away when a large fread follows.
+ * What glibc does with such a stream (2.24 to 2.40): every fread goes through the stream's buffer,
+ * a large one too, and copies it out. An fseeko rounds down to a multiple of the buffer's size,
+ * seeks there and reads a whole buffer, unless the place is such a multiple. So the buffer is large,
+ * and its size is the block of cookie.h. Without a buffer there would be one call per byte.
  */
 #include "os/cookie.h"
 
 #include <stdlib.h>
 #include <sys/types.h>
 
+#define ALIGNMENT 4096
+
 struct stream {
     void *user;
     const struct st_cookie_calls *calls;
+    void *buffer;
 };
 
 static ssize_t on_read(void *cookie, char *buffer, size_t length)
@@ -35,23 +40,23 @@ static int on_close(void *cookie)
 {
     struct stream *s = cookie;
     s->calls->close(s->user);
+    free(s->buffer);
     free(s);
     return 0;
 }
 
-FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls)
+FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls, size_t block)
 {
     struct stream *s = malloc(sizeof *s);
-    if (!s) {
-        return NULL;
-    }
-    *s = (struct stream){user, calls};
+    void *buffer = aligned_alloc(ALIGNMENT, block < ALIGNMENT ? ALIGNMENT : block);
     cookie_io_functions_t io = {.read = on_read, .seek = on_seek, .close = on_close};
-    FILE *f = fopencookie(s, "rb", io);
+    FILE *f = s && buffer ? fopencookie(s, "rb", io) : NULL;
     if (!f) {
+        free(buffer);
         free(s);
         return NULL;
     }
-    setvbuf(f, NULL, _IONBF, 0);
+    *s = (struct stream){user, calls, buffer};
+    setvbuf(f, buffer, _IOFBF, block);
     return f;
 }

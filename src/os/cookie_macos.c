@@ -1,6 +1,9 @@
 /*
- * cookie_macos.c - funopen. Its read function takes and returns int, so a piece is at most 1 GiB;
- * a short count makes fread ask again.
+ * cookie_macos.c - funopen.
+ *
+ * Unbuffered: a large fread then goes straight to its destination, and seeks are exact. The read
+ * function takes and returns int, so a piece is at most 1 GiB; fread asks again for the rest. Small
+ * reads cost a call each, which is cheap: the header is in memory.
  */
 #include "os/cookie.h"
 
@@ -33,18 +36,16 @@ static int on_close(void *cookie)
     return 0;
 }
 
-FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls)
+FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls, size_t block)
 {
+    (void)block;
     struct stream *s = malloc(sizeof *s);
-    if (!s) {
-        return NULL;
-    }
-    *s = (struct stream){user, calls};
-    FILE *f = funopen(s, on_read, NULL, on_seek, on_close);
+    FILE *f = s ? funopen(s, on_read, NULL, on_seek, on_close) : NULL;
     if (!f) {
         free(s);
         return NULL;
     }
+    *s = (struct stream){user, calls};
     setvbuf(f, NULL, _IONBF, 0);
     return f;
 }
