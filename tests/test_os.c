@@ -4,9 +4,7 @@
  * What the system reports is compared with the system's own tools (stat, mincore, rusage), and the
  * container readers run over directories that imitate /proc and /sys.
  */
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -289,6 +287,23 @@ static void test_reserve(void **state)
     st_vm_release(NULL, 5);
 }
 
+#ifdef __linux__
+/* Nothing of what the alignment cost stays behind. */
+static void test_reserve_leaks_nothing(void **state)
+{
+    (void)state;
+    char before[128], after[128];
+    st_vm_release(st_vm_reserve(4096, true), 4096);
+    assert_true(st_proc_text("", "/proc/self/statm", before, sizeof before));
+    for (int i = 0; i < 50; i++) {
+        st_vm_release(st_vm_reserve(4096 * (unsigned)(i + 1), true), 4096 * (unsigned)(i + 1));
+    }
+    assert_true(st_proc_text("", "/proc/self/statm", after, sizeof after));
+    uint64_t pages = strtoull(before, NULL, 10);
+    assert_in_range(strtoull(after, NULL, 10), 0, pages + 8 * ST_MIB / st_vm_page_size());
+}
+#endif
+
 /* The promise behind streaming: address space far beyond memory costs nothing. */
 static void test_reserve_beyond_memory(void **state)
 {
@@ -546,6 +561,7 @@ static void test_cgroup_namespaces(void **state)
     put("ns", "/proc/self/cgroup", "4:memory:/elsewhere/entirely\n");
     check_limit("ns", 1000000, 500000);
     put("ns", "/proc/self/cgroup", "4:memory:/docker/abcdef\n"); /* no ancestor, though a prefix */
+    put_v1("ns", "def", "5\n", "5\n", ""); /* beside the mount, not below it */
     check_limit("ns", 1000000, 500000);
     put("ns", "/proc/self/cgroup", "4:memory:/docker/abc/../sub\n");
     check_limit("ns", 1000000, 500000);
@@ -708,6 +724,7 @@ int main(void)
         cmocka_unit_test(test_headroom),
         cmocka_unit_test(test_processors),
 #ifdef __linux__
+        cmocka_unit_test(test_reserve_leaks_nothing),
         cmocka_unit_test(test_cgroup_v1),
         cmocka_unit_test(test_cgroup_v2),
         cmocka_unit_test(test_cgroup_namespaces),

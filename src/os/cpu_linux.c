@@ -1,7 +1,5 @@
 /* cpu_linux.c - affinity, topology and container quota. */
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include "os/memory.h"
 #include "os/proc_linux.h"
 

@@ -1,7 +1,5 @@
 /* file_linux.c - O_DIRECT, and the alignment the kernel says it needs (statx, Linux 6.1). */
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include "os/file.h"
 #include "os/file_platform.h"
 

@@ -1,7 +1,5 @@
 /* memory_linux.c - /proc, cgroups and madvise. */
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include "os/memory.h"
 #include "os/memory_platform.h"
 #include "os/proc_linux.h"

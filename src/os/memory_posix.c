@@ -1,7 +1,5 @@
 /* memory_posix.c - address space: mmap and friends; what differs is behind memory_platform.h. */
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include "os/memory.h"
 #include "os/memory_platform.h"
 
