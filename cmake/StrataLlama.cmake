@@ -19,8 +19,10 @@ function(llama_import dir out)
     set(${out} FALSE PARENT_SCOPE)
     foreach(stem llama ggml ggml-base)
         set(name ${dir}/${CMAKE_SHARED_LIBRARY_PREFIX}${stem})
+        # The npm packages carry the release in the name: libllama.v1.2.3.so, libllama.vulkan.v1.2.3.so
         file(GLOB found ${name}${CMAKE_SHARED_LIBRARY_SUFFIX}
-            ${name}.v[0-9]*${CMAKE_SHARED_LIBRARY_SUFFIX}) # the npm packages carry the release
+            ${name}.v[0-9]*${CMAKE_SHARED_LIBRARY_SUFFIX}
+            ${name}.[a-z]*.v[0-9]*${CMAKE_SHARED_LIBRARY_SUFFIX})
         list(LENGTH found n)
         if(NOT n EQUAL 1)
             return()
@@ -42,6 +44,7 @@ function(llama_build dir)
     foreach(part TESTS TOOLS EXAMPLES SERVER APP COMMON)
         set(LLAMA_BUILD_${part} OFF)
     endforeach()
+    set(GGML_OPENMP OFF) # its own thread pool, as in the pinned libraries
     set(CMAKE_BUILD_RPATH_USE_ORIGIN ON) # they are installed together
     set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O3 -g -DNDEBUG")
     set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O3 -g -DNDEBUG")

@@ -63,9 +63,13 @@ function(strata_export_only target)
         list(JOIN ARGN "; " symbols)
         file(CONFIGURE OUTPUT ${file} CONTENT "{ global: ${symbols}; local: *; };\n")
         target_link_options(${target} PRIVATE -Wl,--version-script=${file} -Wl,--as-needed)
-        if(NOT STRATA_SANITIZE) # a sanitizer's runtime is found in the program
-            target_link_options(${target} PRIVATE -Wl,-z,defs)
-        endif()
     endif()
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${file})
+endfunction()
+
+# strata_resolve_all(TARGET): a shared library without undefined symbols.
+function(strata_resolve_all target)
+    if(NOT APPLE AND NOT STRATA_SANITIZE) # a sanitizer's runtime is found in the program
+        target_link_options(${target} PRIVATE -Wl,-z,defs)
+    endif()
 endfunction()

@@ -23,8 +23,11 @@
 
 struct st_binding;
 
-/* Makes the model the one whose weights the device claims. Registers the device with ggml on first
- * use. The CPU backend must have been loaded. `repack`: weights are kept in the layout that the
+/* Registers the device with ggml, once per process. It claims nothing without a binding. */
+void st_device_register(void);
+
+/* Makes the model the one whose weights the device claims. The device must be registered and the
+ * CPU backend loaded. `repack`: weights are kept in the layout that the
  * CPU backend would repack them into, if any (llama.cpp's use_extra_bufts). */
 struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack);
 
@@ -35,9 +38,17 @@ void st_binding_free(struct st_binding *binding);
  * claimed tensors their shapes back, which were hidden so that llama.cpp reads none of them. */
 const struct st_weights *st_binding_weights(struct st_binding *binding);
 
-/* Memory the device's compute buffers may grow to, and its own buffers for batches of `batch`
- * tokens; known once llama.cpp has made the context. */
-uint64_t st_binding_compute_bytes(const struct st_binding *binding, int batch);
+struct st_budget {
+    uint64_t process_bytes; /* for the whole process */
+    uint64_t weights_bytes; /* for weights only, whatever the rest takes; 0: what is left */
+    uint32_t ctx, batch;    /* of the context */
+};
+
+/* Plans for what is left of the budget, once llama.cpp has loaded the model and made the context:
+ * resident set, compute buffers and a reserve are known then. *held_bytes is what they come to.
+ * E_NOFIT with the smallest budget that would do. */
+enum strata_status st_binding_plan(struct st_binding *binding, const struct st_budget *budget,
+    struct st_plan **out, uint64_t *held_bytes, struct strata_error *err);
 
 /* Makes the stream as planned and loads what is kept. From here on the claimed weights' own
  * addresses are inaccessible: a use that is not ours faults instead of computing nonsense. */

@@ -8,6 +8,7 @@
  */
 #include "backend/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,21 +20,29 @@
 /* Smaller matrices are not worth a place of their own; llama.cpp keeps them. */
 #define CLAIM_MIN_BYTES 4096
 
+/* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
+ * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
+#define SLACK_BYTES (64 * ST_MIB)
+
 struct st_binding *st_bound;
+
+void st_device_register(void)
+{
+    static bool registered;
+    if (!registered) {
+        ggml_backend_register(st_device_reg());
+        registered = true;
+    }
+}
 
 struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack)
 {
-    static bool registered;
     ST_ASSERT(!st_bound);
     struct st_binding *b = st_xcalloc(1, sizeof *b);
     b->catalog = catalog;
     b->repack = repack;
     b->claims = st_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
     st_bound = b;
-    if (!registered) {
-        ggml_backend_register(st_device_reg());
-        registered = true;
-    }
     return b;
 }
 
@@ -192,9 +201,27 @@ const struct st_weights *st_binding_weights(struct st_binding *b)
 
 /* --- Running ------------------------------------------------------------------------------- */
 
-uint64_t st_binding_compute_bytes(const struct st_binding *b, int batch)
+enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget *budget,
+    struct st_plan **out, uint64_t *held_bytes, struct strata_error *err)
 {
-    return b->compute_bytes + st_moe_scratch_bytes(b, batch);
+    const struct st_weights *weights = st_binding_weights(b);
+    uint64_t held = st_memory_rss() + b->compute_bytes + st_moe_scratch_bytes(b, budget->batch) +
+                    SLACK_BYTES + 2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
+    uint64_t minimum = st_plan_minimum(weights), room = budget->weights_bytes;
+    *held_bytes = held;
+    if (room == 0) {
+        room = budget->process_bytes > held ? budget->process_bytes - held : 0;
+        if (room < minimum) {
+            char hint[sizeof err->hint];
+            snprintf(hint, sizeof hint, "Give at least --mem %lluM, or a smaller --ctx or --batch.",
+                (unsigned long long)((held + minimum) / ST_MIB + 1));
+            return st_fail(err, STRATA_E_NOFIT, hint,
+                "a budget of %s is too small: the context and llama.cpp need %s, the weights at "
+                "least %s",
+                ST_SIZE(budget->process_bytes), ST_SIZE(held), ST_SIZE(minimum));
+        }
+    }
+    return st_plan_make(weights, room, out, err);
 }
 
 enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *plan,
@@ -212,6 +239,7 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
     ST_ASSERT(b->weights && b->exec);
     for (int i = 0; i < b->catalog->n_tensors; i++) {
         if (b->claims[i].tensor) {
+            /* Also in llama.cpp's own mapping of the file: nobody reads it through page faults. */
             st_vm_forbid(b->claims[i].tensor->data, b->claims[i].bytes);
         }
     }

@@ -7,19 +7,37 @@
 #include "base/error.h"
 #include "os/memory.h"
 
+const struct device_hooks *st_hooks;
+
 /* --- Buffers: address space that costs nothing until touched ------------------------------- */
+
+struct buffer {
+    void *base;
+    bool mapped;  /* llama.cpp's own mapping of the file, not ours to release */
+    bool compute; /* made after the model was loaded */
+};
+
+static int n_model_buffers;
 
 static void buffer_free(ggml_backend_buffer_t buffer)
 {
-    if (st_bound && st_bound->weights && buffer->usage != GGML_BACKEND_BUFFER_USAGE_WEIGHTS) {
+    struct buffer *b = buffer->context;
+    if (!b->mapped) {
+        st_vm_release(b->base, buffer->size);
+    }
+    if (b->compute && st_bound) {
         st_bound->compute_bytes -= buffer->size;
     }
-    st_vm_release(buffer->context, buffer->size);
+    if (!b->compute && --n_model_buffers == 0 && st_hooks) {
+        st_hooks->model_freed();
+    }
+    free(b);
 }
 
 static void *buffer_base(ggml_backend_buffer_t buffer)
 {
-    return buffer->context;
+    const struct buffer *b = buffer->context;
+    return b->base;
 }
 
 /* Marks a claimed weight as ours, and hides its shape until the model is loaded: llama.cpp reads
@@ -29,7 +47,7 @@ static void *buffer_base(ggml_backend_buffer_t buffer)
 static enum ggml_status buffer_init_tensor(
     ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
-    (void)buffer;
+    const struct buffer *b = buffer->context;
     if (!st_bound || st_bound->weights || tensor->view_src) {
         return GGML_STATUS_SUCCESS;
     }
@@ -39,7 +57,9 @@ static enum ggml_status buffer_init_tensor(
         claim->tensor = tensor;
         claim->bytes = ggml_nbytes(tensor);
         memcpy(claim->ne, tensor->ne, sizeof claim->ne);
-        tensor->ne[0] = 0;
+        if (!b->mapped) {
+            tensor->ne[0] = 0;
+        }
         tensor->extra = claim;
     }
     return GGML_STATUS_SUCCESS;
@@ -79,10 +99,11 @@ static bool buffer_copy(
 
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
+    const struct buffer *b = buffer->context;
     if (value == 0) {
-        st_vm_discard(buffer->context, buffer->size);
+        st_vm_discard(b->base, buffer->size);
     } else {
-        memset(buffer->context, value, buffer->size);
+        memset(b->base, value, buffer->size);
     }
 }
 
@@ -103,17 +124,25 @@ static const char *buft_name(ggml_backend_buffer_type_t buft)
     return "STRATA";
 }
 
+static ggml_backend_buffer_t new_buffer(
+    ggml_backend_buffer_type_t buft, void *base, size_t size, bool mapped)
+{
+    struct buffer *b = st_xcalloc(1, sizeof *b);
+    b->base = base;
+    b->mapped = mapped;
+    b->compute = st_bound && st_bound->weights;
+    if (b->compute) {
+        st_bound->compute_bytes += size; /* all of it will be used */
+    } else {
+        n_model_buffers++;
+    }
+    return ggml_backend_buffer_init(buft, buffer_table, b, size);
+}
+
 static ggml_backend_buffer_t buft_alloc(ggml_backend_buffer_type_t buft, size_t size)
 {
     void *base = st_vm_reserve(size, false);
-    if (!base) {
-        return NULL;
-    }
-    /* Buffers made after the model was loaded are for computing, and all of them is used. */
-    if (st_bound && st_bound->weights) {
-        st_bound->compute_bytes += size;
-    }
-    return ggml_backend_buffer_init(buft, buffer_table, base, size);
+    return base ? new_buffer(buft, base, size, false) : NULL;
 }
 
 static size_t buft_alignment(ggml_backend_buffer_type_t buft)
@@ -162,6 +191,10 @@ static void backend_free(ggml_backend_t backend)
 
 static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
 {
+    struct strata_error error;
+    if (st_hooks && !st_hooks->computing(&error)) {
+        return GGML_STATUS_FAILED;
+    }
     return st_exec_graph(backend->context, st_bound, graph);
 }
 
@@ -196,6 +229,7 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
     backend->context = ex;
     if (st_bound) {
         st_bound->exec = ex;
+        st_binding_weights(st_bound);
     }
     return backend;
 }
@@ -233,7 +267,17 @@ static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *
         .name = device_name(dev),
         .description = device_description(dev),
         .type = GGML_BACKEND_DEVICE_TYPE_ACCEL,
+        .caps = {.buffer_from_host_ptr = true, .mmap_support = true},
     };
+}
+
+/* llama.cpp mapped the file: tensors keep their addresses in the mapping, which we never touch. */
+static ggml_backend_buffer_t device_buffer_from_ptr(
+    ggml_backend_dev_t dev, void *ptr, size_t size, size_t max_tensor_size)
+{
+    (void)dev;
+    (void)max_tensor_size;
+    return new_buffer(st_device_buft(), ptr, size, true);
 }
 
 static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
@@ -310,19 +354,25 @@ static bool is_common(enum ggml_op op)
 static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
 {
     (void)dev;
-    if (!st_bound) {
+    if (!st_bound && !st_hooks) {
         return false;
     }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
         if (src && src->buffer && src->buffer->buft == st_device_buft() &&
             src->buffer->size == 0) {
-            return st_binding_offer(st_bound, op, src);
+            if (!st_bound && st_hooks) {
+                st_hooks->offered(src);
+            }
+            return st_bound && st_binding_offer(st_bound, op, src);
         }
         if (st_claim_of(src)) {
             return s == 0 && (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID ||
                                  is_view(op->op));
         }
+    }
+    if (!st_bound || (st_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
+        return false; /* with flash attention on auto, llama.cpp would switch it off */
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     return is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);
@@ -346,6 +396,7 @@ ggml_backend_dev_t st_device(void)
             .get_props = device_props,
             .init_backend = device_init_backend,
             .get_buffer_type = device_buft,
+            .buffer_from_host_ptr = device_buffer_from_ptr,
             .supports_op = device_supports_op,
             .supports_buft = device_supports_buft,
         },

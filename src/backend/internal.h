@@ -48,6 +48,17 @@ bool st_binding_offer(
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
 struct claim *st_claim_of(const struct ggml_tensor *tensor);
 
+/* --- As a plug-in ---------------------------------------------------------------------------- */
+
+/* What the device tells the plug-in (plugin.c), which has no engine around it. NULL in our own
+ * program. */
+struct device_hooks {
+    void (*offered)(const struct ggml_tensor *weight); /* before the first offer of a model */
+    bool (*computing)(struct strata_error *err);       /* before each graph; false: fails it */
+    void (*model_freed)(void);                         /* the last buffer of weights is gone */
+};
+extern const struct device_hooks *st_hooks;
+
 /* --- Device (device.c) --------------------------------------------------------------------- */
 
 ggml_backend_reg_t st_device_reg(void);

@@ -475,6 +475,9 @@ static enum ggml_status new_ids(struct exec *ex, struct st_binding *b, struct gg
     moe->ids = node->src[2];
     moe->group = w->group;
     moe->counted = false;
+    if (moe->n_needed == 0) {
+        return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
+    }
     if (moe->n_needed > st_stream_pass_limit(b->stream, w->group, true)) {
         sort_rows(moe, node->src[2]);
         return GGML_STATUS_SUCCESS;
@@ -501,7 +504,7 @@ enum ggml_status st_moe_node(
         }
     }
     if (moe->n_needed == 0) {
-        return GGML_STATUS_SUCCESS; /* a batch without tokens */
+        return GGML_STATUS_SUCCESS;
     }
     return moe->pass[0].group >= 0 ? compute_together(ex, b, node, claim)
                                    : compute_in_rounds(ex, b, node, claim);

@@ -21,9 +21,7 @@
 #include "hw/disk.h"
 #include "os/memory.h"
 
-/* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
- * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
-#define SLACK_BYTES (64 * ST_MIB)
+#define SLACK_BYTES   (64 * ST_MIB)
 #define PROBE_SECONDS 0.2
 #define BATCH_DEFAULT 512
 #define CTX_DEFAULT   4096
@@ -52,12 +50,6 @@ static bool fits_easily(const struct strata_model *m)
     uint64_t rest = st_max(weights / 8, 256 * ST_MIB) + SLACK_BYTES;
     return m->options.weights_mem_bytes == 0 &&
            weights + rest + st_memory_rss() <= m->placement.budget_bytes;
-}
-
-/* Input masks of llama.cpp's own (small) compute buffers, and the slack. */
-static uint64_t reserve_bytes(const struct strata_model *m)
-{
-    return SLACK_BYTES + 2 * sizeof(float) * (uint64_t)m->options.ctx * m->options.batch;
 }
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
@@ -155,38 +147,18 @@ static void free_threads(struct strata_model *m)
 
 /* --- Our part ------------------------------------------------------------------------------ */
 
-static enum strata_status plan_weights(struct strata_model *m, struct strata_error *err)
-{
-    const struct st_weights *weights = st_binding_weights(m->binding);
-    uint64_t held = st_memory_rss() +
-                    st_binding_compute_bytes(m->binding, (int)m->options.batch) +
-                    reserve_bytes(m);
-    uint64_t minimum = st_plan_minimum(weights), budget = m->placement.budget_bytes;
-    m->placement.context_bytes = held;
-    m->placement.minimum_bytes = held + minimum;
-    uint64_t room = m->options.weights_mem_bytes;
-    if (room == 0) {
-        room = budget > held ? budget - held : 0;
-        if (room < minimum) {
-            char hint[sizeof err->hint];
-            snprintf(hint, sizeof hint, "Give at least --mem %lluM, or a smaller --ctx or --batch.",
-                (unsigned long long)((held + minimum) / ST_MIB + 1));
-            return st_fail(err, STRATA_E_NOFIT, hint,
-                "a budget of %s is too small: the context and llama.cpp need %s, the weights at "
-                "least %s",
-                ST_SIZE(budget), ST_SIZE(held), ST_SIZE(minimum));
-        }
-    }
-    return st_plan_make(weights, room, &m->plan, err);
-}
-
 static enum strata_status start_streaming(struct strata_model *m, struct strata_error *err)
 {
     struct st_io_options io;
     st_io_options_init(&io);
     io.method = m->options.io_method;
-    enum strata_status status = plan_weights(m, err);
+    struct st_budget budget = {m->placement.budget_bytes, m->options.weights_mem_bytes,
+        m->options.ctx, m->options.batch};
+    enum strata_status status =
+        st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
     if (status == STRATA_OK) {
+        m->placement.minimum_bytes =
+            m->placement.context_bytes + st_plan_minimum(st_binding_weights(m->binding));
         status = st_binding_start(
             m->binding, m->plan, &io, m->options.progress, m->options.progress_user, err);
     }
@@ -276,6 +248,7 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
         return status;
     }
     if (!m->options.plain && !fits_easily(m)) {
+        st_device_register();
         m->binding = st_binding_new(m->catalog, m->options.repack);
     }
     status = load_llama(m, err);

@@ -123,7 +123,7 @@ static bool issue(struct st_ring *ring, int weight, bool demand)
     e->request.offset = offset;
     e->request.length = w->file_bytes;
     e->request.buffer = ring->memory + start;
-    e->request.priority = demand ? ST_IO_DEMAND : ST_IO_PREFETCH;
+    e->request.priority = ST_IO_DEMAND; /* also ahead: it is certain to be needed, in this order */
     *(demand ? &ring->stats.demand_bytes : &ring->stats.prefetch_bytes) += w->file_bytes;
     st_io_submit(ring->io, &e->request);
     ring->next = ring->after[weight];

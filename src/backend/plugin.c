@@ -1,0 +1,152 @@
+/*
+ * plugin.c - libggml-strata.so: the device inside anyone's llama.cpp (GGML_BACKEND_PATH).
+ *
+ * There is no engine here, so what it does happens when llama.cpp calls the device:
+ *
+ *   first weight offered   the model is the GGUF among the process's open files that has this
+ *                          weight: its catalogue is opened and bound
+ *   first graph            budget and plan, the kept weights are read
+ *   last weights freed     everything is released; the next model may come
+ *
+ * Settings (docs/PLUGIN.md): STRATA_MEM, STRATA_IO, STRATA_REPACK, STRATA_LOG.
+ */
+#include "backend/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "os/memory.h"
+#include "os/open_files.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* Reserve for masks and logits: the context's size is not known here. */
+#define ASSUMED_CTX   4096
+#define ASSUMED_BATCH 512
+
+static struct {
+    uint64_t mem_bytes; /* 0: a safe default */
+    const char *io;
+    bool repack;
+} settings;
+
+static struct st_catalog *catalog;
+static struct st_plan *plan;
+static bool broken; /* the start failed: said once */
+
+static void read_settings(void)
+{
+    const char *mem = getenv("STRATA_MEM"), *repack = getenv("STRATA_REPACK");
+    const char *io = getenv("STRATA_IO"), *log = getenv("STRATA_LOG");
+    settings.io = io && *io ? io : "auto";
+    settings.repack = !repack || strcmp(repack, "0") != 0;
+    strata_log_set_level(log && strcmp(log, "0") == 0 ? STRATA_LOG_WARN : STRATA_LOG_INFO);
+    if (mem && *mem && !st_parse_size(mem, &settings.mem_bytes)) {
+        st_log(STRATA_LOG_ERROR, "STRATA_MEM=%s is not a size such as 8G; using the default", mem);
+    }
+}
+
+/* --- Finding the model --------------------------------------------------------------------- */
+
+static bool has_weight(void *user, const char *path)
+{
+    const struct ggml_tensor *weight = user;
+    struct st_catalog *c;
+    size_t n = strlen(path);
+    if (n < 5 || strcmp(path + n - 5, ".gguf") != 0 ||
+        st_catalog_open(path, true, &c, NULL) != STRATA_OK) {
+        return false;
+    }
+    int i = st_catalog_find(c, weight->name);
+    if (i >= 0 && c->tensors[i].type == (int)weight->type &&
+        memcmp(c->tensors[i].ne, weight->ne, sizeof weight->ne) == 0) {
+        catalog = c;
+        return true;
+    }
+    st_catalog_free(c);
+    return false;
+}
+
+static void offered(const struct ggml_tensor *weight)
+{
+    static bool said;
+    if (st_open_files(has_weight, (void *)weight)) {
+        st_binding_new(catalog, settings.repack);
+        broken = false;
+    } else if (!said) {
+        st_warn("no open .gguf file has %s: this model is not streamed", weight->name);
+        said = true;
+    }
+}
+
+/* --- Starting ------------------------------------------------------------------------------ */
+
+static uint64_t budget(void)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
+    return settings.mem_bytes ? settings.mem_bytes : room - st_max(room / 10, room / 20 + ST_MIB);
+}
+
+static enum strata_status start(struct strata_error *err)
+{
+    struct st_budget b = {budget(), 0, ASSUMED_CTX, ASSUMED_BATCH};
+    struct st_io_options io;
+    uint64_t held;
+    st_io_options_init(&io);
+    io.method = settings.io;
+    enum strata_status status = st_binding_plan(st_bound, &b, &plan, &held, err);
+    if (status == STRATA_OK) {
+        st_info("%s of weights: %s kept, %s of expert slots, %s streamed per pass",
+            ST_SIZE(catalog->tensor_bytes), ST_SIZE(plan->resident_bytes),
+            ST_SIZE(plan->cache_bytes), ST_SIZE(plan->streamed_bytes));
+        status = st_binding_start(st_bound, plan, &io, NULL, NULL, err);
+    }
+    return status;
+}
+
+static bool computing(struct strata_error *err)
+{
+    if (!st_bound || st_bound->stream) {
+        if (st_bound && st_binding_take_error(st_bound, err) != STRATA_OK) {
+            st_log(STRATA_LOG_ERROR, "%s", err->message);
+        }
+        return true;
+    }
+    if (!broken && start(err) != STRATA_OK) {
+        st_log(STRATA_LOG_ERROR, "%s (%s)", err->message, err->hint);
+        broken = true;
+    }
+    return !broken;
+}
+
+static void model_freed(void)
+{
+    st_binding_free(st_bound);
+    st_plan_free(plan);
+    st_catalog_free(catalog);
+    plan = NULL;
+    catalog = NULL;
+}
+
+/* --- What ggml looks up -------------------------------------------------------------------- */
+
+EXPORT ggml_backend_reg_t ggml_backend_init(void);
+EXPORT int ggml_backend_score(void);
+
+EXPORT ggml_backend_reg_t ggml_backend_init(void)
+{
+    static const struct device_hooks hooks = {offered, computing, model_freed};
+    read_settings();
+    st_hooks = &hooks;
+    return st_device_reg();
+}
+
+EXPORT int ggml_backend_score(void)
+{
+    return 1;
+}
