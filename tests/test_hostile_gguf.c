@@ -90,8 +90,9 @@ static enum strata_status open_checked(const char *path, struct strata_error *er
         assert_int_equal(st_catalog_find(c, t->name), i);
     }
     assert_true(st_catalog_bytes_per_token(c) <= c->tensor_bytes);
+    static int accepted;
     FILE *f;
-    if (st_vgguf_open(c, NULL, NULL, NULL, NULL, &f, NULL) == STRATA_OK) {
+    if (accepted++ % 50 == 0 && st_vgguf_open(c, NULL, NULL, &f, NULL) == STRATA_OK) {
         fclose(f);
     }
     st_catalog_free(c);
@@ -413,6 +414,7 @@ static int fuzz(const char *seed, size_t header, int rounds)
         size_t length = size;
         memcpy(data, good, size);
         mutate(data, header, &length);
+        remove(path); /* cutting the old one to nothing would cost a flush */
         write_file(path, data, length);
         accepted += open_checked(path, &err) == STRATA_OK;
     }

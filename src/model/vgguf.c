@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/cookie.h"
+#include "os/memory.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -39,6 +40,7 @@ struct vgguf {
     int current; /* where the last read was: reads mostly go on from there */
     uint64_t size;
     uint64_t pos;
+    bool drop_cache; /* leave nothing in the page cache */
     struct st_vgguf_stats *stats;
     struct st_vgguf_stats own_stats;
     struct strata_error *io_error;
@@ -66,8 +68,8 @@ static const struct segment *segment_at(struct vgguf *v, uint64_t pos)
     return &v->segments[low];
 }
 
-/* The pages are ours alone to want: in a small container they would push out what computes. The
- * first page may have been begun by the read before. */
+/* When memory is short, the cached pages are given back at once: they would push out what computes.
+ * The first page may have been begun by the read before. */
 static bool read_file(
     struct vgguf *v, const struct segment *s, uint64_t inside, void *to, uint64_t length)
 {
@@ -77,8 +79,10 @@ static bool read_file(
         errno = EIO;
         return false;
     }
-    uint64_t begin = st_round_down(offset, 4096);
-    st_file_drop_cache(s->file, begin, offset + length - begin);
+    if (v->drop_cache) {
+        uint64_t begin = st_round_down(offset, 4096);
+        st_file_drop_cache(s->file, begin, offset + length - begin);
+    }
     v->stats->read_bytes += length;
     return true;
 }
@@ -203,6 +207,14 @@ static enum strata_status fill(
     return status;
 }
 
+/* Room for the weights and for a cached copy, which makes the next start faster? */
+static bool cache_is_welcome(const struct st_catalog *c)
+{
+    struct st_memory_state memory;
+    st_memory_state(&memory);
+    return st_memory_headroom(&memory) / 2 > c->file_bytes;
+}
+
 enum strata_status st_vgguf_open(struct st_catalog *c, struct st_vgguf_stats *stats,
     struct strata_error *io_error, FILE **out, struct strata_error *err)
 {
@@ -213,6 +225,7 @@ enum strata_status st_vgguf_open(struct st_catalog *c, struct st_vgguf_stats *st
     struct vgguf *v = st_xcalloc(1, sizeof *v);
     v->stats = stats ? stats : &v->own_stats;
     v->io_error = io_error;
+    v->drop_cache = !cache_is_welcome(c);
     status = fill(v, c, err);
     FILE *f = status ? NULL : st_cookie_open(v, &calls, BLOCK);
     if (!f && !status) {
