@@ -20,6 +20,7 @@ struct strata_model {
     double disk_bytes_per_s;
     double load_s;
     uint64_t load_read_bytes;
+    struct st_stream_stats loaded; /* figures of the stream when loading was done */
     bool in_session;
 };
 
@@ -32,10 +33,9 @@ struct strata_session {
     bool broken; /* a failure left state that cannot be taken back */
 
     /* Figures: time and bytes by kind of pass. */
-    uint64_t prompt_tokens, generated_tokens;
-    uint64_t prompt_ns, decode_ns, first_token_ns;
+    uint64_t prompt_tokens, decode_tokens, generated_tokens;
+    uint64_t prompt_ns, decode_ns, start_ns, first_token_ns;
     uint64_t decode_read_bytes;
-    uint64_t stall_ns;
 };
 
 /* Bytes the read engine has moved so far. */

@@ -286,7 +286,10 @@ enum strata_status strata_model_load(const char *path, const struct strata_model
     }
     describe_placement(m);
     m->load_s = (double)(st_now_ns() - before) * 1e-9;
-    m->load_read_bytes += st_model_read_bytes(m);
+    if (m->binding) {
+        st_stream_stats(st_binding_stream(m->binding), &m->loaded);
+        m->load_read_bytes += m->loaded.io.read_bytes;
+    }
     *out = m;
     return STRATA_OK;
 }

@@ -113,9 +113,8 @@ static void account(struct strata_session *s, size_t n, bool prompt, uint64_t ns
     if (prompt) {
         s->prompt_tokens += n;
         s->prompt_ns += ns;
-        s->first_token_ns = s->first_token_ns ? s->first_token_ns : ns;
     } else {
-        s->generated_tokens += n;
+        s->decode_tokens += n;
         s->decode_ns += ns;
         s->decode_read_bytes += bytes;
     }
@@ -128,8 +127,9 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
     if (status != STRATA_OK) {
         return status;
     }
-    bool prompt = s->prompt_tokens == 0 || n > 1;
+    bool prompt = s->prompt_tokens == 0 || n > 1; /* what begins a session is its prompt */
     uint64_t start = st_now_ns(), read = st_model_read_bytes(s->model);
+    s->start_ns = s->start_ns ? s->start_ns : start;
     s->n_rows = 0;
     for (size_t done = 0; done < n;) {
         size_t count = st_min(n - done, s->model->options.batch);
@@ -202,7 +202,11 @@ int32_t strata_sample(struct strata_session *s)
         strata_sampling_init(&greedy);
         strata_sampling_set(s, &greedy, NULL);
     }
-    return llama_sampler_sample(s->sampler, s->model->ctx, -1);
+    int32_t token = llama_sampler_sample(s->sampler, s->model->ctx, -1);
+    if (s->generated_tokens++ == 0) {
+        s->first_token_ns = st_now_ns() - s->start_ns;
+    }
+    return token;
 }
 
 void strata_sample_accept(struct strata_session *s, int32_t token)
@@ -227,19 +231,19 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         st_stream_stats(st_binding_stream(m->binding), &stream);
     }
     *out = (struct strata_stats){
-        .decode_tok_per_s = rate(s->generated_tokens, s->decode_ns),
+        .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
         .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
         .time_to_first_token_s = (double)s->first_token_ns * 1e-9,
         .prompt_tokens = s->prompt_tokens,
         .generated_tokens = s->generated_tokens,
-        .read_bytes = stream.io.read_bytes,
+        .read_bytes = stream.io.read_bytes - m->loaded.io.read_bytes,
         .decode_read_bytes = s->decode_read_bytes,
-        .demand_bytes = stream.demand_bytes,
-        .prefetch_bytes = stream.prefetch_bytes,
-        .prefetch_used_bytes = stream.prefetch_used_bytes,
+        .demand_bytes = stream.demand_bytes - m->loaded.demand_bytes,
+        .prefetch_bytes = stream.prefetch_bytes - m->loaded.prefetch_bytes,
+        .prefetch_used_bytes = stream.prefetch_used_bytes - m->loaded.prefetch_used_bytes,
         .expert_requests = stream.expert_requests,
         .expert_hits = stream.expert_hits,
-        .stall_s = (double)stream.stall_ns * 1e-9,
+        .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
         .disk_bytes_per_s = m->disk_bytes_per_s,
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
@@ -249,7 +253,8 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .written_bytes = st_os_written_bytes(),
     };
     double wall_s = (double)(s->prompt_ns + s->decode_ns) * 1e-9;
-    out->compute_s = wall_s > out->stall_s ? wall_s - out->stall_s : 0;
+    double ours_s = out->stall_s + (double)(stream.arrive_ns - m->loaded.arrive_ns) * 1e-9;
+    out->compute_s = wall_s > ours_s ? wall_s - ours_s : 0;
     if (out->expert_requests) {
         out->hit_rate = (double)out->expert_hits / (double)out->expert_requests;
     }

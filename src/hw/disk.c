@@ -6,7 +6,8 @@
 #include "os/memory.h"
 
 #define CHUNK ST_MIB
-#define DEPTH 32
+#define DEPTH 16
+#define ROOM  (CHUNK + 2 * ST_IO_ALIGN) /* for the envelope of a chunk */
 
 /* A small generator of its own: probing must not disturb anyone's random numbers. */
 static uint64_t next_random(uint64_t *state)
@@ -26,37 +27,64 @@ static struct st_file *largest(struct st_file *const *files, int n_files)
     return best;
 }
 
+struct probe {
+    struct st_io_engine *engine;
+    struct st_file *file;
+    char *memory;
+    struct st_io_request requests[DEPTH];
+    uint64_t length, seed, bytes;
+    bool failed;
+};
+
+/* Counts what is done and, while `more`, asks for the next. Returns reads still under way. */
+static int turn(struct probe *p, bool more)
+{
+    int open = 0;
+    for (int i = 0; i < DEPTH; i++) {
+        struct st_io_request *r = &p->requests[i];
+        if (r->state == ST_IO_DONE) {
+            p->bytes += p->length;
+            r->state = ST_IO_IDLE;
+        }
+        p->failed |= r->state == ST_IO_FAILED;
+        if (r->state == ST_IO_IDLE && more) {
+            *r = (struct st_io_request){.file = p->file, .length = p->length};
+            r->offset = next_random(&p->seed) % (p->file->size / p->length) * p->length;
+            r->buffer = p->memory + (uint64_t)i * ROOM;
+            st_io_submit(p->engine, r);
+        }
+        open += r->state == ST_IO_QUEUED || r->state == ST_IO_ACTIVE;
+    }
+    return open;
+}
+
 double st_disk_bandwidth(
     struct st_file *const *files, int n_files, const struct st_io_options *io, double seconds)
 {
-    struct st_file *file = largest(files, n_files);
-    struct st_io_engine *engine;
-    char *memory = st_vm_reserve(DEPTH * CHUNK, true);
-    if (!memory || st_io_open(io, &engine, NULL) != STRATA_OK) {
-        st_vm_release(memory, DEPTH * CHUNK);
+    struct probe *p = calloc(1, sizeof *p);
+    double rate = 0;
+    if (!p) {
         return 0;
     }
-    uint64_t length = st_min(CHUNK, file->size), seed = 0x9e3779b97f4a7c15u, bytes = 0;
-    struct st_io_request *requests = calloc(DEPTH, sizeof *requests);
-    uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
-    bool failed = !requests;
-    while (!failed && now < end) {
-        for (int i = 0; i < DEPTH && !failed; i++) {
-            struct st_io_request *r = &requests[i];
-            failed = r->state == ST_IO_FAILED;
-            if (r->state == ST_IO_IDLE || r->state == ST_IO_DONE) {
-                bytes += r->state == ST_IO_DONE ? length : 0;
-                *r = (struct st_io_request){.file = file, .length = length};
-                r->offset = next_random(&seed) % (file->size / length) * length;
-                r->buffer = memory + (uint64_t)i * CHUNK;
-                st_io_submit(engine, r);
+    p->file = largest(files, n_files);
+    p->length = st_min(CHUNK, p->file->size);
+    p->seed = 0x9e3779b97f4a7c15u;
+    p->memory = st_vm_reserve(DEPTH * ROOM, true);
+    if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
+        uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
+        while (turn(p, now < end && !p->failed) > 0 || now < end) {
+            if (p->failed) {
+                break;
             }
+            st_io_wait_any(p->engine);
+            now = st_now_ns();
         }
-        st_io_wait_any(engine);
-        now = st_now_ns();
+        rate = p->failed ? 0 : (double)p->bytes / ((double)(now - start) * 1e-9);
+        st_io_free(p->engine);
     }
-    st_io_free(engine);
-    st_vm_release(memory, DEPTH * CHUNK);
-    free(requests);
-    return failed || now == start ? 0 : (double)bytes / ((double)(now - start) * 1e-9);
+    if (p->memory) {
+        st_vm_release(p->memory, DEPTH * ROOM);
+    }
+    free(p);
+    return rate;
 }
