@@ -1,6 +1,6 @@
 /*
- * test_catalog.c - the catalogue: roles from names, a small model worked by hand, every shared model
- * against gguf.h's own view of it, split sets, and what is said when a file cannot be opened.
+ * test_catalog.c - the catalogue: roles from names, a small model worked by hand, every shared
+ * model against gguf.h's own view of it, split sets, and what is said when a file cannot be opened.
  */
 #include "model_files.h"
 
@@ -521,6 +521,45 @@ static void test_split_errors(void **state)
     st_catalog_free(open_ok(first));
 }
 
+/* --- Values that llama.cpp would abort on --------------------------------------------------- */
+
+static void expect_contradiction(struct gguf_context *g, const char *message)
+{
+    const char *path = temp_path("values.gguf");
+    write_model(g, path);
+    struct st_catalog *c = open_ok(path);
+    struct strata_error err = {0};
+    enum strata_status status = st_catalog_check_runnable(c, &err);
+    assert_int_equal(status, message ? STRATA_E_FORMAT : STRATA_OK);
+    assert_non_null(strstr(err.message, message ? message : ""));
+    st_catalog_free(c);
+}
+
+static void test_contradictions(void **state)
+{
+    (void)state;
+    struct gguf_context *g = small_model(false);
+    expect_contradiction(g, NULL);
+    gguf_set_val_u32(g, "tiny.expert_used_count", 5);
+    expect_contradiction(g, "more experts than there are (5)");
+    gguf_set_val_u32(g, "tiny.expert_used_count", 0);
+    expect_contradiction(g, "none of its experts");
+    gguf_set_val_u32(g, "tiny.expert_used_count", 4);
+    gguf_set_val_u32(g, "tiny.expert_group_count", 4);
+    expect_contradiction(g, "groups");
+    gguf_set_val_u32(g, "tiny.expert_group_count", 2);
+    gguf_set_val_u32(g, "tiny.nextn_predict_layers", 3);
+    expect_contradiction(g, "prediction layers");
+    gguf_set_val_u32(g, "tiny.nextn_predict_layers", 2);
+    gguf_set_arr_str(g, "tokenizer.ggml.tokens", NULL, 0);
+    expect_contradiction(g, "vocabulary");
+    gguf_remove_key(g, "tokenizer.ggml.tokens");
+    expect_contradiction(g, NULL);
+    gguf_set_val_u32(g, "tiny.block_count", 0);
+    expect_contradiction(g, "no layers");
+    gguf_free(g);
+}
+
 /* --- The public view ------------------------------------------------------------------------- */
 
 static void test_public(void **state)
@@ -601,6 +640,7 @@ int main(void)
         cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_file_changes),
         cmocka_unit_test(test_split_errors),
+        cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_public),
         cmocka_unit_test(test_large_header),
     };

@@ -1,6 +1,7 @@
 /*
- * test_vgguf.c - the virtual GGUF: any read of it against an image put together naively, errors while
- * reading, the cost of what is not read, and llama.cpp itself loading every shared model through it.
+ * test_vgguf.c - the virtual GGUF: any read of it against an image put together naively, errors
+ * while reading, the cost of what is not read, and llama.cpp itself loading every shared model
+ * through it.
  */
 #include "model_files.h"
 

@@ -11,7 +11,7 @@
  *          {CMD_NO_FLAG, 0, "no-repack", NULL, "weights as stored", .target = &opt.repack},
  *          {CMD_SIZE, 0, "mem", "SIZE", "what the process may hold", .target = &opt.mem_bytes},
  *          {CMD_CALL, 0, "tokens", "1,2,3", "prompt as ids", .target = &ids, .parse = parse_ids},
- *          {CMD_END}};
+ *          {0}};
  *      const struct cmd_spec spec = {"run", "MODEL [options]", "Does it.", options, 1, 1, NULL};
  *      const char *model;
  *      int rc = cmd_parse(&spec, argc, argv, &model, NULL);
@@ -39,7 +39,7 @@ int cmd_fail(const struct strata_error *err);
 /* --- Options ------------------------------------------------------------------------------ */
 
 enum cmd_kind {
-    CMD_END,     /* ends the table */
+    CMD_END,     /* ends the table: {0} */
     CMD_GROUP,   /* a heading in the help: only .help is used */
     CMD_FLAG,    /* target: bool *, set to true */
     CMD_NO_FLAG, /* target: bool *, set to false; the name says so: "no-repack" */

@@ -98,7 +98,7 @@ int generate_parse(const char *spec_name, const char *summary, int argc, char **
         {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr",
             .target = &o->quiet},
         {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose},
-        {CMD_END}};
+        {0}};
     const struct cmd_spec spec = {spec_name, "MODEL [options]", summary, options, 1, 1, NULL};
     int rc = cmd_parse(&spec, argc, argv, &o->model_path, NULL);
     if (rc != CMD_GO_ON) {
@@ -179,8 +179,8 @@ enum strata_status generate_input(const struct generate_options *o,
         list = st_xmalloc(count * sizeof *list);
         memcpy(list, o->tokens, count * sizeof *list);
     } else if (o->file) {
-        char *text;
-        size_t length;
+        char *text = NULL;
+        size_t length = 0;
         status = read_text(o->file, &text, &length, err);
         if (status == STRATA_OK) {
             status = tokenize(model, text, length, &list, &count, err);

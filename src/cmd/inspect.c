@@ -1,4 +1,4 @@
-/* inspect.c - `strata inspect MODEL`: what is in the file, as tables or as JSON. Reads no weights. */
+/* inspect.c - `strata inspect MODEL`: what is in the file, as tables or JSON. Reads no weights. */
 #include "cmd/cmd.h"
 
 #include <inttypes.h>
@@ -302,7 +302,7 @@ int cmd_inspect(int argc, char **argv)
     const struct cmd_option options[] = {
         {CMD_FLAG, 0, "tensors", NULL, "list every tensor as well", .target = &tensors},
         {CMD_FLAG, 0, "json", NULL, "print JSON; sizes are in bytes", .target = &json},
-        {CMD_END},
+        {0},
     };
     const struct cmd_spec spec = {
         .name = "inspect",

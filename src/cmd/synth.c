@@ -60,8 +60,10 @@ static int finish(struct common *common, enum strata_status status,
         return cmd_fail(err);
     }
     if (!common->quiet) {
-        fprintf(stderr, "%s: %s, %.4g B parameters\n%s\n", report->path,
-            ST_SIZE(report->file_bytes), (double)report->parameters / 1e9, report->shape);
+        bool large = report->parameters >= 1000000000;
+        fprintf(stderr, "%s: %s, %.4g %s parameters\n%s\n", report->path,
+            ST_SIZE(report->file_bytes), (double)report->parameters / (large ? 1e9 : 1e6),
+            large ? "B" : "M", report->shape);
     }
     return CMD_OK;
 }
@@ -181,8 +183,7 @@ static int synth_replay(int argc, char **argv)
             .target = &r.embd, .min = 1, .max = 65536},
         {CMD_INT, 0, "ff", "N", "width of one expert, instead of --expert-bytes", .target = &r.ff,
             .min = 1, .max = 1 << 20},
-        {CMD_INT, 0, "heads", "N", "attention heads (default: one per 128 of the width)",
-            .target = &r.heads, .min = 1, .max = 512},
+        {CMD_INT, 0, "heads", "N", "attention heads", .target = &r.heads, .min = 1, .max = 512},
         {CMD_INT, 0, "layers", "N", "only the first N layers of the trace", .target = &r.layers,
             .min = 1, .max = 512},
         {CMD_INT, 0, "tokens", "N", "only the first N decode tokens of the trace",

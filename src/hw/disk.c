@@ -72,12 +72,12 @@ double st_disk_bandwidth(
     p->memory = st_vm_reserve(DEPTH * ROOM, true);
     if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
         uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
-        while (turn(p, now < end && !p->failed) > 0 || now < end) {
-            if (p->failed) {
-                break;
-            }
+        uint64_t enough = st_max(p->file->size, DEPTH * CHUNK); /* more would measure caches */
+        bool more = true;
+        while ((turn(p, more) > 0 || more) && !p->failed) {
             st_io_wait_any(p->engine);
             now = st_now_ns();
+            more = now < end && p->bytes < enough;
         }
         rate = p->failed ? 0 : (double)p->bytes / ((double)(now - start) * 1e-9);
         st_io_free(p->engine);

@@ -138,7 +138,7 @@ static enum strata_status reserve(struct st_catalog *c, int64_t n_more, struct s
     return text ? STRATA_OK : st_fail(err, STRATA_E_NOMEM, "", "no memory for the list of tensors");
 }
 
-/* Appends the tensors of files[no]. Names are put right by index_names at the end: they may move. */
+/* Appends the tensors of files[no]. Names may move until index_names puts them right at the end. */
 static enum strata_status add_tensors(
     struct st_catalog *c, const struct gguf_context *meta, int no, struct strata_error *err)
 {

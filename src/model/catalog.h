@@ -4,7 +4,8 @@
  * Parsed with gguf.h from a GGUF, or from the first file of a split set (the others are found by
  * name: PREFIX-00001-of-000NN.gguf, as llama-gguf-split makes them). Nothing here is specific to an
  * architecture: roles follow from the tensor names that llama.cpp uses for all of them, and a
- * tensor whose name says nothing is ST_ROLE_OTHER. Immutable once open; safe to read from any thread.
+ * tensor whose name says nothing is ST_ROLE_OTHER. Immutable once open; safe to read from any
+ * thread.
  */
 #ifndef ST_MODEL_CATALOG_H
 #define ST_MODEL_CATALOG_H
@@ -87,6 +88,11 @@ int st_catalog_find(const struct st_catalog *catalog, const char *name);
  * n_expert_used of n_expert for expert tensors, one row of an embedding table (all of
  * token_embd when it is also the output matrix). */
 uint64_t st_catalog_bytes_per_token(const struct st_catalog *catalog);
+
+/* E_FORMAT when the key-values are such that llama.cpp would abort the process. st_vgguf_open
+ * asks. */
+enum strata_status st_catalog_check_runnable(
+    const struct st_catalog *catalog, struct strata_error *err);
 
 /* E_IO when any of the files changed since it was opened (st_file_check). */
 enum strata_status st_catalog_check_files(

@@ -201,6 +201,7 @@ static void take_alignment(struct walk *w, uint32_t type)
     if (type != GGUF_TYPE_UINT32 || value == 0 || (value & (value - 1)) ||
         value > ST_HEADER_MAX_ALIGNMENT) {
         damaged(w, "its alignment is not a power of two");
+        return;
     }
     w->alignment = value;
 }
@@ -263,8 +264,8 @@ static uint64_t tensor_bytes(struct walk *w, const char *name, const int64_t ne[
     return 0;
 }
 
-/* *data_end is where the data of the tensors before ends, from the start of the data section; gguf.h
- * wants them back to back, padded to the alignment. */
+/* *data_end is where the data of the tensors before ends, from the start of the data section;
+ * gguf.h wants them back to back, padded to the alignment. */
 static struct name_at walk_tensor(struct walk *w, uint64_t *data_end)
 {
     struct name_at at = take_name(w, "tensor", GGML_MAX_NAME - 1);

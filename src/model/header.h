@@ -25,8 +25,8 @@ struct gguf_context;
 #define ST_HEADER_MAX_ALIGNMENT (16u << 20)
 
 /* Reads, checks and parses. Every tensor of *out is known to lie inside the file, and no two keys
- * or tensors have the same name. The caller frees *out with gguf_free. E_FORMAT names what is wrong;
- * E_IO as st_file_read. */
+ * or tensors have the same name. The caller frees *out with gguf_free. E_FORMAT names what is
+ * wrong; E_IO as st_file_read. */
 enum strata_status st_header_parse(
     struct st_file *file, struct gguf_context **out, struct strata_error *err);
 

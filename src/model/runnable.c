@@ -1,0 +1,48 @@
+/*
+ * runnable.c - key-values that make llama.cpp abort or divide by zero instead of refusing the file.
+ *
+ * Found by changing every value of the test models in turn and loading them: what is left after
+ * these are GGML_ASSERTs on details of single architectures.
+ */
+#include <inttypes.h>
+
+#include "base/error.h"
+#include "model/catalog.h"
+#include "model/meta.h"
+
+#include "gguf.h"
+
+static enum strata_status contradiction(
+    const struct st_catalog *c, const char *what, int64_t value, struct strata_error *err)
+{
+    return st_fail(err, STRATA_E_FORMAT, "Download the model again, or convert it again.",
+        "%s contradicts itself: %s (%" PRId64 ")", c->files[0]->path, what, value);
+}
+
+enum strata_status st_catalog_check_runnable(const struct st_catalog *c, struct strata_error *err)
+{
+    uint64_t layers = st_meta_arch_uint(c->meta, c->arch, "block_count", 1);
+    uint64_t nextn = st_meta_arch_uint(c->meta, c->arch, "nextn_predict_layers", 0);
+    uint64_t groups = st_meta_arch_uint(c->meta, c->arch, "expert_group_count", 0);
+    int64_t tokens = gguf_find_key(c->meta, "tokenizer.ggml.tokens");
+    if (layers == 0) {
+        return contradiction(c, "it has no layers", 0, err);
+    }
+    if (nextn > layers) {
+        return contradiction(c, "more prediction layers than layers", (int64_t)nextn, err);
+    }
+    if (c->n_expert_used > c->n_expert) {
+        return contradiction(c, "a token uses more experts than there are", c->n_expert_used, err);
+    }
+    if (c->n_expert > 1 && c->n_expert_used == 0) {
+        return contradiction(c, "a token uses none of its experts", c->n_expert, err);
+    }
+    if (groups > 0 && c->n_expert > 1 && groups >= (uint64_t)c->n_expert) {
+        return contradiction(c, "as many groups of experts as experts", (int64_t)groups, err);
+    }
+    if (tokens >= 0 && gguf_get_kv_type(c->meta, tokens) == GGUF_TYPE_ARRAY &&
+        gguf_get_arr_n(c->meta, tokens) == 0) {
+        return contradiction(c, "its vocabulary is empty", 0, err);
+    }
+    return STRATA_OK;
+}
