@@ -135,7 +135,7 @@ static int make_shape(const char *name, const char *arch, const char *summary, m
         {CMD_INT, 0, "vocab", "N", "tokens: 259 for bytes and the like, the rest are words w0, w1",
             .target = &s.vocab, .min = 1, .max = 1 << 22},
         {CMD_INT, 0, "ctx", "N", "trained context", .target = &s.ctx, .min = 1, .max = 1 << 24},
-        COMMON_OPTIONS(common, s.output), {CMD_END}};
+        COMMON_OPTIONS(common, s.output), {0}};
     char archs[1024];
     const struct cmd_spec spec = {
         name, "-o FILE [options]", summary, options, 0, 0, arch_list(archs, sizeof archs)};
@@ -188,7 +188,7 @@ static int synth_replay(int argc, char **argv)
             .min = 1, .max = 512},
         {CMD_INT, 0, "tokens", "N", "only the first N decode tokens of the trace",
             .target = &r.tokens, .min = 1, .max = 65536},
-        COMMON_OPTIONS(common, r.output), {CMD_END}};
+        COMMON_OPTIONS(common, r.output), {0}};
     const struct cmd_spec spec = {"synth replay", "TRACE -o FILE [options]",
         "Makes a model that repeats a routing trace: after the prompt 'w0 ' it decodes 'w1 ', "
         "'w2 ', ... greedily, and each token uses the experts that the trace says.",
@@ -227,7 +227,7 @@ static int synth_inflate(int argc, char **argv)
             .target = &i.ff, .min = 1, .max = 1 << 20},
         {CMD_STRING, 0, "type", "TYPE", "quantisation of the experts (default: the source's)",
             .target = &i.type},
-        COMMON_OPTIONS(common, i.output), {CMD_END}};
+        COMMON_OPTIONS(common, i.output), {0}};
     const struct cmd_spec spec = {"synth inflate", "MODEL -o FILE [options]",
         "Makes a larger mixture of experts of a small model without changing its text: each "
         "expert is the whole FFN with its neurons in another order.",

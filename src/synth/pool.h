@@ -1,0 +1,29 @@
+/*
+ * pool.h - random rows of any tensor type, fast.
+ *
+ * Quantising gigabytes takes hours for some types, and a test model does not need it: per (type,
+ * row length, distribution) a pool of random rows is quantised once, and each row of a tensor is
+ * one of them, rotated by a number of blocks. Which row and how far follows from the seed, the
+ * tensor and the row number, so any part of a model can be made again, in any order.
+ */
+#ifndef ST_SYNTH_POOL_H
+#define ST_SYNTH_POOL_H
+
+#include "synth/model.h"
+
+struct st_pool;
+
+struct st_pool *st_pool_new(uint64_t seed);
+void st_pool_free(struct st_pool *pool);
+
+/* Writes rows [row, row + n) of the tensor, number `index` in its model. */
+void st_pool_rows(struct st_pool *pool, const struct st_synth_tensor *tensor, int index,
+    int64_t row, int64_t n, void *out);
+
+/* Floats with the given mean and standard deviation (evenly spread), a function of `key` alone. */
+void st_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out);
+
+/* A well-mixed number from three. */
+uint64_t st_random_mix(uint64_t a, uint64_t b, uint64_t c);
+
+#endif

@@ -1,0 +1,272 @@
+/*
+ * replay.c - turns a routing trace into a model whose greedy decoding repeats it.
+ *
+ * A qwen3moe model (plain softmax top-k routing) with T tokens of the trace as its words:
+ *
+ *   embedding   token t has its own direction d_t; the T directions are orthogonal and each has a
+ *               mean square of 1, so RMSNorm (weights 1) leaves them as they are
+ *   router      layer l, expert e:  sum over tokens t that used e in l of  score(t, l, e) d_t / n
+ *               so the logits of d_t are exactly the scores: SCORE and a little more for the
+ *               experts of the trace, by rank, and 0 for all others
+ *   experts     random, the down matrix small: all experts together move the residual by
+ *               NOISE_EXPERTS of its length, so each byte counts, but the direction stays
+ *   attention   the same, smaller
+ *   output      row t+1 is GAIN d_t / n: token t+1 follows t, token 0 follows the last one; the
+ *               tokens that are not words have zero rows
+ *
+ * Directions are the rows of the discrete cosine transform with random signs on the columns: dense,
+ * so every weight of an expert takes part, and there are as many as the model is wide.
+ */
+#include "synth/synth.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "synth/pool.h"
+#include "synth/shape.h"
+#include "synth/trace.h"
+#include "synth/writer.h"
+
+#include "ggml.h"
+#include "gguf.h"
+
+#define SCORE           4.0f
+#define SCORE_STEP      0.25f
+#define GAIN            20.0f
+#define NOISE_EXPERTS   0.05f
+#define NOISE_ATTENTION 0.02f
+#define FFN_RMS         0.6f /* of silu(gate) * up, both of unit spread */
+#define DEFAULT_EMBD    2048
+#define DEFAULT_EXPERT  ST_MIB
+
+void st_synth_replay_init(struct st_synth_replay *replay)
+{
+    memset(replay, 0, sizeof *replay);
+}
+
+struct replay_source {
+    const struct st_synth_model *model;
+    const struct st_trace *trace;
+    struct st_pool *pool;
+    uint64_t seed;
+    int embd;
+    float *directions; /* [token][embd] */
+};
+
+/* --- Directions and what is built from them ----------------------------------------------- */
+
+static enum strata_status make_directions(struct replay_source *s, struct strata_error *err)
+{
+    size_t n = (size_t)s->embd, n_tokens = (size_t)s->trace->n_tokens;
+    s->directions = malloc(n_tokens * n * sizeof *s->directions);
+    if (!s->directions) {
+        return st_fail(err, STRATA_E_NOMEM, "Use fewer tokens.",
+            "no memory for the directions of %zu tokens", n_tokens);
+    }
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t i = 0; i < n; i++) {
+            double sign = st_random_mix(s->seed, i, 3) & 1 ? 1.0 : -1.0;
+            /* the angle, reduced to one turn while it is still an integer */
+            double turns = (double)((2 * i + 1) * t % (4 * n)) / (double)(4 * n);
+            double size = t == 0 ? 1.0 : sqrt(2.0);
+            s->directions[t * n + i] = (float)(sign * size * cos(6.283185307179586 * turns));
+        }
+    }
+    return STRATA_OK;
+}
+
+static void add_direction(const struct replay_source *s, int token, float factor, float *row)
+{
+    const float *d = s->directions + (size_t)token * (size_t)s->embd;
+    for (int i = 0; i < s->embd; i++) {
+        row[i] += factor * d[i];
+    }
+}
+
+static void embedding_row(const struct replay_source *s, int64_t token, float *row)
+{
+    if (token < s->trace->n_tokens) {
+        add_direction(s, (int)token, 1.0f, row);
+    } else { /* bytes and the like: something finite */
+        st_random_floats(st_random_mix(s->seed, (uint64_t)token, 4), 0.0f, 1.0f, s->embd, row);
+    }
+}
+
+static void output_row(const struct replay_source *s, int64_t token, float *row)
+{
+    int n = s->trace->n_tokens;
+    if (token < n) {
+        add_direction(s, (int)(token + n - 1) % n, GAIN / (float)s->embd, row);
+    }
+}
+
+static void router_row(const struct replay_source *s, int layer, int64_t expert, float *row)
+{
+    const struct st_trace *trace = s->trace;
+    for (int t = 0; t < trace->n_tokens; t++) {
+        const uint16_t *route = st_trace_route(trace, t, layer);
+        for (int k = 0; k < trace->top_k; k++) {
+            if (route[k] == expert) {
+                float score = SCORE + SCORE_STEP * (float)(trace->top_k - 1 - k);
+                add_direction(s, t, score / (float)s->embd, row);
+            }
+        }
+    }
+}
+
+static enum strata_status replay_rows(
+    void *user, int tensor, int64_t row, int64_t n, void *out, struct strata_error *err)
+{
+    const struct replay_source *s = user;
+    const struct st_synth_tensor *t = &s->model->tensors[tensor];
+    (void)err;
+    if (t->part != ST_PART_EMBEDDING && t->part != ST_PART_OUTPUT && t->part != ST_PART_ROUTER) {
+        st_pool_rows(s->pool, t, tensor, row, n, out);
+        return STRATA_OK;
+    }
+    float *to = out;
+    memset(to, 0, (size_t)(n * s->embd) * sizeof *to);
+    for (int64_t i = row; i < row + n; i++, to += s->embd) {
+        if (t->part == ST_PART_EMBEDDING) {
+            embedding_row(s, i, to);
+        } else if (t->part == ST_PART_OUTPUT) {
+            output_row(s, i, to);
+        } else {
+            router_row(s, t->layer, i, to);
+        }
+    }
+    return STRATA_OK;
+}
+
+/* --- The model ---------------------------------------------------------------------------- */
+
+static int largest(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+/* The number of neurons that brings an expert nearest to its wished-for size, a multiple of the
+ * type's block. */
+static int choose_ff(const struct st_synth_replay *replay, const struct st_dims *d)
+{
+    if (replay->ff) {
+        return replay->ff;
+    }
+    uint64_t wish = replay->expert_bytes ? replay->expert_bytes : DEFAULT_EXPERT;
+    enum ggml_type type = (enum ggml_type)d->quant.expert;
+    int step = largest((int)ggml_blck_size(type), 32);
+    uint64_t step_bytes = 3 * (uint64_t)d->embd * ggml_row_size(type, step);
+    uint64_t steps = (wish + step_bytes / 2) / step_bytes;
+    return step * (int)st_min(st_max(steps, 1), (1 << 20) / (uint64_t)step);
+}
+
+static enum strata_status replay_dims(const struct st_synth_replay *replay,
+    const struct st_trace *trace, struct st_dims *out, struct strata_error *err)
+{
+    int wide = (int)st_round_up((uint64_t)trace->n_tokens, 256);
+    struct st_synth_shape shape;
+    st_synth_shape_init(&shape);
+    shape.arch = "qwen3moe";
+    shape.type = replay->type;
+    shape.embd = replay->embd ? replay->embd : largest(DEFAULT_EMBD, wide);
+    shape.heads = replay->heads;
+    shape.layers = trace->n_layer;
+    shape.experts = trace->n_expert;
+    shape.experts_used = trace->top_k;
+    shape.vocab = trace->n_tokens + ST_SYNTH_EXTRA_TOKENS;
+    shape.ctx = largest(4096, 2 * trace->n_tokens);
+    enum strata_status status = st_dims_resolve(&shape, out, err);
+    if (status) {
+        return status;
+    }
+    if (out->embd < trace->n_tokens) {
+        return st_fail(err, STRATA_E_USAGE, "Give a larger --embd, or use --tokens.",
+            "a width of %d has no room for the directions of %d tokens", out->embd,
+            trace->n_tokens);
+    }
+    shape.ff = choose_ff(replay, out);
+    return st_dims_resolve(&shape, out, err);
+}
+
+/* Gives the shape's tensors the types and spreads that the construction needs. */
+static void adjust_tensors(
+    const struct st_dims *d, const struct st_trace *trace, struct st_synth_model *model)
+{
+    float root_layers = sqrtf((float)d->layers);
+    for (int i = 0; i < model->n_tensors; i++) {
+        struct st_synth_tensor *t = &model->tensors[i];
+        switch (t->part) {
+        case ST_PART_EMBEDDING:
+        case ST_PART_OUTPUT:
+            t->type = GGML_TYPE_F32;
+            break;
+        case ST_PART_OTHER: /* norms */
+            t->spread = 0.0f;
+            break;
+        case ST_PART_ATTN_OUT:
+            t->spread *= NOISE_ATTENTION / root_layers;
+            break;
+        case ST_PART_EXPERT_DOWN: /* the mean of top_k independent experts is smaller than one */
+            t->spread *= NOISE_EXPERTS / root_layers / FFN_RMS * sqrtf((float)trace->top_k);
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static enum strata_status write_replay(const struct st_synth_replay *replay,
+    const struct st_trace *trace, const struct st_dims *dims, const char *path,
+    struct st_synth_report *report, struct strata_error *err)
+{
+    struct st_synth_model model;
+    st_dims_build(dims, &model);
+    adjust_tensors(dims, trace, &model);
+    char about[sizeof trace->model + 32];
+    snprintf(about, sizeof about, "replay of a trace of %s", trace->model);
+    gguf_set_val_str(model.meta, "general.description", about);
+    struct replay_source replaying = {.model = &model,
+        .trace = trace,
+        .pool = st_pool_new(replay->output.seed),
+        .seed = replay->output.seed,
+        .embd = dims->embd};
+    struct st_synth_source source = {.rows = replay_rows, .user = &replaying};
+    enum strata_status status = make_directions(&replaying, err);
+    if (!status) {
+        status = st_synth_write(&model, &source, &replay->output, path, report, err);
+    }
+    if (report && !status) {
+        char shape[200];
+        report->parameters = st_synth_model_parameters(&model);
+        report->expert_bytes = st_dims_expert_bytes(dims);
+        st_dims_describe(dims, shape, sizeof shape);
+        snprintf(report->shape, sizeof report->shape, "%d tokens of a trace: %s", trace->n_tokens,
+            shape);
+    }
+    free(replaying.directions);
+    st_pool_free(replaying.pool);
+    st_synth_model_release(&model);
+    return status;
+}
+
+enum strata_status st_synth_replay(const struct st_synth_replay *replay, const char *trace_path,
+    const char *path, struct st_synth_report *report, struct strata_error *err)
+{
+    struct st_trace trace;
+    enum strata_status status =
+        st_trace_read(trace_path, replay->layers, replay->tokens, &trace, err);
+    if (status) {
+        return status;
+    }
+    struct st_dims dims;
+    status = replay_dims(replay, &trace, &dims, err);
+    if (!status) {
+        status = write_replay(replay, &trace, &dims, path, report, err);
+    }
+    st_trace_release(&trace);
+    return status;
+}
