@@ -16,10 +16,10 @@ io: base os SYSTEM
 cache: base
 hw: base os io
 plan: base model hw
-stream: base io cache model
+stream: base os io cache model
 synth: base os model GGML jansson.h
-backend: base stream model plan GGML
-engine: base plan backend GGML LLAMA
+backend: base os stream model plan GGML
+engine: base os model hw plan backend GGML LLAMA
 cmd: base unistd.h signal.h jansson.h synth.c=synth/synth.h
 '
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).

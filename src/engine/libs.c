@@ -1,13 +1,9 @@
-#define _GNU_SOURCE /* dladdr */
 #include "engine/libs.h"
-
-#include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "engine/guard.h"
 #include "llama.h"
+#include "os/library.h"
 
 static bool have_cpu(void)
 {
@@ -22,14 +18,9 @@ enum strata_status st_libs_load(struct strata_error *err)
     }
     st_guard_init();
     llama_backend_init();
-    Dl_info info;
-    char dir[4096] = "";
-    if (!have_cpu() && dladdr((void *)llama_backend_init, &info) && info.dli_fname) {
-        const char *slash = strrchr(info.dli_fname, '/');
-        if (slash) {
-            snprintf(dir, sizeof dir, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
-            ggml_backend_load_all_from_path(dir);
-        }
+    char dir[4096] = "?";
+    if (!have_cpu() && st_library_dir((void (*)(void))llama_backend_init, dir, sizeof dir)) {
+        ggml_backend_load_all_from_path(dir);
     }
     if (!have_cpu()) {
         ggml_backend_load_all_from_path(STRATA_LLAMA_LIB_DIR);

@@ -1,0 +1,18 @@
+#define _GNU_SOURCE /* dladdr */
+#include "os/library.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+bool st_library_dir(void (*function)(void), char *dir, size_t cap)
+{
+    Dl_info info;
+    const char *slash;
+    if (!dladdr((void *)function, &info) || !info.dli_fname ||
+        !(slash = strrchr(info.dli_fname, '/'))) {
+        return false;
+    }
+    int n = snprintf(dir, cap, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
+    return n > 0 && (size_t)n < cap;
+}
