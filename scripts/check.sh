@@ -14,14 +14,15 @@ rm -f "$log"
 tests_rc=0
 ctest --test-dir "$build" -j "${JOBS:-2}" --output-on-failure || tests_rc=$?
 
-# Every test reports in TAP (tests/CMakeLists.txt). A test that ends badly without saying which case
-# failed, or with fewer cases than it announced, has at least one failure that nobody counted.
+# Tests report in TAP, or with a closing line like our own. One that ends badly without saying which
+# case failed, or with fewer cases than it announced, has at least one failure that nobody counted.
 counts=$(awk '
     / Testing: / { planned = seen = bad = 0 }
     /^1\.\.[0-9]+$/ { planned += substr($0, 4) }
     /^(not )?ok [0-9]+ # SKIP/ { seen++; skipped++; next }
     /^ok [0-9]+ / { seen++; passed++ }
     /^not ok [0-9]+ / { seen++; bad++; failed++ }
+    /^[0-9]+ passed, [0-9]+ failed/ { passed += $1; failed += $3; bad += $3 }
     /^Unable to find executable/ { failed++ }
     /^Test (Passed|Failed)\.$/ {
         if (seen < planned) { failed += planned - seen; bad++ }

@@ -264,8 +264,9 @@ enum strata_status stats_write(
 
 static void print_reads(const struct strata_stats *s)
 {
-    double per_token = s->generated_tokens
-                           ? (double)s->decode_read_bytes / (double)s->generated_tokens
+    /* The last token that was sampled has not been evaluated. */
+    double per_token = s->generated_tokens > 1
+                           ? (double)s->decode_read_bytes / (double)(s->generated_tokens - 1)
                            : 0;
     fprintf(stderr, "reads:  %s in all, %s a token while generating", ST_SIZE(s->read_bytes),
         ST_SIZE((uint64_t)per_token));

@@ -71,6 +71,7 @@ double st_disk_bandwidth(
     p->seed = 0x9e3779b97f4a7c15u;
     p->memory = st_vm_reserve(DEPTH * ROOM, true);
     if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
+        st_vm_populate(p->memory, DEPTH * ROOM); /* or the first reads would wait for pages */
         uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
         uint64_t enough = st_max(p->file->size, DEPTH * CHUNK); /* more would measure caches */
         bool more = true;

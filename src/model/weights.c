@@ -119,6 +119,20 @@ void st_weights_free(struct st_weights *weights)
     }
 }
 
+uint64_t st_weights_shared_stride(const struct st_weights *weights, int part)
+{
+    uint64_t widest = 0;
+    bool direct = false;
+    for (int i = 0; i < weights->n_weights; i++) {
+        const struct st_weight *w = &weights->weights[i];
+        if (w->group >= 0 && w->part == part) {
+            widest = st_max(widest, w->stride);
+            direct |= w->arrival == ST_ARRIVE_DIRECT;
+        }
+    }
+    return direct ? st_round_up(widest, BLOCK) : widest;
+}
+
 uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert)
 {
     const struct st_weight *w = &weights->weights[weight];

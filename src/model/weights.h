@@ -70,6 +70,10 @@ void st_weights_free(struct st_weights *weights);
 /* True when st_weights_new would put the tensor into a group. */
 bool st_weights_is_expert(const struct st_tensor *tensor);
 
+/* Stride of a slot that any group may use, for one part: the widest, and a whole number of blocks
+ * where one of them is read straight into place. */
+uint64_t st_weights_shared_stride(const struct st_weights *weights, int part);
+
 /* File range of a unit (`expert` is 0 for dense weights). */
 uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert);
 struct st_file *st_weight_file(const struct st_weights *weights, int weight);

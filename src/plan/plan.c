@@ -26,16 +26,9 @@ static int experts_per_token(const struct st_weights *ws)
 
 uint64_t st_plan_shared_slot_bytes(const struct st_weights *ws)
 {
-    uint64_t widest[ST_MAX_PARTS] = {0};
-    for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0) {
-            uint64_t *w = &widest[ws->weights[i].part];
-            *w = st_max(*w, ws->weights[i].stride);
-        }
-    }
     uint64_t sum = 0;
     for (int p = 0; p < ST_MAX_PARTS; p++) {
-        sum += widest[p];
+        sum += st_weights_shared_stride(ws, p);
     }
     return sum;
 }

@@ -74,7 +74,8 @@ static void plan_pools(struct st_experts *x, const struct st_stream_config *conf
         pool->n_slots = shared ? config->shared_slots : config->slots[g];
         pool->n_parts = group->n_parts > pool->n_parts ? group->n_parts : pool->n_parts;
         for (int p = 0; p < group->n_parts; p++) {
-            pool->stride[p] = st_max(pool->stride[p], ws->weights[group->weight[p]].stride);
+            pool->stride[p] = shared ? st_weights_shared_stride(ws, p)
+                                     : ws->weights[group->weight[p]].stride;
         }
     }
 }

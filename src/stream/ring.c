@@ -136,16 +136,13 @@ void st_ring_pump(struct st_ring *ring)
     }
 }
 
-void st_ring_expect(struct st_ring *ring, const int *weights, int n, bool again)
+void st_ring_expect(struct st_ring *ring, const int *weights, int n)
 {
     for (int i = 0; i < n; i++) {
         if (ring->last_expected >= 0) {
             ring->after[ring->last_expected] = weights[i];
         }
         ring->last_expected = weights[i];
-    }
-    if (again && n > 0 && ring->after[weights[n - 1]] < 0) {
-        ring->after[weights[n - 1]] = weights[0];
     }
 }
 

@@ -25,8 +25,8 @@ struct st_ring *st_ring_new(
     struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes);
 void st_ring_free(struct st_ring *ring); /* waits for what is in flight */
 
-/* The weights will be taken in this order; `again`: and then, probably, once more from the start. */
-void st_ring_expect(struct st_ring *ring, const int *weights, int n, bool again);
+/* The weights will be taken in this order, after those expected before. */
+void st_ring_expect(struct st_ring *ring, const int *weights, int n);
 
 /* Blocks until the weight has been read; *raw are the file's bytes, valid until release.
  * At most one weight is taken at a time. */

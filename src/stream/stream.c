@@ -21,7 +21,8 @@ struct st_stream {
     uint64_t *place;
 
     struct st_ring *ring; /* NULL when nothing dense is streamed, and before loading */
-    char *scratch;        /* the weight in use, in its computed form */
+    bool in_ring;         /* the weight in use is computed with in the ring */
+    char *scratch;        /* ... or here, in its computed form */
     uint64_t scratch_bytes;
     uint64_t ring_bytes;
 
@@ -151,7 +152,7 @@ static int *kept_weights(
 static enum strata_status load_through(struct st_stream *s, struct st_ring *ring, const int *order,
     int n, struct load_progress *progress, struct strata_error *err)
 {
-    st_ring_expect(ring, order, n, false);
+    st_ring_expect(ring, order, n);
     for (int i = 0; i < n; i++) {
         const struct st_weight *w = &s->weights->weights[order[i]];
         const void *raw;
@@ -237,7 +238,7 @@ void *st_stream_resident(const struct st_stream *s, int weight)
 void st_stream_expect(struct st_stream *s, const int *weights, int n)
 {
     if (s->ring) {
-        st_ring_expect(s->ring, weights, n, true);
+        st_ring_expect(s->ring, weights, n);
     }
 }
 
@@ -250,8 +251,10 @@ enum strata_status st_stream_dense(
     if (status != STRATA_OK) {
         return status;
     }
-    if (s->weights->weights[weight].arrival != ST_ARRIVE_DIRECT) {
+    s->in_ring = s->weights->weights[weight].arrival == ST_ARRIVE_DIRECT;
+    if (!s->in_ring) {
         arrive_one(s, weight, raw, s->scratch);
+        st_ring_release(s->ring); /* its room is for the next reads, while this one is used */
         raw = s->scratch;
     }
     *out = raw;
@@ -260,7 +263,9 @@ enum strata_status st_stream_dense(
 
 void st_stream_dense_done(struct st_stream *s)
 {
-    st_ring_release(s->ring);
+    if (s->in_ring) {
+        st_ring_release(s->ring);
+    }
 }
 
 /* --- Experts ------------------------------------------------------------------------------- */
