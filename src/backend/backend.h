@@ -61,9 +61,12 @@ struct st_stream *st_binding_stream(struct st_binding *binding);
 /* Why the last graph failed. STRATA_OK when it did not. Reading it clears it. */
 enum strata_status st_binding_take_error(struct st_binding *binding, struct strata_error *err);
 
-/* Makes the device compute with so many threads and returns their pool (an opaque
- * ggml_threadpool_t) for llama_attach_threadpool: llama.cpp gives some small nodes to its own CPU
- * backend, and two pools would spin against each other. NULL when the CPU backend has none. */
-void *st_binding_threadpool(struct st_binding *binding, int n_threads);
+/* Threads the device computes with, for loading too; once llama.cpp has made the context. */
+void st_binding_set_threads(struct st_binding *binding, int n_threads);
+
+/* Their pool (an opaque ggml_threadpool_t) for llama_attach_threadpool, after st_binding_start:
+ * llama.cpp gives some small nodes to its own CPU backend, and two pools would spin against each
+ * other. NULL when the CPU backend has none. */
+void *st_binding_threadpool(struct st_binding *binding);
 
 #endif

@@ -237,6 +237,9 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
         .io = *io,
     };
     ST_ASSERT(b->weights && b->exec);
+    if (plan->streamed_bytes > 0) { /* a wait per streamed weight, some 10 ms each */
+        st_workers_sleep_when_idle(&b->exec->workers);
+    }
     for (int i = 0; i < b->catalog->n_tensors; i++) {
         if (b->claims[i].tensor) {
             /* Also in llama.cpp's own mapping of the file: nobody reads it through page faults. */
@@ -272,8 +275,12 @@ enum strata_status st_binding_take_error(struct st_binding *b, struct strata_err
     return status;
 }
 
-void *st_binding_threadpool(struct st_binding *b, int n_threads)
+void st_binding_set_threads(struct st_binding *b, int n_threads)
 {
     st_workers_set_threads(&b->exec->workers, n_threads);
+}
+
+void *st_binding_threadpool(struct st_binding *b)
+{
     return b->exec->workers.pool;
 }

@@ -7,6 +7,9 @@
 #include "base/error.h"
 #include "base/units.h"
 
+/* ggml's own default: idle threads spin for a while before they sleep. */
+#define POLL_DEFAULT 50
+
 static void *cpu_proc(const struct workers *w, const char *name)
 {
     return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(w->cpu_dev), name);
@@ -20,6 +23,7 @@ typedef void (*set_threadpool)(ggml_backend_t cpu, ggml_threadpool_t pool);
 bool st_workers_init(struct workers *w)
 {
     *w = (struct workers){0};
+    w->poll = POLL_DEFAULT;
     w->cpu_dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     w->cpu = w->cpu_dev ? ggml_backend_dev_init(w->cpu_dev, NULL) : NULL;
     return w->cpu != NULL;
@@ -42,20 +46,28 @@ void st_workers_release(struct workers *w)
     free_pool(w);
 }
 
-void st_workers_set_threads(struct workers *w, int n_threads)
+static void make_pool(struct workers *w, int n_threads)
 {
-    if (n_threads == w->n_threads) {
-        return;
-    }
     threadpool_new make = (threadpool_new)cpu_proc(w, "ggml_threadpool_new");
     set_threadpool use = (set_threadpool)cpu_proc(w, "ggml_backend_cpu_set_threadpool");
-    if (make && use && n_threads > w->pool_threads) {
+    if (make && use) {
         struct ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
+        params.poll = w->poll;
         ggml_threadpool_t pool = make(&params);
         use(w->cpu, pool);
         free_pool(w);
         w->pool = pool;
         w->pool_threads = n_threads;
+    }
+}
+
+void st_workers_set_threads(struct workers *w, int n_threads)
+{
+    if (n_threads == w->n_threads) {
+        return;
+    }
+    if (n_threads > w->pool_threads) {
+        make_pool(w, n_threads);
     }
     ggml_backend_set_n_threads_t set =
         (ggml_backend_set_n_threads_t)cpu_proc(w, "ggml_backend_set_n_threads");
@@ -63,6 +75,14 @@ void st_workers_set_threads(struct workers *w, int n_threads)
         set(w->cpu, n_threads);
     }
     w->n_threads = n_threads;
+}
+
+void st_workers_sleep_when_idle(struct workers *w)
+{
+    w->poll = 0;
+    if (w->pool) {
+        make_pool(w, w->pool_threads);
+    }
 }
 
 void st_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user)

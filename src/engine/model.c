@@ -119,7 +119,7 @@ static void share_threads(struct strata_model *m)
 {
     ggml_threadpool_t pool = NULL;
     if (m->binding) {
-        pool = st_binding_threadpool(m->binding, m->options.threads);
+        pool = st_binding_threadpool(m->binding);
     } else {
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         ggml_threadpool_t (*make)(struct ggml_threadpool_params *) =
@@ -266,9 +266,12 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
         st_binding_weights(m->binding);
     }
     status = make_context(m, err);
+    if (status == STRATA_OK && m->binding) {
+        st_binding_set_threads(m->binding, m->options.threads);
+        status = start_streaming(m, err);
+    }
     if (status == STRATA_OK) {
         share_threads(m);
-        status = m->binding ? start_streaming(m, err) : STRATA_OK;
     }
     return status;
 }

@@ -67,18 +67,17 @@ double st_disk_bandwidth(
         return 0;
     }
     p->file = largest(files, n_files);
-    p->length = st_min(CHUNK, p->file->size);
+    p->length = st_min(st_min(CHUNK, st_max(p->file->size / DEPTH, ST_IO_ALIGN)), p->file->size);
     p->seed = 0x9e3779b97f4a7c15u;
     p->memory = st_vm_reserve(DEPTH * ROOM, true);
     if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
         st_vm_populate(p->memory, DEPTH * ROOM); /* or the first reads would wait for pages */
         uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
-        uint64_t enough = st_max(p->file->size, DEPTH * CHUNK); /* more would measure caches */
         bool more = true;
         while ((turn(p, more) > 0 || more) && !p->failed) {
             st_io_wait_any(p->engine);
             now = st_now_ns();
-            more = now < end && p->bytes < enough;
+            more = now < end && p->bytes < p->file->size; /* more would measure caches */
         }
         rate = p->failed ? 0 : (double)p->bytes / ((double)(now - start) * 1e-9);
         st_io_free(p->engine);
