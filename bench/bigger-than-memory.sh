@@ -30,7 +30,7 @@ model "$dir/dense.gguf" random --arch llama --type Q4_K --size 6.5G --vocab 3200
 field() { sed -n "s/.*\"$1\": \([0-9.e+-]*\).*/\1/p" "$2"; }
 
 run_strata() { # MODEL N LIMIT MEM
-    "$limit" -m "$3" -c -- "$strata" run "$1" --tokens 0 -n "$2" --ids --mem "$4" --ctx 1024 \
+    "$limit" -m "$3" -c -- "$strata" run "$1" --tokens 0 -n "$2" --ids --mem "$4" --ctx 256 --batch 64 \
         --threads "$threads" $MODE --stats "$dir/stats.json" >"$dir/ids" 2>"$dir/log"
     local peak
     peak=$(sed -n 's/^limit: peak \([0-9]*\) MiB of \([0-9]*\) MiB.*/\1/p' "$dir/log")
@@ -49,8 +49,8 @@ for kind in moe dense; do
     file=$dir/$kind.gguf
     size=$(($(stat -c %s "$file") >> 20))
     lim=$((size / 3))
-    mem=$((lim - 64)) # the page cache of the program's own files and the kernel's memory count too
-    case $kind in moe) n=64 m=8 ;; dense) n=8 m=3 ;; esac
+    mem=$((lim - 48)) # the page cache of the program's own files and the kernel's memory count too
+    case $kind in moe) n=64 m=6 ;; dense) n=8 m=2 ;; esac
     for round in $(seq "$rounds"); do
         for MODE in "" --no-repack; do
             printf '%s\t%s\tstrata%s\t%s\n' $kind "$round" "$MODE" \

@@ -79,7 +79,7 @@ int main(int argc, char **argv)
         return 1;
     }
     struct llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = 1024;
+    cp.n_ctx = 256;
     cp.n_threads = cp.n_threads_batch = (int32_t)strtol(argv[3], NULL, 10);
     struct llama_context *ctx = llama_init_from_model(model, cp);
     if (!ctx) {
