@@ -23,6 +23,9 @@
 /* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
 #define SLACK_BYTES (64 * ST_MIB)
+/* A budget that a hint names must still be enough in the next run: the resident set that it is
+ * worked out from differs a little (measured: by 0.2 MiB). */
+#define HINT_BYTES (2 * ST_MIB)
 
 struct st_binding *st_bound;
 
@@ -122,6 +125,10 @@ static bool choose_form(struct claim *claim, const struct st_tensor *info,
         claim->form_buffer->iface.init_tensor(claim->form_buffer, &unit);
     }
     claim->form_extra = unit.extra;
+    if (!claim->form_extra) {
+        ggml_backend_buffer_free(claim->form_buffer);
+        claim->form_buffer = NULL;
+    }
     return claim->form_extra != NULL;
 }
 
@@ -131,8 +138,9 @@ static bool claimable(const struct st_tensor *info, const struct ggml_tensor *op
     if (!info->matrix || info->bytes < CLAIM_MIN_BYTES || info->role == ST_ROLE_EMBEDDING) {
         return false; /* an embedding used as output is shared with a use that is not ours */
     }
-    if (op->src[0] != weight || weight->type != (enum ggml_type)info->type) {
-        return false;
+    if (op->src[0] != weight || weight->type != (enum ggml_type)info->type ||
+        memcmp(weight->ne, info->ne, sizeof weight->ne) != 0) {
+        return false; /* not used as a matrix, or of another model with the same names */
     }
     bool expert = st_weights_is_expert(info);
     if (op->op == GGML_OP_MUL_MAT_ID) {
@@ -213,8 +221,9 @@ enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget 
         room = budget->process_bytes > held ? budget->process_bytes - held : 0;
         if (room < minimum) {
             char hint[sizeof err->hint];
-            snprintf(hint, sizeof hint, "Give at least --mem %lluM, or a smaller --ctx or --batch.",
-                (unsigned long long)((held + minimum) / ST_MIB + 1));
+            snprintf(hint, sizeof hint, st_hooks ? "Set STRATA_MEM to at least %lluM."
+                : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
+                (unsigned long long)((held + minimum + HINT_BYTES) / ST_MIB + 1));
             return st_fail(err, STRATA_E_NOFIT, hint,
                 "a budget of %s is too small: the context and llama.cpp need %s, the weights at "
                 "least %s",
@@ -250,6 +259,10 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
         st_stream_new(b->weights, &config, st_workers_arrive, b, &b->stream, err);
     if (status == STRATA_OK) {
         status = st_stream_load(b->stream, progress, progress_user, err);
+        if (status != STRATA_OK) { /* nobody may compute with what is half loaded */
+            st_stream_free(b->stream);
+            b->stream = NULL;
+        }
     }
     return status;
 }
@@ -262,6 +275,9 @@ struct st_stream *st_binding_stream(struct st_binding *b)
 enum ggml_status st_backend_fail(struct st_binding *b, const struct strata_error *err)
 {
     b->error = *err;
+    if (st_hooks) { /* there is no engine to ask for it */
+        st_log(STRATA_LOG_ERROR, "%s", err->message);
+    }
     return GGML_STATUS_FAILED;
 }
 

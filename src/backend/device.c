@@ -52,7 +52,7 @@ static enum ggml_status buffer_init_tensor(
         return GGML_STATUS_SUCCESS;
     }
     int index = st_catalog_find(st_bound->catalog, tensor->name);
-    if (index >= 0 && st_bound->claims[index].claimed) {
+    if (index >= 0 && st_bound->claims[index].claimed && !st_bound->claims[index].tensor) {
         struct claim *claim = &st_bound->claims[index];
         claim->tensor = tensor;
         claim->bytes = ggml_nbytes(tensor);
@@ -187,11 +187,17 @@ static void backend_free(ggml_backend_t backend)
     }
     st_exec_free(ex);
     free(backend);
+    if (st_hooks && n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
+        st_hooks->model_freed();
+    }
 }
 
 static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
 {
     struct strata_error error;
+    if (st_bound) {
+        st_bound->exec = backend->context; /* of several contexts, the one that computes */
+    }
     if (st_hooks && !st_hooks->computing(&error)) {
         return GGML_STATUS_FAILED;
     }

@@ -32,7 +32,7 @@ struct st_binding {
     struct claim *claims; /* [catalog->n_tensors] */
     struct st_weights *weights;
     struct st_stream *stream;
-    struct exec *exec; /* of the newest context */
+    struct exec *exec; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;
     struct strata_error error;
 };
@@ -137,6 +137,8 @@ enum ggml_status st_moe_node(
 /* Ends what is open, after the graph (or its failure). */
 void st_moe_finish(struct moe *moe, struct st_binding *b);
 uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch);
+/* In rounds: what gathered rows and their results may take. Tests lower it, to get many blocks. */
+extern uint64_t st_moe_block_bytes;
 
 /* Records the failure for st_binding_take_error. */
 enum ggml_status st_backend_fail(struct st_binding *b, const struct strata_error *err);

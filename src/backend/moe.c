@@ -24,9 +24,8 @@
 #include "base/error.h"
 #include "base/units.h"
 
-/* Gathered rows and their results take at most this much memory. */
-#define SCRATCH_BYTES (32 * ST_MIB)
-#define SCRATCH_ROWS  64 /* ... but there is always room for so many rows */
+uint64_t st_moe_block_bytes = 32 * ST_MIB;
+#define SCRATCH_ROWS 64 /* there is always room for so many rows */
 
 /* One row of the node: which token, which of its experts. */
 struct row {
@@ -118,7 +117,7 @@ uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch)
         if (w->group >= 0) {
             uint64_t row = row_bytes(&b->claims[w->tensor]);
             uint64_t rows = (uint64_t)batch * (uint64_t)st_max(1, (uint64_t)b->catalog->n_expert_used);
-            most = st_max(most, st_min(rows * row, st_max(SCRATCH_BYTES, SCRATCH_ROWS * row)));
+            most = st_max(most, st_min(rows * row, st_max(st_moe_block_bytes, SCRATCH_ROWS * row)));
         }
     }
     return most;
@@ -368,7 +367,7 @@ static enum ggml_status compute_block(struct exec *ex, struct st_binding *b,
 
 static int max_rows(const struct claim *claim)
 {
-    return (int)st_max(SCRATCH_ROWS, SCRATCH_BYTES / row_bytes(claim));
+    return (int)st_max(SCRATCH_ROWS, st_moe_block_bytes / row_bytes(claim));
 }
 
 /* Memory for the largest block of the node: all its rows, or as many as scratch allows. */

@@ -112,9 +112,6 @@ static enum strata_status start(struct strata_error *err)
 static bool computing(struct strata_error *err)
 {
     if (!st_bound || st_bound->stream) {
-        if (st_bound && st_binding_take_error(st_bound, err) != STRATA_OK) {
-            st_log(STRATA_LOG_ERROR, "%s", err->message);
-        }
         return true;
     }
     if (!broken && start(err) != STRATA_OK) {

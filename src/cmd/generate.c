@@ -43,6 +43,57 @@ static const char *parse_tokens(const char *text, void *target)
     return NULL;
 }
 
+static enum strata_status cannot_write(const char *path, struct strata_error *err)
+{
+    return st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --stats.",
+        "cannot write %s", path);
+}
+
+static enum strata_status read_text(
+    const char *path, char **text, size_t *length, struct strata_error *err)
+{
+    bool standard = strcmp(path, "-") == 0;
+    FILE *f = standard ? stdin : fopen(path, "rb");
+    if (!f) {
+        return st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --file.",
+            "cannot open %s", path);
+    }
+    char *buf = NULL;
+    size_t n = 0, cap = 0, got;
+    do {
+        if (n == cap) {
+            cap = cap ? 2 * cap : 1 << 16;
+            buf = st_xrealloc(buf, cap);
+        }
+        got = fread(buf + n, 1, cap - n, f);
+        n += got;
+    } while (got > 0);
+    int failed = ferror(f) ? errno : 0;
+    if (!standard) {
+        fclose(f);
+    }
+    if (failed) {
+        free(buf);
+        return st_fail_errno(err, STRATA_E_IO, failed, "", "cannot read %s", path);
+    }
+    *text = buf;
+    *length = n;
+    return STRATA_OK;
+}
+
+/* What can be known to fail before the minutes that a large model takes. */
+static enum strata_status check_files(struct generate_options *o, struct strata_error *err)
+{
+    if (o->stats_path) {
+        FILE *f = fopen(o->stats_path, "ab");
+        if (!f) {
+            return cannot_write(o->stats_path, err);
+        }
+        fclose(f);
+    }
+    return o->file ? read_text(o->file, &o->text, &o->text_length, err) : STRATA_OK;
+}
+
 int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
     struct generate_options *o)
 {
@@ -110,47 +161,21 @@ int generate_parse(const char *spec_name, const char *summary, int argc, char **
     if (o->verbose) {
         strata_log_set_level(STRATA_LOG_DEBUG);
     }
+    struct strata_error err;
+    if (check_files(o, &err) != STRATA_OK) {
+        generate_release(o);
+        return cmd_fail(&err);
+    }
     return CMD_GO_ON;
 }
 
 void generate_release(struct generate_options *o)
 {
     free(o->tokens);
+    free(o->text);
 }
 
 /* --- Input --------------------------------------------------------------------------------- */
-
-static enum strata_status read_text(
-    const char *path, char **text, size_t *length, struct strata_error *err)
-{
-    bool standard = strcmp(path, "-") == 0;
-    FILE *f = standard ? stdin : fopen(path, "rb");
-    if (!f) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --file.",
-            "cannot open %s", path);
-    }
-    char *buf = NULL;
-    size_t n = 0, cap = 0, got;
-    do {
-        if (n == cap) {
-            cap = cap ? 2 * cap : 1 << 16;
-            buf = st_xrealloc(buf, cap);
-        }
-        got = fread(buf + n, 1, cap - n, f);
-        n += got;
-    } while (got > 0);
-    int failed = ferror(f) ? errno : 0;
-    if (!standard) {
-        fclose(f);
-    }
-    if (failed) {
-        free(buf);
-        return st_fail_errno(err, STRATA_E_IO, failed, "", "cannot read %s", path);
-    }
-    *text = buf;
-    *length = n;
-    return STRATA_OK;
-}
 
 static enum strata_status tokenize(const struct strata_model *model, const char *text,
     size_t length, int32_t **tokens, size_t *n, struct strata_error *err)
@@ -179,13 +204,7 @@ enum strata_status generate_input(const struct generate_options *o,
         list = st_xmalloc(count * sizeof *list);
         memcpy(list, o->tokens, count * sizeof *list);
     } else if (o->file) {
-        char *text = NULL;
-        size_t length = 0;
-        status = read_text(o->file, &text, &length, err);
-        if (status == STRATA_OK) {
-            status = tokenize(model, text, length, &list, &count, err);
-            free(text);
-        }
+        status = tokenize(model, o->text, o->text_length, &list, &count, err);
     } else {
         const char *text = o->prompt ? o->prompt : "Once upon a time";
         status = tokenize(model, text, strlen(text), &list, &count, err);
@@ -257,9 +276,7 @@ enum strata_status stats_write(
 #undef SET
     int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(object);
-    return rc == 0 ? STRATA_OK
-                   : st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --stats.",
-                         "cannot write %s", path);
+    return rc == 0 ? STRATA_OK : cannot_write(path, err);
 }
 
 static void print_reads(const struct strata_stats *s)

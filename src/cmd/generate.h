@@ -9,6 +9,8 @@ struct generate_options {
     const char *model_path;
     const char *prompt; /* -p */
     const char *file;   /* -f; "-": stdin */
+    char *text;         /* what is in it; owned */
+    size_t text_length;
     int32_t *tokens;    /* --tokens; owned */
     size_t n_tokens;
     uint32_t n_predict;
@@ -21,7 +23,8 @@ struct generate_options {
     struct strata_sampling sampling;
 };
 
-/* Parses the command line of `spec_name` ("run" or "verify"). CMD_GO_ON, or the exit code. */
+/* Parses the command line of `spec_name` ("run" or "verify"), and finds out before a model is
+ * loaded whether its files can be read and written. CMD_GO_ON, or the exit code. */
 int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
     struct generate_options *options);
 void generate_release(struct generate_options *options);
@@ -30,8 +33,8 @@ void generate_release(struct generate_options *options);
 enum strata_status generate_input(const struct generate_options *options,
     const struct strata_model *model, int32_t **tokens, size_t *n, struct strata_error *err);
 
-/* A line that is redrawn on stderr while something long goes on; nothing when stderr is no
- * terminal and `quiet`. Signature of strata_progress; `user` is a struct progress_line. */
+/* A line that is redrawn on stderr while something long goes on; one line per phase when stderr is
+ * no terminal, nothing when `quiet`. Signature of strata_progress; `user` is a struct progress_line. */
 struct progress_line {
     bool enabled;
     bool terminal;

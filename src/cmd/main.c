@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct cmd_entry commands[] = {
     {"run", cmd_run, "generate text with a model of any size"},
@@ -12,6 +13,20 @@ static const struct cmd_entry commands[] = {
     {"synth", cmd_synth, "make test models of any size"},
     {0},
 };
+
+/* A standard descriptor that is closed stays unusable, but no file opened later gets its number:
+ * --file - would read the model. */
+static void occupy_closed_descriptors(void)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        int copy = dup(fd);
+        if (copy >= 0) {
+            close(copy);
+        } else if (!fopen("/dev/null", fd ? "r" : "w")) {
+            return;
+        }
+    }
+}
 
 /* A full disk or a closed descriptor must not look like success. */
 static int close_stdout(int rc)
@@ -25,6 +40,7 @@ static int close_stdout(int rc)
 
 int main(int argc, char **argv)
 {
+    occupy_closed_descriptors();
     int rc = cmd_dispatch("strata",
         "Runs language models bigger than memory, with exactly llama.cpp's tokens.", commands, argc,
         argv);

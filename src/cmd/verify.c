@@ -79,9 +79,8 @@ static enum strata_status eval_rows(struct strata_session *session, struct refer
     return status;
 }
 
-static size_t pass_size(const struct generate_options *o, const struct strata_model *model)
+static size_t pass_size(const struct generate_options *o)
 {
-    (void)model;
     size_t batch = o->model.batch ? o->model.batch : 512;
     return o->model.ctx && batch > o->model.ctx ? o->model.ctx : batch;
 }
@@ -104,8 +103,7 @@ static enum strata_status reference_tokens(struct strata_model *model,
         strata_sample_accept(session, ref->tokens[i]);
     }
     if (status == STRATA_OK) {
-        status = eval_rows(
-            session, ref, 0, ref->n_prompt, pass_size(o, model), record_row, err);
+        status = eval_rows(session, ref, 0, ref->n_prompt, pass_size(o), record_row, err);
     }
     while (status == STRATA_OK && ref->n_generated < o->n_predict) {
         int32_t token = strata_sample(session);
@@ -123,8 +121,9 @@ static enum strata_status strata_rows(struct strata_model *model, struct strata_
     const struct generate_options *o, struct reference *ref, struct strata_error *err)
 {
     rewind(ref->rows);
+    (void)model;
     enum strata_status status =
-        eval_rows(session, ref, 0, ref->n_prompt, pass_size(o, model), compare_row, err);
+        eval_rows(session, ref, 0, ref->n_prompt, pass_size(o), compare_row, err);
     for (size_t i = 0; i < ref->n_generated && status == STRATA_OK; i++) {
         status = eval_rows(session, ref, ref->n_prompt + i, 1, 1, compare_row, err);
     }
@@ -174,7 +173,7 @@ int cmd_verify(int argc, char **argv)
     struct generate_options o;
     int rc = generate_parse("verify",
         "Evaluates the same tokens with plain llama.cpp and with Strata, and compares every row of "
-        "logits\nbit by bit. Exit code 0: identical; 1: not, or something failed; 3: plain "
+        "logits bit by bit. Exit code 0: identical; 1: not, or something failed; 3: plain "
         "llama.cpp does not fit.",
         argc, argv, &o);
     if (rc != CMD_GO_ON) {

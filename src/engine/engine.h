@@ -22,6 +22,7 @@ struct strata_model {
     uint64_t load_read_bytes;
     struct st_stream_stats loaded; /* figures of the stream when loading was done */
     bool in_session;
+    bool cancelled; /* by the progress callback, while llama.cpp was loading */
 };
 
 struct strata_session {

@@ -60,8 +60,9 @@ static bool report(float fraction, void *user)
     if (!m->options.progress) {
         return true;
     }
-    return m->options.progress(m->binding ? "loading small tensors" : "loading weights",
+    m->cancelled = !m->options.progress(m->binding ? "loading small tensors" : "loading weights",
         (uint64_t)((double)fraction * 1e6), 1000000, m->options.progress_user);
+    return !m->cancelled;
 }
 
 static enum strata_status load_llama(struct strata_model *m, struct strata_error *err)
@@ -87,6 +88,9 @@ static enum strata_status load_llama(struct strata_model *m, struct strata_error
     status = st_guard_load(file, params, &m->llama, err);
     fclose(file);
     m->load_read_bytes = stats.read_bytes;
+    if (m->cancelled) {
+        return st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+    }
     if (status != STRATA_OK && io_error.status != STRATA_OK) {
         if (err) {
             *err = io_error; /* names the file and the place, which llama.cpp cannot */
@@ -276,11 +280,18 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
     return status;
 }
 
+static bool loaded; /* a model, or on its way: the device serves one at a time */
+
 enum strata_status strata_model_load(const char *path, const struct strata_model_options *options,
     struct strata_model **out, struct strata_error *err)
 {
+    if (loaded) {
+        return st_fail(err, STRATA_E_USAGE, "Free the other model first.",
+            "this process has a model already");
+    }
     uint64_t before = st_now_ns();
     struct strata_model *m = st_xcalloc(1, sizeof *m);
+    loaded = true;
     m->options = *options;
     enum strata_status status = load(m, path, err);
     if (status != STRATA_OK) {
@@ -314,6 +325,7 @@ void strata_model_free(struct strata_model *m)
     st_plan_free(m->plan);
     st_catalog_free(m->catalog);
     free(m);
+    loaded = false;
 }
 
 uint64_t st_model_read_bytes(const struct strata_model *m)

@@ -170,14 +170,17 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
     return STRATA_OK;
 }
 
-static void drain(struct st_experts *x);
-
 void st_experts_free(struct st_experts *x)
 {
     if (!x) {
         return;
     }
-    drain(x);
+    for (int k = 0; k < x->n_open; k++) { /* what they bring is not put into place any more */
+        struct st_io_request *request = &x->loads[x->order[k]].request;
+        if (!st_io_cancel(x->io, request)) {
+            st_io_wait(x->io, request, NULL);
+        }
+    }
     for (int i = 0; i < x->n_pools; i++) {
         for (int p = 0; p < x->pools[i].n_parts; p++) {
             if (x->pools[i].memory[p]) {
@@ -197,7 +200,7 @@ void st_experts_free(struct st_experts *x)
     free(x);
 }
 
-void st_experts_populate(struct st_experts *x, strata_progress progress, void *user)
+bool st_experts_populate(struct st_experts *x, strata_progress progress, void *user)
 {
     uint64_t total = 0, done = 0;
     for (int i = 0; i < x->n_pools; i++) {
@@ -209,11 +212,12 @@ void st_experts_populate(struct st_experts *x, strata_progress progress, void *u
         for (int p = 0; p < x->pools[i].n_parts; p++) {
             st_vm_populate(x->pools[i].memory[p], x->pools[i].memory_bytes[p]);
             done += x->pools[i].memory_bytes[p];
-            if (progress) {
-                progress("taking memory for experts", done, total, user);
+            if (progress && !progress("taking memory for experts", done, total, user)) {
+                return false;
             }
         }
     }
+    return true;
 }
 
 /* --- Loads --------------------------------------------------------------------------------- */

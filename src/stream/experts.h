@@ -24,8 +24,9 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
     struct st_experts **out, struct strata_error *err);
 void st_experts_free(struct st_experts *x);
 
-/* Takes the memory for the slots now, so that no page is zeroed while generating. */
-void st_experts_populate(struct st_experts *x, strata_progress progress, void *user);
+/* Takes the memory for the slots now, so that no page is zeroed while generating. False when
+ * `progress` said to stop. */
+bool st_experts_populate(struct st_experts *x, strata_progress progress, void *user);
 
 int st_experts_pass_limit(const struct st_experts *x, int group, bool alone);
 enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,

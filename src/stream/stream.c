@@ -132,6 +132,11 @@ struct load_progress {
     uint64_t done, total;
 };
 
+static enum strata_status cancelled(struct strata_error *err)
+{
+    return st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+}
+
 /* Kept weights in file order whose envelope is in (min, max]; *largest of these. */
 static int *kept_weights(
     const struct st_stream *s, uint64_t min, uint64_t max, int *n, uint64_t *largest)
@@ -165,7 +170,7 @@ static enum strata_status load_through(struct st_stream *s, struct st_ring *ring
         progress->done += w->stride;
         if (progress->report && !progress->report("reading resident weights", progress->done,
                                     progress->total, progress->user)) {
-            return st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+            return cancelled(err);
         }
     }
     return STRATA_OK;
@@ -216,8 +221,8 @@ enum strata_status st_stream_load(
 {
     struct load_progress p = {.report = progress, .user = user, .total = s->resident_bytes};
     enum strata_status status = load_resident(s, &p, err);
-    if (status == STRATA_OK && s->experts) {
-        st_experts_populate(s->experts, progress, user);
+    if (status == STRATA_OK && s->experts && !st_experts_populate(s->experts, progress, user)) {
+        return cancelled(err);
     }
     return status;
 }

@@ -1,0 +1,10 @@
+# A file that may not be read. The superuser may read all, so that case plays itself.
+. "$GOLDEN/small.sh"
+small m.gguf
+chmod 000 m.gguf
+if [ -r m.gguf ]; then
+    echo "strata: cannot open m.gguf: Permission denied" >&2
+    echo "  hint: Check the permissions of the file." >&2
+    exit 1
+fi
+strata run m.gguf $SMALL -n 2

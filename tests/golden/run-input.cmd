@@ -1,0 +1,16 @@
+# needs: models
+# One prompt in all the ways to give it, as text and as ids.
+model=$MODELS/stories260K-moe8.gguf
+options="-n 12 -t 1 -q --weights-mem 2M"
+printf 'Once upon a time' >prompt.txt
+strata run "$model" $options
+strata run "$model" $options -p "Once upon a time"
+strata run "$model" $options -f prompt.txt
+strata run "$model" $options -f - <prompt.txt
+strata run "$model" $options --tokens 1,403,407,261,378
+strata run "$model" $options -p "Once upon a time" --ids | tr '\n' ' '
+echo
+strata run "$model" $options -p "Once upon a time" -n 0 | wc -c
+strata run "$model" $options -p "Once upon a time" --temp 3 --seed 7 >first
+strata run "$model" $options -p "Once upon a time" --temp 3 --seed 7 | cmp - first
+strata run "$model" $options -p "Once upon a time" --temp 3 --seed 8 | cmp -s - first || echo other seed, other text

@@ -1,0 +1,1 @@
+strata synth random --help

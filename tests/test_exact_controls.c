@@ -1,0 +1,289 @@
+/*
+ * test_exact_controls.c - that the comparison of exact.h can fail: wrong bytes never give the same
+ * logits. And the paths that the models of the other exactness tests are too small for.
+ */
+#include "exact.h"
+
+#include "backend/internal.h"
+#include "synth/synth.h"
+
+static const struct shape small = {
+    .batch = 7, .threads = 1, .prompt = 18, .generated = 2, .repack = true};
+
+static void make_model(const char *path, const char *arch, int experts)
+{
+    struct st_synth_shape s;
+    struct strata_error err;
+    st_synth_shape_init(&s);
+    s.arch = arch;
+    s.type = "Q4_K_M";
+    s.layers = 2;
+    s.embd = 256;
+    s.heads = 4;
+    s.ff = 256;
+    s.vocab = 300;
+    s.experts = experts;
+    s.experts_used = experts ? 2 : 0;
+    if (st_synth_random(&s, path, NULL, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+}
+
+static struct rows plain_rows(const char *path, const struct shape *shape)
+{
+    struct strata_model_options options = shape_options(shape);
+    struct strata_error err;
+    struct rows rows;
+    options.plain = true;
+    if (evaluate(path, shape, &options, &rows, NULL, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    return rows;
+}
+
+/* Memory for a part of the weights: enough for what dense weights there are, not for all experts. */
+static uint64_t part_of_weights(const char *path, uint64_t percent)
+{
+    struct strata_file *file;
+    struct strata_file_info info;
+    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
+    strata_file_describe(file, &info);
+    strata_file_free(file);
+    return info.tensor_bytes * percent / 100;
+}
+
+static enum strata_status streamed_rows(
+    const char *path, const char *method, struct rows *rows, struct strata_error *err)
+{
+    struct strata_model_options options = shape_options(&small);
+    options.io_method = method;
+    options.weights_mem_bytes = part_of_weights(path, 60);
+    return evaluate(path, &small, &options, rows, NULL, err);
+}
+
+/* --- Wrong bytes -------------------------------------------------------------------------- */
+
+/* How many reads a run makes: to fail a later one fails nothing. */
+static int count_reads(const char *path)
+{
+    int low = 0, high = 4096; /* read `low` is made, `high` is not */
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        char method[64];
+        struct rows rows;
+        snprintf(method, sizeof method, "fault:sync,eio_at=%d", middle);
+        enum strata_status status = streamed_rows(path, method, &rows, NULL);
+        assert_true(status == STRATA_OK || status == STRATA_E_IO);
+        *(status == STRATA_OK ? &high : &low) = middle;
+        rows_free(&rows);
+    }
+    return low;
+}
+
+/* A read that is made is used: whichever is spoiled, the logits tell. */
+static void check_corruption(const char *path)
+{
+    struct rows want = plain_rows(path, &small);
+    int n = count_reads(path);
+    assert_true(n > 20);
+    for (int i = n % 3; i <= n + 3; i += 3) {
+        char method[64];
+        struct rows got;
+        snprintf(method, sizeof method, "fault:sync,corrupt_at=%d", i ? i : 1);
+        assert_int_equal(streamed_rows(path, method, &got, NULL), STRATA_OK);
+        if (same_rows(&want, &got) != (i > n)) {
+            fail_msg("read %d of %d corrupted: %s", i, n, i > n ? "a difference" : "not noticed");
+        }
+        rows_free(&got);
+    }
+    rows_free(&want);
+}
+
+static void test_corrupted_reads_show(void **state)
+{
+    (void)state;
+    const char *path = temp_path("experts.gguf");
+    make_model(path, "qwen3moe", 8);
+    check_corruption(path);
+    path = temp_path("dense.gguf");
+    make_model(path, "llama", 0);
+    check_corruption(path);
+}
+
+/* Exchanges the first two experts of a tensor in the file. */
+static void swap_experts(const char *path, const struct strata_tensor_info *tensor)
+{
+    size_t size;
+    char *bytes = read_whole(path, &size);
+    char *first = bytes + tensor->offset, *second = first + tensor->expert_bytes;
+    assert_true(tensor->offset + 2 * tensor->expert_bytes <= size);
+    for (uint64_t i = 0; i < tensor->expert_bytes; i++) {
+        char byte = first[i];
+        first[i] = second[i];
+        second[i] = byte;
+    }
+    write_file(path, bytes, size);
+    free(bytes);
+}
+
+static void test_swapped_experts_show(void **state)
+{
+    (void)state;
+    const char *path = temp_path("swapped.gguf");
+    make_model(path, "qwen3moe", 8);
+    struct rows original = plain_rows(path, &small);
+    struct strata_file *file;
+    struct strata_file_info info;
+    int n_swapped = 0;
+    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
+    strata_file_describe(file, &info);
+    for (int i = 0; i < info.n_tensors; i++) {
+        struct strata_tensor_info tensor;
+        strata_file_tensor(file, i, &tensor);
+        if (tensor.n_expert == 0) {
+            continue;
+        }
+        struct rows swapped;
+        swap_experts(path, &tensor);
+        assert_int_equal(streamed_rows(path, "auto", &swapped, NULL), STRATA_OK);
+        assert_false(same_rows(&original, &swapped));
+        rows_free(&swapped);
+        swap_experts(path, &tensor);
+        n_swapped++;
+    }
+    assert_int_equal(n_swapped, 6); /* gate, up and down of two layers */
+    struct rows again;
+    assert_int_equal(streamed_rows(path, "auto", &again, NULL), STRATA_OK);
+    assert_true(same_rows(&original, &again));
+    rows_free(&again);
+    rows_free(&original);
+    strata_file_free(file);
+}
+
+/* --- Reads that fail ---------------------------------------------------------------------- */
+
+/* As strata_eval, but tried again once after a read failed. */
+static enum strata_status eval_again(struct strata_session *session, const int32_t *tokens,
+    size_t n, int *n_failed, struct strata_error *err)
+{
+    enum strata_status status = strata_eval(session, tokens, n, false, err);
+    if (status == STRATA_E_IO) {
+        ++*n_failed;
+        assert_true(err->message[0]);
+        status = strata_eval(session, tokens, n, false, err);
+    }
+    return status;
+}
+
+/* The last row of a prompt in three evaluations while a read fails. Returns how many failures there
+ * were; no row: not to be had after them. */
+static int row_despite_failure(const char *path, const char *method, struct rows *rows)
+{
+    static const int32_t tokens[] = {7, 6, 5, 4, 3, 2, 1, 9, 8, 7};
+    struct strata_model_options options = shape_options(&small);
+    struct strata_model *model = NULL;
+    struct strata_session *session;
+    struct strata_error err;
+    int n_failed = 0;
+    options.io_method = method;
+    options.weights_mem_bytes = part_of_weights(path, 60);
+    enum strata_status status = strata_model_load(path, &options, &model, &err);
+    if (status != STRATA_OK) {
+        assert_int_equal(status, STRATA_E_IO);
+        return 1;
+    }
+    assert_int_equal(strata_session_new(model, &session, &err), STRATA_OK);
+    status = eval_again(session, tokens, 5, &n_failed, &err);
+    for (int i = 0; i < 2 && status == STRATA_OK; i++) {
+        status = eval_again(session, tokens + 5 + 3 * i, i ? 2 : 3, &n_failed, &err);
+    }
+    if (status == STRATA_OK) {
+        rows->n_vocab = (size_t)strata_model_n_vocab(model);
+        rows_add(rows, strata_logits(session, 0));
+    }
+    strata_session_free(session);
+    strata_model_free(model);
+    return n_failed;
+}
+
+/* Lets one read after the other fail. Returns how many failures did not cost the session. */
+static int fail_reads(const char *path, const char *inner)
+{
+    struct rows want = {0};
+    int n_survived = 0;
+    assert_int_equal(row_despite_failure(path, "sync", &want), 0);
+    for (int at = 1;; at += 2) {
+        char method[64];
+        struct rows got = {0};
+        snprintf(method, sizeof method, "fault:%s,eio_at=%d", inner, at);
+        if (row_despite_failure(path, method, &got) == 0) {
+            assert_true(same_rows(&want, &got));
+            rows_free(&got);
+            break;
+        }
+        if (got.n) {
+            assert_true(same_rows(&want, &got));
+            n_survived++;
+        }
+        rows_free(&got);
+    }
+    rows_free(&want);
+    return n_survived;
+}
+
+/* A read that fails fails its pass, and nothing else. */
+static void test_session_goes_on_after_failed_read(void **state)
+{
+    (void)state;
+    const char *path = temp_path("failing.gguf");
+    make_model(path, "qwen3moe", 8);
+    assert_true(fail_reads(path, "sync") > 10);
+    assert_true(fail_reads(path, "threads") > 10);
+}
+
+/* Recurrent state cannot be taken back: then the session is over, and does not go on wrongly. */
+static void test_no_wrong_row_after_failed_read(void **state)
+{
+    (void)state;
+    const char *path = temp_path("recurrent.gguf");
+    make_model(path, "qwen3next", 8);
+    fail_reads(path, "sync");
+}
+
+/* --- Many rows ---------------------------------------------------------------------------- */
+
+/* Rows of experts are gathered in blocks. Blocks of 64 rows: of several experts, and of one that
+ * has more. */
+static void test_blocks_of_rows(void **state)
+{
+    (void)state;
+    const char *path = temp_path("blocks.gguf");
+    make_model(path, "mixtral", 8);
+    for (int repack = 0; repack < 2; repack++) {
+        const struct shape shape = {
+            .batch = 400, .threads = 1, .prompt = 400, .generated = 1, .repack = repack};
+        struct strata_model_options options = shape_options(&shape);
+        struct rows want = plain_rows(path, &shape), got;
+        uint64_t usual = st_moe_block_bytes;
+        options.weights_mem_bytes = part_of_weights(path, 60);
+        st_moe_block_bytes = 1;
+        assert_int_equal(evaluate(path, &shape, &options, &got, NULL, NULL), STRATA_OK);
+        st_moe_block_bytes = usual;
+        assert_true(same_rows(&want, &got));
+        rows_free(&got);
+        rows_free(&want);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_corrupted_reads_show),
+        cmocka_unit_test(test_swapped_experts_show),
+        cmocka_unit_test(test_session_goes_on_after_failed_read),
+        cmocka_unit_test(test_no_wrong_row_after_failed_read),
+        cmocka_unit_test(test_blocks_of_rows),
+    };
+    strata_log_set_level(STRATA_LOG_ERROR);
+    return cmocka_run_group_tests_name("exact_controls", tests, NULL, temp_remove);
+}

@@ -1,0 +1,60 @@
+/*
+ * test_exact_synth.c - models of every architecture and every quantisation that synth can make are
+ * exact (exact.h). Needs no files, so that any clone can prove it.
+ *
+ * Each architecture is made twice. The types go round the list of architectures, so that each of
+ * them is met as the weights of dense layers and as those of experts.
+ */
+#include "exact.h"
+
+#include "synth/synth.h"
+
+struct made {
+    const char *arch, *type;
+    int number;
+    char name[64];
+};
+
+static void test_model(void **state)
+{
+    const struct made *made = *state;
+    struct strata_error err;
+    struct st_synth_shape shape;
+    st_synth_shape_init(&shape);
+    shape.arch = made->arch;
+    shape.type = made->type;
+    shape.layers = 4;
+    shape.embd = 256;
+    shape.heads = 4;
+    shape.ff = 256;
+    shape.vocab = 300;
+    shape.experts = st_synth_arch_has_experts(made->arch) ? 16 : 0;
+    const char *path = temp_path("model.gguf");
+    if (st_synth_random(&shape, path, NULL, &err) != STRATA_OK) {
+        fail_msg("%s: %s", made->name, err.message);
+    }
+    assert_exact(path, made->number);
+    remove(path);
+}
+
+int main(void)
+{
+    enum { MOST = 256 };
+    static struct made made[MOST];
+    static struct CMUnitTest tests[MOST];
+    int n_types = 0, n = 0;
+    while (st_synth_type_name(n_types)) {
+        n_types++;
+    }
+    for (int a = 0; st_synth_arch_name(a) && n + 2 <= MOST; a++) {
+        for (int twice = 0; twice < 2; twice++, n++) {
+            struct made *m = &made[n];
+            *m = (struct made){st_synth_arch_name(a), st_synth_type_name(n % n_types), n, ""};
+            snprintf(m->name, sizeof m->name, "%s in %s", m->arch, m->type);
+            tests[n] =
+                (struct CMUnitTest){.name = m->name, .test_func = test_model, .initial_state = m};
+        }
+    }
+    int failed = _cmocka_run_group_tests("exact_synth", tests, (size_t)n, NULL, temp_remove);
+    return failed;
+}

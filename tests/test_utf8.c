@@ -1,0 +1,95 @@
+/* test_utf8.c - text that comes in pieces is printed whole characters at a time, and all of it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cmd/utf8.c" /* the program is no library to link */
+
+/* Prints `text` in pieces that end after each of the bits of `cuts`; checks after each piece that no
+ * character was cut. Returns what was printed. */
+static char *print_in_pieces(const char *text, uint32_t cuts)
+{
+    struct utf8_begun begun = {0};
+    char *printed = NULL;
+    size_t n_printed = 0, from = 0, size = strlen(text);
+    FILE *out = open_memstream(&printed, &n_printed);
+    assert_non_null(out);
+    for (size_t i = 0; i < size; i++) {
+        if (cuts >> i & 1 || i + 1 == size) {
+            utf8_print(&begun, text + from, i + 1 - from, out);
+            from = i + 1;
+            fflush(out);
+            assert_int_equal(n_printed + begun.n, from);
+            assert_true(begun.n == 0 || !continues(text[n_printed]));
+        }
+    }
+    fclose(out);
+    return printed;
+}
+
+/* However `text` is cut into tokens, `want` is printed. */
+static void check(const char *text, const char *want)
+{
+    assert_in_range(strlen(text), 1, 16);
+    for (uint32_t cuts = 0; cuts < 1u << strlen(text); cuts++) {
+        char *printed = print_in_pieces(text, cuts);
+        assert_string_equal(printed, want);
+        free(printed);
+    }
+}
+
+static void test_characters_stay_whole(void **state)
+{
+    (void)state;
+    check("a\xc3\xa9z", "a\xc3\xa9z");
+    check("\xe2\x82\xac\xf0\x9f\x98\x80!", "\xe2\x82\xac\xf0\x9f\x98\x80!");
+    check("\xf0\x9f\x98\x80\xf0\x9f\x98\x81\xc3\xa9", "\xf0\x9f\x98\x80\xf0\x9f\x98\x81\xc3\xa9");
+}
+
+static void test_what_is_begun_at_the_end_is_left_out(void **state)
+{
+    (void)state;
+    check("ab\xe2\x82", "ab");
+    check("\xc3\xa9\xf0\x9f\x98", "\xc3\xa9");
+}
+
+static void test_other_bytes_pass(void **state)
+{
+    (void)state;
+    check("\x80\x80x\xe2\x82y", "\x80\x80x\xe2\x82y");
+    check("\xe2\xe2\x41\xffz\xf0", "\xe2\xe2\x41\xffz");
+    check("\xc3\xa9\xa9\xa9", "\xc3\xa9\xa9\xa9");
+}
+
+/* A character is printed with its last byte, not one byte later. */
+static void test_nothing_is_held_back_longer(void **state)
+{
+    (void)state;
+    struct utf8_begun begun = {0};
+    FILE *out = tmpfile();
+    assert_non_null(out);
+    utf8_print(&begun, "\xe2\x82", 2, out);
+    assert_int_equal(ftell(out), 0);
+    utf8_print(&begun, "\xac", 1, out);
+    assert_int_equal(ftell(out), 3);
+    utf8_print(&begun, "ab", 2, out);
+    assert_int_equal(ftell(out), 5);
+    fclose(out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_characters_stay_whole),
+        cmocka_unit_test(test_what_is_begun_at_the_end_is_left_out),
+        cmocka_unit_test(test_other_bytes_pass),
+        cmocka_unit_test(test_nothing_is_held_back_longer),
+    };
+    return cmocka_run_group_tests_name("utf8", tests, NULL, NULL);
+}
