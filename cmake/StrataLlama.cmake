@@ -17,7 +17,7 @@ target_link_libraries(llama_libs INTERFACE ggml_libs)
 # llama_import(DIR OUT): makes the libraries in DIR targets; OUT is true when all are there.
 function(llama_import dir out)
     set(${out} FALSE PARENT_SCOPE)
-    foreach(stem llama ggml ggml-base)
+    foreach(stem llama-common llama ggml ggml-base)
         set(name ${dir}/${CMAKE_SHARED_LIBRARY_PREFIX}${stem})
         # The npm packages carry the release in the name: libllama.v1.2.3.so, libllama.vulkan.v1.2.3.so
         file(GLOB found ${name}${CMAKE_SHARED_LIBRARY_SUFFIX}
@@ -29,7 +29,7 @@ function(llama_import dir out)
         endif()
         list(APPEND files ${found})
     endforeach()
-    foreach(stem llama ggml ggml-base)
+    foreach(stem llama-common llama ggml ggml-base)
         list(POP_FRONT files file)
         add_library(${stem} SHARED IMPORTED GLOBAL)
         set_target_properties(${stem} PROPERTIES IMPORTED_LOCATION ${file})
@@ -41,9 +41,10 @@ endfunction()
 # Options of ggml not set here (GGML_CUDA, GGML_VULKAN, ...) are the caller's: -DGGML_CUDA=ON.
 function(llama_build dir)
     set(BUILD_SHARED_LIBS ON)
-    foreach(part TESTS TOOLS EXAMPLES SERVER APP COMMON)
+    foreach(part TESTS TOOLS EXAMPLES SERVER APP)
         set(LLAMA_BUILD_${part} OFF)
     endforeach()
+    set(LLAMA_BUILD_COMMON ON)
     set(GGML_OPENMP OFF) # its own thread pool, as in the pinned libraries
     set(CMAKE_BUILD_RPATH_USE_ORIGIN ON) # they are installed together
     set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O3 -g -DNDEBUG")
@@ -62,7 +63,7 @@ if(NOT STRATA_LLAMA_SOURCE)
     target_include_directories(ggml_libs SYSTEM INTERFACE ${STRATA_LLAMA_DIR}/include)
     llama_import(${STRATA_LLAMA_LIB_DIR} found)
     if(NOT found)
-        message(FATAL_ERROR "libllama, libggml and libggml-base are not all in "
+        message(FATAL_ERROR "libllama, libllama-common, libggml and libggml-base are not all in "
             "${STRATA_LLAMA_LIB_DIR}.\nRemove ${STRATA_LLAMA_DIR} and run scripts/fetch-llama.sh.")
     endif()
 else()
@@ -77,6 +78,9 @@ else()
         ${CMAKE_BINARY_DIR}/llama-include/ggml-backend-impl.h COPYONLY)
     target_include_directories(ggml_libs SYSTEM INTERFACE ${llama_dir}/include
         ${llama_dir}/ggml/include ${CMAKE_BINARY_DIR}/llama-include)
+    # One header of libllama-common, too: "common/fit.h" would drag the whole checkout in.
+    configure_file(${llama_dir}/common/fit.h
+        ${CMAKE_BINARY_DIR}/llama-include/common/fit.h COPYONLY)
     set(STRATA_LLAMA_LIB_DIR ${llama_dir}/build/bin)
     llama_import(${STRATA_LLAMA_LIB_DIR} found)
     if(found)
@@ -88,4 +92,4 @@ else()
     endif()
 endif()
 target_link_libraries(ggml_libs INTERFACE ggml ggml-base)
-target_link_libraries(llama_libs INTERFACE llama)
+target_link_libraries(llama_libs INTERFACE llama-common llama)

@@ -152,23 +152,24 @@ STRATA_API void strata_model_free(struct strata_model *model);
 
 /* How the model was placed. */
 struct strata_placement {
-    uint64_t budget_bytes;     /* for the whole process */
-    uint64_t weights_bytes;    /* all weights of the model */
-    uint64_t resident_bytes;   /* weights held for good */
-    uint64_t cache_bytes;      /* expert slots */
-    uint64_t ring_bytes;       /* room for streamed dense weights */
-    uint64_t streamed_bytes;   /* dense weights read on every pass */
-    uint64_t context_bytes;    /* KV cache and compute buffers */
-    uint64_t minimum_bytes;    /* smallest budget this model runs in, with these options */
-    int n_slots;               /* expert slots over all layers */
-    int n_experts;             /* experts over all layers */
-    bool fits;                 /* nothing is streamed: plain llama.cpp */
+    uint64_t budget_bytes;   /* for the whole process */
+    uint64_t weights_bytes;  /* all weights of the model */
+    uint64_t resident_bytes; /* weights held for good */
+    uint64_t cache_bytes;    /* expert slots */
+    uint64_t ring_bytes;     /* room for streamed dense weights */
+    uint64_t streamed_bytes; /* dense weights read on every pass */
+    uint64_t context_bytes;  /* KV cache and compute buffers */
+    uint64_t minimum_bytes;  /* smallest budget this model runs in, with these options */
+    int n_slots;             /* expert slots over all layers */
+    int n_experts;           /* experts over all layers */
+    bool fits;               /* nothing is streamed: plain llama.cpp */
 };
 STRATA_API void strata_model_placement(
     const struct strata_model *model, struct strata_placement *out);
 
 STRATA_API int strata_model_n_vocab(const struct strata_model *model);
 STRATA_API uint32_t strata_model_ctx_train(const struct strata_model *model);
+STRATA_API uint32_t strata_model_ctx(const struct strata_model *model); /* tokens a session holds */
 /* True when the file has a tokenizer; without one only token ids can go in and out. */
 STRATA_API bool strata_model_has_text(const struct strata_model *model);
 STRATA_API bool strata_model_is_eog(const struct strata_model *model, int32_t token);

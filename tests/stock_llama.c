@@ -72,8 +72,7 @@ int main(int argc, char **argv)
     struct llama_model_params mp = llama_model_default_params();
     mp.n_gpu_layers = 0;
     mp.use_extra_bufts = strtol(argv[4], NULL, 10) != 0;
-    mp.load_mode =
-        strtol(argv[5], NULL, 10) ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
+    mp.load_mode = strtol(argv[5], NULL, 10) ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
     struct llama_model *model = llama_model_load_from_file(argv[1], mp);
     if (!model) {
         return 1;

@@ -28,8 +28,9 @@ void st_device_register(void);
 
 /* Makes the model the one whose weights the device claims. The device must be registered and the
  * CPU backend loaded. `repack`: weights are kept in the layout that the
- * CPU backend would repack them into, if any (llama.cpp's use_extra_bufts). */
-struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack);
+ * CPU backend would repack them into, if any (llama.cpp's use_extra_bufts). `measuring`: llama.cpp
+ * will load with no_alloc; the binding is good for a plan, and nothing else. */
+struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack, bool measuring);
 
 /* After llama_free and llama_model_free. */
 void st_binding_free(struct st_binding *binding);
@@ -41,6 +42,7 @@ const struct st_weights *st_binding_weights(struct st_binding *binding);
 struct st_budget {
     uint64_t process_bytes; /* for the whole process */
     uint64_t weights_bytes; /* for weights only, whatever the rest takes; 0: what is left */
+    uint64_t pending_bytes; /* what llama.cpp will take and has not yet */
     uint32_t ctx, batch;    /* of the context */
 };
 

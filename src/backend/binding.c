@@ -38,12 +38,14 @@ void st_device_register(void)
     }
 }
 
-struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack)
+struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack, bool measuring)
 {
     ST_ASSERT(!st_bound);
     struct st_binding *b = st_xcalloc(1, sizeof *b);
     b->catalog = catalog;
     b->repack = repack;
+    b->measuring = measuring;
+    atomic_flag_clear(&b->computing);
     b->claims = st_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
     st_bound = b;
     return b;
@@ -73,8 +75,8 @@ static ggml_backend_buffer_type_t repacked_layout(
     const struct ggml_tensor *op, const struct ggml_tensor *weight)
 {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    ggml_backend_dev_get_extra_bufts_t get = (ggml_backend_dev_get_extra_bufts_t)
-        ggml_backend_reg_get_proc_address(
+    ggml_backend_dev_get_extra_bufts_t get =
+        (ggml_backend_dev_get_extra_bufts_t)ggml_backend_reg_get_proc_address(
             ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
     ggml_backend_buffer_type_t *bufts = get ? get(cpu) : NULL;
     for (; bufts && *bufts; bufts++) {
@@ -132,8 +134,8 @@ static bool choose_form(struct claim *claim, const struct st_tensor *info,
     return claim->form_extra != NULL;
 }
 
-static bool claimable(const struct st_tensor *info, const struct ggml_tensor *op,
-    const struct ggml_tensor *weight)
+static bool claimable(
+    const struct st_tensor *info, const struct ggml_tensor *op, const struct ggml_tensor *weight)
 {
     if (!info->matrix || info->bytes < CLAIM_MIN_BYTES || info->role == ST_ROLE_EMBEDDING) {
         return false; /* an embedding used as output is shared with a use that is not ours */
@@ -186,24 +188,35 @@ struct claim *st_claim_of(const struct ggml_tensor *tensor)
     return owner->extra;
 }
 
-const struct st_weights *st_binding_weights(struct st_binding *b)
+/* The weights of all claims that llama.cpp made tensors for, or, when it only measured, of all. */
+static struct st_weights *weights_of_claims(struct st_binding *b)
 {
-    if (b->weights) {
-        return b->weights;
-    }
     struct st_claim *list = st_xcalloc((size_t)b->catalog->n_tensors, sizeof *list);
     int n = 0;
     for (int i = 0; i < b->catalog->n_tensors; i++) {
         struct claim *claim = &b->claims[i];
-        if (claim->tensor) {
-            memcpy(claim->tensor->ne, claim->ne, sizeof claim->ne);
+        if (claim->tensor || (b->measuring && claim->claimed)) {
             claim->weight = n; /* catalogue order: the index st_weights_new gives it */
             list[n++] = (struct st_claim){
                 .tensor = i, .unit_bytes = claim->unit_bytes, .transform = claim->layout != NULL};
         }
     }
-    b->weights = st_weights_new(b->catalog, list, n);
+    struct st_weights *weights = st_weights_new(b->catalog, list, n);
     free(list);
+    return weights;
+}
+
+const struct st_weights *st_binding_weights(struct st_binding *b)
+{
+    if (!b->weights) {
+        for (int i = 0; i < b->catalog->n_tensors; i++) {
+            struct claim *claim = &b->claims[i];
+            if (claim->tensor) {
+                memcpy(claim->tensor->ne, claim->ne, sizeof claim->ne);
+            }
+        }
+        b->weights = weights_of_claims(b);
+    }
     return b->weights;
 }
 
@@ -213,16 +226,18 @@ enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget 
     struct st_plan **out, uint64_t *held_bytes, struct strata_error *err)
 {
     const struct st_weights *weights = st_binding_weights(b);
-    uint64_t held = st_memory_rss() + b->compute_bytes + st_moe_scratch_bytes(b, budget->batch) +
-                    SLACK_BYTES + 2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
+    uint64_t held = st_memory_rss() + b->compute_bytes + budget->pending_bytes +
+                    st_moe_scratch_bytes(b, budget->batch) + SLACK_BYTES +
+                    2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
     uint64_t minimum = st_plan_minimum(weights), room = budget->weights_bytes;
     *held_bytes = held;
     if (room == 0) {
         room = budget->process_bytes > held ? budget->process_bytes - held : 0;
         if (room < minimum) {
             char hint[sizeof err->hint];
-            snprintf(hint, sizeof hint, st_hooks ? "Set STRATA_MEM to at least %lluM."
-                : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
+            snprintf(hint, sizeof hint,
+                st_hooks ? "Set STRATA_MEM to at least %lluM."
+                         : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
                 (unsigned long long)((held + minimum + HINT_BYTES) / ST_MIB + 1));
             return st_fail(err, STRATA_E_NOFIT, hint,
                 "a budget of %s is too small: the context and llama.cpp need %s, the weights at "

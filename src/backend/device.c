@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "os/memory.h"
 
 const struct device_hooks *st_hooks;
@@ -44,8 +45,7 @@ static void *buffer_base(ggml_backend_buffer_t buffer)
  * ggml_nbytes(tensor) bytes of each weight, and of these it shall read none. (A stream that skips
  * them is not enough: stdio copies what it did not read.) Tensors of compute buffers pass through
  * here too; only a weight is named like one, and only before the first graph. */
-static enum ggml_status buffer_init_tensor(
-    ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
+static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
     const struct buffer *b = buffer->context;
     if (!st_bound || st_bound->weights || tensor->view_src) {
@@ -160,12 +160,13 @@ static bool buft_is_host(ggml_backend_buffer_type_t buft)
 ggml_backend_buffer_type_t st_device_buft(void)
 {
     static struct ggml_backend_buffer_type buft = {
-        .iface = {
-            .get_name = buft_name,
-            .alloc_buffer = buft_alloc,
-            .get_alignment = buft_alignment,
-            .is_host = buft_is_host,
-        },
+        .iface =
+            {
+                .get_name = buft_name,
+                .alloc_buffer = buft_alloc,
+                .get_alignment = buft_alignment,
+                .is_host = buft_is_host,
+            },
     };
     buft.device = st_device();
     return &buft;
@@ -192,16 +193,30 @@ static void backend_free(ggml_backend_t backend)
     }
 }
 
-static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
+static enum ggml_status compute_alone(struct exec *ex, struct ggml_cgraph *graph)
 {
     struct strata_error error;
     if (st_bound) {
-        st_bound->exec = backend->context; /* of several contexts, the one that computes */
+        st_bound->exec = ex; /* of several contexts, the one that computes */
     }
     if (st_hooks && !st_hooks->computing(&error)) {
         return GGML_STATUS_FAILED;
     }
-    return st_exec_graph(backend->context, st_bound, graph);
+    return st_exec_graph(ex, st_bound, graph);
+}
+
+static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
+{
+    struct st_binding *b = st_bound;
+    if (b && atomic_flag_test_and_set(&b->computing)) {
+        st_log(STRATA_LOG_ERROR, "two contexts of a streamed model compute at the same time");
+        return GGML_STATUS_FAILED;
+    }
+    enum ggml_status status = compute_alone(backend->context, graph);
+    if (b) {
+        atomic_flag_clear(&b->computing);
+    }
+    return status;
 }
 
 static void backend_set_threads(ggml_backend_t backend, int n_threads)
@@ -212,8 +227,8 @@ static void backend_set_threads(ggml_backend_t backend, int n_threads)
 
 static ggml_guid_t backend_guid(void)
 {
-    static ggml_guid guid = {0x53, 0x74, 0x72, 0x61, 0x74, 0x61, 0x20, 0x77, 0x65, 0x69, 0x67,
-        0x68, 0x74, 0x73, 0x20, 0x31};
+    static ggml_guid guid = {0x53, 0x74, 0x72, 0x61, 0x74, 0x61, 0x20, 0x77, 0x65, 0x69, 0x67, 0x68,
+        0x74, 0x73, 0x20, 0x31};
     return &guid;
 }
 
@@ -235,7 +250,9 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
     backend->context = ex;
     if (st_bound) {
         st_bound->exec = ex;
-        st_binding_weights(st_bound);
+        if (!st_bound->measuring) {
+            st_binding_weights(st_bound);
+        }
     }
     return backend;
 }
@@ -365,16 +382,15 @@ static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor 
     }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
-        if (src && src->buffer && src->buffer->buft == st_device_buft() &&
-            src->buffer->size == 0) {
+        if (src && src->buffer && src->buffer->buft == st_device_buft() && src->buffer->size == 0) {
             if (!st_bound && st_hooks) {
                 st_hooks->offered(src);
             }
             return st_bound && st_binding_offer(st_bound, op, src);
         }
         if (st_claim_of(src)) {
-            return s == 0 && (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID ||
-                                 is_view(op->op));
+            return s == 0 &&
+                   (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID || is_view(op->op));
         }
     }
     if (!st_bound || (st_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
@@ -394,18 +410,19 @@ static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_typ
 ggml_backend_dev_t st_device(void)
 {
     static struct ggml_backend_device device = {
-        .iface = {
-            .get_name = device_name,
-            .get_description = device_description,
-            .get_memory = device_memory,
-            .get_type = device_type,
-            .get_props = device_props,
-            .init_backend = device_init_backend,
-            .get_buffer_type = device_buft,
-            .buffer_from_host_ptr = device_buffer_from_ptr,
-            .supports_op = device_supports_op,
-            .supports_buft = device_supports_buft,
-        },
+        .iface =
+            {
+                .get_name = device_name,
+                .get_description = device_description,
+                .get_memory = device_memory,
+                .get_type = device_type,
+                .get_props = device_props,
+                .init_backend = device_init_backend,
+                .get_buffer_type = device_buft,
+                .buffer_from_host_ptr = device_buffer_from_ptr,
+                .supports_op = device_supports_op,
+                .supports_buft = device_supports_buft,
+            },
     };
     device.reg = st_device_reg();
     return &device;
@@ -441,12 +458,13 @@ ggml_backend_reg_t st_device_reg(void)
 {
     static struct ggml_backend_reg reg = {
         .api_version = GGML_BACKEND_API_VERSION,
-        .iface = {
-            .get_name = reg_name,
-            .get_device_count = reg_device_count,
-            .get_device = reg_device,
-            .get_proc_address = reg_proc_address,
-        },
+        .iface =
+            {
+                .get_name = reg_name,
+                .get_device_count = reg_device_count,
+                .get_device = reg_device,
+                .get_proc_address = reg_proc_address,
+            },
     };
     return &reg;
 }

@@ -112,9 +112,8 @@ static bool is_streamed(const struct st_binding *b, const struct claim *claim)
 
 static struct claim *claim_of_node(const struct ggml_tensor *node)
 {
-    return node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID
-               ? st_claim_of(node->src[0])
-               : NULL;
+    return node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID ? st_claim_of(node->src[0])
+                                                                         : NULL;
 }
 
 /* Tells the stream which streamed weights come, and in which order. */

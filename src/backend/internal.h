@@ -4,6 +4,8 @@
 
 #include "backend/backend.h"
 
+#include <stdatomic.h>
+
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -13,10 +15,10 @@
 /* One tensor of the catalogue, as llama.cpp offered and created it. */
 struct claim {
     bool claimed;
-    int weight;   /* index into st_weights, once built */
+    int weight;                        /* index into st_weights, once built */
     ggml_backend_buffer_type_t layout; /* repacked by this buffer type; NULL: as in the file */
     uint64_t unit_bytes;
-    int64_t unit_ne[4];    /* shape of one unit */
+    int64_t unit_ne[4]; /* shape of one unit */
     enum ggml_type type;
     struct ggml_tensor *tensor; /* llama.cpp's; its shape is hidden while the model loads */
     int64_t ne[4];              /* that shape */
@@ -29,11 +31,13 @@ struct claim {
 struct st_binding {
     const struct st_catalog *catalog;
     bool repack;
+    bool measuring;       /* llama.cpp only goes through the motions: no tensors, no memory */
     struct claim *claims; /* [catalog->n_tensors] */
     struct st_weights *weights;
     struct st_stream *stream;
     struct exec *exec; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;
+    atomic_flag computing; /* a stream serves one graph at a time */
     struct strata_error error;
 };
 
@@ -74,7 +78,7 @@ struct workers {
     ggml_threadpool_t pool;
     int n_threads;
     int pool_threads;
-    uint32_t poll; /* how long idle threads spin: 0 (not at all) to 100 */
+    uint32_t poll;             /* how long idle threads spin: 0 (not at all) to 100 */
     struct ggml_cgraph *graph; /* reused for every computation */
     int graph_size;
     struct ggml_context *graph_ctx;

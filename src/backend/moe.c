@@ -44,7 +44,7 @@ struct moe {
     int n_expert;
     int *seen; /* [n_expert] rows of each expert */
     int cap_seen;
-    int *first_row; /* [n_expert + 1] where an expert's rows begin in `rows` */
+    int *first_row;   /* [n_expert + 1] where an expert's rows begin in `rows` */
     struct row *rows; /* all rows, by expert */
     int cap_rows;
     struct row *picked; /* rows of the block being computed */
@@ -116,7 +116,8 @@ uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch)
         const struct st_weight *w = &b->weights->weights[i];
         if (w->group >= 0) {
             uint64_t row = row_bytes(&b->claims[w->tensor]);
-            uint64_t rows = (uint64_t)batch * (uint64_t)st_max(1, (uint64_t)b->catalog->n_expert_used);
+            uint64_t rows =
+                (uint64_t)batch * (uint64_t)st_max(1, (uint64_t)b->catalog->n_expert_used);
             most = st_max(most, st_min(rows * row, st_max(st_moe_block_bytes, SCRATCH_ROWS * row)));
         }
     }
@@ -127,8 +128,8 @@ uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch)
 
 static int id_at(const struct ggml_tensor *ids, int64_t pick, int64_t token)
 {
-    const char *at = (const char *)ids->data + token * (int64_t)ids->nb[1] +
-                     pick * (int64_t)ids->nb[0];
+    const char *at =
+        (const char *)ids->data + token * (int64_t)ids->nb[1] + pick * (int64_t)ids->nb[0];
     return *(const int32_t *)at;
 }
 
@@ -200,8 +201,7 @@ static void sort_rows(struct moe *moe, const struct ggml_tensor *ids)
     moe->first_row[n_expert] = next;
     for (int64_t t = 0; t < ids->ne[1]; t++) {
         for (int64_t k = 0; k < ids->ne[0]; k++) {
-            moe->rows[moe->first_row[id_at(ids, k, t)]++] =
-                (struct row){(int32_t)t, (int32_t)k};
+            moe->rows[moe->first_row[id_at(ids, k, t)]++] = (struct row){(int32_t)t, (int32_t)k};
         }
     }
     for (int e = n_expert; e > 0; e--) { /* the fill moved each start to the next one's */
@@ -278,8 +278,8 @@ static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
     }
 }
 
-static enum ggml_status compute_together(struct exec *ex, struct st_binding *b,
-    struct ggml_tensor *node, struct claim *claim)
+static enum ggml_status compute_together(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
 {
     struct moe *moe = ex->moe;
     int part = b->weights->weights[claim->weight].part;
@@ -296,8 +296,7 @@ static enum ggml_status compute_together(struct exec *ex, struct st_binding *b,
     const struct ggml_tensor *ids = node->src[2];
     struct ggml_tensor *shadow = st_exec_shadow(ex, node);
     shadow->src[0] = slots_tensor(ex, b, node->src[0], claim);
-    shadow->src[2] =
-        plain_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
+    shadow->src[2] = plain_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
     st_exec_defer(ex, shadow);
     return GGML_STATUS_SUCCESS;
 }
@@ -340,8 +339,8 @@ static void scatter(struct ggml_tensor *dst, int ith, int nth, void *user)
 }
 
 /* Computes moe->picked[0 .. n), whose slots are in moe->slot_ids. */
-static enum ggml_status compute_block(struct exec *ex, struct st_binding *b,
-    struct ggml_tensor *node, struct claim *claim, int n)
+static enum ggml_status compute_block(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim, int n)
 {
     struct moe *moe = ex->moe;
     struct block block = {.node = node, .rows = moe->picked, .n = n};
@@ -411,13 +410,12 @@ static enum ggml_status compute_round(struct exec *ex, struct st_binding *b,
             }
         }
     }
-    return status == GGML_STATUS_SUCCESS && filled > 0
-               ? compute_block(ex, b, node, claim, filled)
-               : status;
+    return status == GGML_STATUS_SUCCESS && filled > 0 ? compute_block(ex, b, node, claim, filled)
+                                                       : status;
 }
 
-static enum ggml_status compute_in_rounds(struct exec *ex, struct st_binding *b,
-    struct ggml_tensor *node, struct claim *claim)
+static enum ggml_status compute_in_rounds(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
 {
     struct moe *moe = ex->moe;
     const struct st_weight *w = &b->weights->weights[claim->weight];
@@ -455,8 +453,8 @@ static enum ggml_status compute_in_rounds(struct exec *ex, struct st_binding *b,
 /* --- A node -------------------------------------------------------------------------------- */
 
 /* Opens the pass for new ids, if all their experts fit into the slots at once. */
-static enum ggml_status new_ids(struct exec *ex, struct st_binding *b, struct ggml_tensor *node,
-    const struct st_weight *w)
+static enum ggml_status new_ids(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, const struct st_weight *w)
 {
     struct moe *moe = ex->moe;
     const struct st_group *group = &b->weights->groups[w->group];

@@ -74,7 +74,7 @@ static void offered(const struct ggml_tensor *weight)
 {
     static bool said;
     if (st_open_files(has_weight, (void *)weight)) {
-        st_binding_new(catalog, settings.repack);
+        st_binding_new(catalog, settings.repack, false);
         broken = false;
     } else if (!said) {
         st_warn("no open .gguf file has %s: this model is not streamed", weight->name);
@@ -84,17 +84,10 @@ static void offered(const struct ggml_tensor *weight)
 
 /* --- Starting ------------------------------------------------------------------------------ */
 
-static uint64_t budget(void)
-{
-    struct st_memory_state state;
-    st_memory_state(&state);
-    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
-    return settings.mem_bytes ? settings.mem_bytes : room - st_max(room / 10, room / 20 + ST_MIB);
-}
-
 static enum strata_status start(struct strata_error *err)
 {
-    struct st_budget b = {budget(), 0, ASSUMED_CTX, ASSUMED_BATCH};
+    uint64_t bytes = settings.mem_bytes ? settings.mem_bytes : st_memory_default_budget();
+    struct st_budget b = {.process_bytes = bytes, .ctx = ASSUMED_CTX, .batch = ASSUMED_BATCH};
     struct st_io_options io;
     uint64_t held;
     st_io_options_init(&io);

@@ -103,8 +103,8 @@ enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **node
         w->graph_size = n * 2 > 1024 ? n * 2 : 1024;
         ggml_free(w->graph_ctx);
         struct ggml_init_params params = {
-            .mem_size = ggml_graph_overhead_custom((size_t)w->graph_size, false) +
-                        ggml_tensor_overhead(),
+            .mem_size =
+                ggml_graph_overhead_custom((size_t)w->graph_size, false) + ggml_tensor_overhead(),
             .no_alloc = true,
         };
         w->graph_ctx = ggml_init(params);
@@ -128,8 +128,8 @@ struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void 
             .mem_size = MAX_OPS * (ggml_tensor_overhead() + 64), .no_alloc = true};
         w->op_ctx = ggml_init(params);
     }
-    struct ggml_tensor *op = ggml_custom_4d(
-        w->op_ctx, GGML_TYPE_I8, 1, 1, 1, 1, NULL, 0, fun, GGML_N_TASKS_MAX, user);
+    struct ggml_tensor *op =
+        ggml_custom_4d(w->op_ctx, GGML_TYPE_I8, 1, 1, 1, 1, NULL, 0, fun, GGML_N_TASKS_MAX, user);
     op->flags |= GGML_TENSOR_FLAG_COMPUTE;
     return op;
 }

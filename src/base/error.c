@@ -20,8 +20,8 @@ static void fill(struct strata_error *err, enum strata_status status, const char
     snprintf(err->hint, sizeof err->hint, "%s", hint ? hint : "");
 }
 
-enum strata_status st_fail(struct strata_error *err, enum strata_status status, const char *hint,
-    const char *format, ...)
+enum strata_status st_fail(
+    struct strata_error *err, enum strata_status status, const char *hint, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);

@@ -27,8 +27,8 @@ const struct st_cache_policy *st_cache_policy(const char *name);
 const char *st_cache_policy_names(void); /* "lru, lfu" */
 
 /* `n_experts[l]` experts and `n_slots[l]` slots (1..n_experts) for each of `n_layers` layers. */
-struct st_cache *st_cache_new(int n_layers, const int *n_experts, const int *n_slots,
-    const struct st_cache_policy *policy);
+struct st_cache *st_cache_new(
+    int n_layers, const int *n_experts, const int *n_slots, const struct st_cache_policy *policy);
 void st_cache_free(struct st_cache *cache);
 
 /* Slot that holds the expert, or -1. Changes nothing. */

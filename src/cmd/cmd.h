@@ -28,7 +28,13 @@
 
 /* --- Exit codes --------------------------------------------------------------------------- */
 
-enum cmd_exit { CMD_OK = 0, CMD_FAILED = 1, CMD_USAGE = 2, CMD_NOFIT = 3 };
+enum cmd_exit {
+    CMD_OK = 0,
+    CMD_FAILED = 1,
+    CMD_USAGE = 2,
+    CMD_NOFIT = 3,
+    CMD_INTERRUPTED = 130, /* Ctrl-C: what was done until then is complete */
+};
 
 /* The one place where a status becomes an exit code. */
 int cmd_exit_code(enum strata_status status);

@@ -45,8 +45,8 @@ static const char *parse_tokens(const char *text, void *target)
 
 static enum strata_status cannot_write(const char *path, struct strata_error *err)
 {
-    return st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --stats.",
-        "cannot write %s", path);
+    return st_fail_errno(
+        err, STRATA_E_IO, errno, "Check the path given with --stats.", "cannot write %s", path);
 }
 
 static enum strata_status read_text(
@@ -55,8 +55,8 @@ static enum strata_status read_text(
     bool standard = strcmp(path, "-") == 0;
     FILE *f = standard ? stdin : fopen(path, "rb");
     if (!f) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "Check the path given with --file.",
-            "cannot open %s", path);
+        return st_fail_errno(
+            err, STRATA_E_IO, errno, "Check the path given with --file.", "cannot open %s", path);
     }
     char *buf = NULL;
     size_t n = 0, cap = 0, got;
@@ -85,33 +85,32 @@ static enum strata_status read_text(
 static enum strata_status check_files(struct generate_options *o, struct strata_error *err)
 {
     if (o->stats_path) {
+        bool there = access(o->stats_path, F_OK) == 0;
         FILE *f = fopen(o->stats_path, "ab");
         if (!f) {
             return cannot_write(o->stats_path, err);
         }
         fclose(f);
+        if (!there) {
+            remove(o->stats_path); /* a run that fails leaves no empty file */
+        }
     }
     return o->file ? read_text(o->file, &o->text, &o->text_length, err) : STRATA_OK;
 }
 
-int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
-    struct generate_options *o)
+/* Everything the options set, and where: the table is the description. */
+static int parse(
+    const char *name, const char *summary, int argc, char **argv, struct generate_options *o)
 {
-    *o = (struct generate_options){.n_predict = 128};
-    strata_model_options_init(&o->model);
-    strata_sampling_init(&o->sampling);
-    bool run = strcmp(spec_name, "run") == 0;
-    o->n_predict = run ? 128 : 32;
-    struct cmd_option options[] = {
-        {CMD_GROUP, .help = "Input (one of)"},
+    struct cmd_option options[] = {{CMD_GROUP, .help = "Input (one of)"},
         {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &o->prompt},
         {CMD_STRING, 'f', "file", "FILE", "text to continue, from a file; - is standard input",
             .target = &o->file},
         {CMD_CALL, 0, "tokens", "IDS", "token ids to continue: 1,2,3", .target = o,
             .parse = parse_tokens},
         {CMD_GROUP, .help = "Generation"},
-        {CMD_UINT32, 'n', "predict", "N", "tokens to generate", .target = &o->n_predict,
-            .min = 0, .max = 1e9},
+        {CMD_UINT32, 'n', "predict", "N", "tokens to generate", .target = &o->n_predict, .min = 0,
+            .max = 1e9},
         {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
             .target = &o->ignore_eos},
         {CMD_FLOAT, 0, "temp", "T", "temperature; 0 (the default) takes the likeliest token",
@@ -126,8 +125,9 @@ int generate_parse(const char *spec_name, const char *summary, int argc, char **
             .target = &o->sampling.repeat_penalty, .min = 0.01, .max = 100},
         {CMD_UINT32, 0, "seed", "SEED", "of the random numbers", .target = &o->sampling.seed},
         {CMD_GROUP, .help = "Memory and speed"},
-        {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold (4G, 800M); default: what "
-                                     "is free, with room to spare",
+        {CMD_SIZE, 0, "mem", "SIZE",
+            "what the whole process may hold (4G, 800M); default: what "
+            "is free, with room to spare",
             .target = &o->model.mem_bytes, .min = 1, .max = 0x1p62},
         {CMD_SIZE, 0, "weights-mem", "SIZE", "bound only the memory for weights (experiments)",
             .target = &o->model.weights_mem_bytes, .min = 1, .max = 0x1p62},
@@ -146,17 +146,26 @@ int generate_parse(const char *spec_name, const char *summary, int argc, char **
             .target = &o->ids},
         {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",
             .target = &o->stats_path},
-        {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr",
-            .target = &o->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose},
-        {0}};
-    const struct cmd_spec spec = {spec_name, "MODEL [options]", summary, options, 1, 1, NULL};
+        {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr", .target = &o->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, {0}};
+    const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
     int rc = cmd_parse(&spec, argc, argv, &o->model_path, NULL);
+    if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
+        rc = cmd_usage_error(&spec, "give one of --prompt, --file and --tokens");
+    }
+    return rc;
+}
+
+int generate_parse(
+    const char *spec_name, const char *summary, int argc, char **argv, struct generate_options *o)
+{
+    bool run = strcmp(spec_name, "run") == 0;
+    *o = (struct generate_options){.n_predict = run ? 128 : 32};
+    strata_model_options_init(&o->model);
+    strata_sampling_init(&o->sampling);
+    int rc = parse(spec_name, summary, argc, argv, o);
     if (rc != CMD_GO_ON) {
         return rc;
-    }
-    if ((o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
-        return cmd_usage_error(&spec, "give one of --prompt, --file and --tokens");
     }
     if (o->verbose) {
         strata_log_set_level(STRATA_LOG_DEBUG);
@@ -211,8 +220,8 @@ enum strata_status generate_input(const struct generate_options *o,
     }
     if (status == STRATA_OK && count == 0) {
         free(list);
-        status = st_fail(err, STRATA_E_USAGE, "Give a prompt with -p, -f or --tokens.",
-            "the prompt is empty");
+        status = st_fail(
+            err, STRATA_E_USAGE, "Give a prompt with -p, -f or --tokens.", "the prompt is empty");
     }
     if (status == STRATA_OK) {
         *tokens = list;
@@ -293,16 +302,18 @@ static void print_reads(const struct strata_stats *s)
     }
     fprintf(stderr, "\n");
     if (s->expert_requests) {
-        fprintf(stderr, "cache:  %.1f %% of %llu expert requests hit; speed is %.1f times that of "
-                        "reading everything\n",
+        fprintf(stderr,
+            "cache:  %.1f %% of %llu expert requests hit; speed is %.1f times that of "
+            "reading everything\n",
             s->hit_rate * 100, (unsigned long long)s->expert_requests, s->roofline_ratio);
     }
 }
 
 void stats_print(const struct strata_stats *s, const struct strata_placement *placement)
 {
-    fprintf(stderr, "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first "
-                    "token after %.2f s, loaded in %.1f s\n",
+    fprintf(stderr,
+        "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first "
+        "token after %.2f s, loaded in %.1f s\n",
         s->decode_tok_per_s, (unsigned long long)s->generated_tokens, s->prompt_tok_per_s,
         (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
     if (placement->fits) {

@@ -11,7 +11,7 @@ struct generate_options {
     const char *file;   /* -f; "-": stdin */
     char *text;         /* what is in it; owned */
     size_t text_length;
-    int32_t *tokens;    /* --tokens; owned */
+    int32_t *tokens; /* --tokens; owned */
     size_t n_tokens;
     uint32_t n_predict;
     bool ignore_eos;

@@ -28,14 +28,50 @@ static bool put_token(const struct strata_model *model, const struct generate_op
     return fflush(stdout) == 0;
 }
 
+static bool context_full(const struct strata_model *model, const struct strata_session *session,
+    const struct generate_options *o)
+{
+    uint32_t ctx = strata_model_ctx(model);
+    if (strata_session_n_past(session) < ctx) {
+        return false;
+    }
+    if (!o->quiet) {
+        fprintf(stderr, "\nstopped: the context of %u tokens is full (--ctx)\n", ctx);
+    }
+    return true;
+}
+
 /* --- Generating ---------------------------------------------------------------------------- */
+
+/* Samples and prints up to n_predict tokens. *n: those printed. */
+static enum strata_status go_on(struct strata_model *model, struct strata_session *session,
+    const struct generate_options *o, uint32_t *n, struct strata_error *err)
+{
+    struct utf8_begun begun = {0};
+    while (*n < o->n_predict && !interrupted) {
+        int32_t token = strata_sample(session);
+        if (strata_model_is_eog(model, token) && !o->ignore_eos) {
+            break;
+        }
+        if (!put_token(model, o, &begun, token)) {
+            return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write to standard output");
+        }
+        if (++*n == o->n_predict || context_full(model, session, o)) {
+            break;
+        }
+        enum strata_status status = strata_eval(session, &token, 1, false, err);
+        if (status != STRATA_OK) {
+            return status;
+        }
+    }
+    return STRATA_OK;
+}
 
 static enum strata_status generate(struct strata_model *model, struct strata_session *session,
     const struct generate_options *o, struct strata_error *err)
 {
     int32_t *prompt = NULL;
     size_t n_prompt = 0;
-    struct utf8_begun begun = {0};
     uint32_t n = 0;
     enum strata_status status = generate_input(o, model, &prompt, &n_prompt, err);
     if (status == STRATA_OK) {
@@ -47,16 +83,8 @@ static enum strata_status generate(struct strata_model *model, struct strata_ses
     if (status == STRATA_OK) {
         status = strata_eval(session, prompt, n_prompt, false, err);
     }
-    for (; status == STRATA_OK && n < o->n_predict && !interrupted; n++) {
-        int32_t token = strata_sample(session);
-        if (strata_model_is_eog(model, token) && !o->ignore_eos) {
-            break;
-        }
-        if (!put_token(model, o, &begun, token)) {
-            status = st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write to standard output");
-        } else if (n + 1 < o->n_predict) {
-            status = strata_eval(session, &token, 1, false, err);
-        }
+    if (status == STRATA_OK) {
+        status = go_on(model, session, o, &n, err);
     }
     if (!o->ids && strata_model_has_text(model) && n > 0) {
         printf("\n");
@@ -108,5 +136,8 @@ int cmd_run(int argc, char **argv)
     strata_session_free(session);
     strata_model_free(model);
     generate_release(&o);
-    return status == STRATA_OK ? CMD_OK : cmd_fail(&err);
+    if (status != STRATA_OK) {
+        return cmd_fail(&err);
+    }
+    return interrupted ? CMD_INTERRUPTED : CMD_OK;
 }

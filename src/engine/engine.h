@@ -3,6 +3,7 @@
 #define ST_ENGINE_ENGINE_H
 
 #include "backend/backend.h"
+#include "engine/guard.h"
 #include "llama.h"
 #include "model/vgguf.h"
 #include "strata.h"
@@ -17,11 +18,13 @@ struct strata_model {
     struct strata_model_options options; /* with every default filled in */
     struct strata_placement placement;
     ggml_threadpool_t pool; /* of a plain model; a streamed one computes with the device's */
+    struct st_needs needs;
     double disk_bytes_per_s;
     double load_s;
     uint64_t load_read_bytes;
     struct st_stream_stats loaded; /* figures of the stream when loading was done */
     bool in_session;
+    bool broken;    /* llama.cpp left a pass by an exception: its state is unknown */
     bool cancelled; /* by the progress callback, while llama.cpp was loading */
 };
 

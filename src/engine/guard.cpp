@@ -4,6 +4,9 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <vector>
+
+#include "common/fit.h"
 
 extern "C" {
 #include "base/error.h"
@@ -47,7 +50,8 @@ void st_guard_init(void)
 
 /* Runs `call`; its exceptions, and a false result, become E_LLAMA with llama.cpp's last words. */
 template <typename Call>
-static enum strata_status guard(struct strata_error *err, const char *hint, const char *what, Call call)
+static enum strata_status guard(
+    struct strata_error *err, const char *hint, const char *what, Call call)
 {
     std::string why;
     bool ok = false;
@@ -73,7 +77,8 @@ static enum strata_status guard(struct strata_error *err, const char *hint, cons
 enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
     struct llama_model **out, struct strata_error *err)
 {
-    return guard(err, "Check that this llama.cpp version knows the model, and that the file is complete.",
+    return guard(err,
+        "Check that this llama.cpp version knows the model, and that the file is complete.",
         "load the model", [&] {
             struct llama_model *model = llama_model_load_from_file_ptr(file, params);
             if (model) {
@@ -95,8 +100,23 @@ enum strata_status st_guard_context(struct llama_model *model, struct llama_cont
     });
 }
 
-enum strata_status st_guard_decode(struct llama_context *ctx, struct llama_batch batch, int *code,
-    struct strata_error *err)
+enum strata_status st_guard_measure(const char *path, struct llama_model_params model,
+    struct llama_context_params context, struct st_needs *out, struct strata_error *err)
+{
+    enum strata_status status = guard(err, "Try a smaller --ctx.", "measure the model", [&] {
+        std::vector<ggml_backend_dev_t> devices;
+        uint32_t n_layer, n_ctx, n_expert;
+        auto memory = common_get_device_memory_data(
+            path, &model, &context, devices, n_layer, n_ctx, n_expert, GGML_LOG_LEVEL_ERROR);
+        *out = {memory.back().context, memory.back().compute};
+        return true;
+    });
+    llama_log_set(on_log, nullptr); /* that function has a log of its own while it works */
+    return status;
+}
+
+enum strata_status st_guard_decode(
+    struct llama_context *ctx, struct llama_batch batch, int *code, struct strata_error *err)
 {
     return guard(err, "", "evaluate the tokens", [&] {
         *code = llama_decode(ctx, batch);

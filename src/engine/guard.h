@@ -26,8 +26,15 @@ enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
 enum strata_status st_guard_context(struct llama_model *model, struct llama_context_params params,
     struct llama_context **out, struct strata_error *err);
 /* E_LLAMA when llama_decode returns non-zero; *code is what it returned. */
-enum strata_status st_guard_decode(struct llama_context *ctx, struct llama_batch batch, int *code,
-    struct strata_error *err);
+enum strata_status st_guard_decode(
+    struct llama_context *ctx, struct llama_batch batch, int *code, struct strata_error *err);
+/* What llama.cpp will take besides weights, by its own accounting: nothing is allocated. */
+struct st_needs {
+    uint64_t kv_bytes;      /* KV cache and recurrent state */
+    uint64_t compute_bytes; /* intermediate results of a pass */
+};
+enum strata_status st_guard_measure(const char *path, struct llama_model_params model,
+    struct llama_context_params context, struct st_needs *out, struct strata_error *err);
 enum strata_status st_guard_tokenize(const struct llama_vocab *vocab, const char *text,
     int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
     struct strata_error *err);

@@ -19,6 +19,7 @@
 #include "engine/guard.h"
 #include "engine/libs.h"
 #include "hw/disk.h"
+#include "model/meta.h"
 #include "os/memory.h"
 
 #define SLACK_BYTES   (64 * ST_MIB)
@@ -33,23 +34,39 @@ void strata_model_options_init(struct strata_model_options *options)
 
 /* --- Budget -------------------------------------------------------------------------------- */
 
-/* What is free now, less a part that the rest of the machine may need at any time. */
-static uint64_t default_budget(void)
+/* Plain llama.cpp in all: it loads one tensor at a time through a buffer. */
+static uint64_t plain_bytes(const struct strata_model *m)
+{
+    uint64_t largest = 0;
+    for (int i = 0; i < m->catalog->n_tensors; i++) {
+        largest = st_max(largest, m->catalog->tensors[i].bytes);
+    }
+    return m->catalog->tensor_bytes + largest + m->needs.kv_bytes + m->needs.compute_bytes +
+           SLACK_BYTES + st_memory_rss();
+}
+
+static bool fits(const struct strata_model *m)
+{
+    return m->options.weights_mem_bytes == 0 && plain_bytes(m) <= m->placement.budget_bytes;
+}
+
+/* The reference must hold everything: say so before the machine suffers. */
+static enum strata_status check_plain(const struct strata_model *m, struct strata_error *err)
 {
     struct st_memory_state state;
     st_memory_state(&state);
-    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
-    uint64_t spare = st_max(room / 10, st_min(512 * ST_MIB, room / 4));
-    return room - spare;
+    uint64_t needed = plain_bytes(m), room = st_memory_headroom(&state) + st_memory_rss();
+    if (needed > room) {
+        return st_fail(err, STRATA_E_NOFIT, "Verify on a machine with more memory.",
+            "plain llama.cpp needs %s in all, %s is free", ST_SIZE(needed), ST_SIZE(room));
+    }
+    return STRATA_OK;
 }
 
-/* Whether all weights and a generous guess of everything else go into the budget. */
-static bool fits_easily(const struct strata_model *m)
+static struct st_budget budget_of(const struct strata_model *m, uint64_t pending_bytes)
 {
-    uint64_t weights = m->catalog->tensor_bytes;
-    uint64_t rest = st_max(weights / 8, 256 * ST_MIB) + SLACK_BYTES;
-    return m->options.weights_mem_bytes == 0 &&
-           weights + rest + st_memory_rss() <= m->placement.budget_bytes;
+    return (struct st_budget){m->placement.budget_bytes, m->options.weights_mem_bytes,
+        pending_bytes, m->options.ctx, m->options.batch};
 }
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
@@ -65,7 +82,7 @@ static bool report(float fraction, void *user)
     return !m->cancelled;
 }
 
-static enum strata_status load_llama(struct strata_model *m, struct strata_error *err)
+static struct llama_model_params model_params(struct strata_model *m)
 {
     static ggml_backend_dev_t no_devices[] = {NULL};
     struct llama_model_params params = llama_model_default_params();
@@ -76,16 +93,19 @@ static enum strata_status load_llama(struct strata_model *m, struct strata_error
     params.use_extra_bufts = m->options.repack;
     params.progress_callback = report;
     params.progress_callback_user_data = m;
+    return params;
+}
 
+static enum strata_status load_llama(struct strata_model *m, struct strata_error *err)
+{
     struct st_vgguf_stats stats = {0};
     struct strata_error io_error = {0};
     FILE *file;
-    enum strata_status status =
-        st_vgguf_open(m->catalog, &stats, &io_error, &file, err);
+    enum strata_status status = st_vgguf_open(m->catalog, &stats, &io_error, &file, err);
     if (status != STRATA_OK) {
         return status;
     }
-    status = st_guard_load(file, params, &m->llama, err);
+    status = st_guard_load(file, model_params(m), &m->llama, err);
     fclose(file);
     m->load_read_bytes = stats.read_bytes;
     if (m->cancelled) {
@@ -100,7 +120,7 @@ static enum strata_status load_llama(struct strata_model *m, struct strata_error
     return status;
 }
 
-static enum strata_status make_context(struct strata_model *m, struct strata_error *err)
+static struct llama_context_params context_params(const struct strata_model *m)
 {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = m->options.ctx;
@@ -115,7 +135,7 @@ static enum strata_status make_context(struct strata_model *m, struct strata_err
          * attention is computed on our device and the layer is counted as the CPU's. */
         params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     }
-    return st_guard_context(m->llama, params, &m->ctx, err);
+    return params;
 }
 
 /* One pool for llama.cpp's CPU backend and ours: two would spin against each other. */
@@ -142,8 +162,8 @@ static void free_threads(struct strata_model *m)
 {
     if (m->pool) {
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-        void (*release)(ggml_threadpool_t) = (void (*)(ggml_threadpool_t))
-            ggml_backend_reg_get_proc_address(
+        void (*release)(ggml_threadpool_t) =
+            (void (*)(ggml_threadpool_t))ggml_backend_reg_get_proc_address(
                 ggml_backend_dev_backend_reg(cpu), "ggml_threadpool_free");
         release(m->pool);
     }
@@ -156,8 +176,7 @@ static enum strata_status start_streaming(struct strata_model *m, struct strata_
     struct st_io_options io;
     st_io_options_init(&io);
     io.method = m->options.io_method;
-    struct st_budget budget = {m->placement.budget_bytes, m->options.weights_mem_bytes,
-        m->options.ctx, m->options.batch};
+    struct st_budget budget = budget_of(m, 0);
     enum strata_status status =
         st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
     if (status == STRATA_OK) {
@@ -173,6 +192,16 @@ static enum strata_status start_streaming(struct strata_model *m, struct strata_
     return status;
 }
 
+/* Weights that llama.cpp keeps itself. */
+static uint64_t unclaimed_bytes(const struct strata_model *m, const struct st_weights *ws)
+{
+    uint64_t bytes = m->catalog->tensor_bytes;
+    for (int i = 0; i < ws->n_weights; i++) {
+        bytes -= m->catalog->tensors[ws->weights[i].tensor].bytes;
+    }
+    return bytes;
+}
+
 static void describe_placement(struct strata_model *m)
 {
     struct strata_placement *p = &m->placement;
@@ -183,9 +212,7 @@ static void describe_placement(struct strata_model *m)
         return;
     }
     const struct st_weights *ws = st_binding_weights(m->binding);
-    p->resident_bytes -= ws->dense_bytes + ws->expert_bytes < p->resident_bytes
-                             ? ws->dense_bytes + ws->expert_bytes
-                             : p->resident_bytes;
+    p->resident_bytes = unclaimed_bytes(m, ws);
     p->resident_bytes += m->plan->resident_bytes;
     p->cache_bytes = m->plan->cache_bytes;
     p->ring_bytes = m->plan->ring_bytes;
@@ -206,37 +233,48 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
         o->threads = st_cpu_count();
     }
     if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
-        return st_fail(err, STRATA_E_USAGE, "", "%d threads: must be 1 to %d", o->threads,
-            GGML_MAX_N_THREADS);
+        return st_fail(
+            err, STRATA_E_USAGE, "", "%d threads: must be 1 to %d", o->threads, GGML_MAX_N_THREADS);
     }
     o->batch = o->batch ? o->batch : BATCH_DEFAULT;
     o->io_method = o->io_method ? o->io_method : "auto";
-    m->placement.budget_bytes = o->mem_bytes ? o->mem_bytes : default_budget();
-    return STRATA_OK;
-}
-
-/* The reference must hold everything: say so before the machine suffers. */
-static enum strata_status check_plain(const struct strata_model *m, struct strata_error *err)
-{
-    struct st_memory_state state;
-    st_memory_state(&state);
-    uint64_t needed = m->catalog->tensor_bytes + SLACK_BYTES, room = st_memory_headroom(&state);
-    if (needed > room) {
-        return st_fail(err, STRATA_E_NOFIT, "Verify on a machine with more memory.",
-            "plain llama.cpp needs %s for the weights, %s is free", ST_SIZE(needed),
-            ST_SIZE(room));
+    enum strata_status status = st_io_check_method(o->io_method, err);
+    if (status != STRATA_OK) {
+        return status;
     }
+    m->placement.budget_bytes = o->mem_bytes ? o->mem_bytes : st_memory_default_budget();
     return STRATA_OK;
 }
 
-static uint32_t choose_ctx(const struct strata_model *m)
+static void choose_ctx(struct strata_model *m)
 {
-    uint32_t trained = (uint32_t)llama_model_n_ctx_train(m->llama);
-    uint32_t limit = trained > 0 && trained < CTX_DEFAULT ? trained : CTX_DEFAULT;
-    return m->options.ctx ? m->options.ctx : limit;
+    uint64_t trained = st_meta_arch_uint(m->catalog->meta, m->catalog->arch, "context_length", 0);
+    uint64_t usual = trained > 0 ? st_min(trained, CTX_DEFAULT) : CTX_DEFAULT;
+    m->options.ctx = m->options.ctx ? m->options.ctx : (uint32_t)usual;
+    m->options.batch = (uint32_t)st_min(m->options.batch, m->options.ctx);
 }
 
-static enum strata_status load(struct strata_model *m, const char *path, struct strata_error *err)
+/* Lets llama.cpp go through loading without memory, and plans with what it says it would take: a
+ * budget that is too small is refused before a byte of weights is read. */
+static enum strata_status measure(
+    struct strata_model *m, const char *path, struct strata_error *err)
+{
+    st_device_register();
+    m->binding = st_binding_new(m->catalog, m->options.repack, true);
+    enum strata_status status =
+        st_guard_measure(path, model_params(m), context_params(m), &m->needs, err);
+    if (status != STRATA_OK || m->options.plain || fits(m)) {
+        return status;
+    }
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    struct st_budget budget =
+        budget_of(m, unclaimed_bytes(m, ws) + m->needs.kv_bytes + m->needs.compute_bytes);
+    return st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
+}
+
+/* What must be known before a byte of weights is read. */
+static enum strata_status look_at(
+    struct strata_model *m, const char *path, struct strata_error *err)
 {
     enum strata_status status = st_libs_load(err);
     if (status == STRATA_OK) {
@@ -245,15 +283,37 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
     if (status == STRATA_OK) {
         status = st_catalog_open(path, true, &m->catalog, err);
     }
+    if (status == STRATA_OK) {
+        status = st_catalog_check_runnable(m->catalog, err);
+    }
+    if (status == STRATA_OK) {
+        choose_ctx(m);
+        status = measure(m, path, err);
+    }
     if (status == STRATA_OK && m->options.plain) {
         status = check_plain(m, err);
     }
+    return status;
+}
+
+static void forget_measuring(struct strata_model *m)
+{
+    st_binding_free(m->binding);
+    st_plan_free(m->plan);
+    m->binding = NULL;
+    m->plan = NULL;
+}
+
+static enum strata_status load(struct strata_model *m, const char *path, struct strata_error *err)
+{
+    enum strata_status status = look_at(m, path, err);
     if (status != STRATA_OK) {
         return status;
     }
-    if (!m->options.plain && !fits_easily(m)) {
-        st_device_register();
-        m->binding = st_binding_new(m->catalog, m->options.repack);
+    bool stream = m->plan != NULL;
+    forget_measuring(m);
+    if (stream) {
+        m->binding = st_binding_new(m->catalog, m->options.repack, false);
     }
     status = load_llama(m, err);
     if (status != STRATA_OK) {
@@ -264,12 +324,10 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
             "%s: models of architecture '%s' do not generate text", path, m->catalog->arch);
     }
     m->vocab = llama_model_get_vocab(m->llama);
-    m->options.ctx = choose_ctx(m);
-    m->options.batch = (uint32_t)st_min(m->options.batch, m->options.ctx);
     if (m->binding) {
         st_binding_weights(m->binding);
     }
-    status = make_context(m, err);
+    status = st_guard_context(m->llama, context_params(m), &m->ctx, err);
     if (status == STRATA_OK && m->binding) {
         st_binding_set_threads(m->binding, m->options.threads);
         status = start_streaming(m, err);
@@ -286,8 +344,8 @@ enum strata_status strata_model_load(const char *path, const struct strata_model
     struct strata_model **out, struct strata_error *err)
 {
     if (loaded) {
-        return st_fail(err, STRATA_E_USAGE, "Free the other model first.",
-            "this process has a model already");
+        return st_fail(
+            err, STRATA_E_USAGE, "Free the other model first.", "this process has a model already");
     }
     uint64_t before = st_now_ns();
     struct strata_model *m = st_xcalloc(1, sizeof *m);

@@ -43,6 +43,10 @@ static enum strata_status check_eval(const struct strata_session *s, const int32
     size_t n, bool all_logits, struct strata_error *err)
 {
     const struct strata_model *m = s->model;
+    if (m->broken) {
+        return st_fail(err, STRATA_E_LLAMA, "Load the model again.",
+            "an earlier failure inside llama.cpp left the model in an unknown state");
+    }
     if (s->broken) {
         return st_fail(err, STRATA_E_IO, "Start a new session.",
             "an earlier failure left this session without its past");
@@ -93,6 +97,7 @@ static enum strata_status eval_pass(struct strata_session *s, const int32_t *tok
     int code = 0;
     enum strata_status status = st_guard_decode(m->ctx, batch, &code, err);
     llama_batch_free(batch);
+    m->broken = status != STRATA_OK && code == 0; /* it did not return */
     if (status != STRATA_OK && m->binding) {
         enum strata_status cause = st_binding_take_error(m->binding, err);
         status = cause != STRATA_OK ? cause : status;
@@ -101,7 +106,9 @@ static enum strata_status eval_pass(struct strata_session *s, const int32_t *tok
         status = m->binding ? st_catalog_check_files(m->catalog, err) : STRATA_OK;
     }
     if (status != STRATA_OK) {
-        take_back(s);
+        if (!m->broken) {
+            take_back(s);
+        }
         return status;
     }
     s->n_past += (uint32_t)n;
@@ -167,17 +174,19 @@ void strata_sampling_init(struct strata_sampling *sampling)
 }
 
 /* The order is that of llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature. */
-enum strata_status strata_sampling_set(struct strata_session *s,
-    const struct strata_sampling *sampling, struct strata_error *err)
+enum strata_status strata_sampling_set(
+    struct strata_session *s, const struct strata_sampling *sampling, struct strata_error *err)
 {
     if (!(sampling->temp >= 0) || !(sampling->repeat_penalty > 0)) {
-        return st_fail(err, STRATA_E_USAGE, "", "temperature %g and repeat penalty %g: must not be negative",
-            (double)sampling->temp, (double)sampling->repeat_penalty);
+        return st_fail(err, STRATA_E_USAGE, "",
+            "temperature %g and repeat penalty %g: must not be negative", (double)sampling->temp,
+            (double)sampling->repeat_penalty);
     }
     struct llama_sampler *chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     if (sampling->repeat_penalty != 1) {
-        llama_sampler_chain_add(chain, llama_sampler_init_penalties(llama_vocab_n_tokens(s->model->vocab),
-                                           sampling->repeat_last_n, sampling->repeat_penalty, 0, 0));
+        llama_sampler_chain_add(
+            chain, llama_sampler_init_penalties(llama_vocab_n_tokens(s->model->vocab),
+                       sampling->repeat_last_n, sampling->repeat_penalty, 0, 0));
     }
     if (sampling->temp == 0) {
         llama_sampler_chain_add(chain, llama_sampler_init_greedy());

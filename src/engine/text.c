@@ -11,6 +11,11 @@ int strata_model_n_vocab(const struct strata_model *m)
     return llama_vocab_n_tokens(m->vocab);
 }
 
+uint32_t strata_model_ctx(const struct strata_model *m)
+{
+    return m->options.ctx;
+}
+
 uint32_t strata_model_ctx_train(const struct strata_model *m)
 {
     return (uint32_t)llama_model_n_ctx_train(m->llama);
@@ -34,8 +39,8 @@ enum strata_status strata_tokenize(const struct strata_model *m, const char *tex
             "the model has no tokenizer");
     }
     if (length > INT32_MAX / 4) {
-        return st_fail(err, STRATA_E_USAGE, "Shorten it.", "a text of %zu bytes is too long",
-            length);
+        return st_fail(
+            err, STRATA_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
     }
     int32_t needed;
     enum strata_status status = st_guard_tokenize(m->vocab, text, (int32_t)length, tokens,

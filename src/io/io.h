@@ -91,6 +91,9 @@ struct st_io_counters {
 
 struct st_io_engine;
 
+/* E_USAGE listing the names when there is no method of that name. */
+enum strata_status st_io_check_method(const char *name, struct strata_error *err);
+
 void st_io_options_init(struct st_io_options *options);
 
 /* "auto" takes the best method that works here. A named method that the kernel refuses falls back

@@ -66,11 +66,22 @@ static enum strata_status check_options(
     return STRATA_OK;
 }
 
+enum strata_status st_io_check_method(const char *name, struct strata_error *err)
+{
+    bool known = !strcmp(name, "auto") || !strcmp(name, "uring") || !strncmp(name, "fault:", 6);
+    for (size_t i = 0; i < N_METHODS; i++) {
+        known = known || !strcmp(name, methods[i]->name);
+    }
+    return known ? STRATA_OK
+                 : st_fail(err, STRATA_E_USAGE, "The methods are auto, uring, threads and sync.",
+                       "unknown I/O method \"%s\"", name);
+}
+
 enum strata_status st_io_queue_open(
     const struct st_io_options *options, struct st_io_queue **out, struct strata_error *err)
 {
     const char *name = options->method ? options->method : "auto";
-    if (check_options(options, err)) {
+    if (check_options(options, err) || st_io_check_method(name, err)) {
         return STRATA_E_USAGE;
     }
     if (!strcmp(name, "auto")) {
@@ -84,9 +95,5 @@ enum strata_status st_io_queue_open(
             return open_best(i, NULL, options, out, err);
         }
     }
-    if (!strcmp(name, "uring")) {
-        return open_best(0, "this program was built without io_uring", options, out, err);
-    }
-    return st_fail(err, STRATA_E_USAGE, "The methods are auto, uring, threads and sync.",
-        "unknown I/O method \"%s\"", name);
+    return open_best(0, "this program was built without io_uring", options, out, err);
 }

@@ -20,6 +20,10 @@ void st_memory_state(struct st_memory_state *out);
 /* Bytes this process may still take: min(available, limit - limit_used). */
 uint64_t st_memory_headroom(const struct st_memory_state *state);
 
+/* What this process may hold in all when nobody says: what is free and what it has already, less a
+ * part that the rest of the machine may need at any time (a tenth, or 512 MiB of a large machine). */
+uint64_t st_memory_default_budget(void);
+
 /* Resident set of this process now, and the largest it has been. */
 uint64_t st_memory_rss(void);
 uint64_t st_memory_peak_rss(void);

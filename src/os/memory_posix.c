@@ -25,6 +25,14 @@ uint64_t st_memory_headroom(const struct st_memory_state *state)
     return st_min(left, state->available_bytes);
 }
 
+uint64_t st_memory_default_budget(void)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
+    return room - st_max(room / 10, st_min(512 * ST_MIB, room / 4));
+}
+
 uint64_t st_vm_page_size(void)
 {
     static uint64_t size; /* every thread writes the same value */

@@ -73,14 +73,13 @@ static uint64_t expert_minimum(const struct st_weights *ws)
     if (ws->n_groups == 0) {
         return 0;
     }
-    return (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws) +
-           2 * staging_buffer(ws);
+    return (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws) + 2 * staging_buffer(ws);
 }
 
 uint64_t st_plan_minimum(const struct st_weights *ws)
 {
     struct dense_needs needs = dense_needs(ws, NULL);
-    return st_min(needs.ring + needs.scratch, ws->dense_bytes) + expert_minimum(ws);
+    return needs.ring + needs.scratch + expert_minimum(ws);
 }
 
 /* Keeps dense weight i if it fits into *room. */
@@ -149,10 +148,12 @@ static void keep_evenly(const struct st_weights *ws, struct st_plan *plan, uint6
 }
 
 /* Dense weights: all of them if they fit into `room`, else an even share and a ring. `room` is at
- * least what dense_needs says for all of them. */
-static void place_dense(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+ * least what dense_needs says for all of them. While they are loaded, the largest needs a place
+ * to arrive in; what `budget` has for expert slots will do, those are taken later. */
+static void place_dense(
+    const struct st_weights *ws, struct st_plan *plan, uint64_t room, uint64_t budget)
 {
-    if (ws->dense_bytes <= room) {
+    if (ws->dense_bytes <= room && ws->dense_bytes + dense_needs(ws, NULL).ring <= budget) {
         keep_evenly(ws, plan, room);
         return;
     }
@@ -200,8 +201,7 @@ static void place_experts(const struct st_weights *ws, struct st_plan *plan, uin
         more = false;
         for (int g = 0; g < ws->n_groups; g++) {
             const struct st_group *group = &ws->groups[g];
-            if (plan->slots[g] < group->n_expert &&
-                plan->cache_bytes + group->slot_bytes <= room) {
+            if (plan->slots[g] < group->n_expert && plan->cache_bytes + group->slot_bytes <= room) {
                 plan->slots[g]++;
                 plan->cache_bytes += group->slot_bytes;
                 more = true;
@@ -224,7 +224,7 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
     plan->n_groups = ws->n_groups;
     plan->resident = st_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
 
-    place_dense(ws, plan, budget_bytes - expert_minimum(ws));
+    place_dense(ws, plan, budget_bytes - expert_minimum(ws), budget_bytes);
     uint64_t used = plan->resident_bytes + plan->ring_bytes + plan->scratch_bytes;
     plan->streamed_bytes = ws->dense_bytes - plan->resident_bytes;
     if (ws->n_groups > 0) {

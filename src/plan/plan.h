@@ -16,9 +16,9 @@
 struct st_plan {
     int n_weights;
     int n_groups;
-    bool *resident;  /* [n_weights] dense weights that are kept; false for experts */
-    int *slots;      /* [n_groups] slots of each group's own pool; NULL when shared_slots > 0 */
-    int shared_slots;        /* slots of the one pool of all groups; 0: each has its own */
+    bool *resident;   /* [n_weights] dense weights that are kept; false for experts */
+    int *slots;       /* [n_groups] slots of each group's own pool; NULL when shared_slots > 0 */
+    int shared_slots; /* slots of the one pool of all groups; 0: each has its own */
     uint64_t resident_bytes; /* dense weights kept */
     uint64_t streamed_bytes; /* dense weights read on every pass */
     uint64_t ring_bytes;     /* where streamed dense weights arrive */

@@ -40,7 +40,8 @@ struct st_experts {
     struct st_cache *cache;
 
     struct load loads[MAX_LOADS];
-    int order[MAX_LOADS]; /* indices into loads: the n_open open ones, oldest first, then the free */
+    int order
+        [MAX_LOADS]; /* indices into loads: the n_open open ones, oldest first, then the free */
     int n_open;
     int n_passes; /* open */
     char *staging;
@@ -74,8 +75,8 @@ static void plan_pools(struct st_experts *x, const struct st_stream_config *conf
         pool->n_slots = shared ? config->shared_slots : config->slots[g];
         pool->n_parts = group->n_parts > pool->n_parts ? group->n_parts : pool->n_parts;
         for (int p = 0; p < group->n_parts; p++) {
-            pool->stride[p] = shared ? st_weights_shared_stride(ws, p)
-                                     : ws->weights[group->weight[p]].stride;
+            pool->stride[p] =
+                shared ? st_weights_shared_stride(ws, p) : ws->weights[group->weight[p]].stride;
         }
     }
 }
@@ -142,14 +143,14 @@ static bool make_staging(struct st_experts *x, uint64_t bytes)
 }
 
 enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weights *weights,
-    const struct st_stream_config *config, st_arrive_fn arrive, void *user,
-    struct st_experts **out, struct strata_error *err)
+    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_experts **out,
+    struct strata_error *err)
 {
     const char *name = config->policy ? config->policy : "lru";
     const struct st_cache_policy *policy = st_cache_policy(name);
     if (!policy) {
-        return st_fail(err, STRATA_E_USAGE, st_cache_policy_names(),
-            "unknown cache policy '%s'", name);
+        return st_fail(
+            err, STRATA_E_USAGE, st_cache_policy_names(), "unknown cache policy '%s'", name);
     }
     struct st_experts *x = st_xcalloc(1, sizeof *x);
     x->io = io;
@@ -162,7 +163,8 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
     plan_pools(x, config);
     if (!reserve_slots(x) || !make_staging(x, config->staging_bytes)) {
         st_experts_free(x);
-        return st_fail(err, STRATA_E_NOMEM, "Lower --mem, or lift the address space limit (ulimit -v).",
+        return st_fail(err, STRATA_E_NOMEM,
+            "Lower --mem, or lift the address space limit (ulimit -v).",
             "cannot reserve memory for expert slots");
     }
     make_cache(x, policy);
@@ -297,8 +299,8 @@ static bool issue(struct st_experts *x, int group, int part, int expert, int slo
         .file = st_weight_file(x->weights, weight),
         .offset = st_weight_offset(x->weights, weight, expert),
         .length = w->file_bytes,
-        .buffer = load->stage >= 0 ? x->staging + (uint64_t)load->stage * x->stage_size
-                                   : place(x, load),
+        .buffer =
+            load->stage >= 0 ? x->staging + (uint64_t)load->stage * x->stage_size : place(x, load),
         .priority = ST_IO_DEMAND,
     };
     x->stats.demand_bytes += w->file_bytes;

@@ -90,7 +90,7 @@ struct st_pass {
     uint32_t parts;
     int n, cap;
     int *experts;
-    int *slots; /* slots[i] holds experts[i] */
+    int *slots;    /* slots[i] holds experts[i] */
     int next_load; /* reads not issued yet: index into part-major (part, expert) order */
 };
 

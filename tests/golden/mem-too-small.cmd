@@ -8,3 +8,6 @@ enough=$(strata run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem 10M 2>&1 |
 strata run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem "$enough" --ids | wc -l
 strata run m.gguf $SMALL --weights-mem 10K
 echo "exit code $?"
+# A context far beyond the budget is refused before its memory is taken.
+strata run m.gguf -t 1 --tokens 1 -q --ctx 16000000 --mem 4G
+echo "exit code $?"
