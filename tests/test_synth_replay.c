@@ -2,8 +2,8 @@
 #include "synth_llama.h"
 
 #include "model/catalog.h"
+#include "model/trace.h"
 #include "synth/synth.h"
-#include "synth/trace.h"
 
 /* --- Watching the routes ------------------------------------------------------------------ */
 
@@ -73,7 +73,10 @@ static void make_and_follow(const struct st_synth_replay *replay, const char *tr
         fail_msg("%s: %s", trace_path, err.message);
     }
     assert_int_equal(
-        st_trace_read(trace_path, replay->layers, replay->tokens, &trace, NULL), STRATA_OK);
+        st_trace_read(trace_path,
+            &(struct st_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace,
+            NULL),
+        STRATA_OK);
     follow(report.path, &trace);
     st_trace_release(&trace);
 }
@@ -198,7 +201,7 @@ static void bytes_of_used_experts_count(void **state)
     replay.embd = 256;
     const char *trace_path = write_trace(3, 8, 2, 40), *path = temp_path("replay.gguf");
     assert_int_equal(st_synth_replay(&replay, trace_path, path, NULL, NULL), STRATA_OK);
-    assert_int_equal(st_trace_read(trace_path, 0, 0, &trace, NULL), STRATA_OK);
+    assert_int_equal(st_trace_read(trace_path, &(struct st_trace_part){0}, &trace, NULL), STRATA_OK);
     int used[2] = {st_trace_route(&trace, 0, 1)[0], st_trace_route(&trace, 0, 1)[1]};
     st_trace_release(&trace);
     struct st_catalog *c;

@@ -26,9 +26,9 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/trace.h"
 #include "synth/pool.h"
 #include "synth/shape.h"
-#include "synth/trace.h"
 #include "synth/writer.h"
 
 #include "ggml.h"
@@ -258,7 +258,9 @@ enum strata_status st_synth_replay(const struct st_synth_replay *replay, const c
 {
     struct st_trace trace;
     enum strata_status status =
-        st_trace_read(trace_path, replay->layers, replay->tokens, &trace, err);
+        st_trace_read(trace_path,
+            &(struct st_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace,
+            err);
     if (status) {
         return status;
     }

@@ -1,0 +1,59 @@
+/*
+ * trace.h - a routing trace: which experts each token used in each layer. Reading and writing.
+ *
+ * One JSON object per line. The first describes the model: n_layer (layers with experts), n_expert
+ * and top_k; each other line is one token: "phase" ("prefill" or "decode") and "layers", a list
+ * of top_k expert numbers per layer. Prefill tokens may have empty lists: llama.cpp computes the
+ * last layer only for tokens whose logits are wanted. Two keys are optional: "tok", the token, and
+ * "pass", a number: prefill tokens that follow one another with the same one were computed as one
+ * batch. Other keys are ignored.
+ */
+#ifndef ST_MODEL_TRACE_H
+#define ST_MODEL_TRACE_H
+
+#include <stdio.h>
+
+#include "strata.h"
+
+#define ST_TRACE_MAX_LAYERS  512 /* llama.cpp's own limits */
+#define ST_TRACE_MAX_EXPERTS 1024
+
+/* --- Reading ------------------------------------------------------------------------------ */
+
+struct st_trace {
+    char model[128];
+    int n_layer;
+    int n_expert;
+    int top_k;
+    int n_tokens;
+    int n_prefill;     /* of these, at the start or between; 0 unless they were asked for */
+    uint16_t *experts; /* [token][layer][rank] */
+    int *batch;        /* [token] batch it was computed in: numbered from 0, never going back */
+    bool *prefill;     /* [token] */
+};
+
+struct st_trace_part {
+    int layers;   /* the first so many; 0: all */
+    int tokens;   /* the first so many decode tokens; 0: all */
+    bool prefill; /* prefill tokens too */
+};
+
+/* Reads that part of the file (fewer tokens if it has fewer). E_IO, E_FORMAT with the line number,
+ * E_USAGE for too many layers. At least one decode token, or with `prefill` one token. */
+enum strata_status st_trace_read(const char *path, const struct st_trace_part *part,
+    struct st_trace *out, struct strata_error *err);
+void st_trace_release(struct st_trace *trace);
+
+/* The top_k experts of a token in a layer; NULL when a prefill token has none there. */
+const uint16_t *st_trace_route(const struct st_trace *trace, int token, int layer);
+
+/* --- Writing ------------------------------------------------------------------------------ */
+
+/* Each writes one line; errors show in ferror(file). */
+void st_trace_write_header(FILE *file, const char *model, int n_layer, int n_expert, int top_k);
+
+/* One token. `layers` says top_k experts for each layer, NULL for none. */
+void st_trace_write_token(FILE *file, int32_t token, bool prefill, uint64_t pass,
+    const int32_t *const *layers, int n_layer, int top_k);
+
+#endif
