@@ -198,7 +198,7 @@ static void start_chunk(struct st_io_engine *engine, struct chunk *chunk)
     chunk->read.offset = request->offset - delta + chunk->from;
     chunk->read.length = (uint32_t)(end - chunk->from);
     if (engine->in_flight++ == 0) {
-        engine->busy_since_ns = st_now_ns();
+        engine->busy_since_ns = st_io_now_ns(engine);
     }
     engine->method->method->start(engine->method, &chunk->read);
 }
@@ -321,7 +321,7 @@ static void collect(struct st_io_engine *engine, bool wait)
     while (read) {
         struct st_io_read *next = read->next;
         if (--engine->in_flight == 0) {
-            engine->counters.busy_ns += st_now_ns() - engine->busy_since_ns;
+            engine->counters.busy_ns += st_io_now_ns(engine) - engine->busy_since_ns;
         }
         handle_result(engine, (struct chunk *)read);
         read = next;
@@ -398,6 +398,16 @@ void st_io_free(struct st_io_engine *engine)
 const char *st_io_method_name(const struct st_io_engine *engine)
 {
     return engine->method->name;
+}
+
+bool st_io_is_virtual(const struct st_io_engine *engine)
+{
+    return engine->method->method->now_ns != NULL;
+}
+
+uint64_t st_io_now_ns(const struct st_io_engine *engine)
+{
+    return st_io_is_virtual(engine) ? engine->method->method->now_ns(engine->method) : st_now_ns();
 }
 
 void st_io_submit(struct st_io_engine *engine, struct st_io_request *request)
@@ -483,6 +493,6 @@ void st_io_counters(const struct st_io_engine *engine, struct st_io_counters *ou
 {
     *out = engine->counters;
     if (engine->in_flight) {
-        out->busy_ns += st_now_ns() - engine->busy_since_ns;
+        out->busy_ns += st_io_now_ns(engine) - engine->busy_since_ns;
     }
 }

@@ -69,8 +69,18 @@ struct st_io_request {
     uint32_t in_flight; /* chunks not back yet */
 };
 
+/* A disk that is only thought of, and the clock that it moves (method "sim", io/sim.c). The caller
+ * owns it; it must outlive the engine. Set the rates before st_io_open; add to now_ns for time that
+ * passes outside of the engine. */
+struct st_io_virtual {
+    double bytes_per_s;  /* > 0 */
+    uint64_t latency_ns; /* of each read, besides its turn on the disk */
+    uint64_t now_ns;     /* virtual time: moves only when somebody waits, or by the caller */
+};
+
 struct st_io_options {
-    const char *method;   /* "auto", "uring", "threads", "sync", or "fault:..." (see io/fault.c) */
+    const char *method;   /* "auto", "uring", "threads", "sync", or "fault:..." (see io/fault.c);
+                             "sim" with a virtual disk */
     uint32_t queue_depth; /* chunks in flight; 0: the method's default */
     uint32_t chunk_bytes; /* multiple of ST_IO_ALIGN; 0: default */
     bool direct;          /* false: always through the page cache */
@@ -79,6 +89,7 @@ struct st_io_options {
      * pages it found: until st_io_free it must not be unmapped, discarded or forbidden. */
     void *arena;
     uint64_t arena_bytes;
+    struct st_io_virtual *virtual_disk; /* of the method "sim"; else NULL */
 };
 
 struct st_io_counters {
@@ -103,6 +114,12 @@ enum strata_status st_io_open(
 void st_io_free(struct st_io_engine *engine);
 
 const char *st_io_method_name(const struct st_io_engine *engine); /* the method in use */
+
+/* The clock that waits of this engine are measured by: st_now_ns, or a virtual disk's. */
+uint64_t st_io_now_ns(const struct st_io_engine *engine);
+
+/* True when no bytes are moved: buffers are never touched, by the engine or for its sake. */
+bool st_io_is_virtual(const struct st_io_engine *engine);
 
 /* Queues the request and issues what the queue depth allows. Never blocks, except with "sync".
  * A range that reaches beyond the end of the file is FAILED on return. */

@@ -59,11 +59,15 @@ struct st_io_method {
      * there is one; at least one read is lent then, and all are flushed. Without, it must cost
      * next to nothing when there is none: it is called between computations. */
     struct st_io_read *(*reap)(struct st_io_queue *queue, bool wait);
+
+    /* The clock of a method that moves no bytes; NULL: bytes are moved, and time is the real one. */
+    uint64_t (*now_ns)(const struct st_io_queue *queue);
 };
 
 extern const struct st_io_method st_io_method_sync;
 extern const struct st_io_method st_io_method_threads;
 extern const struct st_io_method st_io_method_fault;
+extern const struct st_io_method st_io_method_sim;
 #ifdef ST_HAVE_LIBURING
 extern const struct st_io_method st_io_method_uring;
 #endif

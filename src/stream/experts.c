@@ -137,7 +137,9 @@ static bool make_staging(struct st_experts *x, uint64_t bytes)
     if (!x->staging) {
         return false;
     }
-    st_vm_populate(x->staging, x->staging_bytes);
+    if (!st_io_is_virtual(x->io)) {
+        st_vm_populate(x->staging, x->staging_bytes);
+    }
     x->stats.memory_bytes += x->staging_bytes;
     return true;
 }
@@ -205,6 +207,9 @@ void st_experts_free(struct st_experts *x)
 bool st_experts_populate(struct st_experts *x, strata_progress progress, void *user)
 {
     uint64_t total = 0, done = 0;
+    if (st_io_is_virtual(x->io)) {
+        return true;
+    }
     for (int i = 0; i < x->n_pools; i++) {
         for (int p = 0; p < x->pools[i].n_parts; p++) {
             total += x->pools[i].memory_bytes[p];
@@ -352,13 +357,15 @@ static int settle(struct st_experts *x, int part)
     if (n == 0) {
         return 0;
     }
-    uint64_t before = st_now_ns();
-    if (x->arrive) {
+    uint64_t before = st_io_now_ns(x->io);
+    if (st_io_is_virtual(x->io)) {
+        /* There is nothing to put anywhere. */
+    } else if (x->arrive) {
         x->arrive(x->user, arrivals, n);
     } else {
         copy_into_place(x->weights, arrivals, n);
     }
-    x->stats.arrive_ns += st_now_ns() - before;
+    x->stats.arrive_ns += st_io_now_ns(x->io) - before;
     for (int i = n - 1; i >= 0; i--) { /* backwards: closing moves the later ones */
         in_place(x, settled[i]);
     }
@@ -367,9 +374,9 @@ static int settle(struct st_experts *x, int part)
 
 static void block(struct st_experts *x)
 {
-    uint64_t before = st_now_ns();
+    uint64_t before = st_io_now_ns(x->io);
     st_io_wait_any(x->io);
-    x->stats.stall_ns += st_now_ns() - before;
+    x->stats.stall_ns += st_io_now_ns(x->io) - before;
 }
 
 /* Waits until no load is open. What arrived late is thrown away only if its read failed. */

@@ -36,7 +36,9 @@ struct st_ring *st_ring_new(
     if (!memory) {
         return NULL;
     }
-    st_vm_populate(memory, bytes);
+    if (!st_io_is_virtual(io)) {
+        st_vm_populate(memory, bytes);
+    }
     struct st_ring *ring = st_xcalloc(1, sizeof *ring);
     ring->io = io;
     ring->weights = weights;
@@ -172,10 +174,10 @@ enum strata_status st_ring_take(
     st_ring_pump(ring);
     struct entry *e = head(ring);
     if (e->request.state != ST_IO_DONE) {
-        uint64_t before = st_now_ns();
+        uint64_t before = st_io_now_ns(ring->io);
         st_io_promote(ring->io, &e->request);
         enum strata_status status = st_io_wait(ring->io, &e->request, err);
-        ring->stats.stall_ns += st_now_ns() - before;
+        ring->stats.stall_ns += st_io_now_ns(ring->io) - before;
         if (status != STRATA_OK) {
             drop_all(ring);
             return status;

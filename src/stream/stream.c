@@ -114,14 +114,17 @@ void st_stream_free(struct st_stream *s)
 static void arrive_one(struct st_stream *s, int weight, const void *raw, void *dest)
 {
     struct st_arrival arrival = {.weight = weight, .raw = raw, .dest = dest};
-    uint64_t before = st_now_ns();
+    uint64_t before = st_io_now_ns(s->io);
+    if (st_io_is_virtual(s->io)) {
+        return;
+    }
     if (s->weights->weights[weight].arrival == ST_ARRIVE_TRANSFORM) {
         ST_ASSERT(s->arrive);
         s->arrive(s->user, &arrival, 1);
     } else {
         memcpy(dest, raw, s->weights->weights[weight].file_bytes);
     }
-    s->arrive_ns += st_now_ns() - before;
+    s->arrive_ns += st_io_now_ns(s->io) - before;
 }
 
 /* --- Loading what is kept ------------------------------------------------------------------ */
