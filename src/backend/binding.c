@@ -17,9 +17,6 @@
 #include "base/units.h"
 #include "os/memory.h"
 
-/* Smaller matrices are not worth a place of their own; llama.cpp keeps them. */
-#define CLAIM_MIN_BYTES 4096
-
 /* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
 #define SLACK_BYTES (64 * ST_MIB)
@@ -137,7 +134,7 @@ static bool choose_form(struct claim *claim, const struct st_tensor *info,
 static bool claimable(
     const struct st_tensor *info, const struct ggml_tensor *op, const struct ggml_tensor *weight)
 {
-    if (!info->matrix || info->bytes < CLAIM_MIN_BYTES || info->role == ST_ROLE_EMBEDDING) {
+    if (!info->matrix || info->bytes < ST_CLAIM_MIN_BYTES || info->role == ST_ROLE_EMBEDDING) {
         return false; /* an embedding used as output is shared with a use that is not ours */
     }
     if (op->src[0] != weight || weight->type != (enum ggml_type)info->type ||

@@ -109,6 +109,7 @@ int cmd_dispatch(
 int cmd_run(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
+int cmd_sim(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/meta.h"
 
 /* Direct reads move blocks of this size (ST_IO_ALIGN; model may not know io). */
 #define BLOCK 4096u
@@ -108,6 +109,32 @@ struct st_weights *st_weights_new(
     }
     free(sorted);
     return ws;
+}
+
+/* Layers from this number on only predict further tokens ahead; llama.cpp does not load them. */
+static int generating_layers(const struct st_catalog *catalog)
+{
+    uint64_t ahead =
+        catalog->meta ? st_meta_arch_uint(catalog->meta, catalog->arch, "nextn_predict_layers", 0)
+                      : 0;
+    return ahead < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)ahead : catalog->n_layer;
+}
+
+struct st_weights *st_weights_plain(const struct st_catalog *catalog)
+{
+    struct st_claim *claims = st_xcalloc((size_t)catalog->n_tensors, sizeof *claims);
+    int n = 0, n_layer = generating_layers(catalog);
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        const struct st_tensor *t = &catalog->tensors[i];
+        if (t->matrix && t->bytes >= ST_CLAIM_MIN_BYTES && t->role != ST_ROLE_EMBEDDING &&
+            t->layer < n_layer) {
+            claims[n++] = (struct st_claim){
+                .tensor = i, .unit_bytes = st_weights_is_expert(t) ? t->expert_bytes : t->bytes};
+        }
+    }
+    struct st_weights *weights = st_weights_new(catalog, claims, n);
+    free(claims);
+    return weights;
 }
 
 void st_weights_free(struct st_weights *weights)

@@ -16,7 +16,8 @@
 
 #include "model/catalog.h"
 
-#define ST_MAX_PARTS 8
+#define ST_MAX_PARTS       8
+#define ST_CLAIM_MIN_BYTES 4096 /* smaller matrices are not worth a place; llama.cpp keeps them */
 
 /* How a unit gets from the file's bytes to the form that is computed with. */
 enum st_arrival_kind {
@@ -66,6 +67,10 @@ struct st_weights {
 struct st_weights *st_weights_new(
     const struct st_catalog *catalog, const struct st_claim *claims, int n_claims);
 void st_weights_free(struct st_weights *weights);
+
+/* The weights as a run would claim them if it repacked none, from the catalogue alone: every matrix
+ * of the layers that generate but the embedding tables. For judging a model without loading it. */
+struct st_weights *st_weights_plain(const struct st_catalog *catalog);
 
 /* True when st_weights_new would put the tensor into a group. */
 bool st_weights_is_expert(const struct st_tensor *tensor);

@@ -1,0 +1,286 @@
+/* sim.c - `strata sim`: what a cache makes of a routing trace, as a table or JSON. */
+#include "cmd/cmd.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/units.h"
+#include "sim/sim.h"
+
+/* --- Options ------------------------------------------------------------------------------ */
+
+/* "1.8G", "550M", "2GB/s": bytes per second, powers of 1000 as disks are sold. */
+static const char *parse_rate(const char *text, void *target)
+{
+    static const char letters[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end);
+    const char *letter = *end ? strchr(letters, *end & ~0x20) : NULL;
+    if (end == text || text[strspn(text, "0123456789.")] != *end) {
+        return "bytes per second like 1.8G or 550M";
+    }
+    if (letter) {
+        value *= pow(1000, (double)(letter - letters) + 1);
+        end++;
+    }
+    end += *end == 'B' || *end == 'b';
+    end += strcmp(end, "/s") == 0 ? 2 : 0;
+    if (*end || !(value >= 1e3 && value <= 1e15)) {
+        return "bytes per second like 1.8G or 550M";
+    }
+    *(double *)target = value;
+    return NULL;
+}
+
+/* --- Text --------------------------------------------------------------------------------- */
+
+static double percent(uint64_t part, uint64_t whole)
+{
+    return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static double per_token(double value, const struct st_sim_figures *f)
+{
+    return f->tokens ? value / (double)f->tokens : 0;
+}
+
+static double tok_per_s(const struct st_sim_figures *f)
+{
+    return f->seconds > 0 ? (double)f->tokens / f->seconds : 0;
+}
+
+/* Names from files, without what could drive a terminal. */
+static void print_line(const char *label, const char *text)
+{
+    printf("%-9s ", label);
+    for (const unsigned char *u = (const unsigned char *)text; *u; u++) {
+        putchar(*u < 0x20 || *u == 0x7f || (*u == 0xc2 && u[1] >= 0x80 && u[1] < 0xa0) ? '?' : *u);
+    }
+    putchar('\n');
+}
+
+static void print_inputs(const struct st_sim_report *r, const struct st_sim_options *o)
+{
+    print_line("model", r->model);
+    print_line("trace", r->trace);
+    printf("%-9s %" PRIu64 " decode tokens, after %d to warm up", "tokens", r->decode.tokens,
+        r->warm_up);
+    if (o->prefill) {
+        printf(", and %" PRIu64 " prefill tokens", r->prefill.tokens);
+    }
+    printf("\n%-9s %d slots for %d experts (%s", "memory", r->n_slots, r->n_experts,
+        ST_SIZE(r->cache_bytes));
+    printf("%s)", r->shared ? ", one pool of all layers" : "");
+    if (r->resident_bytes) {
+        printf(", %s of other weights", ST_SIZE(r->resident_bytes));
+    }
+    printf("; %s in all\n", ST_SIZE(r->memory_bytes));
+    printf("%-9s %.4g GB/s, %.4g us a read; computing %.4g ms a token\n", "disk",
+        r->disk_bytes_per_s * 1e-9, o->latency_s * 1e6, o->compute_s * 1e3);
+}
+
+static void print_layers(const struct st_sim_report *r)
+{
+    printf("\nhit rate   slots  %7s  optimum\n", r->policy);
+    for (int i = 0; i < r->n_layers; i++) {
+        const struct st_sim_layer *l = &r->layers[i];
+        char slots[16] = "shared";
+        if (l->slots) {
+            snprintf(slots, sizeof slots, "%d", l->slots);
+        }
+        printf("layer %-3d %6s  %5.1f %%  %5.1f %%\n", l->layer, slots,
+            percent(l->hits, l->requests), percent(l->optimum_hits, l->requests));
+    }
+    printf("all       %6d  %5.1f %%  %5.1f %%\n", r->n_slots,
+        percent(r->decode.hits, r->decode.requests), percent(r->optimum_hits, r->decode.requests));
+}
+
+static void print_totals(const struct st_sim_report *r)
+{
+    const struct st_sim_figures *f = &r->decode;
+    printf("\na token reads %s of experts (the optimum %s)",
+        ST_SIZE((uint64_t)per_token((double)f->expert_bytes, f)),
+        ST_SIZE((uint64_t)per_token((double)r->optimum_bytes, f)));
+    if (f->dense_bytes) {
+        printf(" and %s of other weights", ST_SIZE((uint64_t)per_token((double)f->dense_bytes, f)));
+    }
+    printf(
+        "\npredicted: %.2f tokens/s; a token takes %.2f ms, of these %.2f ms waiting for reads\n",
+        tok_per_s(f), per_token(f->seconds, f) * 1e3, per_token(f->stall_s, f) * 1e3);
+    if (r->prefill.tokens) {
+        const struct st_sim_figures *p = &r->prefill;
+        printf("prefill: %.2f tokens/s; %s read, %.1f %% of %" PRIu64 " expert requests hit\n",
+            tok_per_s(p), ST_SIZE(p->expert_bytes + p->dense_bytes), percent(p->hits, p->requests),
+            p->requests);
+    }
+}
+
+static int report_text(const struct st_sim_report *r, const struct st_sim_options *o)
+{
+    print_inputs(r, o);
+    if (r->decode.tokens) {
+        print_layers(r);
+    }
+    print_totals(r);
+    return CMD_OK;
+}
+
+/* --- JSON --------------------------------------------------------------------------------- */
+
+static void set_integer(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void set_real(json_t *object, const char *key, double value)
+{
+    json_object_set_new(object, key, json_real(value));
+}
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    json_t *value = json_string(text);
+    json_object_set_new(object, key, value ? value : json_string("?")); /* not UTF-8 */
+}
+
+static json_t *figures_json(const struct st_sim_figures *f)
+{
+    json_t *o = json_object();
+    set_integer(o, "tokens", f->tokens);
+    set_integer(o, "expert_requests", f->requests);
+    set_integer(o, "expert_hits", f->hits);
+    set_real(o, "hit_rate", percent(f->hits, f->requests) / 100);
+    set_integer(o, "expert_read_bytes", f->expert_bytes);
+    set_integer(o, "dense_read_bytes", f->dense_bytes);
+    set_real(o, "read_bytes_per_token", per_token((double)(f->expert_bytes + f->dense_bytes), f));
+    set_real(o, "seconds", f->seconds);
+    set_real(o, "stall_s", f->stall_s);
+    set_real(o, "tok_per_s", tok_per_s(f));
+    return o;
+}
+
+static json_t *layers_json(const struct st_sim_report *r)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < r->n_layers; i++) {
+        const struct st_sim_layer *l = &r->layers[i];
+        json_t *o = json_object();
+        set_integer(o, "layer", (uint64_t)l->layer);
+        set_integer(o, "slots", (uint64_t)l->slots);
+        set_integer(o, "expert_bytes", l->expert_bytes);
+        set_integer(o, "expert_requests", l->requests);
+        set_integer(o, "expert_hits", l->hits);
+        set_real(o, "hit_rate", percent(l->hits, l->requests) / 100);
+        set_real(o, "optimum_hit_rate", percent(l->optimum_hits, l->requests) / 100);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static int report_json(const struct st_sim_report *r, const struct st_sim_options *o)
+{
+    json_t *root = json_object();
+    json_t *best = json_object();
+    set_text(root, "model", r->model);
+    set_text(root, "trace", r->trace);
+    set_text(root, "policy", r->policy);
+    set_integer(root, "warm_up_tokens", (uint64_t)r->warm_up);
+    set_integer(root, "slots", (uint64_t)r->n_slots);
+    set_integer(root, "experts", (uint64_t)r->n_experts);
+    json_object_set_new(root, "shared_pool", json_boolean(r->shared));
+    set_integer(root, "cache_bytes", r->cache_bytes);
+    set_integer(root, "resident_bytes", r->resident_bytes);
+    set_integer(root, "memory_bytes", r->memory_bytes);
+    set_real(root, "disk_bytes_per_s", r->disk_bytes_per_s);
+    set_real(root, "latency_s", o->latency_s);
+    set_real(root, "compute_s_per_token", o->compute_s);
+    json_object_set_new(root, "decode", figures_json(&r->decode));
+    set_integer(best, "expert_hits", r->optimum_hits);
+    set_real(best, "hit_rate", percent(r->optimum_hits, r->decode.requests) / 100);
+    set_integer(best, "expert_read_bytes", r->optimum_bytes);
+    set_real(best, "read_bytes_per_token",
+        per_token((double)(r->optimum_bytes + r->decode.dense_bytes), &r->decode));
+    json_object_set_new(root, "optimum", best);
+    json_object_set_new(root, "warm_up", figures_json(&r->warm));
+    json_object_set_new(root, "prefill", figures_json(&r->prefill));
+    json_object_set_new(root, "layers", layers_json(r));
+    bool ok = json_dumpf(
+                  root, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9)) == 0;
+    putchar('\n');
+    json_decref(root);
+    return ok ? CMD_OK : CMD_FAILED;
+}
+
+/* --- The command -------------------------------------------------------------------------- */
+
+static int simulate(
+    const char *model, const char *trace, const struct st_sim_options *options, bool json)
+{
+    struct st_sim_report report;
+    struct strata_error err;
+    if (st_sim_run(model, trace, options, &report, &err)) {
+        return cmd_fail(&err);
+    }
+    int rc = json ? report_json(&report, options) : report_text(&report, options);
+    st_sim_report_release(&report);
+    return rc;
+}
+
+int cmd_sim(int argc, char **argv)
+{
+    struct st_sim_options o;
+    const char *model, *trace = NULL;
+    bool json = false;
+    float compute_ms = 0, latency_us = 100;
+    char policies[96];
+    st_sim_options_init(&o);
+    snprintf(policies, sizeof policies, "of the cache: %s (default lru)", st_sim_policy_names());
+    const struct cmd_option options[] = {{CMD_GROUP, .help = "Input"},
+        {CMD_STRING, 0, "trace", "FILE", "the routing trace (required)", .target = &trace},
+        {CMD_INT, 0, "warm-up", "N",
+            "decode tokens that fill the cache and are not counted "
+            "(default: a quarter, at most 64)",
+            .target = &o.warm_up, .min = 0, .max = 1e9},
+        {CMD_FLAG, 0, "prefill", NULL, "replay the prefill tokens too (default: decode only)",
+            .target = &o.prefill},
+        {CMD_GROUP, .help = "Memory (one of)"},
+        {CMD_SIZE, 0, "mem", "SIZE", "for weights, as --weights-mem of run", .target = &o.mem_bytes,
+            .min = 1, .max = 0x1p62},
+        {CMD_INT, 0, "slots", "N", "experts of each layer in memory, and all other weights",
+            .target = &o.slots, .min = 1, .max = 1024},
+        {CMD_GROUP, .help = "Machine"},
+        {CMD_STRING, 0, "policy", "NAME", policies, .target = &o.policy},
+        {CMD_CALL, 0, "disk", "BW", "bytes per second, in powers of 1000 (default 1.8G)",
+            .target = &o.disk_bytes_per_s, .parse = parse_rate},
+        {CMD_FLOAT, 0, "latency", "US", "microseconds of each read (default 100)",
+            .target = &latency_us, .min = 0, .max = 1e6},
+        {CMD_FLOAT, 0, "compute", "MS", "milliseconds of each token (default 0: the disk alone)",
+            .target = &compute_ms, .min = 0, .max = 1e6},
+        {CMD_GROUP, .help = "Output"}, {CMD_FLAG, 0, "json", NULL, "print JSON", .target = &json},
+        {0}};
+    const struct cmd_spec spec = {"sim", "MODEL|SHAPE --trace FILE --mem SIZE|--slots N [options]",
+        "Replays a routing trace through the cache on a virtual disk: hit rates, bytes read and "
+        "predicted speed, beside the optimum that knows the future. Reads no weights, and takes "
+        "no memory for them.",
+        options, 1, 1,
+        "MODEL is a GGUF file. SHAPE is LAYERSxEXPERTS,USED,BYTES: 48x128,6,2.6M is 48 layers of "
+        "128 experts of 2.6 MiB, of which a token uses 6. The trace must be of that shape; strata "
+        "run --trace-out FILE records one. docs/SIM.md says what the figures mean."};
+    int rc = cmd_parse(&spec, argc, argv, &model, NULL);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    if (!trace) {
+        return cmd_usage_error(&spec, "--trace FILE is missing");
+    }
+    if (!o.mem_bytes == !o.slots) {
+        return cmd_usage_error(&spec, "give one of --mem and --slots");
+    }
+    o.compute_s = (double)compute_ms * 1e-3;
+    o.latency_s = (double)latency_us * 1e-6;
+    return simulate(model, trace, &o, json);
+}

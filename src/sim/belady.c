@@ -1,0 +1,99 @@
+#include "sim/belady.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+
+#define NEVER INT_MAX
+
+struct slot {
+    int id;
+    int next;   /* step that needs it next */
+    int needed; /* last step that needed it */
+};
+
+struct state {
+    const struct st_belady_steps *steps;
+    int *next;    /* [ids] next step that needs the same id */
+    int *slot_of; /* [n_ids], -1: not resident */
+    struct slot *slots;
+    int n, n_slots; /* in use, in all */
+};
+
+/* For each element, the next step that needs its id. */
+static int *next_uses(const struct st_belady_steps *steps)
+{
+    int *next = st_xcalloc(steps->first[steps->n_steps], sizeof *next);
+    int *coming = st_xcalloc((size_t)steps->n_ids, sizeof *coming);
+    for (int i = 0; i < steps->n_ids; i++) {
+        coming[i] = NEVER;
+    }
+    for (int s = steps->n_steps - 1; s >= 0; s--) {
+        for (size_t i = steps->first[s]; i < steps->first[s + 1]; i++) {
+            next[i] = coming[steps->ids[i]];
+            coming[steps->ids[i]] = s;
+        }
+    }
+    free(coming);
+    return next;
+}
+
+/* The slot to give away in step s: what the step does not need before what it does, and of these
+ * what is needed last. */
+static int victim(const struct state *st, int s)
+{
+    int best = 0;
+    for (int i = 1; i < st->n; i++) {
+        bool needed = st->slots[i].needed == s, best_needed = st->slots[best].needed == s;
+        if (needed != best_needed ? best_needed : st->slots[i].next > st->slots[best].next) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+static void place(struct state *st, int s, size_t i)
+{
+    int id = st->steps->ids[i], to = st->n;
+    if (st->n == st->n_slots) {
+        to = victim(st, s);
+        if (st->slots[to].needed == s && st->slots[to].next <= st->next[i]) {
+            return; /* the step needs more than there are slots, and this is needed last of all */
+        }
+        st->slot_of[st->slots[to].id] = -1;
+    } else {
+        st->n++;
+    }
+    st->slots[to] = (struct slot){.id = id, .next = st->next[i], .needed = s};
+    st->slot_of[id] = to;
+}
+
+void st_belady(const struct st_belady_steps *steps, int n_slots, bool *hit)
+{
+    ST_ASSERT(n_slots > 0);
+    struct state st = {.steps = steps, .next = next_uses(steps), .n_slots = n_slots};
+    st.slots = st_xcalloc((size_t)n_slots, sizeof *st.slots);
+    st.slot_of = st_xcalloc((size_t)steps->n_ids, sizeof *st.slot_of);
+    for (int i = 0; i < steps->n_ids; i++) {
+        st.slot_of[i] = -1;
+    }
+    for (int s = 0; s < steps->n_steps; s++) {
+        for (size_t i = steps->first[s]; i < steps->first[s + 1]; i++) {
+            int slot = st.slot_of[steps->ids[i]];
+            hit[i] = slot >= 0;
+            if (hit[i]) {
+                st.slots[slot].next = st.next[i];
+                st.slots[slot].needed = s;
+            }
+        }
+        for (size_t i = steps->first[s]; i < steps->first[s + 1]; i++) {
+            if (!hit[i]) {
+                place(&st, s, i);
+            }
+        }
+    }
+    free(st.next);
+    free(st.slot_of);
+    free(st.slots);
+}

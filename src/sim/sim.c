@@ -1,0 +1,319 @@
+/*
+ * sim.c - the parts of a simulation, one after another:
+ *
+ *      subject, trace --> do they match? --> plan --> stream on a virtual disk --> replay.c
+ *                                              \----> slots --> belady.c
+ */
+#include "sim/sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/trace.h"
+#include "plan/plan.h"
+#include "sim/belady.h"
+#include "sim/replay.h"
+#include "sim/subject.h"
+
+#define WARM_UP_MAX 64 /* tokens after which no cache of a known trace was still filling */
+
+void st_sim_options_init(struct st_sim_options *options)
+{
+    *options =
+        (struct st_sim_options){.disk_bytes_per_s = 1.8e9, .latency_s = 100e-6, .warm_up = -1};
+}
+
+const char *st_sim_policy_names(void)
+{
+    return st_cache_policy_names();
+}
+
+/* --- Do model and trace match? ------------------------------------------------------------ */
+
+static void describe(const struct subject *subject, const char *model, const struct st_trace *trace,
+    struct st_sim_report *out)
+{
+    snprintf(out->model, sizeof out->model, "%.80s: %d layers of %d experts, %d used", model,
+        subject->weights->n_groups, st_subject_experts(subject), subject->catalog->n_expert_used);
+    snprintf(out->trace, sizeof out->trace, "%s: %d layers of %d experts, %d used", trace->model,
+        trace->n_layer, trace->n_expert, trace->top_k);
+}
+
+static enum strata_status check_match(const struct subject *subject, const struct st_trace *trace,
+    const struct st_sim_report *report, struct strata_error *err)
+{
+    const struct st_weights *ws = subject->weights;
+    bool fits = trace->n_layer == ws->n_groups && trace->n_expert == st_subject_experts(subject) &&
+                trace->top_k <= subject->catalog->n_expert_used;
+    for (int g = 0; g < ws->n_groups && fits; g++) {
+        for (int t = 0; t < trace->n_tokens; t++) {
+            const uint16_t *route = st_trace_route(trace, t, g);
+            for (int k = 0; route && k < trace->top_k; k++) {
+                fits = fits && route[k] < ws->groups[g].n_expert;
+            }
+        }
+    }
+    if (!fits) {
+        return st_fail(err, STRATA_E_USAGE, "Give a trace of this model, or the trace's own shape.",
+            "the trace is of another model (%s) than this one (%s)", report->trace, report->model);
+    }
+    return STRATA_OK;
+}
+
+/* --- Memory ------------------------------------------------------------------------------- */
+
+/* A plan with so many slots in every layer, and all dense weights kept. */
+static struct st_plan *plan_of_slots(const struct st_weights *ws, int n)
+{
+    struct st_plan *plan = st_xcalloc(1, sizeof *plan);
+    plan->n_weights = ws->n_weights;
+    plan->n_groups = ws->n_groups;
+    plan->resident = st_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
+    plan->slots = st_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
+    for (int i = 0; i < ws->n_weights; i++) {
+        plan->resident[i] = ws->weights[i].group < 0;
+        if (!plan->resident[i] && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
+            plan->staging_bytes = st_max(plan->staging_bytes, 16 * st_weight_envelope(ws, i));
+        }
+    }
+    for (int g = 0; g < ws->n_groups; g++) {
+        plan->slots[g] = (int)st_min((uint64_t)n, (uint64_t)ws->groups[g].n_expert);
+        plan->cache_bytes += (uint64_t)plan->slots[g] * ws->groups[g].slot_bytes;
+    }
+    plan->resident_bytes = ws->dense_bytes;
+    plan->total_bytes = plan->cache_bytes + plan->resident_bytes + plan->staging_bytes;
+    return plan;
+}
+
+static enum strata_status make_plan(const struct st_weights *ws, const struct st_trace *trace,
+    const struct st_sim_options *options, struct st_plan **out, struct strata_error *err)
+{
+    if (options->slots == 0) {
+        return st_plan_make(ws, options->mem_bytes, out, err);
+    }
+    if (options->slots < trace->top_k) {
+        return st_fail(err, STRATA_E_USAGE, "Give at least as many slots as a token uses experts.",
+            "%d slots are too few: a token needs %d experts of a layer at once", options->slots,
+            trace->top_k);
+    }
+    *out = plan_of_slots(ws, options->slots);
+    return STRATA_OK;
+}
+
+static void describe_memory(
+    const struct st_weights *ws, const struct st_plan *plan, struct st_sim_report *out)
+{
+    out->n_layers = ws->n_groups;
+    out->layers = st_xcalloc((size_t)ws->n_groups, sizeof *out->layers);
+    out->shared = plan->shared_slots > 0;
+    out->n_slots = plan->shared_slots;
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct st_group *group = &ws->groups[g];
+        struct st_sim_layer *layer = &out->layers[g];
+        layer->layer = group->layer;
+        layer->slots = plan->slots ? plan->slots[g] : 0;
+        for (int p = 0; p < group->n_parts; p++) {
+            layer->expert_bytes += ws->weights[group->weight[p]].file_bytes;
+        }
+        out->n_slots += layer->slots;
+        out->n_experts += group->n_expert;
+    }
+    out->cache_bytes = plan->cache_bytes;
+    out->resident_bytes = plan->resident_bytes;
+    out->memory_bytes = plan->total_bytes;
+}
+
+/* --- The cache ---------------------------------------------------------------------------- */
+
+static enum strata_status replay(const struct st_weights *ws, const struct st_plan *plan,
+    const struct st_trace *trace, const struct st_sim_options *options, struct st_sim_report *out,
+    struct strata_error *err)
+{
+    struct st_io_virtual disk = {.bytes_per_s = options->disk_bytes_per_s,
+        .latency_ns = (uint64_t)(options->latency_s * 1e9)};
+    struct st_stream_config config = {
+        .resident = plan->resident,
+        .slots = plan->slots,
+        .shared_slots = plan->shared_slots,
+        .ring_bytes = plan->ring_bytes,
+        .staging_bytes = plan->staging_bytes,
+        .policy = options->policy,
+    };
+    st_io_options_init(&config.io);
+    config.io.method = "sim";
+    config.io.virtual_disk = &disk;
+    struct st_stream *stream = NULL;
+    enum strata_status status = st_stream_new(ws, &config, NULL, NULL, &stream, err);
+    if (!status) {
+        status = st_stream_load(stream, NULL, NULL, err);
+    }
+    if (!status) {
+        status =
+            st_sim_replay(stream, ws, &disk, trace, options->compute_s, out->warm_up, out, err);
+    }
+    st_stream_free(stream);
+    return status;
+}
+
+/* --- The optimum -------------------------------------------------------------------------- */
+
+/* What each layer needs, step by step, for the groups of one pool. */
+struct needs {
+    struct st_belady_steps steps;
+    size_t *first;
+    int *ids;
+    int *uses; /* of each id, 0: does not count */
+    int *group;
+    size_t n;
+};
+
+static void add_needs(struct needs *needs, const struct st_trace *trace, const int *uses, int group,
+    int first_id, bool counts)
+{
+    for (int e = 0; e < trace->n_expert; e++) {
+        if (uses[e]) {
+            needs->ids[needs->n] = first_id + e;
+            needs->uses[needs->n] = counts ? uses[e] : 0;
+            needs->group[needs->n++] = group;
+        }
+    }
+    needs->first[++needs->steps.n_steps] = needs->n;
+}
+
+/* Groups from .. to-1 share a pool. */
+static void collect_needs(struct needs *needs, const struct st_weights *ws,
+    const struct st_trace *trace, int warm_up, int from, int to)
+{
+    size_t steps = (size_t)trace->n_tokens * (size_t)(to - from);
+    size_t room = steps * (size_t)trace->top_k;
+    int *uses = st_xcalloc((size_t)trace->n_expert, sizeof *uses);
+    *needs = (struct needs){.first = st_xcalloc(steps + 1, sizeof *needs->first),
+        .ids = st_xcalloc(room, sizeof *needs->ids),
+        .uses = st_xcalloc(room, sizeof *needs->uses),
+        .group = st_xcalloc(room, sizeof *needs->group)};
+    int decoded = 0;
+    struct step step;
+    for (int t = 0; t < trace->n_tokens; t += step.n) {
+        step = st_sim_step(trace, t);
+        bool counts = !step.prefill && decoded >= warm_up;
+        decoded += step.prefill ? 0 : step.n;
+        for (int g = from, first_id = 0; g < to; first_id += ws->groups[g++].n_expert) {
+            st_sim_survey(trace, &step, g, uses);
+            add_needs(needs, trace, uses, g, first_id, counts);
+        }
+    }
+    for (int g = from; g < to; g++) {
+        needs->steps.n_ids += ws->groups[g].n_expert;
+    }
+    needs->steps.first = needs->first;
+    needs->steps.ids = needs->ids;
+    free(uses);
+}
+
+static void optimum_of_pool(const struct st_weights *ws, const struct st_trace *trace, int slots,
+    int from, int to, struct st_sim_report *out)
+{
+    struct needs needs;
+    collect_needs(&needs, ws, trace, out->warm_up, from, to);
+    bool *hit = st_xcalloc(needs.n, sizeof *hit);
+    st_belady(&needs.steps, slots, hit);
+    for (size_t i = 0; i < needs.n; i++) {
+        struct st_sim_layer *layer = &out->layers[needs.group[i]];
+        uint64_t uses = (uint64_t)needs.uses[i];
+        layer->optimum_hits += hit[i] ? uses : 0;
+        out->optimum_hits += hit[i] ? uses : 0;
+        out->optimum_bytes += !hit[i] && uses ? layer->expert_bytes : 0;
+    }
+    free(hit);
+    free(needs.first);
+    free(needs.ids);
+    free(needs.uses);
+    free(needs.group);
+}
+
+static void optimum(const struct st_weights *ws, const struct st_plan *plan,
+    const struct st_trace *trace, struct st_sim_report *out)
+{
+    if (plan->shared_slots > 0) {
+        optimum_of_pool(ws, trace, plan->shared_slots, 0, ws->n_groups, out);
+        return;
+    }
+    for (int g = 0; g < ws->n_groups; g++) {
+        optimum_of_pool(ws, trace, plan->slots[g], g, g + 1, out);
+    }
+}
+
+/* --- All of it ---------------------------------------------------------------------------- */
+
+static enum strata_status choose_warm_up(const struct st_trace *trace,
+    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err)
+{
+    int decoded = trace->n_tokens - trace->n_prefill;
+    int quarter = decoded / 4 < WARM_UP_MAX ? decoded / 4 : WARM_UP_MAX;
+    out->warm_up = options->warm_up < 0 ? quarter : options->warm_up;
+    if (out->warm_up >= decoded && out->warm_up > 0) {
+        return st_fail(err, STRATA_E_USAGE, "Give a smaller --warm-up.",
+            "after %d tokens to warm up nothing is left of %d decode tokens", out->warm_up,
+            decoded);
+    }
+    return STRATA_OK;
+}
+
+static enum strata_status simulate(const struct subject *subject, const struct st_trace *trace,
+    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err)
+{
+    const struct st_weights *ws = subject->weights;
+    struct st_plan *plan = NULL;
+    enum strata_status status = check_match(subject, trace, out, err);
+    if (!status) {
+        status = choose_warm_up(trace, options, out, err);
+    }
+    if (!status) {
+        status = make_plan(ws, trace, options, &plan, err);
+    }
+    if (!status) {
+        out->policy = options->policy ? options->policy : "lru";
+        out->disk_bytes_per_s = options->disk_bytes_per_s;
+        describe_memory(ws, plan, out);
+        status = replay(ws, plan, trace, options, out, err);
+    }
+    if (!status) {
+        optimum(ws, plan, trace, out);
+    }
+    st_plan_free(plan);
+    return status;
+}
+
+enum strata_status st_sim_run(const char *model, const char *trace_path,
+    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err)
+{
+    struct st_sim_report report = {0};
+    struct subject subject;
+    struct st_trace trace;
+    struct st_trace_part part = {.prefill = options->prefill};
+    enum strata_status status = st_subject_open(model, &subject, err);
+    if (status) {
+        return status;
+    }
+    status = st_trace_read(trace_path, &part, &trace, err);
+    if (!status) {
+        describe(&subject, model, &trace, &report);
+        status = simulate(&subject, &trace, options, &report, err);
+        st_trace_release(&trace);
+    }
+    st_subject_release(&subject);
+    if (status) {
+        st_sim_report_release(&report);
+    } else {
+        *out = report;
+    }
+    return status;
+}
+
+void st_sim_report_release(struct st_sim_report *report)
+{
+    free(report->layers);
+    *report = (struct st_sim_report){0};
+}

@@ -1,0 +1,152 @@
+#include "sim/subject.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/trace.h"
+
+#define HINT_SHAPE "A shape is LAYERSxEXPERTS,USED,BYTES, such as 48x128,6,2.6M."
+#define MAX_BYTES  ((uint64_t)1 << 40) /* of one expert: all sums stay far from overflow */
+
+/* --- Shapes ------------------------------------------------------------------------------- */
+
+struct shape {
+    int layers, experts, used;
+    uint64_t bytes;
+};
+
+/* True when the word cannot be meant as anything but a shape: "48x..." */
+static bool looks_like_shape(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+    return digits > 0 && text[digits] == 'x' && text[digits + 1] >= '0' &&
+           text[digits + 1] <= '9' && strchr(text, ',') && !strchr(text, '/');
+}
+
+/* Reads digits and the separator after them. */
+static bool take_number(const char **at, char separator, int *out)
+{
+    size_t digits = strspn(*at, "0123456789");
+    if (digits == 0 || digits > 9 || (*at)[digits] != separator) {
+        return false;
+    }
+    *out = (int)strtol(*at, NULL, 10);
+    *at += digits + 1;
+    return true;
+}
+
+static enum strata_status parse_shape(
+    const char *text, struct shape *shape, struct strata_error *err)
+{
+    const char *at = text;
+    if (!take_number(&at, 'x', &shape->layers) || !take_number(&at, ',', &shape->experts) ||
+        !take_number(&at, ',', &shape->used) || !st_parse_size(at, &shape->bytes)) {
+        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE, "'%s' is not a shape", text);
+    }
+    if (shape->layers < 1 || shape->layers > ST_TRACE_MAX_LAYERS || shape->experts < 2 ||
+        shape->experts > ST_TRACE_MAX_EXPERTS) {
+        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE,
+            "shape '%s': there may be 1 to %d layers and 2 to %d experts", text,
+            ST_TRACE_MAX_LAYERS, ST_TRACE_MAX_EXPERTS);
+    }
+    if (shape->used < 1 || shape->used > shape->experts) {
+        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE, "shape '%s': %d experts used of %d", text,
+            shape->used, shape->experts);
+    }
+    if (shape->bytes == 0 || shape->bytes > MAX_BYTES) {
+        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE,
+            "shape '%s': an expert has at least one byte, and at most 1T", text);
+    }
+    return STRATA_OK;
+}
+
+/* A catalogue of one tensor per layer, in a file that is not there. Nothing reads it: the method
+ * "sim" asks no descriptor, and a direct one makes the engine cut reads as it would for a disk. */
+static struct st_catalog *make_up(const char *text, const struct shape *shape)
+{
+    struct st_catalog *c = st_xcalloc(1, sizeof *c);
+    uint64_t layer_bytes = (uint64_t)shape->experts * shape->bytes;
+    struct st_file *file = st_xcalloc(1, sizeof *file);
+    file->path = st_xstrdup(text);
+    file->fd = -1;
+    file->alignment = 4096;
+    file->size = st_round_up((uint64_t)shape->layers * layer_bytes, 4096);
+    c->n_files = 1;
+    c->files = st_xcalloc(1, sizeof *c->files);
+    c->files[0] = file;
+    c->n_tensors = c->n_layer = shape->layers;
+    c->n_expert = shape->experts;
+    c->n_expert_used = shape->used;
+    c->file_bytes = c->tensor_bytes = file->size;
+    c->tensors = st_xcalloc((size_t)shape->layers, sizeof *c->tensors);
+    for (int l = 0; l < shape->layers; l++) {
+        c->tensors[l] = (struct st_tensor){.name = "experts",
+            .n_dims = 3,
+            .bytes = layer_bytes,
+            .role = ST_ROLE_EXPERT_GATE_UP,
+            .layer = l,
+            .n_expert = shape->experts,
+            .expert_bytes = shape->bytes,
+            .offset = (uint64_t)l * layer_bytes,
+            .matrix = true};
+    }
+    return c;
+}
+
+static void free_made_up(struct st_catalog *c)
+{
+    free(c->files[0]->path);
+    free(c->files[0]);
+    free(c->files);
+    free(c->tensors);
+    free(c);
+}
+
+/* --- Either ------------------------------------------------------------------------------- */
+
+enum strata_status st_subject_open(const char *model, struct subject *out, struct strata_error *err)
+{
+    struct subject subject = {.made_up = looks_like_shape(model)};
+    struct shape shape;
+    enum strata_status status = subject.made_up
+                                    ? parse_shape(model, &shape, err)
+                                    : st_catalog_open(model, true, &subject.catalog, err);
+    if (status) {
+        return status;
+    }
+    if (subject.made_up) {
+        subject.catalog = make_up(model, &shape);
+    }
+    subject.weights = st_weights_plain(subject.catalog);
+    if (subject.weights->n_groups == 0) {
+        st_subject_release(&subject);
+        return st_fail(err, STRATA_E_UNSUPPORTED, "Traces are of mixture-of-experts models.",
+            "%s has no experts: there is no routing to simulate", model);
+    }
+    *out = subject;
+    return STRATA_OK;
+}
+
+void st_subject_release(struct subject *subject)
+{
+    st_weights_free(subject->weights);
+    if (subject->made_up && subject->catalog) {
+        free_made_up(subject->catalog);
+    } else {
+        st_catalog_free(subject->catalog);
+    }
+    *subject = (struct subject){0};
+}
+
+int st_subject_experts(const struct subject *subject)
+{
+    int most = 0;
+    for (int g = 0; g < subject->weights->n_groups; g++) {
+        int n = subject->weights->groups[g].n_expert;
+        most = n > most ? n : most;
+    }
+    return most;
+}
