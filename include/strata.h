@@ -222,6 +222,19 @@ STRATA_API int32_t strata_sample(struct strata_session *session);
 /* Adds a prompt token to the penalty history. */
 STRATA_API void strata_sample_accept(struct strata_session *session, int32_t token);
 
+/* --- Routing traces ----------------------------------------------------------------------- */
+
+/* From now on, writes to the file which experts each evaluated token uses in each layer: one JSON
+ * object per line (docs/SIM.md), for `strata sim` and `strata synth replay`. Also a process that is
+ * killed leaves whole lines. E_UNSUPPORTED when there is nothing to see: a model without experts,
+ * or one that fits and is not streamed. E_IO when the file cannot be made. */
+STRATA_API enum strata_status strata_trace_start(
+    struct strata_session *session, const char *path, struct strata_error *err);
+/* Completes the file; E_IO when not all could be written. Freeing the session does the same without
+ * a report. Fine when there is none. */
+STRATA_API enum strata_status strata_trace_stop(
+    struct strata_session *session, struct strata_error *err);
+
 /* --- Numbers every run reports ------------------------------------------------------------ */
 
 /* X(type, name). Durations in seconds, sizes in bytes. The JSON keys are the names; docs/STATS.md

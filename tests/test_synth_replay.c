@@ -201,7 +201,8 @@ static void bytes_of_used_experts_count(void **state)
     replay.embd = 256;
     const char *trace_path = write_trace(3, 8, 2, 40), *path = temp_path("replay.gguf");
     assert_int_equal(st_synth_replay(&replay, trace_path, path, NULL, NULL), STRATA_OK);
-    assert_int_equal(st_trace_read(trace_path, &(struct st_trace_part){0}, &trace, NULL), STRATA_OK);
+    assert_int_equal(
+        st_trace_read(trace_path, &(struct st_trace_part){0}, &trace, NULL), STRATA_OK);
     int used[2] = {st_trace_route(&trace, 0, 1)[0], st_trace_route(&trace, 0, 1)[1]};
     st_trace_release(&trace);
     struct st_catalog *c;

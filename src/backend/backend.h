@@ -60,6 +60,13 @@ enum strata_status st_binding_start(struct st_binding *binding, const struct st_
 
 struct st_stream *st_binding_stream(struct st_binding *binding);
 
+/* Told, for each row that a layer's experts are about to compute, which of the group's experts it
+ * uses; the rows in the order of the batch. May not call back. */
+typedef void (*st_route_fn)(void *user, int group, const int *experts, int n);
+
+/* Lets `observe` know of every route from now on; NULL: nobody, which costs nothing. */
+void st_binding_observe(struct st_binding *binding, st_route_fn observe, void *user);
+
 /* Why the last graph failed. STRATA_OK when it did not. Reading it clears it. */
 enum strata_status st_binding_take_error(struct st_binding *binding, struct strata_error *err);
 

@@ -284,6 +284,12 @@ struct st_stream *st_binding_stream(struct st_binding *b)
     return b->stream;
 }
 
+void st_binding_observe(struct st_binding *b, st_route_fn observe, void *user)
+{
+    b->observe = observe;
+    b->observe_user = user;
+}
+
 enum ggml_status st_backend_fail(struct st_binding *b, const struct strata_error *err)
 {
     b->error = *err;

@@ -38,6 +38,8 @@ struct st_binding {
     struct exec *exec; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;
     atomic_flag computing; /* a stream serves one graph at a time */
+    st_route_fn observe;   /* may be NULL */
+    void *observe_user;
     struct strata_error error;
 };
 

@@ -174,8 +174,34 @@ static enum ggml_status survey(
     return GGML_STATUS_SUCCESS;
 }
 
-/* Lists the distinct experts: those that have `parts` in memory first, before others could take
- * their slots. */
+/* Tells the observer what each row needs; `needed` is not in use yet. */
+static void report_routes(
+    struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids, int group)
+{
+    int n = (int)ids->ne[0];
+    ST_ASSERT(n <= moe->n_expert);
+    for (int64_t t = 0; t < ids->ne[1]; t++) {
+        for (int k = 0; k < n; k++) {
+            moe->needed[k] = id_at(ids, k, t);
+        }
+        b->observe(b->observe_user, group, moe->needed, n);
+    }
+}
+
+/* Lists the distinct experts by number. */
+static void list_needed(struct moe *moe)
+{
+    moe->n_needed = 0;
+    for (int e = 0; e < moe->n_expert; e++) {
+        if (moe->seen[e]) {
+            moe->uses[moe->n_needed] = moe->seen[e];
+            moe->needed[moe->n_needed++] = e;
+        }
+    }
+}
+
+/* The same for passes one after another: those that have `parts` in memory first, before others
+ * could take their slots. */
 static void order_needed(struct moe *moe, struct st_binding *b, int group, uint32_t parts)
 {
     moe->n_needed = 0;
@@ -468,7 +494,10 @@ static enum ggml_status new_ids(
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
-    order_needed(moe, b, w->group, all);
+    if (b->observe) {
+        report_routes(moe, b, node->src[2], w->group);
+    }
+    list_needed(moe);
     moe->ids = node->src[2];
     moe->group = w->group;
     moe->counted = false;

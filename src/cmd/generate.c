@@ -43,10 +43,31 @@ static const char *parse_tokens(const char *text, void *target)
     return NULL;
 }
 
-static enum strata_status cannot_write(const char *path, struct strata_error *err)
+static enum strata_status cannot_write(
+    const char *path, const char *option, struct strata_error *err)
 {
-    return st_fail_errno(
-        err, STRATA_E_IO, errno, "Check the path given with --stats.", "cannot write %s", path);
+    char hint[64];
+    snprintf(hint, sizeof hint, "Check the path given with --%s.", option);
+    return st_fail_errno(err, STRATA_E_IO, errno, hint, "cannot write %s", path);
+}
+
+/* Whether the file can be written; a run that fails leaves no empty file. `path` may be NULL. */
+static enum strata_status check_output(
+    const char *path, const char *option, struct strata_error *err)
+{
+    if (!path) {
+        return STRATA_OK;
+    }
+    bool there = access(path, F_OK) == 0;
+    FILE *f = fopen(path, "ab");
+    if (!f) {
+        return cannot_write(path, option, err);
+    }
+    fclose(f);
+    if (!there) {
+        remove(path);
+    }
+    return STRATA_OK;
 }
 
 static enum strata_status read_text(
@@ -84,16 +105,12 @@ static enum strata_status read_text(
 /* What can be known to fail before the minutes that a large model takes. */
 static enum strata_status check_files(struct generate_options *o, struct strata_error *err)
 {
-    if (o->stats_path) {
-        bool there = access(o->stats_path, F_OK) == 0;
-        FILE *f = fopen(o->stats_path, "ab");
-        if (!f) {
-            return cannot_write(o->stats_path, err);
-        }
-        fclose(f);
-        if (!there) {
-            remove(o->stats_path); /* a run that fails leaves no empty file */
-        }
+    enum strata_status status = check_output(o->stats_path, "stats", err);
+    if (status == STRATA_OK) {
+        status = check_output(o->trace_path, "trace-out", err);
+    }
+    if (status != STRATA_OK) {
+        return status;
     }
     return o->file ? read_text(o->file, &o->text, &o->text_length, err) : STRATA_OK;
 }
@@ -147,7 +164,11 @@ static int parse(
         {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",
             .target = &o->stats_path},
         {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr", .target = &o->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, {0}};
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose},
+        /* For run only: the last one, so that the table may end here. */
+        {strcmp(name, "run") == 0 ? CMD_STRING : CMD_END, 0, "trace-out", "FILE",
+            "write which experts each token used, for strata sim", .target = &o->trace_path},
+        {0}};
     const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
     int rc = cmd_parse(&spec, argc, argv, &o->model_path, NULL);
     if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
@@ -285,7 +306,7 @@ enum strata_status stats_write(
 #undef SET
     int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(object);
-    return rc == 0 ? STRATA_OK : cannot_write(path, err);
+    return rc == 0 ? STRATA_OK : cannot_write(path, "stats", err);
 }
 
 static void print_reads(const struct strata_stats *s)

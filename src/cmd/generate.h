@@ -19,6 +19,7 @@ struct generate_options {
     bool quiet;
     bool verbose;
     const char *stats_path;
+    const char *trace_path; /* run only */
     struct strata_model_options model;
     struct strata_sampling sampling;
 };

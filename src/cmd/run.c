@@ -116,6 +116,9 @@ int cmd_run(int argc, char **argv)
     if (status == STRATA_OK) {
         status = strata_session_new(model, &session, &err);
     }
+    if (status == STRATA_OK && o.trace_path) {
+        status = strata_trace_start(session, o.trace_path, &err);
+    }
     if (status == STRATA_OK) {
         signal(SIGINT, on_interrupt);
         status = generate(model, session, &o, &err);
@@ -131,6 +134,14 @@ int cmd_run(int argc, char **argv)
         }
         if (o.stats_path && status == STRATA_OK) {
             status = stats_write(o.stats_path, &stats, &err);
+        }
+    }
+    if (session) {
+        struct strata_error trace_err;
+        enum strata_status trace_status = strata_trace_stop(session, &trace_err);
+        if (trace_status != STRATA_OK && status == STRATA_OK) {
+            status = trace_status;
+            err = trace_err;
         }
     }
     strata_session_free(session);

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "engine/guard.h"
+#include "engine/recorder.h"
 #include "llama.h"
 #include "model/vgguf.h"
 #include "strata.h"
@@ -34,7 +35,8 @@ struct strata_session {
     uint32_t n_past;
     size_t n_rows; /* rows of logits of the last eval */
     bool all_rows;
-    bool broken; /* a failure left state that cannot be taken back */
+    bool broken;               /* a failure left state that cannot be taken back */
+    struct recorder *recorder; /* of a routing trace; NULL: none */
 
     /* Figures: time and bytes by kind of pass. */
     uint64_t prompt_tokens, decode_tokens, generated_tokens;

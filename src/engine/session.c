@@ -26,6 +26,7 @@ enum strata_status strata_session_new(
 void strata_session_free(struct strata_session *s)
 {
     if (s) {
+        st_recorder_close(s->recorder, NULL);
         llama_sampler_free(s->sampler);
         s->model->in_session = false;
         free(s);
@@ -140,10 +141,12 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
     s->n_rows = 0;
     for (size_t done = 0; done < n;) {
         size_t count = st_min(n - done, s->model->options.batch);
+        st_recorder_begin(s->recorder);
         status = eval_pass(s, tokens + done, count, all_logits, done + count == n, err);
         if (status != STRATA_OK) {
             return status;
         }
+        st_recorder_write(s->recorder, tokens + done, count, prompt);
         done += count;
     }
     s->n_rows = all_logits ? n : 1;
@@ -156,6 +159,35 @@ const float *strata_logits(struct strata_session *s, size_t i)
 {
     ST_ASSERT(i < s->n_rows);
     return llama_get_logits_ith(s->model->ctx, s->all_rows ? (int32_t)i : -1);
+}
+
+/* --- Routing traces ------------------------------------------------------------------------ */
+
+enum strata_status strata_trace_start(
+    struct strata_session *s, const char *path, struct strata_error *err)
+{
+    const struct strata_model *m = s->model;
+    if (s->recorder) {
+        return st_fail(err, STRATA_E_USAGE, "Stop the other one first.",
+            "the session records a trace already");
+    }
+    if (m->catalog->n_expert == 0) {
+        return st_fail(err, STRATA_E_UNSUPPORTED, "Only mixture-of-experts models have routes.",
+            "there is no trace to record: the model has no experts");
+    }
+    if (!m->binding || st_binding_weights(m->binding)->n_groups == 0) {
+        return st_fail(err, STRATA_E_UNSUPPORTED,
+            "Give a smaller --mem, so that experts are streamed.",
+            "there is no trace to record: the whole model fits, and plain llama.cpp runs it");
+    }
+    return st_recorder_new(m->binding, m->catalog, path, &s->recorder, err);
+}
+
+enum strata_status strata_trace_stop(struct strata_session *s, struct strata_error *err)
+{
+    struct recorder *recorder = s->recorder;
+    s->recorder = NULL;
+    return st_recorder_close(recorder, err);
 }
 
 /* --- Sampling ------------------------------------------------------------------------------ */

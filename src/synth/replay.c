@@ -257,10 +257,8 @@ enum strata_status st_synth_replay(const struct st_synth_replay *replay, const c
     const char *path, struct st_synth_report *report, struct strata_error *err)
 {
     struct st_trace trace;
-    enum strata_status status =
-        st_trace_read(trace_path,
-            &(struct st_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace,
-            err);
+    enum strata_status status = st_trace_read(trace_path,
+        &(struct st_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace, err);
     if (status) {
         return status;
     }

@@ -1,0 +1,140 @@
+#include "engine/recorder.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "model/trace.h"
+
+/* Rows of a layer in the pass being computed. */
+struct rows {
+    size_t n, cap;
+    int32_t *experts; /* [n][top_k] */
+};
+
+struct recorder {
+    struct st_binding *binding;
+    FILE *file;
+    char *path;
+    int n_layer, top_k;
+    struct rows *layers;      /* [n_layer] */
+    const int32_t **of_token; /* [n_layer] */
+    uint64_t n_passes;
+    struct strata_error error; /* the first one; nothing is written after it */
+};
+
+static void note_row(void *user, int group, const int *experts, int n)
+{
+    struct recorder *r = user;
+    struct rows *rows = &r->layers[group];
+    if (n != r->top_k) {
+        if (!r->error.status) {
+            st_fail(&r->error, STRATA_E_UNSUPPORTED, "",
+                "%s: a layer used %d experts instead of %d, which a trace cannot say", r->path, n,
+                r->top_k);
+        }
+        return;
+    }
+    size_t k = (size_t)n;
+    if (rows->n == rows->cap) {
+        rows->cap = rows->cap ? 2 * rows->cap : 16;
+        rows->experts = st_xrealloc(rows->experts, rows->cap * k * sizeof *rows->experts);
+    }
+    memcpy(rows->experts + rows->n++ * k, experts, k * sizeof *experts);
+}
+
+enum strata_status st_recorder_new(struct st_binding *binding, const struct st_catalog *catalog,
+    const char *path, struct recorder **out, struct strata_error *err)
+{
+    const struct st_weights *ws = st_binding_weights(binding);
+    int n_expert = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        n_expert = ws->groups[g].n_expert > n_expert ? ws->groups[g].n_expert : n_expert;
+    }
+    FILE *file = fopen(path, "w");
+    if (!file) {
+        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write %s", path);
+    }
+    struct recorder *r = st_xcalloc(1, sizeof *r);
+    r->binding = binding;
+    r->file = file;
+    r->path = st_xstrdup(path);
+    r->n_layer = ws->n_groups;
+    r->top_k = catalog->n_expert_used;
+    r->layers = st_xcalloc((size_t)r->n_layer, sizeof *r->layers);
+    r->of_token = st_xcalloc((size_t)r->n_layer, sizeof *r->of_token);
+    st_trace_write_header(
+        file, catalog->name[0] ? catalog->name : catalog->arch, r->n_layer, n_expert, r->top_k);
+    st_binding_observe(binding, note_row, r);
+    *out = r;
+    return STRATA_OK;
+}
+
+enum strata_status st_recorder_close(struct recorder *r, struct strata_error *err)
+{
+    if (!r) {
+        return STRATA_OK;
+    }
+    st_binding_observe(r->binding, NULL, NULL);
+    bool failed = ferror(r->file) != 0;
+    if ((fclose(r->file) || failed) && !r->error.status) {
+        st_fail_errno(&r->error, STRATA_E_IO, errno, "", "cannot write %s", r->path);
+    }
+    enum strata_status status = r->error.status;
+    if (status && err) {
+        *err = r->error;
+    }
+    for (int l = 0; l < r->n_layer; l++) {
+        free(r->layers[l].experts);
+    }
+    free(r->layers);
+    free(r->of_token);
+    free(r->path);
+    free(r);
+    return status;
+}
+
+void st_recorder_begin(struct recorder *r)
+{
+    for (int l = 0; r && l < r->n_layer; l++) {
+        r->layers[l].n = 0;
+    }
+}
+
+/* The experts of token i of n in a layer; NULL when it has none there. */
+static const int32_t *route(const struct recorder *r, int layer, size_t i, size_t n)
+{
+    const struct rows *rows = &r->layers[layer];
+    if (rows->n == n) {
+        return rows->experts + i * (size_t)r->top_k;
+    }
+    return rows->n == 1 && i == n - 1 ? rows->experts : NULL;
+}
+
+void st_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool prompt)
+{
+    if (!r || r->error.status) {
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        for (int l = 0; l < r->n_layer; l++) {
+            r->of_token[l] = route(r, l, i, n);
+            if (!r->of_token[l] && (!prompt || r->layers[l].n > 1)) {
+                st_fail(&r->error, STRATA_E_UNSUPPORTED, "",
+                    "%s: layer %d computed %zu rows for %zu tokens, which a trace cannot say",
+                    r->path, l, r->layers[l].n, n);
+                return;
+            }
+        }
+        st_trace_write_token(
+            r->file, tokens[i], prompt, r->n_passes, r->of_token, r->n_layer, r->top_k);
+    }
+    r->n_passes++;
+    errno = 0;
+    if (fflush(r->file)) {
+        st_fail_errno(
+            &r->error, STRATA_E_IO, errno, "Is the disk full?", "cannot write %s", r->path);
+    }
+}

@@ -1,0 +1,30 @@
+/*
+ * recorder.h - writes which experts the tokens of a session use, as a routing trace (model/trace.h).
+ *
+ *      begin ---> the pass is computed: the device tells which experts each row needs ---> write
+ *
+ * A layer that computed all rows of the pass tells the experts of all its tokens; one that computed
+ * a single row, as the last layer does for a prompt, those of the last token.
+ */
+#ifndef ST_ENGINE_RECORDER_H
+#define ST_ENGINE_RECORDER_H
+
+#include "backend/backend.h"
+
+struct recorder;
+
+/* Makes the file and observes the binding, which outlives the recorder. E_IO. */
+enum strata_status st_recorder_new(struct st_binding *binding, const struct st_catalog *catalog,
+    const char *path, struct recorder **out, struct strata_error *err);
+
+/* Completes the file. The first failure since the start is reported here. NULL is fine. */
+enum strata_status st_recorder_close(struct recorder *recorder, struct strata_error *err);
+
+/* Forgets the rows of a pass that failed. NULL is fine, here and below. */
+void st_recorder_begin(struct recorder *recorder);
+
+/* Writes the tokens of the pass that was computed, and hands them to the system: what a killed
+ * process leaves behind ends with a whole pass. */
+void st_recorder_write(struct recorder *recorder, const int32_t *tokens, size_t n, bool prompt);
+
+#endif
