@@ -243,7 +243,7 @@ static void broken_traces_are_refused(void **state)
     static const struct {
         const char *text, *complaint;
     } cases[] = {
-        {"", "no decode token"},
+        {"", "is empty"},
         {HEADER, "no decode token"},
         {HEADER "{\"phase\":\"prefill\"}\n", "no decode token"},
         {"hello\n", "line 1: not JSON"},

@@ -53,20 +53,9 @@ static double tok_per_s(const struct st_sim_figures *f)
     return f->seconds > 0 ? (double)f->tokens / f->seconds : 0;
 }
 
-/* Names from files, without what could drive a terminal. */
-static void print_line(const char *label, const char *text)
-{
-    printf("%-9s ", label);
-    for (const unsigned char *u = (const unsigned char *)text; *u; u++) {
-        putchar(*u < 0x20 || *u == 0x7f || (*u == 0xc2 && u[1] >= 0x80 && u[1] < 0xa0) ? '?' : *u);
-    }
-    putchar('\n');
-}
-
 static void print_inputs(const struct st_sim_report *r, const struct st_sim_options *o)
 {
-    print_line("model", r->model);
-    print_line("trace", r->trace);
+    printf("%-9s %s\n%-9s %s\n", "model", r->model, "trace", r->trace);
     printf("%-9s %" PRIu64 " decode tokens, after %d to warm up", "tokens", r->decode.tokens,
         r->warm_up);
     if (o->prefill) {
@@ -99,7 +88,7 @@ static void print_layers(const struct st_sim_report *r)
         percent(r->decode.hits, r->decode.requests), percent(r->optimum_hits, r->decode.requests));
 }
 
-static void print_totals(const struct st_sim_report *r)
+static void print_decode(const struct st_sim_report *r)
 {
     const struct st_sim_figures *f = &r->decode;
     printf("\na token reads %s of experts (the optimum %s)",
@@ -111,12 +100,13 @@ static void print_totals(const struct st_sim_report *r)
     printf(
         "\npredicted: %.2f tokens/s; a token takes %.2f ms, of these %.2f ms waiting for reads\n",
         tok_per_s(f), per_token(f->seconds, f) * 1e3, per_token(f->stall_s, f) * 1e3);
-    if (r->prefill.tokens) {
-        const struct st_sim_figures *p = &r->prefill;
-        printf("prefill: %.2f tokens/s; %s read, %.1f %% of %" PRIu64 " expert requests hit\n",
-            tok_per_s(p), ST_SIZE(p->expert_bytes + p->dense_bytes), percent(p->hits, p->requests),
-            p->requests);
-    }
+}
+
+static void print_prefill(const struct st_sim_figures *p)
+{
+    printf("prefill: %.2f tokens/s; %s read, %.1f %% of %" PRIu64 " expert requests hit\n",
+        tok_per_s(p), ST_SIZE(p->expert_bytes + p->dense_bytes), percent(p->hits, p->requests),
+        p->requests);
 }
 
 static int report_text(const struct st_sim_report *r, const struct st_sim_options *o)
@@ -124,8 +114,11 @@ static int report_text(const struct st_sim_report *r, const struct st_sim_option
     print_inputs(r, o);
     if (r->decode.tokens) {
         print_layers(r);
+        print_decode(r);
     }
-    print_totals(r);
+    if (r->prefill.tokens) {
+        print_prefill(&r->prefill);
+    }
     return CMD_OK;
 }
 

@@ -52,6 +52,20 @@ static bool read_number(const json_t *object, const char *key, int high, int *ou
     return *out > 0;
 }
 
+/* Copies a name without the control characters that could drive a terminal. */
+static void copy_name(const char *name, char *out, size_t cap)
+{
+    snprintf(out, cap, "%s", name);
+    for (unsigned char *u = (unsigned char *)out; *u; u++) {
+        if (*u == 0xc2 && u[1] >= 0x80 && u[1] < 0xa0) {
+            *u++ = '?';
+            *u = '?';
+        } else if (*u < 0x20 || *u == 0x7f) {
+            *u = '?';
+        }
+    }
+}
+
 static enum strata_status read_header(struct reader *r, const json_t *line)
 {
     struct st_trace *t = r->trace;
@@ -70,7 +84,7 @@ static enum strata_status read_header(struct reader *r, const json_t *line)
         return bad(r, HINT_HEADER, "no usable \"top_k\"");
     }
     const char *model = json_string_value(json_object_get(line, "model"));
-    snprintf(t->model, sizeof t->model, "%s", model ? model : "unnamed");
+    copy_name(model ? model : "unnamed", t->model, sizeof t->model);
     return STRATA_OK;
 }
 

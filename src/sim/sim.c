@@ -95,7 +95,7 @@ static enum strata_status make_plan(const struct st_weights *ws, const struct st
     }
     if (options->slots < trace->top_k) {
         return st_fail(err, STRATA_E_USAGE, "Give at least as many slots as a token uses experts.",
-            "%d slots are too few: a token needs %d experts of a layer at once", options->slots,
+            "--slots %d is too few: a token needs %d experts of a layer at once", options->slots,
             trace->top_k);
     }
     *out = plan_of_slots(ws, options->slots);

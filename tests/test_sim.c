@@ -1,0 +1,448 @@
+/*
+ * test_sim.c - simulations against figures found independently, against a naive simulator written
+ * here, and against what must hold for any trace.
+ */
+#include "model_files.h"
+
+#include "base/error.h"
+#include "base/units.h"
+#include "io/io.h"
+#include "model/trace.h"
+#include "os/memory.h"
+#include "sim/belady.h"
+#include "sim/sim.h"
+#include "synth/synth.h"
+
+static uint32_t random_state = 1;
+
+static int rnd(int n)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (int)(random_state >> 8) % n;
+}
+
+static void simulate(const char *model, const char *trace, const struct st_sim_options *options,
+    struct st_sim_report *out)
+{
+    struct strata_error err;
+    if (st_sim_run(model, trace, options, out, &err)) {
+        fail_msg("%s with %s: %s", model, trace, err.message);
+    }
+}
+
+static double rate(uint64_t hits, const struct st_sim_figures *f)
+{
+    return 100 * (double)hits / (double)f->requests;
+}
+
+/* --- Figures of the README beside the shared traces ----------------------------------------- */
+
+struct expected {
+    const char *file, *shape;
+    int warm_up;
+    struct {
+        int slots;
+        double lru, lfu, belady;
+    } at[2];
+};
+
+static struct expected all_expected[] = {
+    {"traces/olmoe-1b-7b.jsonl", "16x64,8,1M", 64,
+        {{16, 61.1, 60.5, 73.6}, {32, 81.0, 81.3, 91.4}}},
+    {"traces/qwen3-30b-a3b-k6.jsonl", "48x128,8,2.6M", 32,
+        {{16, 61.6, 65.8, 76.3}, {32, 83.2, 84.8, 91.7}}},
+    {"traces/gpt-oss-120b-k2.jsonl", "36x128,4,12M", 16,
+        {{8, 55.1, 53.5, 69.6}, {16, 69.7, 70.5, 80.9}}},
+};
+
+static void expect(const char *what, int slots, double got, double expected)
+{
+    print_message("# %-6s %2d slots: %.2f %%, expected %.1f\n", what, slots, got, expected);
+    if (!(got > expected - 0.06 && got < expected + 0.06)) {
+        fail_msg("%s with %d slots: %.2f %%, expected %.1f", what, slots, got, expected);
+    }
+}
+
+static void known_hit_rates(void **state)
+{
+    const struct expected *x = *state;
+    const char *trace = shared_file(x->file);
+    for (int i = 0; i < 2; i++) {
+        for (int lfu = 0; lfu < 2; lfu++) {
+            struct st_sim_options options;
+            struct st_sim_report r;
+            st_sim_options_init(&options);
+            options.slots = x->at[i].slots;
+            options.policy = lfu ? "lfu" : "lru";
+            simulate(x->shape, trace, &options, &r);
+            assert_int_equal(r.warm_up, x->warm_up); /* by default */
+            expect(options.policy, options.slots, rate(r.decode.hits, &r.decode),
+                lfu ? x->at[i].lfu : x->at[i].lru);
+            expect("Belady", options.slots, rate(r.optimum_hits, &r.decode), x->at[i].belady);
+            st_sim_report_release(&r);
+        }
+    }
+}
+
+/* --- Generated traces ------------------------------------------------------------------------ */
+
+struct made {
+    char path[PATH_MAX];
+    char shape[64];
+    int layers, experts, top_k, tokens;
+    uint64_t expert_bytes;
+    int *routes; /* [token][layer][top_k], ascending */
+};
+
+static int *route(const struct made *m, int token, int layer)
+{
+    return m->routes + ((size_t)token * (size_t)m->layers + (size_t)layer) * (size_t)m->top_k;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+/* A token keeps about half of the experts of the one before. */
+static void choose_route(struct made *m, int token, int layer)
+{
+    int *out = route(m, token, layer);
+    for (int k = 0; k < m->top_k; k++) {
+        bool again;
+        do {
+            out[k] =
+                token > 0 && rnd(2) ? route(m, token - 1, layer)[rnd(m->top_k)] : rnd(m->experts);
+            again = false;
+            for (int j = 0; j < k; j++) {
+                again = again || out[j] == out[k];
+            }
+        } while (again);
+    }
+    qsort(out, (size_t)m->top_k, sizeof *out, by_number);
+}
+
+static struct made make_trace(int layers, int experts, int top_k, int tokens, uint64_t bytes)
+{
+    struct made m = {.layers = layers,
+        .experts = experts,
+        .top_k = top_k,
+        .tokens = tokens,
+        .expert_bytes = bytes};
+    size_t n = (size_t)tokens * (size_t)layers * (size_t)top_k;
+    m.routes = st_xcalloc(n, sizeof *m.routes);
+    snprintf(m.path, sizeof m.path, "%s", temp_path("made.jsonl"));
+    snprintf(m.shape, sizeof m.shape, "%dx%d,%d,%llu", layers, experts, top_k,
+        (unsigned long long)bytes);
+    FILE *f = fopen(m.path, "w");
+    assert_non_null(f);
+    st_trace_write_header(f, "made", layers, experts, top_k);
+    const int32_t **list = st_xcalloc((size_t)layers, sizeof *list);
+    for (int t = 0; t < tokens; t++) {
+        for (int l = 0; l < layers; l++) {
+            choose_route(&m, t, l);
+            list[l] = route(&m, t, l);
+        }
+        st_trace_write_token(f, t, false, (uint64_t)t, list, layers, top_k);
+    }
+    free(list);
+    assert_int_equal(fclose(f), 0);
+    return m;
+}
+
+static void what_holds_for_any_trace(void **state)
+{
+    (void)state;
+    static const int cases[][4] = {{1, 4, 1, 50}, {3, 16, 3, 60}, {5, 24, 4, 100}, {2, 8, 8, 9}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct made m = make_trace(cases[i][0], cases[i][1], cases[i][2], cases[i][3], 12345);
+        uint64_t optimum = 0;
+        for (int slots = m.top_k; slots <= m.experts; slots++) {
+            for (int lfu = 0; lfu < 2; lfu++) {
+                struct st_sim_options options;
+                struct st_sim_report r;
+                st_sim_options_init(&options);
+                options.slots = slots;
+                options.policy = lfu ? "lfu" : "lru";
+                options.warm_up = 0;
+                simulate(m.shape, m.path, &options, &r);
+                uint64_t requests = (uint64_t)m.tokens * (uint64_t)m.layers * (uint64_t)m.top_k;
+                assert_true(r.decode.requests == requests);
+                assert_true(r.decode.hits <= r.optimum_hits);
+                assert_true(r.optimum_hits >= optimum);
+                optimum = r.optimum_hits;
+                assert_true(r.decode.expert_bytes == (requests - r.decode.hits) * m.expert_bytes);
+                assert_true(r.optimum_bytes == (requests - r.optimum_hits) * m.expert_bytes);
+                assert_true(r.decode.tokens == (uint64_t)m.tokens && r.decode.dense_bytes == 0);
+                uint64_t hits = 0;
+                for (int l = 0; l < r.n_layers; l++) {
+                    hits += r.layers[l].hits;
+                }
+                assert_true(hits == r.decode.hits);
+                st_sim_report_release(&r);
+            }
+        }
+        free(m.routes);
+    }
+}
+
+/* --- A naive simulator ------------------------------------------------------------------------- */
+
+/* LRU by time stamps; experts of whole blocks, in one part, so that a layer waits once for all it
+ * misses, and nothing hides anything. */
+static void naive(const struct made *m, int slots, const struct st_sim_options *o, double *seconds,
+    uint64_t *hits)
+{
+    size_t n = (size_t)m->layers * (size_t)m->experts;
+    long *stamp = st_xcalloc(n, sizeof *stamp); /* 0: not in memory */
+    long now = 0;
+    *seconds = 0;
+    *hits = 0;
+    for (int t = 0; t < m->tokens; t++) {
+        for (int l = 0; l < m->layers; l++) {
+            long *of = stamp + (size_t)l * (size_t)m->experts;
+            int misses = 0, resident = 0;
+            for (int k = 0; k < m->top_k; k++) {
+                int e = route(m, t, l)[k];
+                misses += of[e] == 0;
+                of[e] = ++now;
+            }
+            for (int e = 0; e < m->experts; e++) {
+                resident += of[e] != 0;
+            }
+            for (; resident > slots; resident--) {
+                int oldest = -1;
+                for (int e = 0; e < m->experts; e++) {
+                    oldest = of[e] && (oldest < 0 || of[e] < of[oldest]) ? e : oldest;
+                }
+                of[oldest] = 0;
+            }
+            *hits += (uint64_t)(m->top_k - misses);
+            *seconds += o->compute_s / m->layers;
+            if (misses) {
+                *seconds += misses * (double)m->expert_bytes / o->disk_bytes_per_s + o->latency_s;
+            }
+        }
+    }
+    free(stamp);
+}
+
+static void virtual_time_is_what_the_formula_says(void **state)
+{
+    (void)state;
+    static const int cases[][4] = {{1, 4, 1, 50}, {3, 16, 3, 60}, {5, 24, 4, 100}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct made m = make_trace(
+            cases[i][0], cases[i][1], cases[i][2], cases[i][3], (uint64_t)(1 + rnd(900)) * 4096);
+        for (int slots = m.top_k; slots <= m.experts; slots += 3) {
+            struct st_sim_options options;
+            struct st_sim_report r;
+            double seconds;
+            uint64_t hits;
+            st_sim_options_init(&options);
+            options.slots = slots;
+            options.warm_up = 0;
+            options.disk_bytes_per_s = 1e8 * (1 + rnd(50));
+            options.latency_s = 1e-6 * rnd(300);
+            options.compute_s = 1e-3 * rnd(20);
+            simulate(m.shape, m.path, &options, &r);
+            naive(&m, slots, &options, &seconds, &hits);
+            assert_true(r.decode.hits == hits);
+            double error = r.decode.seconds - seconds;
+            double compute = options.compute_s * m.tokens, waited = seconds - compute;
+            if (error * error > 1e-10 * seconds * seconds) {
+                fail_msg("%.9f s, expected %.9f", r.decode.seconds, seconds);
+            }
+            error = r.decode.stall_s - waited;
+            assert_true(error * error <= 1e-10 * seconds * seconds);
+            st_sim_report_release(&r);
+        }
+        free(m.routes);
+    }
+}
+
+/* --- The optimum, against trying everything ---------------------------------------------------- */
+
+enum { TINY_IDS = 6, TINY_STEPS = 14, TINY_NEED = 2, N_SETS = 1 << TINY_IDS };
+
+/* Most hits from the last step back: over every set of ids that may be resident before a step,
+ * every set that may be resident after it. */
+static int most_hits(const int *ids, int slots)
+{
+    static int best[TINY_STEPS + 1][N_SETS];
+    memset(best, 0, sizeof best);
+    for (int s = TINY_STEPS - 1; s >= 0; s--) {
+        unsigned need = 1u << ids[2 * s] | 1u << ids[2 * s + 1];
+        for (unsigned before = 0; before < N_SETS; before++) {
+            int rest = 0;
+            for (unsigned after = 0; after < N_SETS; after++) {
+                bool possible = (after & need) == need && (after & ~(before | need)) == 0 &&
+                                __builtin_popcount(after) <= slots;
+                if (possible && best[s + 1][after] > rest) {
+                    rest = best[s + 1][after];
+                }
+            }
+            best[s][before] = rest + __builtin_popcount(before & need);
+        }
+    }
+    return best[0][0];
+}
+
+static void the_optimum_is_one(void **state)
+{
+    (void)state;
+    int ids[TINY_STEPS * TINY_NEED];
+    size_t first[TINY_STEPS + 1];
+    bool hit[TINY_STEPS * TINY_NEED];
+    for (size_t s = 0; s <= TINY_STEPS; s++) {
+        first[s] = s * TINY_NEED;
+    }
+    for (int round = 0; round < 60; round++) {
+        for (int s = 0; s < TINY_STEPS; s++) {
+            ids[2 * s] = rnd(TINY_IDS);
+            ids[2 * s + 1] = (ids[2 * s] + 1 + rnd(TINY_IDS - 1)) % TINY_IDS;
+        }
+        for (int slots = TINY_NEED; slots < TINY_IDS; slots++) {
+            int hits = 0;
+            st_belady(&(struct st_belady_steps){TINY_STEPS, first, ids, TINY_IDS}, slots, hit);
+            for (int i = 0; i < TINY_STEPS * TINY_NEED; i++) {
+                hits += hit[i];
+            }
+            assert_int_equal(hits, most_hits(ids, slots));
+        }
+    }
+}
+
+/* --- Sizes --------------------------------------------------------------------------------- */
+
+static void huge_models_take_no_memory(void **state)
+{
+    (void)state;
+    struct made m = make_trace(61, 384, 8, 6, 45 * ST_MIB); /* a trillion parameters and a bit */
+    struct st_sim_options options;
+    struct st_sim_report r;
+    st_sim_options_init(&options);
+    options.mem_bytes = 300 * ST_GIB;
+    options.prefill = true;
+    uint64_t before = st_memory_rss();
+    simulate(m.shape, m.path, &options, &r);
+    assert_true(r.cache_bytes > 290 * ST_GIB && r.memory_bytes <= options.mem_bytes);
+    st_sim_report_release(&r);
+    /* Its bookkeeping, and what ends in a page: not a byte of a slot. */
+    assert_true(st_memory_rss() < before + 64 * ST_MIB);
+    free(m.routes);
+}
+
+/* Dense weights that memory has no room for are read once a token, whatever the cache does. */
+static void dense_weights_are_streamed(void **state)
+{
+    (void)state;
+    struct made m = make_trace(4, 16, 3, 20, 1);
+    struct st_synth_shape shape;
+    const char *path = temp_path("dense.gguf");
+    st_synth_shape_init(&shape);
+    shape.arch = "qwen3moe";
+    shape.layers = 4;
+    shape.embd = 1024;
+    shape.heads = 16;
+    shape.ff = 256;
+    shape.experts = 16;
+    shape.experts_used = 3;
+    shape.vocab = 300;
+    assert_int_equal(st_synth_random(&shape, path, NULL, NULL), STRATA_OK);
+    uint64_t last = UINT64_MAX;
+    for (uint64_t mem = 4; mem <= 32; mem += 4) {
+        struct st_sim_options options;
+        struct st_sim_report r;
+        st_sim_options_init(&options);
+        options.mem_bytes = mem * ST_MIB;
+        options.warm_up = 5;
+        simulate(path, m.path, &options, &r);
+        assert_true(r.memory_bytes <= options.mem_bytes);
+        /* Reading ahead may be one pass in front at the beginning and at the end. */
+        uint64_t a_token = r.decode.dense_bytes / r.decode.tokens;
+        assert_true(a_token <= last);
+        assert_true(r.decode.seconds > 0 && r.decode.stall_s <= r.decode.seconds);
+        last = a_token;
+        st_sim_report_release(&r);
+    }
+    assert_true(last == 0);
+    free(m.routes);
+}
+
+/* --- Mistakes ------------------------------------------------------------------------------ */
+
+static void mistakes_are_told(void **state)
+{
+    (void)state;
+    struct made m = make_trace(3, 16, 3, 12, 4096);
+    static const struct {
+        const char *shape;
+        int slots, warm_up;
+        uint64_t mem_bytes;
+        enum strata_status status;
+        const char *complaint;
+    } cases[] = {
+        {"2x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "2 layers of 16 experts, 3 used"},
+        {"4x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "(made: 3 layers of 16 experts, 3 used)"},
+        {"3x15,3,4K", 4, 0, 0, STRATA_E_USAGE, "another model"},
+        {"3x16,2,4K", 4, 0, 0, STRATA_E_USAGE, "another model"},
+        {"3x16,17,4K", 4, 0, 0, STRATA_E_USAGE, "17 experts used of 16"},
+        {"0x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "layers"},
+        {"3x1,1,4K", 4, 0, 0, STRATA_E_USAGE, "experts"},
+        {"99999999999x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "not a shape"},
+        {"3x16,3,2T", 4, 0, 0, STRATA_E_USAGE, "at most 1T"},
+        {"3x16,3,0", 4, 0, 0, STRATA_E_USAGE, "at least one byte"},
+        {"3x16,3,4Q", 4, 0, 0, STRATA_E_USAGE, "not a shape"},
+        {"3x16,3", 4, 0, 0, STRATA_E_USAGE, "not a shape"},
+        {"3x16,3,4K", 2, 0, 0, STRATA_E_USAGE, "too few"},
+        {"3x16,3,4K", 4, 12, 0, STRATA_E_USAGE, "nothing is left"},
+        {"3x16,3,4K", 0, 0, 1000, STRATA_E_NOFIT, "at least"},
+        {"missing.gguf", 4, 0, 0, STRATA_E_IO, "missing.gguf"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct st_sim_options options;
+        struct st_sim_report r;
+        struct strata_error err = {0};
+        st_sim_options_init(&options);
+        options.slots = cases[i].slots;
+        options.warm_up = cases[i].warm_up;
+        options.mem_bytes = cases[i].mem_bytes;
+        enum strata_status status = st_sim_run(cases[i].shape, m.path, &options, &r, &err);
+        if (status != cases[i].status || !strstr(err.message, cases[i].complaint)) {
+            fail_msg("%s: status %d, %s", cases[i].shape, status, err.message);
+        }
+    }
+    free(m.routes);
+}
+
+/* Nobody gets a disk that is only thought of by naming it. */
+static void the_method_needs_a_virtual_disk(void **state)
+{
+    (void)state;
+    struct st_io_options options;
+    struct st_io_engine *engine;
+    struct st_io_virtual disk = {0};
+    st_io_options_init(&options);
+    options.method = "sim";
+    assert_int_equal(st_io_open(&options, &engine, NULL), STRATA_E_USAGE);
+    options.virtual_disk = &disk; /* without a rate */
+    assert_int_equal(st_io_open(&options, &engine, NULL), STRATA_E_USAGE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        {"known_hit_rates of OLMoE", known_hit_rates, NULL, NULL, &all_expected[0]},
+        {"known_hit_rates of Qwen3", known_hit_rates, NULL, NULL, &all_expected[1]},
+        {"known_hit_rates of gpt-oss", known_hit_rates, NULL, NULL, &all_expected[2]},
+        cmocka_unit_test(what_holds_for_any_trace),
+        cmocka_unit_test(virtual_time_is_what_the_formula_says),
+        cmocka_unit_test(the_optimum_is_one),
+        cmocka_unit_test(huge_models_take_no_memory),
+        cmocka_unit_test(dense_weights_are_streamed),
+        cmocka_unit_test(mistakes_are_told),
+        cmocka_unit_test(the_method_needs_a_virtual_disk),
+    };
+    return cmocka_run_group_tests_name("sim", tests, NULL, temp_remove);
+}
