@@ -7,6 +7,8 @@
 #include "base/units.h"
 #include "model/meta.h"
 
+#include "ggml.h"
+
 /* Direct reads move blocks of this size (ST_IO_ALIGN; model may not know io). */
 #define BLOCK 4096u
 
@@ -120,7 +122,7 @@ static int generating_layers(const struct st_catalog *catalog)
     return ahead < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)ahead : catalog->n_layer;
 }
 
-struct st_weights *st_weights_plain(const struct st_catalog *catalog)
+struct st_weights *st_weights_expected(const struct st_catalog *catalog, bool repack)
 {
     struct st_claim *claims = st_xcalloc((size_t)catalog->n_tensors, sizeof *claims);
     int n = 0, n_layer = generating_layers(catalog);
@@ -128,8 +130,9 @@ struct st_weights *st_weights_plain(const struct st_catalog *catalog)
         const struct st_tensor *t = &catalog->tensors[i];
         if (t->matrix && t->bytes >= ST_CLAIM_MIN_BYTES && t->role != ST_ROLE_EMBEDDING &&
             t->layer < n_layer) {
-            claims[n++] = (struct st_claim){
-                .tensor = i, .unit_bytes = st_weights_is_expert(t) ? t->expert_bytes : t->bytes};
+            claims[n++] = (struct st_claim){.tensor = i,
+                .unit_bytes = st_weights_is_expert(t) ? t->expert_bytes : t->bytes,
+                .transform = repack && ggml_is_quantized((enum ggml_type)t->type)};
         }
     }
     struct st_weights *weights = st_weights_new(catalog, claims, n);

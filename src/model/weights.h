@@ -68,9 +68,10 @@ struct st_weights *st_weights_new(
     const struct st_catalog *catalog, const struct st_claim *claims, int n_claims);
 void st_weights_free(struct st_weights *weights);
 
-/* The weights as a run would claim them if it repacked none, from the catalogue alone: every matrix
- * of the layers that generate but the embedding tables. For judging a model without loading it. */
-struct st_weights *st_weights_plain(const struct st_catalog *catalog);
+/* The weights as a run would claim them, from the catalogue alone: every matrix of the layers that
+ * generate but the embedding tables. As in the file, or, with `repack`, as if this CPU had another
+ * layout of the same size for every quantised one. For judging a model without loading it. */
+struct st_weights *st_weights_expected(const struct st_catalog *catalog, bool repack);
 
 /* True when st_weights_new would put the tensor into a group. */
 bool st_weights_is_expert(const struct st_tensor *tensor);

@@ -293,7 +293,7 @@ enum strata_status st_sim_run(const char *model, const char *trace_path,
     struct subject subject;
     struct st_trace trace;
     struct st_trace_part part = {.prefill = options->prefill};
-    enum strata_status status = st_subject_open(model, &subject, err);
+    enum strata_status status = st_subject_open(model, options->repack, &subject, err);
     if (status) {
         return status;
     }

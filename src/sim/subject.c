@@ -107,7 +107,8 @@ static void free_made_up(struct st_catalog *c)
 
 /* --- Either ------------------------------------------------------------------------------- */
 
-enum strata_status st_subject_open(const char *model, struct subject *out, struct strata_error *err)
+enum strata_status st_subject_open(
+    const char *model, bool repack, struct subject *out, struct strata_error *err)
 {
     struct subject subject = {.made_up = looks_like_shape(model)};
     struct shape shape;
@@ -120,7 +121,7 @@ enum strata_status st_subject_open(const char *model, struct subject *out, struc
     if (subject.made_up) {
         subject.catalog = make_up(model, &shape);
     }
-    subject.weights = st_weights_plain(subject.catalog);
+    subject.weights = st_weights_expected(subject.catalog, repack);
     if (subject.weights->n_groups == 0) {
         st_subject_release(&subject);
         return st_fail(err, STRATA_E_UNSUPPORTED, "Traces are of mixture-of-experts models.",

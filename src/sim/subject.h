@@ -13,7 +13,7 @@ struct subject {
 /* Opens a GGUF, or makes up what a shape says (st_sim_run says how one looks). E_USAGE for a bad
  * shape, E_UNSUPPORTED for a model without experts, and as st_catalog_open. */
 enum strata_status st_subject_open(
-    const char *model, struct subject *out, struct strata_error *err);
+    const char *model, bool repack, struct subject *out, struct strata_error *err);
 void st_subject_release(struct subject *subject);
 
 /* Most experts that a layer has. */
