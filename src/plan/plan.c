@@ -67,13 +67,17 @@ static struct dense_needs dense_needs(const struct st_weights *ws, const bool *k
     return needs;
 }
 
+/* Slots for one token's experts in the pool that all groups share, or for all experts there are. */
+static uint64_t slots_minimum(const struct st_weights *ws)
+{
+    uint64_t shared = (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws);
+    return st_min(shared, ws->expert_bytes);
+}
+
 /* Slots and staging that the experts cannot do without. */
 static uint64_t expert_minimum(const struct st_weights *ws)
 {
-    if (ws->n_groups == 0) {
-        return 0;
-    }
-    return (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws) + 2 * staging_buffer(ws);
+    return slots_minimum(ws) + 2 * staging_buffer(ws);
 }
 
 uint64_t st_plan_minimum(const struct st_weights *ws)
@@ -173,15 +177,18 @@ static void place_dense(
     keep_evenly(ws, plan, room - plan->ring_bytes);
 }
 
-/* Slots for the experts from `room`, which is at least the minimum of the shared pool. */
+/* Slots for the experts from `room`, which is at least slots_minimum. */
 static void place_experts(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
 {
+    uint64_t k = (uint64_t)experts_per_token(ws);
     uint64_t layer_slots = 0; /* one slot in every group */
+    uint64_t token_slots = 0; /* those one token needs in every group */
     for (int g = 0; g < ws->n_groups; g++) {
-        layer_slots += ws->groups[g].slot_bytes;
+        const struct st_group *group = &ws->groups[g];
+        layer_slots += group->slot_bytes;
+        token_slots += st_min(k, (uint64_t)group->n_expert) * group->slot_bytes;
     }
-    uint64_t share = room / layer_slots;
-    if (share < (uint64_t)experts_per_token(ws)) {
+    if (room < token_slots) {
         uint64_t all = 0;
         for (int g = 0; g < ws->n_groups; g++) {
             all += (uint64_t)ws->groups[g].n_expert;
@@ -191,6 +198,7 @@ static void place_experts(const struct st_weights *ws, struct st_plan *plan, uin
         plan->cache_bytes = (uint64_t)plan->shared_slots * slot_bytes;
         return;
     }
+    uint64_t share = st_max(room / layer_slots, k);
     plan->slots = st_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
     for (int g = 0; g < ws->n_groups; g++) {
         const struct st_group *group = &ws->groups[g];
@@ -230,11 +238,10 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
     if (ws->n_groups > 0) {
         uint64_t buffer = staging_buffer(ws);
         uint64_t room = budget_bytes - used;
-        uint64_t slots_min = (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws);
         uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * ST_MAX_PARTS;
         wanted = st_min(st_min(wanted, st_max(STAGING_MAX, 2 * buffer)), room / 8);
         wanted = buffer ? st_round_down(wanted, buffer) : 0;
-        plan->staging_bytes = st_min(st_max(wanted, 2 * buffer), room - slots_min);
+        plan->staging_bytes = st_min(st_max(wanted, 2 * buffer), room - slots_minimum(ws));
         place_experts(ws, plan, room - plan->staging_bytes);
     }
     plan->total_bytes = used + plan->staging_bytes + plan->cache_bytes;

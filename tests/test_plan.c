@@ -1,0 +1,483 @@
+/*
+ * test_plan.c - plans of many made-up models over many budgets: what must hold for all of them, and
+ * a few worked by hand.
+ */
+#include "weights_fixture.h"
+
+#include "plan/plan.h"
+
+#define N_MODELS 300
+/* Experts that are not read in place arrive in at most this, or in two buffers (plan.c). */
+#define STAGING_MAX (64 * ST_MIB)
+
+/* --- Made-up models -------------------------------------------------------------------------- */
+
+/* 1 byte .. 2^max_bits, small ones as likely as large ones. */
+static uint64_t random_bytes(int max_bits)
+{
+    uint64_t top = (uint64_t)1 << rnd_below((uint64_t)max_bits + 1);
+    return top - rnd_below(top / 2 + 1);
+}
+
+static void add_random_layer(struct model *m, int layer, int n_expert, int max_bits)
+{
+    static const enum st_role roles[] = {
+        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    for (int p = 0; p < 3; p++) {
+        uint64_t bytes = random_bytes(max_bits);
+        bytes = rnd() % 2 ? st_round_up(bytes, 4096) : bytes; /* read in place, or copied */
+        add_weight(m, roles[p], layer, n_expert, bytes, rnd() % 5 == 0);
+    }
+}
+
+/* Dense, mixture of experts or both; layers alike or each of its own size. */
+static void random_model(struct model *m, uint64_t seed, int max_bits)
+{
+    static const int counts[] = {2, 3, 8, 16, 128};
+    random_state = seed;
+    model_init(m, rnd_below(10000));
+    m->catalog.n_expert_used = (int)rnd_below(9);
+    int n_dense = rnd() % 4 ? (int)rnd_below(40) : 0;
+    for (int i = 0; i < n_dense; i++) {
+        enum st_role role = rnd() % 12 ? ST_ROLE_ATTENTION : ST_ROLE_OUTPUT;
+        add_weight(m, role, i, 0, random_bytes(max_bits), rnd() % 3 == 0);
+    }
+    int n_layers = rnd() % 4 || !n_dense ? 1 + (int)rnd_below(20) : 0;
+    int n_expert = counts[rnd_below(5)];
+    bool alike = rnd() % 2;
+    for (int l = 0; l < n_layers; l++) {
+        uint64_t before = random_state;
+        if (alike) {
+            random_state = seed;
+        }
+        add_random_layer(m, l, alike ? n_expert : counts[rnd_below(5)], max_bits);
+        if (alike) {
+            random_state = before;
+        }
+    }
+    claim_all(m);
+}
+
+static struct st_plan *plan_for(const struct model *m, uint64_t budget)
+{
+    struct st_plan *plan = NULL;
+    struct strata_error err;
+    if (st_plan_make(m->weights, budget, &plan, &err)) {
+        fail_msg("a budget of %llu: %s", (unsigned long long)budget, err.message);
+    }
+    return plan;
+}
+
+/* All there is to keep. */
+static uint64_t all_bytes(const struct model *m)
+{
+    return m->weights->dense_bytes + m->weights->expert_bytes;
+}
+
+/* The i-th of n budgets from the minimum to more than the model needs, closer together below. */
+static uint64_t budget_at(const struct model *m, int i, int n)
+{
+    uint64_t minimum = st_plan_minimum(m->weights);
+    uint64_t all = st_max(all_bytes(m), minimum) + 2 * STAGING_MAX;
+    double part = (double)i / (n - 1);
+    return minimum + (uint64_t)((double)(all - minimum) * part * part);
+}
+
+/* --- What holds for every plan ----------------------------------------------------------------- */
+
+static void check_dense(const struct st_weights *ws, const struct st_plan *plan)
+{
+    uint64_t kept = 0, streamed = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct st_weight *w = &ws->weights[i];
+        if (w->group >= 0) {
+            assert_false(plan->resident[i]);
+            continue;
+        }
+        kept += plan->resident[i] ? w->stride : 0;
+        streamed += plan->resident[i] ? 0 : w->stride;
+        if (!plan->resident[i]) {
+            assert_true(plan->ring_bytes >= st_weight_envelope(ws, i));
+            assert_true(w->arrival == ST_ARRIVE_DIRECT || plan->scratch_bytes >= w->stride);
+        }
+    }
+    assert_int_equal(plan->resident_bytes, kept);
+    assert_int_equal(plan->streamed_bytes, streamed);
+    assert_int_equal(plan->ring_bytes % ST_IO_ALIGN, 0);
+    assert_true(streamed > 0 || (plan->ring_bytes == 0 && plan->scratch_bytes == 0));
+}
+
+static int tokens_need(const struct model *m)
+{
+    return m->catalog.n_expert_used > 2 ? m->catalog.n_expert_used : 2;
+}
+
+static void check_own_pools(const struct model *m, const struct st_plan *plan)
+{
+    uint64_t cache = 0;
+    for (int g = 0; g < plan->n_groups; g++) {
+        const struct st_group *group = &m->weights->groups[g];
+        assert_true(plan->slots[g] <= group->n_expert);
+        assert_true(plan->slots[g] >= tokens_need(m) || plan->slots[g] == group->n_expert);
+        cache += (uint64_t)plan->slots[g] * group->slot_bytes;
+    }
+    assert_int_equal(plan->cache_bytes, cache);
+}
+
+static void check_experts(const struct model *m, const struct st_plan *plan)
+{
+    const struct st_weights *ws = m->weights;
+    int all = 0, widest = 0;
+    uint64_t buffer = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        all += ws->groups[g].n_expert;
+        widest = widest > ws->groups[g].n_expert ? widest : ws->groups[g].n_expert;
+    }
+    for (int i = 0; i < ws->n_weights; i++) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
+            buffer = st_max(buffer, st_weight_envelope(ws, i));
+        }
+    }
+    assert_true(buffer ? plan->staging_bytes >= 2 * buffer : plan->staging_bytes == 0);
+    if (plan->shared_slots > 0) {
+        assert_null(plan->slots);
+        assert_true(plan->shared_slots <= all);
+        assert_true(plan->shared_slots >= tokens_need(m) || plan->shared_slots >= widest);
+        assert_int_equal(
+            plan->cache_bytes, (uint64_t)plan->shared_slots * st_plan_shared_slot_bytes(ws));
+    } else if (ws->n_groups > 0) {
+        check_own_pools(m, plan);
+    } else {
+        assert_int_equal(plan->cache_bytes, 0);
+    }
+}
+
+static bool every_expert_has_a_slot(const struct model *m, const struct st_plan *plan)
+{
+    for (int g = 0; g < plan->n_groups; g++) {
+        if (!plan->slots || plan->slots[g] < m->weights->groups[g].n_expert) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void check_plan(const struct model *m, const struct st_plan *plan, uint64_t budget)
+{
+    assert_int_equal(plan->n_weights, m->weights->n_weights);
+    assert_int_equal(plan->n_groups, m->weights->n_groups);
+    assert_true(plan->total_bytes <= budget);
+    assert_int_equal(plan->total_bytes, plan->resident_bytes + plan->ring_bytes +
+                                            plan->scratch_bytes + plan->staging_bytes +
+                                            plan->cache_bytes);
+    check_dense(m->weights, plan);
+    check_experts(m, plan);
+    assert_int_equal(
+        plan->everything_fits, plan->streamed_bytes == 0 && every_expert_has_a_slot(m, plan));
+}
+
+/* --- Properties over made-up models ------------------------------------------------------------ */
+
+static void test_no_plan_takes_more_than_its_budget(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct model m;
+        random_model(&m, seed, 32);
+        for (int i = 0; i < 60; i++) {
+            uint64_t budget = budget_at(&m, i, 60);
+            struct st_plan *plan = plan_for(&m, budget);
+            check_plan(&m, plan, budget);
+            st_plan_free(plan);
+        }
+        model_close(&m);
+    }
+}
+
+static void test_the_minimum_is_enough_and_a_byte_less_is_not(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct model m;
+        struct strata_error err = {0};
+        struct st_plan *none = NULL;
+        random_model(&m, seed, 32);
+        uint64_t minimum = st_plan_minimum(m.weights);
+        struct st_plan *plan = plan_for(&m, minimum);
+        check_plan(&m, plan, minimum);
+        assert_int_equal(st_plan_make(m.weights, minimum - 1, &none, &err), STRATA_E_NOFIT);
+        assert_null(none);
+        assert_true(err.hint[0]);
+        assert_int_equal(st_plan_make(m.weights, 0, &none, &err), STRATA_E_NOFIT);
+        assert_non_null(strstr(err.message, ST_SIZE(minimum)));
+        st_plan_free(plan);
+        model_close(&m);
+    }
+}
+
+/* Whoever has room for all weights (and for what experts arrive in) reads nothing while generating. */
+static void test_what_could_fit_does(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct model m;
+        random_model(&m, seed, 32);
+        uint64_t buffer = 0; /* staging, at most */
+        for (int i = 0; i < m.weights->n_weights; i++) {
+            const struct st_weight *w = &m.weights->weights[i];
+            if (w->group >= 0 && w->arrival != ST_ARRIVE_DIRECT) {
+                buffer = st_max(buffer, st_max(STAGING_MAX, 2 * st_weight_envelope(m.weights, i)));
+            }
+        }
+        uint64_t all = all_bytes(&m) + buffer;
+        assert_true(st_plan_minimum(m.weights) <= all);
+        struct st_plan *plan = plan_for(&m, all);
+        assert_true(plan->everything_fits);
+        assert_int_equal(plan->resident_bytes + plan->cache_bytes, all_bytes(&m));
+        st_plan_free(plan);
+        if (all_bytes(&m) - 1 >= st_plan_minimum(m.weights)) {
+            plan = plan_for(&m, all_bytes(&m) - 1);
+            assert_false(plan->everything_fits);
+            st_plan_free(plan);
+        }
+        model_close(&m);
+    }
+}
+
+/* What the budget leaves over is less than one more thing to keep. */
+static void test_nothing_that_fits_is_left_out(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct model m;
+        random_model(&m, seed, 32);
+        const struct st_weights *ws = m.weights;
+        for (int i = 0; i < 60; i++) {
+            uint64_t budget = budget_at(&m, i, 60);
+            struct st_plan *plan = plan_for(&m, budget);
+            uint64_t left = budget - plan->total_bytes;
+            for (int w = 0; ws->n_groups == 0 && w < ws->n_weights; w++) {
+                assert_true(plan->resident[w] || ws->weights[w].stride > left);
+            }
+            for (int g = 0; plan->slots && g < ws->n_groups; g++) {
+                assert_true(
+                    plan->slots[g] == ws->groups[g].n_expert || ws->groups[g].slot_bytes > left);
+            }
+            assert_true(plan->shared_slots == 0 || left < st_plan_shared_slot_bytes(ws) ||
+                        plan->cache_bytes >= ws->expert_bytes);
+            st_plan_free(plan);
+        }
+        model_close(&m);
+    }
+}
+
+/* Bytes of weights in memory: what the slots could hold, but never more than there is. */
+static uint64_t kept_bytes(const struct model *m, const struct st_plan *plan)
+{
+    return plan->resident_bytes + st_min(plan->cache_bytes, m->weights->expert_bytes);
+}
+
+/* The step in which a plan can grow: one dense weight, one slot, the buffers next to them. */
+static uint64_t granule(const struct model *m)
+{
+    uint64_t dense = 0, buffer = 0;
+    for (int i = 0; i < m->weights->n_weights; i++) {
+        const struct st_weight *w = &m->weights->weights[i];
+        dense = st_max(dense, w->group < 0 ? w->stride : 0);
+        buffer = st_max(buffer, w->group < 0 ? 0 : st_weight_envelope(m->weights, i));
+    }
+    return dense + st_plan_shared_slot_bytes(m->weights) + 2 * buffer + ST_IO_ALIGN;
+}
+
+static void test_more_budget_never_keeps_less(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct model m;
+        random_model(&m, seed, 32);
+        uint64_t most = 0, slack = granule(&m);
+        for (int i = 0; i < 200; i++) {
+            struct st_plan *plan = plan_for(&m, budget_at(&m, i, 200));
+            uint64_t kept = kept_bytes(&m, plan);
+            if (kept + slack < most) {
+                fail_msg("model %d, budget %d: %llu kept, before %llu, step %llu", (int)seed, i,
+                    (unsigned long long)kept, (unsigned long long)most, (unsigned long long)slack);
+            }
+            most = st_max(most, kept);
+            st_plan_free(plan);
+        }
+        model_close(&m);
+    }
+}
+
+static void test_the_same_question_gets_the_same_answer(void **state)
+{
+    (void)state;
+    struct model m;
+    random_model(&m, 7, 32);
+    struct st_plan *a = plan_for(&m, budget_at(&m, 3, 9)), *b = plan_for(&m, budget_at(&m, 3, 9));
+    assert_memory_equal(a->resident, b->resident, (size_t)a->n_weights * sizeof *a->resident);
+    assert_int_equal(a->cache_bytes, b->cache_bytes);
+    assert_int_equal(a->total_bytes, b->total_bytes);
+    st_plan_free(a);
+    st_plan_free(b);
+    model_close(&m);
+}
+
+/* Weights of up to 2^48 bytes: sums stay below 2^64, and products must too. */
+static void test_huge_sizes_do_not_overflow(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct model m;
+        random_model(&m, seed, 48);
+        uint64_t minimum = st_plan_minimum(m.weights);
+        uint64_t budgets[] = {minimum, minimum + (UINT64_MAX - minimum) / 1000, UINT64_MAX};
+        for (int i = 0; i < 3; i++) {
+            struct st_plan *plan = plan_for(&m, budgets[i]);
+            check_plan(&m, plan, budgets[i]);
+            assert_true(plan->everything_fits || i < 2);
+            st_plan_free(plan);
+        }
+        model_close(&m);
+    }
+}
+
+/* --- Worked by hand ---------------------------------------------------------------------------- */
+
+static void test_a_model_without_weights_needs_nothing(void **state)
+{
+    (void)state;
+    struct model m;
+    model_init(&m, 0);
+    claim_all(&m);
+    assert_int_equal(st_plan_minimum(m.weights), 0);
+    struct st_plan *plan = plan_for(&m, 0);
+    assert_int_equal(plan->total_bytes, 0);
+    assert_true(plan->everything_fits);
+    st_plan_free(plan);
+    st_plan_free(NULL);
+    model_close(&m);
+}
+
+/* 64 matrices of 1 MiB and 32 MiB for them: the ring gets a share, the rest is kept, and what is
+ * streamed is spread over the pass. */
+static void test_streamed_weights_are_spread_over_the_pass(void **state)
+{
+    (void)state;
+    struct model m;
+    model_init(&m, 0);
+    for (int i = 0; i < 64; i++) {
+        add_dense(&m, ST_MIB, false);
+    }
+    claim_all(&m);
+    assert_int_equal(st_plan_minimum(m.weights), ST_MIB + 4096);
+    struct st_plan *plan = plan_for(&m, 32 * ST_MIB);
+    assert_int_equal(plan->ring_bytes, 8 * ST_MIB);
+    assert_int_equal(plan->resident_bytes, 24 * ST_MIB);
+    for (int first = 0; first + 8 <= 64; first++) {
+        int kept = 0;
+        for (int i = first; i < first + 8; i++) {
+            kept += plan->resident[i];
+        }
+        assert_in_range(kept, 2, 4); /* 24 of 64 are 3 of 8 */
+    }
+    st_plan_free(plan);
+    model_close(&m);
+}
+
+/* Streaming both would need a ring of 100 MiB; so the output matrix stays, as it has room. */
+static void test_a_large_output_matrix_stays(void **state)
+{
+    (void)state;
+    struct model m;
+    model_init(&m, 0);
+    for (int i = 0; i < 50; i++) {
+        add_dense(&m, 10 * ST_MIB, false);
+    }
+    int output = add_weight(&m, ST_ROLE_OUTPUT, -1, 0, 100 * ST_MIB, false);
+    int norm = add_dense(&m, 1000, false);
+    claim_all(&m);
+    struct st_plan *plan = plan_for(&m, 450 * ST_MIB);
+    assert_true(plan->resident[output]);
+    assert_true(plan->resident[norm]);
+    assert_in_range(plan->ring_bytes, 10 * ST_MIB, 32 * ST_MIB);
+    st_plan_free(plan);
+    model_close(&m);
+}
+
+/* 4 layers of 8 experts, each expert 3 parts of 4 KiB, 2 experts per token. */
+static void four_layers(struct model *m)
+{
+    model_init(m, 0);
+    m->catalog.n_expert_used = 2;
+    for (int l = 0; l < 4; l++) {
+        add_weight(m, ST_ROLE_EXPERT_GATE, l, 8, 4096, false);
+        add_weight(m, ST_ROLE_EXPERT_UP, l, 8, 4096, false);
+        add_weight(m, ST_ROLE_EXPERT_DOWN, l, 8, 4096, false);
+    }
+    claim_all(m);
+}
+
+static void test_layers_share_a_pool_until_each_has_slots_for_a_token(void **state)
+{
+    (void)state;
+    const uint64_t slot = 3 * 4096;
+    struct model m;
+    four_layers(&m);
+    assert_int_equal(st_plan_minimum(m.weights), 2 * slot);
+    struct st_plan *plan = plan_for(&m, 8 * slot - 1);
+    assert_int_equal(plan->shared_slots, 7);
+    st_plan_free(plan);
+    plan = plan_for(&m, 8 * slot);
+    assert_int_equal(plan->shared_slots, 0);
+    for (int g = 0; g < 4; g++) {
+        assert_int_equal(plan->slots[g], 2);
+    }
+    st_plan_free(plan);
+    plan = plan_for(&m, 14 * slot); /* 3 each, and what is left to the first */
+    static const int want[] = {4, 4, 3, 3};
+    assert_memory_equal(plan->slots, want, sizeof want);
+    assert_false(plan->everything_fits);
+    st_plan_free(plan);
+    plan = plan_for(&m, 32 * slot);
+    assert_true(plan->everything_fits);
+    st_plan_free(plan);
+    model_close(&m);
+}
+
+/* One layer has fewer experts than a token needs of the other layer, and larger ones: the pool that
+ * all share would waste most of its memory, and the shares are not equal. */
+static void test_a_layer_of_few_experts_gets_them_all(void **state)
+{
+    (void)state;
+    struct model m;
+    model_init(&m, 0);
+    m.catalog.n_expert_used = 8;
+    add_weight(&m, ST_ROLE_EXPERT_UP, 0, 16, 4096, false);
+    add_weight(&m, ST_ROLE_EXPERT_UP, 1, 2, 64 * 4096, false);
+    claim_all(&m);
+    struct st_plan *plan = plan_for(&m, 16 * 4096 + 2 * 64 * 4096);
+    assert_true(plan->everything_fits);
+    st_plan_free(plan);
+    model_close(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_plan_takes_more_than_its_budget),
+        cmocka_unit_test(test_the_minimum_is_enough_and_a_byte_less_is_not),
+        cmocka_unit_test(test_what_could_fit_does),
+        cmocka_unit_test(test_nothing_that_fits_is_left_out),
+        cmocka_unit_test(test_more_budget_never_keeps_less),
+        cmocka_unit_test(test_the_same_question_gets_the_same_answer),
+        cmocka_unit_test(test_huge_sizes_do_not_overflow),
+        cmocka_unit_test(test_a_model_without_weights_needs_nothing),
+        cmocka_unit_test(test_streamed_weights_are_spread_over_the_pass),
+        cmocka_unit_test(test_a_large_output_matrix_stays),
+        cmocka_unit_test(test_layers_share_a_pool_until_each_has_slots_for_a_token),
+        cmocka_unit_test(test_a_layer_of_few_experts_gets_them_all),
+    };
+    return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
+}

@@ -1,0 +1,126 @@
+/*
+ * weights_fixture.h - hand-made models: a catalogue of tensors that lie one after another, and the
+ * weights that claim them all. A model with bytes is cut from the file of io_fixture.h, so the oracle
+ * of every read is `contents`.
+ *
+ * The form that a transformed weight is computed with is made up: every byte of the file, followed
+ * by its complement.
+ */
+#ifndef STRATA_TESTS_WEIGHTS_FIXTURE_H
+#define STRATA_TESTS_WEIGHTS_FIXTURE_H
+
+#include "io_fixture.h"
+
+#include "model/weights.h"
+#include "stream/stream.h"
+
+#define MAX_TENSORS 128
+
+struct model {
+    struct st_catalog catalog;
+    struct st_tensor tensors[MAX_TENSORS];
+    struct st_claim claims[MAX_TENSORS]; /* of the tensor with the same index */
+    struct st_file *file;
+    char path[256];
+    uint64_t end; /* of the last tensor */
+    struct st_weights *weights;
+};
+
+static inline uint64_t rnd_below(uint64_t n)
+{
+    return rnd() % n;
+}
+
+static inline void model_init(struct model *m, uint64_t first_offset)
+{
+    *m = (struct model){.end = first_offset};
+    m->catalog.tensors = m->tensors;
+    m->catalog.files = &m->file;
+    m->catalog.n_files = 1;
+}
+
+/* Adds a tensor of n_expert (0: not stacked) times `unit_bytes`. Returns its index. */
+static inline int add_weight(struct model *m, enum st_role role, int layer, int n_expert,
+    uint64_t unit_bytes, bool transform)
+{
+    int i = m->catalog.n_tensors++;
+    assert_true(i < MAX_TENSORS);
+    struct st_tensor *t = &m->tensors[i];
+    *t = (struct st_tensor){.role = role, .layer = layer, .offset = m->end, .matrix = true};
+    t->n_expert = n_expert;
+    t->expert_bytes = n_expert ? unit_bytes : 0;
+    t->bytes = unit_bytes * (uint64_t)(n_expert ? n_expert : 1);
+    m->end += t->bytes;
+    m->claims[i].tensor = i;
+    m->claims[i].unit_bytes = transform ? 2 * unit_bytes : unit_bytes;
+    m->claims[i].transform = transform;
+    return i;
+}
+
+static inline int add_dense(struct model *m, uint64_t bytes, bool transform)
+{
+    return add_weight(m, ST_ROLE_ATTENTION, -1, 0, bytes, transform);
+}
+
+static inline void claim_all(struct model *m)
+{
+    m->weights = st_weights_new(&m->catalog, m->claims, m->catalog.n_tensors);
+}
+
+/* Claims all, and gives the model its file. */
+static inline void model_open(struct model *m)
+{
+    assert_true(m->end <= FILE_BYTES);
+    m->file = make_file(disk_dir(), true, m->path, sizeof m->path);
+    claim_all(m);
+}
+
+static inline void model_close(struct model *m)
+{
+    st_weights_free(m->weights);
+    if (m->file) {
+        unlink(m->path);
+        st_file_close(m->file);
+    }
+}
+
+/* --- What bytes ought to be ------------------------------------------------------------------ */
+
+/* st_arrive_fn: makes the computed form. `user` points at a model's weights. */
+static inline void arrive(void *user, const struct st_arrival *arrivals, int n)
+{
+    const struct st_weights *ws = *(struct st_weights **)user;
+    for (int i = 0; i < n; i++) {
+        const struct st_weight *w = &ws->weights[arrivals[i].weight];
+        const unsigned char *raw = arrivals[i].raw;
+        unsigned char *dest = arrivals[i].dest;
+        for (uint64_t k = 0; k < w->file_bytes; k++) {
+            if (w->arrival == ST_ARRIVE_TRANSFORM) {
+                dest[2 * k] = raw[k];
+                dest[2 * k + 1] = (unsigned char)~raw[k];
+            } else {
+                dest[k] = raw[k];
+            }
+        }
+    }
+}
+
+/* True when `got` is the computed form of the unit. */
+static inline bool form_is_right(const struct model *m, int weight, int expert, const void *got)
+{
+    const struct st_weight *w = &m->weights->weights[weight];
+    const struct st_tensor *t = &m->tensors[w->tensor];
+    const unsigned char *file = contents + t->offset + (uint64_t)expert * w->file_bytes;
+    const unsigned char *form = got;
+    if (w->arrival != ST_ARRIVE_TRANSFORM) {
+        return memcmp(form, file, w->file_bytes) == 0;
+    }
+    for (uint64_t k = 0; k < w->file_bytes; k++) {
+        if (form[2 * k] != file[k] || (form[2 * k + 1] ^ file[k]) != 0xff) {
+            return false;
+        }
+    }
+    return true;
+}
+
+#endif
