@@ -1,0 +1,866 @@
+/*
+ * test_stream.c - residency against a naive model: bytes against the file's, hits and reads against
+ * lists that are searched from end to end. S1-S4 are the invariants of stream.h.
+ */
+#include "weights_fixture.h"
+
+#include "plan/plan.h"
+#include "stream/stream.h"
+
+#define N_LAYERS  3
+#define N_EXPERTS 10
+#define ALL_PARTS 7u
+#define MAX_IDS   (N_LAYERS * N_EXPERTS)
+
+static struct model mixed;
+static struct model *model = &mixed;
+static struct st_stream *stream;
+static struct st_pass passes[2];
+
+/* --- Rig ------------------------------------------------------------------------------------- */
+
+/* Dense weights of both kinds and three layers in which each part arrives in another way: read in
+ * place (whole blocks), copied, repacked. */
+static int set_up(void **state)
+{
+    static const uint64_t sizes[N_LAYERS][3] = {
+        {8192, 5000, 1700}, {3333, 4096, 12288}, {64, 12288, 700}};
+    static const enum st_role roles[] = {
+        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    make_contents(state);
+    model_init(model, 999);
+    model->catalog.n_expert_used = 3;
+    for (int l = 0; l < N_LAYERS; l++) {
+        add_dense(model, 1 + rnd_below(70000), false);
+        for (int p = 0; p < 3; p++) {
+            add_weight(model, roles[p], l, N_EXPERTS, sizes[l][p], (l + p) % 3 == 2);
+        }
+        add_dense(model, l == 0 ? 25000 : 1 + rnd_below(20000), true);
+    }
+    add_weight(model, ST_ROLE_OUTPUT, -1, 0, 150001, false);
+    model_open(model);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    model_close(model);
+    return free_contents(state);
+}
+
+static void close_stream(void)
+{
+    st_stream_free(stream);
+    stream = NULL;
+    st_pass_release(&passes[0]);
+    st_pass_release(&passes[1]);
+}
+
+static int close_after(void **state)
+{
+    (void)state;
+    close_stream();
+    return 0;
+}
+
+static struct st_stream_config config_of(const struct st_plan *plan, const char *method)
+{
+    struct st_stream_config config = {.resident = plan->resident,
+        .slots = plan->slots,
+        .shared_slots = plan->shared_slots,
+        .ring_bytes = plan->ring_bytes,
+        .staging_bytes = plan->staging_bytes};
+    st_io_options_init(&config.io);
+    config.io.method = method;
+    config.io.chunk_bytes = CHUNK_BYTES;
+    config.io.queue_depth = 4;
+    return config;
+}
+
+static void start(const struct st_stream_config *config)
+{
+    struct strata_error err;
+    close_stream();
+    if (st_stream_new(model->weights, config, arrive, &model->weights, &stream, &err)) {
+        fail_msg("%s: %s", config->io.method, err.message);
+    }
+}
+
+static void load(void)
+{
+    struct strata_error err;
+    if (st_stream_load(stream, NULL, NULL, &err)) {
+        fail_msg("loading: %s", err.message);
+    }
+}
+
+/* As a plan for the budget says. */
+static void start_with_budget(uint64_t budget, const char *method)
+{
+    struct st_plan *plan;
+    assert_int_equal(st_plan_make(model->weights, budget, &plan, NULL), STRATA_OK);
+    struct st_stream_config config = config_of(plan, method);
+    start(&config);
+    st_plan_free(plan);
+}
+
+static uint64_t stage_bytes(void)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        bytes = st_max(bytes,
+            model->weights->weights[i].group >= 0 ? st_weight_envelope(model->weights, i) : 0);
+    }
+    return bytes;
+}
+
+/* Slots for experts only: `own` in each of the layers, or one pool of `shared`. */
+static void start_with_slots(int own, int shared, int n_stages, const char *method)
+{
+    bool resident[MAX_TENSORS] = {false};
+    int slots[N_LAYERS] = {own, own, own};
+    struct st_plan plan = {.resident = resident,
+        .slots = shared ? NULL : slots,
+        .shared_slots = shared,
+        .staging_bytes = (uint64_t)n_stages * stage_bytes()};
+    struct st_stream_config config = config_of(&plan, method);
+    start(&config);
+    load();
+}
+
+static struct st_stream_stats stats(void)
+{
+    struct st_stream_stats s;
+    st_stream_stats(stream, &s);
+    return s;
+}
+
+/* --- The naive model of the cache: least recently used, parts always complete -------------------- */
+
+struct naive {
+    bool shared;
+    int n_slots;       /* of each pool */
+    int held[MAX_IDS]; /* ids, longest unused first */
+    int n_held;
+    uint64_t requests, hits, read_bytes;
+};
+
+static int id_of(int group, int expert)
+{
+    return group * N_EXPERTS + expert;
+}
+
+static int naive_find(const struct naive *n, int id)
+{
+    for (int i = 0; i < n->n_held; i++) {
+        if (n->held[i] == id) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static void naive_remove(struct naive *n, int at)
+{
+    n->n_held--;
+    memmove(n->held + at, n->held + at + 1, (size_t)(n->n_held - at) * sizeof *n->held);
+}
+
+/* One that is not among the ids in use leaves if the pool of `group` is full. */
+static void naive_make_room(struct naive *n, int group, const int *experts, int n_experts)
+{
+    int victim = -1, in_pool = 0;
+    for (int i = n->n_held - 1; i >= 0; i--) {
+        bool used = false;
+        if (!n->shared && n->held[i] / N_EXPERTS != group) {
+            continue;
+        }
+        for (int k = 0; k < n_experts; k++) {
+            used |= n->held[i] == id_of(group, experts[k]);
+        }
+        victim = used ? victim : i;
+        in_pool++;
+    }
+    if (in_pool == n->n_slots) {
+        assert_true(victim >= 0);
+        naive_remove(n, victim);
+    }
+}
+
+static void naive_pass(
+    struct naive *n, int group, const int *experts, const int *uses, int n_experts)
+{
+    const struct st_group *g = &model->weights->groups[group];
+    int missing[N_EXPERTS], n_missing = 0;
+    for (int i = 0; i < n_experts; i++) {
+        int at = naive_find(n, id_of(group, experts[i]));
+        n->requests += (uint64_t)uses[i];
+        if (at >= 0) {
+            n->hits += (uint64_t)uses[i];
+        } else {
+            missing[n_missing++] = experts[i];
+        }
+    }
+    for (int i = 0; i < n_missing; i++) {
+        naive_make_room(n, group, experts, n_experts);
+        n->held[n->n_held++] = id_of(group, missing[i]);
+        for (int p = 0; p < g->n_parts; p++) {
+            n->read_bytes += model->weights->weights[g->weight[p]].file_bytes;
+        }
+    }
+    for (int i = 0; i < n_experts; i++) { /* used last, in this order */
+        int at = naive_find(n, id_of(group, experts[i]));
+        naive_remove(n, at);
+        n->held[n->n_held++] = id_of(group, experts[i]);
+    }
+}
+
+static void compare(const struct naive *n)
+{
+    struct st_stream_stats s = stats();
+    assert_int_equal(s.expert_requests, n->requests);
+    assert_int_equal(s.expert_hits, n->hits);
+    assert_int_equal(s.demand_bytes, n->read_bytes);
+    for (int id = 0; id < MAX_IDS; id++) {
+        bool has = st_stream_has(stream, id / N_EXPERTS, id % N_EXPERTS, ALL_PARTS);
+        assert_int_equal(has, naive_find(n, id) >= 0);
+    }
+}
+
+/* --- Passes ------------------------------------------------------------------------------------ */
+
+/* n different experts. */
+static void choose(int *experts, int n)
+{
+    for (int i = 0; i < n; i++) {
+        bool again = true;
+        while (again) {
+            experts[i] = (int)rnd_below(N_EXPERTS);
+            again = false;
+            for (int k = 0; k < i; k++) {
+                again |= experts[k] == experts[i];
+            }
+        }
+    }
+}
+
+/* S1: the part is in the slots the pass names, and each expert has a slot of its own. */
+static void check_part(const struct st_pass *pass, int part)
+{
+    int weight = model->weights->groups[pass->group].weight[part];
+    uint64_t stride;
+    int n_slots;
+    const char *base = st_stream_slots(stream, weight, &stride, &n_slots);
+    assert_true(st_stream_ready(stream, pass, part));
+    for (int i = 0; i < pass->n; i++) {
+        assert_in_range(pass->slots[i], 0, n_slots - 1);
+        for (int k = 0; k < i; k++) {
+            assert_int_not_equal(pass->slots[i], pass->slots[k]);
+        }
+        const char *unit = base + (uint64_t)pass->slots[i] * stride;
+        if (!form_is_right(model, weight, pass->experts[i], unit)) {
+            fail_msg("group %d part %d expert %d is wrong", pass->group, part, pass->experts[i]);
+        }
+    }
+}
+
+static void begin(
+    struct st_pass *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
+{
+    assert_int_equal(
+        st_stream_begin(stream, pass, group, experts, uses, n, parts, NULL), STRATA_OK);
+    assert_int_equal(pass->n, n);
+    assert_memory_equal(pass->experts, experts, (size_t)n * sizeof *experts);
+}
+
+/* Waits for the parts of `parts` in order; all stay until the end. The first failure ends it. */
+static enum strata_status wait_parts(struct st_pass *pass, uint32_t parts, struct strata_error *err)
+{
+    for (int p = 0; p < 3; p++) {
+        enum strata_status status =
+            parts & 1u << p ? st_stream_wait(stream, pass, p, err) : STRATA_OK;
+        if (status) {
+            return status;
+        }
+        for (int q = 0; q <= p; q++) {
+            if (parts & 1u << q) {
+                check_part(pass, q);
+            }
+        }
+    }
+    return STRATA_OK;
+}
+
+static enum strata_status run_pass(
+    int group, const int *experts, const int *uses, int n, struct strata_error *err)
+{
+    begin(&passes[0], group, experts, uses, n, ALL_PARTS);
+    enum strata_status status = wait_parts(&passes[0], ALL_PARTS, err);
+    st_stream_end(stream, &passes[0]);
+    return status;
+}
+
+/* One random pass through the stream. */
+static enum strata_status run_random(int most, struct strata_error *err)
+{
+    int experts[N_EXPERTS];
+    int n = 1 + (int)rnd_below((uint64_t)most);
+    choose(experts, n);
+    return run_pass((int)rnd_below(N_LAYERS), experts, NULL, n, err);
+}
+
+/* Random passes through stream and model-> */
+static void run_against_model(struct naive *naive, int n_passes, int most)
+{
+    int experts[N_EXPERTS], uses[N_EXPERTS];
+    for (int k = 0; k < n_passes; k++) {
+        int group = (int)rnd_below(N_LAYERS), n = 1 + (int)rnd_below((uint64_t)most);
+        choose(experts, n);
+        for (int i = 0; i < n; i++) {
+            uses[i] = 1 + (int)rnd_below(4);
+        }
+        assert_int_equal(run_pass(group, experts, uses, n, NULL), STRATA_OK);
+        naive_pass(naive, group, experts, uses, n);
+        compare(naive);
+    }
+}
+
+static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,short=3",
+    "fault:threads,reorder=9,short=2,eintr=3,eagain=5"};
+#define N_METHODS (sizeof methods / sizeof *methods)
+
+/* --- Experts: what is where -------------------------------------------------------------------- */
+
+static void test_random_passes_with_own_pools_equal_the_model(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < N_METHODS; m++) {
+        for (int slots = 2; slots <= N_EXPERTS; slots += 4) {
+            struct naive naive = {.n_slots = slots};
+            start_with_slots(slots, 0, 1 + (int)m, methods[m]);
+            run_against_model(&naive, 40, slots);
+            assert_true(naive.hits > 0 && naive.hits < naive.requests);
+        }
+    }
+}
+
+static void test_random_passes_with_a_shared_pool_equal_the_model(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < N_METHODS; m++) {
+        for (int slots = 4; slots < MAX_IDS; slots += 9) {
+            struct naive naive = {.shared = true, .n_slots = slots};
+            start_with_slots(0, slots, 1 + (int)m, methods[m]);
+            run_against_model(&naive, 40, slots < N_EXPERTS ? slots : N_EXPERTS);
+            assert_true(naive.hits > 0 && naive.hits < naive.requests);
+        }
+    }
+}
+
+/* With room for all, every expert is read once, whatever is asked. */
+static void test_with_room_for_all_each_expert_is_read_once(void **state)
+{
+    (void)state;
+    static const int all[N_EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    uint64_t bytes = 0;
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        const struct st_weight *w = &model->weights->weights[i];
+        bytes += w->group >= 0 ? w->file_bytes * N_EXPERTS : 0;
+    }
+    for (int shared = 0; shared < 2; shared++) {
+        start_with_slots(N_EXPERTS, shared ? MAX_IDS : 0, 2, "threads");
+        for (int k = 0; k < 3 * N_LAYERS; k++) {
+            assert_int_equal(run_pass(k % N_LAYERS, all, NULL, N_EXPERTS, NULL), STRATA_OK);
+        }
+        assert_int_equal(stats().demand_bytes, bytes);
+        assert_int_equal(stats().expert_requests, 0); /* nobody said to count */
+    }
+}
+
+static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
+{
+    (void)state;
+    static const int experts[] = {4, 1}, uses[] = {1, 1};
+    for (int group = 0; group < N_LAYERS; group++) {
+        const int *weight = model->weights->groups[group].weight;
+        uint64_t read = 0;
+        start_with_slots(4, 0, 2, "threads");
+        for (int p = 0; p < 3; p++) { /* part by part: each of these passes misses */
+            begin(&passes[0], group, experts, uses, 2, 1u << p);
+            assert_int_equal(wait_parts(&passes[0], 1u << p, NULL), STRATA_OK);
+            st_stream_end(stream, &passes[0]);
+            read += 2 * model->weights->weights[weight[p]].file_bytes;
+            assert_int_equal(stats().demand_bytes, read);
+            assert_true(st_stream_has(stream, group, 4, (2u << p) - 1));
+            assert_int_equal(st_stream_has(stream, group, 4, ALL_PARTS), p == 2);
+            assert_int_equal(stats().expert_hits, 0);
+        }
+        assert_int_equal(run_pass(group, experts, uses, 2, NULL), STRATA_OK);
+        assert_int_equal(stats().demand_bytes, read);
+        assert_int_equal(stats().expert_hits, 2);
+    }
+}
+
+/* --- Two passes at once ------------------------------------------------------------------------ */
+
+/* The first stays right while the second takes all the slots that are left. */
+static void check_two_passes(int group)
+{
+    int experts[N_EXPERTS];
+    int n = st_stream_pass_limit(stream, group, false);
+    choose(experts, n + n);
+    begin(&passes[0], group, experts, NULL, n, ALL_PARTS);
+    begin(&passes[1], group, experts + n, NULL, n, ALL_PARTS);
+    if (rnd() % 2) {
+        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), STRATA_OK);
+    }
+    assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), STRATA_OK);
+    assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), STRATA_OK);
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < n; k++) {
+            assert_int_not_equal(passes[0].slots[i], passes[1].slots[k]);
+        }
+    }
+    st_stream_end(stream, &passes[rnd() % 2]);
+    st_stream_end(stream, &passes[passes[0].group < 0]);
+}
+
+static void test_what_an_open_pass_uses_is_never_evicted(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < N_METHODS; m++) {
+        for (int slots = 2; slots <= N_EXPERTS; slots += 3) {
+            start_with_slots(slots, m % 2 ? slots : 0, 2, methods[m]);
+            for (int k = 0; k < 20; k++) {
+                check_two_passes((int)rnd_below(N_LAYERS));
+            }
+        }
+    }
+}
+
+/* File bytes of all parts of one expert. */
+static uint64_t unit_bytes(int group)
+{
+    const struct st_group *g = &model->weights->groups[group];
+    uint64_t sum = 0;
+    for (int p = 0; p < g->n_parts; p++) {
+        sum += model->weights->weights[g->weight[p]].file_bytes;
+    }
+    return sum;
+}
+
+static void test_two_passes_may_share_experts(void **state)
+{
+    (void)state;
+    static const int one[] = {0, 1, 2}, two[] = {2, 3, 0};
+    for (size_t m = 0; m < N_METHODS; m++) {
+        start_with_slots(6, 0, 12, methods[m]);
+        begin(&passes[0], 1, one, NULL, 3, ALL_PARTS);
+        begin(&passes[1], 1, two, NULL, 3, ALL_PARTS);
+        assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), STRATA_OK);
+        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), STRATA_OK);
+        assert_int_equal(passes[0].slots[0], passes[1].slots[2]);
+        assert_int_equal(passes[0].slots[2], passes[1].slots[0]);
+        assert_int_equal(stats().demand_bytes, 4 * unit_bytes(1)); /* and none is read twice */
+        st_stream_end(stream, &passes[0]);
+        check_part(&passes[1], 0);
+        st_stream_end(stream, &passes[1]);
+    }
+}
+
+/* S2: reads of a pass that nobody waits for go on; their slots are not given to others meanwhile. */
+static void test_a_pass_may_end_before_its_reads(void **state)
+{
+    (void)state;
+    for (int shared = 0; shared < 2; shared++) {
+        start_with_slots(4, shared ? 4 : 0, 2, "fault:threads,late_ms=1");
+        for (int k = 0; k < 20; k++) {
+            int experts[N_EXPERTS];
+            choose(experts, 8);
+            begin(&passes[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
+            st_stream_end(stream, &passes[0]);
+            assert_int_equal(run_pass(k % N_LAYERS, experts + 4, NULL, 4, NULL), STRATA_OK);
+        }
+    }
+}
+
+/* --- Many reads -------------------------------------------------------------------------------- */
+
+/* 100 experts of 3 parts: more reads than may be open, and one buffer for those that need one. */
+static void test_a_pass_of_more_reads_than_may_be_open(void **state)
+{
+    (void)state;
+    static struct model wide;
+    int experts[100], slots[] = {100};
+    model_init(&wide, 5);
+    for (int p = 0; p < 3; p++) {
+        add_weight(&wide, ST_ROLE_EXPERT_UP, 0, 100, p == 1 ? 50 : 4096, p == 2);
+    }
+    model_open(&wide);
+    for (int i = 0; i < 100; i++) {
+        experts[i] = (i * 37 + 11) % 100;
+    }
+    struct st_plan plan = {.slots = slots, .staging_bytes = 2 * 4096};
+    struct st_stream_config config = config_of(&plan, "threads");
+    model = &wide;
+    for (int n_stages = 1; n_stages <= 300; n_stages += 299) {
+        config.staging_bytes = (uint64_t)n_stages * 2 * 4096;
+        start(&config);
+        load();
+        assert_int_equal(run_pass(0, experts, NULL, 100, NULL), STRATA_OK);
+    }
+    close_stream();
+    model_close(&wide);
+    model = &mixed;
+}
+
+/* --- Failed reads ------------------------------------------------------------------------------ */
+
+/* S3: one wait reports the failure, no pass has wrong bytes (check_part), and the next is clean. */
+static void test_one_failed_read_fails_one_pass(void **state)
+{
+    (void)state;
+    static const char *const inners[] = {"sync", "threads"};
+    for (int nth = 1; nth <= 60; nth++) {
+        char spec[64];
+        int failures = 0;
+        snprintf(spec, sizeof spec, "fault:%s,eio_at=%d", inners[nth % 2], nth);
+        start_with_slots(4, nth % 3 ? 0 : 6, 2, spec);
+        for (int k = 0; k < 40; k++) {
+            struct strata_error err = {0};
+            if (run_random(4, &err)) {
+                assert_int_equal(err.status, STRATA_E_IO);
+                assert_non_null(strstr(err.message, model->path));
+                failures++;
+            }
+        }
+        assert_int_equal(failures, 1);
+    }
+}
+
+/* The same pass again is right: nothing of the failed read passes for an expert. */
+static void test_a_failed_pass_can_be_repeated(void **state)
+{
+    (void)state;
+    static const int experts[] = {7, 2, 9};
+    for (int nth = 1; nth <= 9; nth++) {
+        char spec[64];
+        struct strata_error err = {0};
+        snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
+        start_with_slots(3, 0, 1, spec);
+        assert_int_equal(run_pass(0, experts, NULL, 3, &err), STRATA_E_IO);
+        assert_false(st_stream_has(stream, 0, 7, ALL_PARTS) &&
+                     st_stream_has(stream, 0, 2, ALL_PARTS) &&
+                     st_stream_has(stream, 0, 9, ALL_PARTS));
+        assert_int_equal(run_pass(0, experts, NULL, 3, &err), STRATA_OK);
+    }
+}
+
+/* What was read beside it is in place when the failure is reported, and is not read again. */
+static void test_only_the_failed_read_is_repeated(void **state)
+{
+    (void)state;
+    static const int experts[] = {7, 2, 9};
+    start_with_slots(3, 0, 12, "fault:threads,eio_at=1,late_ms=1");
+    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), STRATA_E_IO);
+    assert_false(st_stream_has(stream, 0, 7, 1u));
+    assert_true(st_stream_has(stream, 0, 7, 6u));
+    assert_true(st_stream_has(stream, 0, 2, ALL_PARTS));
+    assert_true(st_stream_has(stream, 0, 9, ALL_PARTS));
+    uint64_t before = stats().demand_bytes;
+    int weight = model->weights->groups[0].weight[0];
+    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), STRATA_OK);
+    assert_int_equal(stats().demand_bytes - before, model->weights->weights[weight].file_bytes);
+}
+
+/* Also when it was noticed while a slot was looked for, in a pass that nobody waited for either. */
+static void test_a_failure_that_nobody_waited_for_is_forgotten(void **state)
+{
+    (void)state;
+    static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
+    begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
+    st_stream_end(stream, &passes[0]);
+    begin(&passes[0], 0, experts + 4, NULL, 4, ALL_PARTS);
+    st_stream_end(stream, &passes[0]);
+    assert_int_equal(run_pass(0, experts, NULL, 4, NULL), STRATA_OK);
+}
+
+/* Whichever of two passes a failed read was for, the evaluation is over and both end. */
+static void test_after_a_failure_with_two_passes_open_the_next_is_clean(void **state)
+{
+    (void)state;
+    static const int experts[] = {1, 2, 3, 4};
+    for (int waited = 0; waited < 2; waited++) {
+        start_with_slots(4, 0, 2, "fault:sync,eio_at=1");
+        begin(&passes[0], 0, experts, NULL, 2, ALL_PARTS);
+        begin(&passes[1], 0, experts + 2, NULL, 2, ALL_PARTS);
+        assert_int_equal(st_stream_wait(stream, &passes[waited], 0, NULL), STRATA_E_IO);
+        st_stream_end(stream, &passes[0]);
+        st_stream_end(stream, &passes[1]);
+        assert_int_equal(run_pass(0, experts, NULL, 4, NULL), STRATA_OK);
+    }
+}
+
+static void test_a_failing_disk_never_hangs_a_pass(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"fault:sync,eio_every=7", "fault:threads,eio_every=7",
+        "fault:threads,eio_every=5,reorder=3,short=2"};
+    for (size_t s = 0; s < sizeof specs / sizeof *specs; s++) {
+        int failures = 0;
+        start_with_slots(4, s == 2 ? 5 : 0, 2, specs[s]);
+        for (int k = 0; k < 60; k++) {
+            failures += run_random(4, NULL) != STRATA_OK;
+        }
+        assert_in_range(failures, 1, 59);
+    }
+    start_with_slots(4, 0, 2, "fault:threads,eio_every=1");
+    for (int k = 0; k < 20; k++) {
+        assert_int_equal(run_random(4, NULL), STRATA_E_IO);
+    }
+}
+
+/* Without a single corrupted read the comparison would not notice anything. */
+static void test_a_corrupted_read_would_be_noticed(void **state)
+{
+    (void)state;
+    static const int expert = 3;
+    uint64_t stride;
+    int n_slots;
+    start_with_slots(4, 0, 2, "fault:sync,corrupt_at=1");
+    begin(&passes[0], 0, &expert, NULL, 1, 1u);
+    assert_int_equal(st_stream_wait(stream, &passes[0], 0, NULL), STRATA_OK);
+    int weight = model->weights->groups[0].weight[0];
+    char *base = st_stream_slots(stream, weight, &stride, &n_slots);
+    assert_false(
+        form_is_right(model, weight, expert, base + (uint64_t)passes[0].slots[0] * stride));
+    st_stream_end(stream, &passes[0]);
+}
+
+static void test_freeing_waits_for_reads_in_flight(void **state)
+{
+    (void)state;
+    static const int experts[] = {0, 1, 2, 3};
+    for (int open = 0; open < 2; open++) {
+        start_with_slots(4, 0, 4, "fault:threads,late_ms=2");
+        begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
+        if (!open) {
+            st_stream_end(stream, &passes[0]);
+        }
+        assert_false(st_stream_has(stream, 0, 0, ALL_PARTS));
+        close_stream();
+    }
+}
+
+/* --- Dense weights ----------------------------------------------------------------------------- */
+
+static void check_resident(void)
+{
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        if (model->weights->weights[i].group < 0 && st_stream_is_resident(stream, i)) {
+            assert_true(form_is_right(model, i, 0, st_stream_resident(stream, i)));
+        }
+    }
+}
+
+static enum strata_status use_streamed(int n_passes, struct strata_error *err)
+{
+    int order[MAX_TENSORS], n = 0;
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        if (model->weights->weights[i].group < 0 && !st_stream_is_resident(stream, i)) {
+            order[n++] = i;
+        }
+    }
+    for (int k = 0; k < n_passes * n; k++) {
+        const void *form;
+        if (k % n == 0) {
+            st_stream_expect(stream, order, n);
+        }
+        enum strata_status status = st_stream_dense(stream, order[k % n], &form, err);
+        if (status) {
+            return status;
+        }
+        st_stream_poll(stream);
+        assert_true(form_is_right(model, order[k % n], 0, form));
+        st_stream_dense_done(stream);
+    }
+    return STRATA_OK;
+}
+
+static uint64_t all_bytes(void)
+{
+    return model->weights->dense_bytes + model->weights->expert_bytes;
+}
+
+/* Experts that a pass of any group may have. */
+static int smallest_limit(void)
+{
+    int smallest = N_EXPERTS;
+    for (int g = 0; g < N_LAYERS; g++) {
+        int limit = st_stream_pass_limit(stream, g, true);
+        smallest = limit < smallest ? limit : smallest;
+    }
+    return smallest;
+}
+
+/* S4, and everything at once on what a plan gives, from the least budget to one for all. */
+static void test_every_plan_runs_in_its_memory(void **state)
+{
+    (void)state;
+    uint64_t minimum = st_plan_minimum(model->weights);
+    for (int i = 0; i <= 12; i++) {
+        uint64_t budget = minimum + (all_bytes() + stage_bytes() * 24 - minimum) * (uint64_t)i / 12;
+        start_with_budget(budget, methods[i % (int)N_METHODS]);
+        assert_true(stats().memory_bytes <= budget);
+        load();
+        check_resident();
+        for (int k = 0; k < 10; k++) {
+            assert_int_equal(use_streamed(1, NULL), STRATA_OK);
+            assert_int_equal(run_random(smallest_limit(), NULL), STRATA_OK);
+        }
+        check_resident();
+    }
+}
+
+/* Files read through the page cache count wanted bytes only: the sum is exact. */
+static void test_loading_reads_each_kept_byte_once(void **state)
+{
+    (void)state;
+    uint64_t minimum = st_plan_minimum(model->weights);
+    for (int i = 0; i <= 12; i++) {
+        struct st_plan *plan;
+        uint64_t kept = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
+        assert_int_equal(st_plan_make(model->weights, budget, &plan, NULL), STRATA_OK);
+        struct st_stream_config config = config_of(plan, "sync");
+        config.io.direct = false;
+        start(&config);
+        load();
+        for (int w = 0; w < model->weights->n_weights; w++) {
+            kept += plan->resident[w] ? model->weights->weights[w].file_bytes : 0;
+        }
+        assert_int_equal(stats().io.read_bytes, kept);
+        st_plan_free(plan);
+    }
+}
+
+/* Also where the ring has room for some of them only, to the byte. */
+static void test_loading_through_a_ring_of_any_size(void **state)
+{
+    (void)state;
+    bool resident[MAX_TENSORS];
+    uint64_t kept = 0;
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        resident[i] = model->weights->weights[i].group < 0;
+        kept += resident[i] ? model->weights->weights[i].file_bytes : 0;
+    }
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        struct st_plan plan = {.resident = resident,
+            .shared_slots = 4,
+            .staging_bytes = stage_bytes(),
+            .ring_bytes = st_weight_envelope(model->weights, i)};
+        struct st_stream_config config = config_of(&plan, "sync");
+        config.io.direct = false;
+        start(&config);
+        load();
+        check_resident();
+        assert_int_equal(stats().io.read_bytes, kept);
+    }
+}
+
+static bool stop_at(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    (void)what;
+    assert_true(done <= total);
+    return --*(int *)user != 0;
+}
+
+static void test_loading_can_be_cancelled_at_every_report(void **state)
+{
+    (void)state;
+    int n_cancelled = 0;
+    for (int after = 1;; after++) {
+        struct strata_error err = {0};
+        int left = after;
+        start_with_budget(all_bytes() + 64 * ST_MIB, "threads");
+        enum strata_status status = st_stream_load(stream, stop_at, &left, &err);
+        if (status == STRATA_OK) {
+            break;
+        }
+        assert_int_equal(status, STRATA_E_CANCELLED);
+        n_cancelled++;
+    }
+    assert_in_range(n_cancelled, 3 * N_LAYERS, 100);
+}
+
+static void test_a_failed_read_fails_the_load(void **state)
+{
+    (void)state;
+    for (int nth = 1; nth <= 7; nth++) { /* there are seven dense weights */
+        char spec[64];
+        struct strata_error err = {0};
+        snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
+        start_with_budget(all_bytes() + 64 * ST_MIB, spec);
+        assert_int_equal(st_stream_load(stream, NULL, NULL, &err), STRATA_E_IO);
+        assert_non_null(strstr(err.message, model->path));
+    }
+}
+
+static void test_a_failed_read_of_a_streamed_weight_is_reported(void **state)
+{
+    (void)state;
+    struct strata_error err = {0};
+    start_with_budget(st_plan_minimum(model->weights), "fault:threads,eio_every=4");
+    if (st_stream_load(stream, NULL, NULL, &err) == STRATA_OK) {
+        assert_int_equal(use_streamed(4, &err), STRATA_E_IO);
+    }
+    assert_non_null(strstr(err.message, model->path));
+}
+
+static void test_an_unknown_policy_is_refused(void **state)
+{
+    (void)state;
+    bool resident[MAX_TENSORS] = {false};
+    struct strata_error err = {0};
+    struct st_plan plan = {
+        .resident = resident, .shared_slots = 4, .staging_bytes = 2 * stage_bytes()};
+    struct st_stream_config config = config_of(&plan, "sync");
+    config.policy = "fifo";
+    assert_int_equal(st_stream_new(model->weights, &config, arrive, &model->weights, &stream, &err),
+        STRATA_E_USAGE);
+    assert_null(stream);
+    assert_non_null(strstr(err.message, "fifo"));
+    assert_non_null(strstr(err.hint, "lru"));
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, close_after)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_random_passes_with_own_pools_equal_the_model),
+        TEST(test_random_passes_with_a_shared_pool_equal_the_model),
+        TEST(test_with_room_for_all_each_expert_is_read_once),
+        TEST(test_a_pass_reads_only_the_parts_it_asks_for),
+        TEST(test_what_an_open_pass_uses_is_never_evicted),
+        TEST(test_two_passes_may_share_experts),
+        TEST(test_a_pass_may_end_before_its_reads),
+        TEST(test_a_pass_of_more_reads_than_may_be_open),
+        TEST(test_one_failed_read_fails_one_pass),
+        TEST(test_a_failed_pass_can_be_repeated),
+        TEST(test_only_the_failed_read_is_repeated),
+        TEST(test_a_failure_that_nobody_waited_for_is_forgotten),
+        TEST(test_after_a_failure_with_two_passes_open_the_next_is_clean),
+        TEST(test_a_failing_disk_never_hangs_a_pass),
+        TEST(test_a_corrupted_read_would_be_noticed),
+        TEST(test_freeing_waits_for_reads_in_flight),
+        TEST(test_every_plan_runs_in_its_memory),
+        TEST(test_loading_reads_each_kept_byte_once),
+        TEST(test_loading_through_a_ring_of_any_size),
+        TEST(test_loading_can_be_cancelled_at_every_report),
+        TEST(test_a_failed_read_fails_the_load),
+        TEST(test_a_failed_read_of_a_streamed_weight_is_reported),
+        TEST(test_an_unknown_policy_is_refused),
+    };
+    return cmocka_run_group_tests_name("stream", tests, set_up, tear_down);
+}
