@@ -222,14 +222,18 @@ static void test_what_could_fit_does(void **state)
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct model m;
         random_model(&m, seed, 32);
-        uint64_t buffer = 0; /* staging, at most */
+        uint64_t buffer = 0;  /* staging, at most */
+        uint64_t arrival = 0; /* while loading, the largest dense weight */
         for (int i = 0; i < m.weights->n_weights; i++) {
             const struct st_weight *w = &m.weights->weights[i];
             if (w->group >= 0 && w->arrival != ST_ARRIVE_DIRECT) {
                 buffer = st_max(buffer, st_max(STAGING_MAX, 2 * st_weight_envelope(m.weights, i)));
             }
+            if (w->group < 0) {
+                arrival = st_max(arrival, st_weight_envelope(m.weights, i));
+            }
         }
-        uint64_t all = all_bytes(&m) + buffer;
+        uint64_t all = all_bytes(&m) + buffer + arrival;
         assert_true(st_plan_minimum(m.weights) <= all);
         struct st_plan *plan = plan_for(&m, all);
         assert_true(plan->everything_fits);
