@@ -262,6 +262,8 @@ STRATA_API enum strata_status strata_trace_stop(
     X(double, load_s)                                                                              \
     X(uint64_t, load_read_bytes)                                                                   \
     X(uint64_t, resident_bytes)                                                                    \
+    X(uint64_t, governor_shrinks)                                                                  \
+    X(uint64_t, governor_grows)                                                                    \
     X(uint64_t, peak_rss_bytes)                                                                    \
     X(uint64_t, budget_bytes)                                                                      \
     X(uint64_t, written_bytes)

@@ -53,6 +53,7 @@ void st_binding_free(struct st_binding *b)
     if (!b) {
         return;
     }
+    st_governor_stop(b->governor);
     st_stream_free(b->stream);
     st_weights_free(b->weights);
     for (int i = 0; i < b->catalog->n_tensors; i++) {
@@ -219,11 +220,23 @@ const struct st_weights *st_binding_weights(struct st_binding *b)
 
 /* --- Running ------------------------------------------------------------------------------- */
 
+/* What the machine and its containers have for weights, when other needs will take `rest` more. A
+ * budget is a ceiling: it does not make memory. */
+static uint64_t memory_there(uint64_t rest)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t reserve = st_memory_reserve(&state), headroom = st_memory_headroom(&state);
+    rest += reserve + reserve / 2;
+    return headroom - st_min(headroom, rest);
+}
+
 enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget *budget,
     struct st_plan **out, uint64_t *held_bytes, struct strata_error *err)
 {
     const struct st_weights *weights = st_binding_weights(b);
-    uint64_t held = st_memory_rss() + b->compute_bytes + budget->pending_bytes +
+    uint64_t rss = st_memory_rss();
+    uint64_t held = rss + b->compute_bytes + budget->pending_bytes +
                     st_moe_scratch_bytes(b, budget->batch) + SLACK_BYTES +
                     2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
     uint64_t minimum = st_plan_minimum(weights), room = budget->weights_bytes;
@@ -242,7 +255,13 @@ enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget 
                 ST_SIZE(budget->process_bytes), ST_SIZE(held), ST_SIZE(minimum));
         }
     }
-    return st_plan_make(weights, room, out, err);
+    uint64_t there = memory_there(held - rss);
+    if (there < minimum && room > there) {
+        return st_fail(err, STRATA_E_NOFIT, "Free some memory, or raise the container's limit.",
+            "the weights need at least %s of memory, %s is free", ST_SIZE(minimum),
+            ST_SIZE(there));
+    }
+    return st_plan_make(weights, st_min(room, there), out, err);
 }
 
 enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *plan,
@@ -275,6 +294,9 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
             st_stream_free(b->stream);
             b->stream = NULL;
         }
+    }
+    if (status == STRATA_OK) {
+        b->governor = st_governor_start(b->stream);
     }
     return status;
 }

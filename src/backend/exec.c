@@ -69,9 +69,11 @@ struct ggml_tensor *st_exec_shadow_weight(
     return shadow;
 }
 
-static enum ggml_status flush(struct exec *ex)
+static enum ggml_status flush(struct exec *ex, struct st_binding *b)
 {
+    st_governor_compute(b->governor);
     enum ggml_status status = st_workers_compute(&ex->workers, ex->run, ex->n_run);
+    st_governor_computed(b->governor);
     ex->n_run = 0;
     ex->n_shadows = 0; /* nobody points at them any more */
     return status;
@@ -79,7 +81,7 @@ static enum ggml_status flush(struct exec *ex)
 
 enum ggml_status st_exec_flush(struct exec *ex, struct st_binding *b)
 {
-    enum ggml_status status = flush(ex);
+    enum ggml_status status = flush(ex, b);
     if (ex->ring_taken) {
         st_stream_dense_done(b->stream);
         ex->ring_taken = false;
@@ -129,6 +131,11 @@ static void announce(struct exec *ex, struct st_binding *b, struct ggml_cgraph *
     st_stream_expect(b->stream, ex->order, n);
 }
 
+/* A run over kept weights may take seconds when it has many rows. It is cut, so that memory can be
+ * given back in between. (Cutting costs some 10 us; a node of that many rows takes milliseconds.) */
+#define LONG_ROWS 32
+#define LONG_RUN  16
+
 static void defer_on(struct exec *ex, struct ggml_tensor *node, struct claim *claim, void *data)
 {
     struct ggml_tensor *shadow = st_exec_shadow(ex, node);
@@ -139,13 +146,19 @@ static void defer_on(struct exec *ex, struct ggml_tensor *node, struct claim *cl
 static enum ggml_status dense_node(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
 {
-    if (st_stream_is_resident(b->stream, claim->weight)) {
+    bool long_run = node->ne[1] >= LONG_ROWS && ex->n_run >= LONG_RUN;
+    if (st_stream_is_resident(b->stream, claim->weight) && !long_run) {
         defer_on(ex, node, claim, st_stream_resident(b->stream, claim->weight));
         return GGML_STATUS_SUCCESS;
     }
     enum ggml_status status = st_exec_flush(ex, b); /* while the weight is still being read */
     if (status != GGML_STATUS_SUCCESS) {
         return status;
+    }
+    st_stream_adapt(b->stream, true);
+    if (st_stream_is_resident(b->stream, claim->weight)) {
+        defer_on(ex, node, claim, st_stream_resident(b->stream, claim->weight));
+        return GGML_STATUS_SUCCESS;
     }
     const void *data;
     struct strata_error error;
@@ -178,14 +191,11 @@ static bool poll_stream(void *user)
     return false;
 }
 
-enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph)
+static enum ggml_status walk(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph)
 {
     int n_nodes = ggml_graph_n_nodes(graph);
-    prepare(ex, n_nodes);
-    if (!b || !b->stream) { /* nothing is claimed, or llama.cpp warms up before the start */
-        return st_workers_compute(&ex->workers, ggml_graph_nodes(graph), n_nodes);
-    }
     st_workers_set_hook(&ex->workers, poll_stream, b->stream);
+    st_stream_adapt(b->stream, true);
     announce(ex, b, graph);
     enum ggml_status status = GGML_STATUS_SUCCESS;
     for (int i = 0; i < n_nodes && status == GGML_STATUS_SUCCESS; i++) {
@@ -201,5 +211,18 @@ enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggm
         ex->ring_taken = false;
     }
     st_moe_finish(ex->moe, b);
+    return status;
+}
+
+enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph)
+{
+    int n_nodes = ggml_graph_n_nodes(graph);
+    prepare(ex, n_nodes);
+    if (!b || !b->stream) { /* nothing is claimed, or llama.cpp warms up before the start */
+        return st_workers_compute(&ex->workers, ggml_graph_nodes(graph), n_nodes);
+    }
+    st_governor_begin(b->governor);
+    enum ggml_status status = walk(ex, b, graph);
+    st_governor_end(b->governor);
     return status;
 }

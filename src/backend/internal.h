@@ -40,6 +40,7 @@ struct st_binding {
     atomic_flag computing; /* a stream serves one graph at a time */
     st_route_fn observe;   /* may be NULL */
     void *observe_user;
+    struct governor *governor; /* NULL before the start */
     struct strata_error error;
 };
 
@@ -53,6 +54,23 @@ bool st_binding_offer(
 
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
 struct claim *st_claim_of(const struct ggml_tensor *tensor);
+
+/* --- Memory that comes and goes (governor.c) ----------------------------------------------- */
+
+/* Watches the memory from now on, and moves the stream's target. NULL when that cannot be. */
+struct governor *st_governor_start(struct st_stream *stream);
+void st_governor_stop(struct governor *governor);
+
+/* Around a graph, and again around each computation that touches nothing of the stream but open
+ * passes and kept weights: outside of graphs, and during computations, memory may change. NULL is
+ * fine for all of these. */
+void st_governor_begin(struct governor *governor);
+void st_governor_compute(struct governor *governor);
+void st_governor_computed(struct governor *governor);
+void st_governor_end(struct governor *governor);
+
+/* How long there must be room before the memory for weights grows. Tests shorten it. */
+extern uint64_t st_governor_calm_ns;
 
 /* --- As a plug-in ---------------------------------------------------------------------------- */
 

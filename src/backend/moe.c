@@ -446,13 +446,13 @@ static enum ggml_status compute_in_rounds(
     struct moe *moe = ex->moe;
     const struct st_weight *w = &b->weights->weights[claim->weight];
     uint32_t parts = 1u << w->part;
-    int per_round = st_stream_pass_limit(b->stream, w->group, false);
-    bool ahead = per_round < st_stream_pass_limit(b->stream, w->group, true);
     int *uses = moe->counted ? NULL : moe->uses;
-    int n_rounds = (moe->n_needed + per_round - 1) / per_round;
     struct strata_error error;
     enum ggml_status status = st_exec_flush(ex, b);
-
+    st_stream_adapt(b->stream, true);
+    int per_round = st_stream_pass_limit(b->stream, w->group, false);
+    bool ahead = per_round < st_stream_pass_limit(b->stream, w->group, true);
+    int n_rounds = (moe->n_needed + per_round - 1) / per_round;
     reserve_block(moe, claim, (int)(node->src[2]->ne[0] * node->src[2]->ne[1]));
     order_needed(moe, b, w->group, parts);
     int begun = 0;
@@ -489,6 +489,7 @@ static enum ggml_status new_ids(
         return status;
     }
     st_moe_finish(moe, b);
+    st_stream_adapt(b->stream, true);
     uint32_t all = (1u << group->n_parts) - 1;
     status = survey(moe, b, node->src[2], group->n_expert);
     if (status != GGML_STATUS_SUCCESS) {

@@ -263,6 +263,11 @@ int st_cache_expert(const struct st_cache *cache, int layer, int slot)
     return slot_at(cache, layer, slot)->expert;
 }
 
+bool st_cache_pinned(const struct st_cache *cache, int layer, int slot)
+{
+    return slot_at(cache, layer, slot)->pins > 0;
+}
+
 int st_cache_slots(const struct st_cache *cache, int layer)
 {
     return layer_at(cache, layer)->n_slots;

@@ -59,6 +59,8 @@ void st_cache_drop(struct st_cache *cache, int layer, int slot);
 /* Expert in the slot, or -1 when free. */
 int st_cache_expert(const struct st_cache *cache, int layer, int slot);
 
+bool st_cache_pinned(const struct st_cache *cache, int layer, int slot);
+
 int st_cache_slots(const struct st_cache *cache, int layer);
 
 /* Changes the layer's share to n (1..n_experts). Slots >= n must not be pinned; they are dropped. */

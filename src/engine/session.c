@@ -289,6 +289,8 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,
+        .governor_shrinks = stream.shrinks,
+        .governor_grows = stream.grows,
         .peak_rss_bytes = st_memory_peak_rss(),
         .budget_bytes = m->placement.budget_bytes,
         .written_bytes = st_os_written_bytes(),

@@ -15,6 +15,9 @@
 #include "os/memory.h"
 #include "os/proc_linux.h"
 
+#include "base/units.h"
+
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,74 +150,144 @@ static bool read_level(
     return st_proc_text(root, path, buf, cap);
 }
 
-/* A number; UINT64_MAX for "max", for a negative one, and for what cannot be read. */
-static uint64_t read_limit(const char *root, const struct hierarchy *h, const char *file)
+/* UINT64_MAX for "max", a negative number, and anything else. */
+static uint64_t number(const char *text)
 {
-    char text[64], *end;
-    if (!read_level(root, h, file, text, sizeof text) || text[0] < '0' || text[0] > '9') {
+    char *end;
+    if (text[0] < '0' || text[0] > '9') {
         return UINT64_MAX;
     }
     uint64_t n = strtoull(text, &end, 10);
     return *end == '\n' || !*end ? n : UINT64_MAX;
 }
 
-/* Limit and use of one level. Page cache is charged too, but gives way before anyone is killed. */
-static void level_memory(
-    const char *root, const struct hierarchy *h, uint64_t *limit, uint64_t *used)
+static uint64_t read_limit(const char *root, const struct hierarchy *h, const char *file)
 {
-    static const char *const keys[2][3] = {
-        {"total_inactive_file", "total_active_file", "memory.usage_in_bytes"},
-        {"inactive_file", "active_file", "memory.current"},
-    };
-    char stat[8192];
-    uint64_t inactive = 0, active = 0, ancestors = UINT64_MAX;
-    if (!read_level(root, h, "memory.stat", stat, sizeof stat)) {
-        stat[0] = 0;
-    }
-    (void)st_proc_field(stat, keys[h->v2][0], &inactive);
-    (void)st_proc_field(stat, keys[h->v2][1], &active);
-    if (h->v2) {
-        /* Beyond memory.high the kernel throttles us to a crawl: as bad as a limit. */
-        uint64_t max = read_limit(root, h, "memory.max");
-        uint64_t high = read_limit(root, h, "memory.high");
-        *limit = max < high ? max : high;
-    } else {
-        *limit = read_limit(root, h, "memory.limit_in_bytes");
-        (void)st_proc_field(stat, "hierarchical_memory_limit", &ancestors);
-        *limit = ancestors < *limit ? ancestors : *limit;
-    }
-    uint64_t usage = read_limit(root, h, keys[h->v2][2]);
-    usage = usage == UINT64_MAX ? 0 : usage;
-    uint64_t cache = inactive + active;
-    *used = usage > cache ? usage - cache : 0;
+    char text[64];
+    return read_level(root, h, file, text, sizeof text) ? number(text) : UINT64_MAX;
 }
 
-void st_cgroup_memory(const char *root, uint64_t total, uint64_t *limit, uint64_t *used)
+/* --- Memory -------------------------------------------------------------------------------- */
+
+static int open_at(const char *root, const struct hierarchy *h, const char *file)
+{
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s%s/%s", root, h->dir, file);
+    return n < (int)sizeof path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+}
+
+static void open_level(const char *root, const struct hierarchy *h, struct st_cgroup_level *out)
+{
+    static const char *const files[2][ST_CGROUP_FILES] = {
+        {"memory.limit_in_bytes", NULL, "memory.usage_in_bytes", "memory.stat"},
+        {"memory.max", "memory.high", "memory.current", "memory.stat"},
+    };
+    out->v2 = h->v2;
+    for (int i = 0; i < ST_CGROUP_FILES; i++) {
+        out->fd[i] = files[h->v2][i] ? open_at(root, h, files[h->v2][i]) : -1;
+    }
+}
+
+void st_cgroup_open(const char *root, struct st_cgroup *out)
 {
     static const char *const controllers[] = {"memory", NULL};
-    uint64_t least = UINT64_MAX;
-    *limit = UINT64_MAX;
-    *used = 0;
+    out->n = 0;
+    out->pressure = -1;
     for (int i = 0; i < 2; i++) {
         struct hierarchy h;
         if (!find_hierarchy(root, controllers[i], &h)) {
             continue;
         }
+        if (h.v2 && strlen(h.dir) > h.mount_len) { /* the root's is the machine's */
+            out->pressure = open_at(root, &h, "memory.pressure");
+        }
         do {
-            uint64_t level_limit, level_used;
-            level_memory(root, &h, &level_limit, &level_used);
-            if (level_limit >= total) {
-                continue;
-            }
-            uint64_t left = level_limit > level_used ? level_limit - level_used : 0;
-            if (left < least || (left == least && level_limit < *limit)) {
-                least = left;
-                *limit = level_limit;
-                *used = level_used;
-            }
-        } while (go_up(&h));
+            open_level(root, &h, &out->levels[out->n++]);
+        } while (out->n < ST_CGROUP_LEVELS && go_up(&h));
     }
 }
+
+void st_cgroup_close(struct st_cgroup *group)
+{
+    for (int i = 0; i < group->n; i++) {
+        for (int f = 0; f < ST_CGROUP_FILES; f++) {
+            if (group->levels[i].fd[f] >= 0) {
+                close(group->levels[i].fd[f]);
+            }
+        }
+    }
+    if (group->pressure >= 0) {
+        close(group->pressure);
+    }
+    group->n = 0;
+    group->pressure = -1;
+}
+
+/* A number; UINT64_MAX for "max", for a negative one, and for what cannot be read. */
+static uint64_t fd_limit(int fd)
+{
+    char text[64];
+    return st_proc_again(fd, text, sizeof text) ? number(text) : UINT64_MAX;
+}
+
+/* Limit and use of one level. Page cache is charged too, but gives way before anyone is killed. */
+static void level_memory(
+    const struct st_cgroup_level *level, uint64_t total, uint64_t *limit, uint64_t *used)
+{
+    static const char *const keys[2][2] = {
+        {"total_inactive_file", "total_active_file"}, {"inactive_file", "active_file"}};
+    char stat[8192];
+    uint64_t inactive = 0, active = 0, ancestors = UINT64_MAX;
+    /* Beyond memory.high the kernel throttles us to a crawl: as bad as a limit. */
+    *limit = st_min(fd_limit(level->fd[ST_CGROUP_MAX]), fd_limit(level->fd[ST_CGROUP_HIGH]));
+    *used = 0;
+    if (level->v2 && *limit >= total) {
+        return;
+    }
+    if (!st_proc_again(level->fd[ST_CGROUP_STAT], stat, sizeof stat)) {
+        stat[0] = 0;
+    }
+    (void)st_proc_field(stat, keys[level->v2][0], &inactive);
+    (void)st_proc_field(stat, keys[level->v2][1], &active);
+    if (!level->v2) {
+        (void)st_proc_field(stat, "hierarchical_memory_limit", &ancestors);
+        *limit = st_min(*limit, ancestors);
+    }
+    uint64_t usage = fd_limit(level->fd[ST_CGROUP_USED]);
+    usage = usage == UINT64_MAX ? 0 : usage;
+    *used = usage - st_min(usage, inactive + active);
+}
+
+void st_cgroup_read(
+    const struct st_cgroup *group, uint64_t total, uint64_t *limit, uint64_t *used)
+{
+    uint64_t least = UINT64_MAX;
+    *limit = UINT64_MAX;
+    *used = 0;
+    for (int i = 0; i < group->n; i++) {
+        uint64_t level_limit, level_used;
+        level_memory(&group->levels[i], total, &level_limit, &level_used);
+        if (level_limit >= total) {
+            continue;
+        }
+        uint64_t left = level_limit - st_min(level_limit, level_used);
+        if (left < least || (left == least && level_limit < *limit)) {
+            least = left;
+            *limit = level_limit;
+            *used = level_used;
+        }
+    }
+}
+
+void st_cgroup_memory(const char *root, uint64_t total, uint64_t *limit, uint64_t *used)
+{
+    struct st_cgroup group;
+    st_cgroup_open(root, &group);
+    st_cgroup_read(&group, total, limit, used);
+    st_cgroup_close(&group);
+}
+
+/* --- Processors ---------------------------------------------------------------------------- */
 
 /* One level's quota in processors, 0 for none. v2: "max 100000" or "150000 100000". */
 static double level_cpus(const char *root, const struct hierarchy *h)

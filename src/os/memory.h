@@ -12,6 +12,10 @@ struct st_memory_state {
     /* Of all containers around us (cgroup v1, v2, ancestors) the one with the least left: */
     uint64_t limit_bytes;      /* UINT64_MAX: none */
     uint64_t limit_used_bytes; /* charged to it; page cache it could drop not counted */
+    /* Share of the last seconds in which a task of this container (without one: of this machine,
+     * if little is available) stood still for want of memory. 0: none, or not known. Only readers
+     * fill it: it takes two looks. */
+    double pressure;
 };
 
 /* Reads the state now. Never fails: what cannot be read is given as the physical total / none. */
@@ -23,6 +27,23 @@ uint64_t st_memory_headroom(const struct st_memory_state *state);
 /* What this process may hold in all when nobody says: what is free and what it has already, less a
  * part that the rest of the machine may need at any time (a tenth, or 512 MiB of a large machine). */
 uint64_t st_memory_default_budget(void);
+
+/* Of the headroom, what should always be left: for the program's own small needs, for others, and
+ * for the time it takes to notice that there is less. A sixteenth of the machine or container, at
+ * most 512 MiB. */
+uint64_t st_memory_reserve(const struct st_memory_state *state);
+
+/* The same figures again and again, in some 10 us: what they are read from stays open. The
+ * containers looked at are those of the time when the reader was made. */
+struct st_memory_reader;
+struct st_memory_reader *st_memory_reader_new(void);
+void st_memory_reader_read(struct st_memory_reader *reader, struct st_memory_state *out);
+void st_memory_reader_free(struct st_memory_reader *reader);
+
+/* For tests: from now on st_memory_state and every reader report what `fake` says. It is called on
+ * any thread. NULL: the truth again. */
+typedef void (*st_memory_fake)(struct st_memory_state *out);
+void st_memory_override(st_memory_fake fake);
 
 /* Resident set of this process now, and the largest it has been. */
 uint64_t st_memory_rss(void);

@@ -26,13 +26,14 @@ void st_memory_state_at(const char *root, struct st_memory_state *out)
     }
     out->total_bytes = total;
     out->available_bytes = total;
+    out->pressure = 0;
     if (known && st_proc_field(text, "MemAvailable:", &kib)) {
         out->available_bytes = st_min(kib * ST_KIB, total);
     }
     st_cgroup_memory(root, total, &out->limit_bytes, &out->limit_used_bytes);
 }
 
-void st_memory_state(struct st_memory_state *out)
+void st_memory_state_now(struct st_memory_state *out)
 {
     st_memory_state_at("", out);
 }

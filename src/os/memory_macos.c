@@ -11,7 +11,7 @@
 #include <sys/sysctl.h>
 #include <unistd.h>
 
-void st_memory_state(struct st_memory_state *out)
+void st_memory_state_now(struct st_memory_state *out)
 {
     uint64_t total = 0;
     size_t size = sizeof total;
@@ -22,6 +22,7 @@ void st_memory_state(struct st_memory_state *out)
     out->available_bytes = total;
     out->limit_bytes = UINT64_MAX;
     out->limit_used_bytes = 0;
+    out->pressure = 0;
     vm_statistics64_data_t vm;
     mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
     mach_port_t host = mach_host_self();

@@ -8,6 +8,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "os/memory.h"
+
+/* The functions of memory.h, without the override. */
+void st_memory_state_now(struct st_memory_state *out);
+struct st_memory_reader *st_memory_reader_open(void);
+void st_memory_reader_look(struct st_memory_reader *reader, struct st_memory_state *out);
+void st_memory_reader_close(struct st_memory_reader *reader);
+
 /* Asks for huge pages; advice. */
 void st_vm_advise_huge(void *base, size_t size);
 

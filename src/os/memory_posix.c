@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -15,6 +16,48 @@
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
 #endif
+
+static _Atomic(st_memory_fake) override;
+
+void st_memory_override(st_memory_fake fake)
+{
+    atomic_store(&override, fake);
+}
+
+static bool overridden(struct st_memory_state *out)
+{
+    st_memory_fake fake = atomic_load(&override);
+    if (fake) {
+        fake(out);
+    }
+    return fake != NULL;
+}
+
+void st_memory_state(struct st_memory_state *out)
+{
+    if (!overridden(out)) {
+        st_memory_state_now(out);
+    }
+}
+
+struct st_memory_reader *st_memory_reader_new(void)
+{
+    return st_memory_reader_open();
+}
+
+void st_memory_reader_read(struct st_memory_reader *reader, struct st_memory_state *out)
+{
+    if (!overridden(out)) {
+        st_memory_reader_look(reader, out);
+    }
+}
+
+void st_memory_reader_free(struct st_memory_reader *reader)
+{
+    if (reader) {
+        st_memory_reader_close(reader);
+    }
+}
 
 uint64_t st_memory_headroom(const struct st_memory_state *state)
 {
@@ -31,6 +74,12 @@ uint64_t st_memory_default_budget(void)
     st_memory_state(&state);
     uint64_t room = st_memory_headroom(&state) + st_memory_rss();
     return room - st_max(room / 10, st_min(512 * ST_MIB, room / 4));
+}
+
+uint64_t st_memory_reserve(const struct st_memory_state *state)
+{
+    uint64_t all = st_min(state->total_bytes, state->limit_bytes);
+    return st_min(st_max(all / 16, st_min(all / 8, 32 * ST_MIB)), 512 * ST_MIB);
 }
 
 uint64_t st_vm_page_size(void)

@@ -35,6 +35,16 @@ bool st_proc_text(const char *root, const char *path, char *buf, size_t cap)
     return true;
 }
 
+bool st_proc_again(int fd, char *buf, size_t cap)
+{
+    ssize_t n;
+    do {
+        n = fd < 0 ? -1 : pread(fd, buf, cap - 1, 0);
+    } while (n < 0 && fd >= 0 && errno == EINTR);
+    buf[n < 0 ? 0 : n] = 0;
+    return n >= 0;
+}
+
 bool st_proc_field(const char *text, const char *key, uint64_t *out)
 {
     size_t n = strlen(key);

@@ -13,12 +13,35 @@
 /* Reads a text file whole, NUL-terminated, cut at cap - 1. False when it cannot be opened. */
 bool st_proc_text(const char *root, const char *path, char *buf, size_t cap);
 
+/* Reads an open file again from its beginning, cut at cap - 1. False when that fails. */
+bool st_proc_again(int fd, char *buf, size_t cap);
+
 /* The number after the line's first word `key` (with its ':', if the file has one). */
 bool st_proc_field(const char *text, const char *key, uint64_t *out);
 
 /* Memory of the tightest container: the level of any cgroup hierarchy, v1 or v2, with the least
  * left. *limit is UINT64_MAX, *used 0 when there is none. Limits of `total` and above are none. */
 void st_cgroup_memory(const char *root, uint64_t total, uint64_t *limit, uint64_t *used);
+
+/* The same, again and again: the files of every level stay open. Levels beyond the first 16 are left
+ * out: they are the ones nearest to the root. */
+enum { ST_CGROUP_MAX, ST_CGROUP_HIGH, ST_CGROUP_USED, ST_CGROUP_STAT, ST_CGROUP_FILES };
+#define ST_CGROUP_LEVELS 16
+struct st_cgroup_level {
+    bool v2;
+    int fd[ST_CGROUP_FILES]; /* -1: there is none */
+};
+struct st_cgroup {
+    struct st_cgroup_level levels[ST_CGROUP_LEVELS];
+    int n;
+    int pressure; /* memory.pressure of our own level, -1: there is none */
+};
+void st_cgroup_open(const char *root, struct st_cgroup *out);
+void st_cgroup_read(const struct st_cgroup *group, uint64_t total, uint64_t *limit, uint64_t *used);
+void st_cgroup_close(struct st_cgroup *group);
+
+/* The total of the line "some" of a pressure file, in microseconds. */
+bool st_psi_total(const char *text, uint64_t *us);
 
 /* Processors' worth of time this container may use; 0: no quota. */
 double st_cgroup_cpus(const char *root);

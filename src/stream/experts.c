@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
+#include "stream/pool.h"
 
 /* Reads open at once. More would only queue in the engine. */
 #define MAX_LOADS    256
@@ -18,15 +19,6 @@ struct load {
     int stage; /* staging buffer, -1: read in place */
 };
 
-struct pool {
-    int n_slots;
-    int n_parts;
-    uint64_t stride[ST_MAX_PARTS];
-    char *memory[ST_MAX_PARTS];
-    uint64_t memory_bytes[ST_MAX_PARTS];
-    int16_t *load_of; /* [n_slots][ST_MAX_PARTS] open load, or -1 */
-};
-
 struct st_experts {
     struct st_io_engine *io;
     const struct st_weights *weights;
@@ -34,7 +26,7 @@ struct st_experts {
     void *user;
 
     int n_pools;
-    struct pool *pools;
+    struct st_pool *pools;
     int *pool_of;  /* [n_groups] */
     int *first_id; /* [n_groups] */
     struct st_cache *cache;
@@ -71,8 +63,9 @@ static void plan_pools(struct st_experts *x, const struct st_stream_config *conf
         x->pool_of[g] = shared ? 0 : g;
         x->first_id[g] = shared ? id : 0;
         id += group->n_expert;
-        struct pool *pool = &x->pools[x->pool_of[g]];
+        struct st_pool *pool = &x->pools[x->pool_of[g]];
         pool->n_slots = shared ? config->shared_slots : config->slots[g];
+        pool->max_slots = pool->n_slots;
         pool->n_parts = group->n_parts > pool->n_parts ? group->n_parts : pool->n_parts;
         for (int p = 0; p < group->n_parts; p++) {
             pool->stride[p] =
@@ -100,7 +93,7 @@ static void make_cache(struct st_experts *x, const struct st_cache_policy *polic
 static bool reserve_slots(struct st_experts *x)
 {
     for (int i = 0; i < x->n_pools; i++) {
-        struct pool *pool = &x->pools[i];
+        struct st_pool *pool = &x->pools[i];
         size_t n_loads = (size_t)pool->n_slots * ST_MAX_PARTS;
         pool->load_of = st_xcalloc(n_loads, sizeof *pool->load_of);
         for (size_t k = 0; k < n_loads; k++) {
@@ -236,7 +229,7 @@ static int16_t *load_of(struct st_experts *x, int pool, int slot, int part)
 
 static char *place(const struct st_experts *x, const struct load *load)
 {
-    const struct pool *pool = &x->pools[load->pool];
+    const struct st_pool *pool = &x->pools[load->pool];
     return pool->memory[load->part] + (uint64_t)load->slot * pool->stride[load->part];
 }
 
@@ -457,6 +450,7 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
     pass->parts = parts;
     pass->n = n;
     pass->next_load = 0;
+    x->pools[pool].n_passes++;
     if (x->n_passes++ == 0) {
         x->failed = false; /* a failure that nobody waited for: those parts are read again */
     }
@@ -533,12 +527,13 @@ void st_experts_end(struct st_experts *x, struct st_pass *pass)
     pass->group = -1;
     pass->n = 0;
     x->n_passes--;
+    x->pools[pool].n_passes--;
 }
 
 void *st_experts_slots(const struct st_experts *x, int weight, uint64_t *stride, int *n_slots)
 {
     const struct st_weight *w = &x->weights->weights[weight];
-    const struct pool *pool = &x->pools[x->pool_of[w->group]];
+    const struct st_pool *pool = &x->pools[x->pool_of[w->group]];
     *stride = pool->stride[w->part];
     *n_slots = pool->n_slots;
     return pool->memory[w->part] + w->delta;
@@ -549,6 +544,86 @@ bool st_experts_has(const struct st_experts *x, int group, int expert, uint32_t 
     int pool = x->pool_of[group];
     int slot = st_cache_find(x->cache, pool, x->first_id[group] + expert);
     return slot >= 0 && (st_cache_parts(x->cache, pool, slot) & parts) == parts;
+}
+
+/* --- More and less memory ------------------------------------------------------------------ */
+
+/* Memory of all slots, if every pool has as many as `count` says. */
+static uint64_t sum_slots(const struct st_experts *x, int (*count)(const struct st_pool *pool))
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < x->n_pools; i++) {
+        bytes += (uint64_t)count(&x->pools[i]) * st_pool_slot_bytes(&x->pools[i]);
+    }
+    return bytes;
+}
+
+static int slots_now(const struct st_pool *pool)
+{
+    return pool->n_slots;
+}
+
+static int slots_planned(const struct st_pool *pool)
+{
+    return pool->max_slots;
+}
+
+uint64_t st_experts_held(const struct st_experts *x)
+{
+    return sum_slots(x, slots_now);
+}
+
+uint64_t st_experts_most(const struct st_experts *x)
+{
+    return sum_slots(x, slots_planned);
+}
+
+uint64_t st_experts_least(const struct st_experts *x)
+{
+    return sum_slots(x, st_pool_fewest);
+}
+
+int st_experts_n_slots(const struct st_experts *x)
+{
+    int n = 0;
+    for (int i = 0; i < x->n_pools; i++) {
+        n += x->pools[i].n_slots;
+    }
+    return n;
+}
+
+/* Of what the pools can give back, the share that they keep. */
+static double share_of(const struct st_experts *x, uint64_t bytes)
+{
+    uint64_t most = st_experts_most(x), least = st_experts_least(x);
+    if (bytes >= most) {
+        return 1;
+    }
+    return bytes <= least ? 0 : (double)(bytes - least) / (double)(most - least);
+}
+
+void st_experts_resize(struct st_experts *x, uint64_t bytes)
+{
+    double share = share_of(x, bytes);
+    for (int growing = 0; growing < 2; growing++) { /* what is given back comes first */
+        for (int i = 0; i < x->n_pools; i++) {
+            int n = st_pool_share(&x->pools[i], share);
+            if (n != x->pools[i].n_slots && (n > x->pools[i].n_slots) == (growing == 1)) {
+                st_pool_resize(&x->pools[i], x->cache, i, n);
+            }
+        }
+    }
+}
+
+bool st_experts_settled(const struct st_experts *x, uint64_t bytes)
+{
+    double share = share_of(x, bytes);
+    for (int i = 0; i < x->n_pools; i++) {
+        if (st_pool_share(&x->pools[i], share) != x->pools[i].n_slots) {
+            return false;
+        }
+    }
+    return true;
 }
 
 void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out)

@@ -38,6 +38,19 @@ void st_experts_end(struct st_experts *x, struct st_pass *pass);
 void *st_experts_slots(const struct st_experts *x, int weight, uint64_t *stride, int *n_slots);
 bool st_experts_has(const struct st_experts *x, int group, int expert, uint32_t parts);
 
+/* Memory of the slots in use now, as planned, and when every pool has the fewest that work. */
+uint64_t st_experts_held(const struct st_experts *x);
+uint64_t st_experts_most(const struct st_experts *x);
+uint64_t st_experts_least(const struct st_experts *x);
+int st_experts_n_slots(const struct st_experts *x);
+
+/* Gives slots back, or takes them again, so that they hold `bytes`, or a little less. Pools with an
+ * open pass are left as they are, and slots that are being read into stay (with those before them). */
+void st_experts_resize(struct st_experts *x, uint64_t bytes);
+
+/* True when every pool has the slots that `bytes` comes to. */
+bool st_experts_settled(const struct st_experts *x, uint64_t bytes);
+
 /* Adds this half's figures to *out. */
 void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out);
 

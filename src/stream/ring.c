@@ -30,13 +30,13 @@ struct st_ring {
 };
 
 struct st_ring *st_ring_new(
-    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes)
+    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes, bool populate)
 {
     void *memory = st_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
     }
-    if (!st_io_is_virtual(io)) {
+    if (populate && !st_io_is_virtual(io)) {
         st_vm_populate(memory, bytes);
     }
     struct st_ring *ring = st_xcalloc(1, sizeof *ring);
@@ -197,6 +197,13 @@ void st_ring_release(struct st_ring *ring)
     ring->taken = false;
     pop(ring);
     st_ring_pump(ring);
+}
+
+void st_ring_discard(struct st_ring *ring)
+{
+    ST_ASSERT(!ring->taken);
+    drop_all(ring);
+    st_vm_discard(ring->memory, ring->bytes);
 }
 
 const struct st_ring_stats *st_ring_stats(const struct st_ring *ring)

@@ -20,9 +20,9 @@
 struct st_ring;
 
 /* `bytes` is at least the largest envelope (st_weight_envelope) of any weight that will be taken.
- * Takes the memory now; NULL if it is refused. */
+ * Takes the memory now if `populate`, else as it is used. NULL if the address space is refused. */
 struct st_ring *st_ring_new(
-    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes);
+    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes, bool populate);
 void st_ring_free(struct st_ring *ring); /* waits for what is in flight */
 
 /* The weights will be taken in this order, after those expected before. */
@@ -33,6 +33,10 @@ void st_ring_expect(struct st_ring *ring, const int *weights, int n);
 enum strata_status st_ring_take(
     struct st_ring *ring, int weight, const void **raw, struct strata_error *err);
 void st_ring_release(struct st_ring *ring);
+
+/* Drops what was read ahead and gives the memory back until the ring is used again. Not while a
+ * weight is taken. */
+void st_ring_discard(struct st_ring *ring);
 
 /* Issues reads ahead as far as there is room. Never blocks. */
 void st_ring_pump(struct st_ring *ring);

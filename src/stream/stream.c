@@ -1,11 +1,13 @@
 #include "stream/stream.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
+#include "stream/elastic.h"
 #include "stream/experts.h"
 #include "stream/ring.h"
 
@@ -15,12 +17,14 @@ struct st_stream {
     st_arrive_fn arrive;
     void *user;
 
-    /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. */
+    /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. Of
+     * them, `elastic` knows which are in memory now. */
     char *resident;
     uint64_t resident_bytes;
     uint64_t *place;
+    struct st_elastic elastic;
 
-    struct st_ring *ring; /* NULL when nothing dense is streamed, and before loading */
+    struct st_ring *ring; /* NULL when nothing dense can be streamed, and before loading */
     bool in_ring;         /* the weight in use is computed with in the ring */
     char *scratch;        /* ... or here, in its computed form */
     uint64_t scratch_bytes;
@@ -29,6 +33,11 @@ struct st_stream {
     struct st_experts *experts; /* NULL for dense models */
     uint64_t slot_bytes;
     uint64_t arrive_ns;
+
+    _Atomic uint64_t target, held;
+    _Atomic uint64_t shrinks, grows;
+    uint64_t heeded;  /* the target that was last acted on */
+    uint64_t adapted; /* ... and the one that has been reached */
 };
 
 static enum strata_status no_memory(struct st_stream *s, const char *what, struct strata_error *err)
@@ -66,6 +75,10 @@ enum strata_status st_stream_new(const struct st_weights *weights,
     s->user = user;
     s->place = st_xcalloc((size_t)weights->n_weights, sizeof *s->place);
     lay_out(s, config->resident);
+    st_elastic_init(&s->elastic, weights, config->resident, config->ring_bytes, s->scratch_bytes);
+    s->scratch_bytes = st_max(s->scratch_bytes, s->elastic.scratch_bytes);
+    s->adapted = UINT64_MAX;
+    atomic_init(&s->target, UINT64_MAX);
     enum strata_status status = st_io_open(&config->io, &s->io, err);
     if (status != STRATA_OK) {
         st_stream_free(s);
@@ -88,6 +101,8 @@ enum strata_status st_stream_new(const struct st_weights *weights,
         st_experts_stats(s->experts, &stats);
         s->slot_bytes = stats.memory_bytes;
     }
+    s->heeded = st_stream_most(s);
+    atomic_store(&s->held, s->heeded);
     *out = s;
     return STRATA_OK;
 }
@@ -106,8 +121,17 @@ void st_stream_free(struct st_stream *s)
     if (s->scratch) {
         st_vm_release(s->scratch, s->scratch_bytes);
     }
+    st_elastic_release(&s->elastic);
     free(s->place);
     free(s);
+}
+
+/* Makes the memory held known to other threads. */
+static void note_held(struct st_stream *s)
+{
+    uint64_t held = st_elastic_held(&s->elastic);
+    held += s->experts ? st_experts_held(s->experts) : 0;
+    atomic_store(&s->held, held);
 }
 
 /* Puts one dense unit into place. */
@@ -190,7 +214,7 @@ static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t
     enum strata_status status = STRATA_OK;
     if (n > 0) {
         struct st_ring *aside =
-            st_ring_new(s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)));
+            st_ring_new(s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
         status = aside ? load_through(s, aside, order, n, progress, err)
                        : st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space to load");
         st_ring_free(aside);
@@ -204,10 +228,11 @@ static enum strata_status load_resident(
 {
     /* What is larger than the ring comes first, while the ring has no memory yet (S4). */
     enum strata_status status = load_aside(s, s->ring_bytes, UINT64_MAX, progress, err);
-    if (status != STRATA_OK || s->ring_bytes == 0) {
+    uint64_t bytes = s->ring_bytes ? s->ring_bytes : s->elastic.ring_bytes;
+    if (status != STRATA_OK || bytes == 0) {
         return status;
     }
-    s->ring = st_ring_new(s->io, s->weights, s->ring_bytes);
+    s->ring = st_ring_new(s->io, s->weights, bytes, s->ring_bytes > 0);
     if (!s->ring) {
         return st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space for the ring");
     }
@@ -230,11 +255,108 @@ enum strata_status st_stream_load(
     return status;
 }
 
+/* --- More and less memory ------------------------------------------------------------------ */
+
+uint64_t st_stream_most(const struct st_stream *s)
+{
+    return s->elastic.most_bytes + (s->experts ? st_experts_most(s->experts) : 0);
+}
+
+static uint64_t least_experts(const struct st_stream *s)
+{
+    return s->experts ? st_experts_least(s->experts) : 0;
+}
+
+uint64_t st_stream_least(const struct st_stream *s)
+{
+    return st_min(s->elastic.least_bytes + least_experts(s), st_stream_most(s));
+}
+
+uint64_t st_stream_held(const struct st_stream *s)
+{
+    return atomic_load(&s->held);
+}
+
+void st_stream_set_target(struct st_stream *s, uint64_t bytes)
+{
+    atomic_store(&s->target, bytes);
+}
+
+int st_stream_n_slots(const struct st_stream *s)
+{
+    return s->experts ? st_experts_n_slots(s->experts) : 0;
+}
+
+uint64_t st_stream_kept_bytes(const struct st_stream *s)
+{
+    return s->resident_bytes - s->elastic.most_bytes + s->elastic.kept_bytes;
+}
+
+/* Gives back the memory of a kept weight, with the pages that it shares with neighbours which have
+ * been given back. */
+static void discard_dense(struct st_stream *s, int weight)
+{
+    uint64_t from = s->place[weight], to = from + s->weights->weights[weight].stride;
+    for (int i = weight + 1; i < s->weights->n_weights && !st_elastic_kept(&s->elastic, i); i++) {
+        if (s->place[i] == to) {
+            to += s->weights->weights[i].stride;
+            break;
+        }
+    }
+    for (int i = weight - 1; i >= 0 && !st_elastic_kept(&s->elastic, i); i--) {
+        if (s->place[i] != UINT64_MAX) {
+            from = s->place[i];
+            break;
+        }
+    }
+    st_vm_discard(s->resident + from, to - from);
+}
+
+/* Gives back the dense weights that are not to be kept any more. */
+static void drop_dense(struct st_stream *s)
+{
+    for (int w; (w = st_elastic_drop(&s->elastic)) >= 0;) {
+        discard_dense(s, w);
+    }
+    if (s->elastic.ring_bytes && s->elastic.n_streamed == 0 && s->elastic.ring_used) {
+        st_ring_discard(s->ring);
+        st_vm_discard(s->scratch, s->scratch_bytes);
+        s->elastic.ring_used = false;
+    }
+}
+
+void st_stream_adapt(struct st_stream *s, bool all)
+{
+    uint64_t target = atomic_load(&s->target);
+    if (target == s->adapted) {
+        return;
+    }
+    target = st_min(target, st_stream_most(s));
+    atomic_fetch_add(&s->shrinks, target < s->heeded);
+    atomic_fetch_add(&s->grows, target > s->heeded);
+    s->heeded = target;
+    uint64_t least = least_experts(s);
+    uint64_t wanted = st_elastic_plan(&s->elastic, target - st_min(target, least));
+    if (all) {
+        drop_dense(s);
+    }
+    uint64_t dense = st_max(st_elastic_held(&s->elastic), wanted);
+    uint64_t slots = target - st_min(target, dense);
+    if (s->experts) {
+        st_experts_resize(s->experts, slots);
+    }
+    note_held(s);
+    bool reached = !s->experts || st_experts_settled(s->experts, slots);
+    if (reached && st_elastic_held(&s->elastic) == wanted) {
+        s->adapted = target;
+    }
+}
+
 /* --- Dense weights ------------------------------------------------------------------------- */
 
 bool st_stream_is_resident(const struct st_stream *s, int weight)
 {
-    return s->place[weight] != UINT64_MAX;
+    return st_elastic_kept(&s->elastic, weight);
 }
 
 void *st_stream_resident(const struct st_stream *s, int weight)
@@ -260,7 +382,13 @@ enum strata_status st_stream_dense(
         return status;
     }
     s->in_ring = s->weights->weights[weight].arrival == ST_ARRIVE_DIRECT;
-    if (!s->in_ring) {
+    if (st_elastic_restore(&s->elastic, weight)) { /* there is room for it again */
+        s->in_ring = false;
+        arrive_one(s, weight, raw, st_stream_resident(s, weight));
+        st_ring_release(s->ring);
+        raw = st_stream_resident(s, weight);
+        note_held(s);
+    } else if (!s->in_ring) {
         arrive_one(s, weight, raw, s->scratch);
         st_ring_release(s->ring); /* its room is for the next reads, while this one is used */
         raw = s->scratch;
@@ -297,6 +425,7 @@ bool st_stream_ready(struct st_stream *s, const struct st_pass *pass, int part)
 enum strata_status st_stream_wait(
     struct st_stream *s, struct st_pass *pass, int part, struct strata_error *err)
 {
+    st_stream_adapt(s, false);
     return st_experts_wait(s->experts, pass, part, err);
 }
 
@@ -334,7 +463,10 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         st_experts_stats(s->experts, out);
     }
     out->arrive_ns += s->arrive_ns;
-    out->memory_bytes += s->resident_bytes + s->ring_bytes + s->scratch_bytes;
+    out->shrinks = atomic_load(&s->shrinks);
+    out->grows = atomic_load(&s->grows);
+    out->memory_bytes += s->resident_bytes + s->ring_bytes;
+    out->memory_bytes += s->elastic.scratch_bytes ? 0 : s->scratch_bytes;
     st_io_counters(s->io, &out->io);
     out->io_method = st_io_method_name(s->io);
 }

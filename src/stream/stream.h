@@ -70,7 +70,7 @@ enum strata_status st_stream_load(struct st_stream *stream, strata_progress prog
 
 bool st_stream_is_resident(const struct st_stream *stream, int weight);
 
-/* Where a kept weight is; valid for the stream's life. */
+/* Where a kept weight is; valid until st_stream_adapt is told that all may go. */
 void *st_stream_resident(const struct st_stream *stream, int weight);
 
 /* Announces the streamed dense weights of the coming computation in the order of their use. */
@@ -118,6 +118,29 @@ void *st_stream_slots(const struct st_stream *stream, int weight, uint64_t *stri
 /* Whether the group's expert has all of `parts` in place now. */
 bool st_stream_has(const struct st_stream *stream, int group, int expert, uint32_t parts);
 
+/* --- More and less memory ------------------------------------------------------------------ */
+
+/* What can be given back while the model runs: slots of experts, down to two in each pool, and kept
+ * dense weights that can be streamed instead. Dense weights go last and come back first. They come
+ * back when they are used next. */
+
+/* Memory of these: as planned, and at least. */
+uint64_t st_stream_most(const struct st_stream *stream);
+uint64_t st_stream_least(const struct st_stream *stream);
+
+/* Memory of these now, and what they may hold from now on. On any thread. */
+uint64_t st_stream_held(const struct st_stream *stream);
+void st_stream_set_target(struct st_stream *stream, uint64_t bytes);
+
+/* Goes as far towards the target as is possible now: pools with an open pass stay, and kept dense
+ * weights stay unless `all`, which says that nobody holds a pointer to one, or a taken one. Cheap
+ * when there is nothing to do. */
+void st_stream_adapt(struct st_stream *stream, bool all);
+
+/* Slots of all pools, and dense weights kept, now. */
+int st_stream_n_slots(const struct st_stream *stream);
+uint64_t st_stream_kept_bytes(const struct st_stream *stream);
+
 /* --- Both --------------------------------------------------------------------------------- */
 
 /* Lets reads go on: collects completions, issues what is queued. Never blocks; cheap. */
@@ -131,7 +154,8 @@ struct st_stream_stats {
     uint64_t expert_hits;         /* of these, in memory when asked for */
     uint64_t stall_ns;            /* waiting for reads */
     uint64_t arrive_ns;           /* putting what was read into place */
-    uint64_t memory_bytes;        /* taken for weights */
+    uint64_t memory_bytes;        /* taken for weights, as planned */
+    uint64_t shrinks, grows;      /* times that memory was given back, and taken again */
     struct st_io_counters io;
     const char *io_method;
 };

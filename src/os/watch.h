@@ -1,0 +1,36 @@
+/*
+ * watch.h - a thread that looks at the memory every few milliseconds, and takes turns with another.
+ *
+ * What a machine has left changes while others work with what was taken. The watch's thread only
+ * looks, decides, and acts when it may:
+ *
+ *      worker   enter ------- leave   (computes, touches nothing shared)   enter ----- leave
+ *      watch     look    look     look+act   look+act   look+act            look
+ *
+ * `look` is called on every turn. `act` follows it only when nobody is between enter and leave, and
+ * enter waits until it has returned. So act may change what the worker uses between its two.
+ */
+#ifndef ST_OS_WATCH_H
+#define ST_OS_WATCH_H
+
+#include "os/memory.h"
+
+struct st_watch;
+
+struct st_watch_calls {
+    void (*look)(void *user, const struct st_memory_state *state, uint64_t now_ns);
+    void (*act)(void *user);
+};
+
+/* Starts looking. NULL when there can be no thread. */
+struct st_watch *st_watch_start(const struct st_watch_calls *calls, void *user);
+/* Stops; no call is made any more. NULL is fine, here and below. */
+void st_watch_stop(struct st_watch *watch);
+
+void st_watch_enter(struct st_watch *watch);
+void st_watch_leave(struct st_watch *watch);
+
+/* Time between two looks. Tests shorten it, before they start a watch. */
+extern uint32_t st_watch_interval_us;
+
+#endif

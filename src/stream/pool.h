@@ -1,0 +1,38 @@
+/*
+ * pool.h - the slots of one pool in memory, and how many of them are in use.
+ *
+ *      part 0  [slot 0][slot 1] ... [slot n_slots - 1]   (given back)   ... max_slots
+ *      part 1  [slot 0][slot 1] ...
+ *
+ * Address space is there for max_slots; what lies beyond n_slots costs no memory.
+ */
+#ifndef ST_STREAM_POOL_H
+#define ST_STREAM_POOL_H
+
+#include "cache/cache.h"
+#include "model/weights.h"
+
+struct st_pool {
+    int n_slots;   /* in use */
+    int max_slots; /* as planned */
+    int n_passes;  /* open: whoever computes with the pool counts on its size */
+    int n_parts;
+    uint64_t stride[ST_MAX_PARTS];
+    char *memory[ST_MAX_PARTS];
+    uint64_t memory_bytes[ST_MAX_PARTS];
+    int16_t *load_of; /* [max_slots][ST_MAX_PARTS] open load, or -1 */
+};
+
+uint64_t st_pool_slot_bytes(const struct st_pool *pool);
+
+/* The fewest slots that any pass works with: one that is computed with, one that is read into. */
+int st_pool_fewest(const struct st_pool *pool);
+
+/* How many slots the pool has when of what it can give back (beyond the fewest) it keeps `share`. */
+int st_pool_share(const struct st_pool *pool, double share);
+
+/* Makes it n slots, of which the cache (layer `layer` of it) then knows; nothing while a pass is
+ * open, and more than n when slots from n on are being read into. */
+void st_pool_resize(struct st_pool *pool, struct st_cache *cache, int layer, int n);
+
+#endif
