@@ -1,0 +1,194 @@
+/*
+ * test_exact_governor.c - logits stay bit-identical while memory comes and goes: the machine that
+ * the governor sees is made up, and short of memory every other moment.
+ */
+#include "exact.h"
+
+#include <stdatomic.h>
+#include <time.h>
+
+#include "backend/internal.h"
+#include "base/units.h"
+#include "os/watch.h"
+#include "synth/synth.h"
+
+struct governed {
+    const char *arch, *name;
+    bool repack;
+    int percent;  /* of the weights; 0: the smallest budget that works */
+    uint32_t batch;
+};
+
+/* Own pools at 60 %, everything kept at 100, one pool for all layers at 0 (and the ring is tight). */
+static const struct governed cases[] = {
+    {"qwen3moe", "own pools, repacked", true, 60, 37},
+    {"qwen3moe", "own pools, as stored", false, 60, 7},
+    {"qwen3moe", "shared pool, repacked", true, 0, 37},
+    {"qwen3moe", "shared pool, as stored", false, 0, 7},
+    {"qwen3moe", "all kept, repacked", true, 100, 37},
+    {"mixtral", "all kept, as stored", false, 100, 37},
+    {"gpt-oss", "own pools, repacked", true, 50, 37},
+    {"llama", "dense, half kept, repacked", true, 60, 37},
+    {"llama", "dense, half kept, as stored", false, 60, 7},
+    {"llama", "dense, all kept, repacked", true, 100, 37},
+    {"llama", "dense, all kept, as stored", false, 100, 37},
+};
+
+/* --- A machine that is short of memory now and then ---------------------------------------- */
+
+static atomic_uint looked;
+
+/* Three looks of too little (how little, varies), nine of plenty. Its reserve is 256 KiB. */
+static void moody(struct st_memory_state *out)
+{
+    unsigned n = atomic_fetch_add(&looked, 1);
+    uint64_t little = (n * 2654435761u >> 16) % (256 * ST_KIB);
+    *out = (struct st_memory_state){
+        .total_bytes = 2 * ST_MIB,
+        .available_bytes = n % 12 < 3 ? little : ST_GIB,
+        .limit_bytes = UINT64_MAX,
+        .pressure = n % 100 == 99 ? 0.5 : 0,
+    };
+}
+
+static void let_it_look(unsigned times)
+{
+    const struct timespec pause = {0, 50000};
+    for (unsigned from = atomic_load(&looked); atomic_load(&looked) - from < times;) {
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* --- Runs --------------------------------------------------------------------------------- */
+
+static enum strata_status run_session(struct strata_session *session, const struct shape *shape,
+    bool governed, struct rows *rows, struct strata_error *err)
+{
+    int32_t tokens[512];
+    for (size_t i = 0; i < shape->prompt; i++) {
+        tokens[i] = (int32_t)(1 + (37 * i + i * i) % (rows->n_vocab - 1));
+    }
+    enum strata_status status = strata_eval(session, tokens, shape->prompt, false, err);
+    for (size_t i = 0; status == STRATA_OK && i < shape->generated; i++) {
+        rows_add(rows, strata_logits(session, 0));
+        int32_t token = strata_sample(session);
+        if (governed && i % 2) {
+            let_it_look(3);
+        }
+        status = strata_eval(session, &token, 1, false, err);
+    }
+    return status;
+}
+
+static struct rows run(const char *path, const struct shape *shape,
+    const struct strata_model_options *options, struct strata_stats *stats)
+{
+    struct strata_model *model;
+    struct strata_session *session;
+    struct strata_placement placement;
+    struct strata_error err;
+    struct rows rows = {0};
+    if (strata_model_load(path, options, &model, &err) != STRATA_OK) {
+        fail_msg("%s (%s)", err.message, err.hint);
+    }
+    rows.n_vocab = (size_t)strata_model_n_vocab(model);
+    strata_model_placement(model, &placement);
+    assert_int_equal(strata_session_new(model, &session, &err), STRATA_OK);
+    st_memory_override(options->plain ? NULL : moody);
+    if (run_session(session, shape, !options->plain, &rows, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    st_memory_override(NULL);
+    strata_stats_get(session, stats);
+    strata_session_free(session);
+    strata_model_free(model);
+    return rows;
+}
+
+/* The smallest budget for weights, in the words of the error. */
+static uint64_t least_budget(const char *path, struct strata_model_options options)
+{
+    uint64_t low = 1, high = 64 * ST_MIB; /* low is too little, high is enough */
+    while (high - low > 1024) {
+        struct strata_model *model = NULL;
+        options.weights_mem_bytes = (low + high) / 2;
+        enum strata_status status = strata_model_load(path, &options, &model, NULL);
+        assert_true(status == STRATA_OK || status == STRATA_E_NOFIT);
+        *(status == STRATA_OK ? &high : &low) = (low + high) / 2;
+        strata_model_free(model);
+    }
+    return high;
+}
+
+static void make_model(const struct governed *c, const char *path, uint64_t *bytes)
+{
+    struct st_synth_shape s;
+    struct strata_error err;
+    struct strata_file *file;
+    struct strata_file_info info;
+    st_synth_shape_init(&s);
+    s.arch = c->arch;
+    s.type = "Q4_K_M";
+    s.layers = 4;
+    s.embd = 256;
+    s.heads = 4;
+    s.ff = 512;
+    s.vocab = 300;
+    s.experts = st_synth_arch_has_experts(c->arch) ? 16 : 0;
+    s.experts_used = s.experts ? 4 : 0;
+    if (st_synth_random(&s, path, NULL, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
+    strata_file_describe(file, &info);
+    strata_file_free(file);
+    *bytes = info.tensor_bytes;
+}
+
+static void test_case(void **state)
+{
+    const struct governed *c = *state;
+    const struct shape shape = {.batch = c->batch,
+        .threads = 1,
+        .prompt = 80,
+        .generated = 60,
+        .repack = c->repack,
+        .last_row = true};
+    struct strata_model_options options = shape_options(&shape);
+    const char *path = temp_path("governed.gguf");
+    uint64_t bytes;
+    struct strata_stats stats;
+    make_model(c, path, &bytes);
+    options.plain = true;
+    struct rows want = run(path, &shape, &options, &stats);
+    options.plain = false;
+    options.weights_mem_bytes = c->percent ? bytes * (uint64_t)c->percent / 100
+                                           : least_budget(path, options);
+    for (int m = 0; m < COUNT(methods); m++) {
+        options.io_method = methods[m];
+        struct rows got = run(path, &shape, &options, &stats);
+        if (!same_rows(&want, &got)) {
+            fail_msg("--io %s: not the same logits (%llu shrinks, %llu grows)", methods[m],
+                (unsigned long long)stats.governor_shrinks,
+                (unsigned long long)stats.governor_grows);
+        }
+        assert_true(stats.governor_shrinks > 3 && stats.governor_grows > 3);
+        rows_free(&got);
+    }
+    rows_free(&want);
+}
+
+int main(void)
+{
+    struct CMUnitTest tests[COUNT(cases)];
+    char names[COUNT(cases)][96];
+    for (int i = 0; i < COUNT(cases); i++) {
+        snprintf(names[i], sizeof names[i], "%s: %s", cases[i].arch, cases[i].name);
+        tests[i] = (struct CMUnitTest){
+            .name = names[i], .test_func = test_case, .initial_state = (void *)&cases[i]};
+    }
+    strata_log_set_level(STRATA_LOG_ERROR);
+    st_watch_interval_us = 100;
+    st_governor_calm_ns = 1;
+    return _cmocka_run_group_tests("exact_governor", tests, COUNT(tests), NULL, temp_remove);
+}
