@@ -15,7 +15,7 @@
 struct governed {
     const char *arch, *name;
     bool repack;
-    int percent;  /* of the weights; 0: the smallest budget that works */
+    int percent; /* of the weights; 0: the smallest budget that works */
     uint32_t batch;
 };
 
@@ -162,8 +162,8 @@ static void test_case(void **state)
     options.plain = true;
     struct rows want = run(path, &shape, &options, &stats);
     options.plain = false;
-    options.weights_mem_bytes = c->percent ? bytes * (uint64_t)c->percent / 100
-                                           : least_budget(path, options);
+    options.weights_mem_bytes =
+        c->percent ? bytes * (uint64_t)c->percent / 100 : least_budget(path, options);
     for (int m = 0; m < COUNT(methods); m++) {
         options.io_method = methods[m];
         struct rows got = run(path, &shape, &options, &stats);

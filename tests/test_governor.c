@@ -181,8 +181,11 @@ static void test_growth_waits_for_memory(void **state)
     struct st_governor g;
     (void)state;
     st_governor_init(&g, 1000 * ST_MIB, 0, SECOND);
-    struct st_governor_input in = {.headroom_bytes = 0, .reserve_bytes = 10 * ST_MIB,
-        .limit_bytes = UINT64_MAX, .held_bytes = 1000 * ST_MIB, .now_ns = SECOND};
+    struct st_governor_input in = {.headroom_bytes = 0,
+        .reserve_bytes = 10 * ST_MIB,
+        .limit_bytes = UINT64_MAX,
+        .held_bytes = 1000 * ST_MIB,
+        .now_ns = SECOND};
     for (int i = 0; i < 200; i++, in.now_ns += TICK) {
         in.held_bytes = st_min(in.held_bytes, st_governor_decide(&g, &in));
     }
@@ -228,8 +231,11 @@ static void test_garbage(void **state)
             r = r * 1664525 + 1013904223;
             v[k] = odd[(r >> 16) % 7];
         }
-        const struct st_governor_input in = {.now_ns = v[0], .headroom_bytes = v[1],
-            .limit_bytes = v[2], .reserve_bytes = v[3], .held_bytes = v[4],
+        const struct st_governor_input in = {.now_ns = v[0],
+            .headroom_bytes = v[1],
+            .limit_bytes = v[2],
+            .reserve_bytes = v[3],
+            .held_bytes = v[4],
             .pressure = pressures[(r >> 8) % 5]};
         uint64_t target = st_governor_decide(&a, &in);
         assert_true(target >= ST_GIB && target <= 3 * ST_GIB);

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# pressure.sh - random models under random memory limits; in every second run the limit is lowered
+# by up to 40 % while tokens are made.
+#
+#   tests/pressure.sh [N [SEED [STRATA]]]      N pairs (100), random numbers from SEED (1)
+#
+# Each pair: a model of 100 to 600 MB, the tokens it makes without a limit, and the same in a cgroup
+# (v1 or v2) that is limited. It passes if it was not killed, never went over the limit, and made
+# the same tokens. The limit is lowered in steps of 5 % every 50 to 100 ms. Where the kernel refuses
+# a limit below what is used (v1), it is tried again; a limit that stays refused fails the pair.
+# Needs root, cgroups, and 1.5 GB of room in TMPDIR; says SKIP without.
+set -u
+n=${1:-100}
+RANDOM=${2:-1}
+strata=${3:-$(dirname "$0")/../build/release/strata}
+name=strata-pressure.$$
+dir=$(mktemp -d)
+trap 'rmdir "$group" 2>/dev/null; rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+
+# --- The cgroup -------------------------------------------------------------------------------
+
+skip() {
+    echo "1..1"
+    echo "ok 1 # SKIP $*"
+    exit 0
+}
+group=
+[ "$(uname)" = Linux ] || skip "cgroups are of Linux"
+if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+    group=/sys/fs/cgroup/$name
+    limit_file=memory.max used_file=memory.current peak_file=memory.peak events_file=memory.events
+    { echo +memory >/sys/fs/cgroup/cgroup.subtree_control; } 2>/dev/null
+else
+    group=/sys/fs/cgroup/memory/$name
+    limit_file=memory.limit_in_bytes used_file=memory.usage_in_bytes
+    peak_file=memory.max_usage_in_bytes events_file=memory.oom_control
+fi
+mkdir "$group" 2>/dev/null || skip "no right to make a cgroup"
+[ -w "$group/$limit_file" ] || skip "no memory controller"
+rmdir "$group"
+
+field() { # NAME FILE -> its number, 0 without
+    awk -v name="$1" '$1 == name { n = $2 } END { print n + 0 }' "$2" 2>/dev/null
+}
+set_limit() { # MIB
+    { echo $(($1 << 20)) >"$group/$limit_file"; } 2>/dev/null
+}
+within() { # LOW HIGH -> a random number
+    echo $(($1 + (RANDOM * 32768 + RANDOM) % ($2 - $1 + 1)))
+}
+one_of() { # WORD... -> one of them
+    shift $((RANDOM % $#))
+    echo "$1"
+}
+
+# --- A pair -----------------------------------------------------------------------------------
+
+make_model() { # sets arch, type, size
+    local experts=() embd
+    arch=$(one_of llama qwen3 gemma3 phi3 qwen3moe mixtral gpt-oss qwen2moe deepseek2)
+    size=$(within 100 600)
+    embd=$(one_of 512 768 1024)
+    case $arch in
+    llama | qwen3 | gemma3 | phi3) type=$(one_of Q4_K_M Q8_0 Q4_0 F16 Q6_K) ;;
+    *)
+        type=$(one_of Q4_K_M Q8_0 Q4_0 MXFP4_MOE IQ4_XS)
+        experts=(--experts "$(one_of 8 16 32 64 128)" --experts-used "$(one_of 1 2 4 8)")
+        ;;
+    esac
+    "$strata" synth random -a "$arch" --type "$type" --size "${size}M" --embd "$embd" --heads 8 \
+        --vocab "$(within 1000 8000)" "${experts[@]}" -o "$dir/model.gguf" >"$dir/synth.log" 2>&1
+}
+
+# The smallest budget in MiB, from the error's own hint.
+least_mib() {
+    "$strata" run "$dir/model.gguf" "${options[@]}" --mem 1 -n 1 2>&1 |
+        sed -n 's/.*--mem \([0-9]*\)M.*/\1/p' | head -1
+}
+
+# Lowers the limit from $limit to $final MiB. Sets lowered to how far it came, and refused.
+lower() { # PID
+    local step=$((limit / 20)) to tries
+    refused=
+    lowered=$limit
+    while [ "$lowered" -gt "$final" ]; do
+        to=$((lowered - step > final ? lowered - step : final))
+        for ((tries = 0; tries < 500; tries++)); do
+            kill -0 "$1" 2>/dev/null || return
+            set_limit $to && break
+            sleep 0.01
+        done
+        if [ $tries = 500 ]; then
+            refused=$to
+            return
+        fi
+        lowered=$to
+        sleep 0.0$(within 50 99)
+    done
+}
+
+run_limited() { # TOKENS. Sets rc, peak, killed, lowered.
+    mkdir "$group" && set_limit "$limit" || return 1
+    [ ! -f "$group/memory.swap.max" ] || echo 0 >"$group/memory.swap.max"
+    : >"$dir/got"
+    (
+        echo "$BASHPID" >"$group/cgroup.procs"
+        exec "$strata" run "$dir/model.gguf" "${options[@]}" "${budget[@]}" -n "$1" --ids \
+            --stats "$dir/stats.json" >"$dir/got" 2>"$dir/err"
+    ) &
+    local pid=$!
+    lowered=$limit refused=
+    while [ ! -s "$dir/got" ] && kill -0 $pid 2>/dev/null; do
+        sleep 0.02
+    done
+    [ "$final" = "$limit" ] || lower $pid
+    wait $pid
+    rc=$?
+    killed=$(field oom_kill "$group/$events_file")
+    peak=$(($(cat "$group/$peak_file" 2>/dev/null || echo 0) >> 20))
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # the last of its pages may still be on their way
+        rmdir "$group" 2>/dev/null && break
+        sleep 0.1
+    done
+}
+
+# Sets verdict.
+try_pair() { # NUMBER
+    make_model || { verdict="FAILED: synth: $(tail -1 "$dir/synth.log")" && return; }
+    options=(-t 1 -c 1200 -b "$(one_of 32 128 512)" --ignore-eos
+        --tokens "$(within 300 900),$(within 300 900),$(within 300 900)")
+    [ $((RANDOM % 3)) != 0 ] || options+=(--no-repack)
+    timeout -s INT 4 "$strata" run "$dir/model.gguf" "${options[@]}" -n 1000 --ids -q >"$dir/want"
+    local tokens cut=0
+    tokens=$(wc -l <"$dir/want")
+    least=$(least_mib)
+    [ "$tokens" -gt 0 ] && [ -n "$least" ] || { verdict="FAILED: no reference" && return; }
+    [ $(($1 % 2)) = 1 ] || cut=$(within 5 40)
+    # A sixteenth of the limit is not given to weights, with half as much again to begin with.
+    final=$(((least + 32) * 100 / 88))
+    final=$(within $final $((final > size ? final + 64 : size + 64)))
+    limit=$((final * 100 / (100 - cut)))
+    [ $cut != 0 ] || limit=$final
+    budget=()
+    [ $((RANDOM % 2)) = 0 ] || budget=(--mem "${limit}M") # a ceiling, and no promise
+    run_limited "$tokens" || { verdict="FAILED: no cgroup" && return; }
+    shrinks=$(sed -n 's/.*"governor_shrinks": \([0-9]*\).*/\1/p' "$dir/stats.json" 2>/dev/null)
+    if [ "$killed" != 0 ]; then
+        verdict="FAILED: killed for want of memory"
+    elif [ "$rc" != 0 ]; then
+        verdict="FAILED: exit status $rc: $(tail -2 "$dir/err" | head -1)"
+    elif [ "$peak" -gt "$limit" ]; then
+        verdict="FAILED: over the limit"
+    elif ! cmp -s "$dir/want" "$dir/got"; then
+        verdict="FAILED: other tokens"
+    elif [ -n "$refused" ]; then
+        verdict="FAILED: could not be lowered to $refused"
+    else
+        verdict=ok
+        [ "$lowered" = "$final" ] || verdict="ok (ended at $lowered)"
+    fi
+}
+
+# --- All --------------------------------------------------------------------------------------
+
+passed=0 failed=0
+format='%4s  %-10s %-10s %6s %7s %7s %7s %6s %8s  %s\n'
+# shellcheck disable=SC2059
+printf "$format" pair arch type MB needs limit lowered peak shrinks verdict
+for ((i = 1; i <= n; i++)); do
+    limit=- final=- peak=- shrinks=- least=- lowered=
+    rm -f "$dir/stats.json"
+    try_pair $i
+    case $verdict in ok*) passed=$((passed + 1)) ;; *) failed=$((failed + 1)) ;; esac
+    [ "$final" != "$limit" ] && to=$final || to=-
+    # shellcheck disable=SC2059
+    printf "$format" $i "$arch" "$type" "$size" "$least" "$limit" "$to" "$peak" "${shrinks:--}" \
+        "$verdict"
+    rm -f "$dir/model.gguf"
+done
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
