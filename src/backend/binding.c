@@ -258,8 +258,7 @@ enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget 
     uint64_t there = memory_there(held - rss);
     if (there < minimum && room > there) {
         return st_fail(err, STRATA_E_NOFIT, "Free some memory, or raise the container's limit.",
-            "the weights need at least %s of memory, %s is free", ST_SIZE(minimum),
-            ST_SIZE(there));
+            "the weights need at least %s of memory, %s is free", ST_SIZE(minimum), ST_SIZE(there));
     }
     return st_plan_make(weights, st_min(room, there), out, err);
 }

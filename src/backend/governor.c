@@ -86,10 +86,10 @@ static void say(struct governor *g)
     const char *what = slots < g->said_slots || kept < g->said_kept_bytes ? "memory is short"
                                                                           : "there is memory again";
     if (slots != g->said_slots) {
-        st_warn("%s: expert slots %d -> %d", what, g->said_slots, slots);
+        st_info("%s: expert slots %d -> %d", what, g->said_slots, slots);
     }
     if (kept != g->said_kept_bytes) {
-        st_warn(
+        st_info(
             "%s: dense weights kept %s -> %s", what, ST_SIZE(g->said_kept_bytes), ST_SIZE(kept));
     }
     g->said_ns = now;

@@ -188,8 +188,8 @@ int generate_parse(
     if (rc != CMD_GO_ON) {
         return rc;
     }
-    if (o->verbose || o->quiet) {
-        strata_log_set_level(o->verbose ? STRATA_LOG_DEBUG : STRATA_LOG_ERROR);
+    if (o->verbose) {
+        strata_log_set_level(STRATA_LOG_DEBUG);
     }
     struct strata_error err;
     if (check_files(o, &err) != STRATA_OK) {

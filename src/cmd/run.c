@@ -120,6 +120,9 @@ int cmd_run(int argc, char **argv)
         status = strata_trace_start(session, o.trace_path, &err);
     }
     if (status == STRATA_OK) {
+        if (!o.quiet && !o.verbose) {
+            strata_log_set_level(STRATA_LOG_INFO); /* that memory gets short is no warning */
+        }
         signal(SIGINT, on_interrupt);
         status = generate(model, session, &o, &err);
         signal(SIGINT, SIG_DFL);

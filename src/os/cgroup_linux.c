@@ -258,8 +258,7 @@ static void level_memory(
     *used = usage - st_min(usage, inactive + active);
 }
 
-void st_cgroup_read(
-    const struct st_cgroup *group, uint64_t total, uint64_t *limit, uint64_t *used)
+void st_cgroup_read(const struct st_cgroup *group, uint64_t total, uint64_t *limit, uint64_t *used)
 {
     uint64_t least = UINT64_MAX;
     *limit = UINT64_MAX;

@@ -213,8 +213,8 @@ static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t
     int *order = kept_weights(s, min, max, &n, &largest);
     enum strata_status status = STRATA_OK;
     if (n > 0) {
-        struct st_ring *aside =
-            st_ring_new(s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
+        struct st_ring *aside = st_ring_new(
+            s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
         status = aside ? load_through(s, aside, order, n, progress, err)
                        : st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space to load");
         st_ring_free(aside);
