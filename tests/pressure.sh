@@ -138,7 +138,10 @@ try_pair() { # NUMBER
     [ $(($1 % 2)) = 1 ] || cut=$(within 5 40)
     # A sixteenth of the limit is not given to weights, with half as much again to begin with.
     final=$(((least + 32) * 100 / 88))
-    final=$(within $final $((final > size ? final + 64 : size + 64)))
+    # Every second time no more than a little above what it needs.
+    local most=$((final > size ? final + 64 : size + 64))
+    [ $((RANDOM % 2)) = 0 ] || most=$((final + final / 8))
+    final=$(within $final $most)
     limit=$((final * 100 / (100 - cut)))
     [ $cut != 0 ] || limit=$final
     budget=()

@@ -545,6 +545,52 @@ static void test_cgroup_v2(void **state)
     check_limit("v2", 2147483648, 1000000000);
 }
 
+/* A file that stays open shows every change. The root's pressure is that of the machine. */
+static void test_cgroup_stays_open(void **state)
+{
+    struct st_cgroup group;
+    uint64_t limit, used;
+    char text[256];
+    (void)state;
+    put("open", "/proc/self/cgroup", "0::/a\n");
+    put("open", "/proc/self/mountinfo", V2_MOUNT);
+    put("open", "/sys/fs/cgroup/a/memory.pressure", "some avg10=1.00 total=7\n");
+    put_v2("open", "/a", "3000000\n", "1000000\n", "inactive_file 0\n");
+    st_cgroup_open(in_scratch("open"), &group);
+    for (int i = 1; i < 5; i++) {
+        snprintf(text, sizeof text, "%d00000\n", i);
+        put_v2("open", "/a", "2000000\n", text, "inactive_file 0\n");
+        st_cgroup_read(&group, ST_GIB, &limit, &used);
+        assert_int_equal(limit, 2000000);
+        assert_int_equal(used, i * 100000);
+    }
+    assert_true(st_proc_again(group.pressure, text, sizeof text));
+    assert_string_equal(text, "some avg10=1.00 total=7\n");
+    st_cgroup_close(&group);
+    put("open", "/proc/self/cgroup", "0::/\n");
+    put("open", "/sys/fs/cgroup/memory.pressure", "some avg10=1.00 total=7\n");
+    st_cgroup_open(in_scratch("open"), &group);
+    assert_int_equal(group.pressure, -1);
+    st_cgroup_close(&group);
+    assert_false(st_proc_again(-1, text, sizeof text));
+}
+
+static void test_pressure_text(void **state)
+{
+    uint64_t us = 5;
+    (void)state;
+    assert_true(st_psi_total("some avg10=0.00 avg60=0.00 avg300=0.00 total=131917020\n"
+                             "full avg10=0.00 avg60=0.00 avg300=0.00 total=80429980\n",
+        &us));
+    assert_int_equal(us, 131917020);
+    static const char *const bad[] = {"", "some", "full avg10=0.00 total=5", "some total=x",
+        "some total=", "some total=-1", "\n"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(st_psi_total(bad[i], &us));
+    }
+    assert_int_equal(us, 131917020);
+}
+
 /* In a container the path is that of the host, and the mount shows only the end of it, or (in a
  * namespace) the path is relative to something that is not mounted. */
 static void test_cgroup_namespaces(void **state)
@@ -727,6 +773,8 @@ int main(void)
         cmocka_unit_test(test_reserve_leaks_nothing),
         cmocka_unit_test(test_cgroup_v1),
         cmocka_unit_test(test_cgroup_v2),
+        cmocka_unit_test(test_cgroup_stays_open),
+        cmocka_unit_test(test_pressure_text),
         cmocka_unit_test(test_cgroup_namespaces),
         cmocka_unit_test(test_cgroup_hybrid),
         cmocka_unit_test(test_cgroup_malformed),

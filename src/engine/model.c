@@ -1,7 +1,7 @@
 /*
  * model.c - loading: catalogue, llama.cpp's part, what is left of the budget, the plan, our part.
  *
- *      catalogue ---> fits with room to spare? ---> plain llama.cpp, nothing in the way
+ *      catalogue ---> fits, and would if memory got short? ---> plain llama.cpp, nothing in the way
  *          |
  *          v no
  *      llama.cpp loads what we do not claim; makes the context (KV cache and compute buffers)
@@ -45,9 +45,20 @@ static uint64_t plain_bytes(const struct strata_model *m)
            SLACK_BYTES + st_memory_rss();
 }
 
+/* Whether plain llama.cpp may hold it all. A budget is a ceiling: it does not make memory. And what
+ * llama.cpp holds cannot be given back: in a container, whose limit may be lowered at any time, it
+ * must still fit when nearly half of it is gone. */
 static bool fits(const struct strata_model *m)
 {
-    return m->options.weights_mem_bytes == 0 && plain_bytes(m) <= m->placement.budget_bytes;
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t reserve = st_memory_reserve(&state);
+    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
+    room = st_min(room - st_min(room, reserve + reserve / 2), m->placement.budget_bytes);
+    if (state.limit_bytes != UINT64_MAX) {
+        room = st_min(room, state.limit_bytes / 20 * 11);
+    }
+    return m->options.weights_mem_bytes == 0 && plain_bytes(m) <= room;
 }
 
 /* The reference must hold everything: say so before the machine suffers. */
