@@ -323,10 +323,12 @@ static void print_reads(const struct strata_stats *s)
     }
     fprintf(stderr, "\n");
     if (s->expert_requests) {
-        fprintf(stderr,
-            "cache:  %.1f %% of %llu expert requests hit; speed is %.1f times that of "
-            "reading everything\n",
-            s->hit_rate * 100, (unsigned long long)s->expert_requests, s->roofline_ratio);
+        fprintf(stderr, "cache:  %.1f %% of %llu expert requests hit", s->hit_rate * 100,
+            (unsigned long long)s->expert_requests);
+        if (s->roofline_ratio > 0) {
+            fprintf(stderr, "; speed is %.1f times that of reading everything", s->roofline_ratio);
+        }
+        fprintf(stderr, "\n");
     }
 }
 
