@@ -62,7 +62,7 @@ static void open_ring(const char *method, uint64_t bytes)
     if (st_io_open(&options, &io, &err)) {
         fail_msg("%s: %s", method, err.message);
     }
-    ring = st_ring_new(io, model->weights, bytes);
+    ring = st_ring_new(io, model->weights, bytes, true);
     assert_non_null(ring);
 }
 

@@ -9,7 +9,6 @@
 #include "os/memory.h"
 #include "stream/elastic.h"
 #include "stream/experts.h"
-#include "stream/preload.h"
 #include "stream/ring.h"
 
 struct st_stream {
@@ -253,7 +252,7 @@ enum strata_status st_stream_load(
     if (status == STRATA_OK && s->experts && !st_experts_populate(s->experts, progress, user)) {
         return cancelled(err);
     }
-    return status == STRATA_OK ? st_preload(s, s->weights, progress, user, err) : status;
+    return status;
 }
 
 /* --- More and less memory ------------------------------------------------------------------ */
