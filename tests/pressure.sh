@@ -135,7 +135,7 @@ try_pair() { # NUMBER
     tokens=$(wc -l <"$dir/want")
     least=$(least_mib)
     [ "$tokens" -gt 0 ] && [ -n "$least" ] || { verdict="FAILED: no reference" && return; }
-    [ $(($1 % 2)) = 1 ] || cut=$(within 5 40)
+    [ $(($1 % 2)) = 1 ] || cut=$(one_of "$(within 5 40)" "$(within 33 40)")
     # A sixteenth of the limit is not given to weights, with half as much again to begin with.
     final=$(((least + 32) * 100 / 88))
     # Every second time no more than a little above what it needs.
