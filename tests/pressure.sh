@@ -130,8 +130,12 @@ try_pair() { # NUMBER
     options=(-t 1 -c 1200 -b "$(one_of 32 128 512)" --ignore-eos
         --tokens "$(within 300 900),$(within 300 900),$(within 300 900)")
     [ $((RANDOM % 3)) != 0 ] || options+=(--no-repack)
-    timeout -s INT 4 "$strata" run "$dir/model.gguf" "${options[@]}" -n 1000 --ids -q >"$dir/want"
-    local tokens cut=0
+    local tokens cut=0 seconds
+    for seconds in 4 20 60; do # the later ones for machines that are busy
+        timeout -s INT $seconds "$strata" run "$dir/model.gguf" "${options[@]}" -n 1000 --ids -q \
+            >"$dir/want"
+        [ ! -s "$dir/want" ] || break
+    done
     tokens=$(wc -l <"$dir/want")
     least=$(least_mib)
     [ "$tokens" -gt 0 ] && [ -n "$least" ] || { verdict="FAILED: no reference" && return; }
