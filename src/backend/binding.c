@@ -95,11 +95,10 @@ static ggml_backend_buffer_type_t repacked_layout(
     return NULL;
 }
 
-/* Fills in how one unit of the weight is kept. False when the layout cannot hold single units. */
-static bool choose_form(struct claim *claim, const struct st_tensor *info,
-    const struct ggml_tensor *weight, ggml_backend_buffer_type_t layout)
+bool st_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
+    const struct ggml_tensor *weight, bool repack, bool expert)
 {
-    bool expert = st_weights_is_expert(info);
+    ggml_backend_buffer_type_t layout = repack ? repacked_layout(op, weight) : NULL;
     struct ggml_tensor unit = *weight;
     if (expert) {
         unit.ne[2] = 1;
@@ -165,10 +164,9 @@ bool st_binding_offer(
     if (claim->claimed) {
         return true;
     }
-    ggml_backend_buffer_type_t layout = b->repack ? repacked_layout(op, weight) : NULL;
-    if (!choose_form(claim, info, weight, layout)) {
+    if (!st_claim_choose_form(claim, op, weight, b->repack, st_weights_is_expert(info))) {
         st_debug("%s stays with llama.cpp: no single units in %s", info->name,
-            ggml_backend_buft_name(layout));
+            ggml_backend_buft_name(claim->layout));
         return false;
     }
     claim->claimed = true;

@@ -52,6 +52,11 @@ extern struct st_binding *st_bound;
 bool st_binding_offer(
     struct st_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
 
+/* Fills in how one unit of the weight (an expert, or all of it) is kept for the op. False when the
+ * layout cannot hold single units. */
+bool st_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
+    const struct ggml_tensor *weight, bool repack, bool expert);
+
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
 struct claim *st_claim_of(const struct ggml_tensor *tensor);
 
@@ -91,6 +96,14 @@ ggml_backend_buffer_type_t st_device_buft(void);
 
 /* --- Workers (workers.c) ------------------------------------------------------------------- */
 
+/* One unit that was read, and where its form belongs. */
+struct unit {
+    const struct claim *claim; /* its type, shape and layout */
+    const void *raw;
+    void *dest;
+    uint64_t file_bytes;
+};
+
 /* The CPU backend that computes for us, and its threads. */
 struct workers {
     ggml_backend_t cpu;
@@ -103,6 +116,8 @@ struct workers {
     int graph_size;
     struct ggml_context *graph_ctx;
     struct ggml_context *op_ctx; /* a few custom ops */
+    struct unit *units;          /* arrivals under way */
+    int cap_units;
 };
 
 bool st_workers_init(struct workers *w);
@@ -123,7 +138,10 @@ enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **node
 struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void *user);
 void st_workers_reset_ops(struct workers *w);
 
-/* Puts arrivals into place on all threads (st_arrive_fn; `user` is the binding). */
+/* Puts units into place on all threads. */
+void st_workers_put(struct workers *w, const struct unit *units, int n);
+
+/* The same for arrivals of a stream (st_arrive_fn; `user` is the binding). */
 void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n);
 
 /* --- Execution (exec.c, moe.c) ------------------------------------------------------------- */

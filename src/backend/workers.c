@@ -2,6 +2,7 @@
 #include "backend/internal.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -42,6 +43,7 @@ void st_workers_release(struct workers *w)
 {
     ggml_free(w->graph_ctx);
     ggml_free(w->op_ctx);
+    free(w->units);
     ggml_backend_free(w->cpu);
     free_pool(w);
 }
@@ -149,9 +151,7 @@ void st_workers_reset_ops(struct workers *w)
 #define PIECE_STEP 32
 
 struct arriving {
-    const struct st_binding *binding;
-    const struct st_arrival *arrivals;
-    int n;
+    const struct unit *units;
     atomic_int next; /* piece */
     int pieces;
 };
@@ -165,25 +165,25 @@ static int64_t pieces_of(const struct claim *claim)
 }
 
 /* Puts rows [first, first + rows) of a unit into place. */
-static void put_rows(const struct claim *claim, const struct st_arrival *a, int64_t first,
-    int64_t rows, uint64_t file_bytes)
+static void put_rows(const struct unit *u, int64_t first, int64_t rows)
 {
+    const struct claim *claim = u->claim;
     size_t row_bytes = ggml_row_size(claim->type, claim->unit_ne[0]);
     if (!claim->layout) {
-        memcpy(a->dest, a->raw, file_bytes);
+        memcpy(u->dest, u->raw, u->file_bytes);
         return;
     }
     struct ggml_tensor t = {.type = claim->type,
         .buffer = claim->form_buffer,
         .extra = claim->form_extra,
         .ne = {claim->unit_ne[0], rows, claim->unit_ne[2], claim->unit_ne[3]},
-        .data = (char *)a->dest + (size_t)first * row_bytes};
+        .data = (char *)u->dest + (size_t)first * row_bytes};
     t.nb[0] = ggml_type_size(t.type);
     t.nb[1] = row_bytes;
     t.nb[2] = t.nb[1] * (size_t)t.ne[1];
     t.nb[3] = t.nb[2] * (size_t)t.ne[2];
     t.buffer->iface.set_tensor(
-        t.buffer, &t, (const char *)a->raw + (size_t)first * row_bytes, 0, ggml_nbytes(&t));
+        t.buffer, &t, (const char *)u->raw + (size_t)first * row_bytes, 0, ggml_nbytes(&t));
 }
 
 static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
@@ -193,38 +193,43 @@ static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
     (void)ith;
     (void)nth;
     for (int piece; (piece = atomic_fetch_add(&job->next, 1)) < job->pieces;) {
+        const struct unit *u = job->units;
         int skip = piece;
-        const struct st_arrival *a = job->arrivals;
-        const struct st_weight *w;
-        const struct claim *claim;
-        for (;; a++) {
-            w = &job->binding->weights->weights[a->weight];
-            claim = &job->binding->claims[w->tensor];
-            int n = (int)pieces_of(claim);
-            if (skip < n) {
-                break;
-            }
+        for (int n; (n = (int)pieces_of(u->claim)) <= skip; u++) {
             skip -= n;
         }
-        int64_t n = pieces_of(claim), rows = claim->unit_ne[1];
+        int64_t n = pieces_of(u->claim), rows = u->claim->unit_ne[1];
         int64_t first = n == 1 ? 0 : (int64_t)skip * PIECE_ROWS;
         int64_t count = n == 1 ? rows : rows - first < PIECE_ROWS ? rows - first : PIECE_ROWS;
-        put_rows(claim, a, first, count, w->file_bytes);
+        put_rows(u, first, count);
+    }
+}
+
+void st_workers_put(struct workers *w, const struct unit *units, int n)
+{
+    struct arriving job = {.units = units};
+    for (int i = 0; i < n; i++) {
+        job.pieces += (int)pieces_of(units[i].claim);
+    }
+    st_workers_reset_ops(w);
+    struct ggml_tensor *op = st_workers_op(w, arrive_pieces, &job);
+    if (st_workers_compute(w, &op, 1) != GGML_STATUS_SUCCESS) {
+        ST_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
     }
 }
 
 void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
 {
     struct st_binding *b = user;
-    struct arriving job = {.binding = b, .arrivals = arrivals, .n = n};
+    struct workers *workers = &b->exec->workers;
+    if (n > workers->cap_units) {
+        workers->cap_units = n;
+        workers->units = st_xrealloc(workers->units, (size_t)n * sizeof *workers->units);
+    }
     for (int i = 0; i < n; i++) {
         const struct st_weight *w = &b->weights->weights[arrivals[i].weight];
-        job.pieces += (int)pieces_of(&b->claims[w->tensor]);
+        workers->units[i] = (struct unit){
+            &b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
     }
-    struct workers *workers = &b->exec->workers;
-    st_workers_reset_ops(workers);
-    struct ggml_tensor *op = st_workers_op(workers, arrive_pieces, &job);
-    if (st_workers_compute(workers, &op, 1) != GGML_STATUS_SUCCESS) {
-        ST_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
-    }
+    st_workers_put(workers, workers->units, n);
 }

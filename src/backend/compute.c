@@ -1,0 +1,192 @@
+#include "backend/compute.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/internal.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "os/memory.h"
+
+/* More than most caches hold: the weights of a large model come from memory. */
+#define WEIGHT_BYTES (128 * ST_MIB)
+#define ROW          4096 /* a multiple of every type's block */
+#define BATCH_ROWS   512  /* rows of weights, and ... */
+#define BATCH_TOKENS 256  /* ... tokens of the batch that is timed */
+#define ARRIVE_ROWS  2048
+#define SMALL_OPS    64
+
+struct st_bench {
+    struct workers workers;
+    char *memory;             /* WEIGHT_BYTES for weights, then activations */
+    struct ggml_context *ctx; /* headers of the tensors of one measurement */
+};
+
+static uint64_t activations_bytes(void)
+{
+    return (uint64_t)(ROW + BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + WEIGHT_BYTES / 128;
+}
+
+struct st_bench *st_bench_new(int n_threads)
+{
+    struct st_bench *bench = st_xcalloc(1, sizeof *bench);
+    struct ggml_init_params params = {
+        .mem_size = (SMALL_OPS + 16) * ggml_tensor_overhead(), .no_alloc = true};
+    uint64_t bytes = WEIGHT_BYTES + activations_bytes();
+    bench->memory = st_vm_reserve(bytes, true);
+    bench->ctx = ggml_init(params);
+    if (!bench->memory || !bench->ctx || !st_workers_init(&bench->workers)) {
+        st_bench_free(bench);
+        return NULL;
+    }
+    st_vm_populate(bench->memory, bytes);
+    st_workers_set_threads(&bench->workers, n_threads);
+    return bench;
+}
+
+void st_bench_free(struct st_bench *bench)
+{
+    if (!bench) {
+        return;
+    }
+    if (bench->workers.cpu) {
+        st_workers_release(&bench->workers);
+    }
+    ggml_free(bench->ctx);
+    if (bench->memory) {
+        st_vm_release(bench->memory, WEIGHT_BYTES + activations_bytes());
+    }
+    free(bench);
+}
+
+/* Shortest time of several computations of the nodes: what disturbs only makes them longer. */
+static double shortest(struct st_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
+{
+    uint64_t best = UINT64_MAX, end = st_now_ns() + (uint64_t)(seconds * 1e9);
+    for (int i = 0; i < 3 || (st_now_ns() < end && i < 1000); i++) {
+        uint64_t start = st_now_ns();
+        if (st_workers_compute(&bench->workers, nodes, n) != GGML_STATUS_SUCCESS) {
+            return 0;
+        }
+        uint64_t took = st_now_ns() - start;
+        best = i > 0 ? st_min(best, took) : best; /* the first one warms up */
+    }
+    return (double)st_max(best, 1) * 1e-9;
+}
+
+/* --- Types --------------------------------------------------------------------------------- */
+
+/* A product of `rows` rows of weights with `tokens` rows of activations, in our memory. */
+static struct ggml_tensor *product(
+    struct st_bench *bench, enum ggml_type type, int64_t rows, int64_t tokens)
+{
+    struct ggml_tensor *weight = ggml_new_tensor_2d(bench->ctx, type, ROW, rows);
+    struct ggml_tensor *input = ggml_new_tensor_2d(bench->ctx, GGML_TYPE_F32, ROW, tokens);
+    struct ggml_tensor *out = ggml_mul_mat(bench->ctx, weight, input);
+    out->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    weight->data = bench->memory;
+    input->data = bench->memory + WEIGHT_BYTES;
+    out->data = (char *)input->data + ggml_nbytes(input);
+    return out;
+}
+
+/* Seconds per product; weights in `form`. */
+static double time_product(struct st_bench *bench, const struct claim *form, enum ggml_type type,
+    int64_t rows, int64_t tokens, double seconds)
+{
+    ggml_reset(bench->ctx);
+    struct ggml_tensor *node = product(bench, type, rows, tokens);
+    if (form->layout) {
+        node->src[0]->buffer = form->form_buffer;
+        node->src[0]->extra = form->form_extra;
+    }
+    return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
+               ? shortest(bench, &node, 1, seconds)
+               : 0;
+}
+
+/* Bytes per second that repacking delivers on all threads. */
+static double time_arrival(struct st_bench *bench, struct claim *form, enum ggml_type type)
+{
+    uint64_t bytes = ggml_row_size(type, ROW) * ARRIVE_ROWS;
+    char *raw = st_xcalloc(1, bytes);
+    uint64_t best = UINT64_MAX;
+    struct unit unit = {form, raw, bench->memory, bytes};
+    form->unit_ne[0] = ROW;
+    form->unit_ne[1] = ARRIVE_ROWS;
+    form->unit_ne[2] = form->unit_ne[3] = 1;
+    for (int i = 0; i < 4; i++) {
+        uint64_t start = st_now_ns();
+        st_workers_put(&bench->workers, &unit, 1);
+        best = st_min(best, st_now_ns() - start);
+    }
+    free(raw);
+    return (double)bytes / ((double)best * 1e-9);
+}
+
+bool st_bench_type(
+    struct st_bench *bench, int type_number, bool repack, double seconds, struct st_bench_rate *out)
+{
+    enum ggml_type type = type_number;
+    if (ggml_blck_size(type) == 0 || ROW % ggml_blck_size(type) != 0) {
+        return false;
+    }
+    uint64_t row_bytes = ggml_row_size(type, ROW);
+    int64_t rows = (int64_t)st_round_down(WEIGHT_BYTES / row_bytes, 64);
+    struct claim form = {0};
+    ggml_reset(bench->ctx);
+    struct ggml_tensor *trial = product(bench, type, rows, 1);
+    if (repack && !st_claim_choose_form(&form, trial, trial->src[0], true, false)) {
+        return false;
+    }
+    double decode = time_product(bench, &form, type, rows, 1, seconds / 2);
+    double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 2);
+    *out = (struct st_bench_rate){
+        .repacked = form.layout != NULL,
+        .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
+        .batch = batch > 0 ? (double)ROW * BATCH_ROWS * BATCH_TOKENS / batch : 0,
+        .arrive = form.layout ? time_arrival(bench, &form, type) : 0,
+    };
+    ggml_backend_buffer_free(form.form_buffer);
+    return decode > 0 && batch > 0;
+}
+
+/* --- Memory, and operations as such -------------------------------------------------------- */
+
+static void read_share(struct ggml_tensor *dst, int ith, int nth, void *user)
+{
+    const struct st_bench *bench = user;
+    uint64_t share = st_round_down(WEIGHT_BYTES / (uint64_t)nth, 64);
+    const uint64_t *at = (const uint64_t *)(bench->memory + (uint64_t)ith * share);
+    uint64_t sum[4] = {0};
+    (void)dst;
+    for (uint64_t i = 0; i + 4 <= share / sizeof *at; i += 4) {
+        for (int lane = 0; lane < 4; lane++) {
+            sum[lane] += at[i + (uint64_t)lane];
+        }
+    }
+    volatile uint64_t used = sum[0] + sum[1] + sum[2] + sum[3];
+    (void)used;
+}
+
+double st_bench_memory(struct st_bench *bench, double seconds)
+{
+    st_workers_reset_ops(&bench->workers);
+    struct ggml_tensor *op = st_workers_op(&bench->workers, read_share, bench);
+    return WEIGHT_BYTES / shortest(bench, &op, 1, seconds);
+}
+
+double st_bench_op(struct st_bench *bench)
+{
+    struct ggml_tensor *nodes[SMALL_OPS];
+    ggml_reset(bench->ctx);
+    struct ggml_tensor *x = ggml_new_tensor_1d(bench->ctx, GGML_TYPE_F32, 256);
+    x->data = bench->memory + WEIGHT_BYTES;
+    for (int i = 0; i < SMALL_OPS; i++) {
+        nodes[i] = ggml_scale(bench->ctx, x, 0.5f);
+        nodes[i]->data = x->data;
+        nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
+        x = nodes[i];
+    }
+    return shortest(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
+}

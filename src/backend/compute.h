@@ -1,0 +1,33 @@
+/*
+ * compute.h - how fast the CPU backend computes here, by doing it: small tensors of a type, in the
+ * layout a model's weights would be kept in. No model is needed. Not while a graph is computed.
+ */
+#ifndef ST_BACKEND_COMPUTE_H
+#define ST_BACKEND_COMPUTE_H
+
+#include "strata.h"
+
+struct st_bench;
+
+/* Threads and some 130 MiB of memory, for the calls below. NULL when there is no CPU backend. */
+struct st_bench *st_bench_new(int n_threads);
+void st_bench_free(struct st_bench *bench);
+
+struct st_bench_rate {
+    bool repacked;     /* the CPU has a layout of its own for the type, and it was asked for */
+    double decode;     /* bytes of weights per second, for one token */
+    double batch;      /* multiply-adds per second, for many tokens */
+    double arrive;     /* bytes per second repacked; 0: not repacked */
+};
+
+/* Measures one type (an enum ggml_type) for about `seconds`. False when it cannot be computed with. */
+bool st_bench_type(
+    struct st_bench *bench, int type, bool repack, double seconds, struct st_bench_rate *out);
+
+/* Bytes per second that all threads read from memory together. */
+double st_bench_memory(struct st_bench *bench, double seconds);
+
+/* Seconds that an operation on next to nothing takes. */
+double st_bench_op(struct st_bench *bench);
+
+#endif

@@ -1,0 +1,223 @@
+#include "hw/profile.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "os/dirs.h"
+
+#define FORMAT 1 /* of the file; another number is another format */
+
+const uint32_t st_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
+const uint32_t st_profile_depths[3] = {1, 4, 16};
+
+/* --- Looking up ---------------------------------------------------------------------------- */
+
+const struct st_profile_rate *st_profile_rate(
+    const struct st_profile *p, const char *type, bool repacked, int threads)
+{
+    for (int i = 0; i < p->n_rates; i++) {
+        const struct st_profile_rate *r = &p->rates[i];
+        if (r->repacked == repacked && r->threads == threads && strcmp(r->type, type) == 0) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+static bool fresh(int64_t measured, int64_t now)
+{
+    return measured <= now + 86400 && now - measured < (int64_t)ST_PROFILE_DAYS * 86400;
+}
+
+const struct st_profile_disk *st_profile_disk(
+    const struct st_profile *p, uint64_t device, int64_t now)
+{
+    for (int i = 0; i < p->n_disks; i++) {
+        if (p->disks[i].device == device && fresh(p->disks[i].measured, now)) {
+            return &p->disks[i];
+        }
+    }
+    return NULL;
+}
+
+void st_profile_put_rate(struct st_profile *p, const struct st_profile_rate *rate)
+{
+    struct st_profile_rate *old =
+        (struct st_profile_rate *)st_profile_rate(p, rate->type, rate->repacked, rate->threads);
+    if (!old && p->n_rates == ST_PROFILE_RATES) {
+        memmove(p->rates, p->rates + 1, sizeof p->rates - sizeof p->rates[0]);
+        p->n_rates--;
+    }
+    *(old ? old : &p->rates[p->n_rates++]) = *rate;
+}
+
+void st_profile_put_disk(struct st_profile *p, const struct st_profile_disk *disk)
+{
+    int i = 0;
+    while (i < p->n_disks && p->disks[i].device != disk->device) {
+        i++;
+    }
+    if (i == ST_PROFILE_DISKS) {
+        memmove(p->disks, p->disks + 1, sizeof p->disks - sizeof p->disks[0]);
+        i--;
+    }
+    p->n_disks = i == p->n_disks ? i + 1 : p->n_disks;
+    p->disks[i] = *disk;
+}
+
+/* --- Reading ------------------------------------------------------------------------------- */
+
+/* A finite number that is not negative, or NAN. */
+static double number(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    double x = json_is_number(value) ? json_number_value(value) : NAN;
+    return isfinite(x) && x >= 0 ? x : NAN;
+}
+
+static bool read_rate(const json_t *object, struct st_profile_rate *out)
+{
+    const char *type = json_string_value(json_object_get(object, "type"));
+    double threads = number(object, "threads");
+    *out = (struct st_profile_rate){
+        .repacked = json_is_true(json_object_get(object, "repacked")),
+        .threads = threads >= 1 && threads <= 4096 ? (int)threads : 0,
+        .decode = number(object, "decode_bytes_per_s"),
+        .batch = number(object, "batch_madds_per_s"),
+        .arrive = number(object, "arrive_bytes_per_s"),
+    };
+    snprintf(out->type, sizeof out->type, "%s", type ? type : "");
+    return type && out->threads && out->decode > 0 && out->batch > 0 && out->arrive >= 0;
+}
+
+static bool read_disk(const json_t *object, struct st_profile_disk *out)
+{
+    *out = (struct st_profile_disk){
+        .device = (uint64_t)json_integer_value(json_object_get(object, "device")),
+        .bytes_per_s = number(object, "bytes_per_s"),
+        .latency_s = number(object, "latency_s"),
+        .measured = json_integer_value(json_object_get(object, "measured")),
+    };
+    const json_t *grid = json_object_get(object, "grid_bytes_per_s");
+    for (size_t b = 0; b < 4; b++) {
+        for (size_t d = 0; d < 3; d++) {
+            const json_t *cell = json_array_get(json_array_get(grid, b), d);
+            out->grid[b][d] = json_is_number(cell) ? json_number_value(cell) : NAN;
+            if (!isfinite(out->grid[b][d])) {
+                return false;
+            }
+        }
+    }
+    return out->bytes_per_s > 0 && out->latency_s >= 0;
+}
+
+/* False when anything in it is not what we would have written. */
+static bool read_body(const json_t *root, struct st_profile *out)
+{
+    const json_t *item;
+    size_t i;
+    out->measured = json_integer_value(json_object_get(root, "measured"));
+    out->cores = (int)json_integer_value(json_object_get(root, "cores"));
+    out->op_s = number(root, "op_s");
+    out->memory_bytes_per_s[0] = number(root, "memory_bytes_per_s_1");
+    out->memory_bytes_per_s[1] = number(root, "memory_bytes_per_s");
+    json_array_foreach(json_object_get(root, "compute"), i, item)
+    {
+        struct st_profile_rate rate;
+        if (!read_rate(item, &rate)) {
+            return false;
+        }
+        st_profile_put_rate(out, &rate);
+    }
+    json_array_foreach(json_object_get(root, "disks"), i, item)
+    {
+        struct st_profile_disk disk;
+        if (!read_disk(item, &disk)) {
+            return false;
+        }
+        st_profile_put_disk(out, &disk);
+    }
+    return out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 && out->memory_bytes_per_s[1] >= 0;
+}
+
+static void empty(struct st_profile *p, const char *machine, int64_t now)
+{
+    *p = (struct st_profile){.measured = now};
+    snprintf(p->machine, sizeof p->machine, "%s", machine);
+}
+
+bool st_profile_load(const char *path, const char *machine, int64_t now, struct st_profile *out,
+    const char **why)
+{
+    json_error_t error;
+    json_t *root = json_load_file(path, 0, &error);
+    const char *of = json_string_value(json_object_get(root, "machine"));
+    *why = NULL;
+    empty(out, machine, now);
+    if (!root) {
+        *why = error.line > 0 ? "it is damaged" : "there is none yet";
+    } else if (!of || json_integer_value(json_object_get(root, "format")) != FORMAT) {
+        *why = "it is damaged, or of another version";
+    } else if (strcmp(of, out->machine) != 0) {
+        *why = "it is of another machine or llama.cpp";
+    } else if (!read_body(root, out)) {
+        *why = "it is damaged";
+    } else if (!fresh(out->measured, now)) {
+        *why = "it is too old";
+    }
+    json_decref(root);
+    if (*why) {
+        empty(out, machine, now);
+    }
+    return *why == NULL;
+}
+
+/* --- Writing ------------------------------------------------------------------------------- */
+
+static json_t *rate_json(const struct st_profile_rate *r)
+{
+    return json_pack("{s:s, s:b, s:i, s:f, s:f, s:f}", "type", r->type, "repacked", r->repacked,
+        "threads", r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s", r->batch,
+        "arrive_bytes_per_s", r->arrive);
+}
+
+static json_t *disk_json(const struct st_profile_disk *d)
+{
+    json_t *grid = json_array();
+    for (int b = 0; b < 4; b++) {
+        json_array_append_new(
+            grid, json_pack("[f, f, f]", d->grid[b][0], d->grid[b][1], d->grid[b][2]));
+    }
+    return json_pack("{s:I, s:I, s:f, s:f, s:o}", "device", (json_int_t)d->device, "measured",
+        (json_int_t)d->measured, "bytes_per_s", d->bytes_per_s, "latency_s", d->latency_s,
+        "grid_bytes_per_s", grid);
+}
+
+char *st_profile_json(const struct st_profile *p)
+{
+    json_t *rates = json_array(), *disks = json_array();
+    for (int i = 0; i < p->n_rates; i++) {
+        json_array_append_new(rates, rate_json(&p->rates[i]));
+    }
+    for (int i = 0; i < p->n_disks; i++) {
+        json_array_append_new(disks, disk_json(&p->disks[i]));
+    }
+    json_t *root = json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT,
+        "machine", p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "op_s",
+        p->op_s, "memory_bytes_per_s_1", p->memory_bytes_per_s[0], "memory_bytes_per_s",
+        p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
+    char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(5));
+    json_decref(root);
+    return text;
+}
+
+bool st_profile_save(const char *path, const struct st_profile *p)
+{
+    char *text = st_profile_json(p);
+    bool saved = text && st_file_replace(path, text, strlen(text));
+    free(text);
+    return saved;
+}
