@@ -62,7 +62,7 @@ static struct st_plan *plan_for(const struct model *m, uint64_t budget)
 {
     struct st_plan *plan = NULL;
     struct strata_error err;
-    if (st_plan_make(m->weights, budget, &plan, &err)) {
+    if (st_plan_make(m->weights, budget, NULL, &plan, &err)) {
         fail_msg("a budget of %llu: %s", (unsigned long long)budget, err.message);
     }
     return plan;
@@ -205,10 +205,10 @@ static void test_the_minimum_is_enough_and_a_byte_less_is_not(void **state)
         uint64_t minimum = st_plan_minimum(m.weights);
         struct st_plan *plan = plan_for(&m, minimum);
         check_plan(&m, plan, minimum);
-        assert_int_equal(st_plan_make(m.weights, minimum - 1, &none, &err), STRATA_E_NOFIT);
+        assert_int_equal(st_plan_make(m.weights, minimum - 1, NULL, &none, &err), STRATA_E_NOFIT);
         assert_null(none);
         assert_true(err.hint[0]);
-        assert_int_equal(st_plan_make(m.weights, 0, &none, &err), STRATA_E_NOFIT);
+        assert_int_equal(st_plan_make(m.weights, 0, NULL, &none, &err), STRATA_E_NOFIT);
         assert_non_null(strstr(err.message, ST_SIZE(minimum)));
         st_plan_free(plan);
         model_close(&m);

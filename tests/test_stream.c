@@ -98,7 +98,7 @@ static void load(void)
 static void start_with_budget(uint64_t budget, const char *method)
 {
     struct st_plan *plan;
-    assert_int_equal(st_plan_make(model->weights, budget, &plan, NULL), STRATA_OK);
+    assert_int_equal(st_plan_make(model->weights, budget, NULL, &plan, NULL), STRATA_OK);
     struct st_stream_config config = config_of(plan, method);
     start(&config);
     st_plan_free(plan);
@@ -731,7 +731,7 @@ static void test_loading_reads_each_kept_byte_once(void **state)
     for (int i = 0; i <= 12; i++) {
         struct st_plan *plan;
         uint64_t kept = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
-        assert_int_equal(st_plan_make(model->weights, budget, &plan, NULL), STRATA_OK);
+        assert_int_equal(st_plan_make(model->weights, budget, NULL, &plan, NULL), STRATA_OK);
         struct st_stream_config config = config_of(plan, "sync");
         config.io.direct = false;
         start(&config);

@@ -44,6 +44,7 @@ struct st_budget {
     uint64_t weights_bytes; /* for weights only, whatever the rest takes; 0: what is left */
     uint64_t pending_bytes; /* what llama.cpp will take and has not yet */
     uint32_t ctx, batch;    /* of the context */
+    const struct st_curves *curves; /* of the model's experts; NULL: nothing is known */
 };
 
 /* Plans for what is left of the budget, once llama.cpp has loaded the model and made the context:

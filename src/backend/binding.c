@@ -259,7 +259,7 @@ enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget 
         return st_fail(err, STRATA_E_NOFIT, "Free some memory, or raise the container's limit.",
             "the weights need at least %s of memory, %s is free", ST_SIZE(minimum), ST_SIZE(there));
     }
-    return st_plan_make(weights, st_min(room, there), out, err);
+    return st_plan_make(weights, st_min(room, there), budget->curves, out, err);
 }
 
 enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *plan,

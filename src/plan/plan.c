@@ -177,15 +177,47 @@ static void place_dense(
     keep_evenly(ws, plan, room - plan->ring_bytes);
 }
 
+/* Bytes of the file that an expert of the group is. */
+static uint64_t expert_file_bytes(const struct st_weights *ws, const struct st_group *group)
+{
+    uint64_t bytes = 0;
+    for (int p = 0; p < group->n_parts; p++) {
+        bytes += ws->weights[group->weight[p]].file_bytes;
+    }
+    return bytes;
+}
+
+/* The group in which one more slot saves most reading for its memory; of equals the one with fewer
+ * slots. -1 when there is room in none. */
+static int best_group(const struct st_weights *ws, const struct st_plan *plan,
+    const struct st_curves *curves, uint64_t room)
+{
+    int best = -1;
+    double most = -1;
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct st_group *group = &ws->groups[g];
+        int n = plan->slots[g];
+        if (n == group->n_expert || group->slot_bytes > room) {
+            continue;
+        }
+        double worth = curves->groups[g].gain[n] * (double)expert_file_bytes(ws, group) /
+                       (double)group->slot_bytes;
+        if (worth > most || (worth == most && n < plan->slots[best])) {
+            most = worth;
+            best = g;
+        }
+    }
+    return best;
+}
+
 /* Slots for the experts from `room`, which is at least slots_minimum. */
-static void place_experts(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+static void place_experts(const struct st_weights *ws, struct st_plan *plan,
+    const struct st_curves *curves, uint64_t room)
 {
     uint64_t k = (uint64_t)experts_per_token(ws);
-    uint64_t layer_slots = 0; /* one slot in every group */
     uint64_t token_slots = 0; /* those one token needs in every group */
     for (int g = 0; g < ws->n_groups; g++) {
         const struct st_group *group = &ws->groups[g];
-        layer_slots += group->slot_bytes;
         token_slots += st_min(k, (uint64_t)group->n_expert) * group->slot_bytes;
     }
     if (room < token_slots) {
@@ -198,28 +230,19 @@ static void place_experts(const struct st_weights *ws, struct st_plan *plan, uin
         plan->cache_bytes = (uint64_t)plan->shared_slots * slot_bytes;
         return;
     }
-    uint64_t share = st_max(room / layer_slots, k);
     plan->slots = st_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
     for (int g = 0; g < ws->n_groups; g++) {
-        const struct st_group *group = &ws->groups[g];
-        plan->slots[g] = (int)st_min(share, (uint64_t)group->n_expert);
-        plan->cache_bytes += (uint64_t)plan->slots[g] * group->slot_bytes;
+        plan->slots[g] = (int)st_min(k, (uint64_t)ws->groups[g].n_expert);
     }
-    for (bool more = true; more;) { /* what the rounding left, one slot at a time */
-        more = false;
-        for (int g = 0; g < ws->n_groups; g++) {
-            const struct st_group *group = &ws->groups[g];
-            if (plan->slots[g] < group->n_expert && plan->cache_bytes + group->slot_bytes <= room) {
-                plan->slots[g]++;
-                plan->cache_bytes += group->slot_bytes;
-                more = true;
-            }
-        }
+    plan->cache_bytes = token_slots;
+    for (int g; (g = best_group(ws, plan, curves, room - plan->cache_bytes)) >= 0;) {
+        plan->slots[g]++;
+        plan->cache_bytes += ws->groups[g].slot_bytes;
     }
 }
 
 enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_bytes,
-    struct st_plan **out, struct strata_error *err)
+    const struct st_curves *curves, struct st_plan **out, struct strata_error *err)
 {
     uint64_t minimum = st_plan_minimum(ws);
     if (budget_bytes < minimum) {
@@ -242,7 +265,9 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
         wanted = st_min(st_min(wanted, st_max(STAGING_MAX, 2 * buffer)), room / 8);
         wanted = buffer ? st_round_down(wanted, buffer) : 0;
         plan->staging_bytes = st_min(st_max(wanted, 2 * buffer), room - slots_minimum(ws));
-        place_experts(ws, plan, room - plan->staging_bytes);
+        struct st_curves *prior = curves ? NULL : st_curves_new(ws, NULL);
+        place_experts(ws, plan, curves ? curves : prior, room - plan->staging_bytes);
+        st_curves_free(prior);
     }
     plan->total_bytes = used + plan->staging_bytes + plan->cache_bytes;
     plan->everything_fits =

@@ -5,13 +5,15 @@
  *   1. what the model cannot run without: slots for one layer's experts, room to read the largest
  *      dense weight that is streamed;
  *   2. dense weights: every token needs every byte of them, an expert's bytes only sometimes;
- *   3. expert slots, the same share for every layer. When the shares would be smaller than one
- *      token's needs, all layers share one pool instead.
+ *   3. expert slots: one token's needs for every layer, then each slot where it saves most reading
+ *      by the hit curves (the same share for all, while nothing is known of the model). When there
+ *      is not even room for one token's needs, all layers share one pool instead.
  */
 #ifndef ST_PLAN_PLAN_H
 #define ST_PLAN_PLAN_H
 
 #include "model/weights.h"
+#include "plan/curve.h"
 
 struct st_plan {
     int n_weights;
@@ -32,11 +34,11 @@ struct st_plan {
 /* Smallest weights budget st_plan_make accepts. */
 uint64_t st_plan_minimum(const struct st_weights *weights);
 
-/* Places the weights in at most `budget_bytes`. E_NOFIT, naming the minimum, when that is too
+/* Places the weights in at most `budget_bytes`. `curves` may be NULL: the prior. E_NOFIT, naming the minimum, when that is too
  * little. The plan's total never exceeds the budget, and more budget never means fewer kept bytes
  * of a kind without more of another. Freed with st_plan_free. */
 enum strata_status st_plan_make(const struct st_weights *weights, uint64_t budget_bytes,
-    struct st_plan **out, struct strata_error *err);
+    const struct st_curves *curves, struct st_plan **out, struct strata_error *err);
 void st_plan_free(struct st_plan *plan);
 
 /* Memory one slot of the pool that all groups share takes: for each part the widest. */

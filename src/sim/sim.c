@@ -91,7 +91,7 @@ static enum strata_status make_plan(const struct st_weights *ws, const struct st
     const struct st_sim_options *options, struct st_plan **out, struct strata_error *err)
 {
     if (options->slots == 0) {
-        return st_plan_make(ws, options->mem_bytes, out, err);
+        return st_plan_make(ws, options->mem_bytes, NULL, out, err);
     }
     if (options->slots < trace->top_k) {
         return st_fail(err, STRATA_E_USAGE, "Give at least as many slots as a token uses experts.",

@@ -1,0 +1,93 @@
+#include "plan/curve.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+/* The prior counts as much as this many tokens of requests. */
+#define PRIOR_TOKENS 24
+
+double st_curve_prior(int n_slots, int n_expert, int n_used)
+{
+    if (n_slots >= n_expert) {
+        return 1;
+    }
+    double p = fmax(1, 1.25 * sqrt((double)n_expert / fmax(1, n_used)));
+    return 1 - pow(1 - (double)n_slots / n_expert, p);
+}
+
+static void fill_hits(struct st_curve *curve, int n_used, const struct st_reuse *seen)
+{
+    int n = curve->n_expert;
+    double total = 0, hits = 0, weight = (double)PRIOR_TOKENS * n_used;
+    for (int d = 0; seen && d <= n; d++) {
+        total += seen->count[d];
+    }
+    for (int s = 1; s <= n; s++) {
+        hits += seen ? seen->count[s - 1] : 0;
+        double prior = st_curve_prior(s, n, n_used);
+        curve->hit[s] = fmax((weight * prior + hits) / (weight + total), curve->hit[s - 1]);
+    }
+    curve->hit[n] = 1; /* the first use of each is a miss once, not for ever */
+}
+
+/* Slopes of the least concave curve above the hits: blocks of slots that share their gain, merged
+ * from the left while a later block gains more than the one before it. */
+static void fill_gains(struct st_curve *curve)
+{
+    int n = curve->n_expert, n_blocks = 0;
+    int *length = st_xcalloc((size_t)n, sizeof *length);
+    double *sum = st_xcalloc((size_t)n, sizeof *sum);
+    for (int s = 0; s < n; s++) {
+        length[n_blocks] = 1;
+        sum[n_blocks++] = curve->hit[s + 1] - curve->hit[s];
+        while (n_blocks > 1 && sum[n_blocks - 1] * length[n_blocks - 2] >
+                                   sum[n_blocks - 2] * length[n_blocks - 1]) {
+            sum[n_blocks - 2] += sum[n_blocks - 1];
+            length[n_blocks - 2] += length[n_blocks - 1];
+            n_blocks--;
+        }
+    }
+    for (int b = 0, s = 0; b < n_blocks; b++) {
+        for (int i = 0; i < length[b]; i++) {
+            curve->gain[s++] = sum[b] / length[b];
+        }
+    }
+    free(length);
+    free(sum);
+}
+
+struct st_curves *st_curves_new(const struct st_weights *ws, const struct st_reuse *seen)
+{
+    struct st_curves *curves = st_xcalloc(1, sizeof *curves);
+    curves->n_groups = ws->n_groups;
+    curves->groups = st_xcalloc((size_t)ws->n_groups + 1, sizeof *curves->groups);
+    for (int g = 0; g < ws->n_groups; g++) {
+        struct st_curve *curve = &curves->groups[g];
+        int n = ws->groups[g].n_expert;
+        ST_ASSERT(!seen || seen[g].n_expert == n);
+        curve->n_expert = n;
+        curve->hit = st_xcalloc((size_t)n + 1, sizeof *curve->hit);
+        curve->gain = st_xcalloc((size_t)n + 1, sizeof *curve->gain);
+        fill_hits(curve, ws->catalog->n_expert_used, seen ? &seen[g] : NULL);
+        fill_gains(curve);
+        for (int d = 0; seen && d <= n; d++) {
+            curves->requests += (uint64_t)seen[g].count[d];
+        }
+    }
+    return curves;
+}
+
+void st_curves_free(struct st_curves *curves)
+{
+    for (int g = 0; curves && g < curves->n_groups; g++) {
+        free(curves->groups[g].hit);
+        free(curves->groups[g].gain);
+    }
+    if (curves) {
+        free(curves->groups);
+        free(curves);
+    }
+}
