@@ -158,7 +158,9 @@ struct strata_placement {
     uint64_t cache_bytes;    /* expert slots */
     uint64_t ring_bytes;     /* room for streamed dense weights */
     uint64_t streamed_bytes; /* dense weights read on every pass */
-    uint64_t context_bytes;  /* KV cache and compute buffers */
+    uint64_t context_bytes;  /* KV cache, intermediate results, everything else but weights */
+    uint64_t kv_bytes;       /* of these: KV cache and recurrent state */
+    uint64_t compute_bytes;  /* of these: intermediate results */
     uint64_t minimum_bytes;  /* smallest budget this model runs in, with these options */
     int n_slots;             /* expert slots over all layers */
     int n_experts;           /* experts over all layers */
@@ -166,6 +168,20 @@ struct strata_placement {
 };
 STRATA_API void strata_model_placement(
     const struct strata_model *model, struct strata_placement *out);
+
+/* How fast a placement will be, and why. Seconds and bytes are those of one generated token. */
+struct strata_speed {
+    double decode_tok_per_s, decode_low, decode_high; /* expected, and a range */
+    double prompt_tok_per_s, prompt_low, prompt_high; /* for prompts of a full batch */
+    double time_to_first_token_s;                     /* after loading, for such a prompt */
+    double load_s;
+    double hit_rate;                                /* of expert requests; 1 for dense models */
+    double read_bytes, read_s, compute_s, arrive_s; /* arrive: copying, repacking what was read */
+    double disk_bytes_per_s; /* as measured just now; 0: the disk is not needed */
+    const char *limit;       /* what limits it: "the disk", "computing", "repacking" */
+    bool seen;               /* earlier runs of this model were taken into account */
+};
+STRATA_API void strata_model_speed(const struct strata_model *model, struct strata_speed *out);
 
 STRATA_API int strata_model_n_vocab(const struct strata_model *model);
 STRATA_API uint32_t strata_model_ctx_train(const struct strata_model *model);
@@ -182,6 +198,40 @@ STRATA_API enum strata_status strata_tokenize(const struct strata_model *model, 
 /* Bytes of one token (not always whole UTF-8 characters). Returns the length, at most cap. */
 STRATA_API size_t strata_token_bytes(
     const struct strata_model *model, int32_t token, char *buf, size_t cap);
+
+/* --- Plans -------------------------------------------------------------------------------- */
+
+/* What loading a model with some options would come to, without loading it. One at a time, and not
+ * next to a model. Errors: as strata_model_load. */
+struct strata_plan;
+
+STRATA_API enum strata_status strata_plan_new(const char *path,
+    const struct strata_model_options *options, struct strata_plan **out, struct strata_error *err);
+STRATA_API void strata_plan_free(struct strata_plan *plan);
+STRATA_API void strata_plan_placement(const struct strata_plan *plan, struct strata_placement *out);
+
+/* Predicts with so much more memory and a disk so many times as fast (0 and 1: as it is). */
+STRATA_API void strata_plan_speed(const struct strata_plan *plan, uint64_t more_bytes,
+    double disk_factor, struct strata_speed *out);
+
+struct strata_plan_layer {
+    int layer;               /* -1: what belongs to no layer */
+    uint64_t kept_bytes;     /* dense weights in memory, llama.cpp's own included */
+    uint64_t streamed_bytes; /* dense weights read for every token */
+    uint64_t slot_bytes;     /* memory for experts */
+    uint64_t expert_bytes;   /* all experts, in the same form */
+    int n_slots, n_experts;
+    double hit_rate; /* expected; 1 without experts */
+};
+/* Layers in order, then the rest; valid for the plan's life. */
+STRATA_API const struct strata_plan_layer *strata_plan_layers(
+    const struct strata_plan *plan, int *n_layers);
+
+/* The profile of this machine as JSON, to be freed with free(): what is known is taken from the
+ * cache, what is missing measured, all of it with `again`. The file at `path`, if not NULL, says
+ * which disk. */
+STRATA_API enum strata_status strata_profile(const char *path, bool again, strata_progress progress,
+    void *progress_user, char **json, struct strata_error *err);
 
 /* --- Sessions ----------------------------------------------------------------------------- */
 

@@ -14,13 +14,13 @@ os: base SYSTEM
 model: base os GGML jansson.h
 io: base os SYSTEM
 cache: base
-hw: base os io
+hw: base os io jansson.h
 plan: base model hw
 stream: base os io cache model
 synth: base os model GGML
 sim: base os io cache stream model plan
 backend: base os stream model plan GGML
-engine: base os model hw plan backend GGML LLAMA
+engine: base os model hw plan backend GGML LLAMA jansson.h
 cmd: base unistd.h signal.h jansson.h synth.c=synth/synth.h sim.c=sim/sim.h
 '
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).

@@ -40,10 +40,10 @@ void st_binding_free(struct st_binding *binding);
 const struct st_weights *st_binding_weights(struct st_binding *binding);
 
 struct st_budget {
-    uint64_t process_bytes; /* for the whole process */
-    uint64_t weights_bytes; /* for weights only, whatever the rest takes; 0: what is left */
-    uint64_t pending_bytes; /* what llama.cpp will take and has not yet */
-    uint32_t ctx, batch;    /* of the context */
+    uint64_t process_bytes;         /* for the whole process */
+    uint64_t weights_bytes;         /* for weights only, whatever the rest takes; 0: what is left */
+    uint64_t pending_bytes;         /* what llama.cpp will take and has not yet */
+    uint32_t ctx, batch;            /* of the context */
     const struct st_curves *curves; /* of the model's experts; NULL: nothing is known */
 };
 

@@ -9,7 +9,8 @@
 #include "os/memory.h"
 
 /* More than most caches hold: the weights of a large model come from memory. */
-#define WEIGHT_BYTES (128 * ST_MIB)
+#define WEIGHT_BYTES (256 * ST_MIB)
+#define WEIGHT_LEAST (16 * ST_MIB)
 #define ROW          4096 /* a multiple of every type's block */
 #define BATCH_ROWS   512  /* rows of weights, and ... */
 #define BATCH_TOKENS 256  /* ... tokens of the batch that is timed */
@@ -18,21 +19,26 @@
 
 struct st_bench {
     struct workers workers;
-    char *memory;             /* WEIGHT_BYTES for weights, then activations */
+    uint64_t weight_bytes;
+    char *memory;             /* weight_bytes for weights, then activations */
     struct ggml_context *ctx; /* headers of the tensors of one measurement */
 };
 
 static uint64_t activations_bytes(void)
 {
-    return (uint64_t)(ROW + BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + WEIGHT_BYTES / 128;
+    return (uint64_t)(ROW + BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + ST_MIB;
 }
 
-struct st_bench *st_bench_new(int n_threads)
+struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes)
 {
+    if (room_bytes < WEIGHT_LEAST + activations_bytes()) {
+        return NULL;
+    }
     struct st_bench *bench = st_xcalloc(1, sizeof *bench);
     struct ggml_init_params params = {
         .mem_size = (SMALL_OPS + 16) * ggml_tensor_overhead(), .no_alloc = true};
-    uint64_t bytes = WEIGHT_BYTES + activations_bytes();
+    bench->weight_bytes = st_min(WEIGHT_BYTES, room_bytes - activations_bytes());
+    uint64_t bytes = bench->weight_bytes + activations_bytes();
     bench->memory = st_vm_reserve(bytes, true);
     bench->ctx = ggml_init(params);
     if (!bench->memory || !bench->ctx || !st_workers_init(&bench->workers)) {
@@ -54,7 +60,7 @@ void st_bench_free(struct st_bench *bench)
     }
     ggml_free(bench->ctx);
     if (bench->memory) {
-        st_vm_release(bench->memory, WEIGHT_BYTES + activations_bytes());
+        st_vm_release(bench->memory, bench->weight_bytes + activations_bytes());
     }
     free(bench);
 }
@@ -85,7 +91,7 @@ static struct ggml_tensor *product(
     struct ggml_tensor *out = ggml_mul_mat(bench->ctx, weight, input);
     out->flags |= GGML_TENSOR_FLAG_COMPUTE;
     weight->data = bench->memory;
-    input->data = bench->memory + WEIGHT_BYTES;
+    input->data = bench->memory + bench->weight_bytes;
     out->data = (char *)input->data + ggml_nbytes(input);
     return out;
 }
@@ -132,7 +138,7 @@ bool st_bench_type(
         return false;
     }
     uint64_t row_bytes = ggml_row_size(type, ROW);
-    int64_t rows = (int64_t)st_round_down(WEIGHT_BYTES / row_bytes, 64);
+    int64_t rows = (int64_t)st_round_down(bench->weight_bytes / row_bytes, 64);
     struct claim form = {0};
     ggml_reset(bench->ctx);
     struct ggml_tensor *trial = product(bench, type, rows, 1);
@@ -156,7 +162,7 @@ bool st_bench_type(
 static void read_share(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
     const struct st_bench *bench = user;
-    uint64_t share = st_round_down(WEIGHT_BYTES / (uint64_t)nth, 64);
+    uint64_t share = st_round_down(bench->weight_bytes / (uint64_t)nth, 64);
     const uint64_t *at = (const uint64_t *)(bench->memory + (uint64_t)ith * share);
     uint64_t sum[4] = {0};
     (void)dst;
@@ -173,18 +179,18 @@ double st_bench_memory(struct st_bench *bench, double seconds)
 {
     st_workers_reset_ops(&bench->workers);
     struct ggml_tensor *op = st_workers_op(&bench->workers, read_share, bench);
-    return WEIGHT_BYTES / shortest(bench, &op, 1, seconds);
+    return (double)bench->weight_bytes / shortest(bench, &op, 1, seconds);
 }
 
 double st_bench_op(struct st_bench *bench)
 {
     struct ggml_tensor *nodes[SMALL_OPS];
     ggml_reset(bench->ctx);
-    struct ggml_tensor *x = ggml_new_tensor_1d(bench->ctx, GGML_TYPE_F32, 256);
-    x->data = bench->memory + WEIGHT_BYTES;
-    for (int i = 0; i < SMALL_OPS; i++) {
-        nodes[i] = ggml_scale(bench->ctx, x, 0.5f);
-        nodes[i]->data = x->data;
+    struct ggml_tensor *x = ggml_new_tensor_1d(bench->ctx, GGML_TYPE_F32, ROW);
+    x->data = bench->memory + bench->weight_bytes;
+    for (int i = 0; i < SMALL_OPS; i++) { /* as between the products of a layer */
+        nodes[i] = i % 2 ? ggml_add(bench->ctx, x, x) : ggml_rms_norm(bench->ctx, x, 1e-5f);
+        nodes[i]->data = (char *)x->data + (i % 2 ? -1 : 1) * (ptrdiff_t)ggml_nbytes(x);
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         x = nodes[i];
     }

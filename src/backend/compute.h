@@ -9,15 +9,16 @@
 
 struct st_bench;
 
-/* Threads and some 130 MiB of memory, for the calls below. NULL when there is no CPU backend. */
-struct st_bench *st_bench_new(int n_threads);
+/* Threads and memory for the calls below: some 260 MiB, or `room_bytes` if that is less; what caches
+ * hold is then measured too fast. NULL when there is no CPU backend, or too little room. */
+struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes);
 void st_bench_free(struct st_bench *bench);
 
 struct st_bench_rate {
-    bool repacked;     /* the CPU has a layout of its own for the type, and it was asked for */
-    double decode;     /* bytes of weights per second, for one token */
-    double batch;      /* multiply-adds per second, for many tokens */
-    double arrive;     /* bytes per second repacked; 0: not repacked */
+    bool repacked; /* the CPU has a layout of its own for the type, and it was asked for */
+    double decode; /* bytes of weights per second, for one token */
+    double batch;  /* multiply-adds per second, for many tokens */
+    double arrive; /* bytes per second repacked; 0: not repacked */
 };
 
 /* Measures one type (an enum ggml_type) for about `seconds`. False when it cannot be computed with. */
@@ -27,7 +28,7 @@ bool st_bench_type(
 /* Bytes per second that all threads read from memory together. */
 double st_bench_memory(struct st_bench *bench, double seconds);
 
-/* Seconds that an operation on next to nothing takes. */
+/* Seconds that an operation on one row of activations takes. */
 double st_bench_op(struct st_bench *bench);
 
 #endif

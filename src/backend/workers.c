@@ -228,8 +228,8 @@ void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
     }
     for (int i = 0; i < n; i++) {
         const struct st_weight *w = &b->weights->weights[arrivals[i].weight];
-        workers->units[i] = (struct unit){
-            &b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
+        workers->units[i] =
+            (struct unit){&b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
     }
     st_workers_put(workers, workers->units, n);
 }

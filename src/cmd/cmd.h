@@ -108,6 +108,8 @@ int cmd_dispatch(
 
 int cmd_run(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
+int cmd_profile(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
 int cmd_synth(int argc, char **argv);

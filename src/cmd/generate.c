@@ -339,6 +339,9 @@ void stats_print(const struct strata_stats *s, const struct strata_placement *pl
         "token after %.2f s, loaded in %.1f s\n",
         s->decode_tok_per_s, (unsigned long long)s->generated_tokens, s->prompt_tok_per_s,
         (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
+    if (s->predicted_tok_per_s > 0) {
+        fprintf(stderr, "plan:   %.2f tokens/s predicted\n", s->predicted_tok_per_s);
+    }
     if (placement->fits) {
         fprintf(stderr, "memory: the model fits; peak %s of a budget of %s\n",
             ST_SIZE(s->peak_rss_bytes), ST_SIZE(s->budget_bytes));

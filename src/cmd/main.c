@@ -9,6 +9,8 @@
 static const struct cmd_entry commands[] = {
     {"run", cmd_run, "generate text with a model of any size"},
     {"verify", cmd_verify, "check that the logits equal llama.cpp's bit by bit"},
+    {"plan", cmd_plan, "show where a model would go, and how fast it would run"},
+    {"profile", cmd_profile, "measure this machine"},
     {"inspect", cmd_inspect, "show what is in a model file"},
     {"sim", cmd_sim, "replay a routing trace: hit rates and speed at any size of memory"},
     {"synth", cmd_synth, "make test models of any size"},

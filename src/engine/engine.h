@@ -4,9 +4,11 @@
 
 #include "backend/backend.h"
 #include "engine/guard.h"
+#include "engine/history.h"
 #include "engine/recorder.h"
 #include "llama.h"
 #include "model/vgguf.h"
+#include "plan/predict.h"
 #include "strata.h"
 
 struct strata_model {
@@ -20,6 +22,10 @@ struct strata_model {
     struct strata_placement placement;
     ggml_threadpool_t pool; /* of a plain model; a streamed one computes with the device's */
     struct st_needs needs;
+    struct st_profile profile;
+    struct st_history *history;
+    struct st_curves *curves;
+    struct st_speed speed; /* predicted, before loading */
     double disk_bytes_per_s;
     double load_s;
     uint64_t load_read_bytes;
@@ -41,10 +47,11 @@ struct strata_session {
     /* Figures: time and bytes by kind of pass. */
     uint64_t prompt_tokens, decode_tokens, generated_tokens;
     uint64_t prompt_ns, decode_ns, start_ns, first_token_ns;
-    uint64_t decode_read_bytes;
+    uint64_t decode_read_bytes, decode_compute_ns;
 };
 
-/* Bytes the read engine has moved so far. */
-uint64_t st_model_read_bytes(const struct strata_model *model);
+/* An empty model with these options, freed with strata_model_free. E_USAGE while there is another. */
+enum strata_status st_model_new(const struct strata_model_options *options,
+    struct strata_model **out, struct strata_error *err);
 
 #endif

@@ -15,7 +15,6 @@ struct rows {
 };
 
 struct recorder {
-    struct st_binding *binding;
     FILE *file;
     char *path;
     int n_layer, top_k;
@@ -25,9 +24,11 @@ struct recorder {
     struct strata_error error; /* the first one; nothing is written after it */
 };
 
-static void note_row(void *user, int group, const int *experts, int n)
+void st_recorder_note(struct recorder *r, int group, const int *experts, int n)
 {
-    struct recorder *r = user;
+    if (!r) {
+        return;
+    }
     struct rows *rows = &r->layers[group];
     if (n != r->top_k) {
         if (!r->error.status) {
@@ -45,10 +46,10 @@ static void note_row(void *user, int group, const int *experts, int n)
     memcpy(rows->experts + rows->n++ * k, experts, k * sizeof *experts);
 }
 
-enum strata_status st_recorder_new(struct st_binding *binding, const struct st_catalog *catalog,
-    const char *path, struct recorder **out, struct strata_error *err)
+enum strata_status st_recorder_new(
+    const struct st_weights *ws, const char *path, struct recorder **out, struct strata_error *err)
 {
-    const struct st_weights *ws = st_binding_weights(binding);
+    const struct st_catalog *catalog = ws->catalog;
     int n_expert = 0;
     for (int g = 0; g < ws->n_groups; g++) {
         n_expert = ws->groups[g].n_expert > n_expert ? ws->groups[g].n_expert : n_expert;
@@ -58,7 +59,6 @@ enum strata_status st_recorder_new(struct st_binding *binding, const struct st_c
         return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write %s", path);
     }
     struct recorder *r = st_xcalloc(1, sizeof *r);
-    r->binding = binding;
     r->file = file;
     r->path = st_xstrdup(path);
     r->n_layer = ws->n_groups;
@@ -67,7 +67,6 @@ enum strata_status st_recorder_new(struct st_binding *binding, const struct st_c
     r->of_token = st_xcalloc((size_t)r->n_layer, sizeof *r->of_token);
     st_trace_write_header(
         file, catalog->name[0] ? catalog->name : catalog->arch, r->n_layer, n_expert, r->top_k);
-    st_binding_observe(binding, note_row, r);
     *out = r;
     return STRATA_OK;
 }
@@ -77,7 +76,6 @@ enum strata_status st_recorder_close(struct recorder *r, struct strata_error *er
     if (!r) {
         return STRATA_OK;
     }
-    st_binding_observe(r->binding, NULL, NULL);
     bool failed = ferror(r->file) != 0;
     if ((fclose(r->file) || failed) && !r->error.status) {
         st_fail_errno(&r->error, STRATA_E_IO, errno, "", "cannot write %s", r->path);

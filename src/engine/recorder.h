@@ -9,13 +9,16 @@
 #ifndef ST_ENGINE_RECORDER_H
 #define ST_ENGINE_RECORDER_H
 
-#include "backend/backend.h"
+#include "model/weights.h"
 
 struct recorder;
 
-/* Makes the file and observes the binding, which outlives the recorder. E_IO. */
-enum strata_status st_recorder_new(struct st_binding *binding, const struct st_catalog *catalog,
-    const char *path, struct recorder **out, struct strata_error *err);
+/* Makes the file. E_IO. */
+enum strata_status st_recorder_new(const struct st_weights *weights, const char *path,
+    struct recorder **out, struct strata_error *err);
+
+/* A row of the pass uses these experts of the group (see st_route_fn). NULL is fine. */
+void st_recorder_note(struct recorder *recorder, int group, const int *experts, int n);
 
 /* Completes the file. The first failure since the start is reported here. NULL is fine. */
 enum strata_status st_recorder_close(struct recorder *recorder, struct strata_error *err);

@@ -8,6 +8,14 @@
 #include "engine/guard.h"
 #include "os/memory.h"
 
+/* Which experts a row uses: for the trace, and for the plans of later runs. */
+static void note_route(void *user, int group, const int *experts, int n)
+{
+    struct strata_session *s = user;
+    st_recorder_note(s->recorder, group, experts, n);
+    st_history_note(s->model->history, group, experts, n);
+}
+
 enum strata_status strata_session_new(
     struct strata_model *model, struct strata_session **out, struct strata_error *err)
 {
@@ -19,6 +27,9 @@ enum strata_status strata_session_new(
     s->model = model;
     model->in_session = true;
     llama_memory_clear(llama_get_memory(model->ctx), true);
+    if (model->binding) {
+        st_binding_observe(model->binding, note_route, s);
+    }
     *out = s;
     return STRATA_OK;
 }
@@ -26,7 +37,15 @@ enum strata_status strata_session_new(
 void strata_session_free(struct strata_session *s)
 {
     if (s) {
+        struct strata_model *m = s->model;
         st_recorder_close(s->recorder, NULL);
+        if (m->binding) {
+            st_binding_observe(m->binding, NULL, NULL);
+        }
+        if (m->history) {
+            st_history_save(m->history, m->options.threads, m->options.repack, s->decode_tokens,
+                (double)s->decode_compute_ns * 1e-9);
+        }
         llama_sampler_free(s->sampler);
         s->model->in_session = false;
         free(s);
@@ -116,15 +135,32 @@ static enum strata_status eval_pass(struct strata_session *s, const int32_t *tok
     return STRATA_OK;
 }
 
-static void account(struct strata_session *s, size_t n, bool prompt, uint64_t ns, uint64_t bytes)
+/* What is read from one moment of a session to another. */
+struct moment {
+    uint64_t ns, read_bytes, waited_ns;
+};
+
+static struct moment moment_now(const struct strata_model *m)
 {
+    struct st_stream_stats stats = {0};
+    if (m->binding) {
+        st_stream_stats(st_binding_stream(m->binding), &stats);
+    }
+    return (struct moment){st_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.arrive_ns};
+}
+
+static void account(struct strata_session *s, size_t n, bool prompt, struct moment start)
+{
+    struct moment end = moment_now(s->model);
+    uint64_t ns = end.ns - start.ns, waited = end.waited_ns - start.waited_ns;
     if (prompt) {
         s->prompt_tokens += n;
         s->prompt_ns += ns;
     } else {
         s->decode_tokens += n;
         s->decode_ns += ns;
-        s->decode_read_bytes += bytes;
+        s->decode_compute_ns += ns - st_min(ns, waited);
+        s->decode_read_bytes += end.read_bytes - start.read_bytes;
     }
 }
 
@@ -136,8 +172,11 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
         return status;
     }
     bool prompt = s->prompt_tokens == 0 || n > 1; /* what begins a session is its prompt */
-    uint64_t start = st_now_ns(), read = st_model_read_bytes(s->model);
-    s->start_ns = s->start_ns ? s->start_ns : start;
+    struct moment start = moment_now(s->model);
+    s->start_ns = s->start_ns ? s->start_ns : start.ns;
+    if (s->model->history) {
+        st_history_count(s->model->history, !prompt);
+    }
     s->n_rows = 0;
     for (size_t done = 0; done < n;) {
         size_t count = st_min(n - done, s->model->options.batch);
@@ -151,7 +190,7 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
     }
     s->n_rows = all_logits ? n : 1;
     s->all_rows = all_logits;
-    account(s, n, prompt, st_now_ns() - start, st_model_read_bytes(s->model) - read);
+    account(s, n, prompt, start);
     return STRATA_OK;
 }
 
@@ -180,7 +219,7 @@ enum strata_status strata_trace_start(
             "Give a smaller --mem, so that experts are streamed.",
             "there is no trace to record: the whole model fits, and plain llama.cpp runs it");
     }
-    return st_recorder_new(m->binding, m->catalog, path, &s->recorder, err);
+    return st_recorder_new(st_binding_weights(m->binding), path, &s->recorder, err);
 }
 
 enum strata_status strata_trace_stop(struct strata_session *s, struct strata_error *err)
@@ -286,6 +325,7 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .expert_hits = stream.expert_hits,
         .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
         .disk_bytes_per_s = m->disk_bytes_per_s,
+        .predicted_tok_per_s = m->speed.decode_tok_per_s,
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,

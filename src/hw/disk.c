@@ -2,12 +2,11 @@
 
 #include <stdlib.h>
 
+#include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
 
-#define CHUNK ST_MIB
-#define DEPTH 16
-#define ROOM  (CHUNK + 2 * ST_IO_ALIGN) /* for the envelope of a chunk */
+#define MAX_DEPTH 16
 
 /* A small generator of its own: probing must not disturb anyone's random numbers. */
 static uint64_t next_random(uint64_t *state)
@@ -31,8 +30,9 @@ struct probe {
     struct st_io_engine *engine;
     struct st_file *file;
     char *memory;
-    struct st_io_request requests[DEPTH];
-    uint64_t length, seed, bytes;
+    struct st_io_request requests[MAX_DEPTH];
+    uint32_t depth;
+    uint64_t length, room, seed, bytes;
     bool failed;
 };
 
@@ -40,7 +40,7 @@ struct probe {
 static int turn(struct probe *p, bool more)
 {
     int open = 0;
-    for (int i = 0; i < DEPTH; i++) {
+    for (uint32_t i = 0; i < p->depth; i++) {
         struct st_io_request *r = &p->requests[i];
         if (r->state == ST_IO_DONE) {
             p->bytes += p->length;
@@ -50,7 +50,7 @@ static int turn(struct probe *p, bool more)
         if (r->state == ST_IO_IDLE && more) {
             *r = (struct st_io_request){.file = p->file, .length = p->length};
             r->offset = next_random(&p->seed) % (p->file->size / p->length) * p->length;
-            r->buffer = p->memory + (uint64_t)i * ROOM;
+            r->buffer = p->memory + i * p->room;
             st_io_submit(p->engine, r);
         }
         open += r->state == ST_IO_QUEUED || r->state == ST_IO_ACTIVE;
@@ -58,20 +58,19 @@ static int turn(struct probe *p, bool more)
     return open;
 }
 
-double st_disk_bandwidth(
-    struct st_file *const *files, int n_files, const struct st_io_options *io, double seconds)
+double st_disk_rate(struct st_file *const *files, int n_files, const struct st_io_options *io,
+    uint32_t block, uint32_t depth, double seconds)
 {
-    struct probe *p = calloc(1, sizeof *p);
+    struct probe *p = st_xcalloc(1, sizeof *p);
     double rate = 0;
-    if (!p) {
-        return 0;
-    }
     p->file = largest(files, n_files);
-    p->length = st_min(st_min(CHUNK, st_max(p->file->size / DEPTH, ST_IO_ALIGN)), p->file->size);
-    p->seed = 0x9e3779b97f4a7c15u;
-    p->memory = st_vm_reserve(DEPTH * ROOM, true);
+    p->depth = depth < MAX_DEPTH ? depth : MAX_DEPTH;
+    p->length = st_min(st_min(block, st_max(p->file->size / p->depth, ST_IO_ALIGN)), p->file->size);
+    p->room = st_round_up(p->length, ST_IO_ALIGN) + 2 * ST_IO_ALIGN; /* its envelope */
+    p->seed = 0x9e3779b97f4a7c15u ^ st_now_ns(); /* not what the last one left in a disk's cache */
+    p->memory = p->length > 0 ? st_vm_reserve(p->depth * p->room, true) : NULL;
     if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
-        st_vm_populate(p->memory, DEPTH * ROOM); /* or the first reads would wait for pages */
+        st_vm_populate(p->memory, p->depth * p->room); /* or the first reads would wait for pages */
         uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
         bool more = true;
         while ((turn(p, more) > 0 || more) && !p->failed) {
@@ -83,7 +82,7 @@ double st_disk_bandwidth(
         st_io_free(p->engine);
     }
     if (p->memory) {
-        st_vm_release(p->memory, DEPTH * ROOM);
+        st_vm_release(p->memory, p->depth * p->room);
     }
     free(p);
     return rate;

@@ -4,10 +4,13 @@
 
 #include "io/io.h"
 
-/* Reads random chunks of the files, past the page cache, with many in flight, for about
- * `seconds` or, of a small file, as many bytes as it has; returns bytes per second, 0 if nothing
- * could be read. Writes nothing. */
-double st_disk_bandwidth(
-    struct st_file *const *files, int n_files, const struct st_io_options *io, double seconds);
+#define ST_DISK_BLOCK (1u << 20) /* what the engine mostly reads at once */
+#define ST_DISK_DEPTH 16         /* and how many of them are under way */
+
+/* Reads random blocks of the largest of the files, past the page cache, `depth` (1 to 16) at a
+ * time, for about `seconds` or, of a small file, as many bytes as it has. Returns bytes per second,
+ * 0 if nothing could be read. Takes depth * block bytes of memory meanwhile; writes nothing. */
+double st_disk_rate(struct st_file *const *files, int n_files, const struct st_io_options *io,
+    uint32_t block, uint32_t depth, double seconds);
 
 #endif

@@ -149,8 +149,8 @@ static void empty(struct st_profile *p, const char *machine, int64_t now)
     snprintf(p->machine, sizeof p->machine, "%s", machine);
 }
 
-bool st_profile_load(const char *path, const char *machine, int64_t now, struct st_profile *out,
-    const char **why)
+bool st_profile_load(
+    const char *path, const char *machine, int64_t now, struct st_profile *out, const char **why)
 {
     json_error_t error;
     json_t *root = json_load_file(path, 0, &error);

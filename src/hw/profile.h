@@ -16,32 +16,32 @@
 
 /* Computing with weights of one type in one layout, on some threads. */
 struct st_profile_rate {
-    char type[16];   /* as ggml calls it: "q4_K" */
-    bool repacked;   /* in the CPU's own layout */
+    char type[16]; /* as ggml calls it: "q4_K" */
+    bool repacked; /* in the CPU's own layout */
     int threads;
-    double decode;   /* bytes of weights per second, one token: weights come from memory */
-    double batch;    /* multiply-adds per second, a batch of many tokens */
-    double arrive;   /* bytes per second that are repacked; 0: not repacked */
+    double decode; /* bytes of weights per second, one token: weights come from memory */
+    double batch;  /* multiply-adds per second, a batch of many tokens */
+    double arrive; /* bytes per second that are repacked; 0: not repacked */
 };
 
 /* A disk, as seen through a file on it. */
 struct st_profile_disk {
-    uint64_t device;        /* the system's number */
-    double bytes_per_s;     /* random reads of 1 MiB, many in flight */
-    double latency_s;       /* one read of 4 KiB alone */
+    uint64_t device;    /* the system's number */
+    double bytes_per_s; /* random reads of 1 MiB, many in flight */
+    double latency_s;   /* one read of 4 KiB alone */
     /* Bytes per second for blocks of 64 KiB, 256 KiB, 1 MiB, 4 MiB with 1, 4, 16 in flight. */
     double grid[4][3];
-    int64_t measured;       /* seconds since 1970 */
+    int64_t measured; /* seconds since 1970 */
 };
 extern const uint32_t st_profile_blocks[4];
 extern const uint32_t st_profile_depths[3];
 
 struct st_profile {
-    char machine[256];        /* processor, cores, memory, llama.cpp: what it must match */
-    int64_t measured;         /* seconds since 1970, when it was begun */
+    char machine[256]; /* processor, cores, memory, llama.cpp: what it must match */
+    int64_t measured;  /* seconds since 1970, when it was begun */
     int cores;
     double memory_bytes_per_s[2]; /* read by one thread, by one per core */
-    double op_s;              /* one small operation on all threads: what a node costs at least */
+    double op_s; /* one operation on a row of activations: what a node costs at least */
     int n_rates;
     struct st_profile_rate rates[ST_PROFILE_RATES];
     int n_disks;
@@ -50,8 +50,8 @@ struct st_profile {
 
 /* Reads the profile at `path` for this machine. False, and an empty profile of this machine in
  * *out, when there is none; *why then says why in a few words ("it is of another machine"). */
-bool st_profile_load(const char *path, const char *machine, int64_t now, struct st_profile *out,
-    const char **why);
+bool st_profile_load(
+    const char *path, const char *machine, int64_t now, struct st_profile *out, const char **why);
 
 /* Writes it as a whole. False when it cannot. */
 bool st_profile_save(const char *path, const struct st_profile *profile);

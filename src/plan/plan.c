@@ -251,6 +251,7 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
             ST_SIZE(budget_bytes));
     }
     struct st_plan *plan = st_xcalloc(1, sizeof *plan);
+    plan->budget_bytes = budget_bytes;
     plan->n_weights = ws->n_weights;
     plan->n_groups = ws->n_groups;
     plan->resident = st_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);

@@ -28,6 +28,7 @@ struct st_plan {
     uint64_t staging_bytes;  /* where experts arrive that are not read in place */
     uint64_t cache_bytes;    /* expert slots */
     uint64_t total_bytes;    /* all of the above that takes memory */
+    uint64_t budget_bytes;   /* what it was made for */
     bool everything_fits;    /* all weights are kept: nothing is read while generating */
 };
 

@@ -28,7 +28,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir "$tmp/bin"
 ln -s "$program" "$tmp/bin/strata"
-export PATH=$tmp/bin:$PATH LC_ALL=C
+export PATH=$tmp/bin:$PATH LC_ALL=C STRATA_CACHE_DIR=/dev/null/none # nothing kept
 
 # matches EXPECTED ACTUAL: true when the files agree, patterns included
 matches() {

@@ -1,0 +1,239 @@
+/* plan.c - strata plan: where everything would go and how fast it would be, before loading. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/units.h"
+#include "cmd/generate.h"
+
+#define BAR  40
+#define MORE ST_GIB
+
+/* --- Text ---------------------------------------------------------------------------------- */
+
+static void print_line(const char *what, uint64_t bytes, const char *note)
+{
+    printf("  %-22s %10s  %s\n", what, ST_SIZE(bytes), note);
+}
+
+static void print_memory(const struct strata_placement *p)
+{
+    char note[96];
+    uint64_t rest = p->context_bytes;
+    rest -= st_min(rest, p->kv_bytes + p->compute_bytes);
+    printf("memory, of a budget of %s:\n", ST_SIZE(p->budget_bytes));
+    print_line(
+        "weights kept", p->resident_bytes, p->fits ? "all of them" : "what every token needs");
+    if (p->cache_bytes) {
+        snprintf(note, sizeof note, "%d of %d experts", p->n_slots, p->n_experts);
+        print_line("expert slots", p->cache_bytes, note);
+    }
+    if (p->ring_bytes) {
+        print_line("ring", p->ring_bytes, "where streamed dense weights arrive");
+    }
+    print_line("KV cache", p->kv_bytes, "for the whole context");
+    print_line("intermediate results", p->compute_bytes, "");
+    if (rest) {
+        print_line("everything else", rest, "program, tokenizer, reserve");
+    }
+    uint64_t there = p->resident_bytes + p->cache_bytes;
+    printf("disk: %s of %s of weights are read when needed",
+        ST_SIZE(p->weights_bytes - st_min(p->weights_bytes, there)), ST_SIZE(p->weights_bytes));
+    printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", ST_SIZE(p->streamed_bytes));
+    if (!p->fits) {
+        printf("the smallest budget that works is %s\n", ST_SIZE(p->minimum_bytes));
+    }
+}
+
+/* One bar: # kept, = expert slots, . on the disk. */
+static void print_bar(const struct strata_plan_layer *l, uint64_t widest)
+{
+    uint64_t parts[3] = {l->kept_bytes, l->slot_bytes,
+        l->streamed_bytes + l->expert_bytes - st_min(l->expert_bytes, l->slot_bytes)};
+    static const char marks[] = "#=.";
+    uint64_t sum = 0;
+    int at = 0;
+    for (int i = 0; i < 3; i++) {
+        sum += parts[i];
+        int end = (int)((double)sum / (double)widest * BAR + 0.5);
+        for (; at < end; at++) {
+            putchar(marks[i]);
+        }
+    }
+    printf("%*s", BAR - at, "");
+}
+
+static bool same(const struct strata_plan_layer *a, const struct strata_plan_layer *b)
+{
+    return a->kept_bytes == b->kept_bytes && a->streamed_bytes == b->streamed_bytes &&
+           a->n_slots == b->n_slots && a->n_experts == b->n_experts && a->layer >= 0 &&
+           b->layer >= 0;
+}
+
+static void print_layers(const struct strata_plan *plan)
+{
+    int n;
+    const struct strata_plan_layer *l = strata_plan_layers(plan, &n);
+    uint64_t widest = 1;
+    for (int i = 0; i < n; i++) {
+        widest = st_max(widest,
+            l[i].kept_bytes + l[i].streamed_bytes + st_max(l[i].expert_bytes, l[i].slot_bytes));
+    }
+    printf("\nlayers: # kept  = expert slots  . on the disk\n");
+    for (int i = 0, first; i < n; i++) {
+        for (first = i; i + 1 < n && same(&l[first], &l[i + 1]); i++) {
+        }
+        char name[32];
+        if (l[i].layer < 0) {
+            snprintf(name, sizeof name, "other");
+        } else if (i > first) {
+            snprintf(name, sizeof name, "%d-%d", l[first].layer, l[i].layer);
+        } else {
+            snprintf(name, sizeof name, "%d", l[i].layer);
+        }
+        printf("%9s |", name);
+        print_bar(&l[i], widest);
+        printf("| %s", ST_SIZE(l[i].kept_bytes + l[i].streamed_bytes + l[i].expert_bytes));
+        if (l[i].n_experts) {
+            printf(", %d of %d experts, %.0f %% hits", l[i].n_slots, l[i].n_experts,
+                l[i].hit_rate * 100);
+        }
+        printf("\n");
+    }
+}
+
+static void print_speed(const struct strata_plan *plan, const struct strata_placement *p)
+{
+    struct strata_speed s, more, faster;
+    strata_plan_speed(plan, 0, 1, &s);
+    printf("\nexpected: %.2f tokens/s (%.2f to %.2f) while generating, %.1f (%.1f to %.1f) for "
+           "prompts\n",
+        s.decode_tok_per_s, s.decode_low, s.decode_high, s.prompt_tok_per_s, s.prompt_low,
+        s.prompt_high);
+    printf("          first token of a full batch after %.1f s; loading takes about %.1f s more\n",
+        s.time_to_first_token_s, s.load_s);
+    printf("          %s\n",
+        s.seen ? "from what this model showed in earlier runs"
+               : "from measurements of this machine; no earlier run of this model");
+    if (p->fits) {
+        printf("limit:    computing; the model fits, nothing is read while generating\n");
+        return;
+    }
+    printf("limit:    %s; a token takes %.0f ms of reading (%s at %s/s), %.0f ms of computing, "
+           "%.0f ms of "
+           "repacking\n",
+        s.limit, s.read_s * 1e3, ST_SIZE((uint64_t)s.read_bytes),
+        ST_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.arrive_s * 1e3);
+    strata_plan_speed(plan, MORE, 1, &more);
+    strata_plan_speed(plan, 0, 2, &faster);
+    printf("buying:   1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
+        more.decode_tok_per_s, faster.decode_tok_per_s);
+}
+
+/* --- JSON ---------------------------------------------------------------------------------- */
+
+static json_t *speed_json(const struct strata_plan *plan, uint64_t more, double factor)
+{
+    struct strata_speed s;
+    strata_plan_speed(plan, more, factor, &s);
+    return json_pack(
+        "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:b}",
+        "decode_tok_per_s", s.decode_tok_per_s, "decode_low_tok_per_s", s.decode_low,
+        "decode_high_tok_per_s", s.decode_high, "prompt_tok_per_s", s.prompt_tok_per_s,
+        "prompt_low_tok_per_s", s.prompt_low, "prompt_high_tok_per_s", s.prompt_high,
+        "time_to_first_token_s", s.time_to_first_token_s, "load_s", s.load_s, "hit_rate",
+        s.hit_rate, "token_read_bytes", s.read_bytes, "token_read_s", s.read_s, "token_compute_s",
+        s.compute_s, "token_arrive_s", s.arrive_s, "disk_bytes_per_s", s.disk_bytes_per_s, "limit",
+        s.limit, "seen_before", s.seen);
+}
+
+static json_t *layers_json(const struct strata_plan *plan)
+{
+    int n;
+    const struct strata_plan_layer *l = strata_plan_layers(plan, &n);
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) {
+        json_array_append_new(
+            list, json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:i, s:f}", "layer", l[i].layer,
+                      "kept_bytes", (json_int_t)l[i].kept_bytes, "streamed_bytes",
+                      (json_int_t)l[i].streamed_bytes, "slot_bytes", (json_int_t)l[i].slot_bytes,
+                      "expert_bytes", (json_int_t)l[i].expert_bytes, "slots", l[i].n_slots,
+                      "experts", l[i].n_experts, "hit_rate", l[i].hit_rate));
+    }
+    return list;
+}
+
+static void print_json(const struct strata_plan *plan, const struct strata_placement *p)
+{
+    json_t *root = json_pack(
+        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, s:o, s:o}",
+        "fits", p->fits, "budget_bytes", (json_int_t)p->budget_bytes, "weights_bytes",
+        (json_int_t)p->weights_bytes, "resident_bytes", (json_int_t)p->resident_bytes,
+        "cache_bytes", (json_int_t)p->cache_bytes, "ring_bytes", (json_int_t)p->ring_bytes,
+        "streamed_bytes", (json_int_t)p->streamed_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
+        "compute_bytes", (json_int_t)p->compute_bytes, "context_bytes",
+        (json_int_t)p->context_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "slots",
+        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "expected",
+        speed_json(plan, 0, 1), "with_1_gib_more", speed_json(plan, MORE, 1),
+        "with_disk_twice_as_fast", speed_json(plan, 0, 2));
+    json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(root);
+}
+
+/* --- The command --------------------------------------------------------------------------- */
+
+int cmd_plan(int argc, char **argv)
+{
+    struct strata_model_options o;
+    bool json = false, quiet = false;
+    strata_model_options_init(&o);
+    struct cmd_option options[] = {
+        {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold; default: as for run",
+            .target = &o.mem_bytes, .min = 1, .max = 0x1p62},
+        {CMD_SIZE, 0, "weights-mem", "SIZE", "bound only the memory for weights (experiments)",
+            .target = &o.weights_mem_bytes, .min = 1, .max = 0x1p62},
+        {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096",
+            .target = &o.ctx, .min = 1, .max = 1 << 24},
+        {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512)", .target = &o.batch,
+            .min = 1, .max = 1 << 20},
+        {CMD_INT, 't', "threads", "N", "default: the physical cores", .target = &o.threads,
+            .min = 1, .max = 512},
+        {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout",
+            .target = &o.repack},
+        {CMD_FLAG, 0, "json", NULL, "print the plan as JSON", .target = &json},
+        {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};
+    const struct cmd_spec spec = {"plan", "MODEL [options]",
+        "Shows where a model's weights would go and how fast it would run, before loading it. Exit "
+        "code 3: the budget is too small; the message says how much is needed.",
+        options, 1, 1, NULL};
+    const char *model;
+    int rc = cmd_parse(&spec, argc, argv, &model, NULL);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    struct progress_line line;
+    struct strata_error err = {0};
+    struct strata_plan *plan;
+    progress_init(&line, quiet);
+    o.progress = progress_report;
+    o.progress_user = &line;
+    enum strata_status status = strata_plan_new(model, &o, &plan, &err);
+    progress_end(&line);
+    if (status != STRATA_OK) {
+        return cmd_fail(&err);
+    }
+    struct strata_placement placement;
+    strata_plan_placement(plan, &placement);
+    if (json) {
+        print_json(plan, &placement);
+    } else {
+        print_memory(&placement);
+        print_layers(plan);
+        print_speed(plan, &placement);
+    }
+    strata_plan_free(plan);
+    return CMD_OK;
+}

@@ -1,0 +1,108 @@
+/* profile.c - strata profile: what this machine can do, measured; as text or JSON. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/units.h"
+#include "cmd/generate.h"
+
+static double number(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+static void print_compute(const json_t *root)
+{
+    const json_t *r;
+    size_t i;
+    printf("\n%-10s %-9s %8s %14s %16s %12s\n", "weights", "layout", "threads", "one token",
+        "many tokens", "repacking");
+    json_array_foreach(json_object_get(root, "compute"), i, r)
+    {
+        bool repacked = json_is_true(json_object_get(r, "repacked"));
+        double arrive = number(r, "arrive_bytes_per_s");
+        if (repacked && arrive == 0) {
+            continue; /* the CPU has no layout of its own for it */
+        }
+        printf("%-10s %-9s %8d %9.1f GB/s %8.1f Gmadd/s",
+            json_string_value(json_object_get(r, "type")), repacked ? "repacked" : "as stored",
+            (int)number(r, "threads"), number(r, "decode_bytes_per_s") / 1e9,
+            number(r, "batch_madds_per_s") / 1e9);
+        if (arrive > 0) {
+            printf(" %7.1f GB/s", arrive / 1e9);
+        }
+        printf("\n");
+    }
+}
+
+static void print_disks(const json_t *root)
+{
+    static const char *const blocks[] = {"64 KiB", "256 KiB", "1 MiB", "4 MiB"};
+    const json_t *d;
+    size_t i;
+    json_array_foreach(json_object_get(root, "disks"), i, d)
+    {
+        printf("\ndisk %lld: %.2f GB/s for random reads of 1 MiB, 16 at once; %.0f us for one of 4 "
+               "KiB\n",
+            (long long)number(d, "device"), number(d, "bytes_per_s") / 1e9,
+            number(d, "latency_s") * 1e6);
+        printf("%-10s %10s %10s %10s   GB/s\n", "block", "1 at once", "4", "16");
+        for (size_t b = 0; b < 4; b++) {
+            const json_t *row = json_array_get(json_object_get(d, "grid_bytes_per_s"), b);
+            printf("%-10s", blocks[b]);
+            for (size_t q = 0; q < 3; q++) {
+                printf(" %10.2f", json_number_value(json_array_get(row, q)) / 1e9);
+            }
+            printf("\n");
+        }
+    }
+}
+
+static void print_text(const char *json)
+{
+    json_t *root = json_loads(json, 0, NULL);
+    printf("%s\n", json_string_value(json_object_get(root, "machine")));
+    printf("memory %.1f GB/s read by one core, %.1f by all; an operation takes %.1f us\n",
+        number(root, "memory_bytes_per_s_1") / 1e9, number(root, "memory_bytes_per_s") / 1e9,
+        number(root, "op_s") * 1e6);
+    print_compute(root);
+    print_disks(root);
+    json_decref(root);
+}
+
+int cmd_profile(int argc, char **argv)
+{
+    bool again = false, json = false, quiet = false;
+    struct cmd_option options[] = {
+        {CMD_FLAG, 0, "again", NULL, "measure everything anew, also what is known",
+            .target = &again},
+        {CMD_FLAG, 0, "json", NULL, "print the profile as JSON", .target = &json},
+        {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};
+    const struct cmd_spec spec = {"profile", "[MODEL] [options]",
+        "Measures this machine: memory, computing by type of weights and, with a model, the disk "
+        "that holds it (reading only). What is known is kept in the cache directory for a month; "
+        "`strata plan` and `strata run` use it.",
+        options, 0, 1, NULL};
+    const char *model = NULL;
+    int n = 0, rc = cmd_parse(&spec, argc, argv, &model, &n);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    struct progress_line line;
+    struct strata_error err = {0};
+    char *text = NULL;
+    progress_init(&line, quiet);
+    enum strata_status status =
+        strata_profile(n > 0 ? model : NULL, again, progress_report, &line, &text, &err);
+    progress_end(&line);
+    if (status != STRATA_OK) {
+        return cmd_fail(&err);
+    }
+    if (json) {
+        puts(text);
+    } else {
+        print_text(text);
+    }
+    free(text);
+    return CMD_OK;
+}

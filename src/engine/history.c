@@ -1,0 +1,289 @@
+#include "engine/history.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "os/dirs.h"
+
+#define FORMAT 1
+/* Fewer generated tokens than this say little. */
+#define TOKENS_MIN 8
+/* When so many tokens have been counted, the old ones fade: habits change with what is asked. */
+#define TOKENS_FADE 4000
+#define TIMES_MAX   16
+
+struct times {
+    int threads;
+    bool repack;
+    double compute_s; /* of one token */
+};
+
+struct st_history {
+    char path[1024]; /* "": nowhere */
+    int n_groups;
+    struct st_reuse *seen; /* [n_groups] */
+    int **recent;          /* [n_groups][n_expert] experts, the last used first */
+    int *n_recent;
+    double tokens; /* counted in `seen` */
+    bool counting;
+    int n_times;
+    struct times times[TIMES_MAX];
+};
+
+/* --- Which model --------------------------------------------------------------------------- */
+
+static uint64_t mix(uint64_t hash, const void *data, size_t n)
+{
+    const unsigned char *at = data;
+    for (size_t i = 0; i < n; i++) { /* FNV-1a */
+        hash = (hash ^ at[i]) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+static uint64_t model_id(const struct st_catalog *c)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    hash = mix(hash, c->arch, strlen(c->arch));
+    hash = mix(hash, c->name, strlen(c->name));
+    for (int i = 0; i < c->n_tensors; i++) {
+        hash = mix(hash, c->tensors[i].name, strlen(c->tensors[i].name));
+        hash = mix(hash, &c->tensors[i].bytes, sizeof c->tensors[i].bytes);
+        hash = mix(hash, &c->tensors[i].type, sizeof c->tensors[i].type);
+    }
+    return hash;
+}
+
+/* --- Reading ------------------------------------------------------------------------------- */
+
+static bool read_counts(const json_t *list, struct st_reuse *out)
+{
+    if (json_array_size(list) != (size_t)out->n_expert + 1) {
+        return false;
+    }
+    for (int d = 0; d <= out->n_expert; d++) {
+        const json_t *value = json_array_get(list, (size_t)d);
+        double x = json_is_number(value) ? json_number_value(value) : NAN;
+        if (!(x >= 0 && x < 1e15)) {
+            return false;
+        }
+        out->count[d] = x;
+    }
+    return true;
+}
+
+static bool read_times(const json_t *list, struct st_history *h)
+{
+    const json_t *item;
+    size_t i;
+    json_array_foreach(list, i, item)
+    {
+        double s = json_number_value(json_object_get(item, "compute_s"));
+        if (!(s > 0 && s < 1e6) || h->n_times == TIMES_MAX) {
+            return false;
+        }
+        h->times[h->n_times++] =
+            (struct times){(int)json_integer_value(json_object_get(item, "threads")),
+                json_is_true(json_object_get(item, "repack")), s};
+    }
+    return true;
+}
+
+static bool read_file(const json_t *root, struct st_history *h)
+{
+    const json_t *groups = json_object_get(root, "stack_distances");
+    if (json_integer_value(json_object_get(root, "format")) != FORMAT ||
+        json_array_size(groups) != (size_t)h->n_groups) {
+        return false;
+    }
+    for (int g = 0; g < h->n_groups; g++) {
+        if (!read_counts(json_array_get(groups, (size_t)g), &h->seen[g])) {
+            return false;
+        }
+    }
+    h->tokens = json_number_value(json_object_get(root, "tokens"));
+    return h->tokens >= 0 && read_times(json_object_get(root, "times"), h);
+}
+
+static void forget(struct st_history *h)
+{
+    for (int g = 0; g < h->n_groups; g++) {
+        memset(h->seen[g].count, 0, ((size_t)h->seen[g].n_expert + 1) * sizeof(double));
+    }
+    h->tokens = 0;
+    h->n_times = 0;
+}
+
+struct st_history *st_history_open(const struct st_weights *ws)
+{
+    struct st_history *h = st_xcalloc(1, sizeof *h);
+    size_t n = (size_t)ws->n_groups + 1;
+    h->n_groups = ws->n_groups;
+    h->seen = st_xcalloc(n, sizeof *h->seen);
+    h->recent = st_xcalloc(n, sizeof *h->recent);
+    h->n_recent = st_xcalloc(n, sizeof *h->n_recent);
+    for (int g = 0; g < ws->n_groups; g++) {
+        size_t experts = (size_t)ws->groups[g].n_expert;
+        h->seen[g].n_expert = ws->groups[g].n_expert;
+        h->seen[g].count = st_xcalloc(experts + 1, sizeof *h->seen[g].count);
+        h->recent[g] = st_xcalloc(experts, sizeof *h->recent[g]);
+    }
+    char name[64];
+    snprintf(name, sizeof name, "models/%016llx.json", (unsigned long long)model_id(ws->catalog));
+    if (!st_cache_path(name, h->path, sizeof h->path)) {
+        h->path[0] = 0;
+        return h;
+    }
+    json_error_t error;
+    json_t *root = json_load_file(h->path, 0, &error);
+    if ((root || error.line > 0) && !read_file(root, h)) {
+        st_warn("%s is damaged: what is known of this model starts anew", h->path);
+        forget(h);
+    }
+    json_decref(root);
+    return h;
+}
+
+void st_history_free(struct st_history *h)
+{
+    for (int g = 0; h && g < h->n_groups; g++) {
+        free(h->seen[g].count);
+        free(h->recent[g]);
+    }
+    if (h) {
+        free(h->seen);
+        free(h->recent);
+        free(h->n_recent);
+        free(h);
+    }
+}
+
+/* --- Asking -------------------------------------------------------------------------------- */
+
+const struct st_reuse *st_history_reuse(const struct st_history *h)
+{
+    return h->tokens > 0 ? h->seen : NULL;
+}
+
+static struct times *find_times(const struct st_history *h, int threads, bool repack)
+{
+    for (int i = 0; i < h->n_times; i++) {
+        if (h->times[i].threads == threads && h->times[i].repack == repack) {
+            return (struct times *)&h->times[i];
+        }
+    }
+    return NULL;
+}
+
+double st_history_compute_s(const struct st_history *h, int threads, bool repack)
+{
+    const struct times *t = find_times(h, threads, repack);
+    return t ? t->compute_s : 0;
+}
+
+/* --- Noting -------------------------------------------------------------------------------- */
+
+/* Moves the expert to the front; says at which place it was, n_expert when nowhere. */
+static int use(struct st_history *h, int group, int expert)
+{
+    int *list = h->recent[group], *n = &h->n_recent[group], at = 0;
+    while (at < *n && list[at] != expert) {
+        at++;
+    }
+    bool found = at < *n;
+    if (!found) {
+        (*n)++;
+    }
+    memmove(list + 1, list, (size_t)at * sizeof *list);
+    list[0] = expert;
+    return found ? at : h->seen[group].n_expert;
+}
+
+void st_history_note(void *user, int group, const int *experts, int n)
+{
+    struct st_history *h = user;
+    for (int i = 0; i < n; i++) {
+        int place = use(h, group, experts[i]);
+        if (h->counting) {
+            h->seen[group].count[place]++;
+        }
+    }
+}
+
+void st_history_count(struct st_history *h, bool generating)
+{
+    h->counting = generating;
+    h->tokens += generating;
+}
+
+/* --- Writing ------------------------------------------------------------------------------- */
+
+static void fade(struct st_history *h)
+{
+    double keep = TOKENS_FADE / h->tokens;
+    for (int g = 0; keep < 1 && g < h->n_groups; g++) {
+        for (int d = 0; d <= h->seen[g].n_expert; d++) {
+            h->seen[g].count[d] *= keep;
+        }
+    }
+    h->tokens = fmin(h->tokens, TOKENS_FADE);
+}
+
+/* Half of what was known, half of what is new: a machine that is busy now will not be for ever. */
+static void note_time(struct st_history *h, int threads, bool repack, double compute_s)
+{
+    struct times *t = find_times(h, threads, repack);
+    if (t) {
+        t->compute_s = (t->compute_s + compute_s) / 2;
+        return;
+    }
+    if (h->n_times == TIMES_MAX) {
+        memmove(h->times, h->times + 1, sizeof h->times - sizeof h->times[0]);
+        h->n_times--;
+    }
+    h->times[h->n_times++] = (struct times){threads, repack, compute_s};
+}
+
+static json_t *to_json(const struct st_history *h)
+{
+    json_t *groups = json_array(), *times = json_array();
+    for (int g = 0; g < h->n_groups; g++) {
+        json_t *counts = json_array();
+        for (int d = 0; d <= h->seen[g].n_expert; d++) {
+            json_array_append_new(counts, json_real(h->seen[g].count[d]));
+        }
+        json_array_append_new(groups, counts);
+    }
+    for (int i = 0; i < h->n_times; i++) {
+        json_array_append_new(
+            times, json_pack("{s:i, s:b, s:f}", "threads", h->times[i].threads, "repack",
+                       h->times[i].repack, "compute_s", h->times[i].compute_s));
+    }
+    return json_pack("{s:i, s:f, s:o, s:o}", "format", FORMAT, "tokens", h->tokens, "times", times,
+        "stack_distances", groups);
+}
+
+void st_history_save(
+    struct st_history *h, int threads, bool repack, uint64_t tokens, double compute_s)
+{
+    if (!h->path[0] || tokens < TOKENS_MIN) {
+        return;
+    }
+    if (compute_s > 0) {
+        note_time(h, threads, repack, compute_s / (double)tokens);
+    }
+    fade(h);
+    json_t *root = to_json(h);
+    char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(5));
+    if (!text || !st_file_replace(h->path, text, strlen(text))) {
+        st_debug("cannot write %s", h->path);
+    }
+    free(text);
+    json_decref(root);
+}

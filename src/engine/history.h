@@ -1,0 +1,33 @@
+/*
+ * history.h - what a model showed in earlier runs: how its experts are reused, how long its tokens
+ * take to compute. A small file per model in the cache directory; safe to delete, ignored when it
+ * is damaged or of another model. Where there is no cache directory, nothing is kept.
+ */
+#ifndef ST_ENGINE_HISTORY_H
+#define ST_ENGINE_HISTORY_H
+
+#include "plan/curve.h"
+
+struct st_history;
+
+/* Reads what is known of the model. Never fails: what cannot be read counts as nothing. `weights`
+ * are copied from; later calls want weights with the same groups. */
+struct st_history *st_history_open(const struct st_weights *weights);
+void st_history_free(struct st_history *history);
+
+/* Reuse by group for st_curves_new; NULL when nothing is known. */
+const struct st_reuse *st_history_reuse(const struct st_history *history);
+
+/* Seconds that one token took to compute with these settings; 0: not known. */
+double st_history_compute_s(const struct st_history *history, int threads, bool repack);
+
+/* A row of a pass uses these experts (an st_route_fn with the history as user). Counted when it is
+ * a generated token's; a prompt's only say what was used last. */
+void st_history_note(void *history, int group, const int *experts, int n);
+void st_history_count(struct st_history *history, bool generating);
+
+/* Adds the run's computing time and writes the file; a run of a few tokens is not worth it. */
+void st_history_save(
+    struct st_history *history, int threads, bool repack, uint64_t tokens, double compute_s);
+
+#endif

@@ -1,0 +1,310 @@
+#include "engine/look.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/libs.h"
+#include "engine/machine.h"
+#include "hw/disk.h"
+#include "model/meta.h"
+#include "os/memory.h"
+
+#define SLACK_BYTES   (64 * ST_MIB)
+#define PROBE_SECONDS 0.2
+#define BATCH_DEFAULT 512
+#define CTX_DEFAULT   4096
+/* From asking for a block until it starts to arrive, on the NVMe drives and virtual disks we saw. */
+#define DISK_LATENCY 150e-6
+
+/* --- Budget -------------------------------------------------------------------------------- */
+
+/* Plain llama.cpp in all: it loads one tensor at a time through a buffer. */
+static uint64_t plain_bytes(const struct strata_model *m)
+{
+    uint64_t largest = 0;
+    for (int i = 0; i < m->catalog->n_tensors; i++) {
+        largest = st_max(largest, m->catalog->tensors[i].bytes);
+    }
+    return m->catalog->tensor_bytes + largest + m->needs.kv_bytes + m->needs.compute_bytes +
+           SLACK_BYTES + st_memory_rss();
+}
+
+/* Whether plain llama.cpp may hold it all. A budget is a ceiling: it does not make memory. And what
+ * llama.cpp holds cannot be given back: in a container, whose limit may be lowered at any time, it
+ * must still fit when nearly half of it is gone. */
+static bool fits(const struct strata_model *m)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t reserve = st_memory_reserve(&state);
+    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
+    room = st_min(room - st_min(room, reserve + reserve / 2), m->placement.budget_bytes);
+    if (state.limit_bytes != UINT64_MAX) {
+        room = st_min(room, state.limit_bytes / 20 * 11);
+    }
+    return m->options.weights_mem_bytes == 0 && plain_bytes(m) <= room;
+}
+
+/* The reference must hold everything: say so before the machine suffers. */
+static enum strata_status check_plain(const struct strata_model *m, struct strata_error *err)
+{
+    struct st_memory_state state;
+    st_memory_state(&state);
+    uint64_t needed = plain_bytes(m), room = st_memory_headroom(&state) + st_memory_rss();
+    if (needed > room) {
+        return st_fail(err, STRATA_E_NOFIT, "Verify on a machine with more memory.",
+            "plain llama.cpp needs %s in all, %s is free", ST_SIZE(needed), ST_SIZE(room));
+    }
+    return STRATA_OK;
+}
+
+struct st_budget st_budget_of(const struct strata_model *m, uint64_t pending_bytes)
+{
+    return (struct st_budget){m->placement.budget_bytes, m->options.weights_mem_bytes,
+        pending_bytes, m->options.ctx, m->options.batch, m->curves};
+}
+
+/* --- What llama.cpp is asked for ------------------------------------------------------------- */
+
+static bool report(float fraction, void *user)
+{
+    struct strata_model *m = user;
+    if (!m->options.progress) {
+        return true;
+    }
+    m->cancelled = !m->options.progress(m->binding ? "loading small tensors" : "loading weights",
+        (uint64_t)((double)fraction * 1e6), 1000000, m->options.progress_user);
+    return !m->cancelled;
+}
+
+struct llama_model_params st_model_params(struct strata_model *m)
+{
+    static ggml_backend_dev_t no_devices[] = {NULL};
+    struct llama_model_params params = llama_model_default_params();
+    params.devices = no_devices;
+    params.n_gpu_layers = 0;
+    params.load_mode = LLAMA_LOAD_MODE_NONE;
+    params.lazy_mode = LLAMA_LAZY_MODE_OFF;
+    params.use_extra_bufts = m->options.repack;
+    params.progress_callback = report;
+    params.progress_callback_user_data = m;
+    return params;
+}
+
+struct llama_context_params st_context_params(const struct strata_model *m)
+{
+    struct llama_context_params params = llama_context_default_params();
+    params.n_ctx = m->options.ctx;
+    params.n_batch = m->options.batch;
+    params.n_ubatch = m->options.batch;
+    params.n_seq_max = 1;
+    params.n_threads = m->options.threads;
+    params.n_threads_batch = m->options.threads;
+    params.no_perf = true;
+    if (m->binding) {
+        /* What "auto" comes to on the CPU. With auto, llama.cpp would switch it off because the
+         * attention is computed on our device and the layer is counted as the CPU's. */
+        params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    }
+    return params;
+}
+
+uint64_t st_unclaimed_bytes(const struct strata_model *m, const struct st_weights *ws)
+{
+    uint64_t bytes = m->catalog->tensor_bytes;
+    for (int i = 0; i < ws->n_weights; i++) {
+        bytes -= m->catalog->tensors[ws->weights[i].tensor].bytes;
+    }
+    return bytes;
+}
+
+/* --- Looking --------------------------------------------------------------------------------- */
+
+static enum strata_status fill_defaults(struct strata_model *m, struct strata_error *err)
+{
+    struct strata_model_options *o = &m->options;
+    if (o->threads == 0) {
+        o->threads = st_cpu_count();
+    }
+    if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
+        return st_fail(
+            err, STRATA_E_USAGE, "", "%d threads: must be 1 to %d", o->threads, GGML_MAX_N_THREADS);
+    }
+    o->batch = o->batch ? o->batch : BATCH_DEFAULT;
+    o->io_method = o->io_method ? o->io_method : "auto";
+    enum strata_status status = st_io_check_method(o->io_method, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    m->placement.budget_bytes = o->mem_bytes ? o->mem_bytes : st_memory_default_budget();
+    return STRATA_OK;
+}
+
+static void choose_ctx(struct strata_model *m)
+{
+    uint64_t trained = st_meta_arch_uint(m->catalog->meta, m->catalog->arch, "context_length", 0);
+    uint64_t usual = trained > 0 ? st_min(trained, CTX_DEFAULT) : CTX_DEFAULT;
+    m->options.ctx = m->options.ctx ? m->options.ctx : (uint32_t)usual;
+    m->options.batch = (uint32_t)st_min(m->options.batch, m->options.ctx);
+}
+
+/* What is known of the model and what this machine can do, for the plan and its prediction. */
+static enum strata_status gather(struct strata_model *m, struct strata_error *err)
+{
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    m->history = st_history_open(ws);
+    m->curves = st_curves_new(ws, st_history_reuse(m->history));
+    int types[ST_PROFILE_RATES], n = 0;
+    bool seen[GGML_TYPE_COUNT] = {0};
+    for (int i = 0; i < ws->n_weights; i++) {
+        int type = m->catalog->tensors[ws->weights[i].tensor].type;
+        if (!seen[type] && n < ST_PROFILE_RATES) {
+            seen[type] = true;
+            types[n++] = type;
+        }
+    }
+    uint64_t taken = st_memory_rss() + SLACK_BYTES;
+    struct st_machine_request rq = {
+        .types = types,
+        .n_types = n,
+        .repack = m->options.repack,
+        .threads = m->options.threads,
+        .room_bytes = m->placement.budget_bytes > taken ? m->placement.budget_bytes - taken : 0,
+        .progress = m->options.progress,
+        .progress_user = m->options.progress_user,
+    };
+    return st_machine_profile(&rq, &m->profile, err);
+}
+
+static void probe_disk(struct strata_model *m)
+{
+    struct st_io_options io;
+    st_io_options_init(&io);
+    /* Faults are for the run, not for what comes before it. */
+    bool faults = strncmp(m->options.io_method, "fault:", 6) == 0;
+    io.method = faults ? "auto" : m->options.io_method;
+    m->disk_bytes_per_s = st_disk_rate(
+        m->catalog->files, m->catalog->n_files, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, PROBE_SECONDS);
+}
+
+static const char *type_name(int type)
+{
+    return ggml_type_name((enum ggml_type)type);
+}
+
+void st_look_predict(
+    const struct strata_model *m, const struct st_plan *plan, double disk, struct st_speed *out)
+{
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    uint64_t touched = st_catalog_bytes_per_token(m->catalog), ours = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct st_weight *w = &ws->weights[i];
+        ours += w->file_bytes * (w->group < 0 ? 1 : (uint64_t)m->catalog->n_expert_used);
+    }
+    struct st_speed_inputs in = {
+        .weights = ws,
+        .plan = plan,
+        .curves = m->curves,
+        .profile = &m->profile,
+        .type_name = type_name,
+        .threads = m->options.threads,
+        .repack = m->options.repack,
+        .disk_bytes_per_s = disk > 0 ? disk : 1,
+        .disk_latency_s = DISK_LATENCY,
+        .other_bytes = touched > ours ? touched - ours : 0,
+        .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
+        .batch = m->options.batch,
+    };
+    st_predict(&in, out);
+}
+
+/* Lets llama.cpp go through loading without memory, and plans with what it says it would take: a
+ * budget that is too small is refused before a byte of weights is read. */
+static enum strata_status measure(
+    struct strata_model *m, const char *path, struct strata_error *err)
+{
+    st_device_register();
+    m->binding = st_binding_new(m->catalog, m->options.repack, true);
+    enum strata_status status =
+        st_guard_measure(path, st_model_params(m), st_context_params(m), &m->needs, err);
+    if (status == STRATA_OK && !m->options.plain) {
+        status = gather(m, err);
+    }
+    if (status != STRATA_OK || m->options.plain) {
+        return status;
+    }
+    if (!fits(m)) {
+        struct st_budget budget = st_budget_of(m, st_pending_bytes(m));
+        status = st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
+        if (status == STRATA_OK && !m->plan->everything_fits) {
+            probe_disk(m);
+        }
+    }
+    if (status == STRATA_OK) {
+        st_look_predict(m, m->plan, m->disk_bytes_per_s, &m->speed);
+    }
+    return status;
+}
+
+uint64_t st_pending_bytes(const struct strata_model *m)
+{
+    return st_unclaimed_bytes(m, st_binding_weights(m->binding)) + m->needs.kv_bytes +
+           m->needs.compute_bytes;
+}
+
+enum strata_status st_look(struct strata_model *m, const char *path, struct strata_error *err)
+{
+    enum strata_status status = st_libs_load(err);
+    if (status == STRATA_OK) {
+        status = fill_defaults(m, err);
+    }
+    if (status == STRATA_OK) {
+        status = st_catalog_open(path, true, &m->catalog, err);
+    }
+    if (status == STRATA_OK) {
+        status = st_catalog_check_runnable(m->catalog, err);
+    }
+    if (status == STRATA_OK) {
+        choose_ctx(m);
+        status = measure(m, path, err);
+    }
+    if (status == STRATA_OK && m->options.plain) {
+        status = check_plain(m, err);
+    }
+    return status;
+}
+
+void st_look_forget(struct strata_model *m)
+{
+    st_binding_free(m->binding);
+    st_plan_free(m->plan);
+    m->binding = NULL;
+    m->plan = NULL;
+}
+
+void st_look_placement(struct strata_model *m)
+{
+    struct strata_placement *p = &m->placement;
+    p->weights_bytes = m->catalog->tensor_bytes;
+    p->kv_bytes = m->needs.kv_bytes;
+    p->compute_bytes = m->needs.compute_bytes;
+    p->fits = !m->plan;
+    p->resident_bytes = p->weights_bytes;
+    if (!m->plan) {
+        p->context_bytes = p->kv_bytes + p->compute_bytes;
+        return;
+    }
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    p->minimum_bytes = p->context_bytes + st_plan_minimum(ws);
+    p->resident_bytes = st_unclaimed_bytes(m, ws);
+    p->resident_bytes += m->plan->resident_bytes;
+    p->cache_bytes = m->plan->cache_bytes;
+    p->ring_bytes = m->plan->ring_bytes;
+    p->streamed_bytes = m->plan->streamed_bytes;
+    p->n_slots = m->plan->shared_slots;
+    for (int g = 0; g < ws->n_groups; g++) {
+        p->n_slots += m->plan->slots ? m->plan->slots[g] : 0;
+        p->n_experts += ws->groups[g].n_expert;
+    }
+}

@@ -1,0 +1,37 @@
+/*
+ * look.h - what is known of a model before a byte of its weights is read: whether it fits, the plan,
+ * how fast it will be.
+ *
+ * llama.cpp goes through loading without taking memory, so that its own accounting says what the
+ * context and the intermediate results will take, and its questions to our device what we may claim.
+ */
+#ifndef ST_ENGINE_LOOK_H
+#define ST_ENGINE_LOOK_H
+
+#include "engine/engine.h"
+
+/* Fills in the options' defaults, catalogue, needs, history, curves, profile, prediction; plan and
+ * disk speed when the model has to be streamed (plan NULL: plain llama.cpp will do). The binding is
+ * one for measuring: st_look_forget frees it and the plan when the model is to be loaded. */
+enum strata_status st_look(struct strata_model *model, const char *path, struct strata_error *err);
+void st_look_forget(struct strata_model *model);
+
+/* Fills in the placement, of a model that was looked at or loaded. */
+void st_look_placement(struct strata_model *model);
+
+/* Predicts for another plan or disk (bytes per second) of a model that was looked at. */
+void st_look_predict(const struct strata_model *model, const struct st_plan *plan,
+    double disk_bytes_per_s, struct st_speed *out);
+
+/* How llama.cpp is asked for the model and its context, for looking and for loading. */
+struct llama_model_params st_model_params(struct strata_model *model);
+struct llama_context_params st_context_params(const struct strata_model *model);
+
+/* `pending_bytes`: what llama.cpp will take and has not yet. */
+struct st_budget st_budget_of(const struct strata_model *model, uint64_t pending_bytes);
+/* The same, of a model that was looked at: all it will take. */
+uint64_t st_pending_bytes(const struct strata_model *model);
+/* Weights that llama.cpp keeps itself. */
+uint64_t st_unclaimed_bytes(const struct strata_model *model, const struct st_weights *weights);
+
+#endif

@@ -1,0 +1,175 @@
+#include "plan/predict.h"
+
+#include <math.h>
+
+#include "base/units.h"
+
+/* Operations of a layer that are not products with weights (norms, rope, attention, gating, adding)
+ * and the places where threads meet because of them; counted in graphs of common models. */
+#define OPS_PER_LAYER 40
+/* Rates where the profile has none for a type. */
+#define USUAL_DECODE 8e9
+#define USUAL_BATCH  5e10
+
+struct rates {
+    double decode, batch, arrive;
+};
+
+static struct rates rates_of(const struct st_speed_inputs *in, const struct st_weight *w)
+{
+    int type = in->weights->catalog->tensors[w->tensor].type;
+    bool repacked = w->arrival == ST_ARRIVE_TRANSFORM;
+    const struct st_profile_rate *r =
+        st_profile_rate(in->profile, in->type_name(type), repacked, in->threads);
+    r = r ? r : st_profile_rate(in->profile, in->type_name(type), false, in->threads);
+    return r ? (struct rates){r->decode, r->batch, r->arrive > 0 ? r->arrive : r->decode}
+             : (struct rates){USUAL_DECODE, USUAL_BATCH, USUAL_DECODE};
+}
+
+static double elements(const struct st_speed_inputs *in, const struct st_weight *w)
+{
+    const struct st_tensor *t = &in->weights->catalog->tensors[w->tensor];
+    double n = (double)t->ne[0] * (double)t->ne[1] * (double)t->ne[2] * (double)t->ne[3];
+    return w->group >= 0 && t->n_expert > 0 ? n / t->n_expert : n;
+}
+
+/* Seconds and bytes of some pass. */
+struct cost {
+    double compute, read, arrive;
+};
+
+/* Dense weights, for `tokens` at once. */
+static struct cost dense_cost(const struct st_speed_inputs *in, double tokens)
+{
+    struct cost c = {0};
+    for (int i = 0; i < in->weights->n_weights; i++) {
+        const struct st_weight *w = &in->weights->weights[i];
+        if (w->group >= 0) {
+            continue;
+        }
+        struct rates r = rates_of(in, w);
+        c.compute += fmax((double)w->file_bytes / r.decode, tokens * elements(in, w) / r.batch);
+        if (in->plan && !in->plan->resident[i]) {
+            c.read += (double)w->file_bytes / in->disk_bytes_per_s;
+            c.arrive += w->arrival == ST_ARRIVE_TRANSFORM ? (double)w->file_bytes / r.arrive : 0;
+        }
+    }
+    c.compute += (double)in->other_bytes / USUAL_DECODE;
+    return c;
+}
+
+/* Share of a group's requests that hit while single tokens are generated. */
+static double hit_rate(const struct st_speed_inputs *in, int g)
+{
+    const struct st_plan *plan = in->plan;
+    const struct st_curve *curve = &in->curves->groups[g];
+    if (!plan) {
+        return 1;
+    }
+    if (plan->slots) {
+        return curve->hit[plan->slots[g]];
+    }
+    /* One pool for all layers and less than a token's needs: what is used is gone before the next
+     * token comes. */
+    double needed = (double)in->weights->n_groups * in->weights->catalog->n_expert_used;
+    int share = plan->shared_slots / in->weights->n_groups;
+    return plan->shared_slots < needed ? 0 : curve->hit[share];
+}
+
+/* The group's experts, for one pass in which `needed` of them compute `rows` rows in all, and
+ * `missing` must be read. */
+static struct cost group_cost(
+    const struct st_speed_inputs *in, int g, double needed, double rows, double missing)
+{
+    const struct st_group *group = &in->weights->groups[g];
+    struct cost c = {0};
+    for (int p = 0; p < group->n_parts; p++) {
+        const struct st_weight *w = &in->weights->weights[group->weight[p]];
+        struct rates r = rates_of(in, w);
+        c.compute +=
+            fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.batch);
+        c.read += missing * (double)w->file_bytes / in->disk_bytes_per_s;
+        c.arrive +=
+            w->arrival == ST_ARRIVE_TRANSFORM ? missing * (double)w->file_bytes / r.arrive : 0;
+    }
+    c.read += missing > 0 ? fmin(1, missing) * in->disk_latency_s : 0;
+    return c;
+}
+
+/* Dense weights are read ahead while everything else goes on; the disk serves both. Experts are
+ * waited for: that some of them are computed with while others arrive saves as much as their short
+ * queues cost (bench/LOG.md). */
+static double together(struct cost dense, struct cost experts, double fixed)
+{
+    double work = dense.compute + dense.arrive + experts.compute + experts.arrive + fixed;
+    return fmax(dense.read, work) + experts.read;
+}
+
+static void add(struct cost *sum, struct cost c)
+{
+    sum->compute += c.compute;
+    sum->read += c.read;
+    sum->arrive += c.arrive;
+}
+
+static double op_time(const struct st_speed_inputs *in)
+{
+    return in->weights->catalog->n_layer * (double)OPS_PER_LAYER * in->profile->op_s;
+}
+
+static void predict_decode(const struct st_speed_inputs *in, struct st_speed *out)
+{
+    const struct st_weights *ws = in->weights;
+    struct cost dense = dense_cost(in, 1), experts = {0};
+    double hits = 0, k_all = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        double k = fmin(ws->catalog->n_expert_used, ws->groups[g].n_expert);
+        double hit = hit_rate(in, g);
+        hits += k * hit;
+        k_all += k;
+        add(&experts, group_cost(in, g, k, k, k * (1 - hit)));
+    }
+    double ops = op_time(in);
+    if (in->compute_s > 0) { /* seen is better than worked out */
+        double scale = in->compute_s / (dense.compute + experts.compute + ops);
+        dense.compute *= scale;
+        experts.compute *= scale;
+        ops *= scale;
+    }
+    double seconds = together(dense, experts, ops);
+    out->decode_tok_per_s = 1 / seconds;
+    out->hit_rate = k_all > 0 ? hits / k_all : 1;
+    out->read_s = dense.read + experts.read;
+    out->read_bytes = out->read_s * in->disk_bytes_per_s;
+    out->compute_s = dense.compute + experts.compute + ops;
+    out->arrive_s = dense.arrive + experts.arrive;
+    out->limit = out->read_s >= out->compute_s && out->read_s >= out->arrive_s ? "the disk"
+                 : out->arrive_s > out->compute_s                              ? "repacking"
+                                                                               : "computing";
+}
+
+/* One full batch. Layer after layer each needed expert is read once, unless it is there. */
+static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *out)
+{
+    const struct st_weights *ws = in->weights;
+    double n = in->batch;
+    struct cost dense = dense_cost(in, n), experts = {0};
+    for (int g = 0; g < ws->n_groups; g++) {
+        int e = ws->groups[g].n_expert;
+        double k = fmin(ws->catalog->n_expert_used, e);
+        double needed = e * (1 - pow(1 - k / e, n));
+        double there = !in->plan         ? e
+                       : in->plan->slots ? in->plan->slots[g]
+                                         : (double)in->plan->shared_slots / ws->n_groups;
+        add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - there / e)));
+    }
+    double seconds = together(dense, experts, op_time(in) * sqrt(n));
+    out->prompt_tok_per_s = n / seconds;
+}
+
+void st_predict(const struct st_speed_inputs *in, struct st_speed *out)
+{
+    *out = (struct st_speed){0};
+    predict_decode(in, out);
+    predict_prompt(in, out);
+}

@@ -1,0 +1,46 @@
+/*
+ * predict.h - how fast a plan will run: a pure function of weights, plan, machine and hit curves.
+ *
+ * One token, per layer:        compute = bytes of weights / rate of their type + operations x op_s
+ *                              read    = bytes that are not in memory / disk
+ *                              arrive  = bytes read that must be repacked / rate of repacking
+ *
+ *   dense weights that are streamed are read ahead:  the longer of read and (compute + arrive)
+ *   experts are read when the router has chosen:     read + arrive + compute
+ *
+ * A batch needs each of a layer's experts once: the share of them that any of its tokens uses.
+ */
+#ifndef ST_PLAN_PREDICT_H
+#define ST_PLAN_PREDICT_H
+
+#include "hw/profile.h"
+#include "plan/plan.h"
+
+/* What predicting needs to know of the machine and the run. */
+struct st_speed_inputs {
+    const struct st_weights *weights;
+    const struct st_plan *plan; /* NULL: all weights are in memory */
+    const struct st_curves *curves;
+    const struct st_profile *profile;   /* with rates of all types of the weights */
+    const char *(*type_name)(int type); /* ggml's */
+    int threads;
+    bool repack;
+    double disk_bytes_per_s, disk_latency_s;
+    uint64_t other_bytes; /* weights that llama.cpp keeps and a token touches */
+    double compute_s;     /* of one token, as earlier runs showed; 0: from the profile */
+    uint32_t batch;       /* tokens per pass of a prompt */
+};
+
+struct st_speed {
+    double decode_tok_per_s;
+    double prompt_tok_per_s; /* for a prompt of one full batch */
+    /* One token while generating: */
+    double hit_rate; /* of expert requests */
+    double read_bytes;
+    double read_s, compute_s, arrive_s;
+    const char *limit; /* "the disk", "computing", "repacking" */
+};
+
+void st_predict(const struct st_speed_inputs *inputs, struct st_speed *out);
+
+#endif
