@@ -1,0 +1,95 @@
+#include "plan/device.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/weights.h"
+
+/* Bytes by what they belong to. */
+struct layer_bytes {
+    uint64_t dense;
+    uint64_t experts;
+};
+
+/* Experts, and the biases and scales that are used along with them. */
+static bool is_expert(const struct st_tensor *t)
+{
+    return t->n_expert > 1 || t->role == ST_ROLE_EXPERT_AUX;
+}
+
+static struct layer_bytes *bytes_by_layer(const struct st_catalog *catalog)
+{
+    struct layer_bytes *layers = st_xcalloc((size_t)catalog->n_layer + 1, sizeof *layers);
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        const struct st_tensor *t = &catalog->tensors[i];
+        if (t->layer >= 0 && t->layer < catalog->n_layer) {
+            *(is_expert(t) ? &layers[t->layer].experts : &layers[t->layer].dense) += t->bytes;
+        }
+    }
+    return layers;
+}
+
+/* What is in no layer. llama.cpp leaves tables of embeddings with the CPU, except that one without
+ * an output matrix beside it is that matrix, too: the device gets a copy. */
+static uint64_t output_bytes(const struct st_catalog *catalog)
+{
+    uint64_t bytes = 0, token_embd = 0;
+    bool has_matrix = false;
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        const struct st_tensor *t = &catalog->tensors[i];
+        if (t->layer >= 0) {
+            continue;
+        }
+        if (t->role == ST_ROLE_EMBEDDING) {
+            token_embd = st_max(token_embd, t->bytes);
+        } else {
+            bytes += t->bytes;
+            has_matrix = has_matrix || (t->role == ST_ROLE_OUTPUT && t->matrix);
+        }
+    }
+    return has_matrix ? bytes : bytes + token_embd;
+}
+
+static bool take(uint64_t bytes, uint64_t *room)
+{
+    if (bytes > *room) {
+        return false;
+    }
+    *room -= bytes;
+    return true;
+}
+
+struct st_device_plan st_plan_device(const struct st_catalog *catalog, uint64_t kv_bytes,
+    uint64_t room_bytes, uint64_t reserve_bytes)
+{
+    struct st_device_plan plan = {0};
+    int n = catalog->n_layer;
+    uint64_t room = room_bytes - st_min(room_bytes, reserve_bytes);
+    uint64_t output = output_bytes(catalog);
+    uint64_t kv = n > 0 ? (kv_bytes + (uint64_t)n - 1) / (uint64_t)n : 0;
+    if (reserve_bytes > room_bytes || !take(output, &room)) {
+        return plan;
+    }
+    struct layer_bytes *layers = bytes_by_layer(catalog);
+    plan.output = true;
+    plan.weights_bytes = output;
+    for (int l = n - 1; l >= 0 && take(layers[l].dense + kv, &room); l--) {
+        plan.n_layers++;
+        plan.weights_bytes += layers[l].dense;
+        plan.kv_bytes += kv;
+    }
+    if (plan.n_layers == n) {
+        for (int l = n - 1; l >= 0 && take(layers[l].experts, &room); l--) {
+            plan.n_whole++;
+            plan.weights_bytes += layers[l].experts;
+        }
+    }
+    free(layers);
+    return plan;
+}
+
+int st_plan_device_gpu_layers(const struct st_device_plan *plan)
+{
+    return plan->output ? plan->n_layers + 1 : 0;
+}

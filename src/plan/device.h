@@ -1,0 +1,38 @@
+/*
+ * device.h - how much of a model a device with memory of its own takes: a pure function.
+ *
+ * Claims on the device's memory, in llama.cpp's order (the end of the model first):
+ *   1. the output, then the layers from the last to the first, each with its KV cache but without
+ *      its experts: every token needs every byte of these;
+ *   2. with all layers there, the experts of whole layers, again from the last to the first.
+ * What is left out stays with the CPU: layers at the front, and experts of layers at the front.
+ *
+ *      layer     0    1    2    3    4    5   output
+ *      dense     CPU  CPU  dev  dev  dev  dev  dev        n_layers 4, n_whole 0
+ *
+ *      dense     dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_whole 2
+ *      experts   CPU  CPU  CPU  CPU  dev  dev
+ */
+#ifndef ST_PLAN_DEVICE_H
+#define ST_PLAN_DEVICE_H
+
+#include "model/catalog.h"
+
+struct st_device_plan {
+    bool output;  /* false: nothing is on the device */
+    int n_layers; /* the last ones of the model, without their experts */
+    int n_whole;  /* the last ones of these, with their experts */
+    uint64_t weights_bytes;
+    uint64_t kv_bytes;
+};
+
+/* Fits as much as it can into room_bytes, less reserve_bytes for what is neither weights nor KV
+ * cache. `kv_bytes` is the KV cache of all layers, which are taken to have equal shares. More room
+ * never means less on the device; weights, KV cache and reserve never exceed the room. */
+struct st_device_plan st_plan_device(const struct st_catalog *catalog, uint64_t kv_bytes,
+    uint64_t room_bytes, uint64_t reserve_bytes);
+
+/* llama.cpp's n_gpu_layers: the output counts as a layer. */
+int st_plan_device_gpu_layers(const struct st_device_plan *plan);
+
+#endif
