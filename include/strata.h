@@ -67,6 +67,9 @@ STRATA_API const char *strata_version(void); /* "0.1.0" */
 /* Version of the llama.cpp library in use. Thread-safe. */
 STRATA_API const char *strata_llama_version(void);
 
+/* A short name in a struct that may be copied. */
+typedef char strata_name[64];
+
 /* --- Logging ------------------------------------------------------------------------------ */
 
 enum strata_log_level { STRATA_LOG_ERROR, STRATA_LOG_WARN, STRATA_LOG_INFO, STRATA_LOG_DEBUG };
@@ -134,6 +137,8 @@ struct strata_model_options {
     bool repack;                /* llama.cpp's CPU-specific weight layout (its default) */
     bool plain;                 /* plain llama.cpp, nothing streamed: the reference */
     const char *io_method;      /* "auto", "uring", "threads", "sync" */
+    const char *device;         /* that takes layers: "auto", "none", or as ggml names it */
+    uint64_t device_mem_bytes;  /* of its memory; 0: what is free, less a reserve */
     strata_progress progress;   /* may be NULL */
     void *progress_user;
 };
@@ -143,18 +148,27 @@ struct strata_model;
 
 STRATA_API void strata_model_options_init(struct strata_model_options *options);
 
-/* Loads. Errors: as strata_file_open; E_NOFIT with the smallest budget that works; E_LLAMA with
- * llama.cpp's own words. */
+/* Loads. Errors: as strata_file_open; E_USAGE for an unknown device, naming those there are;
+ * E_NOFIT with the smallest budget that works; E_LLAMA with llama.cpp's own words. */
 STRATA_API enum strata_status strata_model_load(const char *path,
     const struct strata_model_options *options, struct strata_model **out,
     struct strata_error *err);
 STRATA_API void strata_model_free(struct strata_model *model);
 
+/* What a device took of the model. */
+struct strata_device_use {
+    strata_name name;    /* as ggml names it, or "none" */
+    int n_layers;        /* layers on it, and ... */
+    int n_whole;         /* ... of these, those with their experts */
+    uint64_t bytes;      /* weights, KV cache and compute buffers in its memory */
+    uint64_t room_bytes; /* of its memory, that could have been used */
+};
+
 /* How the model was placed. */
 struct strata_placement {
     uint64_t budget_bytes;   /* for the whole process */
     uint64_t weights_bytes;  /* all weights of the model */
-    uint64_t resident_bytes; /* weights held for good */
+    uint64_t resident_bytes; /* weights held for good, those on a device not counted */
     uint64_t cache_bytes;    /* expert slots */
     uint64_t ring_bytes;     /* room for streamed dense weights */
     uint64_t streamed_bytes; /* dense weights read on every pass */
@@ -162,9 +176,11 @@ struct strata_placement {
     uint64_t kv_bytes;       /* of these: KV cache and recurrent state */
     uint64_t compute_bytes;  /* of these: intermediate results */
     uint64_t minimum_bytes;  /* smallest budget this model runs in, with these options */
+    int n_layers;            /* of the model */
     int n_slots;             /* expert slots over all layers */
     int n_experts;           /* experts over all layers */
     bool fits;               /* nothing is streamed: plain llama.cpp */
+    struct strata_device_use device;
 };
 STRATA_API void strata_model_placement(
     const struct strata_model *model, struct strata_placement *out);
@@ -312,6 +328,9 @@ STRATA_API enum strata_status strata_trace_stop(
     X(double, load_s)                                                                              \
     X(uint64_t, load_read_bytes)                                                                   \
     X(uint64_t, resident_bytes)                                                                    \
+    X(strata_name, device_name)                                                                    \
+    X(uint64_t, device_layers)                                                                     \
+    X(uint64_t, device_bytes)                                                                      \
     X(uint64_t, governor_shrinks)                                                                  \
     X(uint64_t, governor_grows)                                                                    \
     X(uint64_t, peak_rss_bytes)                                                                    \

@@ -32,6 +32,11 @@ void st_device_register(void);
  * will load with no_alloc; the binding is good for a plan, and nothing else. */
 struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack, bool measuring);
 
+/* Before llama.cpp makes a context: some layers are on a device of another back end. Ours then
+ * takes only nodes on claimed weights (and what lies between an expert's matrices), so that the
+ * scheduler places all others as it would without us. The price: a synchronisation per weight. */
+void st_binding_beside_device(struct st_binding *binding);
+
 /* After llama_free and llama_model_free. */
 void st_binding_free(struct st_binding *binding);
 

@@ -49,6 +49,11 @@ struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack,
     return b;
 }
 
+void st_binding_beside_device(struct st_binding *b)
+{
+    b->beside_device = true;
+}
+
 void st_binding_free(struct st_binding *b)
 {
     if (!b) {
@@ -242,7 +247,7 @@ enum strata_status st_binding_plan(struct st_binding *b, const struct st_budget 
     *held_bytes = held;
     if (room == 0) {
         room = budget->process_bytes > held ? budget->process_bytes - held : 0;
-        if (room < minimum) {
+        if (budget->process_bytes < held + minimum) {
             char hint[sizeof err->hint];
             snprintf(hint, sizeof hint,
                 st_hooks ? "Set STRATA_MEM to at least %lluM."

@@ -309,6 +309,13 @@ static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
     return st_device_buft();
 }
 
+/* Whether what comes after the weight's node is no longer the expert's own business. */
+static bool is_last_of_expert(const struct claim *claim)
+{
+    const struct st_catalog *catalog = st_bound->catalog;
+    return catalog->tensors[claim - st_bound->claims].role == ST_ROLE_EXPERT_DOWN;
+}
+
 static bool is_view(enum ggml_op op)
 {
     return op == GGML_OP_NONE || op == GGML_OP_RESHAPE || op == GGML_OP_VIEW ||
@@ -371,6 +378,25 @@ static bool is_common(enum ggml_op op)
     }
 }
 
+/* True for what an expert does between its matrices, such as an activation or a bias: without it, a
+ * layer's pass would end at the first of them, and begin again. It is the CPU's in any case, as
+ * both matrices are. */
+static bool is_inside_expert(const struct ggml_tensor *op)
+{
+    for (int depth = 0; op && depth < 16; depth++) {
+        if (op->op == GGML_OP_MUL_MAT_ID) {
+            const struct claim *claim = st_claim_of(op->src[0]);
+            return depth > 0 && claim && !is_last_of_expert(claim);
+        }
+        if (op->op != GGML_OP_GLU && op->op != GGML_OP_UNARY && op->op != GGML_OP_SQR &&
+            op->op != GGML_OP_ADD_ID && !is_view(op->op)) {
+            return false;
+        }
+        op = op->view_src && !op->src[0] ? op->view_src : op->src[0];
+    }
+    return false;
+}
+
 /* Two kinds of question. A trial node: one source is a weight in an empty buffer of ours, and the
  * answer decides where llama.cpp puts it. A node of a graph: ours if its weight is ours, and
  * otherwise whatever the CPU can do, since the CPU does it for us. */
@@ -395,6 +421,9 @@ static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor 
     }
     if (!st_bound || (st_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
         return false; /* with flash attention on auto, llama.cpp would switch it off */
+    }
+    if (st_bound->beside_device && !is_inside_expert(op)) {
+        return false;
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     return is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);

@@ -31,6 +31,7 @@ struct claim {
 struct st_binding {
     const struct st_catalog *catalog;
     bool repack;
+    bool beside_device;   /* st_binding_beside_device */
     bool measuring;       /* llama.cpp only goes through the motions: no tensors, no memory */
     struct claim *claims; /* [catalog->n_tensors] */
     struct st_weights *weights;

@@ -158,6 +158,12 @@ static int parse(
             .target = &o->model.repack},
         {CMD_STRING, 0, "io", "METHOD", "how to read: auto, uring, threads, sync",
             .target = &o->model.io_method},
+        {CMD_STRING, 0, "device", "NAME",
+            "what takes layers: auto (the first GPU), none, or a device as ggml names it (Vulkan0)",
+            .target = &o->model.device},
+        {CMD_SIZE, 0, "device-mem", "SIZE",
+            "how much of the device's memory; default: what is free, with room to spare",
+            .target = &o->model.device_mem_bytes, .min = 1, .max = 0x1p62},
         {CMD_GROUP, .help = "Output"},
         {CMD_FLAG, 0, "ids", NULL, "print token ids, one a line, instead of text",
             .target = &o->ids},
@@ -297,6 +303,11 @@ static void set_uint64_t(json_t *object, const char *key, uint64_t value)
     json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
+static void set_strata_name(json_t *object, const char *key, const char *value)
+{
+    json_object_set_new(object, key, json_string(value));
+}
+
 enum strata_status stats_write(
     const char *path, const struct strata_stats *stats, struct strata_error *err)
 {
@@ -332,6 +343,15 @@ static void print_reads(const struct strata_stats *s)
     }
 }
 
+static void print_device(const struct strata_device_use *use, int n_layers)
+{
+    fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
+    if (use->n_whole < use->n_layers) {
+        fprintf(stderr, " (%d with their experts)", use->n_whole);
+    }
+    fprintf(stderr, ", %s\n", ST_SIZE(use->bytes));
+}
+
 void stats_print(const struct strata_stats *s, const struct strata_placement *placement)
 {
     fprintf(stderr,
@@ -341,6 +361,9 @@ void stats_print(const struct strata_stats *s, const struct strata_placement *pl
         (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
     if (s->predicted_tok_per_s > 0) {
         fprintf(stderr, "plan:   %.2f tokens/s predicted\n", s->predicted_tok_per_s);
+    }
+    if (placement->device.bytes) {
+        print_device(&placement->device, placement->n_layers);
     }
     if (placement->fits) {
         fprintf(stderr, "memory: the model fits; peak %s of a budget of %s\n",

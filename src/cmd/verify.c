@@ -20,6 +20,7 @@ struct reference {
     int32_t *tokens;
     size_t n_prompt, n_generated;
     size_t n_vocab;
+    strata_name device; /* that held layers, or "none" */
     FILE *rows;
 };
 
@@ -150,6 +151,13 @@ static enum strata_status one_run(
     }
     if (status == STRATA_OK) {
         status = (plain ? reference_tokens : strata_rows)(model, session, o, ref, err);
+    }
+    if (status == STRATA_OK && plain) { /* the same layers for both, also if memory gets free */
+        struct strata_placement placement;
+        strata_model_placement(model, &placement);
+        o->model.device_mem_bytes = placement.device.room_bytes;
+        memcpy(ref->device, placement.device.name, sizeof ref->device);
+        o->model.device = ref->device;
     }
     if (status == STRATA_OK && !plain) {
         struct strata_stats stats;

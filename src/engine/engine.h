@@ -3,6 +3,7 @@
 #define ST_ENGINE_ENGINE_H
 
 #include "backend/backend.h"
+#include "engine/devices.h"
 #include "engine/guard.h"
 #include "engine/history.h"
 #include "engine/recorder.h"
@@ -26,6 +27,7 @@ struct strata_model {
     struct st_history *history;
     struct st_curves *curves;
     struct st_speed speed; /* predicted, before loading */
+    struct st_devices devices;
     double disk_bytes_per_s;
     double load_s;
     uint64_t load_read_bytes;

@@ -108,7 +108,12 @@ enum strata_status st_guard_measure(const char *path, struct llama_model_params 
         uint32_t n_layer, n_ctx, n_expert;
         auto memory = common_get_device_memory_data(
             path, &model, &context, devices, n_layer, n_ctx, n_expert, GGML_LOG_LEVEL_ERROR);
-        *out = {memory.back().context, memory.back().compute};
+        const auto &host = memory.back();
+        *out = {host.model, host.context, host.compute, 0, 0};
+        for (size_t i = 0; i + 1 < memory.size(); i++) {
+            out->device_bytes += memory[i].model + memory[i].context + memory[i].compute;
+            out->device_compute_bytes += memory[i].compute;
+        }
         return true;
     });
     llama_log_set(on_log, nullptr); /* that function has a log of its own while it works */

@@ -28,10 +28,13 @@ enum strata_status st_guard_context(struct llama_model *model, struct llama_cont
 /* E_LLAMA when llama_decode returns non-zero; *code is what it returned. */
 enum strata_status st_guard_decode(
     struct llama_context *ctx, struct llama_batch batch, int *code, struct strata_error *err);
-/* What llama.cpp will take besides weights, by its own accounting: nothing is allocated. */
+/* What llama.cpp will take, by its own accounting: nothing is allocated. */
 struct st_needs {
-    uint64_t kv_bytes;      /* KV cache and recurrent state */
-    uint64_t compute_bytes; /* intermediate results of a pass */
+    uint64_t weights_bytes;        /* in the machine's memory, those that Strata claims included */
+    uint64_t kv_bytes;             /* KV cache and recurrent state */
+    uint64_t compute_bytes;        /* intermediate results of a pass */
+    uint64_t device_bytes;         /* all that is in the memory of a device, and ... */
+    uint64_t device_compute_bytes; /* ... of these what is taken as late as the first pass */
 };
 enum strata_status st_guard_measure(const char *path, struct llama_model_params model,
     struct llama_context_params context, struct st_needs *out, struct strata_error *err);

@@ -1,5 +1,6 @@
 #include "engine/look.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -14,10 +15,37 @@
 #define PROBE_SECONDS 0.2
 #define BATCH_DEFAULT 512
 #define CTX_DEFAULT   4096
+/* What the driver of a device without memory of its own takes, above all for compiled shaders.
+ * Measured with Mesa's software driver: 40 to 85 MiB. */
+#define DRIVER_BYTES (96 * ST_MIB)
 /* From asking for a block until it starts to arrive, on the NVMe drives and virtual disks we saw. */
 #define DISK_LATENCY 150e-6
 
 /* --- Budget -------------------------------------------------------------------------------- */
+
+/* Weights in the machine's memory, when all are loaded. */
+static uint64_t host_weights(const struct strata_model *m)
+{
+    return st_devices_used(&m->devices) ? m->needs.weights_bytes : m->catalog->tensor_bytes;
+}
+
+/* What a device takes of the machine's memory. */
+static uint64_t shared_bytes(const struct strata_model *m)
+{
+    bool shared = m->devices.shared && st_devices_used(&m->devices);
+    return shared ? m->needs.device_bytes + DRIVER_BYTES : 0;
+}
+
+/* Beside a device the CPU has more to hold than when the graph is ours: the copies that go between
+ * the two. */
+uint64_t st_later_bytes(const struct strata_model *m)
+{
+    if (!st_devices_used(&m->devices)) {
+        return 0;
+    }
+    uint64_t driver = m->devices.shared ? m->needs.device_compute_bytes + DRIVER_BYTES : 0;
+    return m->needs.compute_bytes + driver;
+}
 
 /* Plain llama.cpp in all: it loads one tensor at a time through a buffer. */
 static uint64_t plain_bytes(const struct strata_model *m)
@@ -26,8 +54,8 @@ static uint64_t plain_bytes(const struct strata_model *m)
     for (int i = 0; i < m->catalog->n_tensors; i++) {
         largest = st_max(largest, m->catalog->tensors[i].bytes);
     }
-    return m->catalog->tensor_bytes + largest + m->needs.kv_bytes + m->needs.compute_bytes +
-           SLACK_BYTES + st_memory_rss();
+    return host_weights(m) + shared_bytes(m) + largest + m->needs.kv_bytes +
+           m->needs.compute_bytes + SLACK_BYTES + st_memory_rss();
 }
 
 /* Whether plain llama.cpp may hold it all. A budget is a ceiling: it does not make memory. And what
@@ -89,6 +117,7 @@ struct llama_model_params st_model_params(struct strata_model *m)
     params.use_extra_bufts = m->options.repack;
     params.progress_callback = report;
     params.progress_callback_user_data = m;
+    st_devices_model_params(&m->devices, &params);
     return params;
 }
 
@@ -107,14 +136,15 @@ struct llama_context_params st_context_params(const struct strata_model *m)
          * attention is computed on our device and the layer is counted as the CPU's. */
         params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     }
+    st_devices_context_params(&m->devices, &params);
     return params;
 }
 
 uint64_t st_unclaimed_bytes(const struct strata_model *m, const struct st_weights *ws)
 {
-    uint64_t bytes = m->catalog->tensor_bytes;
+    uint64_t bytes = host_weights(m);
     for (int i = 0; i < ws->n_weights; i++) {
-        bytes -= m->catalog->tensors[ws->weights[i].tensor].bytes;
+        bytes -= st_min(bytes, m->catalog->tensors[ws->weights[i].tensor].bytes);
     }
     return bytes;
 }
@@ -133,6 +163,7 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
     }
     o->batch = o->batch ? o->batch : BATCH_DEFAULT;
     o->io_method = o->io_method ? o->io_method : "auto";
+    o->device = o->device ? o->device : "auto";
     enum strata_status status = st_io_check_method(o->io_method, err);
     if (status != STRATA_OK) {
         return status;
@@ -219,15 +250,43 @@ void st_look_predict(
     st_predict(&in, out);
 }
 
-/* Lets llama.cpp go through loading without memory, and plans with what it says it would take: a
- * budget that is too small is refused before a byte of weights is read. */
-static enum strata_status measure(
-    struct strata_model *m, const char *path, struct strata_error *err)
+void st_look_bind(struct strata_model *m, bool measuring)
 {
-    st_device_register();
-    m->binding = st_binding_new(m->catalog, m->options.repack, true);
-    enum strata_status status =
-        st_guard_measure(path, st_model_params(m), st_context_params(m), &m->needs, err);
+    st_binding_free(m->binding);
+    m->binding = st_binding_new(m->catalog, m->options.repack, measuring);
+    if (st_devices_used(&m->devices)) {
+        st_binding_beside_device(m->binding);
+    }
+}
+
+/* Lets llama.cpp go through loading without memory. `user` is the model. */
+static enum strata_status measure_once(void *user, struct st_needs *needs, struct strata_error *err)
+{
+    struct strata_model *m = user;
+    st_look_bind(m, true);
+    return st_guard_measure(
+        m->catalog->files[0]->path, st_model_params(m), st_context_params(m), needs, err);
+}
+
+/* Measures without a device, then with as many layers on it as fit. */
+static enum strata_status measure_devices(struct strata_model *m, struct strata_error *err)
+{
+    enum strata_status status = measure_once(m, &m->needs, err);
+    if (status != STRATA_OK || !m->devices.list[0]) {
+        return status;
+    }
+    m->devices.room_bytes =
+        st_devices_room(&m->devices, m->options.device_mem_bytes, m->placement.budget_bytes);
+    status = st_devices_place(&m->devices, m->catalog, measure_once, m, &m->needs, err);
+    if (status == STRATA_OK) { /* the last one measured need not be the one that was chosen */
+        status = measure_once(m, &m->needs, err);
+    }
+    return status;
+}
+
+static enum strata_status measure_and_plan(struct strata_model *m, struct strata_error *err)
+{
+    enum strata_status status = measure_devices(m, err);
     if (status == STRATA_OK && !m->options.plain) {
         status = gather(m, err);
     }
@@ -241,8 +300,26 @@ static enum strata_status measure(
             probe_disk(m);
         }
     }
-    if (status == STRATA_OK) {
+    if (status == STRATA_OK && !st_devices_used(&m->devices)) { /* a GPU was never measured */
         st_look_predict(m, m->plan, m->disk_bytes_per_s, &m->speed);
+    }
+    return status;
+}
+
+/* Measures, and plans with what llama.cpp says it would take: a budget that is too small is refused
+ * before a byte of weights is read. */
+static enum strata_status measure(struct strata_model *m, struct strata_error *err)
+{
+    st_device_register();
+    enum strata_status status = measure_and_plan(m, err);
+    /* What such a device holds cannot be streamed. Unless it was asked for, better do without. */
+    if (status == STRATA_E_NOFIT && m->devices.shared && strcmp(m->options.device, "auto") == 0) {
+        st_devices_release(&m->devices);
+        st_history_free(m->history);
+        st_curves_free(m->curves);
+        m->history = NULL;
+        m->curves = NULL;
+        status = measure_and_plan(m, err);
     }
     return status;
 }
@@ -250,7 +327,7 @@ static enum strata_status measure(
 uint64_t st_pending_bytes(const struct strata_model *m)
 {
     return st_unclaimed_bytes(m, st_binding_weights(m->binding)) + m->needs.kv_bytes +
-           m->needs.compute_bytes;
+           m->needs.compute_bytes + shared_bytes(m);
 }
 
 enum strata_status st_look(struct strata_model *m, const char *path, struct strata_error *err)
@@ -260,6 +337,9 @@ enum strata_status st_look(struct strata_model *m, const char *path, struct stra
         status = fill_defaults(m, err);
     }
     if (status == STRATA_OK) {
+        status = st_devices_find(&m->devices, m->options.device, err);
+    }
+    if (status == STRATA_OK) {
         status = st_catalog_open(path, true, &m->catalog, err);
     }
     if (status == STRATA_OK) {
@@ -267,7 +347,7 @@ enum strata_status st_look(struct strata_model *m, const char *path, struct stra
     }
     if (status == STRATA_OK) {
         choose_ctx(m);
-        status = measure(m, path, err);
+        status = measure(m, err);
     }
     if (status == STRATA_OK && m->options.plain) {
         status = check_plain(m, err);
@@ -283,6 +363,22 @@ void st_look_forget(struct strata_model *m)
     m->plan = NULL;
 }
 
+static void describe_device(struct strata_model *m)
+{
+    struct strata_placement *p = &m->placement;
+    struct strata_device_use *use = &p->device;
+    const char *name = "none";
+    p->n_layers = m->catalog->n_layer;
+    if (st_devices_used(&m->devices)) {
+        name = ggml_backend_dev_name(m->devices.list[0]);
+        use->n_layers = m->devices.plan.n_layers;
+        use->n_whole = m->catalog->n_expert ? m->devices.plan.n_whole : use->n_layers;
+        use->bytes = m->needs.device_bytes;
+        use->room_bytes = m->devices.room_bytes;
+    }
+    snprintf(use->name, sizeof use->name, "%s", name);
+}
+
 void st_look_placement(struct strata_model *m)
 {
     struct strata_placement *p = &m->placement;
@@ -290,7 +386,8 @@ void st_look_placement(struct strata_model *m)
     p->kv_bytes = m->needs.kv_bytes;
     p->compute_bytes = m->needs.compute_bytes;
     p->fits = !m->plan;
-    p->resident_bytes = p->weights_bytes;
+    p->resident_bytes = host_weights(m);
+    describe_device(m);
     if (!m->plan) {
         p->context_bytes = p->kv_bytes + p->compute_bytes;
         return;

@@ -16,6 +16,9 @@
 enum strata_status st_look(struct strata_model *model, const char *path, struct strata_error *err);
 void st_look_forget(struct strata_model *model);
 
+/* Makes the model's binding anew. */
+void st_look_bind(struct strata_model *model, bool measuring);
+
 /* Fills in the placement, of a model that was looked at or loaded. */
 void st_look_placement(struct strata_model *model);
 
@@ -31,6 +34,8 @@ struct llama_context_params st_context_params(const struct strata_model *model);
 struct st_budget st_budget_of(const struct strata_model *model, uint64_t pending_bytes);
 /* The same, of a model that was looked at: all it will take. */
 uint64_t st_pending_bytes(const struct strata_model *model);
+/* Of a model that was loaded: what its resident set will grow by when it computes. */
+uint64_t st_later_bytes(const struct strata_model *model);
 /* Weights that llama.cpp keeps itself. */
 uint64_t st_unclaimed_bytes(const struct strata_model *model, const struct st_weights *weights);
 

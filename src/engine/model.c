@@ -19,7 +19,7 @@
 
 void strata_model_options_init(struct strata_model_options *options)
 {
-    *options = (struct strata_model_options){.repack = true, .io_method = "auto"};
+    *options = (struct strata_model_options){.repack = true, .io_method = "auto", .device = "auto"};
 }
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
@@ -86,7 +86,7 @@ static enum strata_status start_streaming(struct strata_model *m, struct strata_
     struct st_io_options io;
     st_io_options_init(&io);
     io.method = m->options.io_method;
-    struct st_budget budget = st_budget_of(m, 0);
+    struct st_budget budget = st_budget_of(m, st_later_bytes(m));
     enum strata_status status =
         st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
     if (status == STRATA_OK) {
@@ -107,7 +107,7 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
     bool stream = m->plan != NULL;
     st_look_forget(m);
     if (stream) {
-        m->binding = st_binding_new(m->catalog, m->options.repack, false);
+        st_look_bind(m, false);
     }
     status = load_llama(m, err);
     if (status != STRATA_OK) {
@@ -189,6 +189,7 @@ void strata_model_free(struct strata_model *m)
     st_plan_free(m->plan);
     st_history_free(m->history);
     st_curves_free(m->curves);
+    st_devices_release(&m->devices);
     st_catalog_free(m->catalog);
     free(m);
     loaded = false;

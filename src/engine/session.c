@@ -329,12 +329,15 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,
+        .device_layers = (uint64_t)m->placement.device.n_layers,
+        .device_bytes = m->placement.device.bytes,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,
         .peak_rss_bytes = st_memory_peak_rss(),
         .budget_bytes = m->placement.budget_bytes,
         .written_bytes = st_os_written_bytes(),
     };
+    memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
     double wall_s = (double)(s->prompt_ns + s->decode_ns) * 1e-9;
     double ours_s = out->stall_s + (double)(stream.arrive_ns - m->loaded.arrive_ns) * 1e-9;
     out->compute_s = wall_s > ours_s ? wall_s - ours_s : 0;

@@ -1,0 +1,224 @@
+#include "engine/devices.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/guard.h"
+
+/* Left free on a device: its driver and the programs that draw the screen need some, and what is
+ * reported as free is not always to be had. */
+#define RESERVE_BYTES (256 * ST_MIB)
+#define RESERVE_SHARE 16
+/* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers whose
+ * KV cache is not like the others'. Two rounds have been enough for every model tried. */
+#define ROUNDS 8
+
+/* --- Which ---------------------------------------------------------------------------------- */
+
+static bool is_gpu(ggml_backend_dev_t dev)
+{
+    enum ggml_backend_dev_type type = ggml_backend_dev_type(dev);
+    return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
+}
+
+/* Renderers that compute on the CPU. ggml reports them as GPUs: it drops Vulkan's own word on the
+ * matter (VK_PHYSICAL_DEVICE_TYPE_CPU), so the description, which is the renderer's, must do. */
+static bool is_software(ggml_backend_dev_t dev)
+{
+    static const char *const renderers[] = {"llvmpipe", "lavapipe", "softpipe", "SwiftShader"};
+    const char *description = ggml_backend_dev_description(dev);
+    for (size_t i = 0; i < sizeof renderers / sizeof renderers[0]; i++) {
+        if (strstr(description, renderers[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Integrated GPUs, Apple's, and software: what they hold is in the machine's memory. */
+static bool shares_memory(ggml_backend_dev_t dev)
+{
+    const char *backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
+    return ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_IGPU || is_software(dev) ||
+           strcmp(backend, "MTL") == 0;
+}
+
+/* The first discrete GPU, or else the first integrated one. */
+static ggml_backend_dev_t find_any(void)
+{
+    ggml_backend_dev_t integrated = NULL;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
+        if (!is_gpu(dev) || is_software(dev)) {
+            continue;
+        }
+        if (ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_GPU) {
+            return dev;
+        }
+        integrated = integrated ? integrated : dev;
+    }
+    return integrated;
+}
+
+static ggml_backend_dev_t find_named(const char *name)
+{
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
+        if (is_gpu(dev) && strcmp(ggml_backend_dev_name(dev), name) == 0) {
+            return dev;
+        }
+    }
+    return NULL;
+}
+
+/* "Vulkan0 (AMD Radeon ...), ...": as many as there is room for. */
+static void list_devices(char *buf, size_t cap)
+{
+    size_t used = 0;
+    buf[0] = 0;
+    for (size_t i = 0; i < ggml_backend_dev_count() && used < cap; i++) {
+        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
+        if (is_gpu(dev)) {
+            used += (size_t)snprintf(buf + used, cap - used, "%s%s (%s)", used ? ", " : "",
+                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev));
+        }
+    }
+}
+
+enum strata_status st_devices_find(
+    struct st_devices *devices, const char *name, struct strata_error *err)
+{
+    ggml_backend_dev_t dev = NULL;
+    if (strcmp(name, "auto") == 0) {
+        dev = find_any();
+    } else if (strcmp(name, "none") != 0) {
+        dev = find_named(name);
+        if (!dev) {
+            char there[200], hint[256];
+            list_devices(there, sizeof there);
+            snprintf(hint, sizeof hint, "Devices: auto, none%s%s.", there[0] ? ", " : "", there);
+            return st_fail(err, STRATA_E_USAGE, hint, "there is no device '%s'", name);
+        }
+    }
+    *devices = (struct st_devices){.list = {dev, NULL}, .shared = dev && shares_memory(dev)};
+    return STRATA_OK;
+}
+
+void st_devices_release(struct st_devices *devices)
+{
+    free(devices->experts);
+    *devices = (struct st_devices){0};
+}
+
+bool st_devices_used(const struct st_devices *devices)
+{
+    return devices->plan.output;
+}
+
+/* --- How much ------------------------------------------------------------------------------- */
+
+uint64_t st_devices_room(
+    const struct st_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes)
+{
+    size_t free_bytes = 0, total = 0;
+    if (wanted_bytes || !devices->list[0]) {
+        return wanted_bytes;
+    }
+    ggml_backend_dev_memory(devices->list[0], &free_bytes, &total);
+    uint64_t reserve = RESERVE_BYTES + total / RESERVE_SHARE;
+    uint64_t room = free_bytes - st_min(free_bytes, reserve);
+    return devices->shared ? st_min(room, budget_bytes / 2) : room;
+}
+
+/* Matches the expert tensors of layers 0 .. n - 1. One expression for all of them: llama.cpp
+ * compiles each anew for every tensor. */
+static char *experts_of_layers(int n)
+{
+    static const char end[] = ")\\.ffn_(gate_up|gate|up|down)_(ch)?exps\\.";
+    size_t cap = (size_t)n * 12 + 64, used = 0;
+    char *text = st_xmalloc(cap);
+    used += (size_t)snprintf(text, cap, "^blk\\.(");
+    for (int l = 0; l < n; l++) {
+        used += (size_t)snprintf(text + used, cap - used, "%s%d", l ? "|" : "", l);
+    }
+    snprintf(text + used, cap - used, "%s", end);
+    return text;
+}
+
+void st_devices_set_plan(
+    struct st_devices *devices, const struct st_catalog *catalog, const struct st_device_plan *plan)
+{
+    free(devices->experts);
+    devices->experts = NULL;
+    devices->plan = *plan;
+    if (plan->output && catalog->n_expert > 0 && plan->n_whole < catalog->n_layer) {
+        devices->experts = experts_of_layers(catalog->n_layer - plan->n_whole);
+    }
+}
+
+static bool same_plan(const struct st_device_plan *a, const struct st_device_plan *b)
+{
+    return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
+}
+
+enum strata_status st_devices_place(struct st_devices *devices, const struct st_catalog *catalog,
+    st_devices_measure measure, void *user, struct st_needs *needs, struct strata_error *err)
+{
+    struct st_device_plan best = {0}, plan;
+    struct st_needs best_needs = *needs, measured;
+    uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
+    for (int round = 0; round < ROUNDS; round++) {
+        plan = st_plan_device(catalog, kv_bytes, devices->room_bytes, reserve);
+        if (!plan.output || same_plan(&plan, &best)) {
+            break;
+        }
+        st_devices_set_plan(devices, catalog, &plan);
+        enum strata_status status = measure(user, &measured, err);
+        if (status != STRATA_OK) {
+            return status;
+        }
+        uint64_t estimated = plan.weights_bytes + plan.kv_bytes + reserve;
+        if (measured.device_bytes <= devices->room_bytes) {
+            if (plan.n_layers + plan.n_whole <= best.n_layers + best.n_whole && best.output) {
+                break;
+            }
+            best = plan;
+            best_needs = measured;
+        }
+        /* What the estimate lacks, or has too much of. */
+        reserve += measured.device_bytes - st_min(measured.device_bytes, estimated);
+        reserve -= st_min(reserve, estimated - st_min(measured.device_bytes, estimated));
+    }
+    st_devices_set_plan(devices, catalog, &best);
+    *needs = best_needs;
+    return STRATA_OK;
+}
+
+/* --- What llama.cpp is told ----------------------------------------------------------------- */
+
+void st_devices_model_params(struct st_devices *devices, struct llama_model_params *params)
+{
+    if (!st_devices_used(devices)) {
+        return;
+    }
+    params->devices = devices->list;
+    params->n_gpu_layers = st_plan_device_gpu_layers(&devices->plan);
+    params->no_host = true;
+    if (devices->experts) {
+        devices->overrides[0] = (struct llama_model_tensor_buft_override){
+            .pattern = devices->experts, .buft = ggml_backend_cpu_buffer_type()};
+        params->tensor_buft_overrides = devices->overrides;
+    }
+}
+
+void st_devices_context_params(
+    const struct st_devices *devices, struct llama_context_params *params)
+{
+    if (st_devices_used(devices)) {
+        params->op_offload = false;
+        params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
+    }
+}
