@@ -6,7 +6,7 @@ export STRATA_LLAMA_SOURCE JOBS
 
 SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*.cpp bench/*.[ch])
 
-.PHONY: build help demo demo-clean check asan tsan aarch64 install format format-check clean
+.PHONY: build help demo demo-clean check device-check asan tsan aarch64 install format format-check clean
 
 build: ## build everything into build/release
 	@scripts/build.sh release
@@ -22,6 +22,9 @@ demo-clean: ## remove the model that demo made
 
 check: ## build and run all tests
 	@scripts/check.sh release
+
+device-check: ## layers on a GPU, tried on a software one (downloads 90 MB once; Linux on x86-64)
+	@tests/device.sh
 
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/check.sh asan
