@@ -325,6 +325,7 @@ STRATA_API enum strata_status strata_trace_stop(
     X(double, disk_utilisation)                                                                    \
     X(double, roofline_ratio)                                                                      \
     X(double, predicted_tok_per_s)                                                                 \
+    X(double, predicted_prompt_tok_per_s)                                                          \
     X(double, load_s)                                                                              \
     X(uint64_t, load_read_bytes)                                                                   \
     X(uint64_t, resident_bytes)                                                                    \

@@ -11,10 +11,10 @@
 /* More than most caches hold: the weights of a large model come from memory. */
 #define WEIGHT_BYTES (256 * ST_MIB)
 #define WEIGHT_LEAST (16 * ST_MIB)
-#define ROW          4096 /* a multiple of every type's block */
-#define BATCH_ROWS   512  /* rows of weights, and ... */
-#define BATCH_TOKENS 256  /* ... tokens of the batch that is timed */
-#define ARRIVE_ROWS  2048
+#define ROW          4096          /* a multiple of every type's block */
+#define BATCH_ROWS   512           /* rows of weights, and ... */
+#define BATCH_TOKENS 256           /* ... tokens of the batch that is timed */
+#define ARRIVE_BYTES (16 * ST_MIB) /* what comes from the disk is in no cache */
 #define SMALL_OPS    64
 
 struct st_bench {
@@ -114,14 +114,15 @@ static double time_product(struct st_bench *bench, const struct claim *form, enu
 /* Bytes per second that repacking delivers on all threads. */
 static double time_arrival(struct st_bench *bench, struct claim *form, enum ggml_type type)
 {
-    uint64_t bytes = ggml_row_size(type, ROW) * ARRIVE_ROWS;
+    int64_t rows = (int64_t)st_round_down(ARRIVE_BYTES / ggml_row_size(type, ROW), 64);
+    uint64_t bytes = ggml_row_size(type, ROW) * (uint64_t)rows;
     char *raw = st_xcalloc(1, bytes);
     uint64_t best = UINT64_MAX;
     struct unit unit = {form, raw, bench->memory, bytes};
     form->unit_ne[0] = ROW;
-    form->unit_ne[1] = ARRIVE_ROWS;
+    form->unit_ne[1] = rows;
     form->unit_ne[2] = form->unit_ne[3] = 1;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         uint64_t start = st_now_ns();
         st_workers_put(&bench->workers, &unit, 1);
         best = st_min(best, st_now_ns() - start);

@@ -28,7 +28,7 @@ struct strata_model {
     struct st_curves *curves;
     struct st_speed speed; /* predicted, before loading */
     struct st_devices devices;
-    double disk_bytes_per_s;
+    double disk_bytes_per_s, disk_latency_s;
     double load_s;
     uint64_t load_read_bytes;
     struct st_stream_stats loaded; /* figures of the stream when loading was done */

@@ -235,12 +235,14 @@ static void fade(struct st_history *h)
     h->tokens = fmin(h->tokens, TOKENS_FADE);
 }
 
-/* Half of what was known, half of what is new: a machine that is busy now will not be for ever. */
+/* Follows a faster run quickly and a slower one slowly: a machine that is busy now will not be for
+ * ever, and the spinning threads of ggml make a busy one look a hundred times slower. */
 static void note_time(struct st_history *h, int threads, bool repack, double compute_s)
 {
     struct times *t = find_times(h, threads, repack);
     if (t) {
-        t->compute_s = (t->compute_s + compute_s) / 2;
+        double weight = compute_s < t->compute_s ? 0.75 : 0.2;
+        t->compute_s += weight * (fmin(compute_s, 2 * t->compute_s) - t->compute_s);
         return;
     }
     if (h->n_times == TIMES_MAX) {

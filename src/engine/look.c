@@ -18,8 +18,8 @@
 /* What the driver of a device without memory of its own takes, above all for compiled shaders.
  * Measured with Mesa's software driver: 40 to 85 MiB. */
 #define DRIVER_BYTES (96 * ST_MIB)
-/* From asking for a block until it starts to arrive, on the NVMe drives and virtual disks we saw. */
-#define DISK_LATENCY 150e-6
+/* What one read alone takes longer than its bytes is the disk's latency. */
+#define ALONE_BLOCK (256u << 10)
 
 /* --- Budget -------------------------------------------------------------------------------- */
 
@@ -217,6 +217,12 @@ static void probe_disk(struct strata_model *m)
     io.method = faults ? "auto" : m->options.io_method;
     m->disk_bytes_per_s = st_disk_rate(
         m->catalog->files, m->catalog->n_files, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, PROBE_SECONDS);
+    double alone = st_disk_rate(
+        m->catalog->files, m->catalog->n_files, &io, ALONE_BLOCK, 1, PROBE_SECONDS / 4);
+    if (alone > 0 && m->disk_bytes_per_s > 0) {
+        double latency = ALONE_BLOCK / alone - ALONE_BLOCK / m->disk_bytes_per_s;
+        m->disk_latency_s = latency > 0 ? latency : 0;
+    }
 }
 
 static const char *type_name(int type)
@@ -242,7 +248,7 @@ void st_look_predict(
         .threads = m->options.threads,
         .repack = m->options.repack,
         .disk_bytes_per_s = disk > 0 ? disk : 1,
-        .disk_latency_s = DISK_LATENCY,
+        .disk_latency_s = m->disk_latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
         .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
         .batch = m->options.batch,

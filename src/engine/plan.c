@@ -112,7 +112,8 @@ static void describe_experts(struct strata_plan *plan, const struct st_weights *
                                       : m->plan->shared_slots / ws->n_groups;
         l->slot_bytes = (uint64_t)l->n_slots * group->slot_bytes;
         l->expert_bytes = (uint64_t)group->n_expert * group->slot_bytes;
-        l->hit_rate = m->curves->groups[g].hit[l->n_slots];
+        l->hit_rate =
+            m->plan && !m->plan->slots ? m->speed.hit_rate : m->curves->groups[g].hit[l->n_slots];
     }
 }
 

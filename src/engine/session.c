@@ -326,6 +326,7 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
         .disk_bytes_per_s = m->disk_bytes_per_s,
         .predicted_tok_per_s = m->speed.decode_tok_per_s,
+        .predicted_prompt_tok_per_s = m->speed.prompt_tok_per_s,
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,

@@ -7,6 +7,7 @@
 /* Operations of a layer that are not products with weights (norms, rope, attention, gating, adding)
  * and the places where threads meet because of them; counted in graphs of common models. */
 #define OPS_PER_LAYER 40
+#define PARTS         3
 /* Rates where the profile has none for a type. */
 #define USUAL_DECODE 8e9
 #define USUAL_BATCH  5e10
@@ -96,13 +97,18 @@ static struct cost group_cost(
     return c;
 }
 
-/* Dense weights are read ahead while everything else goes on; the disk serves both. Experts are
- * waited for: that some of them are computed with while others arrive saves as much as their short
- * queues cost (bench/LOG.md). */
+/* Experts arrive part by part (gate, up, down): one is put into place while the next is read. */
+static double pipeline(struct cost experts)
+{
+    double read = experts.read / PARTS, arrive = experts.arrive / PARTS;
+    return read + (PARTS - 1) * fmax(read, arrive) + arrive;
+}
+
+/* Dense weights are read ahead while everything else goes on; the disk serves both. */
 static double together(struct cost dense, struct cost experts, double fixed)
 {
-    double work = dense.compute + dense.arrive + experts.compute + experts.arrive + fixed;
-    return fmax(dense.read, work) + experts.read;
+    double work = dense.compute + dense.arrive + experts.compute + fixed;
+    return fmax(fmax(dense.read, work) + pipeline(experts), dense.read + experts.read);
 }
 
 static void add(struct cost *sum, struct cost c)

@@ -6,7 +6,8 @@
  *                              arrive  = bytes read that must be repacked / rate of repacking
  *
  *   dense weights that are streamed are read ahead:  the longer of read and (compute + arrive)
- *   experts are read when the router has chosen:     read + arrive + compute
+ *   experts are read when the router has chosen:     compute + a pipeline of three parts, of which
+ *                                                    one arrives while the next is read
  *
  * A batch needs each of a layer's experts once: the share of them that any of its tokens uses.
  */
