@@ -84,6 +84,54 @@ static inline void model_close(struct model *m)
     }
 }
 
+/* --- Made-up models ------------------------------------------------------------------------- */
+
+/* 1 byte .. 2^max_bits, small ones as likely as large ones. */
+static inline uint64_t random_bytes(int max_bits)
+{
+    uint64_t top = (uint64_t)1 << rnd_below((uint64_t)max_bits + 1);
+    return top - rnd_below(top / 2 + 1);
+}
+
+static inline void add_random_layer(struct model *m, int layer, int n_expert, int max_bits)
+{
+    static const enum st_role roles[] = {
+        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    for (int p = 0; p < 3; p++) {
+        uint64_t bytes = random_bytes(max_bits);
+        bytes = rnd() % 2 ? st_round_up(bytes, 4096) : bytes; /* read in place, or copied */
+        add_weight(m, roles[p], layer, n_expert, bytes, rnd() % 5 == 0);
+    }
+}
+
+/* Dense, mixture of experts or both; layers alike or each of its own size. */
+static inline void random_model(struct model *m, uint64_t seed, int max_bits)
+{
+    static const int counts[] = {2, 3, 8, 16, 128};
+    random_state = seed;
+    model_init(m, rnd_below(10000));
+    m->catalog.n_expert_used = (int)rnd_below(9);
+    int n_dense = rnd() % 4 ? (int)rnd_below(40) : 0;
+    for (int i = 0; i < n_dense; i++) {
+        enum st_role role = rnd() % 12 ? ST_ROLE_ATTENTION : ST_ROLE_OUTPUT;
+        add_weight(m, role, i, 0, random_bytes(max_bits), rnd() % 3 == 0);
+    }
+    int n_layers = rnd() % 4 || !n_dense ? 1 + (int)rnd_below(20) : 0;
+    int n_expert = counts[rnd_below(5)];
+    bool alike = rnd() % 2;
+    for (int l = 0; l < n_layers; l++) {
+        uint64_t before = random_state;
+        if (alike) {
+            random_state = seed;
+        }
+        add_random_layer(m, l, alike ? n_expert : counts[rnd_below(5)], max_bits);
+        if (alike) {
+            random_state = before;
+        }
+    }
+    claim_all(m);
+}
+
 /* --- What bytes ought to be ------------------------------------------------------------------ */
 
 /* st_arrive_fn: makes the computed form. `user` points at a model's weights. */

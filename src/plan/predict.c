@@ -37,6 +37,7 @@ static double elements(const struct st_speed_inputs *in, const struct st_weight 
 /* Seconds and bytes of some pass. */
 struct cost {
     double compute, read, arrive;
+    double read_bytes;
 };
 
 /* Dense weights, for `tokens` at once. */
@@ -51,10 +52,11 @@ static struct cost dense_cost(const struct st_speed_inputs *in, double tokens)
         struct rates r = rates_of(in, w);
         c.compute += fmax((double)w->file_bytes / r.decode, tokens * elements(in, w) / r.batch);
         if (in->plan && !in->plan->resident[i]) {
-            c.read += (double)w->file_bytes / in->disk_bytes_per_s;
+            c.read_bytes += (double)w->file_bytes;
             c.arrive += w->arrival == ST_ARRIVE_TRANSFORM ? (double)w->file_bytes / r.arrive : 0;
         }
     }
+    c.read = c.read_bytes / in->disk_bytes_per_s;
     c.compute += (double)in->other_bytes / USUAL_DECODE;
     return c;
 }
@@ -89,11 +91,11 @@ static struct cost group_cost(
         struct rates r = rates_of(in, w);
         c.compute +=
             fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.batch);
-        c.read += missing * (double)w->file_bytes / in->disk_bytes_per_s;
+        c.read_bytes += missing * (double)w->file_bytes;
         c.arrive +=
             w->arrival == ST_ARRIVE_TRANSFORM ? missing * (double)w->file_bytes / r.arrive : 0;
     }
-    c.read += missing > 0 ? fmin(1, missing) * in->disk_latency_s : 0;
+    c.read = c.read_bytes / in->disk_bytes_per_s + fmin(1, missing) * in->disk_latency_s;
     return c;
 }
 
@@ -116,6 +118,7 @@ static void add(struct cost *sum, struct cost c)
     sum->compute += c.compute;
     sum->read += c.read;
     sum->arrive += c.arrive;
+    sum->read_bytes += c.read_bytes;
 }
 
 static double op_time(const struct st_speed_inputs *in)
@@ -146,7 +149,7 @@ static void predict_decode(const struct st_speed_inputs *in, struct st_speed *ou
     out->decode_tok_per_s = 1 / seconds;
     out->hit_rate = k_all > 0 ? hits / k_all : 1;
     out->read_s = dense.read + experts.read;
-    out->read_bytes = out->read_s * in->disk_bytes_per_s;
+    out->read_bytes = dense.read_bytes + experts.read_bytes;
     out->compute_s = dense.compute + experts.compute + ops;
     out->arrive_s = dense.arrive + experts.arrive;
     out->limit = out->read_s >= out->compute_s && out->read_s >= out->arrive_s ? "the disk"

@@ -1,0 +1,582 @@
+/*
+ * test_predict.c - predictions worked by hand, what must hold for those of made-up models, and the
+ * planner's expert slots against all there could be.
+ */
+#include "weights_fixture.h"
+
+#include <math.h>
+
+#include "plan/predict.h"
+
+#define N_MODELS   150
+#define N_CASES    300
+#define MAX_GROUPS 32
+
+static const char *type_name(int type)
+{
+    static const char *const names[] = {"t0", "t1", "t2"};
+    return names[type];
+}
+
+static void add_rate(
+    struct st_profile *p, int type, bool repacked, double decode, double batch, double arrive)
+{
+    struct st_profile_rate rate = {
+        .repacked = repacked, .threads = 1, .decode = decode, .batch = batch, .arrive = arrive};
+    snprintf(rate.type, sizeof rate.type, "%s", type_name(type));
+    st_profile_put_rate(p, &rate);
+}
+
+static bool near(double got, double want)
+{
+    return fabs(got - want) <= 1e-9 * fabs(want);
+}
+
+/* --- Worked by hand ------------------------------------------------------------------------ */
+
+/* One layer: a matrix of 8000 bytes and 100 elements that is repacked, and 4 experts of 1000 bytes
+ * and 300 elements, 2 of them used. The machine: 1 s to compute with the matrix, 1 s per expert. */
+struct example {
+    struct model m;
+    struct st_profile profile;
+    struct st_plan plan;
+    bool resident[2];
+    int slots[1];
+    struct st_curves *curves;
+    struct st_speed_inputs in;
+};
+
+static void example_init(struct example *e)
+{
+    *e = (struct example){.slots = {2}};
+    model_init(&e->m, 0);
+    e->m.catalog.n_expert_used = 2;
+    e->m.catalog.n_layer = 1;
+    int dense = add_dense(&e->m, 8000, true);
+    int expert = add_weight(&e->m, ST_ROLE_EXPERT_UP, 0, 4, 1000, false);
+    const int64_t shape[4] = {10, 10, 1, 1}, stack[4] = {10, 30, 4, 1};
+    memcpy(e->m.tensors[dense].ne, shape, sizeof shape);
+    memcpy(e->m.tensors[expert].ne, stack, sizeof stack);
+    e->m.tensors[expert].type = 1;
+    claim_all(&e->m);
+    add_rate(&e->profile, 0, true, 8000, 1000, 16000);
+    add_rate(&e->profile, 1, false, 1000, 1000, 0);
+    e->profile.op_s = 0.001;
+    e->plan =
+        (struct st_plan){.n_weights = 2, .n_groups = 1, .resident = e->resident, .slots = e->slots};
+    e->curves = st_curves_new(e->m.weights, NULL);
+    e->in = (struct st_speed_inputs){.weights = e->m.weights,
+        .plan = &e->plan,
+        .curves = e->curves,
+        .profile = &e->profile,
+        .type_name = type_name,
+        .threads = 1,
+        .repack = true,
+        .disk_bytes_per_s = 4000,
+        .disk_latency_s = 0.01,
+        .other_bytes = 800000000, /* 0.1 s */
+        .batch = 4};
+}
+
+static void example_release(struct example *e)
+{
+    st_curves_free(e->curves);
+    model_close(&e->m);
+}
+
+static void test_a_token_worked_by_hand(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed s;
+    example_init(&e);
+    /* 1.25 sqrt(4 / 2) = 1.7678; half of the slots: 1 - 0.5^1.7678 */
+    double hit = 1 - pow(0.5, 1.25 * sqrt(2)), missing = 2 * (1 - hit);
+    double waited = missing * 1000 / 4000 + missing * 0.01;
+    st_predict(&e.in, &s);
+    assert_true(near(s.hit_rate, hit));
+    /* matrix 1, experts 2, the rest 0.1, 40 operations 0.04 */
+    assert_true(near(s.compute_s, 3.14));
+    assert_true(near(s.arrive_s, 0.5));
+    assert_true(near(s.read_s, 2 + waited));
+    /* The matrix is read (2 s) while the rest is done, experts are waited for. */
+    assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited)));
+    assert_string_equal(s.limit, "computing");
+    e.in.disk_bytes_per_s = 1000; /* now it is not: 8 s */
+    st_predict(&e.in, &s);
+    assert_true(near(s.decode_tok_per_s, 1 / (8 + missing * 1 + missing * 0.01)));
+    assert_string_equal(s.limit, "the disk");
+    example_release(&e);
+}
+
+static void test_a_prompt_worked_by_hand(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed s;
+    example_init(&e);
+    /* 4 tokens use 4 (1 - 0.5^4) = 3.75 of the experts; half of those are there. 8 rows of 300
+     * elements take 2.4 s, less than the weights' 3.75; sqrt(4) times the operations. */
+    double seconds = 1.1 + 0.5 + 3.75 + 0.08 + 1.875 * 1000 / 4000 + 0.01;
+    st_predict(&e.in, &s);
+    assert_true(near(s.prompt_tok_per_s, 4 / seconds));
+    e.in.batch = 100; /* 100 rows of the matrix: 10 s; all experts: 200 rows, 60 s */
+    st_predict(&e.in, &s);
+    seconds = 10.1 + 0.5 + 60 + 0.4 + 2 * 1000.0 / 4000 + 0.01;
+    assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
+    example_release(&e);
+}
+
+static void test_what_earlier_runs_computed_replaces_the_profile(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed worked_out, seen;
+    example_init(&e);
+    st_predict(&e.in, &worked_out);
+    e.in.compute_s = 6.28;
+    st_predict(&e.in, &seen);
+    assert_true(near(seen.compute_s, 6.28));
+    assert_true(near(seen.arrive_s, worked_out.arrive_s));
+    assert_true(near(1 / seen.decode_tok_per_s - 1 / worked_out.decode_tok_per_s, 6.28 - 3.14));
+    assert_true(near(seen.prompt_tok_per_s, worked_out.prompt_tok_per_s));
+    example_release(&e);
+}
+
+/* Latency is time, not bytes. */
+static void test_bytes_read_do_not_depend_on_the_disk(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed s;
+    example_init(&e);
+    double missing = 2 * pow(0.5, 1.25 * sqrt(2));
+    for (e.in.disk_bytes_per_s = 100; e.in.disk_bytes_per_s < 1e9; e.in.disk_bytes_per_s *= 10) {
+        st_predict(&e.in, &s);
+        assert_true(near(s.read_bytes, 8000 + missing * 1000));
+    }
+    example_release(&e);
+}
+
+static void test_a_pool_that_one_token_empties_never_hits(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed s;
+    example_init(&e);
+    e.plan.slots = NULL;
+    e.plan.shared_slots = 1;
+    st_predict(&e.in, &s);
+    assert_true(s.hit_rate == 0);
+    e.plan.shared_slots = 2;
+    st_predict(&e.in, &s);
+    assert_true(near(s.hit_rate, 1 - pow(0.5, 1.25 * sqrt(2))));
+    example_release(&e);
+}
+
+static void test_weights_in_memory_are_not_read(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed plain, kept;
+    example_init(&e);
+    e.in.plan = NULL;
+    st_predict(&e.in, &plain);
+    e.in.plan = &e.plan;
+    e.resident[0] = true;
+    e.slots[0] = 4;
+    st_predict(&e.in, &kept);
+    assert_true(plain.read_s == 0 && plain.read_bytes == 0 && plain.arrive_s == 0);
+    assert_true(plain.hit_rate == 1);
+    assert_true(near(plain.decode_tok_per_s, 1 / 3.14));
+    assert_memory_equal(&plain, &kept, sizeof plain);
+    example_release(&e);
+}
+
+/* --- Made-up models ------------------------------------------------------------------------ */
+
+struct made_up {
+    struct model m;
+    struct st_profile profile;
+    struct st_reuse seen[MAX_GROUPS];
+    struct st_curves *curves;
+    struct st_speed_inputs in;
+};
+
+/* Requests by distance, fewer the further: then a curve and its hull are the same. */
+static void concave_reuse(struct st_reuse *seen, int n_expert)
+{
+    *seen = (struct st_reuse){n_expert, calloc((size_t)n_expert + 1, sizeof(double))};
+    double count = (double)rnd_below(100000);
+    for (int d = 0; d < n_expert; d++) {
+        seen->count[d] = count;
+        count = floor(count * (double)rnd_below(1001) / 1000);
+    }
+}
+
+/* What goes with the model: with a history when `seen`, a measured machine when `measured`. */
+static void finish(struct made_up *u, bool seen, bool measured)
+{
+    for (int i = 0; i < u->m.catalog.n_tensors; i++) {
+        struct st_tensor *t = &u->m.tensors[i];
+        t->type = (int)rnd_below(3);
+        t->ne[0] = (int64_t)t->bytes;
+        t->ne[1] = 1 + (int64_t)rnd_below(2);
+        t->ne[2] = t->ne[3] = 1;
+    }
+    for (int i = 0; measured && i < 6; i++) {
+        double decode = 1e8 + (double)rnd_below(1000) * 1e7;
+        double batch = 3e9 + (double)rnd_below(100) * 1e9;
+        add_rate(&u->profile, i / 2, i % 2, decode, batch, i % 2 ? decode / 2 : 0);
+        u->profile.op_s = (double)rnd_below(1000) * 1e-8;
+    }
+    for (int g = 0; g < u->m.weights->n_groups; g++) {
+        concave_reuse(&u->seen[g], u->m.weights->groups[g].n_expert);
+    }
+    u->curves = st_curves_new(u->m.weights, seen ? u->seen : NULL);
+    u->in = (struct st_speed_inputs){.weights = u->m.weights,
+        .curves = u->curves,
+        .profile = &u->profile,
+        .type_name = type_name,
+        .threads = 1,
+        .repack = true,
+        .disk_bytes_per_s = 1e7 * (double)(1 + rnd_below(1000)),
+        .disk_latency_s = (double)rnd_below(1000) * 1e-6,
+        .other_bytes = 4096,
+        .batch = 1 + (uint32_t)rnd_below(600)};
+}
+
+static void made_up_init(struct made_up *u, uint64_t seed, bool seen, bool measured)
+{
+    *u = (struct made_up){0};
+    random_model(&u->m, seed, 32);
+    u->m.catalog.n_layer = u->m.weights->n_groups + 1;
+    finish(u, seen, measured);
+}
+
+static void made_up_release(struct made_up *u)
+{
+    for (int g = 0; g < MAX_GROUPS; g++) {
+        free(u->seen[g].count);
+    }
+    st_curves_free(u->curves);
+    model_close(&u->m);
+}
+
+static struct st_plan *plan_for(const struct made_up *u, uint64_t budget)
+{
+    struct st_plan *plan = NULL;
+    assert_int_equal(st_plan_make(u->m.weights, budget, u->curves, &plan, NULL), STRATA_OK);
+    return plan;
+}
+
+/* The i-th of n budgets from the minimum to all there is. */
+static uint64_t budget_at(const struct model *m, int i, int n)
+{
+    const uint64_t enough = 256 * ST_MIB; /* for what weights arrive in */
+    uint64_t minimum = st_plan_minimum(m->weights);
+    uint64_t all = m->weights->dense_bytes + m->weights->expert_bytes + minimum + enough;
+    return minimum + (uint64_t)((double)(all - minimum) * i / (n - 1));
+}
+
+static bool sane(double x)
+{
+    return isfinite(x) && x >= 0;
+}
+
+static void check_sane(const struct st_speed *s)
+{
+    assert_true(sane(s->decode_tok_per_s) && s->decode_tok_per_s > 0);
+    assert_true(sane(s->prompt_tok_per_s) && s->prompt_tok_per_s > 0);
+    assert_true(sane(s->hit_rate) && s->hit_rate <= 1);
+    assert_true(sane(s->read_bytes) && sane(s->read_s));
+    assert_true(sane(s->compute_s) && sane(s->arrive_s));
+    assert_non_null(s->limit);
+}
+
+static void test_no_prediction_is_nonsense(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct made_up u;
+        struct st_speed s;
+        made_up_init(&u, seed, seed % 2, seed / 2 % 2);
+        u.in.compute_s = seed / 4 % 2 ? 0.5 : 0;
+        st_predict(&u.in, &s);
+        check_sane(&s);
+        for (int i = 0; i < 10; i++) {
+            struct st_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
+            u.in.plan = plan;
+            st_predict(&u.in, &s);
+            check_sane(&s);
+            assert_true(!plan->everything_fits || s.read_bytes == 0);
+            st_plan_free(plan);
+        }
+        made_up_release(&u);
+    }
+}
+
+static void test_a_faster_disk_never_predicts_slower(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct made_up u;
+        made_up_init(&u, seed, seed % 2, true);
+        for (int i = 0; i < 10; i++) {
+            struct st_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
+            struct st_speed before = {0}, s;
+            u.in.plan = plan;
+            for (u.in.disk_bytes_per_s = 1e6; u.in.disk_bytes_per_s < 1e12;
+                 u.in.disk_bytes_per_s *= 3) {
+                st_predict(&u.in, &s);
+                assert_true(s.decode_tok_per_s >= before.decode_tok_per_s);
+                assert_true(s.prompt_tok_per_s >= before.prompt_tok_per_s);
+                before = s;
+            }
+            st_plan_free(plan);
+        }
+        made_up_release(&u);
+    }
+}
+
+/* How much slower, at most, 40 growing budgets make the prediction: 0.1 is 10 %. */
+static double largest_fall(struct made_up *u)
+{
+    double fastest = 0, worst = 0;
+    for (int i = 0; i < 40; i++) {
+        struct st_plan *plan = plan_for(u, budget_at(&u->m, i, 40));
+        struct st_speed s;
+        u->in.plan = plan;
+        st_predict(&u->in, &s);
+        worst = fmax(worst, 1 - s.decode_tok_per_s / fastest);
+        fastest = fmax(fastest, s.decode_tok_per_s);
+        st_plan_free(plan);
+    }
+    return worst;
+}
+
+static void test_more_slots_never_predict_slower(void **state)
+{
+    (void)state;
+    int n_models = 0;
+    for (uint64_t seed = 1; seed <= 4 * N_MODELS; seed++) {
+        struct made_up u;
+        made_up_init(&u, seed, seed % 2, true);
+        if (u.m.weights->dense_bytes == 0) {
+            n_models++;
+            assert_true(largest_fall(&u) < 1e-9);
+        }
+        made_up_release(&u);
+    }
+    assert_true(n_models > N_MODELS / 2);
+}
+
+static void test_nothing_is_faster_than_everything_in_memory(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
+        struct made_up u;
+        struct st_speed all, s;
+        made_up_init(&u, seed, seed % 2, true);
+        st_predict(&u.in, &all);
+        for (int i = 0; i < 40; i++) {
+            struct st_plan *plan = plan_for(&u, budget_at(&u.m, i, 40));
+            u.in.plan = plan;
+            st_predict(&u.in, &s);
+            assert_true(s.decode_tok_per_s <= all.decode_tok_per_s * (1 + 1e-9));
+            st_plan_free(plan);
+        }
+        made_up_release(&u);
+    }
+}
+
+/* As models are: every layer has the same matrices, and as many experts of the same size. */
+static void alike_init(struct made_up *u, uint64_t seed, bool experts)
+{
+    uint64_t dense[2], expert;
+    *u = (struct made_up){0};
+    random_state = seed;
+    model_init(&u->m, 0);
+    u->m.catalog.n_expert_used = 1 + (int)rnd_below(8);
+    dense[0] = ST_MIB * (1 + rnd_below(32));
+    dense[1] = ST_MIB * (1 + rnd_below(32));
+    expert = 4096 * (1 + rnd_below(2000));
+    int n_expert = 8 << rnd_below(5);
+    int n_layers = u->m.catalog.n_layer = 2 + (int)rnd_below(22);
+    bool repacked = rnd() % 2;
+    for (int l = 0; l < n_layers; l++) {
+        add_weight(&u->m, ST_ROLE_ATTENTION, l, 0, dense[0], repacked);
+        add_weight(&u->m, ST_ROLE_ATTENTION, l, 0, dense[1], repacked);
+        for (int p = 0; experts && p < 3; p++) {
+            add_weight(
+                &u->m, (enum st_role)(ST_ROLE_EXPERT_GATE + p), l, n_expert, expert, repacked);
+        }
+    }
+    claim_all(&u->m);
+    finish(u, seed % 2, true);
+    for (int i = 0; i < u->m.weights->n_weights; i++) {
+        u->m.tensors[u->m.weights->weights[i].tensor].type = u->m.weights->weights[i].group >= 0;
+    }
+}
+
+/* A dense weight that just fits takes the room of the ring, of slots that saved more, or of a pool
+ * that hit and then does not: in fewer than one of ten such models, and by no more than this. */
+#define WORST_FALL       0.2
+#define WORST_FALL_DENSE 0.06
+
+static void test_more_memory_for_layers_alike_hardly_ever_predicts_slower(void **state)
+{
+    (void)state;
+    for (int experts = 0; experts <= 1; experts++) {
+        int n_falls = 0;
+        for (uint64_t seed = 1; seed <= 4 * N_MODELS; seed++) {
+            struct made_up u;
+            alike_init(&u, seed, experts);
+            double fall = largest_fall(&u);
+            if (fall > (experts ? WORST_FALL : WORST_FALL_DENSE)) {
+                fail_msg("model %d, experts %d: %.1f %%", (int)seed, experts, fall * 100);
+            }
+            n_falls += fall > 1e-9;
+            made_up_release(&u);
+        }
+        assert_true(n_falls <= 4 * N_MODELS / 10);
+    }
+}
+
+/* --- Slots against all there could be ---------------------------------------------------------- */
+
+/* 2 or 3 layers of 2 to 5 experts, with any histogram that is concave; slots all alike or not. */
+static void few_experts_init(struct made_up *u, uint64_t seed, bool alike)
+{
+    *u = (struct made_up){0};
+    random_state = seed;
+    model_init(&u->m, 0);
+    u->m.catalog.n_expert_used = 1 + (int)rnd_below(3);
+    int n_groups = 2 + (int)rnd_below(2);
+    for (int g = 0; g < n_groups; g++) {
+        int n_expert = 2 + (int)rnd_below(4);
+        int i = add_weight(&u->m, ST_ROLE_EXPERT_UP, g, n_expert, 64 + rnd_below(4096), true);
+        u->m.claims[i].unit_bytes = alike ? 4096 : 64 * (1 + rnd_below(100));
+        concave_reuse(&u->seen[g], n_expert);
+    }
+    claim_all(&u->m);
+    u->curves = st_curves_new(u->m.weights, u->seen);
+    u->in = (struct st_speed_inputs){.weights = u->m.weights,
+        .curves = u->curves,
+        .profile = &u->profile,
+        .type_name = type_name,
+        .threads = 1,
+        .disk_bytes_per_s = 1, /* seconds are bytes */
+        .batch = 1};
+}
+
+static double reading(const struct made_up *u, const struct st_plan *plan)
+{
+    struct st_speed_inputs in = u->in;
+    struct st_speed s;
+    in.plan = plan;
+    st_predict(&in, &s);
+    return s.read_s;
+}
+
+/* The least reading of all assignments that take at most `room` and give each group what a token
+ * needs, groups before g as in `plan`. */
+static double least_reading(const struct made_up *u, struct st_plan *plan, int g, uint64_t room)
+{
+    if (g == plan->n_groups) {
+        return reading(u, plan);
+    }
+    const struct st_group *group = &u->m.weights->groups[g];
+    int k = u->m.catalog.n_expert_used > 2 ? u->m.catalog.n_expert_used : 2;
+    double least = INFINITY;
+    for (int n = k < group->n_expert ? k : group->n_expert; n <= group->n_expert; n++) {
+        if ((uint64_t)n * group->slot_bytes <= room) {
+            plan->slots[g] = n;
+            least =
+                fmin(least, least_reading(u, plan, g + 1, room - (uint64_t)n * group->slot_bytes));
+        }
+    }
+    return least;
+}
+
+/* What one more slot would save in the group where it saves most. */
+static double next_slot(const struct made_up *u, const struct st_plan *plan)
+{
+    double most = 0;
+    for (int g = 0; g < plan->n_groups; g++) {
+        if (plan->slots[g] < u->m.weights->groups[g].n_expert) {
+            double before = reading(u, plan);
+            plan->slots[g]++;
+            most = fmax(most, before - reading(u, plan));
+            plan->slots[g]--;
+        }
+    }
+    return most;
+}
+
+/* Returns how many plans were compared. */
+static int compare_with_all(const struct made_up *u, bool alike)
+{
+    int compared = 0;
+    for (int i = 0; i < 25; i++) {
+        uint64_t minimum = st_plan_minimum(u->m.weights);
+        uint64_t budget = minimum + u->m.weights->expert_bytes * (uint64_t)i / 24;
+        struct st_plan *plan = plan_for(u, budget);
+        if (plan->slots) {
+            double got = reading(u, plan), spare = alike ? 0 : next_slot(u, plan);
+            double best = least_reading(u, plan, 0, budget - plan->staging_bytes);
+            if (got > best + spare + 1e-6) {
+                fail_msg("budget %d: %g bytes are read, %g would do", i, got, best);
+            }
+            compared++;
+        }
+        st_plan_free(plan);
+    }
+    return compared;
+}
+
+static void test_slots_that_cost_the_same_are_where_they_save_most(void **state)
+{
+    (void)state;
+    int compared = 0;
+    for (uint64_t seed = 1; seed <= N_CASES; seed++) {
+        struct made_up u;
+        few_experts_init(&u, seed, true);
+        compared += compare_with_all(&u, true);
+        made_up_release(&u);
+    }
+    assert_true(compared > 5 * N_CASES);
+}
+
+static void test_slots_of_any_cost_are_within_one_of_the_best(void **state)
+{
+    (void)state;
+    int compared = 0;
+    for (uint64_t seed = 1; seed <= N_CASES; seed++) {
+        struct made_up u;
+        few_experts_init(&u, seed, false);
+        compared += compare_with_all(&u, false);
+        made_up_release(&u);
+    }
+    assert_true(compared > 5 * N_CASES);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_token_worked_by_hand),
+        cmocka_unit_test(test_a_prompt_worked_by_hand),
+        cmocka_unit_test(test_what_earlier_runs_computed_replaces_the_profile),
+        cmocka_unit_test(test_bytes_read_do_not_depend_on_the_disk),
+        cmocka_unit_test(test_a_pool_that_one_token_empties_never_hits),
+        cmocka_unit_test(test_weights_in_memory_are_not_read),
+        cmocka_unit_test(test_no_prediction_is_nonsense),
+        cmocka_unit_test(test_a_faster_disk_never_predicts_slower),
+        cmocka_unit_test(test_more_slots_never_predict_slower),
+        cmocka_unit_test(test_nothing_is_faster_than_everything_in_memory),
+        cmocka_unit_test(test_more_memory_for_layers_alike_hardly_ever_predicts_slower),
+        cmocka_unit_test(test_slots_that_cost_the_same_are_where_they_save_most),
+        cmocka_unit_test(test_slots_of_any_cost_are_within_one_of_the_best),
+    };
+    return cmocka_run_group_tests_name("predict", tests, NULL, NULL);
+}
