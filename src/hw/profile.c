@@ -29,7 +29,7 @@ const struct st_profile_rate *st_profile_rate(
 
 static bool fresh(int64_t measured, int64_t now)
 {
-    return measured <= now + 86400 && now - measured < (int64_t)ST_PROFILE_DAYS * 86400;
+    return measured <= now + 86400 && measured > now - (int64_t)ST_PROFILE_DAYS * 86400;
 }
 
 const struct st_profile_disk *st_profile_disk(
@@ -90,7 +90,8 @@ static bool read_rate(const json_t *object, struct st_profile_rate *out)
         .arrive = number(object, "arrive_bytes_per_s"),
     };
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
-    return type && out->threads && out->decode > 0 && out->batch > 0 && out->arrive >= 0;
+    return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
+           out->decode > 0 && out->batch > 0 && out->arrive >= 0;
 }
 
 static bool read_disk(const json_t *object, struct st_profile_disk *out)
@@ -106,12 +107,13 @@ static bool read_disk(const json_t *object, struct st_profile_disk *out)
         for (size_t d = 0; d < 3; d++) {
             const json_t *cell = json_array_get(json_array_get(grid, b), d);
             out->grid[b][d] = json_is_number(cell) ? json_number_value(cell) : NAN;
-            if (!isfinite(out->grid[b][d])) {
+            if (!isfinite(out->grid[b][d]) || out->grid[b][d] < 0) {
                 return false;
             }
         }
     }
-    return out->bytes_per_s > 0 && out->latency_s >= 0;
+    return json_is_integer(json_object_get(object, "device")) && out->bytes_per_s > 0 &&
+           out->latency_s >= 0;
 }
 
 /* False when anything in it is not what we would have written. */
@@ -120,11 +122,17 @@ static bool read_body(const json_t *root, struct st_profile *out)
     const json_t *item;
     size_t i;
     out->measured = json_integer_value(json_object_get(root, "measured"));
-    out->cores = (int)json_integer_value(json_object_get(root, "cores"));
+    double cores = number(root, "cores");
+    out->cores = cores <= 1e6 ? (int)cores : -1;
     out->op_s = number(root, "op_s");
     out->memory_bytes_per_s[0] = number(root, "memory_bytes_per_s_1");
     out->memory_bytes_per_s[1] = number(root, "memory_bytes_per_s");
-    json_array_foreach(json_object_get(root, "compute"), i, item)
+    const json_t *rates = json_object_get(root, "compute");
+    const json_t *disks = json_object_get(root, "disks");
+    if (!json_is_array(rates) || !json_is_array(disks)) {
+        return false;
+    }
+    json_array_foreach(rates, i, item)
     {
         struct st_profile_rate rate;
         if (!read_rate(item, &rate)) {
@@ -132,7 +140,7 @@ static bool read_body(const json_t *root, struct st_profile *out)
         }
         st_profile_put_rate(out, &rate);
     }
-    json_array_foreach(json_object_get(root, "disks"), i, item)
+    json_array_foreach(disks, i, item)
     {
         struct st_profile_disk disk;
         if (!read_disk(item, &disk)) {
@@ -140,7 +148,8 @@ static bool read_body(const json_t *root, struct st_profile *out)
         }
         st_profile_put_disk(out, &disk);
     }
-    return out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 && out->memory_bytes_per_s[1] >= 0;
+    return out->cores >= 0 && out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 &&
+           out->memory_bytes_per_s[1] >= 0;
 }
 
 static void empty(struct st_profile *p, const char *machine, int64_t now)
