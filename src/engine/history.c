@@ -107,8 +107,9 @@ static bool read_file(const json_t *root, struct st_history *h)
             return false;
         }
     }
-    h->tokens = json_number_value(json_object_get(root, "tokens"));
-    return h->tokens >= 0 && read_times(json_object_get(root, "times"), h);
+    const json_t *tokens = json_object_get(root, "tokens"), *times = json_object_get(root, "times");
+    h->tokens = json_number_value(tokens);
+    return json_is_number(tokens) && h->tokens >= 0 && json_is_array(times) && read_times(times, h);
 }
 
 static void forget(struct st_history *h)
