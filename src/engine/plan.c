@@ -110,6 +110,8 @@ static void describe_experts(struct strata_plan *plan, const struct st_weights *
         l->n_slots = !m->plan         ? group->n_expert
                      : m->plan->slots ? m->plan->slots[g]
                                       : m->plan->shared_slots / ws->n_groups;
+        /* A share of the pool may be more than a layer of few experts has. */
+        l->n_slots = l->n_slots < group->n_expert ? l->n_slots : group->n_expert;
         l->slot_bytes = (uint64_t)l->n_slots * group->slot_bytes;
         l->expert_bytes = (uint64_t)group->n_expert * group->slot_bytes;
         l->hit_rate =
