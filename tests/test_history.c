@@ -182,9 +182,12 @@ static void test_what_is_saved_is_known_to_the_next_run(void **state)
     assert_true(st_history_compute_s(next, 4, true) == 0.5);
     assert_true(st_history_compute_s(next, 4, false) == 0);
     assert_true(st_history_compute_s(next, 2, true) == 0);
-    /* Half of what was known, half of what is new; and more of the same. */
+    /* Three quarters of the way to what is faster; of what is slower, a fifth of at most as much
+     * again: 0.5, 0.3125, 0.375. */
     generate(next, 20);
     st_history_save(next, 4, true, 20, 20 * 0.25);
+    assert_true(fabs(st_history_compute_s(next, 4, true) - 0.3125) < 1e-6);
+    st_history_save(next, 4, true, 20, 20 * 100.0);
     st_history_save(next, 2, true, 20, 20);
     st_history_free(h);
     h = st_history_open(m.weights);
