@@ -37,7 +37,7 @@ dense 40 10
 dense 100 24"
 
 field() { sed -n "s/.*\"$1\": \([0-9.e+-]*\).*/\1/p" "$2"; }
-prompt=$(seq 1 512 | awk '{ printf "%s%d", NR > 1 ? "," : "", $1 % 60 }') # tokens that every model has
+prompt=$(seq 1 512 | awk '{ printf "%s%d", (NR > 1 ? "," : ""), $1 % 60 }') # tokens that every model has
 
 out=$dir/results.tsv
 : >"$out"

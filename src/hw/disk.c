@@ -7,6 +7,8 @@
 #include "os/memory.h"
 
 #define MAX_DEPTH 16
+#define AGREE     0.05
+#define LONGEST   5
 
 /* A small generator of its own: probing must not disturb anyone's random numbers. */
 static uint64_t next_random(uint64_t *state)
@@ -58,28 +60,31 @@ static int turn(struct probe *p, bool more)
     return open;
 }
 
-/* Bytes per second after the first third: until then, limits on the disk (of a container, of a
- * cloud) may let more through than they will. */
+/* Bytes per second once they stay the same: limits on the disk (of a container, of a cloud) let more
+ * through at first than they will. Windows of half the time asked for, until two in a row agree, at
+ * most LONGEST times as long as asked for. */
 static double measure(struct probe *p, double seconds)
 {
-    uint64_t start = st_now_ns(), end = start + (uint64_t)(seconds * 1e9), now = start;
-    uint64_t from = start, skipped = 0;
+    uint64_t now = st_now_ns(), end = now + (uint64_t)(LONGEST * seconds * 1e9), from = now;
+    uint64_t window = (uint64_t)(seconds / 2 * 1e9), before = 0;
+    double rate = 0, last = 0;
     bool more = true;
     while ((turn(p, more) > 0 || more) && !p->failed) {
         st_io_wait_any(p->engine);
         now = st_now_ns();
-        if (skipped == 0 && now - start > (end - start) / 3) {
+        more = more && now < end && p->bytes < p->file->size; /* more would measure caches */
+        if (more && now - from >= window) {
+            last = rate;
+            rate = (double)(p->bytes - before) / ((double)(now - from) * 1e-9);
             from = now;
-            skipped = p->bytes;
+            before = p->bytes;
+            more = last < rate * (1 - AGREE) || last > rate * (1 + AGREE);
         }
-        more = now < end && p->bytes < p->file->size; /* more would measure caches */
     }
-    if (p->bytes == skipped) { /* too slow, or too little, to leave anything out */
-        from = start;
-        skipped = 0;
+    if (rate == 0) { /* too slow, or too little, for a window */
+        rate = (double)p->bytes / ((double)st_max(now - from, 1) * 1e-9);
     }
-    double took = (double)st_max(now - from, 1) * 1e-9;
-    return p->failed ? 0 : (double)(p->bytes - skipped) / took;
+    return p->failed ? 0 : rate;
 }
 
 double st_disk_rate(struct st_file *const *files, int n_files, const struct st_io_options *io,

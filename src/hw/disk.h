@@ -8,7 +8,8 @@
 #define ST_DISK_DEPTH 16         /* and how many of them are under way */
 
 /* Reads random blocks of the largest of the files, past the page cache, `depth` (1 to 16) at a
- * time, for about `seconds` or, of a small file, as many bytes as it has. Returns bytes per second,
+ * time, for about `seconds`, longer while the speed has not settled, or, of a small file, as many
+ * bytes as it has. Returns bytes per second,
  * 0 if nothing could be read. Takes depth * block bytes of memory meanwhile; writes nothing. */
 double st_disk_rate(struct st_file *const *files, int n_files, const struct st_io_options *io,
     uint32_t block, uint32_t depth, double seconds);
