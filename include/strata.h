@@ -121,6 +121,9 @@ STRATA_API void strata_file_describe(const struct strata_file *file, struct stra
 /* index 0 .. n_tensors-1, in file order */
 STRATA_API void strata_file_tensor(
     const struct strata_file *file, int index, struct strata_tensor_info *out);
+/* Asks the system to forget what it has cached of the model's files, so that what comes next reads
+ * them from the disk. Pages that are in use, or not written back yet, stay. */
+STRATA_API void strata_file_forget(const struct strata_file *file);
 
 /* --- Models ------------------------------------------------------------------------------- */
 
@@ -136,6 +139,7 @@ struct strata_model_options {
     int threads;                /* 0: physical cores */
     bool repack;                /* llama.cpp's CPU-specific weight layout (its default) */
     bool plain;                 /* plain llama.cpp, nothing streamed: the reference */
+    bool mmap;                  /* with plain: weights stay in llama.cpp's mapping of the file */
     const char *io_method;      /* "auto", "uring", "threads", "sync" */
     const char *device;         /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes;  /* of its memory; 0: what is free, less a reserve */
@@ -319,7 +323,13 @@ STRATA_API enum strata_status strata_trace_stop(
     X(uint64_t, expert_requests)                                                                   \
     X(uint64_t, expert_hits)                                                                       \
     X(double, hit_rate)                                                                            \
+    X(double, prompt_s)                                                                            \
+    X(double, decode_s)                                                                            \
     X(double, stall_s)                                                                             \
+    X(double, demand_stall_s)                                                                      \
+    X(double, prefetch_stall_s)                                                                    \
+    X(double, arrive_s)                                                                            \
+    X(double, scheduler_s)                                                                         \
     X(double, compute_s)                                                                           \
     X(double, disk_bytes_per_s)                                                                    \
     X(double, disk_utilisation)                                                                    \

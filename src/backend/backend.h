@@ -66,6 +66,10 @@ enum strata_status st_binding_start(struct st_binding *binding, const struct st_
 
 struct st_stream *st_binding_stream(struct st_binding *binding);
 
+/* Time in our graphs since the start that the CPU backend did not compute: the stream's stalls and
+ * arrivals, and bookkeeping. */
+uint64_t st_binding_own_ns(const struct st_binding *binding);
+
 /* Told, for each row that a layer's experts are about to compute, which of the group's experts it
  * uses; the rows in the order of the batch. May not call back. */
 typedef void (*st_route_fn)(void *user, int group, const int *experts, int n);

@@ -312,6 +312,11 @@ struct st_stream *st_binding_stream(struct st_binding *b)
     return b->stream;
 }
 
+uint64_t st_binding_own_ns(const struct st_binding *b)
+{
+    return b->graph_ns - b->compute_ns;
+}
+
 void st_binding_observe(struct st_binding *b, st_route_fn observe, void *user)
 {
     b->observe = observe;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/units.h"
 
 struct exec *st_exec_new(void)
 {
@@ -72,7 +73,9 @@ struct ggml_tensor *st_exec_shadow_weight(
 static enum ggml_status flush(struct exec *ex, struct st_binding *b)
 {
     st_governor_compute(b->governor);
+    uint64_t before = st_now_ns();
     enum ggml_status status = st_workers_compute(&ex->workers, ex->run, ex->n_run);
+    b->compute_ns += st_now_ns() - before;
     st_governor_computed(b->governor);
     ex->n_run = 0;
     ex->n_shadows = 0; /* nobody points at them any more */
@@ -221,8 +224,10 @@ enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggm
     if (!b || !b->stream) { /* nothing is claimed, or llama.cpp warms up before the start */
         return st_workers_compute(&ex->workers, ggml_graph_nodes(graph), n_nodes);
     }
+    uint64_t before = st_now_ns();
     st_governor_begin(b->governor);
     enum ggml_status status = walk(ex, b, graph);
     st_governor_end(b->governor);
+    b->graph_ns += st_now_ns() - before;
     return status;
 }

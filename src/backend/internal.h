@@ -38,8 +38,9 @@ struct st_binding {
     struct st_stream *stream;
     struct exec *exec; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;
-    atomic_flag computing; /* a stream serves one graph at a time */
-    st_route_fn observe;   /* may be NULL */
+    uint64_t graph_ns, compute_ns; /* in our graphs since the start; of it in the CPU backend */
+    atomic_flag computing;         /* a stream serves one graph at a time */
+    st_route_fn observe;           /* may be NULL */
     void *observe_user;
     struct governor *governor; /* NULL before the start */
     struct strata_error error;

@@ -379,6 +379,8 @@ void stats_print(const struct strata_stats *s, const struct strata_placement *pl
     }
     fprintf(stderr, "\n");
     print_reads(s);
-    fprintf(stderr, "time:   computing %.2f s, waiting for reads %.2f s; written %s\n",
-        s->compute_s, s->stall_s, ST_SIZE(s->written_bytes));
+    fprintf(stderr,
+        "time:   computing %.2f s, waiting for reads %.2f s, putting them into place %.2f s, "
+        "scheduling %.2f s; written %s\n",
+        s->compute_s, s->stall_s, s->arrive_s, s->scheduler_s, ST_SIZE(s->written_bytes));
 }

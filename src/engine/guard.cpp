@@ -74,18 +74,31 @@ static enum strata_status guard(
     return st_fail(err, STRATA_E_LLAMA, hint, "llama.cpp cannot %s: %s", what, why.c_str());
 }
 
-enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
-    struct llama_model **out, struct strata_error *err)
+template <typename Load>
+static enum strata_status guard_load(
+    struct llama_model **out, struct strata_error *err, Load load_model)
 {
     return guard(err,
         "Check that this llama.cpp version knows the model, and that the file is complete.",
         "load the model", [&] {
-            struct llama_model *model = llama_model_load_from_file_ptr(file, params);
+            struct llama_model *model = load_model();
             if (model) {
                 *out = model;
             }
             return model != nullptr;
         });
+}
+
+enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
+    struct llama_model **out, struct strata_error *err)
+{
+    return guard_load(out, err, [&] { return llama_model_load_from_file_ptr(file, params); });
+}
+
+enum strata_status st_guard_load_path(const char *path, struct llama_model_params params,
+    struct llama_model **out, struct strata_error *err)
+{
+    return guard_load(out, err, [&] { return llama_model_load_from_file(path, params); });
 }
 
 enum strata_status st_guard_context(struct llama_model *model, struct llama_context_params params,

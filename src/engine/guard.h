@@ -23,6 +23,9 @@ void st_guard_init(void);
 
 enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
     struct llama_model **out, struct strata_error *err);
+/* The same by name, for loads that map the file. */
+enum strata_status st_guard_load_path(const char *path, struct llama_model_params params,
+    struct llama_model **out, struct strata_error *err);
 enum strata_status st_guard_context(struct llama_model *model, struct llama_context_params params,
     struct llama_context **out, struct strata_error *err);
 /* E_LLAMA when llama_decode returns non-zero; *code is what it returned. */

@@ -106,14 +106,23 @@ static bool report(float fraction, void *user)
     return !m->cancelled;
 }
 
+bool st_look_maps(const struct strata_model *m)
+{
+    return m->options.plain && m->options.mmap;
+}
+
 struct llama_model_params st_model_params(struct strata_model *m)
 {
     static ggml_backend_dev_t no_devices[] = {NULL};
     struct llama_model_params params = llama_model_default_params();
     params.devices = no_devices;
     params.n_gpu_layers = 0;
-    params.load_mode = LLAMA_LOAD_MODE_NONE;
-    params.lazy_mode = LLAMA_LAZY_MODE_OFF;
+    if (st_look_maps(m)) {
+        params.load_mode = LLAMA_LOAD_MODE_MMAP;
+    } else {
+        params.load_mode = LLAMA_LOAD_MODE_NONE;
+        params.lazy_mode = LLAMA_LAZY_MODE_OFF;
+    }
     params.use_extra_bufts = m->options.repack;
     params.progress_callback = report;
     params.progress_callback_user_data = m;
@@ -316,6 +325,9 @@ static enum strata_status measure_and_plan(struct strata_model *m, struct strata
  * before a byte of weights is read. */
 static enum strata_status measure(struct strata_model *m, struct strata_error *err)
 {
+    if (st_look_maps(m) && !m->devices.list[0]) {
+        return STRATA_OK; /* nothing to place, and our device stays unknown to llama.cpp */
+    }
     st_device_register();
     enum strata_status status = measure_and_plan(m, err);
     /* What such a device holds cannot be streamed. Unless it was asked for, better do without. */
@@ -355,7 +367,7 @@ enum strata_status st_look(struct strata_model *m, const char *path, struct stra
         choose_ctx(m);
         status = measure(m, err);
     }
-    if (status == STRATA_OK && m->options.plain) {
+    if (status == STRATA_OK && m->options.plain && !m->options.mmap) {
         status = check_plain(m, err);
     }
     return status;

@@ -26,6 +26,9 @@ void st_look_placement(struct strata_model *model);
 void st_look_predict(const struct strata_model *model, const struct st_plan *plan,
     double disk_bytes_per_s, struct st_speed *out);
 
+/* Plain llama.cpp on its mapping of the file, as it loads by default. */
+bool st_look_maps(const struct strata_model *model);
+
 /* How llama.cpp is asked for the model and its context, for looking and for loading. */
 struct llama_model_params st_model_params(struct strata_model *model);
 struct llama_context_params st_context_params(const struct strata_model *model);

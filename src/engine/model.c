@@ -26,6 +26,12 @@ void strata_model_options_init(struct strata_model_options *options)
 
 static enum strata_status load_llama(struct strata_model *m, struct strata_error *err)
 {
+    if (st_look_maps(m)) {
+        enum strata_status mapped =
+            st_guard_load_path(m->catalog->files[0]->path, st_model_params(m), &m->llama, err);
+        return m->cancelled ? st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled")
+                            : mapped;
+    }
     struct st_vgguf_stats stats = {0};
     struct strata_error io_error = {0};
     FILE *file;

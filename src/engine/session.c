@@ -323,7 +323,11 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .prefetch_used_bytes = stream.prefetch_used_bytes - m->loaded.prefetch_used_bytes,
         .expert_requests = stream.expert_requests,
         .expert_hits = stream.expert_hits,
+        .prompt_s = (double)s->prompt_ns * 1e-9,
+        .decode_s = (double)s->decode_ns * 1e-9,
         .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
+        .prefetch_stall_s = (double)(stream.prefetch_stall_ns - m->loaded.prefetch_stall_ns) * 1e-9,
+        .arrive_s = (double)(stream.arrive_ns - m->loaded.arrive_ns) * 1e-9,
         .disk_bytes_per_s = m->disk_bytes_per_s,
         .predicted_tok_per_s = m->speed.decode_tok_per_s,
         .predicted_prompt_tok_per_s = m->speed.prompt_tok_per_s,
@@ -339,8 +343,11 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .written_bytes = st_os_written_bytes(),
     };
     memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
-    double wall_s = (double)(s->prompt_ns + s->decode_ns) * 1e-9;
-    double ours_s = out->stall_s + (double)(stream.arrive_ns - m->loaded.arrive_ns) * 1e-9;
+    double own_s = m->binding ? (double)st_binding_own_ns(m->binding) * 1e-9 : 0;
+    double waited_s = out->stall_s + out->arrive_s, wall_s = out->prompt_s + out->decode_s;
+    out->demand_stall_s = out->stall_s - out->prefetch_stall_s;
+    out->scheduler_s = own_s > waited_s ? own_s - waited_s : 0;
+    double ours_s = waited_s + out->scheduler_s;
     out->compute_s = wall_s > ours_s ? wall_s - ours_s : 0;
     if (out->expert_requests) {
         out->hit_rate = (double)out->expert_hits / (double)out->expert_requests;

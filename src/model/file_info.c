@@ -60,6 +60,14 @@ void strata_file_describe(const struct strata_file *file, struct strata_file_inf
     };
 }
 
+void strata_file_forget(const struct strata_file *file)
+{
+    const struct st_catalog *c = file->catalog;
+    for (int i = 0; i < c->n_files; i++) {
+        st_file_drop_cache(c->files[i], 0, c->files[i]->size);
+    }
+}
+
 void strata_file_tensor(const struct strata_file *file, int index, struct strata_tensor_info *out)
 {
     const struct st_catalog *c = file->catalog;

@@ -632,6 +632,7 @@ void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out)
     out->expert_requests += x->stats.expert_requests;
     out->expert_hits += x->stats.expert_hits;
     out->stall_ns += x->stats.stall_ns;
+    out->prefetch_stall_ns += x->stats.prefetch_stall_ns;
     out->arrive_ns += x->stats.arrive_ns;
     out->memory_bytes += x->stats.memory_bytes;
 }

@@ -177,7 +177,9 @@ enum strata_status st_ring_take(
         uint64_t before = st_io_now_ns(ring->io);
         st_io_promote(ring->io, &e->request);
         enum strata_status status = st_io_wait(ring->io, &e->request, err);
-        ring->stats.stall_ns += st_io_now_ns(ring->io) - before;
+        uint64_t waited = st_io_now_ns(ring->io) - before;
+        ring->stats.stall_ns += waited;
+        ring->stats.prefetch_stall_ns += e->demand ? 0 : waited;
         if (status != STRATA_OK) {
             drop_all(ring);
             return status;

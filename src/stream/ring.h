@@ -45,7 +45,7 @@ struct st_ring_stats {
     uint64_t demand_bytes;
     uint64_t prefetch_bytes;
     uint64_t prefetch_used_bytes;
-    uint64_t stall_ns;
+    uint64_t stall_ns, prefetch_stall_ns;
 };
 const struct st_ring_stats *st_ring_stats(const struct st_ring *ring);
 

@@ -458,6 +458,7 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         out->prefetch_bytes = ring->prefetch_bytes;
         out->prefetch_used_bytes = ring->prefetch_used_bytes;
         out->stall_ns = ring->stall_ns;
+        out->prefetch_stall_ns = ring->prefetch_stall_ns;
     }
     if (s->experts) {
         st_experts_stats(s->experts, out);

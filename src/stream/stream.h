@@ -153,6 +153,7 @@ struct st_stream_stats {
     uint64_t expert_requests;     /* one expert needed by one token at one layer */
     uint64_t expert_hits;         /* of these, in memory when asked for */
     uint64_t stall_ns;            /* waiting for reads */
+    uint64_t prefetch_stall_ns;   /* of it, for reads that had been asked for ahead of need */
     uint64_t arrive_ns;           /* putting what was read into place */
     uint64_t memory_bytes;        /* taken for weights, as planned */
     uint64_t shrinks, grows;      /* times that memory was given back, and taken again */

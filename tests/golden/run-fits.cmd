@@ -3,5 +3,5 @@
 small m.gguf
 strata run m.gguf --tokens 1,2,3 -n 4 -t 1 --ids --stats stats.json >ids
 wc -l <ids
-grep -E '"(read|demand|expert_requests|disk)' stats.json
+grep -E '"(read|demand_b|expert_requests|disk)' stats.json
 strata run m.gguf $SMALL -n 4 --ids | cmp - ids
