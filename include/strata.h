@@ -274,6 +274,10 @@ STRATA_API const float *strata_logits(struct strata_session *session, size_t i);
 
 STRATA_API uint32_t strata_session_n_past(const struct strata_session *session);
 
+/* Forgets all but the first n tokens evaluated. Returns how many are left: n, all if there are fewer,
+ * or 0 for models whose state cannot be taken back in part (recurrent ones). */
+STRATA_API uint32_t strata_session_keep(struct strata_session *session, uint32_t n);
+
 struct strata_sampling {
     float temp; /* 0: greedy */
     int top_k;  /* 0: off */

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/shared_options.h"
 
 /* --- Options ------------------------------------------------------------------------------- */
 
@@ -130,41 +130,9 @@ static int parse(
             .max = 1e9},
         {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
             .target = &o->ignore_eos},
-        {CMD_FLOAT, 0, "temp", "T", "temperature; 0 (the default) takes the likeliest token",
-            .target = &o->sampling.temp, .min = 0, .max = 100},
-        {CMD_INT, 0, "top-k", "K", "sample among the K likeliest; 0: all",
-            .target = &o->sampling.top_k, .min = 0, .max = INT_MAX},
-        {CMD_FLOAT, 0, "top-p", "P", "... among those that make up P of the probability",
-            .target = &o->sampling.top_p, .min = 0, .max = 1},
-        {CMD_FLOAT, 0, "min-p", "P", "... among those at least P times as likely as the likeliest",
-            .target = &o->sampling.min_p, .min = 0, .max = 1},
-        {CMD_FLOAT, 0, "repeat-penalty", "R", "make repetition less likely; 1: off",
-            .target = &o->sampling.repeat_penalty, .min = 0.01, .max = 100},
-        {CMD_UINT32, 0, "seed", "SEED", "of the random numbers", .target = &o->sampling.seed},
-        {CMD_GROUP, .help = "Memory and speed"},
-        {CMD_SIZE, 0, "mem", "SIZE",
-            "what the whole process may hold (4G, 800M); default: what "
-            "is free, with room to spare",
-            .target = &o->model.mem_bytes, .min = 1, .max = 0x1p62},
-        {CMD_SIZE, 0, "weights-mem", "SIZE", "bound only the memory for weights (experiments)",
-            .target = &o->model.weights_mem_bytes, .min = 1, .max = 0x1p62},
-        {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096",
-            .target = &o->model.ctx, .min = 1, .max = 1 << 24},
-        {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512)",
-            .target = &o->model.batch, .min = 1, .max = 1 << 20},
-        {CMD_INT, 't', "threads", "N", "default: the physical cores", .target = &o->model.threads,
-            .min = 1, .max = 512},
-        {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout",
-            .target = &o->model.repack},
-        {CMD_STRING, 0, "io", "METHOD", "how to read: auto, uring, threads, sync",
-            .target = &o->model.io_method},
-        {CMD_STRING, 0, "device", "NAME",
-            "what takes layers: auto (the first GPU), none, or a device as ggml names it (Vulkan0)",
-            .target = &o->model.device},
-        {CMD_SIZE, 0, "device-mem", "SIZE",
-            "how much of the device's memory; default: what is free, with room to spare",
-            .target = &o->model.device_mem_bytes, .min = 1, .max = 0x1p62},
-        {CMD_GROUP, .help = "Output"},
+        CMD_SAMPLING_OPTIONS(
+            &o->sampling, "temperature; 0 (the default) takes the likeliest token"),
+        CMD_MODEL_OPTIONS(&o->model), {CMD_GROUP, .help = "Output"},
         {CMD_FLAG, 0, "ids", NULL, "print token ids, one a line, instead of text",
             .target = &o->ids},
         {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",

@@ -101,6 +101,22 @@ static void take_back(struct strata_session *s)
     }
 }
 
+uint32_t strata_session_keep(struct strata_session *s, uint32_t n)
+{
+    if (n >= s->n_past) {
+        return s->n_past;
+    }
+    llama_memory_t memory = llama_get_memory(s->model->ctx);
+    if (n == 0 || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
+        llama_memory_clear(memory, true);
+        n = 0;
+        s->broken = false; /* nothing is left that could be wrong */
+    }
+    s->n_past = n;
+    s->n_rows = 0;
+    return n;
+}
+
 static enum strata_status eval_pass(struct strata_session *s, const int32_t *tokens, size_t n,
     bool all_logits, bool last, struct strata_error *err)
 {

@@ -1,0 +1,138 @@
+/* test_session_keep.c - going back in a session: what is evaluated again gives the same bits. */
+#include "exact.h"
+
+#include "synth/synth.h"
+
+enum { TOKENS = 150, KEPT = 90 }; /* both longer than the sliding window of 64 */
+
+struct fixture {
+    struct strata_model *model;
+    struct strata_session *session;
+    int32_t tokens[TOKENS];
+    size_t row_bytes;
+};
+
+static void open_model(struct fixture *f, const char *arch)
+{
+    struct st_synth_shape s;
+    struct strata_error err;
+    st_synth_shape_init(&s);
+    s.arch = arch;
+    s.layers = 2;
+    s.embd = 256;
+    s.heads = 4;
+    s.ff = 256;
+    s.vocab = 300;
+    s.experts = strcmp(arch, "qwen3moe") == 0 ? 8 : 0;
+    s.experts_used = s.experts ? 2 : 0;
+    if (st_synth_random(&s, "keep.gguf", NULL, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    struct strata_model_options options;
+    strata_model_options_init(&options);
+    options.ctx = 256;
+    options.threads = 1;
+    options.weights_mem_bytes = s.experts ? 1100 << 10 : 0;
+    if (strata_model_load("keep.gguf", &options, &f->model, &err) != STRATA_OK ||
+        strata_session_new(f->model, &f->session, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    remove("keep.gguf"); /* it stays open */
+    f->row_bytes = (size_t)strata_model_n_vocab(f->model) * sizeof(float);
+    for (int i = 0; i < TOKENS; i++) {
+        f->tokens[i] = (i * 37 + i * i) % 300;
+    }
+}
+
+static void close_model(struct fixture *f)
+{
+    strata_session_free(f->session);
+    strata_model_free(f->model);
+}
+
+/* Evaluates tokens [from, to) in one pass; the last row, to be freed. */
+static float *eval(struct fixture *f, int from, int to)
+{
+    struct strata_error err;
+    if (strata_eval(f->session, f->tokens + from, (size_t)(to - from), false, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    float *row = malloc(f->row_bytes);
+    memcpy(row, strata_logits(f->session, 0), f->row_bytes);
+    return row;
+}
+
+static void assert_same(struct fixture *f, float *a, float *b, bool same)
+{
+    assert_int_equal(memcmp(a, b, f->row_bytes) == 0, same);
+}
+
+/* Attention: any number of tokens can be kept, and others may follow. */
+static void go_back(const char *arch)
+{
+    struct fixture f;
+    open_model(&f, arch);
+    float *first = eval(&f, 0, KEPT);
+    float *second = eval(&f, KEPT, TOKENS);
+    assert_int_equal(strata_session_keep(f.session, 999), TOKENS);
+    assert_int_equal(strata_session_keep(f.session, KEPT), KEPT);
+    assert_int_equal(strata_session_n_past(f.session), KEPT);
+
+    f.tokens[KEPT + 1] ^= 1; /* another text from here */
+    float *other = eval(&f, KEPT, TOKENS);
+    assert_same(&f, other, second, false);
+    f.tokens[KEPT + 1] ^= 1;
+    assert_int_equal(strata_session_keep(f.session, KEPT), KEPT);
+    float *again = eval(&f, KEPT, TOKENS);
+    assert_same(&f, again, second, true);
+
+    assert_int_equal(strata_session_keep(f.session, 0), 0);
+    float *from_start = eval(&f, 0, KEPT);
+    assert_same(&f, from_start, first, true);
+    free(first);
+    free(second);
+    free(other);
+    free(again);
+    free(from_start);
+    close_model(&f);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    go_back("qwen3moe");
+}
+
+static void test_sliding_window(void **state)
+{
+    (void)state;
+    go_back("gemma3");
+}
+
+/* Recurrent state has no past to go back to: nothing is kept, and what follows is right. */
+static void test_recurrent(void **state)
+{
+    struct fixture f;
+    (void)state;
+    open_model(&f, "jamba");
+    float *first = eval(&f, 0, KEPT);
+    free(eval(&f, KEPT, TOKENS));
+    assert_int_equal(strata_session_keep(f.session, TOKENS), TOKENS);
+    assert_int_equal(strata_session_keep(f.session, KEPT), 0);
+    assert_int_equal(strata_session_n_past(f.session), 0);
+    float *again = eval(&f, 0, KEPT);
+    assert_same(&f, again, first, true);
+    free(first);
+    free(again);
+    close_model(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_sliding_window),
+        cmocka_unit_test(test_recurrent),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
