@@ -78,9 +78,12 @@ else()
         ${CMAKE_BINARY_DIR}/llama-include/ggml-backend-impl.h COPYONLY)
     target_include_directories(ggml_libs SYSTEM INTERFACE ${llama_dir}/include
         ${llama_dir}/ggml/include ${CMAKE_BINARY_DIR}/llama-include)
-    # One header of libllama-common, too: "common/fit.h" would drag the whole checkout in.
-    configure_file(${llama_dir}/common/fit.h
-        ${CMAKE_BINARY_DIR}/llama-include/common/fit.h COPYONLY)
+    # Headers of libllama-common, too: as they lie, they would drag the whole checkout in.
+    file(GLOB headers RELATIVE ${llama_dir} ${llama_dir}/common/*.h ${llama_dir}/common/jinja/*.h)
+    foreach(header ${headers})
+        configure_file(${llama_dir}/${header}
+            ${CMAKE_BINARY_DIR}/llama-include/${header} COPYONLY)
+    endforeach()
     set(STRATA_LLAMA_LIB_DIR ${llama_dir}/build/bin)
     llama_import(${STRATA_LLAMA_LIB_DIR} found)
     if(found)

@@ -3,6 +3,7 @@
  *
  * The whole public interface. A program opens a model (what is in the file and how it is placed),
  * makes a session on it (one KV cache, one sequence), evaluates tokens and samples from the logits.
+ * Prompts, chats and what is generated become text and back by the model's own conventions.
  *
  * Rules that hold for every function here:
  *   - A function that can fail returns a status and takes an optional `struct strata_error *`
@@ -278,23 +279,175 @@ STRATA_API uint32_t strata_session_n_past(const struct strata_session *session);
  * or 0 for models whose state cannot be taken back in part (recurrent ones). */
 STRATA_API uint32_t strata_session_keep(struct strata_session *session, uint32_t n);
 
+/* An addition to the logit of a token. */
+struct strata_bias {
+    int32_t token;
+    float bias; /* -INFINITY: never */
+};
+
+/* As llama.cpp's samplers, in its order. "Off" is what strata_sampling_init sets for all but top_k,
+ * top_p and min_p, which matter only when temp is not 0. */
 struct strata_sampling {
-    float temp; /* 0: greedy */
-    int top_k;  /* 0: off */
-    float top_p;
-    float min_p;
+    float temp;           /* 0: greedy */
+    int top_k;            /* 0: off */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float typical_p;      /* 1: off */
+    float top_n_sigma;    /* -1: off */
+    int min_keep;         /* candidates that these leave at least */
     float repeat_penalty; /* 1: off */
     int repeat_last_n;
+    float frequency_penalty, presence_penalty; /* 0: off */
+    float dry_multiplier, dry_base;            /* multiplier 0: off */
+    int dry_allowed_length, dry_penalty_last_n;
+    float xtc_probability, xtc_threshold; /* probability 0: off */
+    float dynatemp_range, dynatemp_exponent;
+    int mirostat; /* 0: off, 1, 2 */
+    float mirostat_tau, mirostat_eta;
     uint32_t seed;
+    bool ignore_eos;                  /* end-of-generation tokens are never chosen */
+    const struct strata_bias *biases; /* n_biases of them */
+    size_t n_biases;
+    const char *grammar; /* GBNF that the text must follow; NULL: none */
 };
 STRATA_API void strata_sampling_init(struct strata_sampling *sampling);
 /* (Re)starts sampling for the session; the penalty history begins empty. */
 STRATA_API enum strata_status strata_sampling_set(struct strata_session *session,
     const struct strata_sampling *sampling, struct strata_error *err);
-/* Picks the next token from the last row of logits and adds it to the history. */
+/* Picks the next token from the last row of logits and adds it to the history; -1 when there is none
+ * (a grammar that leaves nothing). */
 STRATA_API int32_t strata_sample(struct strata_session *session);
 /* Adds a prompt token to the penalty history. */
 STRATA_API void strata_sample_accept(struct strata_session *session, int32_t token);
+
+/* --- Prompts and chat ---------------------------------------------------------------------- */
+
+/* Everything here may be used from any thread, also while the model computes; one object by one
+ * thread at a time, unless it says otherwise. What is made from a model is freed before it. */
+
+/* Tokens to continue, and what is known of the continuation: its grammar, what ends it, how it is to
+ * be read. Immutable. */
+struct strata_prompt;
+
+/* A text as it is: with BOS and the like, and with control tokens where their names stand in it.
+ * E_USAGE when nothing is left. */
+STRATA_API enum strata_status strata_prompt_from_text(const struct strata_model *model,
+    const char *text, size_t length, struct strata_prompt **out, struct strata_error *err);
+STRATA_API void strata_prompt_free(struct strata_prompt *prompt);
+STRATA_API const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length);
+STRATA_API const int32_t *strata_prompt_tokens(const struct strata_prompt *prompt, size_t *n);
+
+/* A model's chat template, with llama.cpp's knowledge of it. Immutable. */
+struct strata_chat;
+
+/* `text`: a template (Jinja) instead of the model's; NULL: the model's, or llama.cpp's default where
+ * it has none. E_UNSUPPORTED without a tokenizer, E_USAGE for a template that cannot be parsed. */
+STRATA_API enum strata_status strata_chat_new(const struct strata_model *model, const char *text,
+    struct strata_chat **out, struct strata_error *err);
+STRATA_API void strata_chat_free(struct strata_chat *chat);
+STRATA_API const char *strata_chat_template(const struct strata_chat *chat);
+STRATA_API bool strata_chat_is_default(
+    const struct strata_chat *chat); /* llama.cpp's, not its own */
+STRATA_API bool strata_chat_can_think(const struct strata_chat *chat); /* and need not */
+STRATA_API bool strata_chat_has_tools(const struct strata_chat *chat);
+
+/* Renders a conversation: a JSON object in the terms of OpenAI's chat completions. Of it are used
+ *      messages (required), tools, tool_choice, parallel_tool_calls, response_format,
+ *      json_schema (a schema), grammar (GBNF), enable_thinking, reasoning_effort,
+ *      chat_template_kwargs, add_generation_prompt, continue_final_message
+ * and everything else is ignored. A name of a control token within a message is text, whoever wrote
+ * it: only the template makes control tokens. E_USAGE, with llama.cpp's words, when it cannot. */
+STRATA_API enum strata_status strata_chat_render(const struct strata_chat *chat,
+    const char *request, size_t length, struct strata_prompt **out, struct strata_error *err);
+
+/* A JSON schema as a grammar, to be freed with free(). E_USAGE. */
+STRATA_API enum strata_status strata_schema_grammar(
+    const char *schema, size_t length, char **grammar, struct strata_error *err);
+
+/* --- Generated text ------------------------------------------------------------------------- */
+
+/* Generated tokens become text: valid UTF-8 in whole characters (what is none becomes U+FFFD), up to
+ * the first stop string, of which nothing is given out. */
+struct strata_text;
+
+/* `prompt` adds its own stop strings, and the control tokens that are meant to be seen. The strings
+ * are copied, empty ones ignored. */
+STRATA_API enum strata_status strata_text_new(const struct strata_model *model,
+    const struct strata_prompt *prompt, const char *const *stops, size_t n_stops,
+    struct strata_text **out, struct strata_error *err);
+STRATA_API void strata_text_free(struct strata_text *text);
+/* Adds a token. Returns what is certain now, *n bytes and a NUL, valid until the next call. Nothing
+ * comes after a stop string. */
+STRATA_API const char *strata_text_add(struct strata_text *text, int32_t token, size_t *n);
+/* What was held back because it could have become a stop string, or a character. */
+STRATA_API const char *strata_text_end(struct strata_text *text, size_t *n);
+/* The stop string that was found, or NULL. */
+STRATA_API const char *strata_text_stop(const struct strata_text *text);
+
+enum strata_delta_kind { STRATA_DELTA_CONTENT, STRATA_DELTA_REASONING, STRATA_DELTA_TOOL_CALL };
+
+/* A piece of a reply. */
+struct strata_delta {
+    enum strata_delta_kind kind;
+    const char *text; /* of a tool call: a piece of its arguments (JSON) */
+    size_t length;
+    int call;         /* which tool call: 0, 1, ... */
+    const char *name; /* of the function, and the call's id: when it begins, else NULL */
+    const char *id;
+};
+
+struct strata_tool_call {
+    const char *id, *name, *arguments;
+};
+
+struct strata_message {
+    const char *content;   /* "" if none */
+    const char *reasoning; /* "" if none */
+    const struct strata_tool_call *calls;
+    size_t n_calls;
+};
+
+/* Reads generated text as the prompt's template wants it: what is content, what is reasoning, what
+ * are tool calls. Text that does not follow the format is content. */
+struct strata_reply;
+
+STRATA_API enum strata_status strata_reply_new(
+    const struct strata_prompt *prompt, struct strata_reply **out, struct strata_error *err);
+STRATA_API void strata_reply_free(struct strata_reply *reply);
+/* Adds text; `last` when it is complete. *deltas: what is new, valid until the next call. */
+STRATA_API enum strata_status strata_reply_add(struct strata_reply *reply, const char *text,
+    size_t n, bool last, const struct strata_delta **deltas, size_t *n_deltas,
+    struct strata_error *err);
+/* All of it so far. Valid until the next call. */
+STRATA_API void strata_reply_message(const struct strata_reply *reply, struct strata_message *out);
+
+/* --- Samplers ------------------------------------------------------------------------------ */
+
+/* Chooses tokens by logits, a history and a grammar: any number of them on one session. Made and
+ * freed on any thread. */
+struct strata_sampler;
+
+/* `prompt` may be NULL, or adds its grammar; one in `sampling` goes before. Its tokens are not added
+ * to the history. E_USAGE for values that cannot be, and for a grammar that cannot be parsed. */
+STRATA_API enum strata_status strata_sampler_new(const struct strata_model *model,
+    const struct strata_sampling *sampling, const struct strata_prompt *prompt,
+    struct strata_sampler **out, struct strata_error *err);
+STRATA_API void strata_sampler_free(struct strata_sampler *sampler);
+/* Adds a prompt's token to the penalty history. */
+STRATA_API void strata_sampler_accept(struct strata_sampler *sampler, int32_t token);
+/* Picks a token by a row of the last evaluation (see strata_logits) and adds it to the history.
+ * E_LLAMA when the grammar leaves none. */
+STRATA_API enum strata_status strata_sampler_pick(struct strata_sampler *sampler,
+    struct strata_session *session, size_t row, int32_t *token, struct strata_error *err);
+
+struct strata_logprob {
+    int32_t token;
+    float logprob;
+};
+/* Natural logarithms of probabilities by a row, before any sampling: that of `token` in *chosen, and
+ * the `n` likeliest tokens in `top` (n <= n_vocab; may be 0), the likeliest first. */
+STRATA_API void strata_logprobs(struct strata_session *session, size_t row, int32_t token,
+    float *chosen, struct strata_logprob *top, size_t n);
 
 /* --- Routing traces ----------------------------------------------------------------------- */
 

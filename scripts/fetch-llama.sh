@@ -10,6 +10,7 @@
 #
 #   DIR/include           llama.h, ggml*.h, gguf.h, ggml-backend-impl.h
 #   DIR/include/common    headers of libllama-common     DIR/include/vendor   what those need
+#   DIR/include/common/jinja                             what common/chat.h needs
 #   DIR/lib               libllama, libggml, libggml-base, libllama-common, libggml-cpu-*, ...
 #   DIR/LICENSE           llama.cpp's licence
 set -euo pipefail
@@ -94,7 +95,7 @@ done
 
 source_lock=$(locked node-llama-cpp)
 binary_lock=$(locked "@node-llama-cpp/$platform")
-stamp="$platform $binary_lock source $source_lock"
+stamp="$platform $binary_lock source $source_lock headers 2" # a higher number: more is laid out
 if [ -f "$into/.stamp" ] && [ "$(cat "$into/.stamp")" = "$stamp" ]; then
     exit 0
 fi
@@ -120,9 +121,10 @@ git -C "$tmp/git" -c advice.detachedHead=false checkout --quiet HEAD -- \
     LICENSE include ggml/include ggml/src/ggml-backend-impl.h common vendor/nlohmann
 
 out=$tmp/out
-mkdir -p "$out/lib" "$out/include/common" "$out/include/vendor"
+mkdir -p "$out/lib" "$out/include/common/jinja" "$out/include/vendor"
 cp "$tmp/git/include/"*.h "$tmp/git/ggml/include/"*.h "$tmp/git/ggml/src/ggml-backend-impl.h" "$out/include/"
 cp "$tmp/git/common/"*.h "$out/include/common/"
+cp "$tmp/git/common/jinja/"*.h "$out/include/common/jinja/"
 cp -R "$tmp/git/vendor/nlohmann" "$out/include/vendor/"
 cp "$tmp/git/LICENSE" "$out/"
 found=

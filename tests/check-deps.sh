@@ -26,7 +26,8 @@ cmd: base unistd.h signal.h jansson.h synth.c=synth/synth.h sim.c=sim/sim.h
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).
 iso='assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign
 stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath time uchar wchar wctype
-cstddef cstdint cstdio cstdlib cstring exception new stdexcept string vector'
+algorithm cctype cmath cstddef cstdint cstdio cstdlib cstring exception functional new random set stdexcept
+string vector'
 # Each overruns its buffer, hides an error, or keeps hidden state. Instead: snprintf, memcpy,
 # st_parse_size or strtol with its end pointer, strtok_r, the *_r forms of time, mkstemp.
 banned='strcpy strcat strncpy strncat sprintf vsprintf gets atoi atol atoll atof strtok alloca
@@ -74,7 +75,7 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
         base = target; sub(/\.h$/, "", base)
         if (base in is_iso || (module, target) in may) return 1
         if (target ~ /^(gguf|ggml[a-z-]*)\.h$/) return (module, "GGML") in may
-        if (target ~ /^(llama(-cpp)?|common\/fit)\.h$/) return (module, "LLAMA") in may
+        if (target ~ /^(llama(-cpp)?|common\/(chat|fit|json-schema-to-grammar|log|sampling))\.h$/) return (module, "LLAMA") in may
         owner = target; sub(/\/.*/, "", owner)
         if (owner in known)
             return owner == module || (module, owner) in may || (module, name "=" target) in may

@@ -39,7 +39,7 @@ struct strata_model {
 
 struct strata_session {
     struct strata_model *model;
-    struct llama_sampler *sampler;
+    struct strata_sampler *sampler; /* of strata_sample; NULL until it is needed */
     uint32_t n_past;
     size_t n_rows; /* rows of logits of the last eval */
     bool all_rows;
@@ -55,5 +55,11 @@ struct strata_session {
 /* An empty model with these options, freed with strata_model_free. E_USAGE while there is another. */
 enum strata_status st_model_new(const struct strata_model_options *options,
     struct strata_model **out, struct strata_error *err);
+
+/* What llama.cpp calls a row of the last evaluation. */
+int32_t st_session_row(const struct strata_session *session, size_t row);
+
+/* A token was chosen: for the figures. */
+void st_session_sampled(struct strata_session *session);
 
 #endif

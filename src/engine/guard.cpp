@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "common/fit.h"
+#include "common/log.h"
+#include "engine/guarded.h"
 
 extern "C" {
 #include "base/error.h"
@@ -46,15 +48,13 @@ void st_guard_init(void)
 {
     llama_log_set(on_log, nullptr);
     ggml_set_abort_callback(on_abort);
+    common_log_set_verbosity_thold(-1); /* libllama-common's own log: to stderr, past ours */
 }
 
-/* Runs `call`; its exceptions, and a false result, become E_LLAMA with llama.cpp's last words. */
-template <typename Call>
-static enum strata_status guard(
-    struct strata_error *err, const char *hint, const char *what, Call call)
+bool st_guarded(const std::function<bool()> &call, std::string &why)
 {
-    std::string why;
     bool ok = false;
+    why.clear();
     last_words.clear();
     guarded = true;
     try {
@@ -65,13 +65,26 @@ static enum strata_status guard(
         why = "unknown exception";
     }
     guarded = false;
-    if (ok) {
-        return STRATA_OK;
-    }
-    if (why.empty()) {
+    if (!ok && why.empty()) {
         why = last_words.empty() ? "no reason given" : last_words;
     }
-    return st_fail(err, STRATA_E_LLAMA, hint, "llama.cpp cannot %s: %s", what, why.c_str());
+    return ok;
+}
+
+enum strata_status st_guarded_status(enum strata_status status, struct strata_error *err,
+    const char *hint, const char *what, const std::function<bool()> &call)
+{
+    std::string why;
+    if (st_guarded(call, why)) {
+        return STRATA_OK;
+    }
+    return st_fail(err, status, hint, "llama.cpp cannot %s: %s", what, why.c_str());
+}
+
+static enum strata_status guard(
+    struct strata_error *err, const char *hint, const char *what, const std::function<bool()> &call)
+{
+    return st_guarded_status(STRATA_E_LLAMA, err, hint, what, call);
 }
 
 template <typename Load>

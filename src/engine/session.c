@@ -46,7 +46,7 @@ void strata_session_free(struct strata_session *s)
             st_history_save(m->history, m->options.threads, m->options.repack, s->decode_tokens,
                 (double)s->decode_compute_ns * 1e-9);
         }
-        llama_sampler_free(s->sampler);
+        strata_sampler_free(s->sampler);
         s->model->in_session = false;
         free(s);
     }
@@ -210,10 +210,15 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
     return STRATA_OK;
 }
 
-const float *strata_logits(struct strata_session *s, size_t i)
+int32_t st_session_row(const struct strata_session *s, size_t i)
 {
     ST_ASSERT(i < s->n_rows);
-    return llama_get_logits_ith(s->model->ctx, s->all_rows ? (int32_t)i : -1);
+    return s->all_rows ? (int32_t)i : -1;
+}
+
+const float *strata_logits(struct strata_session *s, size_t i)
+{
+    return llama_get_logits_ith(s->model->ctx, st_session_row(s, i));
 }
 
 /* --- Routing traces ------------------------------------------------------------------------ */
@@ -254,41 +259,30 @@ void strata_sampling_init(struct strata_sampling *sampling)
         .top_k = 40,
         .top_p = 0.95f,
         .min_p = 0.05f,
+        .typical_p = 1,
+        .top_n_sigma = -1,
         .repeat_penalty = 1,
         .repeat_last_n = 64,
-        .seed = 0,
+        .dry_base = 1.75f,
+        .dry_allowed_length = 2,
+        .dry_penalty_last_n = 64,
+        .xtc_threshold = 0.1f,
+        .dynatemp_exponent = 1,
+        .mirostat_tau = 5,
+        .mirostat_eta = 0.1f,
     };
 }
 
-/* The order is that of llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature. */
 enum strata_status strata_sampling_set(
     struct strata_session *s, const struct strata_sampling *sampling, struct strata_error *err)
 {
-    if (!(sampling->temp >= 0) || !(sampling->repeat_penalty > 0)) {
-        return st_fail(err, STRATA_E_USAGE, "",
-            "temperature %g and repeat penalty %g: must not be negative", (double)sampling->temp,
-            (double)sampling->repeat_penalty);
+    struct strata_sampler *sampler;
+    enum strata_status status = strata_sampler_new(s->model, sampling, NULL, &sampler, err);
+    if (status == STRATA_OK) {
+        strata_sampler_free(s->sampler);
+        s->sampler = sampler;
     }
-    struct llama_sampler *chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
-    if (sampling->repeat_penalty != 1) {
-        llama_sampler_chain_add(
-            chain, llama_sampler_init_penalties(llama_vocab_n_tokens(s->model->vocab),
-                       sampling->repeat_last_n, sampling->repeat_penalty, 0, 0));
-    }
-    if (sampling->temp == 0) {
-        llama_sampler_chain_add(chain, llama_sampler_init_greedy());
-    } else {
-        if (sampling->top_k > 0) {
-            llama_sampler_chain_add(chain, llama_sampler_init_top_k(sampling->top_k));
-        }
-        llama_sampler_chain_add(chain, llama_sampler_init_top_p(sampling->top_p, 1));
-        llama_sampler_chain_add(chain, llama_sampler_init_min_p(sampling->min_p, 1));
-        llama_sampler_chain_add(chain, llama_sampler_init_temp(sampling->temp));
-        llama_sampler_chain_add(chain, llama_sampler_init_dist(sampling->seed));
-    }
-    llama_sampler_free(s->sampler);
-    s->sampler = chain;
-    return STRATA_OK;
+    return status;
 }
 
 int32_t strata_sample(struct strata_session *s)
@@ -298,17 +292,22 @@ int32_t strata_sample(struct strata_session *s)
         strata_sampling_init(&greedy);
         strata_sampling_set(s, &greedy, NULL);
     }
-    int32_t token = llama_sampler_sample(s->sampler, s->model->ctx, -1);
+    int32_t token = -1;
+    strata_sampler_pick(s->sampler, s, s->n_rows - 1, &token, NULL);
+    return token;
+}
+
+void st_session_sampled(struct strata_session *s)
+{
     if (s->generated_tokens++ == 0) {
         s->first_token_ns = st_now_ns() - s->start_ns;
     }
-    return token;
 }
 
 void strata_sample_accept(struct strata_session *s, int32_t token)
 {
     if (s->sampler) {
-        llama_sampler_accept(s->sampler, token);
+        strata_sampler_accept(s->sampler, token);
     }
 }
 

@@ -1,0 +1,409 @@
+/* chat.cpp - prompts: texts as they are, and conversations by llama.cpp's chat templates. */
+#include <cstdlib>
+#include <cstring>
+
+#include "common/chat.h"
+#include "common/json-schema-to-grammar.h"
+#include "engine/control_tokens.h"
+#include "engine/guarded.h"
+#include "engine/prompt.h"
+
+extern "C" {
+#include "base/error.h"
+#include "engine/engine.h"
+}
+
+struct strata_chat {
+    const llama_vocab *vocab;
+    common_chat_templates_ptr templates;
+    ControlTokens control;
+    std::string source;
+
+    explicit strata_chat(const llama_vocab *v) : vocab(v), control(v)
+    {
+    }
+};
+
+/* --- Prompts ------------------------------------------------------------------------------- */
+
+static const size_t text_max = INT32_MAX / 4;
+
+static enum strata_status too_long(struct strata_error *err, size_t length)
+{
+    return st_fail(err, STRATA_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
+}
+
+enum strata_status strata_prompt_from_text(const struct strata_model *m, const char *text,
+    size_t length, struct strata_prompt **out, struct strata_error *err)
+{
+    size_t n;
+    enum strata_status status = strata_tokenize(m, text, length, true, NULL, 0, &n, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    if (n == 0) {
+        return st_fail(err, STRATA_E_USAGE, "Give it some text.", "the prompt is empty");
+    }
+    auto prompt = new strata_prompt;
+    prompt->text.assign(text, length);
+    prompt->tokens.resize(n);
+    status = strata_tokenize(m, text, length, true, prompt->tokens.data(), n, &n, err);
+    if (status != STRATA_OK) {
+        delete prompt;
+        return status;
+    }
+    *out = prompt;
+    return STRATA_OK;
+}
+
+void strata_prompt_free(struct strata_prompt *prompt)
+{
+    delete prompt;
+}
+
+const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length)
+{
+    if (length) {
+        *length = prompt->text.size();
+    }
+    return prompt->text.c_str();
+}
+
+const int32_t *strata_prompt_tokens(const struct strata_prompt *prompt, size_t *n)
+{
+    *n = prompt->tokens.size();
+    return prompt->tokens.data();
+}
+
+bool st_prompt_shows(const struct strata_prompt *prompt, int32_t token)
+{
+    return prompt->shown.count(token) > 0;
+}
+
+const char *st_prompt_stop(const struct strata_prompt *prompt, size_t i)
+{
+    return i < prompt->stops.size() ? prompt->stops[i].c_str() : NULL;
+}
+
+/* --- Templates ----------------------------------------------------------------------------- */
+
+enum strata_status strata_chat_new(const struct strata_model *m, const char *text,
+    struct strata_chat **out, struct strata_error *err)
+{
+    if (!strata_model_has_text(m)) {
+        return st_fail(err, STRATA_E_UNSUPPORTED, "Use a model with a tokenizer.",
+            "the model has no tokenizer, and so no chat");
+    }
+    auto chat = new strata_chat(m->vocab);
+    enum strata_status status = st_guarded_status(
+        STRATA_E_USAGE, err, "Give a template that it knows.", "use the chat template", [&] {
+            chat->templates = common_chat_templates_init(m->llama, text ? text : "");
+            chat->source = common_chat_templates_source(chat->templates.get());
+            return true;
+        });
+    if (status != STRATA_OK) {
+        delete chat;
+        return status;
+    }
+    *out = chat;
+    return STRATA_OK;
+}
+
+void strata_chat_free(struct strata_chat *chat)
+{
+    delete chat;
+}
+
+const char *strata_chat_template(const struct strata_chat *chat)
+{
+    return chat->source.c_str();
+}
+
+bool strata_chat_is_default(const struct strata_chat *chat)
+{
+    return !common_chat_templates_was_explicit(chat->templates.get());
+}
+
+bool strata_chat_can_think(const struct strata_chat *chat)
+{
+    bool can = false;
+    std::string why;
+    st_guarded(
+        [&] {
+            can = common_chat_templates_support_enable_thinking(chat->templates.get());
+            return true;
+        },
+        why);
+    return can;
+}
+
+bool strata_chat_has_tools(const struct strata_chat *chat)
+{
+    auto caps = common_chat_templates_get_caps(chat->templates.get());
+    return caps["supports_tools"] || caps["supports_tool_calls"];
+}
+
+/* --- Requests ------------------------------------------------------------------------------ */
+
+/* Marks control tokens in the strings of a message, whatever is in it, and in descriptions of tools.
+ * What is compared with a list (roles, names) or copied into a grammar is left alone. */
+static void protect_strings(
+    const ControlTokens &control, const ControlTokens::Marks &marks, common_json &value, bool here)
+{
+    if (value.is_string()) {
+        if (here) {
+            value = control.protect(value.get<std::string>(), marks);
+        }
+    } else if (value.is_object()) {
+        for (const auto &[key, item] : value.items()) {
+            bool name = key == "role" || key == "type" || key == "name" || key == "id" ||
+                        key == "tool_call_id";
+            protect_strings(control, marks, item, (here && !name) || key == "description");
+        }
+    } else if (value.is_array()) {
+        for (size_t i = 0; i < value.size(); i++) {
+            protect_strings(control, marks, value.at(i), here);
+        }
+    }
+}
+
+/* A choice of one function is a list of one tool, of which a call is required. */
+static void choose_tool(
+    const common_json &choice, common_json &tools, common_chat_templates_inputs &in)
+{
+    if (choice.is_string()) {
+        in.tool_choice = common_chat_tool_choice_parse_oaicompat(choice.get<std::string>());
+    } else if (choice.is_object()) {
+        std::string name = choice.at("function").at("name").get<std::string>();
+        common_json chosen = common_json::array();
+        for (size_t i = 0; i < tools.size(); i++) {
+            if (tools.at(i).at("function").at("name").get<std::string>() == name) {
+                chosen.push_back(tools.at(i));
+            }
+        }
+        if (chosen.empty()) {
+            throw std::invalid_argument("tool_choice names '" + name + "', which is not in tools");
+        }
+        tools = chosen;
+        in.tool_choice = COMMON_CHAT_TOOL_CHOICE_REQUIRED;
+    } else if (!choice.is_null()) {
+        throw std::invalid_argument("tool_choice must be a string or an object");
+    }
+    if (tools.empty() && in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
+        throw std::invalid_argument("tool_choice requires a tool, and there are none");
+    }
+}
+
+/* The schema the reply must follow, as JSON text; "" if none. */
+static std::string wanted_schema(const common_json &request)
+{
+    common_json schema;
+    if (request.contains("json_schema")) {
+        schema = request.at("json_schema");
+    }
+    if (request.contains("response_format") && !request.at("response_format").is_null()) {
+        const common_json &format = request.at("response_format");
+        std::string type = format.at("type").get<std::string>();
+        if (type == "json_object") {
+            schema = format.contains("schema") ? format.at("schema") : common_json::object();
+        } else if (type == "json_schema") {
+            schema = format.at("json_schema").at("schema");
+        } else if (type != "text") {
+            throw std::invalid_argument("response_format: unknown type '" + type + "'");
+        }
+    }
+    if (schema.is_object() && schema.empty()) {
+        schema["type"] = "object";
+    }
+    return schema.is_null() ? "" : schema.dump();
+}
+
+static bool flag(const common_json &request, const char *name, bool otherwise)
+{
+    if (!request.contains(name) || request.at(name).is_null()) {
+        return otherwise;
+    }
+    if (!request.at(name).is_boolean()) {
+        throw std::invalid_argument(std::string(name) + " must be true or false");
+    }
+    return request.at(name).get<bool>();
+}
+
+static void read_thinking(const common_json &request, common_chat_templates_inputs &in)
+{
+    if (request.contains("chat_template_kwargs") && !request.at("chat_template_kwargs").is_null()) {
+        const common_json &kwargs = request.at("chat_template_kwargs");
+        if (!kwargs.is_object()) {
+            throw std::invalid_argument("chat_template_kwargs must be an object");
+        }
+        for (const auto &[key, value] : kwargs.items()) {
+            in.chat_template_kwargs[key] = value.dump();
+        }
+        in.enable_thinking = flag(kwargs, "enable_thinking", true);
+    }
+    in.enable_thinking = flag(request, "enable_thinking", in.enable_thinking);
+    if (request.contains("reasoning_effort") && !request.at("reasoning_effort").is_null()) {
+        std::string effort = request.at("reasoning_effort").get<std::string>();
+        if (effort == "none") {
+            in.enable_thinking = false;
+        } else {
+            in.chat_template_kwargs["reasoning_effort"] = common_json::make(effort).dump();
+        }
+    }
+}
+
+static common_chat_templates_inputs read_request(
+    const struct strata_chat *chat, const common_json &request)
+{
+    if (!request.contains("messages") || !request.at("messages").is_array() ||
+        request.at("messages").empty()) {
+        throw std::invalid_argument("messages must be a list of at least one message");
+    }
+    common_chat_templates_inputs in;
+    common_json tools = request.contains("tools") && !request.at("tools").is_null()
+                            ? request.at("tools")
+                            : common_json::array();
+    if (!tools.is_array()) {
+        throw std::invalid_argument("tools must be a list");
+    }
+    choose_tool(request.contains("tool_choice") ? request.at("tool_choice") : common_json(nullptr),
+        tools, in);
+    auto caps = common_chat_templates_get_caps(chat->templates.get());
+    in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
+    in.tools = common_chat_tools_parse_oaicompat(tools);
+    in.json_schema = wanted_schema(request);
+    in.grammar = request.contains("grammar") && !request.at("grammar").is_null()
+                     ? request.at("grammar").get<std::string>()
+                     : "";
+    in.parallel_tool_calls =
+        flag(request, "parallel_tool_calls", caps["supports_parallel_tool_calls"]);
+    in.add_generation_prompt = flag(request, "add_generation_prompt", true);
+    if (flag(request, "continue_final_message", false)) {
+        in.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
+        in.add_generation_prompt = false;
+    }
+    in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* apart from the content */
+    read_thinking(request, in);
+    return in;
+}
+
+/* --- Rendering ----------------------------------------------------------------------------- */
+
+static std::vector<llama_token> tokens_of(const llama_vocab *vocab, const std::string &text)
+{
+    return common_tokenize(vocab, text, false, true);
+}
+
+/* A word that is one token triggers as that token. */
+static common_grammar_trigger resolve(
+    const llama_vocab *vocab, common_grammar_trigger trigger, std::set<llama_token> &shown)
+{
+    if (trigger.type == COMMON_GRAMMAR_TRIGGER_TYPE_WORD) {
+        auto ids = tokens_of(vocab, trigger.value);
+        if (ids.size() == 1) {
+            trigger.type = COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN;
+            trigger.token = ids[0];
+            shown.insert(ids[0]);
+        }
+    }
+    return trigger;
+}
+
+static void take_grammar(
+    const struct strata_chat *chat, const common_chat_params &params, struct strata_prompt *prompt)
+{
+    for (const std::string &name : params.preserved_tokens) {
+        auto ids = tokens_of(chat->vocab, name);
+        if (ids.size() == 1) {
+            prompt->shown.insert(ids[0]);
+        }
+    }
+    if (!params.grammar.empty()) {
+        prompt->grammar = {COMMON_GRAMMAR_TYPE_TOOL_CALLS, params.grammar};
+        prompt->grammar_lazy = params.grammar_lazy;
+        for (const auto &trigger : params.grammar_triggers) {
+            prompt->triggers.push_back(resolve(chat->vocab, trigger, prompt->shown));
+        }
+    }
+    if (!params.thinking_start_tag.empty()) {
+        prompt->thinking_start = tokens_of(chat->vocab, params.thinking_start_tag);
+        for (const std::string &tag : params.thinking_end_tags) {
+            prompt->thinking_ends.push_back(tokens_of(chat->vocab, tag));
+        }
+    }
+}
+
+static void take_parser(const common_chat_params &params, const common_chat_templates_inputs &in,
+    struct strata_prompt *prompt)
+{
+    prompt->parser = common_chat_parser_params(params);
+    prompt->parser.generation_prompt = prompt->generation_prompt;
+    prompt->parser.reasoning_format = in.reasoning_format;
+    prompt->parser.parse_tool_calls =
+        !in.tools.empty() && in.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
+    prompt->parser.is_continuation = in.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
+    if (!params.parser.empty()) {
+        prompt->parser.parser.load(params.parser);
+        prompt->parsed = true;
+    }
+}
+
+static void render(
+    const struct strata_chat *chat, const std::string &text, struct strata_prompt *prompt)
+{
+    auto marks = ControlTokens::choose_marks(text);
+    common_json request = common_json::parse(text);
+    if (!request.is_object()) {
+        throw std::invalid_argument("the request must be an object");
+    }
+    if (request.contains("messages")) {
+        protect_strings(chat->control, marks, request["messages"], true);
+    }
+    if (request.contains("tools")) {
+        protect_strings(chat->control, marks, request["tools"], false);
+    }
+    auto in = read_request(chat, request);
+    auto params = common_chat_templates_apply(chat->templates.get(), in);
+    prompt->text = params.prompt;
+    prompt->tokens = chat->control.tokenize(prompt->text, marks);
+    prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
+    prompt->stops = params.additional_stops;
+    take_grammar(chat, params, prompt);
+    take_parser(params, in, prompt);
+}
+
+enum strata_status strata_chat_render(const struct strata_chat *chat, const char *request,
+    size_t length, struct strata_prompt **out, struct strata_error *err)
+{
+    if (length > text_max) {
+        return too_long(err, length);
+    }
+    auto prompt = new strata_prompt;
+    enum strata_status status =
+        st_guarded_status(STRATA_E_USAGE, err, "", "render the messages", [&] {
+            render(chat, std::string(request, length), prompt);
+            return true;
+        });
+    if (status == STRATA_OK && prompt->tokens.empty()) {
+        status = st_fail(err, STRATA_E_USAGE, "Give it some text.", "the prompt is empty");
+    }
+    if (status != STRATA_OK) {
+        delete prompt;
+        return status;
+    }
+    *out = prompt;
+    return STRATA_OK;
+}
+
+enum strata_status strata_schema_grammar(
+    const char *schema, size_t length, char **grammar, struct strata_error *err)
+{
+    if (length > text_max) {
+        return too_long(err, length);
+    }
+    return st_guarded_status(STRATA_E_USAGE, err, "", "make a grammar of the schema", [&] {
+        std::string text = json_schema_to_grammar(common_json::parse(std::string(schema, length)));
+        *grammar = st_xstrdup(text.c_str());
+        return true;
+    });
+}

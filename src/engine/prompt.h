@@ -1,0 +1,45 @@
+/* prompt.h - the inside of a prompt. C sees only the functions at the end. */
+#ifndef ST_ENGINE_PROMPT_H
+#define ST_ENGINE_PROMPT_H
+
+#include "strata.h"
+
+#ifdef __cplusplus
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/chat.h"
+#include "llama.h"
+
+struct strata_prompt {
+    std::string text;
+    std::vector<llama_token> tokens;
+    std::vector<std::string> stops;
+    std::set<llama_token> shown; /* control tokens that are text in what is generated */
+
+    /* The grammar, as llama.cpp's sampler wants it. */
+    common_grammar grammar;
+    bool grammar_lazy = false;
+    std::vector<common_grammar_trigger> triggers;
+    std::string generation_prompt; /* what the template has begun of the reply */
+    std::vector<llama_token> thinking_start;
+    std::vector<std::vector<llama_token>> thinking_ends;
+
+    bool parsed = false; /* false: all text is content */
+    common_chat_parser_params parser;
+};
+
+extern "C" {
+#endif
+
+/* Whether the control token is text in what is generated. */
+bool st_prompt_shows(const struct strata_prompt *prompt, int32_t token);
+/* The i-th stop string of the template; NULL after the last. */
+const char *st_prompt_stop(const struct strata_prompt *prompt, size_t i);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

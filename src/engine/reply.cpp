@@ -1,0 +1,136 @@
+/* reply.cpp - generated text as content, reasoning and tool calls, by llama.cpp's parsers. */
+#include <random>
+
+#include "engine/guarded.h"
+#include "engine/prompt.h"
+
+extern "C" {
+#include "base/error.h"
+}
+
+struct strata_reply {
+    const strata_prompt *prompt;
+    std::string text;
+    common_chat_msg message;
+    std::vector<std::string> call_ids;
+    size_t n_begun = 0; /* tool calls whose name was given out */
+
+    /* What the last call gave out. */
+    std::vector<common_chat_msg_diff> diffs;
+    std::vector<strata_delta> deltas;
+    mutable std::vector<strata_tool_call> calls;
+};
+
+enum strata_status strata_reply_new(
+    const struct strata_prompt *prompt, struct strata_reply **out, struct strata_error *)
+{
+    auto reply = new strata_reply;
+    reply->prompt = prompt;
+    *out = reply;
+    return STRATA_OK;
+}
+
+void strata_reply_free(struct strata_reply *reply)
+{
+    delete reply;
+}
+
+static std::string new_call_id()
+{
+    static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    std::random_device random;
+    std::string id = "call_";
+    for (int i = 0; i < 24; i++) {
+        id += letters[random() % (sizeof letters - 1)];
+    }
+    return id;
+}
+
+/* Gives out the names of calls up to `n`, which cannot become longer any more. */
+static void begin_calls(struct strata_reply *r, size_t n)
+{
+    for (; r->n_begun < n && r->n_begun < r->message.tool_calls.size(); r->n_begun++) {
+        const auto &call = r->message.tool_calls[r->n_begun];
+        r->deltas.push_back(
+            {STRATA_DELTA_TOOL_CALL, "", 0, (int)r->n_begun, call.name.c_str(), call.id.c_str()});
+    }
+}
+
+static void give_out(struct strata_reply *r, bool last)
+{
+    for (const auto &d : r->diffs) {
+        if (!d.reasoning_content_delta.empty()) {
+            r->deltas.push_back({STRATA_DELTA_REASONING, d.reasoning_content_delta.c_str(),
+                d.reasoning_content_delta.size(), 0, nullptr, nullptr});
+        }
+        if (!d.content_delta.empty()) {
+            r->deltas.push_back({STRATA_DELTA_CONTENT, d.content_delta.c_str(),
+                d.content_delta.size(), 0, nullptr, nullptr});
+        }
+        if (d.tool_call_index == std::string::npos) {
+            continue;
+        }
+        const std::string &arguments = d.tool_call_delta.arguments;
+        begin_calls(r, arguments.empty() ? d.tool_call_index : d.tool_call_index + 1);
+        if (!arguments.empty()) {
+            r->deltas.push_back({STRATA_DELTA_TOOL_CALL, arguments.c_str(), arguments.size(),
+                (int)d.tool_call_index, nullptr, nullptr});
+        }
+    }
+    if (last) {
+        begin_calls(r, r->message.tool_calls.size());
+    }
+}
+
+/* Parses all text so far, and what differs from before. */
+static void parse(struct strata_reply *r, bool last)
+{
+    common_chat_msg now = common_chat_parse(r->text, !last, r->prompt->parser);
+    if (now.empty()) {
+        return;
+    }
+    now.set_tool_call_ids(r->call_ids, new_call_id);
+    r->diffs = common_chat_msg_diff::compute_diffs(r->message, now);
+    r->message = now;
+}
+
+static void add_content(struct strata_reply *r, const char *text, size_t n)
+{
+    common_chat_msg_diff diff;
+    diff.content_delta.assign(text, n);
+    r->message.content.append(text, n);
+    r->diffs.push_back(diff);
+}
+
+enum strata_status strata_reply_add(struct strata_reply *r, const char *text, size_t n, bool last,
+    const struct strata_delta **deltas, size_t *n_deltas, struct strata_error *)
+{
+    std::string why;
+    r->text.append(text, n);
+    r->diffs.clear();
+    r->deltas.clear();
+    if (!r->prompt->parsed) {
+        if (n > 0) {
+            add_content(r, text, n);
+        }
+    } else if ((n > 0 || last) && !st_guarded([&] { return parse(r, last), true; }, why)) {
+        /* Not (yet) in the model's format. In the end, it is text like any other. */
+        if (last && r->message.empty()) {
+            add_content(r, r->text.data(), r->text.size());
+        }
+    }
+    give_out(r, last);
+    *deltas = r->deltas.data();
+    *n_deltas = r->deltas.size();
+    return STRATA_OK;
+}
+
+void strata_reply_message(const struct strata_reply *r, struct strata_message *out)
+{
+    r->calls.clear();
+    for (const auto &call : r->message.tool_calls) {
+        r->calls.push_back({call.id.c_str(), call.name.c_str(), call.arguments.c_str()});
+    }
+    *out = {r->message.content.c_str(), r->message.reasoning_content.c_str(), r->calls.data(),
+        r->calls.size()};
+}

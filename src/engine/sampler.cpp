@@ -1,0 +1,191 @@
+/* sampler.cpp - choosing tokens by llama.cpp's samplers. */
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "common/sampling.h"
+#include "engine/guarded.h"
+#include "engine/prompt.h"
+
+extern "C" {
+#include "base/error.h"
+#include "engine/engine.h"
+}
+
+struct strata_sampler {
+    common_sampler *common = nullptr;
+    llama_sampler *greedy = nullptr; /* instead, when there is nothing else to heed */
+
+    ~strata_sampler()
+    {
+        common_sampler_free(common);
+        llama_sampler_free(greedy);
+    }
+};
+
+static bool finite(const struct strata_sampling *s)
+{
+    const float values[] = {s->temp, s->top_p, s->min_p, s->typical_p, s->top_n_sigma,
+        s->repeat_penalty, s->frequency_penalty, s->presence_penalty, s->dry_multiplier,
+        s->dry_base, s->xtc_probability, s->xtc_threshold, s->dynatemp_range, s->dynatemp_exponent,
+        s->mirostat_tau, s->mirostat_eta};
+    for (float value : values) {
+        if (!std::isfinite(value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum strata_status check(
+    const struct strata_model *m, const struct strata_sampling *s, struct strata_error *err)
+{
+    if (!finite(s)) {
+        return st_fail(err, STRATA_E_USAGE, "", "a sampling parameter is not a finite number");
+    }
+    if (!(s->temp >= 0) || !(s->repeat_penalty > 0)) {
+        return st_fail(err, STRATA_E_USAGE, "",
+            "temperature %g and repeat penalty %g: must not be negative", (double)s->temp,
+            (double)s->repeat_penalty);
+    }
+    if (s->mirostat < 0 || s->mirostat > 2) {
+        return st_fail(err, STRATA_E_USAGE, "", "mirostat %d: must be 0, 1 or 2", s->mirostat);
+    }
+    for (size_t i = 0; i < s->n_biases; i++) {
+        if (s->biases[i].token < 0 || s->biases[i].token >= llama_vocab_n_tokens(m->vocab) ||
+            std::isnan(s->biases[i].bias)) {
+            return st_fail(err, STRATA_E_USAGE, "", "a bias for token %d, of a vocabulary of %d",
+                s->biases[i].token, llama_vocab_n_tokens(m->vocab));
+        }
+    }
+    return STRATA_OK;
+}
+
+/* Nothing but the largest logit. */
+static bool only_greedy(const struct strata_model *m, const struct strata_sampling *s,
+    const struct strata_prompt *prompt)
+{
+    int32_t n_suppressed = 0;
+    llama_vocab_get_suppress_tokens(m->vocab, &n_suppressed);
+    return s->temp == 0 && s->mirostat == 0 && s->repeat_penalty == 1 &&
+           s->frequency_penalty == 0 && s->presence_penalty == 0 && s->dry_multiplier == 0 &&
+           s->n_biases == 0 && !s->ignore_eos && !s->grammar && n_suppressed == 0 &&
+           (!prompt || prompt->grammar.empty());
+}
+
+static common_params_sampling convert(
+    const struct strata_sampling *s, const struct llama_vocab *vocab)
+{
+    common_params_sampling p;
+    p.seed = s->seed;
+    p.n_prev = std::max(64, s->repeat_last_n);
+    p.min_keep = s->min_keep;
+    p.top_k = s->top_k;
+    p.top_p = s->top_p;
+    p.min_p = s->min_p;
+    p.typ_p = s->typical_p;
+    p.top_n_sigma = s->top_n_sigma;
+    p.xtc_probability = s->xtc_probability;
+    p.xtc_threshold = s->xtc_threshold;
+    p.temp = s->temp;
+    p.dynatemp_range = s->dynatemp_range;
+    p.dynatemp_exponent = s->dynatemp_exponent;
+    p.penalty_last_n = s->repeat_last_n;
+    p.penalty_repeat = s->repeat_penalty;
+    p.penalty_freq = s->frequency_penalty;
+    p.penalty_present = s->presence_penalty;
+    p.dry_multiplier = s->dry_multiplier;
+    p.dry_base = s->dry_base;
+    p.dry_allowed_length = s->dry_allowed_length;
+    p.dry_penalty_last_n = s->dry_penalty_last_n;
+    p.mirostat = s->mirostat;
+    p.mirostat_tau = s->mirostat_tau;
+    p.mirostat_eta = s->mirostat_eta;
+    p.no_perf = true;
+    if (s->temp == 0) { /* the largest logit that is left; truncating would only reorder ties */
+        p.samplers = {COMMON_SAMPLER_TYPE_PENALTIES, COMMON_SAMPLER_TYPE_DRY,
+            COMMON_SAMPLER_TYPE_TEMPERATURE};
+        p.dynatemp_range = 0;
+    }
+    for (size_t i = 0; i < s->n_biases; i++) {
+        p.logit_bias.push_back({s->biases[i].token, s->biases[i].bias});
+    }
+    for (llama_token t = 0; s->ignore_eos && t < llama_vocab_n_tokens(vocab); t++) {
+        if (llama_vocab_is_eog(vocab, t)) {
+            p.logit_bias.push_back({t, -INFINITY});
+        }
+    }
+    return p;
+}
+
+static void take_grammar(
+    const struct strata_sampling *s, const struct strata_prompt *prompt, common_params_sampling &p)
+{
+    if (s->grammar && s->grammar[0]) {
+        p.grammar = {COMMON_GRAMMAR_TYPE_USER, s->grammar};
+    } else if (prompt && !prompt->grammar.empty()) {
+        p.grammar = prompt->grammar;
+        p.grammar_lazy = prompt->grammar_lazy;
+        p.grammar_triggers = prompt->triggers;
+        p.preserved_tokens = prompt->shown;
+        p.generation_prompt = prompt->generation_prompt;
+        p.reasoning_budget_start = prompt->thinking_start;
+        p.reasoning_budget_end = prompt->thinking_ends;
+    }
+}
+
+enum strata_status strata_sampler_new(const struct strata_model *m, const struct strata_sampling *s,
+    const struct strata_prompt *prompt, struct strata_sampler **out, struct strata_error *err)
+{
+    enum strata_status status = check(m, s, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    auto sampler = new strata_sampler;
+    status = st_guarded_status(STRATA_E_USAGE, err, "", "sample that way", [&] {
+        if (only_greedy(m, s, prompt)) {
+            sampler->greedy = llama_sampler_init_greedy();
+            return true;
+        }
+        auto params = convert(s, m->vocab);
+        take_grammar(s, prompt, params);
+        sampler->common = common_sampler_init(m->llama, params);
+        return sampler->common != nullptr;
+    });
+    if (status != STRATA_OK) {
+        delete sampler;
+        return status;
+    }
+    *out = sampler;
+    return STRATA_OK;
+}
+
+void strata_sampler_free(struct strata_sampler *sampler)
+{
+    delete sampler;
+}
+
+void strata_sampler_accept(struct strata_sampler *sampler, int32_t token)
+{
+    if (sampler->common) {
+        common_sampler_accept(sampler->common, token, false);
+    }
+}
+
+enum strata_status strata_sampler_pick(struct strata_sampler *sampler,
+    struct strata_session *session, size_t row, int32_t *token, struct strata_error *err)
+{
+    struct llama_context *ctx = session->model->ctx;
+    int32_t index = st_session_row(session, row);
+    st_session_sampled(session);
+    return st_guarded_status(STRATA_E_LLAMA, err, "", "pick a token", [&] {
+        if (sampler->greedy) {
+            *token = llama_sampler_sample(sampler->greedy, ctx, index);
+            return true;
+        }
+        llama_token id = common_sampler_sample(sampler->common, ctx, index);
+        common_sampler_accept(sampler->common, id, true);
+        *token = id;
+        return true;
+    });
+}

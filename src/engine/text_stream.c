@@ -1,0 +1,215 @@
+/*
+ * text_stream.c - generated tokens as text: whole characters, up to a stop string.
+ *
+ *      given out | held back: may become a stop string | bytes of a character that has begun
+ *
+ * `held` is the text after what was given out, all of it valid; `begun` what follows it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include "engine/prompt.h"
+
+struct strata_text {
+    const struct strata_model *model;
+    const struct strata_prompt *prompt;
+    char **stops;
+    size_t n_stops;
+    const char *found;
+    char *held;
+    size_t n_held, cap_held;
+    unsigned char begun[4];
+    size_t n_begun;
+    char *out; /* what the last call returned */
+    size_t cap_out;
+};
+
+static void add_stop(struct strata_text *t, const char *stop)
+{
+    if (stop[0]) {
+        t->stops = st_xrealloc(t->stops, (t->n_stops + 1) * sizeof *t->stops);
+        t->stops[t->n_stops++] = st_xstrdup(stop);
+    }
+}
+
+enum strata_status strata_text_new(const struct strata_model *model,
+    const struct strata_prompt *prompt, const char *const *stops, size_t n_stops,
+    struct strata_text **out, struct strata_error *err)
+{
+    if (!strata_model_has_text(model)) {
+        return st_fail(err, STRATA_E_UNSUPPORTED, "", "the model has no tokenizer");
+    }
+    struct strata_text *t = st_xcalloc(1, sizeof *t);
+    t->model = model;
+    t->prompt = prompt;
+    for (size_t i = 0; i < n_stops; i++) {
+        add_stop(t, stops[i]);
+    }
+    for (size_t i = 0; prompt && st_prompt_stop(prompt, i); i++) {
+        add_stop(t, st_prompt_stop(prompt, i));
+    }
+    *out = t;
+    return STRATA_OK;
+}
+
+void strata_text_free(struct strata_text *t)
+{
+    if (t) {
+        for (size_t i = 0; i < t->n_stops; i++) {
+            free(t->stops[i]);
+        }
+        free(t->stops);
+        free(t->held);
+        free(t->out);
+        free(t);
+    }
+}
+
+const char *strata_text_stop(const struct strata_text *t)
+{
+    return t->found;
+}
+
+/* --- Characters ---------------------------------------------------------------------------- */
+
+static void hold(struct strata_text *t, const void *bytes, size_t n)
+{
+    if (t->n_held + n > t->cap_held) {
+        t->cap_held = 2 * (t->n_held + n) + 64;
+        t->held = st_xrealloc(t->held, t->cap_held);
+    }
+    memcpy(t->held + t->n_held, bytes, n);
+    t->n_held += n;
+}
+
+static void hold_invalid(struct strata_text *t)
+{
+    if (t->n_begun > 0) {
+        hold(t, "\xef\xbf\xbd", 3);
+        t->n_begun = 0;
+    }
+}
+
+/* How many bytes a character has that begins so; 0: none does. */
+static size_t length_of(unsigned char lead)
+{
+    return lead < 0x80                    ? 1
+           : lead >= 0xc2 && lead <= 0xdf ? 2
+           : lead >= 0xe0 && lead <= 0xef ? 3
+           : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                          : 0;
+}
+
+/* Whether `byte` can follow the bytes of a character that has begun: neither overlong, nor a
+ * surrogate, nor beyond U+10FFFF. */
+static bool continues(const struct strata_text *t, unsigned char byte)
+{
+    unsigned char lead = t->begun[0], low = 0x80, high = 0xbf;
+    if (t->n_begun == 1) {
+        low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : low;
+        high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : high;
+    }
+    return byte >= low && byte <= high;
+}
+
+static void add_byte(struct strata_text *t, unsigned char byte)
+{
+    if (t->n_begun > 0 && !continues(t, byte)) {
+        hold_invalid(t);
+    }
+    t->begun[t->n_begun++] = byte;
+    size_t length = length_of(t->begun[0]);
+    if (length == 0) {
+        hold_invalid(t);
+    } else if (t->n_begun == length) {
+        hold(t, t->begun, length);
+        t->n_begun = 0;
+    }
+}
+
+/* --- Stop strings -------------------------------------------------------------------------- */
+
+static const char *find(const char *in, size_t n_in, const char *what, size_t n)
+{
+    for (size_t i = 0; i + n <= n_in; i++) {
+        if (memcmp(in + i, what, n) == 0) {
+            return in + i;
+        }
+    }
+    return NULL;
+}
+
+/* How much of the held text is certain: up to the first stop string, which ends the text, or to
+ * where one may have begun. */
+static size_t certain(struct strata_text *t)
+{
+    size_t upto = t->n_held;
+    for (size_t s = 0; s < t->n_stops; s++) {
+        const char *at = find(t->held, t->n_held, t->stops[s], strlen(t->stops[s]));
+        if (at && (!t->found || (size_t)(at - t->held) < upto)) {
+            t->found = t->stops[s];
+            upto = (size_t)(at - t->held);
+        }
+    }
+    for (size_t s = 0; s < t->n_stops && !t->found; s++) {
+        size_t n = strlen(t->stops[s]) - 1;
+        for (n = n < t->n_held ? n : t->n_held; n > 0; n--) {
+            if (memcmp(t->held + t->n_held - n, t->stops[s], n) == 0) {
+                upto = upto < t->n_held - n ? upto : t->n_held - n;
+                break;
+            }
+        }
+    }
+    return upto;
+}
+
+static const char *give_out(struct strata_text *t, size_t upto, size_t *n)
+{
+    if (t->cap_out <= upto) {
+        t->cap_out = 2 * upto + 64;
+        t->out = st_xrealloc(t->out, t->cap_out);
+    }
+    if (upto > 0) {
+        memcpy(t->out, t->held, upto);
+        memmove(t->held, t->held + upto, t->n_held - upto);
+        t->n_held -= upto;
+    }
+    t->out[upto] = 0;
+    *n = upto;
+    return t->out;
+}
+
+/* --- Tokens -------------------------------------------------------------------------------- */
+
+const char *strata_text_add(struct strata_text *t, int32_t token, size_t *n)
+{
+    char small[256], *piece = small;
+    bool special = t->prompt && st_prompt_shows(t->prompt, token);
+    if (t->found || token < 0 || token >= strata_model_n_vocab(t->model)) {
+        return give_out(t, 0, n);
+    }
+    int32_t got = llama_token_to_piece(t->model->vocab, token, piece, sizeof small, 0, special);
+    if (got < 0) {
+        piece = st_xmalloc((size_t)-got);
+        got = llama_token_to_piece(t->model->vocab, token, piece, -got, 0, special);
+    }
+    for (int32_t i = 0; i < got; i++) {
+        add_byte(t, (unsigned char)piece[i]);
+    }
+    if (piece != small) {
+        free(piece);
+    }
+    return give_out(t, certain(t), n);
+}
+
+const char *strata_text_end(struct strata_text *t, size_t *n)
+{
+    if (t->found) {
+        return give_out(t, 0, n);
+    }
+    hold_invalid(t);
+    size_t upto = certain(t);
+    return give_out(t, t->found ? upto : t->n_held, n);
+}
