@@ -21,7 +21,7 @@ synth: base os model GGML
 sim: base os io cache stream model plan
 backend: base os stream model plan GGML
 engine: base os model hw plan backend GGML LLAMA jansson.h
-cmd: base unistd.h signal.h jansson.h synth.c=synth/synth.h sim.c=sim/sim.h
+cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h synth.c=synth/synth.h sim.c=sim/sim.h
 '
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).
 iso='assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign
@@ -79,7 +79,7 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
         owner = target; sub(/\/.*/, "", owner)
         if (owner in known)
             return owner == module || (module, owner) in may || (module, name "=" target) in may
-        return (module, "SYSTEM") in may
+        return (module, "SYSTEM") in may || (module, name "=" target) in may
     }
 
     FNR == 1 {

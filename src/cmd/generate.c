@@ -13,7 +13,7 @@
 
 /* --- Options ------------------------------------------------------------------------------- */
 
-static const char *parse_tokens(const char *text, void *target)
+const char *generate_parse_tokens(const char *text, void *target)
 {
     static const char expected[] = "token ids joined by commas, such as 1,2,3";
     struct generate_options *o = target;
@@ -115,17 +115,32 @@ static enum strata_status check_files(struct generate_options *o, struct strata_
     return o->file ? read_text(o->file, &o->text, &o->text_length, err) : STRATA_OK;
 }
 
+int generate_parse_spec(
+    const struct cmd_spec *spec, int argc, char **argv, struct generate_options *o)
+{
+    struct strata_error err;
+    int rc = cmd_parse(spec, argc, argv, &o->model_path, NULL);
+    if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
+        rc = cmd_usage_error(spec, "give one of --prompt, --file and --tokens");
+    }
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    if (o->verbose) {
+        strata_log_set_level(STRATA_LOG_DEBUG);
+    }
+    if (check_files(o, &err) != STRATA_OK) {
+        generate_release(o);
+        return cmd_fail(&err);
+    }
+    return CMD_GO_ON;
+}
+
 /* Everything the options set, and where: the table is the description. */
 static int parse(
     const char *name, const char *summary, int argc, char **argv, struct generate_options *o)
 {
-    struct cmd_option options[] = {{CMD_GROUP, .help = "Input (one of)"},
-        {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &o->prompt},
-        {CMD_STRING, 'f', "file", "FILE", "text to continue, from a file; - is standard input",
-            .target = &o->file},
-        {CMD_CALL, 0, "tokens", "IDS", "token ids to continue: 1,2,3", .target = o,
-            .parse = parse_tokens},
-        {CMD_GROUP, .help = "Generation"},
+    struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(o), {CMD_GROUP, .help = "Generation"},
         {CMD_UINT32, 'n', "predict", "N", "tokens to generate", .target = &o->n_predict, .min = 0,
             .max = 1e9},
         {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
@@ -144,33 +159,21 @@ static int parse(
             "write which experts each token used, for strata sim", .target = &o->trace_path},
         {0}};
     const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
-    int rc = cmd_parse(&spec, argc, argv, &o->model_path, NULL);
-    if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
-        rc = cmd_usage_error(&spec, "give one of --prompt, --file and --tokens");
-    }
-    return rc;
+    return generate_parse_spec(&spec, argc, argv, o);
+}
+
+void generate_options_init(struct generate_options *o, uint32_t n_predict)
+{
+    *o = (struct generate_options){.n_predict = n_predict};
+    strata_model_options_init(&o->model);
+    strata_sampling_init(&o->sampling);
 }
 
 int generate_parse(
     const char *spec_name, const char *summary, int argc, char **argv, struct generate_options *o)
 {
-    bool run = strcmp(spec_name, "run") == 0;
-    *o = (struct generate_options){.n_predict = run ? 128 : 32};
-    strata_model_options_init(&o->model);
-    strata_sampling_init(&o->sampling);
-    int rc = parse(spec_name, summary, argc, argv, o);
-    if (rc != CMD_GO_ON) {
-        return rc;
-    }
-    if (o->verbose) {
-        strata_log_set_level(STRATA_LOG_DEBUG);
-    }
-    struct strata_error err;
-    if (check_files(o, &err) != STRATA_OK) {
-        generate_release(o);
-        return cmd_fail(&err);
-    }
-    return CMD_GO_ON;
+    generate_options_init(o, strcmp(spec_name, "run") == 0 ? 128 : 32);
+    return parse(spec_name, summary, argc, argv, o);
 }
 
 void generate_release(struct generate_options *o)

@@ -1,4 +1,4 @@
-/* generate.h - the options that run and verify share: model, input, generation. */
+/* generate.h - the options that run, verify and bench share: model, input, generation. */
 #ifndef ST_CMD_GENERATE_H
 #define ST_CMD_GENERATE_H
 
@@ -24,10 +24,27 @@ struct generate_options {
     struct strata_sampling sampling;
 };
 
+/* clang-format off */
+/* Rows for a table of options. o: struct generate_options * */
+#define GENERATE_INPUT_OPTIONS(o) \
+    {CMD_GROUP, .help = "Input (one of)"}, \
+    {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &(o)->prompt}, \
+    {CMD_STRING, 'f', "file", "FILE", "text to continue, from a file; - is standard input", \
+        .target = &(o)->file}, \
+    {CMD_CALL, 0, "tokens", "IDS", "token ids to continue: 1,2,3", .target = (o), \
+        .parse = generate_parse_tokens}
+/* clang-format on */
+const char *generate_parse_tokens(const char *text, void *target);
+
+void generate_options_init(struct generate_options *options, uint32_t n_predict);
+
 /* Parses the command line of `spec_name` ("run" or "verify"), and finds out before a model is
  * loaded whether its files can be read and written. CMD_GO_ON, or the exit code. */
 int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
     struct generate_options *options);
+/* The same for a command with a table of its own. */
+int generate_parse_spec(
+    const struct cmd_spec *spec, int argc, char **argv, struct generate_options *options);
 void generate_release(struct generate_options *options);
 
 /* The input as tokens of the model: those given, or the text tokenized. The caller frees *tokens. */

@@ -1,0 +1,138 @@
+/*
+ * bench.c - strata bench: how fast, how close to what disk and CPU allow, and against llama.cpp.
+ *
+ * Rounds of runs; each run is a process of its own (bench_run.c). Before each one the system is
+ * asked to forget the model's files, so that all begin alike. The two programs alternate, and who
+ * goes first changes from round to round: a machine that gets slower wrongs neither.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "cmd/bench.h"
+#include "cmd/shared_options.h"
+
+static int parse(struct bench_options *o, int argc, char **argv)
+{
+    struct generate_options *g = &o->generate;
+    const struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(g),
+        {CMD_GROUP, .help = "Measuring"},
+        {CMD_UINT32, 0, "prompt-tokens", "N",
+            "cut or repeat the prompt to this length; default: 256 of a built-in text, all of a "
+            "prompt that is given",
+            .target = &o->prompt_tokens, .min = 1, .max = 1 << 24},
+        {CMD_UINT32, 'n', "predict", "N", "tokens to generate and measure (default 64)",
+            .target = &g->n_predict, .min = 1, .max = 1e9},
+        {CMD_UINT32, 0, "warmup", "N", "tokens to generate before, that do not count (default 8)",
+            .target = &o->warmup, .min = 0, .max = 1e9},
+        {CMD_FLOAT, 0, "seconds", "S",
+            "generate no longer than this, warming up and measuring each (default 60)",
+            .target = &o->seconds, .min = 0, .max = 1e6},
+        {CMD_UINT32, 0, "rounds", "N", "runs of each program (default 3)", .target = &o->rounds,
+            .min = 1, .max = 1000},
+        {CMD_STRING, 0, "vs", "PROGRAM",
+            "llama.cpp: alternate with plain llama.cpp on its mapping of the file (mmap)",
+            .target = &o->versus},
+        {CMD_FLAG, 0, "json", NULL, "print all figures as JSON", .target = &o->json},
+        CMD_MODEL_OPTIONS(&g->model), {CMD_GROUP, .help = "Output"},
+        {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &g->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &g->verbose}, {0}};
+    const struct cmd_spec spec = {"bench", "MODEL [options]",
+        "Measures a model: loading, prompt, generating, what a token's time goes to, how much of "
+        "the disk's speed is used. Each run is a process of its own, and begins with none of the "
+        "model in the page cache.",
+        options, 1, 1,
+        "--mem bounds Strata only. To give llama.cpp no more, run the command in a container with "
+        "that limit (bench/peer.sh does). llama.cpp repacks weights as it does by default if "
+        "Strata, too, holds all of them; if not, it computes on them as stored. Without --ctx the "
+        "context is as long as a run needs."};
+    generate_options_init(g, 64);
+    int rc = generate_parse_spec(&spec, argc, argv, g);
+    if (rc == CMD_GO_ON && o->versus && strcmp(o->versus, "llama.cpp") != 0) {
+        generate_release(g);
+        return cmd_usage_error(&spec, "--vs %s: must be llama.cpp", o->versus);
+    }
+    return rc;
+}
+
+/* Fills in what the command line left open. */
+static void settle(struct bench_options *o)
+{
+    const struct generate_options *g = &o->generate;
+    if (o->prompt_tokens == 0 && !g->prompt && !g->file && !g->tokens) {
+        o->prompt_tokens = 256;
+    }
+    if (g->model.ctx == 0 && (o->prompt_tokens || g->tokens)) {
+        uint64_t prompt = o->prompt_tokens ? o->prompt_tokens : g->n_tokens;
+        o->generate.model.ctx = (uint32_t)(prompt + o->warmup + g->n_predict + 1);
+    }
+}
+
+static void report_run(const struct bench_options *o, const struct strata_file_info *file,
+    enum bench_program program, uint32_t round, const struct bench_run *run)
+{
+    struct bench_figures f = bench_figures_of(run, file->bytes_per_token);
+    if (!o->generate.quiet) {
+        fprintf(stderr,
+            "round %u of %u, %s: %.3f tokens/s (%u in %.1f s), prompt %.1f tokens/s, loaded in "
+            "%.1f s\n",
+            round + 1, o->rounds, program == BENCH_LLAMA ? "llama.cpp" : "Strata",
+            f.decode_tok_per_s, run->n_measured, f.token_s * run->n_measured, f.prompt_tok_per_s,
+            f.load_s);
+    }
+}
+
+/* Whether llama.cpp may hold all weights itself: streamed or not, Strata holds them. */
+static bool fits(const struct strata_placement *p)
+{
+    return p->fits || p->resident_bytes + p->cache_bytes >= p->weights_bytes;
+}
+
+static enum strata_status run_rounds(struct bench_options *o, struct strata_file *file,
+    struct bench_result *r, struct strata_error *err)
+{
+    enum strata_status status = STRATA_OK;
+    for (uint32_t round = 0; round < o->rounds; round++) {
+        for (int turn = 0; turn < BENCH_PROGRAMS && status == STRATA_OK; turn++) {
+            int p = (turn + (int)round) % BENCH_PROGRAMS;
+            if (r->runs[p]) {
+                strata_file_forget(file);
+                status = bench_run(o, (enum bench_program)p, &r->runs[p][round], err);
+            }
+            if (r->runs[p] && status == STRATA_OK) {
+                o->llama_repacks = fits(&r->runs[BENCH_STRATA][0].placement);
+                report_run(o, &r->file, (enum bench_program)p, round, &r->runs[p][round]);
+            }
+        }
+    }
+    return status;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    struct bench_options o = {.warmup = 8, .rounds = 3, .seconds = 60};
+    int rc = parse(&o, argc, argv);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    settle(&o);
+    struct strata_error err;
+    struct strata_file *file = NULL;
+    struct bench_result result = {0};
+    enum strata_status status = strata_file_open(o.generate.model_path, &file, &err);
+    if (status == STRATA_OK) {
+        strata_file_describe(file, &result.file);
+        result.runs[BENCH_STRATA] = st_xcalloc(o.rounds, sizeof *result.runs[0]);
+        result.runs[BENCH_LLAMA] = o.versus ? st_xcalloc(o.rounds, sizeof *result.runs[0]) : NULL;
+        status = run_rounds(&o, file, &result, &err);
+    }
+    if (status == STRATA_OK) {
+        (o.json ? bench_print_json : bench_print_table)(&o, &result);
+    }
+    free(result.runs[BENCH_STRATA]);
+    free(result.runs[BENCH_LLAMA]);
+    strata_file_free(file);
+    generate_release(&o.generate);
+    return status == STRATA_OK ? CMD_OK : cmd_fail(&err);
+}

@@ -1,0 +1,219 @@
+/*
+ * bench_run.c - one run of a benchmark, in a child process.
+ *
+ * A process has one model, and what it did before (memory taken, threads started, our device made
+ * known to llama.cpp) would be in the next one's way. The parent touches neither ggml nor a GPU, so
+ * that a fork alone is enough: the child loads, evaluates, and sends its figures through a pipe.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "cmd/bench.h"
+
+static const char default_text[] =
+    "The harbour was quiet when the survey ship came in. Nobody on the pier had expected her "
+    "before "
+    "the end of the month, and the two men who took her lines asked at once what had gone wrong. "
+    "Nothing had, said the mate: the weather had held, the instruments had worked, and every depth "
+    "on "
+    "the northern half of the sheet had been measured twice. What they had found there was another "
+    "matter. Where the old chart showed forty fathoms of mud there was a ridge of clean rock, nine "
+    "miles long, which rose so steeply that the sounding line had touched it on one side of the "
+    "boat "
+    "and not on the other. In the evening the captain drew it in with a fine pen, compared each "
+    "figure with the notebook, and wrote the date beside it. Then she put out the lamp and "
+    "listened "
+    "to the water for a while. A chart, she had been taught, is a promise made to people one will "
+    "never meet. ";
+
+/* --- The child ----------------------------------------------------------------------------- */
+
+/* The prompt, cut or repeated to the length that was asked for. */
+static enum strata_status make_prompt(const struct bench_options *o,
+    const struct strata_model *model, int32_t **out, size_t *n, struct strata_error *err)
+{
+    struct generate_options input = o->generate;
+    int32_t no_text[] = {0};
+    bool given = input.prompt || input.file || input.tokens;
+    if (!given && strata_model_has_text(model)) {
+        input.prompt = default_text;
+    } else if (!given) {
+        input.tokens = no_text;
+        input.n_tokens = 1;
+    }
+    enum strata_status status = generate_input(&input, model, out, n, err);
+    if (status != STRATA_OK || o->prompt_tokens == 0) {
+        return status;
+    }
+    size_t length = *n, first = length > 1 && !input.tokens; /* a text begins only once */
+    *out = st_xrealloc(*out, o->prompt_tokens * sizeof **out);
+    for (size_t i = length; i < o->prompt_tokens; i++) {
+        (*out)[i] = (*out)[first + (i - length) % (length - first)];
+    }
+    *n = o->prompt_tokens;
+    return STRATA_OK;
+}
+
+/* Generates up to n tokens, one at least, or until the time is up. */
+static enum strata_status generate(struct strata_session *session, const struct bench_options *o,
+    uint32_t n, int32_t *token, struct bench_run *run, struct strata_error *err)
+{
+    uint64_t start = st_now_ns();
+    enum strata_status status = STRATA_OK;
+    run->n_measured = 0;
+    while (run->n_measured < n && status == STRATA_OK) {
+        if (run->n_measured > 0 && (double)(st_now_ns() - start) * 1e-9 > (double)o->seconds) {
+            break;
+        }
+        status = strata_eval(session, token, 1, false, err);
+        if (status == STRATA_OK) {
+            run->n_measured++;
+            *token = strata_sample(session);
+            if (run->n_ids < BENCH_IDS) {
+                run->ids[run->n_ids++] = *token;
+            }
+        }
+    }
+    return status;
+}
+
+static enum strata_status measure(struct strata_model *model, struct strata_session *session,
+    const struct bench_options *o, struct bench_run *run, struct strata_error *err)
+{
+    int32_t *prompt = NULL;
+    size_t n = 0;
+    enum strata_status status = make_prompt(o, model, &prompt, &n, err);
+    if (status == STRATA_OK) {
+        status = strata_eval(session, prompt, n, false, err);
+    }
+    free(prompt);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    int32_t token = strata_sample(session);
+    run->ids[run->n_ids++] = token;
+    strata_stats_get(session, &run->prompt);
+    if (o->warmup > 0) {
+        status = generate(session, o, o->warmup, &token, run, err);
+    }
+    strata_stats_get(session, &run->start);
+    if (status == STRATA_OK) {
+        status = generate(session, o, o->generate.n_predict, &token, run, err);
+    }
+    strata_stats_get(session, &run->end);
+    return status;
+}
+
+static void run_model(
+    const struct bench_options *o, enum bench_program program, struct bench_run *run)
+{
+    struct strata_model_options options = o->generate.model;
+    struct strata_model *model = NULL;
+    struct strata_session *session = NULL;
+    struct progress_line line;
+    progress_init(&line, o->generate.quiet);
+    options.progress = progress_report;
+    options.progress_user = &line;
+    if (program == BENCH_LLAMA) {
+        options.plain = options.mmap = true;
+        options.repack = options.repack && o->llama_repacks;
+    }
+    enum strata_status status =
+        strata_model_load(o->generate.model_path, &options, &model, &run->err);
+    progress_end(&line);
+    if (status == STRATA_OK) {
+        strata_model_placement(model, &run->placement);
+        status = strata_session_new(model, &session, &run->err);
+    }
+    if (status == STRATA_OK) {
+        status = measure(model, session, o, run, &run->err);
+    }
+    strata_session_free(session);
+    strata_model_free(model);
+    run->err.status = status;
+}
+
+static bool send_run(int fd, const struct bench_run *run)
+{
+    const char *at = (const char *)run;
+    for (size_t left = sizeof *run; left > 0;) {
+        ssize_t n = write(fd, at, left);
+        if (n < 0 && errno != EINTR) {
+            return false;
+        }
+        at += n > 0 ? n : 0;
+        left -= n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+/* --- The parent ---------------------------------------------------------------------------- */
+
+static bool receive_run(int fd, struct bench_run *run)
+{
+    size_t got = 0;
+    while (got < sizeof *run) {
+        ssize_t n = read(fd, (char *)run + got, sizeof *run - got);
+        if (n == 0 || (n < 0 && errno != EINTR)) {
+            return false;
+        }
+        got += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+static enum strata_status died(
+    enum bench_program program, int status, const struct bench_options *o, struct strata_error *err)
+{
+    const char *name = program == BENCH_LLAMA ? "llama.cpp" : "Strata";
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
+        return st_fail(err, STRATA_E_NOMEM,
+            "Usually the system did that for want of memory: raise the limit it runs under.",
+            "the process that ran %s with %s was killed", o->generate.model_path, name);
+    }
+    return st_fail(err, STRATA_E_LLAMA, "Its messages are above; --verbose shows more.",
+        "the process that ran %s with %s ended by %s %d", o->generate.model_path, name,
+        WIFSIGNALED(status) ? "signal" : "exit code",
+        WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+enum strata_status bench_run(const struct bench_options *o, enum bench_program program,
+    struct bench_run *run, struct strata_error *err)
+{
+    int ends[2], status = 0;
+    *run = (struct bench_run){0};
+    if (pipe(ends) != 0) {
+        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot make a pipe");
+    }
+    fflush(NULL); /* or the child's copy would be written, too */
+    pid_t child = fork();
+    if (child == 0) {
+        close(ends[0]);
+        run_model(o, program, run);
+        fflush(NULL);
+        _exit(send_run(ends[1], run) ? 0 : 1);
+    }
+    int failed = child < 0 ? errno : 0;
+    close(ends[1]);
+    bool whole = child > 0 && receive_run(ends[0], run);
+    close(ends[0]);
+    if (failed) {
+        return st_fail_errno(err, STRATA_E_NOMEM, failed, "", "cannot start a process");
+    }
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (!whole) {
+        return died(program, status, o, err);
+    }
+    if (run->err.status != STRATA_OK) {
+        *err = run->err;
+    }
+    return run->err.status;
+}
