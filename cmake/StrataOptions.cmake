@@ -1,6 +1,7 @@
 # Options, compiler flags and system libraries. Targets link the interface libraries
 #   strata_options   language, warnings, sanitizers
 #   strata_system    jansson, liburing (Linux), threads, maths
+#   strata_terminal  libedit
 # Flags are set on our targets only, so that a llama.cpp built beside us keeps its own.
 
 option(STRATA_TESTS "Build the tests (needs cmocka)" ON)
@@ -50,6 +51,10 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     strata_need(strata_system uring liburing.h liburing-dev)
     target_compile_definitions(strata_system INTERFACE ST_HAVE_LIBURING)
 endif()
+
+# Only the program edits lines. On macOS, libedit is part of the system.
+add_library(strata_terminal INTERFACE)
+strata_need(strata_terminal edit histedit.h libedit-dev)
 
 # strata_export_only(TARGET PATTERN...): a shared library exports these symbols and nothing else.
 function(strata_export_only target)

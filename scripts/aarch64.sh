@@ -20,7 +20,7 @@ fi
 # the C library's, which do.
 out=build/aarch64
 mkdir -p $out/include
-for header in liburing.h liburing jansson.h jansson_config.h cmocka.h; do
+for header in liburing.h liburing jansson.h jansson_config.h histedit.h cmocka.h; do
     for dir in /usr/include "/usr/include/$(cc -print-multiarch)"; do
         if [ -e "$dir/$header" ]; then
             ln -sfn "$dir/$header" $out/include/

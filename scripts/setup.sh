@@ -19,6 +19,7 @@ cmd:pkg-config  pkg-config      pkg-config
 pc:jansson      libjansson-dev  jansson
 pc:cmocka       libcmocka-dev   cmocka
 linux:pc:liburing liburing-dev  -
+linux:pc:libedit libedit-dev    -
 '
 
 say() { echo "setup: $1" >&2; }

@@ -107,6 +107,7 @@ int cmd_dispatch(
     const char *program, const char *intro, const struct cmd_entry *table, int argc, char **argv);
 
 int cmd_run(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_plan(int argc, char **argv);

@@ -103,11 +103,11 @@ static void take_back(struct strata_session *s)
 
 uint32_t strata_session_keep(struct strata_session *s, uint32_t n)
 {
-    if (n >= s->n_past) {
+    if (n >= s->n_past && !s->broken) {
         return s->n_past;
     }
     llama_memory_t memory = llama_get_memory(s->model->ctx);
-    if (n == 0 || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
+    if (n == 0 || s->broken || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
         llama_memory_clear(memory, true);
         n = 0;
         s->broken = false; /* nothing is left that could be wrong */

@@ -1,0 +1,391 @@
+/*
+ * chat.c - strata chat: lines in, answers out. The answers go to stdout, everything else (thoughts
+ * of the model, figures, what commands say) to stderr, so that a script gets answers alone.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "cmd/generate.h"
+#include "cmd/line.h"
+#include "cmd/shared_options.h"
+#include "cmd/talk.h"
+
+struct chat {
+    const char *path;
+    const char *system; /* --system */
+    bool quiet, verbose;
+    struct strata_model_options model_options;
+    struct talk_options options;
+
+    struct strata_model *model;
+    struct talk *talk;
+    struct line_reader *reader;
+    struct progress_line progress;
+    struct talk_turn turn;        /* the last one */
+    enum strata_delta_kind shown; /* what the cursor is in while an answer is shown */
+    bool line_begun;              /* of the answer */
+    bool failed;                  /* a script's turn or command: the exit code says so */
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+/* What is not the answer: "strata: ..." would look like an error. */
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void say(const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+}
+
+static void report(struct chat *c, const struct strata_error *err)
+{
+    cmd_fail(err);
+    c->failed = true;
+}
+
+/* --- Answers ------------------------------------------------------------------------------- */
+
+/* Thoughts are dim at a terminal, and end with an empty line. */
+static void change_kind(struct chat *c, enum strata_delta_kind kind)
+{
+    bool colour = isatty(STDERR_FILENO) != 0;
+    if (kind != c->shown && !c->quiet) {
+        fputs(kind == STRATA_DELTA_REASONING ? (colour ? "\033[2m" : "")
+              : colour                       ? "\033[0m\n\n"
+                                             : "\n\n",
+            stderr);
+    }
+    c->shown = kind;
+}
+
+static bool show_piece(enum strata_delta_kind kind, const char *text, size_t n, void *user)
+{
+    struct chat *c = user;
+    progress_end(&c->progress);
+    change_kind(c, kind);
+    if (kind == STRATA_DELTA_REASONING) {
+        return c->quiet || fwrite(text, 1, n, stderr) == n;
+    }
+    c->line_begun = text[n - 1] != '\n';
+    return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
+}
+
+static void status_line(const struct chat *c)
+{
+    static const char *const ends[] = {[TALK_ENDED] = "",
+        [TALK_STOPPED] = "stopped; ",
+        [TALK_LIMIT] = "stopped at -n; ",
+        [TALK_FULL] = "stopped, the context is full (/new begins again); "};
+    const struct talk_turn *t = &c->turn;
+    bool colour = isatty(STDERR_FILENO) != 0;
+    fprintf(stderr, "%s[%s%u tokens, %.1f tokens/s", colour ? "\033[2m" : "", ends[t->end],
+        t->generated_tokens, t->tok_per_s);
+    if (t->hit_rate >= 0) {
+        fprintf(stderr, ", %.0f %% hits", t->hit_rate * 100);
+    }
+    fprintf(stderr, "; prompt: %u new, %u kept]%s\n", t->computed_tokens, t->kept_tokens,
+        colour ? "\033[0m" : "");
+}
+
+static void say_to_model(struct chat *c, const char *text, size_t n)
+{
+    struct strata_error err;
+    interrupted = 0;
+    c->shown = STRATA_DELTA_CONTENT;
+    c->line_begun = false;
+    enum strata_status status = talk_say(c->talk, text, n, show_piece, c, &c->turn, &err);
+    progress_end(&c->progress);
+    change_kind(c, STRATA_DELTA_CONTENT);
+    if (c->line_begun || (status == STRATA_OK && !line_reader_edits(c->reader))) {
+        putchar('\n');
+    }
+    fflush(stdout);
+    if (status != STRATA_OK) {
+        report(c, &err);
+    } else if (c->turn.generated_tokens == 0 && c->turn.end == TALK_STOPPED) {
+        say("Stopped before the answer began: your message is forgotten.");
+    } else if (!c->quiet) {
+        status_line(c);
+    }
+}
+
+/* --- Commands ------------------------------------------------------------------------------ */
+
+static void command_help(struct chat *c, const char *arg);
+
+static void command_stats(struct chat *c, const char *arg)
+{
+    struct strata_stats stats;
+    struct strata_placement placement;
+    (void)arg;
+    strata_stats_get(talk_session(c->talk), &stats);
+    strata_model_placement(c->model, &placement);
+    say("chat:   %zu messages, %u of %u tokens of context in use; the last prompt: %u computed, %u "
+        "kept",
+        talk_n_messages(c->talk), strata_session_n_past(talk_session(c->talk)),
+        strata_model_ctx(c->model), c->turn.computed_tokens, c->turn.kept_tokens);
+    stats_print(&stats, &placement);
+}
+
+static void command_new(struct chat *c, const char *arg)
+{
+    (void)arg;
+    talk_clear(c->talk);
+    say("A new conversation%s.", talk_system(c->talk) ? ", with the same system message" : "");
+}
+
+static void command_system(struct chat *c, const char *arg)
+{
+    struct strata_error err;
+    const char *system = talk_system(c->talk);
+    if (!*arg) {
+        say("%s", system ? system : "There is no system message. /system TEXT sets one.");
+    } else if (talk_set_system(c->talk, strcmp(arg, "-") == 0 ? "" : arg, &err) != STRATA_OK) {
+        report(c, &err);
+    } else {
+        say("From the next message on; it is computed with the whole conversation.");
+    }
+}
+
+static void command_file(struct chat *c, const char *arg, bool save)
+{
+    struct strata_error err;
+    if (!*arg) {
+        st_fail(&err, STRATA_E_USAGE, "", "the name of a file is missing: /%s FILE",
+            save ? "save" : "load");
+        report(c, &err);
+    } else if ((save ? talk_save(c->talk, arg, &err) : talk_load(c->talk, arg, &err)) !=
+               STRATA_OK) {
+        report(c, &err);
+    } else {
+        say("%zu messages %s %s.", talk_n_messages(c->talk), save ? "saved to" : "loaded from",
+            arg);
+    }
+}
+
+static void command_save(struct chat *c, const char *arg)
+{
+    command_file(c, arg, true);
+}
+
+static void command_load(struct chat *c, const char *arg)
+{
+    command_file(c, arg, false);
+}
+
+struct command {
+    const char *name, *arg, *help;
+    void (*run)(struct chat *c, const char *arg); /* NULL: ends the chat */
+};
+
+static const struct command commands[] = {
+    {"help", "", "this text", command_help},
+    {"new", "", "a new conversation (also /clear)", command_new},
+    {"clear", "", NULL, command_new},
+    {"system", "TEXT", "set the system message; - removes it, nothing shows it", command_system},
+    {"save", "FILE", "write the conversation to a file", command_save},
+    {"load", "FILE", "go on with the conversation in a file", command_load},
+    {"stats", "", "speed, hit rate, memory, tokens kept and computed", command_stats},
+    {"quit", "", "end (also /exit, /bye, Ctrl-D)", NULL},
+    {"exit", "", NULL, NULL},
+    {"bye", "", NULL, NULL},
+};
+
+static void command_help(struct chat *c, const char *arg)
+{
+    (void)c;
+    (void)arg;
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (commands[i].help) {
+            say("  /%-7s%-6s%s", commands[i].name, commands[i].arg, commands[i].help);
+        }
+    }
+    say("Ctrl-C ends an answer. Text between lines of \"\"\" is one message; // at the beginning "
+        "of a "
+        "line stands for /.");
+}
+
+/* `line` without its slash: a name, spaces, the rest. False when the chat should end. */
+static bool run_command(struct chat *c, const char *line)
+{
+    struct strata_error err;
+    size_t length = strcspn(line, " \t");
+    const char *arg = line + length + strspn(line + length, " \t");
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strlen(commands[i].name) == length && memcmp(commands[i].name, line, length) == 0) {
+            if (commands[i].run) {
+                commands[i].run(c, arg);
+            }
+            return commands[i].run != NULL;
+        }
+    }
+    st_fail(&err, STRATA_E_USAGE, "/help lists the commands.", "there is no command /%.*s",
+        (int)st_min(length, 40), line);
+    report(c, &err);
+    return true;
+}
+
+/* --- The conversation ---------------------------------------------------------------------- */
+
+/* The lines up to one of three quotes. */
+static enum line_status read_quoted(struct chat *c, char **text, size_t *n)
+{
+    char *all = NULL;
+    size_t total = 0;
+    for (;;) {
+        const char *line;
+        size_t length;
+        enum line_status status = line_read(c->reader, ". ", &line, &length);
+        if (status != LINE_READ || strcmp(line, "\"\"\"") == 0) {
+            *text = all;
+            *n = total ? total - 1 : 0;                     /* without the last line end */
+            return status == LINE_END ? LINE_READ : status; /* what is open is closed by the end */
+        }
+        all = st_xrealloc(all, total + length + 1);
+        memcpy(all + total, line, length);
+        all[total + length] = '\n';
+        total += length + 1;
+    }
+}
+
+/* One message or command. False when the chat should end. */
+static bool take_turn(struct chat *c, const char *line, size_t n)
+{
+    char *quoted = NULL;
+    if (strspn(line, " \t") == n) {
+        return true;
+    }
+    if (line[0] == '/' && line[1] != '/') {
+        return run_command(c, line + 1);
+    }
+    if (strcmp(line, "\"\"\"") == 0) {
+        bool whole = read_quoted(c, &quoted, &n) == LINE_READ;
+        if (whole && n > 0) {
+            say_to_model(c, quoted, n);
+        }
+        free(quoted);
+        return true;
+    }
+    size_t slash = line[0] == '/';
+    say_to_model(c, line + slash, n - slash);
+    return true;
+}
+
+/* Until the end of the input. */
+static int converse(struct chat *c)
+{
+    const char *line;
+    size_t n;
+    for (;;) {
+        interrupted = 0;
+        enum line_status status = line_read(c->reader, "> ", &line, &n);
+        if (status == LINE_INTERRUPTED && !line_reader_edits(c->reader)) {
+            return CMD_INTERRUPTED;
+        }
+        if (status == LINE_INTERRUPTED) {
+            say("Ctrl-D ends the chat.");
+        } else if (status == LINE_END || !take_turn(c, line, n)) {
+            return c->failed && !line_reader_edits(c->reader) ? CMD_FAILED : CMD_OK;
+        }
+    }
+}
+
+/* --- The command --------------------------------------------------------------------------- */
+
+static int parse(struct chat *c, int argc, char **argv)
+{
+    struct cmd_option options[] = {{CMD_GROUP, .help = "Conversation"},
+        {CMD_STRING, 0, "system", "TEXT", "the system message", .target = &c->system},
+        {CMD_FLAG, 0, "no-think", NULL, "ask a model that can think first to answer at once",
+            .target = &c->options.no_think},
+        {CMD_UINT32, 'n', "predict", "N", "tokens of an answer at most; default: no limit",
+            .target = &c->options.max_tokens, .min = 1, .max = 1e9},
+        CMD_SAMPLING_OPTIONS(
+            &c->options.sampling, "temperature (default 0.8); 0 takes the likeliest token"),
+        CMD_MODEL_OPTIONS(&c->model_options), {CMD_GROUP, .help = "Output"},
+        {CMD_FLAG, 'q', "quiet", NULL, "only answers and errors", .target = &c->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &c->verbose}, {0}};
+    const struct cmd_spec spec = {"chat", "MODEL [options]",
+        "A conversation in the terminal, with a model that may be bigger than memory. What was "
+        "computed is kept between messages. /help, while it runs, lists commands. Without a "
+        "terminal "
+        "each line of standard input is a message, and the answers alone go to standard output.",
+        options, 1, 1, NULL};
+    return cmd_parse(&spec, argc, argv, &c->path, NULL);
+}
+
+/* Ctrl-C ends an answer, or the wait for a script's next line. */
+static void watch_interrupts(void)
+{
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+static enum strata_status start(struct chat *c, struct strata_error *err)
+{
+    progress_init(&c->progress, c->quiet);
+    c->model_options.progress = progress_report;
+    c->model_options.progress_user = &c->progress;
+    enum strata_status status = strata_model_load(c->path, &c->model_options, &c->model, err);
+    progress_end(&c->progress);
+    if (status == STRATA_OK) {
+        c->options.batch = c->model_options.batch ? c->model_options.batch : 512;
+        c->options.stop = &interrupted;
+        if (c->progress.terminal) {
+            c->options.progress = progress_report;
+            c->options.progress_user = &c->progress;
+        }
+        status = talk_new(c->model, &c->options, &c->talk, err);
+    }
+    if (status == STRATA_OK && c->system) {
+        status = talk_set_system(c->talk, c->system, err);
+    }
+    return status;
+}
+
+int cmd_chat(int argc, char **argv)
+{
+    struct chat c = {0};
+    struct strata_error err;
+    strata_model_options_init(&c.model_options);
+    strata_sampling_init(&c.options.sampling);
+    c.options.sampling.temp = 0.8f;
+    c.options.sampling.seed = (uint32_t)st_now_ns();
+    int rc = parse(&c, argc, argv);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    strata_log_set_level(c.verbose ? STRATA_LOG_DEBUG : STRATA_LOG_WARN);
+    if (start(&c, &err) != STRATA_OK) {
+        rc = cmd_fail(&err);
+    } else {
+        c.reader = line_reader_new();
+        if (line_reader_edits(c.reader) && !c.quiet) {
+            say("%u tokens of context. /help lists commands, Ctrl-D ends.",
+                strata_model_ctx(c.model));
+        }
+        watch_interrupts();
+        rc = converse(&c);
+        line_reader_free(c.reader);
+    }
+    talk_free(c.talk);
+    strata_model_free(c.model);
+    return rc;
+}
