@@ -2,6 +2,7 @@
 #   strata_options   language, warnings, sanitizers
 #   strata_system    jansson, liburing (Linux), threads, maths
 #   strata_terminal  libedit
+#   strata_http      libmicrohttpd
 # Flags are set on our targets only, so that a llama.cpp built beside us keeps its own.
 
 option(STRATA_TESTS "Build the tests (needs cmocka)" ON)
@@ -47,6 +48,8 @@ function(strata_need target name header package)
 endfunction()
 
 strata_need(strata_system jansson jansson.h libjansson-dev)
+add_library(strata_http INTERFACE)
+strata_need(strata_http microhttpd microhttpd.h libmicrohttpd-dev)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     strata_need(strata_system uring liburing.h liburing-dev)
     target_compile_definitions(strata_system INTERFACE ST_HAVE_LIBURING)

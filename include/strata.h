@@ -137,6 +137,8 @@ struct strata_model_options {
     uint64_t weights_mem_bytes; /* only the memory for weights; 0: what mem_bytes leaves */
     uint32_t ctx;               /* tokens of KV cache planned for; 0: min(trained, 4096) */
     uint32_t batch;             /* prompt tokens per pass; 0: 512 */
+    uint32_t n_seq;             /* sequences that grow at once, each of up to ctx tokens; 0: 1 */
+    uint32_t n_kept;            /* and more of them that share the same room */
     int threads;                /* 0: physical cores */
     bool repack;                /* llama.cpp's CPU-specific weight layout (its default) */
     bool plain;                 /* plain llama.cpp, nothing streamed: the reference */
@@ -207,6 +209,8 @@ STRATA_API void strata_model_speed(const struct strata_model *model, struct stra
 STRATA_API int strata_model_n_vocab(const struct strata_model *model);
 STRATA_API uint32_t strata_model_ctx_train(const struct strata_model *model);
 STRATA_API uint32_t strata_model_ctx(const struct strata_model *model); /* tokens a session holds */
+STRATA_API uint32_t strata_model_batch(const struct strata_model *model);     /* tokens in a pass */
+STRATA_API uint32_t strata_model_sequences(const struct strata_model *model); /* n_seq + n_kept */
 /* True when the file has a tokenizer; without one only token ids can go in and out. */
 STRATA_API bool strata_model_has_text(const struct strata_model *model);
 STRATA_API bool strata_model_is_eog(const struct strata_model *model, int32_t token);
@@ -319,6 +323,41 @@ STRATA_API enum strata_status strata_sampling_set(struct strata_session *session
 STRATA_API int32_t strata_sample(struct strata_session *session);
 /* Adds a prompt token to the penalty history. */
 STRATA_API void strata_sample_accept(struct strata_session *session, int32_t token);
+
+/* --- Several sequences -------------------------------------------------------------------- */
+
+/* A session on a model loaded for several has sequences 0 .. n_seq + n_kept - 1. They share the KV
+ * cache of ctx x n_seq tokens; tokens that one was copied from another are held once. */
+
+struct strata_item {
+    int32_t token;
+    int seq;     /* the token is added at its end */
+    bool logits; /* its row is wanted: strata_logits(session, index of the item) */
+};
+
+/* Evaluates n items (at most `batch`) in one pass: each weight is read once for all of them.
+ * E_NOFIT when the KV cache is full: nothing has changed. After any other failure in the pass, the
+ * sequences named in it are empty. */
+STRATA_API enum strata_status strata_decode(struct strata_session *session,
+    const struct strata_item *items, size_t n, struct strata_error *err);
+
+/* Cuts a sequence to its first n tokens. Returns how many are left: n, or 0 where the model's state
+ * cannot be cut (strata_seq_can_cut). */
+STRATA_API uint32_t strata_seq_keep(struct strata_session *session, int seq, uint32_t n);
+/* Makes `to` a copy of the first n tokens of `from`. Returns n, or 0 as above, unless all of `from`
+ * is copied. */
+STRATA_API uint32_t strata_seq_copy(struct strata_session *session, int from, int to, uint32_t n);
+STRATA_API uint32_t strata_seq_length(const struct strata_session *session, int seq);
+STRATA_API bool strata_seq_can_cut(const struct strata_session *session);
+
+/* Writes the state of a sequence, of these n tokens, to a file in llama.cpp's format; puts it into
+ * an empty sequence again. The file is trusted: check it before. E_IO, E_NOFIT (no room). */
+STRATA_API enum strata_status strata_seq_save(struct strata_session *session, int seq,
+    const int32_t *tokens, uint32_t n, const char *path, struct strata_error *err);
+STRATA_API enum strata_status strata_seq_load(struct strata_session *session, int seq, uint32_t n,
+    const char *path, struct strata_error *err);
+/* The same number for states that may be exchanged: of the same files and settings. */
+STRATA_API uint64_t strata_state_fingerprint(const struct strata_model *model);
 
 /* --- Prompts and chat ---------------------------------------------------------------------- */
 

@@ -17,6 +17,7 @@ cmd:node        nodejs          node
 cmd:npm         npm             node
 cmd:pkg-config  pkg-config      pkg-config
 pc:jansson      libjansson-dev  jansson
+pc:libmicrohttpd libmicrohttpd-dev libmicrohttpd
 pc:cmocka       libcmocka-dev   cmocka
 linux:pc:liburing liburing-dev  -
 linux:pc:libedit libedit-dev    -

@@ -40,8 +40,8 @@ struct strata_model {
 struct strata_session {
     struct strata_model *model;
     struct strata_sampler *sampler; /* of strata_sample; NULL until it is needed */
-    uint32_t n_past;
-    size_t n_rows; /* rows of logits of the last eval */
+    uint32_t *past; /* tokens evaluated, by sequence; a session of one uses the first */
+    size_t n_rows;  /* rows of logits of the last eval */
     bool all_rows;
     bool broken;               /* a failure left state that cannot be taken back */
     struct recorder *recorder; /* of a routing trace; NULL: none */
@@ -49,12 +49,26 @@ struct strata_session {
     /* Figures: time and bytes by kind of pass. */
     uint64_t prompt_tokens, decode_tokens, generated_tokens;
     uint64_t prompt_ns, decode_ns, start_ns, first_token_ns;
-    uint64_t decode_read_bytes, decode_compute_ns;
+    uint64_t decode_read_bytes;
+    uint64_t alone_tokens, alone_compute_ns; /* of these, passes of a single row */
 };
 
 /* An empty model with these options, freed with strata_model_free. E_USAGE while there is another. */
 enum strata_status st_model_new(const struct strata_model_options *options,
     struct strata_model **out, struct strata_error *err);
+
+/* Evaluates a batch. *code: what llama_decode returned, 0 when it did not. */
+enum strata_status st_session_decode(
+    struct strata_session *session, struct llama_batch batch, int *code, struct strata_error *err);
+
+/* What is read from one moment of a session to another. */
+struct st_moment {
+    uint64_t ns, read_bytes, waited_ns;
+};
+struct st_moment st_session_moment(const struct strata_session *session);
+/* A pass of n rows that began at `start` is over. */
+void st_session_account(
+    struct strata_session *session, size_t n, bool prompt, struct st_moment start);
 
 /* What llama.cpp calls a row of the last evaluation. */
 int32_t st_session_row(const struct strata_session *session, size_t row);

@@ -15,11 +15,24 @@
 #define PROBE_SECONDS 0.2
 #define BATCH_DEFAULT 512
 #define CTX_DEFAULT   4096
+#define SEQ_MAX       256 /* llama.cpp's own limit */
+#define CELLS_MAX     (1u << 30)
 /* What the driver of a device without memory of its own takes, above all for compiled shaders.
  * Measured with Mesa's software driver: 40 to 85 MiB. */
 #define DRIVER_BYTES (96 * ST_MIB)
 /* What one read alone takes longer than its bytes is the disk's latency. */
 #define ALONE_BLOCK (256u << 10)
+
+/* Tokens that the KV cache has room for. */
+static uint32_t cells_of(const struct strata_model *m)
+{
+    return m->options.ctx * m->options.n_seq;
+}
+
+uint32_t strata_model_sequences(const struct strata_model *m)
+{
+    return m->options.n_seq + m->options.n_kept;
+}
 
 /* --- Budget -------------------------------------------------------------------------------- */
 
@@ -90,7 +103,7 @@ static enum strata_status check_plain(const struct strata_model *m, struct strat
 struct st_budget st_budget_of(const struct strata_model *m, uint64_t pending_bytes)
 {
     return (struct st_budget){m->placement.budget_bytes, m->options.weights_mem_bytes,
-        pending_bytes, m->options.ctx, m->options.batch, m->curves};
+        pending_bytes, cells_of(m), m->options.batch, m->curves};
 }
 
 /* --- What llama.cpp is asked for ------------------------------------------------------------- */
@@ -133,10 +146,11 @@ struct llama_model_params st_model_params(struct strata_model *m)
 struct llama_context_params st_context_params(const struct strata_model *m)
 {
     struct llama_context_params params = llama_context_default_params();
-    params.n_ctx = m->options.ctx;
+    params.n_ctx = cells_of(m);
     params.n_batch = m->options.batch;
     params.n_ubatch = m->options.batch;
-    params.n_seq_max = 1;
+    params.n_seq_max = strata_model_sequences(m);
+    params.kv_unified = params.n_seq_max > 1;
     params.n_threads = m->options.threads;
     params.n_threads_batch = m->options.threads;
     params.no_perf = true;
@@ -171,6 +185,11 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
             err, STRATA_E_USAGE, "", "%d threads: must be 1 to %d", o->threads, GGML_MAX_N_THREADS);
     }
     o->batch = o->batch ? o->batch : BATCH_DEFAULT;
+    o->n_seq = o->n_seq ? o->n_seq : 1;
+    if (o->n_seq > SEQ_MAX || o->n_kept > SEQ_MAX - o->n_seq) {
+        return st_fail(err, STRATA_E_USAGE, "", "%u sequences and %u kept: %d in all at most",
+            o->n_seq, o->n_kept, SEQ_MAX);
+    }
     o->io_method = o->io_method ? o->io_method : "auto";
     o->device = o->device ? o->device : "auto";
     enum strata_status status = st_io_check_method(o->io_method, err);
@@ -181,12 +200,18 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
     return STRATA_OK;
 }
 
-static void choose_ctx(struct strata_model *m)
+static enum strata_status choose_ctx(struct strata_model *m, struct strata_error *err)
 {
     uint64_t trained = st_meta_arch_uint(m->catalog->meta, m->catalog->arch, "context_length", 0);
     uint64_t usual = trained > 0 ? st_min(trained, CTX_DEFAULT) : CTX_DEFAULT;
     m->options.ctx = m->options.ctx ? m->options.ctx : (uint32_t)usual;
     m->options.batch = (uint32_t)st_min(m->options.batch, m->options.ctx);
+    if ((uint64_t)m->options.ctx * m->options.n_seq > CELLS_MAX) {
+        return st_fail(err, STRATA_E_USAGE, "Give a smaller --ctx.",
+            "a context of %u tokens for each of %u sequences is too much", m->options.ctx,
+            m->options.n_seq);
+    }
+    return STRATA_OK;
 }
 
 /* What is known of the model and what this machine can do, for the plan and its prediction. */
@@ -364,7 +389,9 @@ enum strata_status st_look(struct strata_model *m, const char *path, struct stra
         status = st_catalog_check_runnable(m->catalog, err);
     }
     if (status == STRATA_OK) {
-        choose_ctx(m);
+        status = choose_ctx(m, err);
+    }
+    if (status == STRATA_OK) {
         status = measure(m, err);
     }
     if (status == STRATA_OK && m->options.plain && !m->options.mmap) {

@@ -25,6 +25,7 @@ enum strata_status strata_session_new(
     }
     struct strata_session *s = st_xcalloc(1, sizeof *s);
     s->model = model;
+    s->past = st_xcalloc(strata_model_sequences(model), sizeof *s->past);
     model->in_session = true;
     llama_memory_clear(llama_get_memory(model->ctx), true);
     if (model->binding) {
@@ -43,18 +44,19 @@ void strata_session_free(struct strata_session *s)
             st_binding_observe(m->binding, NULL, NULL);
         }
         if (m->history) {
-            st_history_save(m->history, m->options.threads, m->options.repack, s->decode_tokens,
-                (double)s->decode_compute_ns * 1e-9);
+            st_history_save(m->history, m->options.threads, m->options.repack, s->alone_tokens,
+                (double)s->alone_compute_ns * 1e-9);
         }
         strata_sampler_free(s->sampler);
         s->model->in_session = false;
+        free(s->past);
         free(s);
     }
 }
 
 uint32_t strata_session_n_past(const struct strata_session *s)
 {
-    return s->n_past;
+    return s->past[0];
 }
 
 /* --- Evaluating ---------------------------------------------------------------------------- */
@@ -74,10 +76,10 @@ static enum strata_status check_eval(const struct strata_session *s, const int32
     if (n == 0) {
         return st_fail(err, STRATA_E_USAGE, "", "no tokens to evaluate");
     }
-    if (s->n_past + n > m->options.ctx) {
+    if (s->past[0] + n > m->options.ctx) {
         return st_fail(err, STRATA_E_USAGE, "Give a larger --ctx.",
             "%zu more tokens do not fit into a context of %u (%u in use)", n, m->options.ctx,
-            s->n_past);
+            s->past[0]);
     }
     if (all_logits && n > m->options.batch) {
         return st_fail(err, STRATA_E_USAGE, "Evaluate in passes of at most the batch.",
@@ -96,15 +98,15 @@ static enum strata_status check_eval(const struct strata_session *s, const int32
 static void take_back(struct strata_session *s)
 {
     llama_memory_t memory = llama_get_memory(s->model->ctx);
-    if (!llama_memory_seq_rm(memory, 0, (llama_pos)s->n_past, -1)) {
+    if (!llama_memory_seq_rm(memory, 0, (llama_pos)s->past[0], -1)) {
         s->broken = true; /* recurrent state cannot be taken back in part */
     }
 }
 
 uint32_t strata_session_keep(struct strata_session *s, uint32_t n)
 {
-    if (n >= s->n_past && !s->broken) {
-        return s->n_past;
+    if (n >= s->past[0] && !s->broken) {
+        return s->past[0];
     }
     llama_memory_t memory = llama_get_memory(s->model->ctx);
     if (n == 0 || s->broken || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
@@ -112,9 +114,26 @@ uint32_t strata_session_keep(struct strata_session *s, uint32_t n)
         n = 0;
         s->broken = false; /* nothing is left that could be wrong */
     }
-    s->n_past = n;
+    s->past[0] = n;
     s->n_rows = 0;
     return n;
+}
+
+enum strata_status st_session_decode(
+    struct strata_session *s, struct llama_batch batch, int *code, struct strata_error *err)
+{
+    struct strata_model *m = s->model;
+    *code = 0;
+    enum strata_status status = st_guard_decode(m->ctx, batch, code, err);
+    m->broken = status != STRATA_OK && *code == 0; /* it did not return */
+    if (status != STRATA_OK && m->binding) {
+        enum strata_status cause = st_binding_take_error(m->binding, err);
+        status = cause != STRATA_OK ? cause : status;
+    }
+    if (status == STRATA_OK && m->binding) { /* what was read must still be what was opened */
+        status = st_catalog_check_files(m->catalog, err);
+    }
+    return status;
 }
 
 static enum strata_status eval_pass(struct strata_session *s, const int32_t *tokens, size_t n,
@@ -124,50 +143,38 @@ static enum strata_status eval_pass(struct strata_session *s, const int32_t *tok
     struct llama_batch batch = llama_batch_init((int32_t)n, 0, 1);
     for (size_t i = 0; i < n; i++) {
         batch.token[i] = tokens[i];
-        batch.pos[i] = (llama_pos)(s->n_past + i);
+        batch.pos[i] = (llama_pos)(s->past[0] + i);
         batch.n_seq_id[i] = 1;
         batch.seq_id[i][0] = 0;
         batch.logits[i] = all_logits || (last && i == n - 1);
     }
     batch.n_tokens = (int32_t)n;
-    int code = 0;
-    enum strata_status status = st_guard_decode(m->ctx, batch, &code, err);
+    int code;
+    enum strata_status status = st_session_decode(s, batch, &code, err);
     llama_batch_free(batch);
-    m->broken = status != STRATA_OK && code == 0; /* it did not return */
-    if (status != STRATA_OK && m->binding) {
-        enum strata_status cause = st_binding_take_error(m->binding, err);
-        status = cause != STRATA_OK ? cause : status;
-    }
-    if (status == STRATA_OK) { /* what was read must still be what was opened */
-        status = m->binding ? st_catalog_check_files(m->catalog, err) : STRATA_OK;
-    }
     if (status != STRATA_OK) {
         if (!m->broken) {
             take_back(s);
         }
         return status;
     }
-    s->n_past += (uint32_t)n;
+    s->past[0] += (uint32_t)n;
     return STRATA_OK;
 }
 
-/* What is read from one moment of a session to another. */
-struct moment {
-    uint64_t ns, read_bytes, waited_ns;
-};
-
-static struct moment moment_now(const struct strata_model *m)
+struct st_moment st_session_moment(const struct strata_session *s)
 {
+    const struct strata_model *m = s->model;
     struct st_stream_stats stats = {0};
     if (m->binding) {
         st_stream_stats(st_binding_stream(m->binding), &stats);
     }
-    return (struct moment){st_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.arrive_ns};
+    return (struct st_moment){st_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.arrive_ns};
 }
 
-static void account(struct strata_session *s, size_t n, bool prompt, struct moment start)
+void st_session_account(struct strata_session *s, size_t n, bool prompt, struct st_moment start)
 {
-    struct moment end = moment_now(s->model);
+    struct st_moment end = st_session_moment(s);
     uint64_t ns = end.ns - start.ns, waited = end.waited_ns - start.waited_ns;
     if (prompt) {
         s->prompt_tokens += n;
@@ -175,7 +182,10 @@ static void account(struct strata_session *s, size_t n, bool prompt, struct mome
     } else {
         s->decode_tokens += n;
         s->decode_ns += ns;
-        s->decode_compute_ns += ns - st_min(ns, waited);
+        if (n == 1) {
+            s->alone_tokens++;
+            s->alone_compute_ns += ns - st_min(ns, waited);
+        }
         s->decode_read_bytes += end.read_bytes - start.read_bytes;
     }
 }
@@ -188,7 +198,7 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
         return status;
     }
     bool prompt = s->prompt_tokens == 0 || n > 1; /* what begins a session is its prompt */
-    struct moment start = moment_now(s->model);
+    struct st_moment start = st_session_moment(s);
     s->start_ns = s->start_ns ? s->start_ns : start.ns;
     if (s->model->history) {
         st_history_count(s->model->history, !prompt);
@@ -206,7 +216,7 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
     }
     s->n_rows = all_logits ? n : 1;
     s->all_rows = all_logits;
-    account(s, n, prompt, start);
+    st_session_account(s, n, prompt, start);
     return STRATA_OK;
 }
 

@@ -16,6 +16,11 @@ uint32_t strata_model_ctx(const struct strata_model *m)
     return m->options.ctx;
 }
 
+uint32_t strata_model_batch(const struct strata_model *m)
+{
+    return m->options.batch;
+}
+
 uint32_t strata_model_ctx_train(const struct strata_model *m)
 {
     return (uint32_t)llama_model_n_ctx_train(m->llama);

@@ -1,0 +1,115 @@
+#include "serve/job.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/error.h"
+
+void st_job_give(struct st_job *job, const char *text, size_t length, int32_t token, float logprob,
+    const struct strata_logprob *top)
+{
+    struct st_queued_piece *q = st_xcalloc(1, sizeof *q + length + 1);
+    memcpy(q->text, text, length);
+    q->piece = (struct st_piece){q->text, length, token, logprob, 0, q->top};
+    if (top && job->n_top > 0) {
+        q->piece.n_top = job->n_top;
+        memcpy(q->top, top, (size_t)job->n_top * sizeof *top);
+    }
+    pthread_mutex_lock(job->lock);
+    *job->last = q;
+    job->last = &q->next;
+    job->unread_bytes += sizeof *q + length;
+    pthread_cond_signal(&job->changed);
+    pthread_mutex_unlock(job->lock);
+}
+
+void st_job_end(struct st_job *job)
+{
+    pthread_mutex_lock(job->lock);
+    job->ended = true;
+    bool wanted = job->wanted;
+    pthread_cond_signal(&job->changed);
+    pthread_mutex_unlock(job->lock);
+    if (!wanted) {
+        st_job_free(job);
+    }
+}
+
+void st_job_free(struct st_job *job)
+{
+    while (job->first) {
+        struct st_queued_piece *next = job->first->next;
+        free(job->first);
+        job->first = next;
+    }
+    free(job->taken);
+    strata_sampler_free(job->sampler);
+    strata_text_free(job->text);
+    pthread_cond_destroy(&job->changed);
+    free(job);
+}
+
+void st_job_release(struct st_job *job)
+{
+    if (!job) {
+        return;
+    }
+    pthread_mutex_lock(job->lock);
+    bool ended = job->ended;
+    job->wanted = false;
+    pthread_cond_signal(job->work);
+    pthread_mutex_unlock(job->lock);
+    if (ended) {
+        st_job_free(job);
+    }
+}
+
+static struct timespec deadline(int timeout_ms)
+{
+    struct timespec t;
+    timespec_get(&t, TIME_UTC); /* the clock of pthread_cond_timedwait, also on macOS */
+    t.tv_sec += timeout_ms / 1000;
+    t.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    return t;
+}
+
+enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piece *piece)
+{
+    struct timespec until = deadline(timeout_ms);
+    enum st_job_state state = ST_JOB_PIECE;
+    free(job->taken);
+    job->taken = NULL;
+    pthread_mutex_lock(job->lock);
+    while (!job->first && !job->ended && state != ST_JOB_TIMEOUT) {
+        if (pthread_cond_timedwait(&job->changed, job->lock, &until) == ETIMEDOUT) {
+            state = ST_JOB_TIMEOUT;
+        }
+    }
+    if (job->first) {
+        state = ST_JOB_PIECE;
+        job->taken = job->first;
+        job->first = job->first->next;
+        job->last = job->first ? job->last : &job->first;
+        size_t before = job->unread_bytes;
+        job->unread_bytes -= sizeof *job->taken + job->taken->piece.length;
+        if (before > 0 && job->unread_bytes == 0) {
+            pthread_cond_signal(job->work); /* it may have paused for us */
+        }
+        *piece = job->taken->piece;
+    } else if (job->ended) {
+        state = ST_JOB_ENDED;
+    }
+    pthread_mutex_unlock(job->lock);
+    return state;
+}
+
+const struct st_result *st_job_result(const struct st_job *job)
+{
+    return &job->result;
+}

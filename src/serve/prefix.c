@@ -1,0 +1,99 @@
+#include "serve/prefix.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+
+void st_prefix_init(struct st_prefix *p, int n_seq)
+{
+    *p = (struct st_prefix){.n_seq = n_seq};
+    p->seqs = st_xcalloc((size_t)n_seq, sizeof *p->seqs);
+}
+
+void st_prefix_release(struct st_prefix *p)
+{
+    for (int i = 0; i < p->n_seq; i++) {
+        free(p->seqs[i].tokens);
+    }
+    free(p->seqs);
+    *p = (struct st_prefix){0};
+}
+
+uint32_t st_prefix_common(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
+{
+    uint32_t i = 0;
+    while (i < n_a && i < n_b && a[i] == b[i]) {
+        i++;
+    }
+    return i;
+}
+
+int st_prefix_find(
+    const struct st_prefix *p, const int32_t *tokens, uint32_t n, bool whole, uint32_t *common)
+{
+    int best = -1;
+    *common = 0;
+    for (int i = 0; i < p->n_seq; i++) {
+        const struct st_prefix_seq *s = &p->seqs[i];
+        uint32_t have = st_prefix_common(s->tokens, s->n, tokens, n);
+        if (have == 0 || (whole && have < s->n)) {
+            continue;
+        }
+        bool better = have > *common || (have == *common && p->seqs[best].busy && !s->busy) ||
+                      (have == *common && p->seqs[best].busy == s->busy && s->n < p->seqs[best].n);
+        if (best < 0 || better) {
+            best = i;
+            *common = have;
+        }
+    }
+    return best;
+}
+
+int st_prefix_oldest(const struct st_prefix *p, int keep)
+{
+    int oldest = -1;
+    for (int i = 0; i < p->n_seq; i++) {
+        if (!p->seqs[i].busy && p->seqs[i].n > 0 && i != keep &&
+            (oldest < 0 || p->seqs[i].used < p->seqs[oldest].used)) {
+            oldest = i;
+        }
+    }
+    return oldest;
+}
+
+int st_prefix_victim(const struct st_prefix *p, int keep)
+{
+    for (int i = 0; i < p->n_seq; i++) {
+        if (!p->seqs[i].busy && p->seqs[i].n == 0 && i != keep) {
+            return i;
+        }
+    }
+    return st_prefix_oldest(p, keep);
+}
+
+void st_prefix_touch(struct st_prefix *p, int seq)
+{
+    p->seqs[seq].used = ++p->clock;
+}
+
+void st_prefix_add(struct st_prefix *p, int seq, const int32_t *tokens, uint32_t n)
+{
+    struct st_prefix_seq *s = &p->seqs[seq];
+    if (n == 0) {
+        return;
+    }
+    if (s->n + n > s->cap) {
+        s->cap = 2 * (s->n + n);
+        s->tokens = st_xrealloc(s->tokens, s->cap * sizeof *s->tokens);
+    }
+    memcpy(s->tokens + s->n, tokens, n * sizeof *tokens);
+    s->n += n;
+}
+
+void st_prefix_cut(struct st_prefix *p, int seq, uint32_t n)
+{
+    struct st_prefix_seq *s = &p->seqs[seq];
+    s->n = n < s->n ? n : s->n;
+    s->n_saved = n < s->n_saved ? 0 : s->n_saved;
+}

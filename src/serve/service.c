@@ -1,0 +1,364 @@
+#include "serve/service.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "serve/internal.h"
+
+#define SAVE_AFTER_NS (500 * (uint64_t)1000000) /* of idleness */
+#define IDLE_WAIT_MS  200
+#define PAUSE_WAIT_MS 20
+
+/* --- The queue (with the lock held) -------------------------------------------------------- */
+
+static void unlink_job(struct st_service *s, struct st_job *job)
+{
+    for (struct st_job **at = &s->waiting; *at; at = &(*at)->next) {
+        if (*at == job) {
+            *at = job->next;
+            job->next = NULL;
+            s->n_waiting--;
+            return;
+        }
+    }
+}
+
+static int active_of(const struct st_service *s, const char *client)
+{
+    int n = 0;
+    for (int i = 0; i < s->parallel; i++) {
+        n += s->slots[i].job && strcmp(s->slots[i].job->client, client) == 0;
+    }
+    return n;
+}
+
+/* Who is next: of the clients that wait, one with the fewest active jobs; of its jobs, the first. */
+static struct st_job *choose(struct st_service *s)
+{
+    struct st_job *best = NULL;
+    int best_active = 0;
+    for (struct st_job *job = s->waiting; job; job = job->next) {
+        int active = active_of(s, job->client);
+        if ((!best || active < best_active) && !st_slots_should_wait(s, job)) {
+            best = job;
+            best_active = active;
+        }
+    }
+    return best;
+}
+
+static struct st_job *first_unwanted(const struct st_service *s)
+{
+    struct st_job *job = s->waiting;
+    while (job && job->wanted && !s->quit) {
+        job = job->next;
+    }
+    return job;
+}
+
+/* --- The model's thread -------------------------------------------------------------------- */
+
+static void drop_unwanted(struct st_service *s)
+{
+    struct st_job *job;
+    pthread_mutex_lock(&s->lock);
+    while ((job = first_unwanted(s))) {
+        unlink_job(s, job);
+        s->stats.cancelled++;
+        job->result.end = ST_END_CANCELLED;
+        pthread_mutex_unlock(&s->lock);
+        st_job_end(job);
+        pthread_mutex_lock(&s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void admit(struct st_service *s)
+{
+    struct st_slot *slot;
+    while ((slot = st_slots_free_one(s))) {
+        pthread_mutex_lock(&s->lock);
+        struct st_job *job = choose(s);
+        if (job) {
+            unlink_job(s, job);
+            s->n_active++;
+        }
+        pthread_mutex_unlock(&s->lock);
+        if (!job) {
+            return;
+        }
+        st_slots_start(s, slot, job);
+    }
+}
+
+static void update_idle_stats(struct st_service *s)
+{
+    uint64_t used = 0;
+    for (int i = 0; i < s->prefix.n_seq; i++) {
+        used += s->prefix.seqs[i].n;
+    }
+    pthread_mutex_lock(&s->lock);
+    s->stats.kv_cells_used = used;
+    if (s->store) {
+        s->stats.kv_disk_bytes = st_kv_store_bytes(s->store, &s->stats.kv_disk_states);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void wait_for_work(struct st_service *s, int ms)
+{
+    struct timespec until;
+    timespec_get(&until, TIME_UTC);
+    until.tv_nsec += (long)ms * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&s->lock);
+    if (!s->quit && (s->n_active > 0 || !s->waiting)) {
+        pthread_cond_timedwait(&s->work, &s->lock, &until);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Nothing could be computed: everybody is paused, or there is nobody. */
+static void idle(struct st_service *s)
+{
+    uint64_t now = st_now_ns();
+    if (s->n_active > 0) { /* only this thread changes it upwards */
+        wait_for_work(s, PAUSE_WAIT_MS);
+        return;
+    }
+    s->idle_ns = s->idle_ns ? s->idle_ns : now;
+    if (now - s->idle_ns < SAVE_AFTER_NS || !st_slots_save_one(s)) {
+        wait_for_work(s, IDLE_WAIT_MS);
+    }
+    update_idle_stats(s);
+}
+
+static void *work(void *arg)
+{
+    struct st_service *s = arg;
+    for (;;) {
+        drop_unwanted(s);
+        admit(s);
+        if (st_pass(s)) {
+            s->idle_ns = 0;
+            update_idle_stats(s);
+            continue;
+        }
+        pthread_mutex_lock(&s->lock);
+        bool done = s->quit && s->n_active == 0 && !s->waiting;
+        pthread_mutex_unlock(&s->lock);
+        if (done) {
+            break;
+        }
+        idle(s);
+    }
+    while (st_slots_save_one(s)) {
+    }
+    return NULL;
+}
+
+/* --- Jobs ---------------------------------------------------------------------------------- */
+
+static enum strata_status new_job(struct st_service *s, const struct st_job_options *o,
+    struct st_job **out, struct strata_error *err)
+{
+    size_t n;
+    const int32_t *tokens = strata_prompt_tokens(o->prompt, &n);
+    if (n >= s->ctx) {
+        return st_fail(err, STRATA_E_USAGE, "Shorten it, or serve with a larger --ctx.",
+            "the prompt has %zu tokens; with a context of %u at most %u fit", n, s->ctx,
+            s->ctx - 1);
+    }
+    struct st_job *job = st_xcalloc(1, sizeof *job);
+    job->lock = &s->lock;
+    job->work = &s->work;
+    job->last = &job->first;
+    job->wanted = true;
+    job->tokens = tokens;
+    job->n_tokens = (uint32_t)n;
+    job->n_predict = o->n_predict;
+    job->n_top = o->n_top > ST_TOP_MAX ? ST_TOP_MAX : o->n_top;
+    job->n_top =
+        (int)st_min((uint64_t)strata_model_n_vocab(s->model), (uint64_t)(job->n_top + 1)) - 1;
+    job->result.n_prompt = (uint32_t)n;
+    job->submitted_ns = st_now_ns();
+    snprintf(job->client, sizeof job->client, "%s", o->client ? o->client : "");
+    pthread_cond_init(&job->changed, NULL);
+    enum strata_status status =
+        strata_sampler_new(s->model, &o->sampling, o->prompt, &job->sampler, err);
+    if (status == STRATA_OK) {
+        status = strata_text_new(s->model, o->prompt, o->stops, o->n_stops, &job->text, err);
+    }
+    if (status != STRATA_OK) {
+        st_job_free(job);
+        return status;
+    }
+    for (size_t i = 0; i < n; i++) {
+        strata_sampler_accept(job->sampler, tokens[i]);
+    }
+    *out = job;
+    return STRATA_OK;
+}
+
+static enum st_refusal room_for_one(struct st_service *s)
+{
+    return s->draining || s->quit         ? ST_DRAINING
+           : s->n_waiting >= s->queue_max ? ST_BUSY
+                                          : ST_ACCEPTED;
+}
+
+enum st_refusal st_service_submit(struct st_service *s, const struct st_job_options *o,
+    struct st_job **out, struct strata_error *err)
+{
+    struct st_job *job = NULL;
+    pthread_mutex_lock(&s->lock);
+    enum st_refusal refusal = room_for_one(s);
+    s->stats.requests++;
+    s->stats.refused += refusal != ST_ACCEPTED;
+    pthread_mutex_unlock(&s->lock);
+    if (refusal != ST_ACCEPTED) {
+        return refusal;
+    }
+    if (new_job(s, o, &job, err) != STRATA_OK) {
+        return ST_INVALID;
+    }
+    pthread_mutex_lock(&s->lock);
+    refusal = room_for_one(s);
+    if (refusal == ST_ACCEPTED) {
+        struct st_job **at = &s->waiting;
+        while (*at) {
+            at = &(*at)->next;
+        }
+        *at = job;
+        s->n_waiting++;
+        pthread_cond_signal(&s->work);
+    }
+    s->stats.refused += refusal != ST_ACCEPTED;
+    pthread_mutex_unlock(&s->lock);
+    if (refusal == ST_ACCEPTED) {
+        *out = job;
+    } else {
+        st_job_free(job);
+    }
+    return refusal;
+}
+
+/* --- Life ---------------------------------------------------------------------------------- */
+
+static void release(struct st_service *s)
+{
+    strata_session_free(s->session);
+    st_kv_store_free(s->store);
+    st_prefix_release(&s->prefix);
+    free(s->slots);
+    free(s->items);
+    free(s->item_slot);
+    pthread_cond_destroy(&s->work);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+enum strata_status st_service_new(struct strata_model *model, const struct st_service_options *o,
+    struct st_service **out, struct strata_error *err)
+{
+    struct st_service *s = st_xcalloc(1, sizeof *s);
+    int n_seq = (int)strata_model_sequences(model);
+    ST_ASSERT(o->parallel >= 1 && o->parallel <= n_seq);
+    s->model = model;
+    s->ctx = strata_model_ctx(model);
+    s->batch = strata_model_batch(model);
+    s->parallel = o->parallel < (int)s->batch ? o->parallel : (int)s->batch;
+    s->queue_max = o->queue_max;
+    s->stats.parallel = s->parallel;
+    s->stats.queue_max = s->queue_max;
+    s->stats.kv_cells = (uint64_t)s->ctx * (uint64_t)o->parallel;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->work, NULL);
+    st_prefix_init(&s->prefix, n_seq);
+    s->slots = st_xcalloc((size_t)s->parallel, sizeof *s->slots);
+    s->items = st_xcalloc(s->batch, sizeof *s->items);
+    s->item_slot = st_xcalloc(s->batch, sizeof *s->item_slot);
+    enum strata_status status = strata_session_new(model, &s->session, err);
+    if (status == STRATA_OK && o->kv_dir) {
+        status = st_kv_store_open(
+            o->kv_dir, o->kv_max_bytes, strata_state_fingerprint(model), &s->store, err);
+    }
+    if (status == STRATA_OK) {
+        strata_stats_get(s->session, &s->stats.model);
+        update_idle_stats(s);
+        int errnum = pthread_create(&s->thread, NULL, work, s);
+        if (errnum != 0) {
+            status = st_fail_errno(err, STRATA_E_NOMEM, errnum, "", "cannot start a thread");
+        }
+    }
+    if (status != STRATA_OK) {
+        release(s);
+        return status;
+    }
+    *out = s;
+    return STRATA_OK;
+}
+
+void st_service_drain(struct st_service *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->draining = true;
+    pthread_mutex_unlock(&s->lock);
+}
+
+bool st_service_is_empty(struct st_service *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool empty = s->n_active == 0 && !s->waiting;
+    pthread_mutex_unlock(&s->lock);
+    return empty;
+}
+
+void st_service_free(struct st_service *s)
+{
+    if (s) {
+        pthread_mutex_lock(&s->lock);
+        s->quit = true;
+        pthread_cond_signal(&s->work);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->thread, NULL);
+        release(s);
+    }
+}
+
+/* --- Figures ------------------------------------------------------------------------------- */
+
+/* Tokens per second over the whole seconds that are over, of which the last counts for sure. */
+static double recent_rate(const struct st_service *s)
+{
+    uint64_t now = st_now_ns() / 1000000000, sum = 0, span = ST_RATE_SECONDS - 1;
+    for (int i = 0; i < ST_RATE_SECONDS; i++) {
+        if (s->rate_second[i] < now && now - s->rate_second[i] <= span) {
+            sum += s->rate_tokens[i];
+        }
+    }
+    return (double)sum / (double)span;
+}
+
+void st_service_stats(struct st_service *s, struct st_service_stats *out)
+{
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    out->waiting = s->n_waiting;
+    out->active = s->n_active;
+    out->draining = s->draining;
+    out->recent_tok_per_s = recent_rate(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+const struct strata_model *st_service_model(const struct st_service *s)
+{
+    return s->model;
+}

@@ -1,0 +1,380 @@
+/* test_service.c - many requests on one model: exact, shared, reused, cancelled, failing. */
+#include "serve_fixture.h"
+
+#define MODEL "stories260K-moe8.gguf"
+#define STORY "Once upon a time, there was a little girl named Lily. She loved to play outside"
+
+static const struct st_service_options four = {.parallel = 4, .queue_max = 16};
+
+static struct strata_model_options streamed(uint32_t parallel)
+{
+    struct strata_model_options options = small_model(parallel);
+    options.weights_mem_bytes = 3u << 20; /* of 5: experts come and go */
+    return options;
+}
+
+/* --- Exactness ----------------------------------------------------------------------------- */
+
+static void test_equals_run(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char want[2048], got[2048];
+    struct strata_model_options options = streamed(4);
+    run_alone(MODEL, &options, STORY, 60, want, sizeof want);
+    fixture_start(&f, MODEL, &options, &four);
+    struct strata_prompt *prompt = text_prompt(f.model, STORY);
+    struct st_result result = collect(submit(&f, prompt, 60), got, sizeof got);
+    assert_string_equal(got, want);
+    assert_int_equal(result.end, ST_END_LENGTH);
+    assert_int_equal(result.n_generated, 60);
+    assert_int_equal(result.n_reused, 0);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+}
+
+static const char *const prompts[] = {"Once upon a time", "One day, a boy named Tim",
+    "The little dog", "Lily and Ben went to the park", "There was a big", "She said", "A cat",
+    "The sun was"};
+#define N_PROMPTS 8
+
+/* All at once, each as alone. */
+static void test_parallel_equals_alone(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct st_job *jobs[N_PROMPTS];
+    struct strata_prompt *ps[N_PROMPTS];
+    char want[N_PROMPTS][2048], got[2048];
+    struct strata_model_options options = streamed(4);
+    for (int i = 0; i < N_PROMPTS; i++) {
+        run_alone(MODEL, &options, prompts[i], 40, want[i], sizeof want[i]);
+    }
+    fixture_start(&f, MODEL, &options, &four);
+    for (int i = 0; i < N_PROMPTS; i++) {
+        ps[i] = text_prompt(f.model, prompts[i]);
+        jobs[i] = submit(&f, ps[i], 40);
+    }
+    for (int i = 0; i < N_PROMPTS; i++) {
+        collect(jobs[i], got, sizeof got);
+        assert_string_equal(got, want[i]);
+        strata_prompt_free(ps[i]);
+    }
+    struct st_service_stats stats;
+    st_service_stats(f.service, &stats);
+    assert_true(stats.decode_rows > 2 * stats.decode_passes); /* they shared passes */
+    fixture_stop(&f);
+}
+
+/* --- Prefixes ------------------------------------------------------------------------------ */
+
+static void test_second_turn(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char first[2048], second[2048], want[2048], turn[4096];
+    struct strata_model_options options = streamed(2);
+    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 4});
+    struct strata_prompt *prompt = text_prompt(f.model, STORY);
+    struct st_result result = collect(submit(&f, prompt, 20), first, sizeof first);
+    uint32_t before = result.n_prompt;
+    strata_prompt_free(prompt);
+
+    snprintf(turn, sizeof turn, "%s%s Then a big", STORY, first);
+    prompt = text_prompt(f.model, turn);
+    result = collect(submit(&f, prompt, 20), second, sizeof second);
+    assert_true(result.n_reused >= before + 15);
+    assert_true(result.n_reused < result.n_prompt);
+    strata_prompt_free(prompt);
+
+    /* The first prompt again: its beginning is still there, to be copied. */
+    prompt = text_prompt(f.model, STORY " in the");
+    result = collect(submit(&f, prompt, 5), first, sizeof first);
+    assert_true(result.n_reused >= before);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+    run_alone(MODEL, &options, turn, 20, want, sizeof want);
+    assert_string_equal(second, want);
+}
+
+/* Equal prompts at the same time are computed once. */
+static void test_same_prompt_at_once(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct st_job *jobs[4];
+    char got[4][2048];
+    struct strata_model_options options = streamed(4);
+    fixture_start(&f, MODEL, &options, &four);
+    struct strata_prompt *prompt = text_prompt(f.model, STORY " and " STORY);
+    size_t n;
+    strata_prompt_tokens(prompt, &n);
+    for (int i = 0; i < 4; i++) {
+        jobs[i] = submit(&f, prompt, 10);
+    }
+    for (int i = 0; i < 4; i++) {
+        collect(jobs[i], got[i], sizeof got[i]);
+        assert_string_equal(got[i], got[0]);
+    }
+    struct st_service_stats stats;
+    st_service_stats(f.service, &stats);
+    assert_int_equal(stats.prompt_tokens_computed, n + 3);
+    assert_int_equal(stats.prompt_tokens_reused, 3 * (n - 1));
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+}
+
+/* More conversations than there is room for: the oldest go, and nothing breaks. */
+static void test_room_is_made(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char got[4096];
+    struct strata_model_options options = streamed(2);
+    options.ctx = 128;
+    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 4});
+    for (int i = 0; i < 12; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "Story number %d. %s", i * 7919, STORY);
+        struct strata_prompt *prompt = text_prompt(f.model, text);
+        struct st_result result = collect(submit(&f, prompt, -1), got, sizeof got);
+        assert_true(result.end == ST_END_LENGTH || result.end == ST_END_STOP);
+        assert_true(result.n_prompt + result.n_generated <= 129);
+        strata_prompt_free(prompt);
+    }
+    fixture_stop(&f);
+}
+
+/* --- Disk ---------------------------------------------------------------------------------- */
+
+static char kv_dir[PATH_MAX];
+
+static int files_in(const char *dir, char *last, size_t cap)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    int n = 0;
+    while (d && (e = readdir(d))) {
+        if (e->d_name[0] != '.') {
+            n++;
+            snprintf(last, cap, "%s/%s", dir, e->d_name);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+    return n;
+}
+
+static struct st_result one_turn(const char *text, const struct strata_model_options *options,
+    uint64_t kv_max_bytes, char *got, size_t cap)
+{
+    struct fixture f;
+    const struct st_service_options with_disk = {
+        .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = kv_max_bytes};
+    fixture_start(&f, MODEL, options, &with_disk);
+    struct strata_prompt *prompt = text_prompt(f.model, text);
+    struct st_result result = collect(submit(&f, prompt, 30), got, cap);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+    return result;
+}
+
+static void test_after_restart(void **state)
+{
+    (void)state;
+    char first[2048], second[2048], want[2048], turn[4096], file[2 * PATH_MAX];
+    struct strata_model_options options = streamed(2);
+    snprintf(kv_dir, sizeof kv_dir, "/tmp/strata-kv-%d", (int)getpid());
+    struct st_result result = one_turn(STORY, &options, 1 << 30, first, sizeof first);
+    assert_int_equal(result.n_reused, 0);
+    assert_int_equal(files_in(kv_dir, file, sizeof file), 1);
+
+    snprintf(turn, sizeof turn, "%s%s Then a big", STORY, first);
+    uint32_t first_tokens = result.n_prompt;
+    result = one_turn(turn, &options, 1 << 30, second, sizeof second);
+    assert_true(result.n_reused >= first_tokens + 25);
+    assert_int_equal(files_in(kv_dir, file, sizeof file), 1); /* it continues the first */
+    run_alone(MODEL, &options, turn, 30, want, sizeof want);
+    assert_string_equal(second, want);
+
+    /* A byte is wrong: not used, deleted, and the answer is the same. */
+    FILE *f = fopen(file, "r+b");
+    assert_non_null(f);
+    fseek(f, 5000, SEEK_SET);
+    int byte = fgetc(f);
+    fseek(f, 5000, SEEK_SET);
+    fputc(byte ^ 1, f);
+    fclose(f);
+    result = one_turn(turn, &options, 1 << 30, second, sizeof second);
+    assert_int_equal(result.n_reused, 0);
+    assert_string_equal(second, want);
+
+    /* Cut short, and rubbish of a name like ours. */
+    files_in(kv_dir, file, sizeof file);
+    assert_int_equal(truncate(file, 3000), 0);
+    char rubbish[PATH_MAX + 32];
+    snprintf(rubbish, sizeof rubbish, "%s/0123456789abcdef.kv", kv_dir);
+    f = fopen(rubbish, "wb");
+    fputs("rubbish", f);
+    fclose(f);
+    result = one_turn(turn, &options, 1 << 30, second, sizeof second);
+    assert_int_equal(result.n_reused, 0);
+    assert_int_equal(access(rubbish, F_OK), -1);
+
+    /* Other settings are another state. */
+    options.repack = false;
+    result = one_turn(turn, &options, 1 << 30, second, sizeof second);
+    assert_int_equal(result.n_reused, 0);
+
+    /* No room: nothing is kept. */
+    options.repack = true;
+    one_turn(turn, &options, 1000, second, sizeof second);
+    assert_int_equal(files_in(kv_dir, file, sizeof file), 0);
+    rmdir(kv_dir);
+}
+
+/* --- Limits, leaving, failing -------------------------------------------------------------- */
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct strata_model_options options = streamed(1);
+    struct st_job *jobs[8], *more;
+    struct strata_error err = {0};
+    int accepted = 0;
+    char got[4096];
+    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 1, .queue_max = 2});
+    struct strata_prompt *prompt = text_prompt(f.model, STORY);
+    struct st_job_options job = {.prompt = prompt, .n_predict = -1, .n_top = -1};
+    strata_sampling_init(&job.sampling);
+    job.sampling.ignore_eos = true;
+    while (
+        accepted < 8 && st_service_submit(f.service, &job, &jobs[accepted], &err) == ST_ACCEPTED) {
+        accepted++;
+    }
+    assert_in_range(accepted, 2, 3); /* one may be active already */
+    job.sampling.repeat_penalty = -1;
+    for (int i = 0; i < accepted; i++) {
+        st_job_release(jobs[i]); /* nobody wants them */
+    }
+    while (!st_service_is_empty(f.service)) {
+        usleep(1000);
+    }
+    assert_int_equal(st_service_submit(f.service, &job, &more, &err), ST_INVALID);
+    assert_int_equal(err.status, STRATA_E_USAGE);
+
+    char text[4096] = "";
+    for (int i = 0; i < 40; i++) {
+        strcat(text, STORY);
+    }
+    struct strata_prompt *large = text_prompt(f.model, text);
+    job.prompt = large;
+    assert_int_equal(st_service_submit(f.service, &job, &more, &err), ST_INVALID);
+    strata_prompt_free(large);
+
+    collect(submit(&f, prompt, 3), got, sizeof got); /* it lives */
+    st_service_drain(f.service);
+    job.prompt = prompt;
+    assert_int_equal(st_service_submit(f.service, &job, &more, &err), ST_DRAINING);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+}
+
+/* A job that nobody reads does not keep others from theirs. */
+static void test_unread(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char got[4096];
+    struct strata_model_options options = streamed(2);
+    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 4});
+    struct strata_prompt *prompt = text_prompt(f.model, STORY);
+    struct st_job *unread = submit(&f, prompt, -1);
+    for (int i = 0; i < 3; i++) {
+        struct st_result result = collect(submit(&f, prompt, 10), got, sizeof got);
+        assert_int_equal(result.end, ST_END_LENGTH);
+    }
+    st_job_release(unread);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+}
+
+static void test_logprobs_and_stops(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct strata_model_options options = streamed(1);
+    struct st_job *job;
+    struct st_piece piece;
+    char text[4096] = "";
+    int n = 0;
+    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 1, .queue_max = 2});
+    struct strata_prompt *prompt = text_prompt(f.model, "Once upon a time");
+    const char *stops[] = {"named"};
+    struct st_job_options o = {
+        .prompt = prompt, .n_predict = 50, .n_top = 3, .stops = stops, .n_stops = 1};
+    strata_sampling_init(&o.sampling);
+    assert_int_equal(st_service_submit(f.service, &o, &job, NULL), ST_ACCEPTED);
+    while (st_job_next(job, 60000, &piece) == ST_JOB_PIECE) {
+        strncat(text, piece.text, piece.length);
+        assert_int_equal(piece.n_top, 3);
+        assert_int_equal(piece.top[0].token, piece.token); /* greedy */
+        assert_true(piece.logprob == piece.top[0].logprob && piece.logprob <= 0);
+        n++;
+    }
+    assert_string_equal(text, ", there was a little girl ");
+    assert_int_equal(st_job_result(job)->end, ST_END_STRING);
+    assert_string_equal(st_job_result(job)->stop, "named");
+    assert_int_equal(st_job_result(job)->n_generated, n);
+    st_job_release(job);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+}
+
+/* Reads that fail for a while fail the jobs of that while. */
+static void test_io_errors(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char want[2048], got[2048];
+    struct strata_model_options options = streamed(2);
+    run_alone(MODEL, &options, STORY, 30, want, sizeof want);
+    options.io_method = "fault:threads,eio_every=1500";
+    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 8});
+    struct strata_prompt *prompt = text_prompt(f.model, STORY);
+    int failed = 0, fine = 0;
+    for (int i = 0; i < 12; i++) {
+        struct st_result result = collect(submit(&f, prompt, 30), got, sizeof got);
+        if (result.end == ST_END_FAILED) {
+            assert_int_equal(result.error.status, STRATA_E_IO);
+            assert_non_null(strstr(result.error.message, MODEL));
+            failed++;
+        } else {
+            assert_string_equal(got, want);
+            fine++;
+        }
+    }
+    assert_true(failed > 0 && fine > 0);
+    strata_prompt_free(prompt);
+    fixture_stop(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_equals_run),
+        cmocka_unit_test(test_parallel_equals_alone),
+        cmocka_unit_test(test_second_turn),
+        cmocka_unit_test(test_same_prompt_at_once),
+        cmocka_unit_test(test_room_is_made),
+        cmocka_unit_test(test_after_restart),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_logprobs_and_stops),
+        cmocka_unit_test(test_io_errors),
+    };
+    strata_log_set_level(STRATA_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
