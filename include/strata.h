@@ -144,9 +144,11 @@ struct strata_model_options {
     bool plain;                 /* plain llama.cpp, nothing streamed: the reference */
     bool mmap;                  /* with plain: weights stay in llama.cpp's mapping of the file */
     const char *io_method;      /* "auto", "uring", "threads", "sync" */
-    const char *device;         /* that takes layers: "auto", "none", or as ggml names it */
-    uint64_t device_mem_bytes;  /* of its memory; 0: what is free, less a reserve */
-    strata_progress progress;   /* may be NULL */
+    uint32_t lookahead;         /* layers ahead for which experts are foreseen; 0: none */
+    float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */
+    const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
+    uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
+    strata_progress progress;  /* may be NULL */
     void *progress_user;
 };
 

@@ -4,6 +4,8 @@
  */
 #include "weights_fixture.h"
 
+#include <unistd.h>
+
 #include "plan/plan.h"
 #include "stream/stream.h"
 
@@ -309,18 +311,23 @@ static enum strata_status run_random(int most, struct strata_error *err)
     return run_pass((int)rnd_below(N_LAYERS), experts, NULL, n, err);
 }
 
-/* Random passes through stream and model-> */
-static void run_against_model(struct naive *naive, int n_passes, int most)
+/* A random pass through stream and model. */
+static void pass_against_model(struct naive *naive, int most)
 {
     int experts[N_EXPERTS], uses[N_EXPERTS];
+    int group = (int)rnd_below(N_LAYERS), n = 1 + (int)rnd_below((uint64_t)most);
+    choose(experts, n);
+    for (int i = 0; i < n; i++) {
+        uses[i] = 1 + (int)rnd_below(4);
+    }
+    naive_pass(naive, group, experts, uses, n);
+    assert_int_equal(run_pass(group, experts, uses, n, NULL), STRATA_OK);
+}
+
+static void run_against_model(struct naive *naive, int n_passes, int most)
+{
     for (int k = 0; k < n_passes; k++) {
-        int group = (int)rnd_below(N_LAYERS), n = 1 + (int)rnd_below((uint64_t)most);
-        choose(experts, n);
-        for (int i = 0; i < n; i++) {
-            uses[i] = 1 + (int)rnd_below(4);
-        }
-        assert_int_equal(run_pass(group, experts, uses, n, NULL), STRATA_OK);
-        naive_pass(naive, group, experts, uses, n);
+        pass_against_model(naive, most);
         compare(naive);
     }
 }
@@ -512,6 +519,112 @@ static void test_a_pass_of_more_reads_than_may_be_open(void **state)
     close_stream();
     model_close(&wide);
     model = &mixed;
+}
+
+/* --- Ahead of need ----------------------------------------------------------------------------- */
+
+static uint64_t expert_bytes(int group)
+{
+    uint64_t bytes = 0;
+    for (int p = 0; p < model->weights->groups[group].n_parts; p++) {
+        bytes += model->weights->weights[model->weights->groups[group].weight[p]].file_bytes;
+    }
+    return bytes;
+}
+
+static void foresee_random(void)
+{
+    int experts[N_EXPERTS], n = (int)rnd_below(6);
+    choose(experts, n);
+    st_stream_foresee(stream, (int)rnd_below(N_LAYERS), experts, n);
+}
+
+/* Whatever is foreseen: passes have the right bytes (check_part), and where nothing is evicted each
+ * expert is read once and counts as a hit from its second use on, as without foresight. */
+static void test_foresight_changes_neither_bytes_nor_hits(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < N_METHODS; m++) {
+        struct naive naive = {.n_slots = N_EXPERTS};
+        start_with_slots(N_EXPERTS, 0, 2 + (int)m % 3, methods[m]);
+        for (int k = 0; k < 60; k++) {
+            foresee_random();
+            pass_against_model(&naive, 6);
+        }
+        struct st_stream_stats s = stats();
+        assert_int_equal(s.expert_hits, naive.hits);
+        assert_true(s.prefetch_used_bytes > 0 && s.prefetch_used_bytes <= s.prefetch_bytes);
+        assert_int_equal(s.demand_bytes + s.prefetch_used_bytes, naive.read_bytes);
+    }
+}
+
+/* The same in pools that are too small: what is foreseen evicts, and is evicted. */
+static void test_foresight_in_small_pools(void **state)
+{
+    (void)state;
+    for (int slots = 2; slots <= 6; slots++) {
+        start_with_slots(slots, 0, 1 + slots % 3, slots % 2 ? "threads" : "auto");
+        for (int k = 0; k < 150; k++) {
+            foresee_random();
+            assert_int_equal(run_random(slots, NULL), STRATA_OK);
+        }
+        struct st_stream_stats s = stats();
+        assert_true(s.prefetch_used_bytes <= s.prefetch_bytes);
+    }
+}
+
+static void read_all_ahead(uint64_t bytes)
+{
+    for (int i = 0; i < 2000 && stats().io.read_bytes < bytes; i++) {
+        st_stream_poll(stream);
+        usleep(1000);
+    }
+}
+
+static void test_what_was_foreseen_is_there(void **state)
+{
+    (void)state;
+    static const int foreseen[] = {3, 8, 1}, needed[] = {8, 3, 5};
+    static const int uses[] = {1, 1, 1};
+    start_with_slots(4, 0, 12, "threads");
+    st_stream_foresee(stream, 1, foreseen, 3);
+    assert_int_equal(stats().prefetch_bytes, 3 * expert_bytes(1));
+    read_all_ahead(3 * expert_bytes(1));
+    assert_int_equal(run_pass(1, needed, uses, 3, NULL), STRATA_OK);
+    struct st_stream_stats s = stats();
+    assert_int_equal(s.demand_bytes, expert_bytes(1));
+    assert_int_equal(s.prefetch_used_bytes, 2 * expert_bytes(1));
+    assert_int_equal(s.expert_hits, 0); /* they were read for this request */
+    assert_int_equal(run_pass(1, needed, uses, 3, NULL), STRATA_OK);
+    assert_int_equal(stats().expert_hits, 3);
+}
+
+static void test_one_foreseen_is_not_evicted_for_another(void **state)
+{
+    (void)state;
+    static const int before[] = {0, 1, 2, 3}, foreseen[] = {7, 0, 8, 1};
+    start_with_slots(4, 0, 12, "sync");
+    assert_int_equal(run_pass(0, before, NULL, 4, NULL), STRATA_OK);
+    st_stream_foresee(stream, 0, foreseen, 4);
+    assert_true(st_stream_has(stream, 0, 0, ALL_PARTS) && st_stream_has(stream, 0, 1, ALL_PARTS));
+    assert_int_equal(run_pass(0, foreseen, NULL, 4, NULL), STRATA_OK);
+    assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(0));
+}
+
+/* A read ahead that fails is nobody's failure until its expert is needed; then it is read again. */
+static void test_a_failed_read_ahead_is_read_again(void **state)
+{
+    (void)state;
+    static const int foreseen[] = {3, 8}, other[] = {0, 1};
+    for (int nth = 1; nth <= 6; nth++) {
+        char spec[64];
+        snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
+        start_with_slots(4, 0, 12, spec);
+        st_stream_foresee(stream, 1, foreseen, 2);
+        read_all_ahead(2 * expert_bytes(1));
+        assert_int_equal(run_pass(0, other, NULL, 2, NULL), STRATA_OK);
+        assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), STRATA_OK);
+    }
 }
 
 /* --- Failed reads ------------------------------------------------------------------------------ */
@@ -846,6 +959,11 @@ int main(void)
         TEST(test_two_passes_may_share_experts),
         TEST(test_a_pass_may_end_before_its_reads),
         TEST(test_a_pass_of_more_reads_than_may_be_open),
+        TEST(test_foresight_changes_neither_bytes_nor_hits),
+        TEST(test_foresight_in_small_pools),
+        TEST(test_what_was_foreseen_is_there),
+        TEST(test_one_foreseen_is_not_evicted_for_another),
+        TEST(test_a_failed_read_ahead_is_read_again),
         TEST(test_one_failed_read_fails_one_pass),
         TEST(test_a_failed_pass_can_be_repeated),
         TEST(test_only_the_failed_read_is_repeated),

@@ -70,6 +70,14 @@ struct st_stream *st_binding_stream(struct st_binding *binding);
  * arrivals, and bookkeeping. */
 uint64_t st_binding_own_ns(const struct st_binding *binding);
 
+/* How far experts are read ahead of their layer (lookahead.h); process-wide, for experiments. */
+struct st_lookahead_setting {
+    int depth;    /* layers; 0: not at all */
+    float recall; /* share of what is foreseen that is left right (1). Models that replay a trace
+                   * foresee perfectly, which no real one does. */
+};
+extern struct st_lookahead_setting st_lookahead;
+
 /* Told, for each row that a layer's experts are about to compute, which of the group's experts it
  * uses; the rows in the order of the batch. May not call back. */
 typedef void (*st_route_fn)(void *user, int group, const int *experts, int n);

@@ -53,20 +53,25 @@ struct ggml_tensor *st_exec_shadow(struct exec *ex, const struct ggml_tensor *te
     return shadow;
 }
 
+void st_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data)
+{
+    copy->data = (char *)data + copy->view_offs;
+    copy->view_src = NULL;
+    copy->view_offs = 0;
+    copy->op = GGML_OP_NONE;
+    memset(copy->src, 0, sizeof copy->src);
+    copy->extra = NULL;
+    if (claim->layout) {
+        copy->buffer = claim->form_buffer;
+        copy->extra = claim->form_extra;
+    }
+}
+
 struct ggml_tensor *st_exec_shadow_weight(
     struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data)
 {
     struct ggml_tensor *shadow = st_exec_shadow(ex, weight);
-    shadow->data = (char *)data + weight->view_offs;
-    shadow->view_src = NULL;
-    shadow->view_offs = 0;
-    shadow->op = GGML_OP_NONE;
-    memset(shadow->src, 0, sizeof shadow->src);
-    shadow->extra = NULL;
-    if (claim->layout) {
-        shadow->buffer = claim->form_buffer;
-        shadow->extra = claim->form_extra;
-    }
+    st_exec_point(shadow, claim, data);
     return shadow;
 }
 

@@ -173,6 +173,9 @@ struct ggml_tensor *st_exec_shadow(struct exec *ex, const struct ggml_tensor *te
 struct ggml_tensor *st_exec_shadow_weight(
     struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data);
 
+/* Makes a copy of the claimed weight point at `data` in the form it is computed with. */
+void st_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data);
+
 struct moe *st_moe_new(void);
 void st_moe_free(struct moe *moe, struct st_binding *b);
 /* Handles a MUL_MAT_ID node whose weight is experts in slots. */

@@ -17,6 +17,7 @@
  *              in one call, as llama.cpp does (some kernels choose by the number of rows).
  */
 #include "backend/internal.h"
+#include "backend/lookahead.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,7 @@ struct moe {
 
     char *scratch;
     size_t scratch_bytes;
+    struct lookahead *lookahead;
 };
 
 struct moe *st_moe_new(void)
@@ -64,6 +66,7 @@ struct moe *st_moe_new(void)
     struct moe *moe = st_xcalloc(1, sizeof *moe);
     moe->pass[0].group = moe->pass[1].group = -1;
     moe->group = -1;
+    moe->lookahead = st_lookahead_new();
     return moe;
 }
 
@@ -92,6 +95,7 @@ void st_moe_free(struct moe *moe, struct st_binding *b)
     }
     st_pass_release(&moe->pass[0]);
     st_pass_release(&moe->pass[1]);
+    st_lookahead_free(moe->lookahead);
     free(moe->needed);
     free(moe->uses);
     free(moe->seen);
@@ -516,6 +520,8 @@ static enum ggml_status new_ids(
     }
     moe->counted = true;
     translate_ids(moe, node->src[2]);
+    st_lookahead_step(
+        moe->lookahead, ex, b, w->group, node->src[2], moe->seen, moe->pass[0].n_misses > 0);
     return GGML_STATUS_SUCCESS;
 }
 

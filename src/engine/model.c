@@ -19,7 +19,11 @@
 
 void strata_model_options_init(struct strata_model_options *options)
 {
-    *options = (struct strata_model_options){.repack = true, .io_method = "auto", .device = "auto"};
+    *options = (struct strata_model_options){.repack = true,
+        .io_method = "auto",
+        .lookahead = 1,
+        .lookahead_recall = 1,
+        .device = "auto"};
 }
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
@@ -130,6 +134,8 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
     status = st_guard_context(m->llama, st_context_params(m), &m->ctx, err);
     if (status == STRATA_OK && m->binding) {
         st_binding_set_threads(m->binding, m->options.threads);
+        st_lookahead =
+            (struct st_lookahead_setting){(int)m->options.lookahead, m->options.lookahead_recall};
         status = start_streaming(m, err);
     }
     if (status == STRATA_OK) {

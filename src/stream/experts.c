@@ -11,12 +11,21 @@
 /* Reads open at once. More would only queue in the engine. */
 #define MAX_LOADS    256
 #define MAX_ARRIVALS 64
+/* Of loads and staging buffers, what is read ahead may take one half. */
+#define AHEAD_SHARE 2
+#define MAX_AHEAD   64
 
 struct load {
     struct st_io_request request;
     bool arrived; /* read, waiting to be put into place */
     int pool, slot, part, weight;
     int stage; /* staging buffer, -1: read in place */
+};
+
+/* What a group's next pass will probably need, until it begins. */
+struct ahead {
+    int n, next_load; /* as in st_pass */
+    int experts[MAX_AHEAD];
 };
 
 struct st_experts {
@@ -40,6 +49,7 @@ struct st_experts {
     uint64_t staging_bytes, stage_size;
     int n_stages;
     bool *stage_busy;
+    struct ahead *ahead; /* [n_groups] */
 
     bool failed; /* a read failed, and no wait has reported it yet */
     struct strata_error error;
@@ -57,6 +67,7 @@ static void plan_pools(struct st_experts *x, const struct st_stream_config *conf
     x->pools = st_xcalloc((size_t)x->n_pools, sizeof *x->pools);
     x->pool_of = st_xcalloc((size_t)ws->n_groups, sizeof *x->pool_of);
     x->first_id = st_xcalloc((size_t)ws->n_groups, sizeof *x->first_id);
+    x->ahead = st_xcalloc((size_t)ws->n_groups, sizeof *x->ahead);
     int id = 0;
     for (int g = 0; g < ws->n_groups; g++) {
         const struct st_group *group = &ws->groups[g];
@@ -96,6 +107,7 @@ static bool reserve_slots(struct st_experts *x)
         struct st_pool *pool = &x->pools[i];
         size_t n_loads = (size_t)pool->n_slots * ST_MAX_PARTS;
         pool->load_of = st_xcalloc(n_loads, sizeof *pool->load_of);
+        pool->ahead = st_xcalloc((size_t)pool->n_slots, sizeof *pool->ahead);
         for (size_t k = 0; k < n_loads; k++) {
             pool->load_of[k] = -1;
         }
@@ -185,12 +197,14 @@ void st_experts_free(struct st_experts *x)
             }
         }
         free(x->pools[i].load_of);
+        free(x->pools[i].ahead);
     }
     if (x->staging) {
         st_vm_release(x->staging, x->staging_bytes);
     }
     st_cache_free(x->cache);
     free(x->stage_busy);
+    free(x->ahead);
     free(x->first_id);
     free(x->pool_of);
     free(x->pools);
@@ -248,6 +262,14 @@ static void close_load(struct st_experts *x, int k)
     x->order[x->n_open] = index;
 }
 
+/* The k-th open load will not come. */
+static void give_up(struct st_experts *x, int k)
+{
+    const struct load *load = &x->loads[x->order[k]];
+    x->pools[load->pool].ahead[load->slot] &= (uint8_t) ~(1u << load->part);
+    close_load(x, k);
+}
+
 /* The k-th open load is in place. */
 static void in_place(struct st_experts *x, int k)
 {
@@ -258,16 +280,16 @@ static void in_place(struct st_experts *x, int k)
 }
 
 /* A free load, with a staging buffer if its weight needs one; NULL when there is none now. */
-static struct load *open_load(struct st_experts *x, int weight)
+static struct load *open_load(struct st_experts *x, int weight, enum st_io_priority priority)
 {
-    int stage = -1;
-    if (x->n_open == MAX_LOADS) {
+    int stage = -1, share = priority == ST_IO_PREFETCH ? AHEAD_SHARE : 1;
+    if (x->n_open >= MAX_LOADS / share) {
         return NULL;
     }
     if (x->weights->weights[weight].arrival != ST_ARRIVE_DIRECT) {
-        for (stage = 0; stage < x->n_stages && x->stage_busy[stage]; stage++) {
+        for (stage = 0; stage < x->n_stages / share && x->stage_busy[stage]; stage++) {
         }
-        if (stage == x->n_stages) {
+        if (stage == x->n_stages / share) {
             return NULL;
         }
         x->stage_busy[stage] = true;
@@ -279,11 +301,12 @@ static struct load *open_load(struct st_experts *x, int weight)
 }
 
 /* Starts reading one part of the expert in the slot. False when that must wait. */
-static bool issue(struct st_experts *x, int group, int part, int expert, int slot)
+static bool issue(
+    struct st_experts *x, int group, int part, int expert, int slot, enum st_io_priority priority)
 {
     int weight = x->weights->groups[group].weight[part];
     const struct st_weight *w = &x->weights->weights[weight];
-    struct load *load = open_load(x, weight);
+    struct load *load = open_load(x, weight, priority);
     if (!load) {
         return false;
     }
@@ -299,23 +322,26 @@ static bool issue(struct st_experts *x, int group, int part, int expert, int slo
         .length = w->file_bytes,
         .buffer =
             load->stage >= 0 ? x->staging + (uint64_t)load->stage * x->stage_size : place(x, load),
-        .priority = ST_IO_DEMAND,
+        .priority = priority,
     };
-    x->stats.demand_bytes += w->file_bytes;
+    *(priority == ST_IO_DEMAND ? &x->stats.demand_bytes : &x->stats.prefetch_bytes) +=
+        w->file_bytes;
     st_io_submit(x->io, &load->request);
     return true;
 }
 
-/* Looks at every open load: what was read in place is done, what failed is reported, the rest is
- * marked as arrived. */
+/* Looks at every open load: what was read in place is done, what failed is reported (unless nobody
+ * has asked for it yet), the rest is marked as arrived. */
 static void collect(struct st_experts *x)
 {
     for (int k = x->n_open - 1; k >= 0; k--) {
         struct load *load = &x->loads[x->order[k]];
         if (load->request.state == ST_IO_FAILED) {
-            x->failed = true;
-            x->error = load->request.error;
-            close_load(x, k);
+            if (load->request.priority == ST_IO_DEMAND) {
+                x->failed = true;
+                x->error = load->request.error;
+            }
+            give_up(x, k);
         } else if (load->request.state == ST_IO_DONE && load->stage < 0) {
             in_place(x, k);
         } else if (load->request.state == ST_IO_DONE) {
@@ -408,6 +434,13 @@ void st_pass_release(struct st_pass *pass)
     *pass = (struct st_pass){.group = -1};
 }
 
+/* Whether the part is neither in the slot nor on its way there. */
+static bool missing(struct st_experts *x, int pool, int slot, int part)
+{
+    return !(st_cache_parts(x->cache, pool, slot) & 1u << part) &&
+           *load_of(x, pool, slot, part) < 0;
+}
+
 /* Issues the pass's missing reads in part-major order, as far as there is room. */
 static void pump(struct st_experts *x, struct st_pass *pass)
 {
@@ -416,12 +449,8 @@ static void pump(struct st_experts *x, struct st_pass *pass)
     for (; pass->next_load < n_parts * pass->n; pass->next_load++) {
         int part = pass->next_load / pass->n, i = pass->next_load % pass->n;
         int slot = pass->slots[i];
-        uint32_t bit = 1u << part;
-        if (!(pass->parts & bit) || (st_cache_parts(x->cache, pool, slot) & bit) ||
-            *load_of(x, pool, slot, part) >= 0) {
-            continue;
-        }
-        if (!issue(x, pass->group, part, pass->experts[i], slot)) {
+        if ((pass->parts & 1u << part) && missing(x, pool, slot, part) &&
+            !issue(x, pass->group, part, pass->experts[i], slot, ST_IO_DEMAND)) {
             return;
         }
     }
@@ -436,8 +465,115 @@ static int acquire(struct st_experts *x, int pool, int id)
         slot = st_cache_acquire(x->cache, pool, id, &evicted);
     }
     ST_ASSERT(slot >= 0); /* the caller keeps to the pass limit */
+    x->pools[pool].ahead[slot] = 0;
     return slot;
 }
+
+/* --- Ahead of need ------------------------------------------------------------------------- */
+
+/* The same for experts that are only foreseen: they lose their slots when these are needed. */
+static void pump_ahead(struct st_experts *x, int group)
+{
+    struct ahead *a = &x->ahead[group];
+    int pool = x->pool_of[group], n_parts = x->weights->groups[group].n_parts;
+    for (; a->next_load < n_parts * a->n; a->next_load++) {
+        int part = a->next_load / a->n, expert = a->experts[a->next_load % a->n];
+        int slot = st_cache_find(x->cache, pool, x->first_id[group] + expert);
+        if (slot < 0 || !missing(x, pool, slot, part)) {
+            continue;
+        }
+        if (!issue(x, group, part, expert, slot, ST_IO_PREFETCH)) {
+            return;
+        }
+        x->pools[pool].ahead[slot] |= 1u << part;
+    }
+}
+
+static void pump_all_ahead(struct st_experts *x, int from)
+{
+    for (int i = 0; i < x->weights->n_groups; i++) {
+        pump_ahead(x, (from + i) % x->weights->n_groups);
+    }
+}
+
+/* Slots for the experts, as far as there are any. Those that the first ones have, or get, are
+ * pinned meanwhile: none is lost to another. Returns how many experts have one. */
+static int reserve_ahead(struct st_experts *x, int group, const int *experts, int n)
+{
+    int pool = x->pool_of[group], first = x->first_id[group], got = 0, evicted;
+    int slots[MAX_AHEAD];
+    for (int i = 0; i < n; i++) {
+        slots[i] = st_cache_find(x->cache, pool, first + experts[i]);
+        if (slots[i] >= 0) {
+            st_cache_pin(x->cache, pool, slots[i]);
+        }
+    }
+    for (; got < n; got++) {
+        if (slots[got] < 0) {
+            slots[got] = st_cache_acquire(x->cache, pool, first + experts[got], &evicted);
+            if (slots[got] < 0) {
+                break;
+            }
+            x->pools[pool].ahead[slots[got]] = 0;
+            st_cache_pin(x->cache, pool, slots[got]);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        if (slots[i] >= 0) {
+            st_cache_unpin(x->cache, pool, slots[i]);
+        }
+    }
+    return got;
+}
+
+void st_experts_foresee(struct st_experts *x, int group, const int *experts, int n)
+{
+    struct ahead *a = &x->ahead[group];
+    a->n = a->next_load = 0;
+    if (x->n_pools < x->weights->n_groups) {
+        return; /* one pool for all: what is foreseen would evict what is needed first */
+    }
+    n = n < MAX_AHEAD ? n : MAX_AHEAD;
+    a->n = reserve_ahead(x, group, experts, n);
+    memcpy(a->experts, experts, (size_t)a->n * sizeof *experts);
+    pump_ahead(x, group);
+}
+
+/* An expert of a pass that begins is in the slot, or on its way there. Returns whether it is there
+ * because it was foreseen for this pass. */
+static bool take_ahead(struct st_experts *x, int group, int slot, uint32_t parts)
+{
+    int pool = x->pool_of[group];
+    uint32_t ahead = x->pools[pool].ahead[slot] & parts;
+    for (int p = 0; p < x->weights->groups[group].n_parts; p++) {
+        int load = *load_of(x, pool, slot, p);
+        if (load >= 0 && (parts & 1u << p)) {
+            st_io_promote(x->io, &x->loads[load].request);
+        }
+        if (ahead & 1u << p) {
+            int weight = x->weights->groups[group].weight[p];
+            x->stats.prefetch_used_bytes += x->weights->weights[weight].file_bytes;
+        }
+    }
+    x->pools[pool].ahead[slot] &= ~parts;
+    return ahead != 0;
+}
+
+/* The pass has begun: reads for it that it turned out not to need are not made any more. */
+static void cancel_ahead(struct st_experts *x, int group)
+{
+    x->ahead[group].n = 0;
+    for (int k = x->n_open - 1; k >= 0; k--) {
+        struct st_io_request *request = &x->loads[x->order[k]].request;
+        if (x->loads[x->order[k]].pool == x->pool_of[group] &&
+            request->priority == ST_IO_PREFETCH && st_io_cancel(x->io, request)) {
+            x->stats.prefetch_bytes -= request->length;
+            give_up(x, k);
+        }
+    }
+}
+
+/* --- Passes, again ------------------------------------------------------------------------- */
 
 enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,
     const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err)
@@ -450,6 +586,7 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
     pass->parts = parts;
     pass->n = n;
     pass->next_load = 0;
+    pass->n_misses = 0;
     x->pools[pool].n_passes++;
     if (x->n_passes++ == 0) {
         x->failed = false; /* a failure that nobody waited for: those parts are read again */
@@ -457,6 +594,7 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
     if (uses) {
         st_cache_step(x->cache, pool);
     }
+    collect(x);                   /* from here on, what fails was asked for */
     for (int i = 0; i < n; i++) { /* hits first: a miss must not evict one of them */
         int id = first + experts[i];
         pass->experts[i] = experts[i];
@@ -464,13 +602,16 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
         bool hit = st_experts_has(x, group, experts[i], parts);
         if (pass->slots[i] >= 0) {
             st_cache_pin(x->cache, pool, pass->slots[i]);
+            hit = !take_ahead(x, group, pass->slots[i], parts) && hit;
         }
+        pass->n_misses += !hit;
         if (uses) {
             st_cache_touch(x->cache, pool, id);
             x->stats.expert_requests += (uint64_t)uses[i];
             x->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
         }
     }
+    cancel_ahead(x, group);
     for (int i = 0; i < n; i++) {
         if (pass->slots[i] < 0) {
             pass->slots[i] = acquire(x, pool, first + experts[i]);
@@ -511,6 +652,7 @@ enum strata_status st_experts_wait(
             return STRATA_OK;
         }
         pump(x, pass);
+        pump_all_ahead(x, pass->group);
         if (settle(x, part) == 0 && settle(x, -1) == 0) {
             ST_ASSERT(x->n_open > 0);
             block(x);
@@ -629,6 +771,8 @@ bool st_experts_settled(const struct st_experts *x, uint64_t bytes)
 void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out)
 {
     out->demand_bytes += x->stats.demand_bytes;
+    out->prefetch_bytes += x->stats.prefetch_bytes;
+    out->prefetch_used_bytes += x->stats.prefetch_used_bytes;
     out->expert_requests += x->stats.expert_requests;
     out->expert_hits += x->stats.expert_hits;
     out->stall_ns += x->stats.stall_ns;

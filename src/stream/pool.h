@@ -21,6 +21,7 @@ struct st_pool {
     char *memory[ST_MAX_PARTS];
     uint64_t memory_bytes[ST_MAX_PARTS];
     int16_t *load_of; /* [max_slots][ST_MAX_PARTS] open load, or -1 */
+    uint8_t *ahead;   /* [max_slots] parts that were read ahead and not asked for yet, as bits */
 };
 
 uint64_t st_pool_slot_bytes(const struct st_pool *pool);

@@ -417,6 +417,11 @@ enum strata_status st_stream_begin(struct st_stream *s, struct st_pass *pass, in
     return st_experts_begin(s->experts, pass, group, experts, uses, n, parts, err);
 }
 
+void st_stream_foresee(struct st_stream *s, int group, const int *experts, int n)
+{
+    st_experts_foresee(s->experts, group, experts, n);
+}
+
 bool st_stream_ready(struct st_stream *s, const struct st_pass *pass, int part)
 {
     return st_experts_ready(s->experts, pass, part);

@@ -92,6 +92,7 @@ struct st_pass {
     int *experts;
     int *slots;    /* slots[i] holds experts[i] */
     int next_load; /* reads not issued yet: index into part-major (part, expert) order */
+    int n_misses;  /* experts that are read for this pass, or were read ahead for it */
 };
 
 /* Most experts a pass of this group may have: alone, or next to another open pass of the group. */
@@ -101,6 +102,11 @@ int st_stream_pass_limit(const struct st_stream *stream, int group, bool alone);
  * (requests; NULL: do not count this pass). Reads are issued, nothing is waited for. */
 enum strata_status st_stream_begin(struct st_stream *stream, struct st_pass *pass, int group,
     const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err);
+
+/* These experts will probably be needed by the group's next pass, the likeliest first. What is
+ * missing is read when the disk has nothing better to do, and none of them is evicted for another.
+ * Replaces what was foreseen for the group before. Not while a pass of the group is open. */
+void st_stream_foresee(struct st_stream *stream, int group, const int *experts, int n);
 
 /* True when the part is in place for every expert of the pass (never blocks). */
 bool st_stream_ready(struct st_stream *stream, const struct st_pass *pass, int part);
@@ -151,7 +157,7 @@ struct st_stream_stats {
     uint64_t prefetch_bytes;      /* file bytes read ahead of need */
     uint64_t prefetch_used_bytes; /* of these, used */
     uint64_t expert_requests;     /* one expert needed by one token at one layer */
-    uint64_t expert_hits;         /* of these, in memory when asked for */
+    uint64_t expert_hits;         /* of these, in memory when asked for, and not read for it */
     uint64_t stall_ns;            /* waiting for reads */
     uint64_t prefetch_stall_ns;   /* of it, for reads that had been asked for ahead of need */
     uint64_t arrive_ns;           /* putting what was read into place */
