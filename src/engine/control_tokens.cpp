@@ -52,15 +52,15 @@ size_t ControlTokens::begun_at_end(const std::string &text) const
 
 ControlTokens::Marks ControlTokens::choose_marks(const std::string &request)
 {
+    std::string lower(request); /* JSON's escapes may be in any case, and mixed */
+    std::transform(lower.begin(), lower.end(), lower.begin(),
+        [](char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c; });
     std::vector<std::string> free;
     for (int i = 0; i < 32 && free.size() < 2; i++) { /* U+FDD0 to U+FDEF */
         std::string mark = {(char)0xef, (char)0xb7, (char)(0x90 + i)};
         char escaped[8];
         snprintf(escaped, sizeof escaped, "fd%02x", 0xd0 + i);
-        std::string upper(escaped);
-        std::transform(upper.begin(), upper.end(), upper.begin(), ::toupper);
-        if (request.find(mark) == std::string::npos && request.find(escaped) == std::string::npos &&
-            request.find(upper) == std::string::npos) {
+        if (lower.find(mark) == std::string::npos && lower.find(escaped) == std::string::npos) {
             free.push_back(mark);
         }
     }
