@@ -313,12 +313,14 @@ void bench_print_json(const struct bench_options *o, const struct bench_result *
     summary_init(&s, o, r);
     const struct bench_run *first = &r->runs[BENCH_STRATA][0];
     const struct strata_placement *p = &first->placement;
-    json_t *root = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:b}", "model",
-        o->generate.model_path, "arch", r->file.arch, "file_bytes", (json_int_t)r->file.file_bytes,
-        "bytes_per_token", (json_int_t)r->file.bytes_per_token, "budget_bytes",
-        (json_int_t)p->budget_bytes, "resident_bytes", (json_int_t)p->resident_bytes, "cache_bytes",
-        (json_int_t)p->cache_bytes, "rounds", (int)o->rounds, "prompt_tokens",
-        (int)first->prompt.prompt_tokens, "warmup_tokens", (int)o->warmup, "fits", p->fits);
+    json_t *root = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:b}",
+        "model", o->generate.model_path, "arch", r->file.arch, "file_bytes",
+        (json_int_t)r->file.file_bytes, "bytes_per_token", (json_int_t)r->file.bytes_per_token,
+        "budget_bytes", (json_int_t)p->budget_bytes, "resident_bytes",
+        (json_int_t)p->resident_bytes, "cache_bytes", (json_int_t)p->cache_bytes, "streamed_bytes",
+        (json_int_t)p->streamed_bytes, "weights_bytes", (json_int_t)p->weights_bytes, "rounds",
+        (int)o->rounds, "prompt_tokens", (int)first->prompt.prompt_tokens, "warmup_tokens",
+        (int)o->warmup, "fits", p->fits);
     for (int i = 0; i < BENCH_PROGRAMS; i++) {
         if (s.figures[i]) {
             json_object_set_new(root, program_names[i], program_json(&s, r, (enum bench_program)i));

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# overhead.sh - what Strata costs where it has nothing to do.
+#
+#   bench/overhead.sh [PART...]    default: fits slots slots-stored profile
+#
+#   fits          a model that fits: loading, prompt and decoding, in turns with llama.cpp
+#   slots         the same model in the streaming path, all of it in slots and kept weights (100 % hits),
+#                 repacked as llama.cpp's is
+#   slots-stored  the same with weights as stored, on both sides
+#   profile       where samples of the thread that decodes fall in that path, with perf if there is one
+#
+# Parts can be run one by one. The model is that of peer.sh, with KEEP=1 it stays for both.
+# Environment: ROUNDS (3). Takes 5 minutes, 5 GB of disk and 6 GB of memory.
+cd "$(dirname "$0")/.." || exit 1
+. bench/lib.sh
+[ $# -gt 0 ] || set -- fits slots slots-stored profile
+rounds=${ROUNDS:-3}
+peer_model
+all=(--weights-mem $((2 * $(stat -c %s "$dir/peer.gguf")))) # streamed, and room for all
+
+versus() { # OPTIONS...
+    bench peer -- --vs llama.cpp -n 64 --prompt-tokens 128 --rounds "$rounds" "$@"
+    printf '\n%s\n\n' "$part"
+    echo "|  | Strata | llama.cpp | Strata / llama.cpp |"
+    echo "| --- | --- | --- | --- |"
+    local what
+    for what in load_s first_token_s prompt_tok_per_s decode_tok_per_s; do
+        figure {strata,llama.cpp,strata_over_llama.cpp}."$what".{median,min,max} |
+            awk -F'\t' -v what="$what" '{
+                printf "| `%s` | %.2f (%.2f to %.2f) | %.2f (%.2f to %.2f) | %.3f (%.3f to %.3f) |\n", \
+                    what, $1, $2, $3, $4, $5, $6, $7, $8, $9
+            }'
+    done
+    figure strata.{hit_rate,token_s,token_scheduler_s,token_arrive_s}.median |
+        awk -F'\t' '$1 > 0 {
+            printf "\nhits %.2f %%; of a token'\''s %.2f ms the scheduler takes %.2f %%, putting into place %.2f %%\n", \
+                $1 * 100, $2 * 1e3, $3 / $2 * 100, $4 / $2 * 100
+        }'
+}
+
+# Samples the deciding thread for five seconds once it generates: the first token has been printed.
+profile() {
+    printf '\nprofile: samples by library, of the thread that decodes\n\n'
+    if ! command -v perf >/dev/null; then
+        echo "perf is missing (Debian: linux-perf)"
+        return
+    fi
+    ${BENCH_TURN:-} bash -c '
+        out=$1; shift
+        "$@" >"$out/ids" & run=$!
+        until [ "$(wc -l <"$out/ids")" -gt 8 ]; do sleep 0.2; done
+        perf record -q -e cpu-clock -F 997 -t "$run" -o "$out/perf.data" -- sleep 5 >/dev/null
+        kill "$run"; wait "$run" || true' - \
+        "$dir" "$strata" run "$dir/peer.gguf" -q --ids --tokens 1,2 -n 100000 --ignore-eos "${all[@]}" -c 8192
+    perf report -i "$dir/perf.data" --sort dso --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 8
+    printf '\nthe ten functions of strata itself that take most\n\n'
+    perf report -i "$dir/perf.data" --dso strata --sort symbol --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 10
+}
+
+for part in "$@"; do
+    case $part in
+    fits) versus ;;
+    slots) versus "${all[@]}" ;;
+    slots-stored) versus "${all[@]}" --no-repack ;;
+    profile) profile ;;
+    *) usage; exit 2 ;;
+    esac
+done
+drop peer

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# roofline.sh - how close decoding comes to what disk and CPU allow, over memory budgets and disks.
+#
+#   bench/roofline.sh [--quick] [--report] [MODEL...]
+#
+# A MODEL is TRACE:EXPERT-SIZE:LAYERS, a trace of ../shared/traces turned into a runnable model whose
+# routing is the trace's. Default: qwen3-30b-a3b-k6:900K:16 olmoe-1b-7b:2600K:12 gpt-oss-120b-k2:8M:3.
+# For each, with 10, 20, 35, 50 and 75 % of the file as memory for weights, and the disk limited to
+# 500M, 1G and 1500M bytes/s (../shared/tools/limit):
+#
+#   disk bound      what fio reads under the same limit, just before / bytes read per token
+#   compute bound   tokens/s of the same model all in memory, in plain llama.cpp
+#   U               share of the disk bound that was reached
+#   of roofline     share of min(disk bound, compute bound) that was reached
+#
+# At 1G also llama.cpp (mmap), in turns with Strata, both under a memory limit of the budget and
+# 400 MiB. Results are kept in $BENCH_DIR/roofline.tsv: models can be run one by one. --report prints
+# the table and draws $BENCH_DIR/roofline-*.svg from there without running anything. --quick: four
+# cells, without llama.cpp. Models are made when needed and deleted (KEEP=1 keeps them).
+# Environment: OPTIONS for strata bench (default --no-repack: weights as stored), ROUNDS (2),
+# SECONDS_EACH (4: a run warms up and measures so long at most). Takes 20 minutes and 4 GB of disk.
+cd "$(dirname "$0")/.." || exit 1
+. bench/lib.sh
+options=${OPTIONS---no-repack} rounds=${ROUNDS:-2} seconds=${SECONDS_EACH:-4}
+budgets="10 20 35 50 75" rates="500M 1G 1500M" llama_rate=1G report=
+models=(qwen3-30b-a3b-k6:900K:16 olmoe-1b-7b:2600K:12 gpt-oss-120b-k2:8M:3)
+results=$dir/roofline.tsv
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+    --quick) budgets="20 50" rates="500M 1G" llama_rate="" rounds=1 models=(qwen3-30b-a3b-k6:900K:16) ;;
+    --report) report=1 ;;
+    *) usage; exit 2 ;;
+    esac
+    shift
+done
+[ $# -eq 0 ] || models=("$@")
+
+run='--tokens 0 -n 256 --warmup 128'
+
+# cell NAME BUDGET RATE: one line of results.
+cell() {
+    local file_share under=(-r "$3") versus=() llama=-
+    file_share=$(percent_of "$1" "$2")
+    if [ "$3" = "$llama_rate" ]; then
+        under+=(-m $((file_share + (400 << 20))))
+        versus=(--vs llama.cpp)
+    fi
+    # shellcheck disable=SC2086 # options are words
+    bench "$1" "${under[@]}" -- $run --seconds "$seconds" --rounds "$rounds" --weights-mem "$file_share" \
+        $options "${versus[@]}"
+    [ "$3" != "$llama_rate" ] || llama=$(figure llama.cpp.decode_tok_per_s.median)
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$disk" "$compute" "$llama" "$(figure \
+        strata.{decode_tok_per_s.{median,min,max},token_read_bytes.median,hit_rate.median} \
+        strata.{disk_bytes_per_s,token_s,token_scheduler_s,token_arrive_s}.median)"
+}
+
+one_model() { # TRACE SIZE LAYERS
+    local name=$1-$2 disk compute rate budget
+    model "$name" replay "$shared/traces/$1.jsonl" --expert-bytes "$2" --layers "$3"
+    # shellcheck disable=SC2086
+    bench "$name" -- $run --seconds "$seconds" --rounds "$rounds" $options
+    compute=$(figure strata.decode_tok_per_s.median)
+    grep -qs . "$results" && sed -i "/^$name\t/d" "$results"
+    for rate in $rates; do
+        disk=$(disk_rate "$dir/$name.gguf" "$rate")
+        for budget in $budgets; do
+            cell "$name" "$budget" "$rate" | tee -a "$results" >&2
+        done
+    done
+    drop "$name"
+}
+
+# What is in the results, as tables and as data for the plotter ($dir/NAME.dat).
+table() {
+    awk -F'\t' -v dir="$dir" '
+    function least(a, b) { return a < b ? a : b }
+    $1 != name {
+        name = $1; dat = dir "/roofline-" name ".dat"; printf "" >dat
+        printf "\n%s, %.1f tokens/s all in memory\n\n", name, $5
+        print "| disk | memory | hits | read per token | tokens/s (range) | U | of roofline | scheduler | llama.cpp |"
+        print "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    }
+    {
+        bound = $10 > 0 ? $4 / $10 : 1e9; roof = least(bound, $5); cells++
+        if (bound <= $5) { limited++; busy += $7 / bound >= 0.85 }
+        near += $7 / roof >= 0.9
+        printf "| %s (%.0f MB/s) | %d %% | %.1f %% | %.1f MB | %.2f (%.2f to %.2f) | %.2f%s | %.2f | %.1f %% | %s |\n", $3, $4 / 1e6, $2, \
+            $11 * 100, $10 / 1e6, $7, $8, $9, $7 / bound, bound <= $5 ? "" : " (CPU)", $7 / roof, $14 / $13 * 100, $6
+        k = $3 == "500M" ? 0 : $3 == "1G" ? 1 : 2
+        printf "Strata, %s\tpoints\t%d\t%s\t%s\t%s\t%s\n", $3, k, $2, $7, $8, $9 >dat
+        printf "roofline, %s\tdashed\t%d\t%s\t%s\n", $3, k, $2, roof >dat
+        if ($6 != "-") printf "llama.cpp (mmap), %s\tpoints\t7\t%s\t%s\n", $3, $2, $6 >dat
+    }
+    END {
+        printf "\nU >= 0.85 in %d of %d cells that the disk limits; >= 0.9 of the roofline in %d of %d cells\n", busy, limited, near, cells
+    }' "$results"
+    local data
+    for data in "$dir"/roofline-*.dat; do
+        awk -v title="$(basename "$data" .dat): decode speed, disk limited" -v log_y=1 -v ylabel="tokens/s" \
+            -v xlabel="memory for weights, % of the model" -f bench/plot.awk "$data" >"${data%.dat}.svg"
+    done
+}
+
+if [ -z "$report" ]; then
+    for spec in "${models[@]}"; do
+        IFS=: read -r trace size layers <<<"$spec"
+        one_model "$trace" "$size" "$layers"
+    done
+fi
+table
