@@ -599,6 +599,22 @@ static void test_what_was_foreseen_is_there(void **state)
     assert_int_equal(stats().expert_hits, 3);
 }
 
+/* Waiting for what was read ahead too late is told from waiting for what nobody foresaw. */
+static void test_stalls_are_told_apart(void **state)
+{
+    (void)state;
+    static const int foreseen[] = {3, 8}, other[] = {0, 1};
+    start_with_slots(4, 0, 12, "fault:threads,late_ms=10");
+    st_stream_foresee(stream, 1, foreseen, 2);
+    assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), STRATA_OK);
+    uint64_t late = stats().prefetch_stall_ns;
+    assert_true(late > 0);
+    assert_int_equal(late, stats().stall_ns);
+    assert_int_equal(run_pass(0, other, NULL, 2, NULL), STRATA_OK);
+    assert_int_equal(stats().prefetch_stall_ns, late);
+    assert_true(stats().stall_ns > late);
+}
+
 static void test_one_foreseen_is_not_evicted_for_another(void **state)
 {
     (void)state;
@@ -962,6 +978,7 @@ int main(void)
         TEST(test_foresight_changes_neither_bytes_nor_hits),
         TEST(test_foresight_in_small_pools),
         TEST(test_what_was_foreseen_is_there),
+        TEST(test_stalls_are_told_apart),
         TEST(test_one_foreseen_is_not_evicted_for_another),
         TEST(test_a_failed_read_ahead_is_read_again),
         TEST(test_one_failed_read_fails_one_pass),

@@ -18,6 +18,7 @@
 struct load {
     struct st_io_request request;
     bool arrived; /* read, waiting to be put into place */
+    bool ahead;   /* asked for before it was needed */
     int pool, slot, part, weight;
     int stage; /* staging buffer, -1: read in place */
 };
@@ -296,6 +297,7 @@ static struct load *open_load(struct st_experts *x, int weight, enum st_io_prior
     }
     struct load *load = &x->loads[x->order[x->n_open++]];
     load->arrived = false;
+    load->ahead = priority == ST_IO_PREFETCH;
     load->stage = stage;
     return load;
 }
@@ -391,11 +393,14 @@ static int settle(struct st_experts *x, int part)
     return n;
 }
 
-static void block(struct st_experts *x)
+/* `ahead`: all that is waited for was asked for before it was needed. */
+static void block(struct st_experts *x, bool ahead)
 {
     uint64_t before = st_io_now_ns(x->io);
     st_io_wait_any(x->io);
-    x->stats.stall_ns += st_io_now_ns(x->io) - before;
+    uint64_t waited = st_io_now_ns(x->io) - before;
+    x->stats.stall_ns += waited;
+    x->stats.prefetch_stall_ns += ahead ? waited : 0;
 }
 
 /* Waits until no load is open. What arrived late is thrown away only if its read failed. */
@@ -404,7 +409,7 @@ static void drain(struct st_experts *x)
     collect(x);
     while (x->n_open > 0) {
         if (settle(x, -1) == 0) {
-            block(x);
+            block(x, false);
         }
         collect(x);
     }
@@ -633,6 +638,19 @@ bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part
     return true;
 }
 
+/* Whether all of the part that the pass still misses was asked for before it was needed. */
+static bool all_ahead(struct st_experts *x, const struct st_pass *pass, int part)
+{
+    int pool = x->pool_of[pass->group];
+    for (int i = 0; i < pass->n; i++) {
+        int load = *load_of(x, pool, pass->slots[i], part);
+        if (load >= 0 ? !x->loads[load].ahead : missing(x, pool, pass->slots[i], part)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 enum strata_status st_experts_wait(
     struct st_experts *x, struct st_pass *pass, int part, struct strata_error *err)
 {
@@ -655,7 +673,7 @@ enum strata_status st_experts_wait(
         pump_all_ahead(x, pass->group);
         if (settle(x, part) == 0 && settle(x, -1) == 0) {
             ST_ASSERT(x->n_open > 0);
-            block(x);
+            block(x, all_ahead(x, pass, part));
         }
     }
 }
