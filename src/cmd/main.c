@@ -9,6 +9,7 @@
 static const struct cmd_entry commands[] = {
     {"run", cmd_run, "generate text with a model of any size"},
     {"chat", cmd_chat, "talk with a model in the terminal"},
+    {"serve", cmd_serve, "serve a model: the APIs of OpenAI, Ollama and Anthropic"},
     {"verify", cmd_verify, "check that the logits equal llama.cpp's bit by bit"},
     {"bench", cmd_bench, "measure a model's speed, also against llama.cpp"},
     {"plan", cmd_plan, "show where a model would go, and how fast it would run"},

@@ -79,20 +79,32 @@ static struct timespec deadline(int timeout_ms)
     return t;
 }
 
-enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piece *piece)
+/* Waits for something to be there. With the lock held. */
+static enum st_job_state wait(struct st_job *job, int timeout_ms)
 {
     struct timespec until = deadline(timeout_ms);
-    enum st_job_state state = ST_JOB_PIECE;
+    int rc = 0;
+    while (!job->first && !job->ended && rc != ETIMEDOUT) {
+        rc = pthread_cond_timedwait(&job->changed, job->lock, &until);
+    }
+    return job->first ? ST_JOB_PIECE : job->ended ? ST_JOB_ENDED : ST_JOB_TIMEOUT;
+}
+
+enum st_job_state st_job_peek(struct st_job *job, int timeout_ms)
+{
+    pthread_mutex_lock(job->lock);
+    enum st_job_state state = wait(job, timeout_ms);
+    pthread_mutex_unlock(job->lock);
+    return state;
+}
+
+enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piece *piece)
+{
     free(job->taken);
     job->taken = NULL;
     pthread_mutex_lock(job->lock);
-    while (!job->first && !job->ended && state != ST_JOB_TIMEOUT) {
-        if (pthread_cond_timedwait(&job->changed, job->lock, &until) == ETIMEDOUT) {
-            state = ST_JOB_TIMEOUT;
-        }
-    }
-    if (job->first) {
-        state = ST_JOB_PIECE;
+    enum st_job_state state = wait(job, timeout_ms);
+    if (state == ST_JOB_PIECE) {
         job->taken = job->first;
         job->first = job->first->next;
         job->last = job->first ? job->last : &job->first;
@@ -102,8 +114,6 @@ enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piec
             pthread_cond_signal(job->work); /* it may have paused for us */
         }
         *piece = job->taken->piece;
-    } else if (job->ended) {
-        state = ST_JOB_ENDED;
     }
     pthread_mutex_unlock(job->lock);
     return state;

@@ -78,6 +78,9 @@ enum st_job_state { ST_JOB_PIECE, ST_JOB_TIMEOUT, ST_JOB_ENDED };
 /* Waits for the next piece, at most so long. The piece is valid until the next call. */
 enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piece *piece);
 
+/* The same, without taking it. */
+enum st_job_state st_job_peek(struct st_job *job, int timeout_ms);
+
 enum st_end { ST_END_STOP, ST_END_STRING, ST_END_LENGTH, ST_END_CANCELLED, ST_END_FAILED };
 
 struct st_result {

@@ -1,0 +1,272 @@
+/* serve.c - strata serve: the APIs of OpenAI, Ollama and Anthropic on one model. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "cmd/generate.h"
+#include "cmd/shared_options.h"
+#include "serve/server.h"
+
+#define PARALLEL_DEFAULT 4
+#define KV_MAX_DEFAULT   (8 * ST_GIB)
+#define TICK_US          50000
+
+struct serve_options {
+    const char *path;
+    const char *template_path;
+    char *template_text;
+    bool quiet, verbose;
+    uint32_t port, parallel, queue, connections, timeout_s, drain_s;
+    char name[256];
+    const char *name_given;
+    struct strata_model_options model;
+    struct st_server_options server;
+    struct st_service_options service;
+};
+
+static volatile sig_atomic_t signals; /* 1: drain, 2: stop */
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    signals++;
+}
+
+/* --- Options ------------------------------------------------------------------------------- */
+
+static int parse(int argc, char **argv, struct serve_options *o)
+{
+    struct cmd_option options[] = {{CMD_GROUP, .help = "Server"},
+        {CMD_STRING, 0, "host", "HOST", "listen on this name or address (default 127.0.0.1)",
+            .target = &o->server.host},
+        {CMD_UINT32, 0, "port", "N", "port (default 8080); 0: any that is free", .target = &o->port,
+            .min = 0, .max = 65535},
+        {CMD_STRING, 0, "api-key", "KEY", "clients must send it (default: STRATA_API_KEY, if set)",
+            .target = &o->server.api_key},
+        {CMD_STRING, 0, "name", "NAME", "what clients call the model (default: the file's name)",
+            .target = &o->name_given},
+        {CMD_STRING, 0, "chat-template", "FILE", "a Jinja template instead of the model's",
+            .target = &o->template_path},
+        {CMD_GROUP, .help = "Requests"},
+        {CMD_UINT32, 'n', "parallel", "N",
+            "requests computed at once, each with its own --ctx (default 4)",
+            .target = &o->parallel, .min = 1, .max = 64},
+        {CMD_UINT32, 0, "queue", "N", "requests that may wait; more are refused (default 64)",
+            .target = &o->queue, .min = 1, .max = 10000},
+        {CMD_UINT32, 0, "connections", "N", "open connections (default 128)",
+            .target = &o->connections, .min = 1, .max = 10000},
+        {CMD_UINT32, 0, "timeout", "SECONDS",
+            "for a client to send a request, and to take what it is sent (default 60)",
+            .target = &o->timeout_s, .min = 1, .max = 86400},
+        {CMD_SIZE, 0, "body-max", "SIZE", "of a request (default 16M)",
+            .target = &o->server.body_max_bytes, .min = 1024, .max = 0x1p30},
+        {CMD_UINT32, 0, "drain", "SECONDS",
+            "at SIGTERM, requests may still take so long (default 30)", .target = &o->drain_s,
+            .min = 0, .max = 86400},
+        {CMD_GROUP, .help = "Prompts that were seen before"},
+        {CMD_STRING, 0, "kv-dir", "DIR", "keep computed prompts there, also for the next start",
+            .target = &o->service.kv_dir},
+        {CMD_SIZE, 0, "kv-size", "SIZE", "what that directory may hold (default 8G)",
+            .target = &o->service.kv_max_bytes, .min = 1, .max = 0x1p62},
+        CMD_MODEL_OPTIONS(&o->model), {CMD_GROUP, .help = "Output"},
+        {CMD_FLAG, 'q', "quiet", NULL, "say nothing but errors", .target = &o->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, {0}};
+    const struct cmd_spec spec = {"serve", "MODEL [options]",
+        "Serves a model that may be bigger than memory, through the APIs of OpenAI (/v1), Ollama "
+        "(/api) and Anthropic (/v1/messages). Requests share passes over the weights, and what "
+        "their prompts have in common.",
+        options, 1, 1, NULL};
+    return cmd_parse(&spec, argc, argv, &o->path, NULL);
+}
+
+/* "/models/Qwen3-30B-Q4_K_M-00001-of-00002.gguf" -> "Qwen3-30B-Q4_K_M" */
+static void name_model(struct serve_options *o)
+{
+    const char *base = strrchr(o->path, '/');
+    snprintf(o->name, sizeof o->name, "%s",
+        o->name_given ? o->name_given
+        : base        ? base + 1
+                      : o->path);
+    if (!o->name_given) {
+        char *suffix = strstr(o->name, ".gguf");
+        char *split = strstr(o->name, "-00001-of-");
+        if (suffix && !suffix[5]) {
+            *suffix = 0;
+        }
+        if (split) {
+            *split = 0;
+        }
+    }
+    o->server.name = o->name;
+    o->server.path = o->path;
+}
+
+static enum strata_status read_template(struct serve_options *o, struct strata_error *err)
+{
+    if (!o->template_path) {
+        return STRATA_OK;
+    }
+    FILE *f = fopen(o->template_path, "rb");
+    size_t cap = 1 << 20, n = 0;
+    o->template_text = st_xmalloc(cap + 1);
+    if (f) {
+        n = fread(o->template_text, 1, cap, f);
+    }
+    bool bad = !f || ferror(f) || !feof(f);
+    if (f) {
+        fclose(f);
+    }
+    o->template_text[n] = 0;
+    o->server.chat_template = o->template_text;
+    return bad ? st_fail(err, STRATA_E_IO, "Check the path given with --chat-template.",
+                     "cannot read %s", o->template_path)
+               : STRATA_OK;
+}
+
+/* --- What will be done --------------------------------------------------------------------- */
+
+static void print_plan(const struct serve_options *o, const struct strata_plan *plan)
+{
+    struct strata_placement p;
+    struct strata_speed speed;
+    strata_plan_placement(plan, &p);
+    strata_plan_speed(plan, 0, 1, &speed);
+    fprintf(stderr, "model:   %s, %s of weights%s\n", o->name, ST_SIZE(p.weights_bytes),
+        p.fits ? "; it fits, and is not streamed" : "");
+    fprintf(stderr, "memory:  %s in all; context for %u requests %s", ST_SIZE(p.budget_bytes),
+        o->model.n_seq, ST_SIZE(p.kv_bytes));
+    if (!p.fits) {
+        fprintf(stderr, "; weights kept %s, expert slots %s, read for every pass %s",
+            ST_SIZE(p.resident_bytes), ST_SIZE(p.cache_bytes), ST_SIZE(p.streamed_bytes));
+    }
+    if (speed.decode_tok_per_s > 0) {
+        fprintf(stderr, "\nspeed:   about %.1f tokens/s for one request alone (%s)",
+            speed.decode_tok_per_s, speed.limit ? speed.limit : "computing");
+    }
+    fprintf(stderr, "\n");
+}
+
+static void print_endpoint(const struct serve_options *o, uint16_t port, bool ready)
+{
+    bool v6 = strchr(o->server.host, ':') != NULL;
+    fprintf(stderr, "%s http://%s%s%s:%u  (OpenAI: /v1, Ollama: /api%s)%s\n",
+        ready ? "serving:" : "will be:", v6 ? "[" : "", o->server.host, v6 ? "]" : "", port,
+        o->server.api_key ? "; an API key is needed" : "", ready ? "" : " once it is loaded");
+    fflush(stderr);
+}
+
+static enum strata_status announce(struct serve_options *o, struct strata_error *err)
+{
+    struct strata_plan *plan;
+    enum strata_status status = strata_plan_new(o->path, &o->model, &plan, err);
+    if (status == STRATA_OK && !o->quiet) {
+        print_plan(o, plan);
+        print_endpoint(o, o->server.port, false);
+    }
+    if (status == STRATA_OK) {
+        strata_plan_free(plan);
+    }
+    return status;
+}
+
+/* --- Serving ------------------------------------------------------------------------------- */
+
+/* Until a signal; then until nothing is left to do, or the time for that is over. */
+static void serve(const struct serve_options *o, struct st_service *service)
+{
+    while (signals == 0) {
+        usleep(TICK_US);
+    }
+    if (!o->quiet) {
+        fprintf(stderr, "ending: no new requests; those under way have %u s\n", o->drain_s);
+    }
+    st_service_drain(service);
+    uint64_t until = st_now_ns() + (uint64_t)o->drain_s * 1000000000u;
+    while (signals < 2 && st_now_ns() < until && !st_service_is_empty(service)) {
+        usleep(TICK_US);
+    }
+    usleep(4 * TICK_US); /* for the last bytes to be sent */
+}
+
+static void handle_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+}
+
+static enum strata_status run(struct serve_options *o, struct strata_error *err)
+{
+    struct progress_line line;
+    struct strata_model *model = NULL;
+    struct st_service *service = NULL;
+    struct st_server *server = NULL;
+    progress_init(&line, o->quiet);
+    o->model.progress = progress_report;
+    o->model.progress_user = &line;
+    enum strata_status status = announce(o, err);
+    progress_end(&line);
+    if (status == STRATA_OK) {
+        status = strata_model_load(o->path, &o->model, &model, err);
+        progress_end(&line);
+    }
+    if (status == STRATA_OK) {
+        status = st_service_new(model, &o->service, &service, err);
+    }
+    if (status == STRATA_OK) {
+        status = st_server_start(service, &o->server, &server, err);
+    }
+    if (status == STRATA_OK) {
+        handle_signals();
+        if (!o->quiet) {
+            print_endpoint(o, st_server_port(server), true);
+        }
+        serve(o, service);
+    }
+    st_server_stop(server);
+    st_service_free(service);
+    strata_model_free(model);
+    return status;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    struct serve_options o = {.port = 8080,
+        .parallel = PARALLEL_DEFAULT,
+        .queue = 64,
+        .connections = 128,
+        .timeout_s = 60,
+        .drain_s = 30};
+    struct strata_error err;
+    strata_model_options_init(&o.model);
+    st_server_options_init(&o.server);
+    o.server.api_key = getenv("STRATA_API_KEY");
+    o.service.kv_max_bytes = KV_MAX_DEFAULT;
+    int rc = parse(argc, argv, &o);
+    if (rc != CMD_GO_ON) {
+        return rc;
+    }
+    if (o.verbose) {
+        strata_log_set_level(STRATA_LOG_DEBUG);
+    }
+    o.server.api_key = o.server.api_key && o.server.api_key[0] ? o.server.api_key : NULL;
+    o.server.port = (uint16_t)o.port;
+    o.server.connections_max = (int)o.connections;
+    o.server.timeout_s = (int)o.timeout_s;
+    o.service.parallel = (int)o.parallel;
+    o.service.queue_max = (int)o.queue;
+    o.model.n_seq = o.parallel;
+    o.model.n_kept = o.parallel > 4 ? o.parallel : 4;
+    name_model(&o);
+    enum strata_status status = read_template(&o, &err);
+    if (status == STRATA_OK) {
+        status = run(&o, &err);
+    }
+    free(o.template_text);
+    return status == STRATA_OK ? CMD_OK : cmd_fail(&err);
+}

@@ -1,0 +1,411 @@
+#include "serve/exchange.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/error.h"
+#include "base/units.h"
+
+#define LOOK_MS       250 /* between two looks whether the client is still there */
+#define TURN_MS       20  /* between choices of the same request */
+#define FIRST_WAIT_NS (5 * (uint64_t)1000000000)  /* for a status, before a stream begins */
+#define KEEP_ALIVE_NS (10 * (uint64_t)1000000000) /* of silence */
+
+/* --- Making -------------------------------------------------------------------------------- */
+
+struct st_exchange *st_exchange_new(
+    struct st_request *request, const struct st_dialect *dialect, enum st_api api)
+{
+    struct st_fields fields;
+    size_t n;
+    const char *body = st_request_body(request, &n);
+    json_t *object = st_fields_parse(&fields, body, n);
+    if (!object) {
+        st_answer_error(request, 400, "%s", fields.message);
+        return NULL;
+    }
+    static _Atomic uint64_t number;
+    struct st_exchange *x = st_xcalloc(1, sizeof *x);
+    x->request = request;
+    x->server = st_request_server(request);
+    x->dialect = dialect;
+    x->api = api;
+    x->body = object;
+    x->model = x->server->card.name;
+    x->n_choices = 1;
+    x->n_predict = -1;
+    x->n_top = -1;
+    x->created_s = (int64_t)time(NULL);
+    x->started_ns = x->said_ns = st_now_ns();
+    strata_sampling_init(&x->sampling);
+    x->sampling.temp = 0.8f;
+    uint64_t serial = ++number;
+    x->sampling.seed = (uint32_t)((x->started_ns ^ (serial << 20)) * 0x9e3779b97f4a7c15u >> 32);
+    snprintf(x->id, sizeof x->id, "%08llx%08llx", (unsigned long long)x->created_s,
+        (unsigned long long)(x->started_ns * 0x9e3779b97f4a7c15u >> 32));
+    return x;
+}
+
+void st_exchange_free(struct st_exchange *x)
+{
+    if (!x) {
+        return;
+    }
+    for (int c = 0; c < x->n_choices; c++) {
+        st_job_release(x->choices[c].job);
+        strata_reply_free(x->choices[c].reply);
+        json_decref(x->choices[c].logprobs);
+        st_buffer_release(&x->choices[c].text);
+    }
+    strata_prompt_free(x->prompt);
+    strata_chat_free(x->own_chat);
+    free(x->biases);
+    free(x->grammar);
+    json_decref(x->body);
+    free(x);
+}
+
+/* --- Prompts ------------------------------------------------------------------------------- */
+
+int st_http_status(enum strata_status status)
+{
+    switch (status) {
+    case STRATA_E_USAGE:
+    case STRATA_E_UNSUPPORTED:
+        return 400;
+    case STRATA_E_NOFIT:
+    case STRATA_E_NOMEM:
+        return 503;
+    default:
+        return 500;
+    }
+}
+
+static bool keep(struct st_fields *f, enum strata_status status, const struct strata_error *err)
+{
+    if (status != STRATA_OK) {
+        st_fields_fail(f, "%s", err->message);
+    }
+    return status == STRATA_OK;
+}
+
+bool st_exchange_render(struct st_exchange *x, struct st_fields *f, json_t *chat)
+{
+    struct strata_error err;
+    if (f->bad) {
+        return false;
+    }
+    const struct strata_chat *template = x->own_chat ? x->own_chat : x->server->chat;
+    if (!template) {
+        st_fields_fail(f, "the model has no tokenizer, and so no chat");
+        return false;
+    }
+    char *text = json_dumps(chat, JSON_COMPACT);
+    x->parse = true;
+    bool ok = keep(f, strata_chat_render(template, text, strlen(text), &x->prompt, &err), &err);
+    free(text);
+    return ok;
+}
+
+bool st_exchange_raw(struct st_exchange *x, struct st_fields *f, const char *text)
+{
+    struct strata_error err;
+    return !f->bad &&
+           keep(f, strata_prompt_from_text(x->server->model, text, strlen(text), &x->prompt, &err),
+               &err);
+}
+
+bool st_exchange_raw_format(
+    struct st_exchange *x, struct st_fields *f, const char *text, json_t *chat)
+{
+    struct strata_error err;
+    json_t *schema = json_object_get(chat, "json_schema");
+    bool any = json_object_get(chat, "response_format") != NULL; /* any object */
+    if ((schema || any) && !f->bad) {
+        char *bytes =
+            schema ? json_dumps(schema, JSON_COMPACT) : st_xstrdup("{\"type\":\"object\"}");
+        keep(f, strata_schema_grammar(bytes, strlen(bytes), &x->grammar, &err), &err);
+        free(bytes);
+    }
+    return st_exchange_raw(x, f, text);
+}
+
+/* --- Jobs ---------------------------------------------------------------------------------- */
+
+static void refuse(struct st_exchange *x, enum st_refusal refusal, const struct strata_error *err)
+{
+    if (refusal == ST_BUSY) {
+        st_answer_error(x->request, x->api == ST_API_OLLAMA ? 503 : 429,
+            "the server is busy: too many requests are waiting");
+    } else if (refusal == ST_DRAINING) {
+        st_answer_error(x->request, 503, "the server is shutting down");
+    } else {
+        st_answer_error(x->request, st_http_status(err->status), "%s", err->message);
+    }
+}
+
+static bool submit(struct st_exchange *x)
+{
+    struct st_job_options o = {
+        .prompt = x->prompt,
+        .sampling = x->sampling,
+        .n_predict = x->n_predict,
+        .stops = x->stops,
+        .n_stops = x->n_stops,
+        .n_top = x->n_top,
+        .client = st_request_client(x->request),
+    };
+    for (int c = 0; c < x->n_choices; c++) {
+        struct strata_error err = {0};
+        o.sampling.seed = x->sampling.seed + (uint32_t)c;
+        enum st_refusal refusal =
+            st_service_submit(x->server->service, &o, &x->choices[c].job, &err);
+        if (refusal != ST_ACCEPTED) {
+            refuse(x, refusal, &err);
+            return false;
+        }
+        if (x->parse) {
+            strata_reply_new(x->prompt, &x->choices[c].reply, NULL);
+        }
+    }
+    return true;
+}
+
+/* --- Pieces -------------------------------------------------------------------------------- */
+
+static void write_text(
+    struct st_exchange *x, int c, const char *text, size_t n, bool last, struct st_buffer *out)
+{
+    struct st_choice *choice = &x->choices[c];
+    const struct strata_delta *deltas = NULL;
+    size_t n_deltas = 0;
+    struct strata_delta plain = {STRATA_DELTA_CONTENT, text, n, 0, NULL, NULL};
+    if (choice->reply) {
+        strata_reply_add(choice->reply, text, n, last, &deltas, &n_deltas, NULL);
+    } else if (n > 0) {
+        deltas = &plain;
+        n_deltas = 1;
+    }
+    for (size_t i = 0; i < n_deltas; i++) {
+        x->dialect->delta(x, c, &deltas[i], out);
+    }
+    choice->text_offset += n;
+}
+
+/* Waits for one choice. False: nothing came. */
+static bool advance_choice(struct st_exchange *x, int c, int ms, struct st_buffer *out)
+{
+    struct st_choice *choice = &x->choices[c];
+    struct st_piece piece;
+    enum st_job_state state = st_job_next(choice->job, ms, &piece);
+    if (state == ST_JOB_TIMEOUT) {
+        return false;
+    }
+    if (state == ST_JOB_PIECE) {
+        if (x->n_top >= 0 && piece.token >= 0 && x->dialect->token) {
+            x->dialect->token(x, c, &piece);
+        }
+        write_text(x, c, piece.text, piece.length, false, out);
+        return true;
+    }
+    choice->result = st_job_result(choice->job);
+    if (choice->result->end != ST_END_FAILED && choice->result->end != ST_END_CANCELLED) {
+        write_text(x, c, "", 0, true, out);
+        x->dialect->finish(x, c, out);
+    }
+    return true;
+}
+
+/* The first failure of a choice; NULL if there is none. */
+static const struct st_result *failure(const struct st_exchange *x)
+{
+    for (int c = 0; c < x->n_choices; c++) {
+        const struct st_result *r = x->choices[c].result;
+        if (r && (r->end == ST_END_FAILED || r->end == ST_END_CANCELLED)) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+static bool all_ended(const struct st_exchange *x)
+{
+    for (int c = 0; c < x->n_choices; c++) {
+        if (!x->choices[c].result) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Waits a while for anything. False: the client has left, or we are told to stop. */
+static bool advance(struct st_exchange *x, struct st_buffer *out)
+{
+    int c = x->turn;
+    do {
+        c = (c + 1) % x->n_choices;
+    } while (x->choices[c].result && c != x->turn);
+    x->turn = c;
+    if (!x->choices[c].result && !advance_choice(x, c, x->n_choices > 1 ? TURN_MS : LOOK_MS, out) &&
+        (st_request_left(x->request) || x->server->stopping)) {
+        return false;
+    }
+    return true;
+}
+
+static int failed_status(const struct st_result *failed, const char **message)
+{
+    bool cancelled = failed->end == ST_END_CANCELLED;
+    *message = cancelled ? "the request was cancelled" : failed->error.message;
+    return cancelled ? 503 : st_http_status(failed->error.status);
+}
+
+/* --- Streams ------------------------------------------------------------------------------- */
+
+bool st_exchange_advance(struct st_exchange *x, struct st_buffer *out)
+{
+    if (x->over) {
+        return false;
+    }
+    if (!x->begun) {
+        x->begun = true;
+        if (x->dialect->begin) {
+            x->dialect->begin(x, out);
+        }
+        return true;
+    }
+    if (!advance(x, out)) {
+        x->over = true;
+        return false;
+    }
+    const struct st_result *failed = failure(x);
+    if (failed) {
+        const char *message;
+        int status = failed_status(failed, &message);
+        x->dialect->fail(x, status, message, out);
+        x->over = true;
+        return true;
+    }
+    if (all_ended(x)) {
+        if (x->dialect->end) {
+            x->dialect->end(x, out);
+        }
+        x->over = true;
+    }
+    uint64_t now = st_now_ns();
+    if (out->n == 0 && now - x->said_ns > KEEP_ALIVE_NS && x->dialect->keep_alive) {
+        x->dialect->keep_alive(out);
+    }
+    x->said_ns = out->n > 0 ? now : x->said_ns;
+    return true;
+}
+
+/* A failure at once is an error like any other. So the first thing is waited for, but not for long:
+ * clients want to see that something is going on. */
+static void stream(struct st_exchange *x)
+{
+    uint64_t start = st_now_ns();
+    const struct st_result *failed = NULL;
+    while (st_now_ns() - start < FIRST_WAIT_NS && !failed) {
+        enum st_job_state state = st_job_peek(x->choices[0].job, LOOK_MS);
+        if (state == ST_JOB_PIECE) {
+            break;
+        }
+        if (state == ST_JOB_ENDED) {
+            failed = st_job_result(x->choices[0].job);
+            break;
+        }
+        if (st_request_left(x->request) || x->server->stopping) {
+            break;
+        }
+    }
+    if (failed && (failed->end == ST_END_FAILED || failed->end == ST_END_CANCELLED)) {
+        const char *message;
+        int status = failed_status(failed, &message);
+        st_answer_error(x->request, status, "%s", message);
+        st_exchange_free(x);
+        return;
+    }
+    st_answer_stream(x->request, x->dialect->type, x);
+}
+
+static void whole(struct st_exchange *x)
+{
+    struct st_buffer out = {0};
+    bool here = true;
+    while (here && !all_ended(x) && !failure(x)) {
+        here = advance(x, &out);
+    }
+    const struct st_result *failed = failure(x);
+    const char *message = "the request was cancelled";
+    int status = failed ? failed_status(failed, &message) : 503;
+    if (failed || !here) {
+        st_answer_error(x->request, status, "%s", message);
+    } else {
+        st_answer_json(x->request, 200, x->dialect->whole(x));
+    }
+    st_buffer_release(&out);
+    st_exchange_free(x);
+}
+
+void st_exchange_run(struct st_exchange *x, const struct st_fields *f)
+{
+    if (f->bad || !x->prompt) {
+        st_answer_error(x->request, 400, "%s", f->bad ? f->message : "there is no prompt");
+        st_exchange_free(x);
+        return;
+    }
+    x->sampling.grammar = x->grammar;
+    if (!submit(x)) {
+        st_exchange_free(x);
+        return;
+    }
+    x->load_ns = st_now_ns() - x->started_ns;
+    if (x->stream) {
+        stream(x);
+    } else {
+        whole(x);
+    }
+}
+
+/* --- Counting ------------------------------------------------------------------------------ */
+
+uint32_t st_exchange_prompt_tokens(const struct st_exchange *x)
+{
+    return x->choices[0].result ? x->choices[0].result->n_prompt : 0;
+}
+
+uint32_t st_exchange_reused_tokens(const struct st_exchange *x)
+{
+    return x->choices[0].result ? x->choices[0].result->n_reused : 0;
+}
+
+uint32_t st_exchange_generated_tokens(const struct st_exchange *x)
+{
+    uint32_t n = 0;
+    for (int c = 0; c < x->n_choices; c++) {
+        n += x->choices[c].result ? x->choices[c].result->n_generated : 0;
+    }
+    return n;
+}
+
+json_t *st_token_text(const struct st_exchange *x, int32_t token)
+{
+    char piece[512];
+    size_t n = strata_token_bytes(x->server->model, token, piece, sizeof piece);
+    json_t *text = json_stringn(piece, n);
+    return text ? text : json_string("\xef\xbf\xbd");
+}
+
+json_t *st_token_bytes(const struct st_exchange *x, int32_t token)
+{
+    char piece[512];
+    size_t n = strata_token_bytes(x->server->model, token, piece, sizeof piece);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_array_append_new(list, json_integer((unsigned char)piece[i]));
+    }
+    return list;
+}

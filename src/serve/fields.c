@@ -1,0 +1,118 @@
+#include "serve/fields.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void st_fields_fail(struct st_fields *f, const char *format, ...)
+{
+    if (!f->bad) {
+        va_list ap;
+        va_start(ap, format);
+        vsnprintf(f->message, sizeof f->message, format, ap);
+        va_end(ap);
+        f->bad = true;
+    }
+}
+
+json_t *st_fields_parse(struct st_fields *f, const char *body, size_t n)
+{
+    json_error_t error;
+    json_t *value = n > 0 ? json_loadb(body, n, 0, &error) : NULL;
+    *f = (struct st_fields){0};
+    if (n == 0) {
+        st_fields_fail(f, "the body is empty: a JSON object is expected");
+    } else if (!value) {
+        st_fields_fail(f, "the body is not valid JSON: line %d, column %d: %s", error.line,
+            error.column, error.text);
+    } else if (!json_is_object(value)) {
+        st_fields_fail(f, "the body must be a JSON object");
+        json_decref(value);
+        value = NULL;
+    }
+    f->object = value;
+    return value;
+}
+
+json_t *st_field(const struct st_fields *f, const char *name)
+{
+    json_t *value = json_object_get(f->object, name);
+    return value && !json_is_null(value) ? value : NULL;
+}
+
+bool st_field_bool(struct st_fields *f, const char *name, bool otherwise)
+{
+    json_t *value = st_field(f, name);
+    if (value && !json_is_boolean(value)) {
+        st_fields_fail(f, "%s must be true or false", name);
+    }
+    return value ? json_is_true(value) : otherwise;
+}
+
+int64_t st_field_int(
+    struct st_fields *f, const char *name, int64_t otherwise, int64_t min, int64_t max)
+{
+    json_t *value = st_field(f, name);
+    if (!value) {
+        return otherwise;
+    }
+    /* 1.0 and 1e3 are whole numbers, too. */
+    double real = json_number_value(value);
+    bool whole =
+        json_is_integer(value) || (json_is_real(value) && floor(real) == real && fabs(real) < 9e15);
+    int64_t number = json_is_integer(value) ? (int64_t)json_integer_value(value)
+                     : whole                ? (int64_t)real
+                                            : 0;
+    if (!whole || number < min || number > max) {
+        st_fields_fail(
+            f, "%s must be a whole number from %lld to %lld", name, (long long)min, (long long)max);
+        return otherwise;
+    }
+    return number;
+}
+
+double st_field_number(
+    struct st_fields *f, const char *name, double otherwise, double min, double max)
+{
+    json_t *value = st_field(f, name);
+    if (!value) {
+        return otherwise;
+    }
+    double number = json_number_value(value);
+    if (!json_is_number(value) || !(number >= min && number <= max)) {
+        st_fields_fail(f, "%s must be a number from %g to %g", name, min, max);
+        return otherwise;
+    }
+    return number;
+}
+
+const char *st_field_string(struct st_fields *f, const char *name, const char *otherwise)
+{
+    json_t *value = st_field(f, name);
+    if (value && !json_is_string(value)) {
+        st_fields_fail(f, "%s must be a string", name);
+        return otherwise;
+    }
+    return value ? json_string_value(value) : otherwise;
+}
+
+json_t *st_field_array(struct st_fields *f, const char *name)
+{
+    json_t *value = st_field(f, name);
+    if (value && !json_is_array(value)) {
+        st_fields_fail(f, "%s must be a list", name);
+        return NULL;
+    }
+    return value;
+}
+
+json_t *st_field_object(struct st_fields *f, const char *name)
+{
+    json_t *value = st_field(f, name);
+    if (value && !json_is_object(value)) {
+        st_fields_fail(f, "%s must be an object", name);
+        return NULL;
+    }
+    return value;
+}

@@ -1,0 +1,451 @@
+/* ollama.c - Ollama's API: generate and chat. Lines of JSON; a reply ends with its figures. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "serve/exchange.h"
+
+/* --- Requests ------------------------------------------------------------------------------ */
+
+/* Whether the request means the model that is served; ":latest" is what clients add. */
+bool st_ollama_is_model(const struct st_server *s, const char *name)
+{
+    size_t n = strcspn(name, ":");
+    return strcmp(name, s->card.name) == 0 ||
+           (strcmp(name + n, ":latest") == 0 && strlen(s->card.name) == n &&
+               strncmp(name, s->card.name, n) == 0);
+}
+
+static bool check_model(struct st_exchange *x, struct st_fields *f)
+{
+    const char *name = st_field_string(f, "model", NULL);
+    if (!name) {
+        st_fields_fail(f, "model is missing");
+    } else if (!st_ollama_is_model(x->server, name)) {
+        st_answer_error(x->request, 404, "model '%s' not found; this server has '%s'", name,
+            x->server->card.name);
+        st_exchange_free(x);
+        return false;
+    }
+    x->model = name ? name : x->model;
+    return true;
+}
+
+/* Those of Ollama's options that are about how a model is loaded must be of the right type, and have
+ * no effect: it is loaded already. */
+static void check_loading_options(struct st_fields *f)
+{
+    static const char *const numbers[] = {
+        "num_keep", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread"};
+    static const char *const flags[] = {
+        "numa", "low_vram", "vocab_only", "use_mmap", "use_mlock", "f16_kv", "penalize_newline"};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        st_field_int(f, numbers[i], 0, -1, INT32_MAX);
+    }
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        st_field_bool(f, flags[i], false);
+    }
+    st_field_number(f, "tfs_z", 1, 0, 100);
+}
+
+static void read_options(struct st_exchange *x, struct st_fields *f)
+{
+    json_t *options = st_field_object(f, "options");
+    x->stream = st_field_bool(f, "stream", true);
+    json_t *keep = st_field(f, "keep_alive");
+    if (keep && !json_is_string(keep) && !json_is_number(keep)) {
+        st_fields_fail(f, "keep_alive must be a duration or a number of seconds");
+    }
+    if (options) {
+        struct st_fields inner = {.object = options};
+        st_params_sampling(&inner, &x->sampling, 100);
+        st_params_stops(x, &inner, "stop");
+        check_loading_options(&inner);
+        /* -1: without end, -2: until the context is full; which is the same, and so is 0. */
+        x->n_predict = st_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
+        x->n_predict = x->n_predict == 0 ? -1 : x->n_predict;
+        if (inner.bad) {
+            st_fields_fail(f, "options: %s", inner.message);
+        }
+    }
+}
+
+/* `format` and `think` in OpenAI's terms. */
+static void read_format(struct st_fields *f, json_t *chat)
+{
+    json_t *format = st_field(f, "format"), *think = st_field(f, "think");
+    if (json_is_object(format)) {
+        json_object_set(chat, "json_schema", format);
+    } else if (json_is_string(format) && strcmp(json_string_value(format), "json") == 0) {
+        json_object_set_new(chat, "response_format", json_pack("{s:s}", "type", "json_object"));
+    } else if (format && !(json_is_string(format) && !json_string_length(format))) {
+        st_fields_fail(f, "format must be \"json\" or a JSON schema");
+    }
+    if (json_is_boolean(think)) {
+        json_object_set(chat, "enable_thinking", think);
+    } else if (json_is_string(think)) {
+        json_object_set(chat, "reasoning_effort", think);
+    } else if (think) {
+        st_fields_fail(f, "think must be true, false, \"high\", \"medium\" or \"low\"");
+    }
+}
+
+/* --- Answers ------------------------------------------------------------------------------- */
+
+static json_t *timestamp(void)
+{
+    char text[64];
+    struct timespec now;
+    struct tm tm;
+    timespec_get(&now, TIME_UTC);
+    gmtime_r(&now.tv_sec, &tm);
+    size_t n = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(text + n, sizeof text - n, ".%06ldZ", now.tv_nsec / 1000);
+    return json_string(text);
+}
+
+static json_t *new_line(const struct st_exchange *x, bool done)
+{
+    return json_pack("{s:s,s:o,s:b}", "model", x->model, "created_at", timestamp(), "done", done);
+}
+
+static void write_line(struct st_buffer *out, json_t *line)
+{
+    st_buffer_json(out, line);
+    st_buffer_print(out, "\n");
+}
+
+static void set_ns(json_t *line, const char *name, double seconds)
+{
+    json_object_set_new(line, name, json_integer((json_int_t)(seconds * 1e9)));
+}
+
+static void add_figures(const struct st_exchange *x, json_t *line)
+{
+    const struct st_result *r = x->choices[0].result;
+    json_object_set_new(
+        line, "done_reason", json_string(r->end == ST_END_LENGTH ? "length" : "stop"));
+    set_ns(line, "total_duration", (double)(st_now_ns() - x->started_ns) * 1e-9);
+    set_ns(line, "load_duration", (double)x->load_ns * 1e-9);
+    json_object_set_new(line, "prompt_eval_count", json_integer(r->n_prompt));
+    set_ns(line, "prompt_eval_duration", r->prompt_s);
+    json_object_set_new(line, "eval_count", json_integer(r->n_generated));
+    set_ns(line, "eval_duration", r->generate_s);
+}
+
+static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
+{
+    write_line(out, st_error_json(x->api, status, message));
+}
+
+/* --- Generate ------------------------------------------------------------------------------ */
+
+static void generate_delta(
+    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+{
+    const char *field = d->kind == STRATA_DELTA_REASONING ? "thinking" : "response";
+    if (d->kind == STRATA_DELTA_TOOL_CALL) {
+        return;
+    }
+    if (!x->stream) {
+        if (!x->choices[c].reply) {
+            st_buffer_add(&x->choices[c].text, d->text, d->length);
+        }
+        return;
+    }
+    json_t *line = new_line(x, false);
+    json_object_set_new(line, "response", json_string(""));
+    json_object_set_new(line, field, st_json_text(d->text, d->length));
+    write_line(out, line);
+}
+
+static void generate_finish(struct st_exchange *x, int c, struct st_buffer *out)
+{
+    (void)c;
+    if (x->stream) {
+        json_t *line = new_line(x, true);
+        json_object_set_new(line, "response", json_string(""));
+        add_figures(x, line);
+        write_line(out, line);
+    }
+}
+
+static json_t *generate_whole(struct st_exchange *x)
+{
+    const struct st_choice *choice = &x->choices[0];
+    struct strata_message m = {.content = "", .reasoning = ""};
+    json_t *line = new_line(x, true);
+    if (choice->reply) {
+        strata_reply_message(choice->reply, &m);
+    }
+    json_object_set_new(line, "response",
+        choice->reply ? st_json_text(m.content, strlen(m.content))
+                      : st_json_text(choice->text.data ? choice->text.data : "", choice->text.n));
+    if (m.reasoning[0]) {
+        json_object_set_new(line, "thinking", st_json_text(m.reasoning, strlen(m.reasoning)));
+    }
+    add_figures(x, line);
+    return line;
+}
+
+static const struct st_dialect generate_dialect = {
+    .type = "application/x-ndjson",
+    .delta = generate_delta,
+    .finish = generate_finish,
+    .fail = fail,
+    .whole = generate_whole,
+};
+
+/* An empty request loads or unloads a model: ours is loaded, and stays. */
+static void answer_empty(struct st_exchange *x, const char *field, json_t *value)
+{
+    json_t *keep = st_field(&(struct st_fields){.object = x->body}, "keep_alive");
+    bool unload = keep && ((json_is_number(keep) && json_number_value(keep) == 0) ||
+                              (json_is_string(keep) && strcmp(json_string_value(keep), "0") == 0));
+    json_t *line = new_line(x, true);
+    json_object_set_new(line, "done_reason", json_string(unload ? "unload" : "load"));
+    json_object_set_new(line, field, value);
+    st_answer_json(x->request, 200, line);
+    st_exchange_free(x);
+}
+
+static void use_template(struct st_exchange *x, struct st_fields *f, const char *text)
+{
+    struct strata_error err;
+    if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
+        st_fields_fail(
+            f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
+    } else if (strata_chat_new(x->server->model, text, &x->own_chat, &err) != STRATA_OK) {
+        st_fields_fail(f, "template: %s", err.message);
+    }
+}
+
+void st_ollama_generate(struct st_request *r)
+{
+    struct st_exchange *x = st_exchange_new(r, &generate_dialect, ST_API_OLLAMA);
+    if (!x) {
+        return;
+    }
+    struct st_fields f = {.object = x->body};
+    if (!check_model(x, &f)) {
+        return;
+    }
+    read_options(x, &f);
+    const char *prompt = st_field_string(&f, "prompt", ""), *system;
+    const char *template = st_field_string(&f, "template", NULL);
+    system = st_field_string(&f, "system", NULL);
+    bool raw = st_field_bool(&f, "raw", false);
+    st_field_array(&f, "context"); /* of earlier versions; prompts are recognised without it */
+    if (json_array_size(st_field_array(&f, "images")) > 0) {
+        st_fields_fail(&f, "images are not supported");
+    }
+    if (st_field_string(&f, "suffix", "")[0]) {
+        st_fields_fail(&f, "suffix is not supported");
+    }
+    if (!f.bad && !prompt[0] && !raw) {
+        answer_empty(x, "response", json_string(""));
+        return;
+    }
+    json_t *chat = json_pack("{s:[]}", "messages");
+    json_t *messages = json_object_get(chat, "messages");
+    if (system && system[0]) {
+        json_array_append_new(
+            messages, json_pack("{s:s,s:s}", "role", "system", "content", system));
+    }
+    json_array_append_new(messages, json_pack("{s:s,s:s}", "role", "user", "content", prompt));
+    read_format(&f, chat);
+    if (template && template[0] && !raw) {
+        use_template(x, &f, template);
+    }
+    if (raw) {
+        st_exchange_raw_format(x, &f, prompt, chat);
+    } else {
+        st_exchange_render(x, &f, chat);
+    }
+    json_decref(chat);
+    st_exchange_run(x, &f);
+}
+
+/* --- Chat ---------------------------------------------------------------------------------- */
+
+static json_t *parsed_arguments(const char *text)
+{
+    json_t *value = json_loads(text, JSON_DECODE_ANY, NULL);
+    return value ? value : json_object();
+}
+
+static json_t *message_calls(const struct strata_message *m)
+{
+    json_t *calls = json_array();
+    for (size_t i = 0; i < m->n_calls; i++) {
+        json_array_append_new(
+            calls, json_pack("{s:{s:s,s:o}}", "function", "name", m->calls[i].name, "arguments",
+                       parsed_arguments(m->calls[i].arguments)));
+    }
+    return calls;
+}
+
+static void chat_delta(
+    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+{
+    (void)c;
+    if (!x->stream || d->kind == STRATA_DELTA_TOOL_CALL) { /* calls are written when complete */
+        return;
+    }
+    json_t *text = st_json_text(d->text, d->length), *line = new_line(x, false);
+    json_object_set_new(line, "message",
+        d->kind == STRATA_DELTA_CONTENT
+            ? json_pack("{s:s,s:o}", "role", "assistant", "content", text)
+            : json_pack("{s:s,s:s,s:o}", "role", "assistant", "content", "", "thinking", text));
+    write_line(out, line);
+}
+
+static void chat_finish(struct st_exchange *x, int c, struct st_buffer *out)
+{
+    struct strata_message m;
+    if (!x->stream) {
+        return;
+    }
+    strata_reply_message(x->choices[c].reply, &m);
+    if (m.n_calls > 0) {
+        json_t *line = new_line(x, false);
+        json_object_set_new(line, "message",
+            json_pack("{s:s,s:s,s:o}", "role", "assistant", "content", "", "tool_calls",
+                message_calls(&m)));
+        write_line(out, line);
+    }
+    json_t *line = new_line(x, true);
+    json_object_set_new(
+        line, "message", json_pack("{s:s,s:s}", "role", "assistant", "content", ""));
+    add_figures(x, line);
+    write_line(out, line);
+}
+
+static json_t *chat_whole(struct st_exchange *x)
+{
+    struct strata_message m;
+    strata_reply_message(x->choices[0].reply, &m);
+    json_t *message = json_pack(
+        "{s:s,s:o}", "role", "assistant", "content", st_json_text(m.content, strlen(m.content)));
+    if (m.reasoning[0]) {
+        json_object_set_new(message, "thinking", st_json_text(m.reasoning, strlen(m.reasoning)));
+    }
+    if (m.n_calls > 0) {
+        json_object_set_new(message, "tool_calls", message_calls(&m));
+    }
+    json_t *line = new_line(x, true);
+    json_object_set_new(line, "message", message);
+    add_figures(x, line);
+    return line;
+}
+
+static const struct st_dialect chat_dialect = {
+    .type = "application/x-ndjson",
+    .delta = chat_delta,
+    .finish = chat_finish,
+    .fail = fail,
+    .whole = chat_whole,
+};
+
+/* Calls have no id or type here, and their arguments are an object. */
+static json_t *convert_calls(struct st_fields *f, json_t *calls, int *number)
+{
+    json_t *list = json_array(), *call;
+    size_t i;
+    json_array_foreach(calls, i, call)
+    {
+        json_t *function = json_object_get(call, "function");
+        json_t *name = json_object_get(function, "name");
+        json_t *arguments = json_object_get(function, "arguments");
+        if (!json_is_string(name)) {
+            st_fields_fail(f, "messages: a tool call without a function's name");
+            break;
+        }
+        char id[32];
+        snprintf(id, sizeof id, "call_%d", (*number)++);
+        char *text = arguments ? json_dumps(arguments, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+        json_array_append_new(list, json_pack("{s:s,s:s,s:{s:O,s:s}}", "id", id, "type", "function",
+                                        "function", "name", name, "arguments", text ? text : "{}"));
+        free(text);
+    }
+    return list;
+}
+
+static json_t *convert_message(struct st_fields *f, json_t *message, int *number)
+{
+    struct st_fields m = {.object = message};
+    if (!json_is_object(message)) {
+        st_fields_fail(f, "messages must be a list of objects");
+        return NULL;
+    }
+    const char *role = st_field_string(&m, "role", NULL);
+    const char *thinking = st_field_string(&m, "thinking", NULL);
+    const char *tool = st_field_string(&m, "tool_name", NULL);
+    json_t *calls = st_field_array(&m, "tool_calls");
+    if (!role) {
+        st_fields_fail(&m, "role must be a string");
+    }
+    if (json_array_size(st_field_array(&m, "images")) > 0) {
+        st_fields_fail(&m, "images are not supported");
+    }
+    json_t *out = json_pack(
+        "{s:s,s:s}", "role", role ? role : "", "content", st_field_string(&m, "content", ""));
+    if (thinking) {
+        json_object_set_new(out, "reasoning_content", json_string(thinking));
+    }
+    if (tool) {
+        json_object_set_new(out, "name", json_string(tool));
+    }
+    if (json_array_size(calls) > 0) {
+        json_object_set_new(out, "tool_calls", convert_calls(&m, calls, number));
+    }
+    if (m.bad) {
+        st_fields_fail(f, "messages: %s", m.message);
+    }
+    return out;
+}
+
+static json_t *convert_chat(struct st_fields *f)
+{
+    json_t *messages = st_field_array(f, "messages"), *message, *tools = st_field_array(f, "tools");
+    json_t *chat = json_pack("{s:[]}", "messages");
+    size_t i;
+    int number = 0;
+    json_array_foreach(messages, i, message)
+    {
+        json_t *converted = convert_message(f, message, &number);
+        if (converted) {
+            json_array_append_new(json_object_get(chat, "messages"), converted);
+        }
+    }
+    if (tools) {
+        json_object_set(chat, "tools", tools);
+    }
+    read_format(f, chat);
+    return chat;
+}
+
+void st_ollama_chat(struct st_request *r)
+{
+    struct st_exchange *x = st_exchange_new(r, &chat_dialect, ST_API_OLLAMA);
+    if (!x) {
+        return;
+    }
+    struct st_fields f = {.object = x->body};
+    if (!check_model(x, &f)) {
+        return;
+    }
+    read_options(x, &f);
+    json_t *messages = st_field_array(&f, "messages");
+    if (!f.bad && json_array_size(messages) == 0) {
+        answer_empty(x, "message", json_pack("{s:s,s:s}", "role", "assistant", "content", ""));
+        return;
+    }
+    json_t *chat = convert_chat(&f);
+    st_exchange_render(x, &f, chat);
+    json_decref(chat);
+    st_exchange_run(x, &f);
+}

@@ -1,0 +1,413 @@
+/* openai.c - OpenAI's API: models, chat completions, completions. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "serve/exchange.h"
+
+/* --- Models -------------------------------------------------------------------------------- */
+
+static json_t *model_object(const struct st_server *s)
+{
+    return json_pack("{s:s,s:s,s:I,s:s,s:{s:I,s:I,s:I}}", "id", s->card.name, "object", "model",
+        "created", (json_int_t)s->started_s, "owned_by", "strata", "meta", "n_ctx",
+        (json_int_t)strata_model_ctx(s->model), "n_params", (json_int_t)s->card.parameters, "size",
+        (json_int_t)s->card.file_bytes);
+}
+
+void st_openai_models(struct st_request *r)
+{
+    st_answer_json(r, 200,
+        json_pack("{s:s,s:[o]}", "object", "list", "data", model_object(st_request_server(r))));
+}
+
+void st_openai_model(struct st_request *r)
+{
+    /* There is one; by any name, as in requests. */
+    st_answer_json(r, 200, model_object(st_request_server(r)));
+}
+
+void st_openai_embeddings(struct st_request *r)
+{
+    st_answer_error(r, 400, "embeddings are not supported: this server generates text");
+}
+
+/* --- Requests ------------------------------------------------------------------------------ */
+
+static void read_biases(struct st_exchange *x, struct st_fields *f)
+{
+    json_t *object = st_field_object(f, "logit_bias"), *value;
+    const char *key;
+    if (!object) {
+        return;
+    }
+    int n_vocab = strata_model_n_vocab(x->server->model);
+    x->biases = st_xcalloc(json_object_size(object) + 1, sizeof *x->biases);
+    json_object_foreach(object, key, value)
+    {
+        char *end;
+        long token = strtol(key, &end, 10);
+        double bias = json_number_value(value);
+        if (end == key || *end || token < 0 || token >= n_vocab || !json_is_number(value) ||
+            !(fabs(bias) <= 100)) {
+            st_fields_fail(f, "logit_bias must be from token numbers to numbers from -100 to 100");
+            return;
+        }
+        x->biases[x->sampling.n_biases++] =
+            (struct strata_bias){(int32_t)token, bias <= -100 ? -INFINITY : (float)bias};
+    }
+    x->sampling.biases = x->biases;
+}
+
+/* What chat and text completions have in common. */
+static void read_common(struct st_exchange *x, struct st_fields *f, const char *prefix)
+{
+    char id[sizeof x->id];
+    snprintf(id, sizeof id, "%s-%.24s", prefix, x->id);
+    memcpy(x->id, id, sizeof id);
+    x->model = st_field_string(f, "model", x->model);
+    x->stream = st_field_bool(f, "stream", false);
+    x->n_choices = (int)st_field_int(f, "n", 1, 1, ST_CHOICES_MAX);
+    x->n_predict = st_field_int(f, "max_tokens", -1, 1, INT32_MAX);
+    st_params_sampling(f, &x->sampling, 2);
+    st_params_stops(x, f, "stop");
+    read_biases(x, f);
+    json_t *options = st_field_object(f, "stream_options");
+    if (options) {
+        struct st_fields inner = {.object = options};
+        x->include_usage = st_field_bool(&inner, "include_usage", false);
+        if (inner.bad) {
+            st_fields_fail(f, "stream_options: %s", inner.message);
+        }
+    }
+}
+
+static json_t *usage(const struct st_exchange *x)
+{
+    json_int_t prompt = st_exchange_prompt_tokens(x), generated = st_exchange_generated_tokens(x);
+    return json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens",
+        generated, "total_tokens", prompt + generated, "prompt_tokens_details", "cached_tokens",
+        (json_int_t)st_exchange_reused_tokens(x));
+}
+
+static const char *finish_reason(const struct st_choice *choice)
+{
+    struct strata_message message = {0};
+    if (choice->reply) {
+        strata_reply_message(choice->reply, &message);
+    }
+    return choice->result->end == ST_END_LENGTH ? "length"
+           : message.n_calls > 0                ? "tool_calls"
+                                                : "stop";
+}
+
+/* --- Streams ------------------------------------------------------------------------------- */
+
+static void write_event(struct st_buffer *out, json_t *object)
+{
+    st_buffer_print(out, "data: ");
+    st_buffer_json(out, object);
+    st_buffer_print(out, "\n\n");
+}
+
+static void keep_alive(struct st_buffer *out)
+{
+    st_buffer_print(out, ": still here\n\n");
+}
+
+static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
+{
+    write_event(out, st_error_json(x->api, status, message));
+}
+
+/* A chunk with these choices; takes the reference. */
+static void write_chunk(
+    struct st_exchange *x, const char *object, json_t *choices, struct st_buffer *out)
+{
+    json_t *chunk = json_pack("{s:s,s:s,s:I,s:s,s:o}", "id", x->id, "object", object, "created",
+        (json_int_t)x->created_s, "model", x->model, "choices", choices);
+    if (x->include_usage) {
+        json_object_set_new(chunk, "usage", json_array_size(choices) == 0 ? usage(x) : json_null());
+    }
+    write_event(out, chunk);
+}
+
+static void write_end(struct st_exchange *x, const char *object, struct st_buffer *out)
+{
+    if (x->include_usage) {
+        write_chunk(x, object, json_array(), out);
+    }
+    st_buffer_print(out, "data: [DONE]\n\n");
+}
+
+/* The logprobs since the last chunk, or null. */
+static json_t *take_logprobs(struct st_exchange *x, int c)
+{
+    json_t *value = x->choices[c].logprobs;
+    x->choices[c].logprobs = NULL;
+    return value ? value : json_null();
+}
+
+/* --- Chat completions ---------------------------------------------------------------------- */
+
+#define CHUNK "chat.completion.chunk"
+
+static json_t *token_logprob(const struct st_exchange *x, int32_t token, float logprob)
+{
+    /* JSON has no infinity; OpenAI writes this number for it. */
+    return json_pack("{s:o,s:f,s:o}", "token", st_token_text(x, token), "logprob",
+        isfinite(logprob) ? (double)logprob : -9999.0, "bytes", st_token_bytes(x, token));
+}
+
+static void chat_token(struct st_exchange *x, int c, const struct st_piece *piece)
+{
+    struct st_choice *choice = &x->choices[c];
+    if (!choice->logprobs) {
+        choice->logprobs = json_pack("{s:[],s:n}", "content", "refusal");
+    }
+    json_t *entry = token_logprob(x, piece->token, piece->logprob), *top = json_array();
+    for (int i = 0; i < piece->n_top; i++) {
+        json_array_append_new(top, token_logprob(x, piece->top[i].token, piece->top[i].logprob));
+    }
+    json_object_set_new(entry, "top_logprobs", top);
+    json_array_append_new(json_object_get(choice->logprobs, "content"), entry);
+}
+
+static void write_delta(
+    struct st_exchange *x, int c, json_t *delta, const char *finish, struct st_buffer *out)
+{
+    write_chunk(x, CHUNK,
+        json_pack("[{s:i,s:o,s:o,s:s?}]", "index", c, "delta", delta, "logprobs",
+            take_logprobs(x, c), "finish_reason", finish),
+        out);
+}
+
+static void chat_begin(struct st_exchange *x, struct st_buffer *out)
+{
+    for (int c = 0; c < x->n_choices; c++) {
+        write_delta(x, c, json_pack("{s:s,s:s}", "role", "assistant", "content", ""), NULL, out);
+    }
+}
+
+static json_t *call_delta(const struct strata_delta *d)
+{
+    json_t *text = st_json_text(d->text, d->length);
+    return d->name
+               ? json_pack("{s:[{s:i,s:s,s:s,s:{s:s,s:o}}]}", "tool_calls", "index", d->call, "id",
+                     d->id, "type", "function", "function", "name", d->name, "arguments", text)
+               : json_pack("{s:[{s:i,s:{s:o}}]}", "tool_calls", "index", d->call, "function",
+                     "arguments", text);
+}
+
+static void chat_delta(
+    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+{
+    if (!x->stream) {
+        return;
+    }
+    json_t *delta =
+        d->kind == STRATA_DELTA_TOOL_CALL
+            ? call_delta(d)
+            : json_pack("{s:o}", d->kind == STRATA_DELTA_CONTENT ? "content" : "reasoning_content",
+                  st_json_text(d->text, d->length));
+    write_delta(x, c, delta, NULL, out);
+}
+
+static void chat_finish(struct st_exchange *x, int c, struct st_buffer *out)
+{
+    if (x->stream) {
+        write_delta(x, c, json_object(), finish_reason(&x->choices[c]), out);
+    }
+}
+
+static void chat_end(struct st_exchange *x, struct st_buffer *out)
+{
+    write_end(x, CHUNK, out);
+}
+
+static json_t *chat_message(const struct st_choice *choice)
+{
+    struct strata_message m;
+    strata_reply_message(choice->reply, &m);
+    json_t *message = json_pack("{s:s,s:o}", "role", "assistant", "content",
+        m.n_calls > 0 && !m.content[0] ? json_null() : st_json_text(m.content, strlen(m.content)));
+    if (m.reasoning[0]) {
+        json_object_set_new(
+            message, "reasoning_content", st_json_text(m.reasoning, strlen(m.reasoning)));
+    }
+    json_t *calls = json_array();
+    for (size_t i = 0; i < m.n_calls; i++) {
+        json_array_append_new(
+            calls, json_pack("{s:s,s:s,s:{s:s,s:o}}", "id", m.calls[i].id, "type", "function",
+                       "function", "name", m.calls[i].name, "arguments",
+                       st_json_text(m.calls[i].arguments, strlen(m.calls[i].arguments))));
+    }
+    if (m.n_calls > 0) {
+        json_object_set(message, "tool_calls", calls);
+    }
+    json_decref(calls);
+    return message;
+}
+
+static json_t *chat_whole(struct st_exchange *x)
+{
+    json_t *choices = json_array();
+    for (int c = 0; c < x->n_choices; c++) {
+        json_array_append_new(choices,
+            json_pack("{s:i,s:o,s:o,s:s}", "index", c, "message", chat_message(&x->choices[c]),
+                "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(&x->choices[c])));
+    }
+    return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", x->id, "object", "chat.completion",
+        "created", (json_int_t)x->created_s, "model", x->model, "choices", choices, "usage",
+        usage(x));
+}
+
+static const struct st_dialect chat_dialect = {
+    .type = "text/event-stream",
+    .begin = chat_begin,
+    .token = chat_token,
+    .delta = chat_delta,
+    .finish = chat_finish,
+    .end = chat_end,
+    .fail = fail,
+    .keep_alive = keep_alive,
+    .whole = chat_whole,
+};
+
+void st_openai_chat(struct st_request *r)
+{
+    struct st_exchange *x = st_exchange_new(r, &chat_dialect, ST_API_OPENAI);
+    if (!x) {
+        return;
+    }
+    struct st_fields f = {.object = x->body};
+    read_common(x, &f, "chatcmpl");
+    x->n_predict = st_field_int(&f, "max_completion_tokens", x->n_predict, 1, INT32_MAX);
+    bool logprobs = st_field_bool(&f, "logprobs", false);
+    int64_t n_top = st_field_int(&f, "top_logprobs", 0, 0, ST_TOP_MAX);
+    if (st_field(&f, "top_logprobs") && !logprobs) {
+        st_fields_fail(&f, "top_logprobs needs logprobs to be true");
+    }
+    x->n_top = logprobs ? (int)n_top : -1;
+    if (!st_field_array(&f, "messages")) {
+        st_fields_fail(&f, "messages must be a list of messages");
+    }
+    st_exchange_render(x, &f, x->body);
+    st_exchange_run(x, &f);
+}
+
+/* --- Completions --------------------------------------------------------------------------- */
+
+static void text_token(struct st_exchange *x, int c, const struct st_piece *piece)
+{
+    struct st_choice *choice = &x->choices[c];
+    if (!choice->logprobs) {
+        choice->logprobs = json_pack(
+            "{s:[],s:[],s:[],s:[]}", "tokens", "token_logprobs", "top_logprobs", "text_offset");
+    }
+    json_t *top = json_object();
+    for (int i = 0; i < piece->n_top; i++) {
+        json_t *name = st_token_text(x, piece->top[i].token);
+        json_object_set_new(top, json_string_value(name), json_real(piece->top[i].logprob));
+        json_decref(name);
+    }
+    json_t *l = choice->logprobs;
+    json_array_append_new(json_object_get(l, "tokens"), st_token_text(x, piece->token));
+    json_array_append_new(json_object_get(l, "token_logprobs"), json_real(piece->logprob));
+    json_array_append_new(json_object_get(l, "top_logprobs"), top);
+    json_array_append_new(
+        json_object_get(l, "text_offset"), json_integer((json_int_t)choice->text_offset));
+}
+
+static void write_text(
+    struct st_exchange *x, int c, json_t *text, const char *finish, struct st_buffer *out)
+{
+    write_chunk(x, "text_completion",
+        json_pack("[{s:i,s:o,s:o,s:s?}]", "index", c, "text", text, "logprobs", take_logprobs(x, c),
+            "finish_reason", finish),
+        out);
+}
+
+static void text_delta(
+    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+{
+    if (x->stream) {
+        write_text(x, c, st_json_text(d->text, d->length), NULL, out);
+    } else {
+        st_buffer_add(&x->choices[c].text, d->text, d->length);
+    }
+}
+
+static void text_finish(struct st_exchange *x, int c, struct st_buffer *out)
+{
+    if (x->stream) {
+        write_text(x, c, json_string(""), finish_reason(&x->choices[c]), out);
+    }
+}
+
+static void text_end(struct st_exchange *x, struct st_buffer *out)
+{
+    write_end(x, "text_completion", out);
+}
+
+static json_t *text_whole(struct st_exchange *x)
+{
+    json_t *choices = json_array();
+    for (int c = 0; c < x->n_choices; c++) {
+        struct st_choice *choice = &x->choices[c];
+        json_array_append_new(
+            choices, json_pack("{s:i,s:o,s:o,s:s}", "index", c, "text",
+                         st_json_text(choice->text.data ? choice->text.data : "", choice->text.n),
+                         "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(choice)));
+    }
+    return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", x->id, "object", "text_completion",
+        "created", (json_int_t)x->created_s, "model", x->model, "choices", choices, "usage",
+        usage(x));
+}
+
+static const struct st_dialect text_dialect = {
+    .type = "text/event-stream",
+    .token = text_token,
+    .delta = text_delta,
+    .finish = text_finish,
+    .end = text_end,
+    .fail = fail,
+    .keep_alive = keep_alive,
+    .whole = text_whole,
+};
+
+/* The prompt: a string, or a list of one. */
+static const char *read_prompt(struct st_fields *f)
+{
+    json_t *value = st_field(f, "prompt");
+    if (json_is_array(value) && json_array_size(value) == 1) {
+        value = json_array_get(value, 0);
+    }
+    if (!json_is_string(value)) {
+        st_fields_fail(f, "prompt must be a string");
+        return "";
+    }
+    return json_string_value(value);
+}
+
+void st_openai_text(struct st_request *r)
+{
+    struct st_exchange *x = st_exchange_new(r, &text_dialect, ST_API_OPENAI);
+    if (!x) {
+        return;
+    }
+    struct st_fields f = {.object = x->body};
+    read_common(x, &f, "cmpl");
+    x->n_predict = x->n_predict < 0 ? 16 : x->n_predict; /* OpenAI's default */
+    x->n_top = (int)st_field_int(&f, "logprobs", -1, 0, ST_TOP_MAX);
+    if (st_field_bool(&f, "echo", false) || st_field(&f, "suffix")) {
+        st_fields_fail(&f, "echo and suffix are not supported");
+    }
+    st_field_int(&f, "best_of", 1, 1, x->n_choices);
+    const char *grammar = st_field_string(&f, "grammar", NULL);
+    x->grammar = grammar ? st_xstrdup(grammar) : NULL;
+    st_exchange_raw(x, &f, read_prompt(&f));
+    st_exchange_run(x, &f);
+}

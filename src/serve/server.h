@@ -1,0 +1,36 @@
+/*
+ * server.h - the HTTP server: OpenAI's, Ollama's and Anthropic's APIs over one service.
+ *
+ *      http.c       connections, limits, keys, routes          (libmicrohttpd, a thread each)
+ *      exchange.c   a request that generates: jobs out, pieces in, whole or as a stream
+ *      openai_*.c, ollama_*.c, anthropic.c   what each API calls things
+ */
+#ifndef ST_SERVE_SERVER_H
+#define ST_SERVE_SERVER_H
+
+#include "serve/service.h"
+
+struct st_server;
+
+struct st_server_options {
+    const char *host;          /* to listen on: a name or an address */
+    uint16_t port;             /* 0: any that is free */
+    const char *api_key;       /* NULL: none is needed */
+    const char *name;          /* of the model, for clients */
+    const char *path;          /* its file, for what is said about it */
+    const char *chat_template; /* instead of the model's; NULL: the model's */
+    uint64_t body_max_bytes;
+    int connections_max;
+    int timeout_s; /* for a client to send a request, and to take what it is sent */
+};
+
+void st_server_options_init(struct st_server_options *options);
+
+/* Serves until st_server_stop. E_USAGE for a host that cannot be found, E_IO when it cannot listen. */
+enum strata_status st_server_start(struct st_service *service,
+    const struct st_server_options *options, struct st_server **out, struct strata_error *err);
+uint16_t st_server_port(const struct st_server *server);
+/* Closes all connections; replies that are under way end where they are. */
+void st_server_stop(struct st_server *server);
+
+#endif
