@@ -11,7 +11,7 @@
 #define N_MODELS 400
 #define MAX_USED 8
 /* The prior counts as much as this many tokens of requests (curve.c). */
-#define PRIOR_TOKENS 24
+#define PRIOR_TOKENS 8
 /* What rounding may do to sums of shares of 1. */
 #define ROUNDING 1e-12
 
@@ -186,7 +186,7 @@ static void test_where_all_experts_are_used_the_prior_has_no_habits(void **state
 /* --- Mixing -------------------------------------------------------------------------------- */
 
 /* As many requests as the prior counts for: half of each. A thousand times as many: what was seen. */
-static void test_the_prior_weighs_as_much_as_24_tokens(void **state)
+static void test_the_prior_weighs_as_much_as_8_tokens(void **state)
 {
     (void)state;
     const int n = 16, used = 2;
@@ -232,7 +232,7 @@ int main(void)
         cmocka_unit_test(test_a_cliff_is_replaced_by_a_line),
         cmocka_unit_test(test_the_prior_is_near_what_lru_did),
         cmocka_unit_test(test_where_all_experts_are_used_the_prior_has_no_habits),
-        cmocka_unit_test(test_the_prior_weighs_as_much_as_24_tokens),
+        cmocka_unit_test(test_the_prior_weighs_as_much_as_8_tokens),
         cmocka_unit_test(test_first_uses_count_as_misses_unless_all_have_slots),
     };
     return cmocka_run_group_tests_name("curve", tests, NULL, NULL);

@@ -109,6 +109,26 @@ static void test_a_token_worked_by_hand(void **state)
     example_release(&e);
 }
 
+/* Half of what is missing is foreseen: it is read behind the work, as is the matrix; the other half
+ * is waited for, at twice the speed; and all that is read takes the sustained speed. */
+static void test_foresight_and_bursts_worked_by_hand(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed s;
+    example_init(&e);
+    double missing = 2 * pow(0.5, 1.25 * sqrt(2));
+    e.in.foreseen = 0.5;
+    e.in.disk_burst = 2;
+    st_predict(&e.in, &s);
+    double waited = missing * 1000 / 4000 + missing * 0.01;
+    assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited / 4)));
+    e.in.disk_bytes_per_s = 1000;
+    st_predict(&e.in, &s);
+    assert_true(near(s.decode_tok_per_s, 1 / (8 + missing * 1 + missing * 0.01)));
+    example_release(&e);
+}
+
 static void test_a_prompt_worked_by_hand(void **state)
 {
     (void)state;
@@ -565,6 +585,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_token_worked_by_hand),
+        cmocka_unit_test(test_foresight_and_bursts_worked_by_hand),
         cmocka_unit_test(test_a_prompt_worked_by_hand),
         cmocka_unit_test(test_what_earlier_runs_computed_replaces_the_profile),
         cmocka_unit_test(test_bytes_read_do_not_depend_on_the_disk),

@@ -28,7 +28,7 @@ struct strata_model {
     struct st_curves *curves;
     struct st_speed speed; /* predicted, before loading */
     struct st_devices devices;
-    double disk_bytes_per_s, disk_latency_s;
+    double disk_bytes_per_s, disk_burst, disk_latency_s; /* burst: as a multiple */
     double load_s;
     uint64_t load_read_bytes;
     struct st_stream_stats loaded; /* figures of the stream when loading was done */
@@ -50,7 +50,8 @@ struct strata_session {
     uint64_t prompt_tokens, decode_tokens, generated_tokens;
     uint64_t prompt_ns, decode_ns, start_ns, first_token_ns;
     uint64_t decode_read_bytes;
-    uint64_t alone_tokens, alone_compute_ns; /* of these, passes of a single row */
+    /* Of these, passes of a single row. */
+    uint64_t alone_tokens, alone_compute_ns, alone_expert_bytes, alone_foreseen_bytes;
 };
 
 /* An empty model with these options, freed with strata_model_free. E_USAGE while there is another. */
@@ -63,7 +64,7 @@ enum strata_status st_session_decode(
 
 /* What is read from one moment of a session to another. */
 struct st_moment {
-    uint64_t ns, read_bytes, waited_ns;
+    uint64_t ns, read_bytes, waited_ns, expert_bytes, foreseen_bytes;
 };
 struct st_moment st_session_moment(const struct strata_session *session);
 /* A pass of n rows that began at `start` is over. */

@@ -11,12 +11,14 @@
 #include "base/units.h"
 #include "os/dirs.h"
 
-#define FORMAT 1
+#define FORMAT 2
 /* Fewer generated tokens than this say little. */
 #define TOKENS_MIN 8
 /* When so many tokens have been counted, the old ones fade: habits change with what is asked. */
 #define TOKENS_FADE 4000
 #define TIMES_MAX   16
+/* What others measured of asking the next layer's router: 50 to 89 % (FIELD figures). */
+#define FORESEEN_USUAL 0.7
 
 struct times {
     int threads;
@@ -32,6 +34,7 @@ struct st_history {
     int *n_recent;
     double tokens; /* counted in `seen` */
     bool counting;
+    double foreseen; /* see history.h */
     int n_times;
     struct times times[TIMES_MAX];
 };
@@ -108,6 +111,11 @@ static bool read_file(const json_t *root, struct st_history *h)
         }
     }
     const json_t *tokens = json_object_get(root, "tokens"), *times = json_object_get(root, "times");
+    const json_t *foreseen = json_object_get(root, "foreseen");
+    h->foreseen = json_is_number(foreseen) ? json_number_value(foreseen) : NAN;
+    if (!(h->foreseen >= 0 && h->foreseen <= 1)) {
+        return false;
+    }
     h->tokens = json_number_value(tokens);
     return json_is_number(tokens) && h->tokens >= 0 && json_is_array(times) && read_times(times, h);
 }
@@ -118,6 +126,7 @@ static void forget(struct st_history *h)
         memset(h->seen[g].count, 0, ((size_t)h->seen[g].n_expert + 1) * sizeof(double));
     }
     h->tokens = 0;
+    h->foreseen = FORESEEN_USUAL;
     h->n_times = 0;
 }
 
@@ -126,6 +135,7 @@ struct st_history *st_history_open(const struct st_weights *ws)
     struct st_history *h = st_xcalloc(1, sizeof *h);
     size_t n = (size_t)ws->n_groups + 1;
     h->n_groups = ws->n_groups;
+    h->foreseen = FORESEEN_USUAL;
     h->seen = st_xcalloc(n, sizeof *h->seen);
     h->recent = st_xcalloc(n, sizeof *h->recent);
     h->n_recent = st_xcalloc(n, sizeof *h->n_recent);
@@ -188,6 +198,11 @@ double st_history_compute_s(const struct st_history *h, int threads, bool repack
     return t ? t->compute_s : 0;
 }
 
+double st_history_foreseen(const struct st_history *h)
+{
+    return h->foreseen;
+}
+
 /* --- Noting -------------------------------------------------------------------------------- */
 
 /* Moves the expert to the front; says at which place it was, n_expert when nowhere. */
@@ -214,6 +229,13 @@ void st_history_note(void *user, int group, const int *experts, int n)
         if (h->counting) {
             h->seen[group].count[place]++;
         }
+    }
+}
+
+void st_history_note_foreseen(struct st_history *h, uint64_t foreseen_bytes, uint64_t read_bytes)
+{
+    if (foreseen_bytes > 0) { /* else it may have been off */
+        h->foreseen += 0.75 * ((double)foreseen_bytes / (double)read_bytes - h->foreseen);
     }
 }
 
@@ -268,8 +290,8 @@ static json_t *to_json(const struct st_history *h)
             times, json_pack("{s:i, s:b, s:f}", "threads", h->times[i].threads, "repack",
                        h->times[i].repack, "compute_s", h->times[i].compute_s));
     }
-    return json_pack("{s:i, s:f, s:o, s:o}", "format", FORMAT, "tokens", h->tokens, "times", times,
-        "stack_distances", groups);
+    return json_pack("{s:i, s:f, s:f, s:o, s:o}", "format", FORMAT, "tokens", h->tokens, "foreseen",
+        h->foreseen, "times", times, "stack_distances", groups);
 }
 
 void st_history_save(

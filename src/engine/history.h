@@ -21,6 +21,11 @@ const struct st_reuse *st_history_reuse(const struct st_history *history);
 /* Seconds that one token took to compute with these settings; 0: not known. */
 double st_history_compute_s(const struct st_history *history, int threads, bool repack);
 
+/* Share of the experts read for generated tokens that were foreseen; a guess when nothing is known. */
+double st_history_foreseen(const struct st_history *history);
+void st_history_note_foreseen(
+    struct st_history *history, uint64_t foreseen_bytes, uint64_t read_bytes);
+
 /* A row of a pass uses these experts (an st_route_fn with the history as user). Counted when it is
  * a generated token's; a prompt's only say what was used last. */
 void st_history_note(void *history, int group, const int *experts, int n);

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -249,12 +250,16 @@ static void probe_disk(struct strata_model *m)
     /* Faults are for the run, not for what comes before it. */
     bool faults = strncmp(m->options.io_method, "fault:", 6) == 0;
     io.method = faults ? "auto" : m->options.io_method;
-    m->disk_bytes_per_s = st_disk_rate(
-        m->catalog->files, m->catalog->n_files, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, PROBE_SECONDS);
-    double alone = st_disk_rate(
-        m->catalog->files, m->catalog->n_files, &io, ALONE_BLOCK, 1, PROBE_SECONDS / 4);
-    if (alone > 0 && m->disk_bytes_per_s > 0) {
-        double latency = ALONE_BLOCK / alone - ALONE_BLOCK / m->disk_bytes_per_s;
+    struct st_file *const *files = m->catalog->files;
+    int n = m->catalog->n_files;
+    double alone = st_disk_measure(files, n, &io, ALONE_BLOCK, 1, PROBE_SECONDS / 10).sustained;
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* or there would be no burst */
+    struct st_disk_speed speed =
+        st_disk_measure(files, n, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, PROBE_SECONDS);
+    m->disk_bytes_per_s = speed.sustained;
+    m->disk_burst = speed.sustained > 0 ? speed.burst / speed.sustained : 1;
+    if (alone > 0 && speed.burst > 0) {
+        double latency = ALONE_BLOCK / alone - ALONE_BLOCK / speed.burst;
         m->disk_latency_s = latency > 0 ? latency : 0;
     }
 }
@@ -282,8 +287,10 @@ void st_look_predict(
         .threads = m->options.threads,
         .repack = m->options.repack,
         .disk_bytes_per_s = disk > 0 ? disk : 1,
+        .disk_burst = m->disk_burst,
         .disk_latency_s = m->disk_latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
+        .foreseen = m->options.lookahead > 0 ? st_history_foreseen(m->history) : 0,
         .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
         .batch = m->options.batch,
     };

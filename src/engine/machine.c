@@ -141,18 +141,21 @@ void st_machine_disk(struct st_profile *p, struct st_file *const *files, int n_f
     struct st_profile_disk disk = {.device = files[0]->identity[0], .measured = now()};
     st_io_options_init(&io);
     io.method = io_method;
-    double share = seconds / (4 * 3 + 6);
+    double share =
+        seconds / (4 * 3 + 6) / 2; /* measuring takes two to five times as long as asked */
     for (int b = 0; b < 4; b++) {
         for (int d = 0; d < 3; d++) {
-            disk.grid[b][d] = st_disk_rate(
-                files, n_files, &io, st_profile_blocks[b], st_profile_depths[d], share);
+            disk.grid[b][d] = st_disk_measure(
+                files, n_files, &io, st_profile_blocks[b], st_profile_depths[d], share)
+                                  .sustained;
         }
     }
     /* The engine's own pattern, in passes apart: disks are not the same from one second to the
      * next. The middle one counts. */
     double passes[3];
     for (int i = 0; i < 3; i++) {
-        passes[i] = st_disk_rate(files, n_files, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, share * 1.5);
+        passes[i] = st_disk_measure(files, n_files, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, share * 1.5)
+                        .sustained;
     }
     double least = passes[0], most = passes[0], sum = 0;
     for (int i = 0; i < 3; i++) {
@@ -161,7 +164,7 @@ void st_machine_disk(struct st_profile *p, struct st_file *const *files, int n_f
         sum += passes[i];
     }
     disk.bytes_per_s = sum - least - most;
-    double single = st_disk_rate(files, n_files, &io, 4096, 1, share);
+    double single = st_disk_measure(files, n_files, &io, 4096, 1, share).sustained;
     disk.latency_s = single > 0 ? 4096 / single : 0;
     if (disk.bytes_per_s <= 0) {
         return;

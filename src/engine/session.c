@@ -44,6 +44,7 @@ void strata_session_free(struct strata_session *s)
             st_binding_observe(m->binding, NULL, NULL);
         }
         if (m->history) {
+            st_history_note_foreseen(m->history, s->alone_foreseen_bytes, s->alone_expert_bytes);
             st_history_save(m->history, m->options.threads, m->options.repack, s->alone_tokens,
                 (double)s->alone_compute_ns * 1e-9);
         }
@@ -169,7 +170,8 @@ struct st_moment st_session_moment(const struct strata_session *s)
     if (m->binding) {
         st_stream_stats(st_binding_stream(m->binding), &stats);
     }
-    return (struct st_moment){st_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.arrive_ns};
+    return (struct st_moment){st_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.arrive_ns,
+        stats.expert_bytes, stats.foreseen_bytes};
 }
 
 void st_session_account(struct strata_session *s, size_t n, bool prompt, struct st_moment start)
@@ -185,6 +187,8 @@ void st_session_account(struct strata_session *s, size_t n, bool prompt, struct 
         if (n == 1) {
             s->alone_tokens++;
             s->alone_compute_ns += ns - st_min(ns, waited);
+            s->alone_expert_bytes += end.expert_bytes - start.expert_bytes;
+            s->alone_foreseen_bytes += end.foreseen_bytes - start.foreseen_bytes;
         }
         s->decode_read_bytes += end.read_bytes - start.read_bytes;
     }

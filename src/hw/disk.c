@@ -6,9 +6,10 @@
 #include "base/units.h"
 #include "os/memory.h"
 
-#define MAX_DEPTH 16
-#define AGREE     0.05
-#define LONGEST   5
+#define MAX_DEPTH   16
+#define AGREE       0.02
+#define LONGEST     5
+#define BURST_BYTES (16u << 20)
 
 /* A small generator of its own: probing must not disturb anyone's random numbers. */
 static uint64_t next_random(uint64_t *state)
@@ -60,38 +61,62 @@ static int turn(struct probe *p, bool more)
     return open;
 }
 
-/* Bytes per second once they stay the same: limits on the disk (of a container, of a cloud) let more
- * through at first than they will. Windows of half the time asked for, until two in a row agree, at
- * most LONGEST times as long as asked for. */
-static double measure(struct probe *p, double seconds)
+/* The line through what has been read by when, by least squares. */
+struct line {
+    double n, t, b, tt, tb;
+};
+
+static void add_point(struct line *l, double t, double bytes)
 {
-    uint64_t now = st_now_ns(), end = now + (uint64_t)(LONGEST * seconds * 1e9), from = now;
-    uint64_t window = (uint64_t)(seconds / 2 * 1e9), before = 0;
-    double rate = 0, last = 0;
+    l->n++;
+    l->t += t;
+    l->b += bytes;
+    l->tt += t * t;
+    l->tb += t * bytes;
+}
+
+static double slope(const struct line *l)
+{
+    double d = l->n * l->tt - l->t * l->t;
+    return l->n > 2 && d > 0 ? (l->n * l->tb - l->t * l->b) / d : 0;
+}
+
+/* Limits on a disk (of a container, of a cloud) let more through at first than they will: what is
+ * read in the first `seconds` does not count. From then on the slope of what has been read over
+ * time does, when it changes no more, at most LONGEST times as long as asked for. */
+static void measure(struct probe *p, double seconds, struct st_disk_speed *out)
+{
+    uint64_t start = st_now_ns();
+    struct line line = {0};
+    double t = 0, checked = seconds, last = 0;
     bool more = true;
     while ((turn(p, more) > 0 || more) && !p->failed) {
         st_io_wait_any(p->engine);
-        now = st_now_ns();
-        more = more && now < end && p->bytes < p->file->size; /* more would measure caches */
-        if (more && now - from >= window) {
-            last = rate;
-            rate = (double)(p->bytes - before) / ((double)(now - from) * 1e-9);
-            from = now;
-            before = p->bytes;
-            more = last < rate * (1 - AGREE) || last > rate * (1 + AGREE);
+        t = (double)(st_now_ns() - start) * 1e-9;
+        if (out->burst == 0 && p->bytes >= BURST_BYTES) {
+            out->burst = (double)p->bytes / t;
+        }
+        more = more && t < LONGEST * seconds && p->bytes < p->file->size; /* or caches count */
+        if (more && t >= seconds) {
+            add_point(&line, t, (double)p->bytes);
+        }
+        if (more && t >= checked + seconds / 2) {
+            double now = slope(&line);
+            more = now < last * (1 - AGREE) || now > last * (1 + AGREE);
+            last = now;
+            checked = t;
         }
     }
-    if (rate == 0) { /* too slow, or too little, for a window */
-        rate = (double)p->bytes / ((double)st_max(now - from, 1) * 1e-9);
-    }
-    return p->failed ? 0 : rate;
+    double average = t > 0 ? (double)p->bytes / t : 0;
+    out->sustained = p->failed ? 0 : last > 0 ? last : average; /* else: too slow, or too little */
+    out->burst = p->failed ? 0 : out->burst > out->sustained ? out->burst : out->sustained;
 }
 
-double st_disk_rate(struct st_file *const *files, int n_files, const struct st_io_options *io,
-    uint32_t block, uint32_t depth, double seconds)
+struct st_disk_speed st_disk_measure(struct st_file *const *files, int n_files,
+    const struct st_io_options *io, uint32_t block, uint32_t depth, double seconds)
 {
     struct probe *p = st_xcalloc(1, sizeof *p);
-    double rate = 0;
+    struct st_disk_speed speed = {0};
     p->file = largest(files, n_files);
     p->depth = depth < MAX_DEPTH ? depth : MAX_DEPTH;
     p->length = st_min(st_min(block, st_max(p->file->size / p->depth, ST_IO_ALIGN)), p->file->size);
@@ -100,12 +125,12 @@ double st_disk_rate(struct st_file *const *files, int n_files, const struct st_i
     p->memory = p->length > 0 ? st_vm_reserve(p->depth * p->room, true) : NULL;
     if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
         st_vm_populate(p->memory, p->depth * p->room); /* or the first reads would wait for pages */
-        rate = measure(p, seconds);
+        measure(p, seconds, &speed);
         st_io_free(p->engine);
     }
     if (p->memory) {
         st_vm_release(p->memory, p->depth * p->room);
     }
     free(p);
-    return rate;
+    return speed;
 }

@@ -7,11 +7,16 @@
 #define ST_DISK_BLOCK (1u << 20) /* what the engine mostly reads at once */
 #define ST_DISK_DEPTH 16         /* and how many of them are under way */
 
+/* Bytes per second. 0 if nothing could be read. */
+struct st_disk_speed {
+    double sustained; /* what it does for as long as one likes */
+    double burst;     /* after a rest: more, where a limit lets some bytes through at once */
+};
+
 /* Reads random blocks of the largest of the files, past the page cache, `depth` (1 to 16) at a
- * time, for about `seconds`, longer while the speed has not settled, or, of a small file, as many
- * bytes as it has. Returns bytes per second,
- * 0 if nothing could be read. Takes depth * block bytes of memory meanwhile; writes nothing. */
-double st_disk_rate(struct st_file *const *files, int n_files, const struct st_io_options *io,
-    uint32_t block, uint32_t depth, double seconds);
+ * time, for two to five times `seconds`, until the speed has settled, or, of a small file, as many
+ * bytes as it has. Takes depth * block bytes of memory meanwhile; writes nothing. */
+struct st_disk_speed st_disk_measure(struct st_file *const *files, int n_files,
+    const struct st_io_options *io, uint32_t block, uint32_t depth, double seconds);
 
 #endif

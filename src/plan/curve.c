@@ -7,7 +7,7 @@
 #include "base/units.h"
 
 /* The prior counts as much as this many tokens of requests. */
-#define PRIOR_TOKENS 24
+#define PRIOR_TOKENS 8
 
 double st_curve_prior(int n_slots, int n_expert, int n_used)
 {

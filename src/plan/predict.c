@@ -106,11 +106,17 @@ static double pipeline(struct cost experts)
     return read + (PARTS - 1) * fmax(read, arrive) + arrive;
 }
 
-/* Dense weights are read ahead while everything else goes on; the disk serves both. */
-static double together(struct cost dense, struct cost experts, double fixed)
+/* Dense weights, and the share of the experts that is foreseen, are read ahead while everything else
+ * goes on; the disk serves both, in bursts. */
+static double together(
+    const struct st_speed_inputs *in, struct cost dense, struct cost experts, double fixed)
 {
-    double work = dense.compute + dense.arrive + experts.compute + fixed;
-    return fmax(fmax(dense.read, work) + pipeline(experts), dense.read + experts.read);
+    double burst = fmax(1, in->disk_burst), late = 1 - in->foreseen;
+    double work =
+        dense.compute + dense.arrive + experts.compute + in->foreseen * experts.arrive + fixed;
+    double ahead = (dense.read + in->foreseen * experts.read) / burst;
+    struct cost on_demand = {.read = late * experts.read / burst, .arrive = late * experts.arrive};
+    return fmax(fmax(ahead, work) + pipeline(on_demand), dense.read + experts.read);
 }
 
 static void add(struct cost *sum, struct cost c)
@@ -145,7 +151,7 @@ static void predict_decode(const struct st_speed_inputs *in, struct st_speed *ou
         experts.compute *= scale;
         ops *= scale;
     }
-    double seconds = together(dense, experts, ops);
+    double seconds = together(in, dense, experts, ops);
     out->decode_tok_per_s = 1 / seconds;
     out->hit_rate = k_all > 0 ? hits / k_all : 1;
     out->read_s = dense.read + experts.read;
@@ -172,7 +178,7 @@ static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *ou
                                          : (double)in->plan->shared_slots / ws->n_groups;
         add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - there / e)));
     }
-    double seconds = together(dense, experts, op_time(in) * sqrt(n));
+    double seconds = together(in, dense, experts, op_time(in) * sqrt(n));
     out->prompt_tok_per_s = n / seconds;
 }
 

@@ -6,8 +6,11 @@
  *                              arrive  = bytes read that must be repacked / rate of repacking
  *
  *   dense weights that are streamed are read ahead:  the longer of read and (compute + arrive)
- *   experts are read when the router has chosen:     compute + a pipeline of three parts, of which
- *                                                    one arrives while the next is read
+ *   experts that are foreseen are read while everything else is computed; the others when the router
+ *   has chosen: a pipeline of three parts, of which one arrives while the next is read
+ *
+ * A limited disk lets a burst through after a rest: while something is computed it rests, so a read
+ * takes as long as in a burst, but all of them together no less than at the sustained speed.
  *
  * A batch needs each of a layer's experts once: the share of them that any of its tokens uses.
  */
@@ -27,6 +30,8 @@ struct st_speed_inputs {
     int threads;
     bool repack;
     double disk_bytes_per_s, disk_latency_s;
+    double disk_burst;    /* at least 1: how many times as fast after a rest */
+    double foreseen;      /* share of the experts read that lookahead reads ahead */
     uint64_t other_bytes; /* weights that llama.cpp keeps and a token touches */
     double compute_s;     /* of one token, as earlier runs showed; 0: from the profile */
     uint32_t batch;       /* tokens per pass of a prompt */

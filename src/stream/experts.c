@@ -791,6 +791,8 @@ void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out)
     out->demand_bytes += x->stats.demand_bytes;
     out->prefetch_bytes += x->stats.prefetch_bytes;
     out->prefetch_used_bytes += x->stats.prefetch_used_bytes;
+    out->expert_bytes = x->stats.demand_bytes + x->stats.prefetch_used_bytes;
+    out->foreseen_bytes = x->stats.prefetch_used_bytes;
     out->expert_requests += x->stats.expert_requests;
     out->expert_hits += x->stats.expert_hits;
     out->stall_ns += x->stats.stall_ns;

@@ -156,6 +156,8 @@ struct st_stream_stats {
     uint64_t demand_bytes;        /* file bytes read because they were needed at once */
     uint64_t prefetch_bytes;      /* file bytes read ahead of need */
     uint64_t prefetch_used_bytes; /* of these, used */
+    uint64_t expert_bytes;        /* of demand and used prefetch, what was experts */
+    uint64_t foreseen_bytes;      /* of these, foreseen */
     uint64_t expert_requests;     /* one expert needed by one token at one layer */
     uint64_t expert_hits;         /* of these, in memory when asked for, and not read for it */
     uint64_t stall_ns;            /* waiting for reads */
