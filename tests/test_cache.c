@@ -2,7 +2,8 @@
  * test_cache.c - the cache against hand-worked examples and against a naive model.
  *
  * The model keeps no counts, clocks or indices: it writes down every touch and reads the whole list
- * again whenever it needs to know something. C1-C4 are the rules of cache.h.
+ * again whenever it needs to know something. C1-C5 are the rules of cache.h. The policy echo has a
+ * model of its own in test_cache_echo.c.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -24,7 +25,7 @@
 #define MAX_STEPS   400
 
 static const char *const policy_names[] = {"lru", "lfu"};
-#define N_POLICIES 2
+#define N_POLICIES 2 /* with a naive model */
 
 /* --- The naive model ----------------------------------------------------------------------- */
 
@@ -37,6 +38,8 @@ struct naive {
     uint32_t parts[MAX_EXPERTS];
     int touched[MAX_STEPS]; /* every touch, oldest first */
     int n_touched;
+    int n_steps;
+    int guarded_until[MAX_EXPERTS]; /* this step; 0: not protected */
 };
 
 static void naive_init(struct naive *m, bool count_uses, int n_experts, int n_slots)
@@ -80,9 +83,17 @@ static int naive_last(const struct naive *m, int expert)
     return last;
 }
 
+static bool naive_protected(const struct naive *m, int expert)
+{
+    return m->n_steps < m->guarded_until[expert];
+}
+
 /* Does the expert in slot a leave before the one in slot b? */
 static bool naive_before(const struct naive *m, int a, int b)
 {
+    if (naive_protected(m, m->expert[a]) != naive_protected(m, m->expert[b])) {
+        return naive_protected(m, m->expert[b]);
+    }
     int uses_a = naive_uses(m, m->expert[a]), uses_b = naive_uses(m, m->expert[b]);
     int last_a = naive_last(m, m->expert[a]), last_b = naive_last(m, m->expert[b]);
     if (m->count_uses && uses_a != uses_b) {
@@ -171,6 +182,7 @@ static void compare(const struct pair *p)
         assert_int_equal(st_cache_slots(p->cache, l), m->n_slots);
         for (int e = 0; e < m->n_experts; e++) {
             assert_int_equal(st_cache_find(p->cache, l, e), naive_find(m, e));
+            assert_int_equal(st_cache_protected(p->cache, l, e), naive_protected(m, e));
             resident += st_cache_find(p->cache, l, e) >= 0;
         }
         for (int s = 0; s < m->n_slots; s++) {
@@ -192,6 +204,9 @@ static void do_acquire(struct pair *p, int l, int expert)
     assert_int_equal(evicted, expected_evicted);
     if (evicted >= 0) { /* C2, in the words of the rule */
         assert_int_equal(before.pins[naive_find(&before, evicted)], 0);
+        for (int s = 0; naive_protected(&before, evicted) && s < m->n_slots; s++) { /* C5 */
+            assert_true(before.pins[s] > 0 || naive_protected(&before, before.expert[s]));
+        }
     }
     for (int s = 0; slot < 0 && s < m->n_slots; s++) { /* C3 */
         assert_true(before.pins[s] > 0);
@@ -214,6 +229,34 @@ static void do_resize(struct pair *p, int l)
     }
     m->n_slots = n;
     st_cache_resize(p->cache, l, n);
+}
+
+static void do_move(struct pair *p, int l, int from)
+{
+    struct naive *m = &p->model[l];
+    int to = naive_find(m, -1);
+    if (to < 0 || m->pins[from]) {
+        return;
+    }
+    m->expert[to] = m->expert[from];
+    m->parts[to] = m->parts[from];
+    if (from != to) {
+        naive_drop(m, from);
+    }
+    st_cache_move(p->cache, l, from, to);
+}
+
+static void do_step(struct pair *p, int l, int expert)
+{
+    struct naive *m = &p->model[l];
+    int steps = random_below(3) + random_below(2) * random_below(40);
+    if (random_below(2)) {
+        m->n_steps++;
+        st_cache_step(p->cache, l);
+    } else {
+        m->guarded_until[expert] = steps ? m->n_steps + steps : 0;
+        st_cache_protect(p->cache, l, expert, steps);
+    }
 }
 
 static void do_slot(struct pair *p, int l, int slot, int what)
@@ -243,6 +286,7 @@ static void do_something(struct pair *p)
     int slot = random_below(m->n_slots);
     if (dice < 35) {
         m->touched[m->n_touched++] = expert;
+        m->guarded_until[expert] = 0;
         st_cache_touch(p->cache, l, expert);
     } else if (dice < 65) {
         do_acquire(p, l, expert);
@@ -250,14 +294,16 @@ static void do_something(struct pair *p)
         do_slot(p, l, slot, 2);
     } else if (dice < 85) {
         do_slot(p, l, slot, 1);
-    } else if (dice < 91) {
+    } else if (dice < 88) {
         do_slot(p, l, slot, 3);
-    } else if (dice < 94) {
+    } else if (dice < 90) {
         do_slot(p, l, slot, 0);
-    } else if (dice < 97) {
+    } else if (dice < 92) {
         do_resize(p, l);
+    } else if (dice < 94) {
+        do_move(p, l, slot);
     } else {
-        st_cache_step(p->cache, l);
+        do_step(p, l, expert);
     }
 }
 
@@ -322,7 +368,7 @@ static void test_policies_have_names(void **state)
     for (int i = 0; i < N_POLICIES; i++) {
         assert_non_null(st_cache_policy(policy_names[i]));
     }
-    assert_string_equal(st_cache_policy_names(), "lru, lfu");
+    assert_string_equal(st_cache_policy_names(), "lru, lfu, echo");
     assert_ptr_not_equal(st_cache_policy("lru"), st_cache_policy("lfu"));
     assert_null(st_cache_policy(""));
     assert_null(st_cache_policy("lr"));
@@ -473,6 +519,58 @@ static void test_resize(void **state)
     st_cache_free(cache);
 }
 
+static void test_protection_ends(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_POLICIES; i++) {
+        struct st_cache *cache = one_layer(policy_names[i], 8, 2);
+        st_cache_protect(cache, 0, 1, 2); /* before it is there */
+        use(cache, 2);
+        use(cache, 2);
+        int evicted;
+        assert_int_equal(st_cache_acquire(cache, 0, 1, &evicted), 1); /* read ahead, never used */
+        assert_int_equal(use(cache, 3), 2);                           /* C5 */
+        st_cache_step(cache, 0);
+        assert_true(st_cache_protected(cache, 0, 1));
+        assert_int_equal(use(cache, 4), 3);
+        st_cache_step(cache, 0); /* the second: nobody came */
+        assert_false(st_cache_protected(cache, 0, 1));
+        assert_int_equal(use(cache, 5), 1);
+
+        st_cache_protect(cache, 0, 4, 9);
+        st_cache_protect(cache, 0, 5, 9);
+        assert_int_equal(use(cache, 6), 4); /* all are: the policy chooses again */
+        st_cache_protect(cache, 0, 6, 9);
+        st_cache_protect(cache, 0, 5, 0);
+        assert_int_equal(use(cache, 7), 5); /* taken back */
+        use(cache, 6);                      /* used: no longer protected */
+        assert_false(st_cache_protected(cache, 0, 6));
+        st_cache_check(cache);
+        st_cache_free(cache);
+    }
+}
+
+static void test_slots_that_move(void **state)
+{
+    (void)state;
+    struct st_cache *cache = one_layer("lru", 8, 4);
+    for (int e = 0; e < 3; e++) {
+        use(cache, e);
+        st_cache_set_parts(cache, 0, e, (uint32_t)e + 1);
+    }
+    st_cache_pin(cache, 0, 0);
+    st_cache_move(cache, 0, 2, 3);
+    assert_int_equal(st_cache_expert(cache, 0, 2), -1);
+    assert_int_equal(st_cache_find(cache, 0, 2), 3);
+    assert_int_equal(st_cache_parts(cache, 0, 3), 3);
+    assert_int_equal(st_cache_parts(cache, 0, 2), 0);
+    st_cache_move(cache, 0, 2, 2); /* nothing, to where it is */
+    assert_int_equal(use(cache, 7), -1);
+    assert_int_equal(st_cache_find(cache, 0, 7), 2);
+    st_cache_check(cache);
+    st_cache_free(cache);
+}
+
 /* --- Our bugs abort ------------------------------------------------------------------------ */
 
 static struct st_cache *victim_cache;
@@ -524,6 +622,22 @@ static void slot_beyond_share(void)
     st_cache_expert(victim_cache, 0, 3);
 }
 
+static void move_pinned(void)
+{
+    st_cache_pin(victim_cache, 0, 0);
+    st_cache_move(victim_cache, 0, 0, 2);
+}
+
+static void move_onto_another(void)
+{
+    st_cache_move(victim_cache, 0, 0, 1);
+}
+
+static void protect_for_less_than_nothing(void)
+{
+    st_cache_protect(victim_cache, 0, 0, -1);
+}
+
 static void layer_beyond(void)
 {
     st_cache_step(victim_cache, 1);
@@ -550,7 +664,8 @@ static void test_misuse_aborts(void **state)
     (void)state;
     void (*const misuse[])(void) = {unpin_unpinned, drop_pinned, resize_below_pin,
         resize_above_experts, pin_free_slot, parts_of_free_slot, find_expert_beyond,
-        touch_negative_expert, slot_beyond_share, layer_beyond};
+        touch_negative_expert, slot_beyond_share, layer_beyond, move_pinned, move_onto_another,
+        protect_for_less_than_nothing};
     victim_cache = one_layer("lru", 8, 3);
     use(victim_cache, 1);
     use(victim_cache, 2);
@@ -574,6 +689,8 @@ int main(void)
         cmocka_unit_test(test_pins_nest_and_hold),
         cmocka_unit_test(test_parts_belong_to_the_expert),
         cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_protection_ends),
+        cmocka_unit_test(test_slots_that_move),
         cmocka_unit_test(test_misuse_aborts),
         cmocka_unit_test(test_equals_naive_model),
         cmocka_unit_test(test_repeats_exactly),

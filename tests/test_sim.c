@@ -240,6 +240,7 @@ static void virtual_time_is_what_the_formula_says(void **state)
             double seconds;
             uint64_t hits;
             st_sim_options_init(&options);
+            options.policy = "lru";
             options.slots = slots;
             options.warm_up = 0;
             options.disk_bytes_per_s = 1e8 * (1 + rnd(50));

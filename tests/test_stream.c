@@ -71,7 +71,8 @@ static struct st_stream_config config_of(const struct st_plan *plan, const char 
         .slots = plan->slots,
         .shared_slots = plan->shared_slots,
         .ring_bytes = plan->ring_bytes,
-        .staging_bytes = plan->staging_bytes};
+        .staging_bytes = plan->staging_bytes,
+        .policy = "lru"}; /* the naive model's */
     st_io_options_init(&config.io);
     config.io.method = method;
     config.io.chunk_bytes = CHUNK_BYTES;
@@ -454,6 +455,55 @@ static uint64_t unit_bytes(int group)
         sum += model->weights->weights[g->weight[p]].file_bytes;
     }
     return sum;
+}
+
+/* Slots of each layer; returns the sum. */
+static int count_slots(int *slots)
+{
+    int sum = 0;
+    for (int g = 0; g < N_LAYERS; g++) {
+        uint64_t stride;
+        st_stream_slots(stream, model->weights->groups[g].weight[0], &stride, &slots[g]);
+        sum += slots[g];
+    }
+    return sum;
+}
+
+/* A layer that needs all its experts takes slots of those that need few: what they hold stays right
+ * (S1), and together they take no more than before (S4). */
+static void test_slots_move_to_the_layer_that_needs_them(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < N_METHODS; m++) {
+        bool resident[MAX_TENSORS] = {false};
+        int slots[N_LAYERS] = {8, 8, 8}, experts[3];
+        const int uses[3] = {1, 1, 1};
+        struct st_plan plan = {
+            .resident = resident, .slots = slots, .staging_bytes = 2 * stage_bytes()};
+        struct st_stream_config config = config_of(&plan, methods[m]);
+        config.policy = "echo";
+        start(&config);
+        load();
+        uint64_t most = st_stream_most(stream);
+        int greedy = 0;
+        for (int g = 1; g < N_LAYERS;
+             g++) { /* the one whose slots cost least may always take one */
+            greedy = unit_bytes(g) < unit_bytes(greedy) ? g : greedy;
+        }
+        for (int k = 0; k < 600; k++) {
+            int group = k % N_LAYERS, few = group == greedy ? N_EXPERTS : 4;
+            experts[0] = (int)rnd_below((uint64_t)few);
+            experts[1] = (experts[0] + 1) % few;
+            experts[2] = (experts[0] + 2) % few;
+            assert_int_equal(run_pass(group, experts, uses, 3, NULL), STRATA_OK);
+            assert_true(st_stream_most(stream) <= most);
+        }
+        assert_int_equal(count_slots(slots), 3 * 8);
+        assert_int_equal(slots[greedy], N_EXPERTS);
+        for (int g = 0; g < N_LAYERS; g++) {
+            assert_true(g == greedy || slots[g] >= 6); /* twice what a token uses */
+        }
+    }
 }
 
 static void test_two_passes_may_share_experts(void **state)
@@ -995,6 +1045,7 @@ int main(void)
         TEST(test_loading_can_be_cancelled_at_every_report),
         TEST(test_a_failed_read_fails_the_load),
         TEST(test_a_failed_read_of_a_streamed_weight_is_reported),
+        TEST(test_slots_move_to_the_layer_that_needs_them),
         TEST(test_an_unknown_policy_is_refused),
     };
     return cmocka_run_group_tests_name("stream", tests, set_up, tear_down);

@@ -8,6 +8,10 @@
  *      slots[slot].expert  3   0  -1                    -1: FREE
  *
  *      last_touch[expert]   value of the layer's clock at its last touch, 0: never touched
+ *      guarded[expert]      step of the layer with which its protection ends, 0: it has none
+ *
+ * `least` is about what the layer would lose with one slot less: what it lost last, fading like a
+ * rate nobody adds to. It only says where to look; st_cache_trade asks the policy before it answers.
  *
  * Invariants (st_cache_check):
  *   - slot_of[e] == s exactly when slots[s].expert == e.
@@ -25,6 +29,10 @@
 #include "base/error.h"
 #include "cache/policy.h"
 
+/* A slot moves for a gain of so many times the loss: moving costs time, and what the policy says of
+ * two layers is not exact. 1 to 16 tried: bench/LOG.md. */
+#define TRADE_MARGIN 4
+
 struct slot {
     int32_t expert;
     uint32_t pins;
@@ -35,15 +43,19 @@ struct layer {
     int n_experts;
     int n_slots;
     int n_free;
+    int floor;            /* of n_slots, when others take from it */
     int32_t *slot_of;     /* [n_experts] */
     struct slot *slots;   /* [n_experts], n_slots in use */
     uint64_t clock;       /* touches so far */
     uint64_t *last_touch; /* [n_experts] */
-    void *state;          /* the policy's; NULL when it needs none */
+    uint64_t steps;       /* begun so far */
+    uint64_t *guarded;    /* [n_experts] */
+    uint64_t least;
 };
 
 struct st_cache {
     const struct st_cache_policy *policy;
+    void *state; /* the policy's; NULL when it needs none */
     int n_layers;
     struct layer *layers;
 };
@@ -68,18 +80,18 @@ const char *st_cache_policy_names(void)
     return ST_CACHE_POLICY_LIST(POLICY_NAME);
 }
 
-static void layer_init(
-    struct layer *layer, int n_experts, int n_slots, const struct st_cache_policy *policy)
+static void layer_init(struct layer *layer, int n_experts, int n_slots)
 {
     ST_ASSERT(n_slots >= 1 && n_slots <= n_experts);
     size_t n = (size_t)n_experts;
     layer->n_experts = n_experts;
     layer->n_slots = n_slots;
     layer->n_free = n_slots;
+    layer->floor = n_slots;
     layer->slot_of = st_xcalloc(n, sizeof *layer->slot_of);
     layer->slots = st_xcalloc(n, sizeof *layer->slots);
     layer->last_touch = st_xcalloc(n, sizeof *layer->last_touch);
-    layer->state = policy->state_bytes ? st_xcalloc(1, policy->state_bytes(n_experts)) : NULL;
+    layer->guarded = st_xcalloc(n, sizeof *layer->guarded);
     for (size_t i = 0; i < n; i++) {
         layer->slot_of[i] = -1;
         layer->slots[i].expert = -1;
@@ -94,9 +106,12 @@ struct st_cache *st_cache_new(
     cache->policy = policy;
     cache->n_layers = n_layers;
     cache->layers = st_xcalloc((size_t)n_layers, sizeof *cache->layers);
+    int most = 0;
     for (int i = 0; i < n_layers; i++) {
-        layer_init(&cache->layers[i], n_experts[i], n_slots[i], policy);
+        layer_init(&cache->layers[i], n_experts[i], n_slots[i]);
+        most = n_experts[i] > most ? n_experts[i] : most;
     }
+    cache->state = policy->make ? policy->make(n_layers, most) : NULL;
     return cache;
 }
 
@@ -109,7 +124,10 @@ void st_cache_free(struct st_cache *cache)
         free(cache->layers[i].slot_of);
         free(cache->layers[i].slots);
         free(cache->layers[i].last_touch);
-        free(cache->layers[i].state);
+        free(cache->layers[i].guarded);
+    }
+    if (cache->policy->free) {
+        cache->policy->free(cache->state);
     }
     free(cache->layers);
     free(cache);
@@ -144,16 +162,19 @@ void st_cache_touch(struct st_cache *cache, int layer, int expert)
 {
     struct layer *l = layer_of_expert(cache, layer, expert);
     l->last_touch[expert] = ++l->clock;
+    l->guarded[expert] = 0;
     if (cache->policy->touch) {
-        cache->policy->touch(l->state, expert);
+        cache->policy->touch(cache->state, layer, expert);
     }
 }
 
 void st_cache_step(struct st_cache *cache, int layer)
 {
     struct layer *l = layer_at(cache, layer);
+    l->steps++;
+    l->least -= l->least >> 4;
     if (cache->policy->step) {
-        cache->policy->step(l->state);
+        cache->policy->step(cache->state, layer);
     }
 }
 
@@ -166,24 +187,52 @@ static int lowest_free(const struct layer *l)
     return slot;
 }
 
-/* The unpinned slot worth least; ties by recency, then by number. -1 when all are pinned. */
-static int victim(const struct layer *l, const struct st_cache_policy *policy)
+void st_cache_protect(struct st_cache *cache, int layer, int expert, int steps)
 {
+    struct layer *l = layer_of_expert(cache, layer, expert);
+    ST_ASSERT(steps >= 0);
+    l->guarded[expert] = steps ? l->steps + (uint64_t)steps : 0;
+}
+
+static bool is_protected(const struct layer *l, int expert)
+{
+    return l->steps < l->guarded[expert];
+}
+
+bool st_cache_protected(const struct st_cache *cache, int layer, int expert)
+{
+    return is_protected(layer_of_expert(cache, layer, expert), expert);
+}
+
+/* The unpinned slot worth least, and what it is worth: protected experts more than all others.
+ * Ties by recency, then by number. -1 when all are pinned. */
+static int victim(const struct st_cache *cache, int layer, uint64_t *out)
+{
+    const struct layer *l = &cache->layers[layer];
+    const uint64_t *worths =
+        cache->policy->worth ? cache->policy->worth(cache->state, layer) : NULL;
     int best = -1;
+    bool best_guarded = false;
     uint64_t best_worth = 0, best_touch = 0;
     for (int i = 0; i < l->n_slots; i++) {
-        if (l->slots[i].pins) {
+        int expert = l->slots[i].expert;
+        if (expert < 0 || l->slots[i].pins) {
             continue;
         }
-        int expert = l->slots[i].expert;
-        uint64_t worth = policy->worth ? policy->worth(l->state, expert) : 0;
+        bool guarded = is_protected(l, expert);
+        uint64_t worth = worths ? worths[expert] : 0;
         uint64_t touch = l->last_touch[expert];
-        if (best < 0 || worth < best_worth || (worth == best_worth && touch < best_touch)) {
+        bool less = guarded != best_guarded ? best_guarded
+                    : worth != best_worth   ? worth < best_worth
+                                            : touch < best_touch;
+        if (best < 0 || less) {
             best = i;
+            best_guarded = guarded;
             best_worth = worth;
             best_touch = touch;
         }
     }
+    *out = best_guarded ? UINT64_MAX : best_worth;
     return best;
 }
 
@@ -213,7 +262,7 @@ int st_cache_acquire(struct st_cache *cache, int layer, int expert, int *evicted
     if (l->n_free > 0) {
         slot = lowest_free(l);
     } else {
-        slot = victim(l, cache->policy);
+        slot = victim(cache, layer, &l->least);
         if (slot < 0) {
             return -1;
         }
@@ -282,6 +331,63 @@ void st_cache_resize(struct st_cache *cache, int layer, int n)
     }
     l->n_free += n - l->n_slots;
     l->n_slots = n;
+}
+
+/* --- Slots that move between layers --------------------------------------------------------- */
+
+void st_cache_set_floor(struct st_cache *cache, int layer, int n)
+{
+    ST_ASSERT(n >= 1);
+    layer_at(cache, layer)->floor = n;
+}
+
+/* Of the layers that may give a slot, the one that seems to lose least; -1: none may. */
+static int lender(const struct st_cache *cache, int layer)
+{
+    int best = -1;
+    for (int i = 0; i < cache->n_layers; i++) {
+        const struct layer *l = &cache->layers[i];
+        if (i != layer && l->n_slots > l->floor &&
+            (best < 0 || l->least < cache->layers[best].least)) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+bool st_cache_trade(struct st_cache *cache, int layer, int *from, int *slot)
+{
+    struct layer *l = layer_at(cache, layer);
+    uint64_t loss;
+    if (!cache->policy->comparable || l->n_free > 0 || l->n_slots == l->n_experts ||
+        victim(cache, layer, &loss) < 0) {
+        return false;
+    }
+    int other = lender(cache, layer);
+    if (other < 0 || cache->layers[other].least >= loss / TRADE_MARGIN) {
+        return false;
+    }
+    struct layer *o = &cache->layers[other];
+    o->least = 0;
+    int offer = o->n_free > 0 ? lowest_free(o) : victim(cache, other, &o->least);
+    if (offer < 0 || o->least >= loss / TRADE_MARGIN) {
+        return false;
+    }
+    *from = other;
+    *slot = offer;
+    return true;
+}
+
+void st_cache_move(struct st_cache *cache, int layer, int from, int to)
+{
+    struct layer *l = layer_at(cache, layer);
+    struct slot *a = slot_at(cache, layer, from), *b = slot_at(cache, layer, to);
+    ST_ASSERT(b->expert < 0 && a->pins == 0);
+    if (a->expert >= 0) {
+        l->slot_of[a->expert] = to;
+    }
+    *b = *a;
+    *a = (struct slot){.expert = -1};
 }
 
 static void check_layer(const struct layer *l)

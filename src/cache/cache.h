@@ -11,6 +11,7 @@
  *   C2  A pinned slot is never given away.
  *   C3  acquire fails only when every slot of the layer is pinned.
  *   C4  The same calls give the same answers: no randomness, no clock.
+ *   C5  A protected expert goes only when every unpinned slot of its layer is protected.
  */
 #ifndef ST_CACHE_CACHE_H
 #define ST_CACHE_CACHE_H
@@ -24,7 +25,7 @@ struct st_cache;
  * policy.h. st_cache_policy("lru") finds one by name, NULL when unknown; names() is for help. */
 struct st_cache_policy;
 const struct st_cache_policy *st_cache_policy(const char *name);
-const char *st_cache_policy_names(void); /* "lru, lfu" */
+const char *st_cache_policy_names(void); /* "lru, lfu, echo" */
 
 /* `n_experts[l]` experts and `n_slots[l]` slots (1..n_experts) for each of `n_layers` layers. */
 struct st_cache *st_cache_new(
@@ -40,6 +41,12 @@ void st_cache_touch(struct st_cache *cache, int layer, int expert);
 
 /* Starts a new step (token or batch) of the layer: the unit in which policies count age. */
 void st_cache_step(struct st_cache *cache, int layer);
+
+/* Says that the expert is expected to be needed soon, so that it stays (C5) until it is touched or
+ * `steps` more steps of the layer have begun, whichever is first. Whether it is resident does not
+ * matter. 0 takes an earlier word back. */
+void st_cache_protect(struct st_cache *cache, int layer, int expert, int steps);
+bool st_cache_protected(const struct st_cache *cache, int layer, int expert);
 
 /* Slot for the expert: its own, else a free one, else the policy's victim (its parts are then 0).
  * *evicted is the expert that lost its slot, or -1. Returns -1 (C3) when all slots are pinned. */
@@ -65,6 +72,19 @@ int st_cache_slots(const struct st_cache *cache, int layer);
 
 /* Changes the layer's share to n (1..n_experts). Slots >= n must not be pinned; they are dropped. */
 void st_cache_resize(struct st_cache *cache, int layer, int n);
+
+/* --- Slots that move between layers --------------------------------------------------------- */
+
+/* Fewest slots the layer may be left with when others take from it; at first all it has. */
+void st_cache_set_floor(struct st_cache *cache, int layer, int n);
+
+/* Whether the layer, which is about to evict, had better take a slot of another one: the worth of what it would lose is
+ * then far above that of what is in the other's slot. Never with a policy whose worths cannot be compared. Nothing is changed;
+ * `*from` is that layer and `*slot` its slot, free or unpinned. The caller moves, drops and resizes. */
+bool st_cache_trade(struct st_cache *cache, int layer, int *from, int *slot);
+
+/* Moves what is in slot `from` (not pinned) to slot `to` of the same layer, which must be free. */
+void st_cache_move(struct st_cache *cache, int layer, int from, int to);
 
 /* Aborts (ST_BUG) when an internal invariant does not hold. For tests. */
 void st_cache_check(const struct st_cache *cache);

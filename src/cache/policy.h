@@ -6,44 +6,51 @@
  * (one never touched before all others), then the lower slot. So a policy without an opinion
  * is LRU, and a policy only has to say where it differs from that.
  *
- *      touch, step --> [ state of the layer ] --> worth(expert) --> [ tie: recency, slot ] --> victim
+ *      step, touch --> [ state ] --> worth of each expert --> [ tie: recency, slot ] --> victim
  *
- * One state per layer, of the size the policy asks for, zeroed at the start. It is about experts,
- * not slots: what is known of an expert survives its eviction, its drop and every resize.
+ * One state for all layers: what one layer uses may say something about another. It is about
+ * experts, not slots: what is known of an expert survives its eviction, its drop and every resize.
  *
  * To add one: write policy_NAME.c with a table st_cache_NAME, and a line in ST_CACHE_POLICY_LIST.
  *
  * Rules, besides those of cache.h:
- *   P1  A function depends on its arguments only, and worth changes nothing (hence C4).
+ *   P1  What a function answers follows from the calls of step and touch so far (hence C4).
  *   P2  Integers only: a sum of floats may differ between compilers, and then so do the reads.
  */
 #ifndef ST_CACHE_POLICY_H
 #define ST_CACHE_POLICY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct st_cache_policy {
     const char *name;
 
-    /* Bytes of state for a layer of n_experts; NULL: none, and `state` is NULL below. */
-    size_t (*state_bytes)(int n_experts);
+    /* Worth means the same in all layers, so that a slot may move to where it is worth more. */
+    bool comparable;
+
+    /* State for layers of up to n_experts each. NULL, and `state` is NULL below: there is none. */
+    void *(*make)(int n_layers, int n_experts);
+    void (*free)(void *state);
 
     /* A new step of the layer begins: the clock of policies that let uses age. May be NULL. */
-    void (*step)(void *state);
+    void (*step)(void *state, int layer);
 
-    /* A token needs the expert, resident or not. O(1). May be NULL. */
-    void (*touch)(void *state, int expert);
+    /* A token needs the expert, resident or not. May be NULL. */
+    void (*touch)(void *state, int layer, int expert);
 
-    /* How much is lost when the expert goes; more stays longer. Asked for every unpinned slot of a
-     * full layer at each miss, so O(1) and a few nanoseconds. NULL: all the same. */
-    uint64_t (*worth)(const void *state, int expert);
+    /* How much is lost when each expert of the layer goes; more stays longer. Valid until the next
+     * step or touch. Asked at each miss of a full layer, so the answer should be kept. NULL: all
+     * the same. */
+    const uint64_t *(*worth)(void *state, int layer);
 };
 
 /* X(name, separator): the separator stands before the name in st_cache_policy_names(). */
 #define ST_CACHE_POLICY_LIST(X)                                                                    \
     X(lru, "")                                                                                     \
-    X(lfu, ", ")
+    X(lfu, ", ")                                                                                   \
+    X(echo, ", ")
 
 #define ST_CACHE_POLICY_DECLARE(name, separator)                                                   \
     extern const struct st_cache_policy st_cache_##name;

@@ -4,29 +4,40 @@
  * An expert keeps its count while it is not resident. Counting only while resident would
  * forget exactly the experts that come and go, and with them the lead over LRU.
  */
+#include <stdlib.h>
+
+#include "base/error.h"
 #include "cache/policy.h"
 
-/* The state is an array: uses of each expert. */
-static size_t lfu_state_bytes(int n_experts)
+struct lfu {
+    size_t n_experts;
+    uint64_t uses[]; /* [layer][expert] */
+};
+
+static void *lfu_make(int n_layers, int n_experts)
 {
-    return (size_t)n_experts * sizeof(uint64_t);
+    size_t n = (size_t)n_layers * (size_t)n_experts;
+    struct lfu *lfu = st_xcalloc(1, sizeof *lfu + n * sizeof lfu->uses[0]);
+    lfu->n_experts = (size_t)n_experts;
+    return lfu;
 }
 
-static void lfu_touch(void *state, int expert)
+static void lfu_touch(void *state, int layer, int expert)
 {
-    uint64_t *uses = state;
-    uses[expert]++;
+    struct lfu *lfu = state;
+    lfu->uses[(size_t)layer * lfu->n_experts + (size_t)expert]++;
 }
 
-static uint64_t lfu_worth(const void *state, int expert)
+static const uint64_t *lfu_worth(void *state, int layer)
 {
-    const uint64_t *uses = state;
-    return uses[expert];
+    const struct lfu *lfu = state;
+    return lfu->uses + (size_t)layer * lfu->n_experts;
 }
 
 const struct st_cache_policy st_cache_lfu = {
     .name = "lfu",
-    .state_bytes = lfu_state_bytes,
+    .make = lfu_make,
+    .free = free,
     .touch = lfu_touch,
     .worth = lfu_worth,
 };

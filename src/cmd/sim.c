@@ -231,7 +231,8 @@ int cmd_sim(int argc, char **argv)
     float compute_ms = 0, latency_us = 100;
     char policies[96];
     st_sim_options_init(&o);
-    snprintf(policies, sizeof policies, "of the cache: %s (default lru)", st_sim_policy_names());
+    snprintf(policies, sizeof policies, "of the cache: %s (default: that of a run)",
+        st_sim_policy_names());
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Input"},
         {CMD_STRING, 0, "trace", "FILE", "the routing trace (required)", .target = &trace},
         {CMD_INT, 0, "warm-up", "N",

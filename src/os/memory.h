@@ -59,6 +59,9 @@ uint64_t st_os_written_bytes(void);
 void *st_vm_reserve(uint64_t size, bool huge);
 void st_vm_release(void *base, uint64_t size);
 
+/* No huge pages in the whole pages inside the range: it is taken and given back in small pieces. */
+void st_vm_small_pages(void *base, uint64_t size);
+
 /* Touches every page now, so that no page is zeroed later. E_NOMEM is not reported: the system
  * either gives the memory or kills us; callers check st_memory_headroom first. */
 void st_vm_populate(void *base, uint64_t size);

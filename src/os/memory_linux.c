@@ -76,6 +76,11 @@ void st_vm_advise_huge(void *base, size_t size)
     (void)madvise(base, size, MADV_HUGEPAGE);
 }
 
+void st_vm_advise_small(void *base, size_t size)
+{
+    (void)madvise(base, size, MADV_NOHUGEPAGE);
+}
+
 bool st_vm_populate_call(void *base, size_t size)
 {
     int rc;

@@ -68,6 +68,12 @@ void st_vm_advise_huge(void *base, size_t size)
     (void)size;
 }
 
+void st_vm_advise_small(void *base, size_t size)
+{
+    (void)base;
+    (void)size;
+}
+
 bool st_vm_populate_call(void *base, size_t size)
 {
     (void)base;

@@ -18,6 +18,7 @@ void st_memory_reader_close(struct st_memory_reader *reader);
 
 /* Asks for huge pages; advice. */
 void st_vm_advise_huge(void *base, size_t size);
+void st_vm_advise_small(void *base, size_t size);
 
 /* Makes every page present without changing it. False when there is no call for that. */
 bool st_vm_populate_call(void *base, size_t size);

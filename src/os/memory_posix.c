@@ -161,6 +161,15 @@ void st_vm_discard(void *base, uint64_t size)
     }
 }
 
+void st_vm_small_pages(void *base, uint64_t size)
+{
+    char *start;
+    size_t length;
+    if (whole_pages(base, size, &start, &length)) {
+        st_vm_advise_small(start, length);
+    }
+}
+
 void st_vm_forbid(void *base, uint64_t size)
 {
     char *start;

@@ -274,7 +274,8 @@ static enum strata_status simulate(const struct subject *subject, const struct s
         status = make_plan(ws, trace, options, &plan, err);
     }
     if (!status) {
-        out->policy = options->policy ? options->policy : "lru";
+        out->policy =
+            options->policy ? options->policy : st_stream_default_policy(plan->shared_slots > 0);
         out->disk_bytes_per_s = options->disk_bytes_per_s;
         describe_memory(ws, plan, out);
         status = replay(ws, plan, trace, options, out, err);

@@ -12,7 +12,7 @@
 #include "strata.h"
 
 struct st_sim_options {
-    const char *policy;      /* of the cache; NULL: "lru" */
+    const char *policy;      /* of the cache; NULL: that of a run */
     int slots;               /* of every layer; 0: what mem_bytes gives */
     uint64_t mem_bytes;      /* for weights, planned as for a run */
     double disk_bytes_per_s; /* > 0 */

@@ -14,6 +14,7 @@
 /* Of loads and staging buffers, what is read ahead may take one half. */
 #define AHEAD_SHARE 2
 #define MAX_AHEAD   64
+#define ROOM        2 /* times the slots planned; more is never asked for (bench/LOG.md) */
 
 struct load {
     struct st_io_request request;
@@ -45,7 +46,8 @@ struct st_experts {
     int order
         [MAX_LOADS]; /* indices into loads: the n_open open ones, oldest first, then the free */
     int n_open;
-    int n_passes; /* open */
+    int n_passes;        /* open */
+    uint64_t most_bytes; /* of slots, as planned */
     char *staging;
     uint64_t staging_bytes, stage_size;
     int n_stages;
@@ -58,6 +60,12 @@ struct st_experts {
 };
 
 /* --- Making and freeing -------------------------------------------------------------------- */
+
+/* How many slots a pool may come to have by trading. */
+static int room_for(int n_slots, int n_expert)
+{
+    return n_slots > n_expert / ROOM ? n_expert : ROOM * n_slots;
+}
 
 /* Lays out the pools: sizes only. */
 static void plan_pools(struct st_experts *x, const struct st_stream_config *config)
@@ -78,6 +86,8 @@ static void plan_pools(struct st_experts *x, const struct st_stream_config *conf
         struct st_pool *pool = &x->pools[x->pool_of[g]];
         pool->n_slots = shared ? config->shared_slots : config->slots[g];
         pool->max_slots = pool->n_slots;
+        pool->room = shared ? pool->n_slots : room_for(pool->n_slots, group->n_expert);
+        pool->hollow = st_io_is_virtual(x->io);
         pool->n_parts = group->n_parts > pool->n_parts ? group->n_parts : pool->n_parts;
         for (int p = 0; p < group->n_parts; p++) {
             pool->stride[p] =
@@ -98,6 +108,10 @@ static void make_cache(struct st_experts *x, const struct st_cache_policy *polic
         slots[i] = x->pools[i].n_slots;
     }
     x->cache = st_cache_new(x->n_pools, experts, slots, policy);
+    for (int i = 0; i < x->n_pools; i++) { /* room for two tokens' experts stays in each */
+        int least = 2 * ws->catalog->n_expert_used;
+        st_cache_set_floor(x->cache, i, least < 1 || least > slots[i] ? slots[i] : least);
+    }
     free(experts);
     free(slots);
 }
@@ -106,19 +120,21 @@ static bool reserve_slots(struct st_experts *x)
 {
     for (int i = 0; i < x->n_pools; i++) {
         struct st_pool *pool = &x->pools[i];
-        size_t n_loads = (size_t)pool->n_slots * ST_MAX_PARTS;
+        size_t n_loads = (size_t)pool->room * ST_MAX_PARTS;
         pool->load_of = st_xcalloc(n_loads, sizeof *pool->load_of);
-        pool->ahead = st_xcalloc((size_t)pool->n_slots, sizeof *pool->ahead);
+        pool->ahead = st_xcalloc((size_t)pool->room, sizeof *pool->ahead);
         for (size_t k = 0; k < n_loads; k++) {
             pool->load_of[k] = -1;
         }
         for (int p = 0; p < pool->n_parts; p++) {
-            pool->memory_bytes[p] = (uint64_t)pool->n_slots * pool->stride[p];
+            uint64_t planned = (uint64_t)pool->n_slots * pool->stride[p];
+            pool->memory_bytes[p] = (uint64_t)pool->room * pool->stride[p];
             pool->memory[p] = st_vm_reserve(pool->memory_bytes[p], true);
             if (!pool->memory[p]) {
                 return false;
             }
-            x->stats.memory_bytes += pool->memory_bytes[p];
+            st_vm_small_pages(pool->memory[p] + planned, pool->memory_bytes[p] - planned);
+            x->stats.memory_bytes += planned;
         }
     }
     return true;
@@ -154,7 +170,8 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
     const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_experts **out,
     struct strata_error *err)
 {
-    const char *name = config->policy ? config->policy : "lru";
+    const char *name =
+        config->policy ? config->policy : st_stream_default_policy(config->shared_slots > 0);
     const struct st_cache_policy *policy = st_cache_policy(name);
     if (!policy) {
         return st_fail(
@@ -176,6 +193,7 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
             "cannot reserve memory for expert slots");
     }
     make_cache(x, policy);
+    x->most_bytes = st_experts_most(x);
     *out = x;
     return STRATA_OK;
 }
@@ -220,13 +238,14 @@ bool st_experts_populate(struct st_experts *x, strata_progress progress, void *u
     }
     for (int i = 0; i < x->n_pools; i++) {
         for (int p = 0; p < x->pools[i].n_parts; p++) {
-            total += x->pools[i].memory_bytes[p];
+            total += (uint64_t)x->pools[i].n_slots * x->pools[i].stride[p];
         }
     }
     for (int i = 0; i < x->n_pools; i++) {
         for (int p = 0; p < x->pools[i].n_parts; p++) {
-            st_vm_populate(x->pools[i].memory[p], x->pools[i].memory_bytes[p]);
-            done += x->pools[i].memory_bytes[p];
+            uint64_t bytes = (uint64_t)x->pools[i].n_slots * x->pools[i].stride[p];
+            st_vm_populate(x->pools[i].memory[p], bytes);
+            done += bytes;
             if (progress && !progress("taking memory for experts", done, total, user)) {
                 return false;
             }
@@ -461,6 +480,19 @@ static void pump(struct st_experts *x, struct st_pass *pass)
     }
 }
 
+/* Takes a slot of another pool where the cache finds that better than to evict here. */
+static void trade(struct st_experts *x, int pool)
+{
+    int other, slot;
+    if (!st_cache_trade(x->cache, pool, &other, &slot)) {
+        return;
+    }
+    struct st_pool *to = &x->pools[pool], *from = &x->pools[other];
+    if (st_experts_most(x) - st_pool_slot_bytes(from) + st_pool_slot_bytes(to) <= x->most_bytes) {
+        st_pool_lend(from, other, slot, to, pool, x->cache);
+    }
+}
+
 static int acquire(struct st_experts *x, int pool, int id)
 {
     int evicted;
@@ -522,6 +554,7 @@ static int reserve_ahead(struct st_experts *x, int group, const int *experts, in
             x->pools[pool].ahead[slots[got]] = 0;
             st_cache_pin(x->cache, pool, slots[got]);
         }
+        st_cache_protect(x->cache, pool, first + experts[got], 1);
     }
     for (int i = 0; i < n; i++) {
         if (slots[i] >= 0) {
@@ -592,7 +625,6 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
     pass->n = n;
     pass->next_load = 0;
     pass->n_misses = 0;
-    x->pools[pool].n_passes++;
     if (x->n_passes++ == 0) {
         x->failed = false; /* a failure that nobody waited for: those parts are read again */
     }
@@ -619,10 +651,15 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
     cancel_ahead(x, group);
     for (int i = 0; i < n; i++) {
         if (pass->slots[i] < 0) {
+            if (uses &&
+                n <= x->weights->catalog->n_expert_used) { /* prompts say little of a layer */
+                trade(x, pool);
+            }
             pass->slots[i] = acquire(x, pool, first + experts[i]);
             st_cache_pin(x->cache, pool, pass->slots[i]);
         }
     }
+    x->pools[pool].n_passes++;
     pump(x, pass);
     return STRATA_OK;
 }

@@ -1,5 +1,7 @@
 #include "stream/pool.h"
 
+#include <string.h>
+
 #include "os/memory.h"
 
 uint64_t st_pool_slot_bytes(const struct st_pool *pool)
@@ -27,7 +29,7 @@ int st_pool_share(const struct st_pool *pool, double share)
  * is given back in part, the kernel keeps the memory until it needs it. */
 static void give_back(struct st_pool *pool, int from)
 {
-    for (int p = 0; p < pool->n_parts; p++) {
+    for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         uint64_t keep = (uint64_t)from * pool->stride[p];
         st_vm_discard(pool->memory[p] + keep, pool->memory_bytes[p] - keep);
     }
@@ -36,7 +38,7 @@ static void give_back(struct st_pool *pool, int from)
 static void take(struct st_pool *pool, int to)
 {
     uint64_t page = st_vm_page_size();
-    for (int p = 0; p < pool->n_parts; p++) {
+    for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         uint64_t from = (uint64_t)pool->n_slots * pool->stride[p] / page * page;
         st_vm_populate(pool->memory[p] + from, (uint64_t)to * pool->stride[p] - from);
     }
@@ -62,4 +64,39 @@ void st_pool_resize(struct st_pool *pool, struct st_cache *cache, int layer, int
         take(pool, n);
     }
     pool->n_slots = n;
+}
+
+static bool settled(const struct st_pool *pool)
+{
+    return pool->n_passes == 0 && pool->n_slots == pool->max_slots;
+}
+
+static void copy_slot(struct st_pool *pool, int from, int to)
+{
+    for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
+        memcpy(pool->memory[p] + (uint64_t)to * pool->stride[p],
+            pool->memory[p] + (uint64_t)from * pool->stride[p], pool->stride[p]);
+    }
+}
+
+bool st_pool_lend(struct st_pool *from, int from_layer, int slot, struct st_pool *to, int to_layer,
+    struct st_cache *cache)
+{
+    int last = from->n_slots - 1;
+    if (!settled(from) || !settled(to) || to->n_slots == to->room ||
+        st_cache_pinned(cache, from_layer, last)) {
+        return false;
+    }
+    st_cache_drop(cache, from_layer, slot);
+    if (slot != last) {
+        copy_slot(from, last, slot);
+        st_cache_move(cache, from_layer, last, slot);
+    }
+    from->ahead[slot] = from->ahead[last];
+    from->ahead[last] = 0;
+    st_pool_resize(from, cache, from_layer, last);
+    st_pool_resize(to, cache, to_layer, to->n_slots + 1);
+    from->max_slots--;
+    to->max_slots++;
+    return true;
 }

@@ -65,6 +65,13 @@ static void lay_out(struct st_stream *s, const bool *resident)
     }
 }
 
+/* In one pool for all groups a step is one layer of a token, and what lies a few of them back is not
+ * yet a moment of the text. */
+const char *st_stream_default_policy(bool shared)
+{
+    return shared ? "lru" : "echo";
+}
+
 enum strata_status st_stream_new(const struct st_weights *weights,
     const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_stream **out,
     struct strata_error *err)

@@ -41,7 +41,7 @@ struct st_stream_config {
     int shared_slots;     /* one pool for all groups */
     uint64_t ring_bytes;
     uint64_t staging_bytes;
-    const char *policy; /* of the cache; NULL: "lru" */
+    const char *policy; /* of the cache; NULL: the default */
     struct st_io_options io;
 };
 
@@ -55,6 +55,9 @@ struct st_arrival {
 typedef void (*st_arrive_fn)(void *user, const struct st_arrival *arrivals, int n);
 
 struct st_stream;
+
+/* Policy of the cache when none is named; `shared`: one pool for all groups. */
+const char *st_stream_default_policy(bool shared);
 
 /* `weights` must outlive the stream. `arrive` may be NULL when no weight needs more than a copy. */
 enum strata_status st_stream_new(const struct st_weights *weights,

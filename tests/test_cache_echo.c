@@ -1,0 +1,326 @@
+/*
+ * test_cache_echo.c - the policy echo against its definition, written down without rings, bits or
+ * anything remembered: every answer is worked out from the list of all steps so far. Then what the
+ * definition is for, and slots that move between layers because of it.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cache/cache.h"
+#include "cache/policy.h"
+
+#define N_LAYERS  3
+#define N_EXPERTS 20
+#define WINDOW    128
+#define ONE       65536u
+#define MAX_STEPS (N_LAYERS * 320)
+
+static uint64_t random_state;
+
+/* xorshift64* (Vigna 2016): 0 .. n-1, the same on every machine */
+static int random_below(int n)
+{
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return (int)((random_state * 0x2545F4914F6CDD1Du >> 33) % (uint64_t)n);
+}
+
+/* --- The definition ------------------------------------------------------------------------ */
+
+struct step {
+    int layer, n;
+    int experts[N_EXPERTS];
+};
+
+static struct step steps[MAX_STEPS];
+static int n_steps;
+
+static bool step_uses(const struct step *step, int expert)
+{
+    for (int i = 0; i < step->n; i++) {
+        if (step->experts[i] == expert) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The step of the same layer that lies `lag` steps of the layer before step s; NULL: none. */
+static const struct step *before(int s, int lag)
+{
+    int layer = steps[s].layer;
+    while (lag > 0 && --s >= 0) {
+        lag -= steps[s].layer == layer;
+    }
+    return s >= 0 ? &steps[s] : NULL;
+}
+
+/* How much the present looks like what was `lag` steps ago. */
+static uint32_t alike(int lag)
+{
+    uint32_t sum = 0;
+    for (int s = 0; s < n_steps; s++) {
+        const struct step *then = before(s, lag);
+        sum -= (uint32_t)((uint64_t)sum * (ONE / N_LAYERS) / ONE);
+        for (int i = 0; i < steps[s].n; i++) {
+            if (then && step_uses(then, steps[s].experts[i])) {
+                sum += ONE / (uint32_t)then->n;
+            }
+        }
+    }
+    return sum;
+}
+
+static uint64_t rate(int last, int expert)
+{
+    uint32_t sum = 0;
+    for (int s = 0; s <= last; s++) {
+        if (steps[s].layer == steps[last].layer) {
+            sum -= sum / 16;
+            sum += step_uses(&steps[s], expert) ? ONE / 16 : 0;
+        }
+    }
+    return sum;
+}
+
+static int last_of(int layer)
+{
+    int s = n_steps - 1;
+    while (steps[s].layer != layer) {
+        s--;
+    }
+    return s;
+}
+
+static void worth_by_definition(int layer, const uint32_t *looks, uint64_t *worth)
+{
+    uint64_t most = 0, total = 0, weight[WINDOW] = {0}, echo = 0;
+    int last = last_of(layer);
+    for (int e = 0; e < N_EXPERTS; e++) {
+        worth[e] = rate(last, e);
+    }
+    for (int lag = 1; lag < WINDOW; lag++) {
+        most = looks[lag] > most ? looks[lag] : most;
+    }
+    for (int lag = 1; lag < WINDOW && most; lag++) {
+        uint64_t power = looks[lag] * (((uint64_t)1 << 32) / most) >> 20;
+        power = power * power / 4096;
+        power = power * power / 4096;
+        weight[lag] = power * power;
+        total += weight[lag];
+    }
+    for (int lag = WINDOW - 1; lag >= 1 && total; lag--) {
+        const struct step *next = before(last, lag - 1);
+        echo = echo / 2 + weight[lag];
+        for (int e = 0; e < N_EXPERTS; e++) {
+            if (next && step_uses(next, e)) {
+                worth[e] += echo * (((uint64_t)ONE << 24) / total) >> 24;
+            }
+        }
+    }
+}
+
+/* --- Against the policy ---------------------------------------------------------------------- */
+
+/* Steps like those of text: passages come again, with changes; now and then a whole batch of tokens
+ * at once, or a layer that is left out. */
+static struct step next_step(int layer, int back)
+{
+    struct step step = {.layer = layer};
+    const struct step *like = n_steps >= back ? &steps[n_steps - back] : NULL;
+    int n = random_below(25) == 0 ? 5 + random_below(N_EXPERTS - 5) : 3;
+    if (like && like->layer == layer && random_below(4) > 0) {
+        step = *like;
+        if (random_below(3) > 0) {
+            return step;
+        }
+        step.n -= step.n > 0;
+    }
+    while (step.n < n) {
+        int expert = random_below(1 + random_below(N_EXPERTS));
+        if (!step_uses(&step, expert)) {
+            step.experts[step.n++] = expert;
+        }
+    }
+    return step;
+}
+
+static void take(const struct st_cache_policy *policy, void *echo, const struct step *step)
+{
+    policy->step(echo, step->layer);
+    for (int i = 0; i < step->n; i++) {
+        policy->touch(echo, step->layer, step->experts[i]);
+        if (random_below(8) == 0) { /* an answer on the way, and a second touch, change nothing */
+            policy->worth(echo, step->layer);
+            policy->touch(echo, step->layer, step->experts[i]);
+        }
+    }
+    steps[n_steps++] = *step;
+}
+
+static void test_equals_its_definition(void **state)
+{
+    (void)state;
+    const struct st_cache_policy *policy = st_cache_policy("echo");
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        void *echo = policy->make(N_LAYERS, N_EXPERTS);
+        int compared = 0;
+        random_state = seed * 0x9E3779B97F4A7C15u + 1;
+        n_steps = 0;
+        for (int t = 0; n_steps + N_LAYERS <= MAX_STEPS; t++) {
+            int back = (t / 40 % 3 + 1) * 7 * N_LAYERS;
+            for (int l = 0; l < N_LAYERS; l++) {
+                struct step step = next_step(l, back);
+                if (l < N_LAYERS - 1 || random_below(50) > 0) {
+                    take(policy, echo, &step);
+                }
+            }
+            if (t % 29 != 28) {
+                continue;
+            }
+            uint32_t looks[WINDOW];
+            for (int lag = 1; lag < WINDOW; lag++) {
+                looks[lag] = alike(lag);
+            }
+            int layer = steps[n_steps - 1].layer; /* the only one that has heard of the last step */
+            uint64_t worth[N_EXPERTS];
+            worth_by_definition(layer, looks, worth);
+            assert_memory_equal(policy->worth(echo, layer), worth, sizeof worth);
+            compared++;
+        }
+        assert_true(compared >= 10);
+        policy->free(echo);
+    }
+}
+
+/* --- What it is for ---------------------------------------------------------------------------- */
+
+static int use(struct st_cache *cache, int layer, int expert)
+{
+    int evicted;
+    st_cache_step(cache, layer);
+    st_cache_touch(cache, layer, expert);
+    assert_true(st_cache_acquire(cache, layer, expert, &evicted) >= 0);
+    return evicted;
+}
+
+static int misses_of_a_cycle(const char *policy)
+{
+    const int n_experts = 8, n_slots = 4;
+    struct st_cache *cache = st_cache_new(1, &n_experts, &n_slots, st_cache_policy(policy));
+    int misses = 0;
+    for (int t = 0; t < 90; t++) {
+        int expert = t % 6;
+        misses += t >= 30 && st_cache_find(cache, 0, expert) < 0;
+        use(cache, 0, expert);
+    }
+    st_cache_check(cache);
+    st_cache_free(cache);
+    return misses;
+}
+
+/* Six experts in turn, four slots: what was used longest ago is what comes next. LRU never hits;
+ * the optimum misses two or three of six. */
+static void test_a_passage_that_comes_again_is_recognised(void **state)
+{
+    (void)state;
+    assert_int_equal(misses_of_a_cycle("lru"), 60);
+    assert_in_range(misses_of_a_cycle("echo"), 20, 36);
+}
+
+/* --- Slots that move ----------------------------------------------------------------------------- */
+
+static struct st_cache *two_layers(const char *policy, int floor)
+{
+    const int n_experts[] = {8, 8}, n_slots[] = {4, 4};
+    struct st_cache *cache = st_cache_new(2, n_experts, n_slots, st_cache_policy(policy));
+    st_cache_set_floor(cache, 0, floor);
+    st_cache_set_floor(cache, 1, floor);
+    for (int t = 0; t < 60; t++) { /* layer 0 uses one expert, layer 1 needs all at random */
+        use(cache, 0, t < 4 ? t : 0);
+        use(cache, 1, (t * 5 + t / 8) % 8);
+    }
+    return cache;
+}
+
+static void test_a_slot_is_offered_where_it_is_worth_little(void **state)
+{
+    (void)state;
+    int from = -7, slot = -7;
+    struct st_cache *cache = two_layers("echo", 2);
+    st_cache_step(cache, 1);
+    assert_true(st_cache_trade(cache, 1, &from, &slot));
+    assert_int_equal(from, 0);
+    assert_int_not_equal(st_cache_expert(cache, 0, slot), 0);
+    int offered = st_cache_expert(cache, 0, slot);
+    st_cache_protect(cache, 0, offered, 5); /* another one then, while there are others */
+    assert_true(st_cache_trade(cache, 1, &from, &slot));
+    assert_int_not_equal(st_cache_expert(cache, 0, slot), offered);
+    for (int s = 0; s < 4; s++) {
+        st_cache_pin(cache, 0, s);
+    }
+    assert_false(st_cache_trade(cache, 1, &from, &slot));
+    for (int s = 0; s < 4; s++) {
+        st_cache_unpin(cache, 0, s);
+    }
+    assert_false(st_cache_trade(cache, 0, &from, &slot)); /* not the other way */
+    st_cache_resize(cache, 0, 3);
+    st_cache_resize(cache, 1, 5);
+    assert_false(st_cache_trade(cache, 1, &from, &slot)); /* there is a free one now */
+    st_cache_check(cache);
+    st_cache_free(cache);
+}
+
+static void test_no_layer_falls_below_its_floor(void **state)
+{
+    (void)state;
+    int from, slot;
+    struct st_cache *cache = two_layers("echo", 4);
+    assert_false(st_cache_trade(cache, 1, &from, &slot));
+    st_cache_set_floor(cache, 0, 3);
+    assert_true(st_cache_trade(cache, 1, &from, &slot));
+    st_cache_free(cache);
+}
+
+static void test_an_unused_slot_goes_first(void **state)
+{
+    (void)state;
+    int from, slot;
+    struct st_cache *cache = two_layers("echo", 2);
+    st_cache_drop(cache, 0, 2);
+    assert_true(st_cache_trade(cache, 1, &from, &slot));
+    assert_int_equal(slot, 2);
+    st_cache_free(cache);
+}
+
+static void test_only_worths_that_compare_are_compared(void **state)
+{
+    (void)state;
+    int from, slot;
+    const char *const others[] = {"lru", "lfu"};
+    for (int i = 0; i < 2; i++) {
+        struct st_cache *cache = two_layers(others[i], 2);
+        assert_false(st_cache_trade(cache, 1, &from, &slot));
+        st_cache_free(cache);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_equals_its_definition),
+        cmocka_unit_test(test_a_passage_that_comes_again_is_recognised),
+        cmocka_unit_test(test_a_slot_is_offered_where_it_is_worth_little),
+        cmocka_unit_test(test_no_layer_falls_below_its_floor),
+        cmocka_unit_test(test_an_unused_slot_goes_first),
+        cmocka_unit_test(test_only_worths_that_compare_are_compared),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
