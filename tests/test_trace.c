@@ -55,6 +55,7 @@ static struct strata_session *open_session(const char *model_path, uint64_t mem_
     options.threads = 1;
     options.repack = false;
     options.weights_mem_bytes = mem_bytes;
+    options.lookahead = 0; /* the simulator foresees nothing */
     if (strata_model_load(model_path, &options, model, err) ||
         strata_session_new(*model, &session, err)) {
         fail_msg("%s", err->message);
