@@ -374,6 +374,9 @@ struct strata_prompt;
  * E_USAGE when nothing is left. */
 STRATA_API enum strata_status strata_prompt_from_text(const struct strata_model *model,
     const char *text, size_t length, struct strata_prompt **out, struct strata_error *err);
+/* Tokens as they are; the text is empty. E_USAGE for what is not in the vocabulary. */
+STRATA_API enum strata_status strata_prompt_from_tokens(const struct strata_model *model,
+    const int32_t *tokens, size_t n, struct strata_prompt **out, struct strata_error *err);
 STRATA_API void strata_prompt_free(struct strata_prompt *prompt);
 STRATA_API const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length);
 STRATA_API const int32_t *strata_prompt_tokens(const struct strata_prompt *prompt, size_t *n);

@@ -56,6 +56,24 @@ enum strata_status strata_prompt_from_text(const struct strata_model *m, const c
     return STRATA_OK;
 }
 
+enum strata_status strata_prompt_from_tokens(const struct strata_model *m, const int32_t *tokens,
+    size_t n, struct strata_prompt **out, struct strata_error *err)
+{
+    if (n == 0) {
+        return st_fail(err, STRATA_E_USAGE, "Give it some text.", "the prompt is empty");
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= strata_model_n_vocab(m)) {
+            return st_fail(err, STRATA_E_USAGE, "", "token %d is not in the vocabulary of %d",
+                tokens[i], strata_model_n_vocab(m));
+        }
+    }
+    auto prompt = new strata_prompt;
+    prompt->tokens.assign(tokens, tokens + n);
+    *out = prompt;
+    return STRATA_OK;
+}
+
 void strata_prompt_free(struct strata_prompt *prompt)
 {
     delete prompt;
@@ -309,8 +327,8 @@ static common_grammar_trigger resolve(
     return trigger;
 }
 
-static void take_grammar(
-    const struct strata_chat *chat, const common_chat_params &params, struct strata_prompt *prompt)
+static void take_grammar(const struct strata_chat *chat, const common_chat_params &params,
+    const std::string &wanted, struct strata_prompt *prompt)
 {
     for (const std::string &name : params.preserved_tokens) {
         auto ids = tokens_of(chat->vocab, name);
@@ -324,6 +342,8 @@ static void take_grammar(
         for (const auto &trigger : params.grammar_triggers) {
             prompt->triggers.push_back(resolve(chat->vocab, trigger, prompt->shown));
         }
+    } else if (!wanted.empty()) {
+        prompt->grammar = {COMMON_GRAMMAR_TYPE_USER, wanted};
     }
     if (!params.thinking_start_tag.empty()) {
         prompt->thinking_start = tokens_of(chat->vocab, params.thinking_start_tag);
@@ -368,7 +388,7 @@ static void render(
     prompt->tokens = chat->control.tokenize(prompt->text, marks);
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
     prompt->stops = params.additional_stops;
-    take_grammar(chat, params, prompt);
+    take_grammar(chat, params, in.grammar, prompt);
     take_parser(params, in, prompt);
 }
 

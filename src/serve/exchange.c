@@ -117,6 +117,13 @@ bool st_exchange_raw(struct st_exchange *x, struct st_fields *f, const char *tex
                &err);
 }
 
+bool st_exchange_tokens(struct st_exchange *x, struct st_fields *f, const int32_t *tokens, size_t n)
+{
+    struct strata_error err;
+    return !f->bad &&
+           keep(f, strata_prompt_from_tokens(x->server->model, tokens, n, &x->prompt, &err), &err);
+}
+
 bool st_exchange_raw_format(
     struct st_exchange *x, struct st_fields *f, const char *text, json_t *chat)
 {

@@ -89,7 +89,9 @@ void st_exchange_run(struct st_exchange *exchange, const struct st_fields *field
 /* A reply of a server without a prompt set: sets it. False, and `fields` says why, when it cannot be. */
 bool st_exchange_render(struct st_exchange *exchange, struct st_fields *fields, json_t *chat);
 bool st_exchange_raw(struct st_exchange *exchange, struct st_fields *fields, const char *text);
-/* The same, and the reply follows what `chat` says of its format. */
+bool st_exchange_tokens(
+    struct st_exchange *exchange, struct st_fields *fields, const int32_t *tokens, size_t n);
+/* As st_exchange_raw, and the reply follows what `chat` says of its format. */
 bool st_exchange_raw_format(
     struct st_exchange *exchange, struct st_fields *fields, const char *text, json_t *chat);
 

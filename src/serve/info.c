@@ -228,6 +228,8 @@ void st_answer_metrics(struct st_request *r)
         {"expert_requests_total", "counter", "Experts needed.", (double)m->expert_requests},
         {"expert_hits_total", "counter", "Of these, found in memory.", (double)m->expert_hits},
         {"read_bytes_total", "counter", "Bytes of weights read.", (double)m->read_bytes},
+        {"decode_read_bytes_total", "counter", "Of these, in passes without a prompt.",
+            (double)m->decode_read_bytes},
         {"written_bytes_total", "counter", "Bytes written to disks.", (double)m->written_bytes},
         {"disk_bytes_per_second", "gauge", "What the disk can do, measured.", m->disk_bytes_per_s},
         {"memory_budget_bytes", "gauge", "What the process may hold.", (double)m->budget_bytes},

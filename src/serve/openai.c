@@ -378,18 +378,29 @@ static const struct st_dialect text_dialect = {
     .whole = text_whole,
 };
 
-/* The prompt: a string, or a list of one. */
-static const char *read_prompt(struct st_fields *f)
+/* The prompt: a string, a list of one, or token numbers. */
+static void read_prompt(struct st_exchange *x, struct st_fields *f)
 {
     json_t *value = st_field(f, "prompt");
-    if (json_is_array(value) && json_array_size(value) == 1) {
+    if (json_array_size(value) == 1 && !json_is_integer(json_array_get(value, 0))) {
         value = json_array_get(value, 0);
     }
-    if (!json_is_string(value)) {
-        st_fields_fail(f, "prompt must be a string");
-        return "";
+    size_t n = json_array_size(value);
+    int32_t *tokens = st_xcalloc(n + 1, sizeof *tokens);
+    for (size_t i = 0; i < n; i++) {
+        json_int_t token = json_integer_value(json_array_get(value, i));
+        tokens[i] = json_is_integer(json_array_get(value, i)) && token >= 0 && token <= INT32_MAX
+                        ? (int32_t)token
+                        : -1;
     }
-    return json_string_value(value);
+    if (json_is_string(value)) {
+        st_exchange_raw(x, f, json_string_value(value));
+    } else if (n > 0) {
+        st_exchange_tokens(x, f, tokens, n);
+    } else {
+        st_fields_fail(f, "prompt must be a string or a list of token numbers");
+    }
+    free(tokens);
 }
 
 void st_openai_text(struct st_request *r)
@@ -408,6 +419,6 @@ void st_openai_text(struct st_request *r)
     st_field_int(&f, "best_of", 1, 1, x->n_choices);
     const char *grammar = st_field_string(&f, "grammar", NULL);
     x->grammar = grammar ? st_xstrdup(grammar) : NULL;
-    st_exchange_raw(x, &f, read_prompt(&f));
+    read_prompt(x, &f);
     st_exchange_run(x, &f);
 }

@@ -129,9 +129,14 @@ static void wait_for_work(struct st_service *s, int ms)
 static void idle(struct st_service *s)
 {
     uint64_t now = st_now_ns();
-    if (s->n_active > 0) { /* only this thread changes it upwards */
+    if (s->n_active > 0) { /* only this thread changes it */
         wait_for_work(s, PAUSE_WAIT_MS);
         return;
+    }
+    if (s->idle_ns == 0) { /* the last pass may have left them behind */
+        pthread_mutex_lock(&s->lock);
+        strata_stats_get(s->session, &s->stats.model);
+        pthread_mutex_unlock(&s->lock);
     }
     s->idle_ns = s->idle_ns ? s->idle_ns : now;
     if (now - s->idle_ns < SAVE_AFTER_NS || !st_slots_save_one(s)) {

@@ -1,0 +1,114 @@
+/* test_fields.c - reading requests' JSON: what is right, and what is said of what is wrong. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "serve/fields.h"
+
+static void test_bodies(void **state)
+{
+    static const struct {
+        const char *body;
+        size_t n;
+    } bad[] = {{"", 0}, {"{", 1}, {"[]", 2}, {"3", 1}, {"null", 4}, {"{\"a\":1} x", 9},
+        {"{\"a\":\"\\u0000\"}", 14}, {"{\"a\":\"\xff\"}", 9}, {"{\"a\":\"\0\"}", 9},
+        {"{\"a\":1e999}", 11}, {"{\"a\":NaN}", 9}, {"{\"a\":99999999999999999999}", 26},
+        {"{\"a\":\"\\ud800\"}", 14}};
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct st_fields f;
+        json_t *object = st_fields_parse(&f, bad[i].body, bad[i].n);
+        if (object || !f.bad || !f.message[0]) {
+            fail_msg("accepted: %s", bad[i].body);
+        }
+    }
+    char deep[20000];
+    memset(deep, '[', sizeof deep);
+    struct st_fields f;
+    assert_null(st_fields_parse(&f, deep, sizeof deep));
+}
+
+static json_t *parse(struct st_fields *f, const char *text)
+{
+    json_t *object = st_fields_parse(f, text, strlen(text));
+    assert_non_null(object);
+    return object;
+}
+
+static void test_values(void **state)
+{
+    (void)state;
+    struct st_fields f;
+    json_t *o = parse(&f, "{\"i\":7,\"whole\":2.0,\"r\":0.5,\"s\":\"x\",\"t\":true,\"n\":null,"
+                          "\"l\":[1],\"o\":{\"a\":1}}");
+    assert_int_equal(st_field_int(&f, "i", 1, 0, 10), 7);
+    assert_int_equal(st_field_int(&f, "whole", 1, 0, 10), 2);
+    assert_int_equal(st_field_int(&f, "n", 5, 0, 10), 5);
+    assert_int_equal(st_field_int(&f, "missing", 5, 0, 10), 5);
+    assert_true(st_field_number(&f, "r", 1, 0, 1) == 0.5);
+    assert_true(st_field_number(&f, "i", 1, 0, 10) == 7);
+    assert_string_equal(st_field_string(&f, "s", "y"), "x");
+    assert_true(st_field_bool(&f, "t", false));
+    assert_true(st_field_bool(&f, "n", true));
+    assert_int_equal(json_array_size(st_field_array(&f, "l")), 1);
+    assert_int_equal(json_object_size(st_field_object(&f, "o")), 1);
+    assert_null(st_field_array(&f, "n"));
+    assert_false(f.bad);
+    json_decref(o);
+}
+
+static void check_bad(const char *text, const char *says, void (*read)(struct st_fields *f))
+{
+    struct st_fields f;
+    json_t *o = parse(&f, text);
+    read(&f);
+    assert_true(f.bad);
+    assert_string_equal(f.message, says);
+    json_decref(o);
+}
+
+static void read_int(struct st_fields *f)
+{
+    st_field_int(f, "x", 1, 0, 10);
+}
+
+static void read_number(struct st_fields *f)
+{
+    st_field_number(f, "x", 1, 0, 1);
+}
+
+static void read_others(struct st_fields *f)
+{
+    st_field_bool(f, "x", false);
+    st_field_string(f, "x", NULL); /* the first mistake is the one that is told */
+}
+
+static void test_mistakes(void **state)
+{
+    (void)state;
+    const char *whole = "x must be a whole number from 0 to 10";
+    check_bad("{\"x\":11}", whole, read_int);
+    check_bad("{\"x\":-1}", whole, read_int);
+    check_bad("{\"x\":1.5}", whole, read_int);
+    check_bad("{\"x\":1e300}", whole, read_int);
+    check_bad("{\"x\":9223372036854775807}", whole, read_int);
+    check_bad("{\"x\":\"3\"}", whole, read_int);
+    check_bad("{\"x\":true}", whole, read_int);
+    check_bad("{\"x\":1.01}", "x must be a number from 0 to 1", read_number);
+    check_bad("{\"x\":[]}", "x must be a number from 0 to 1", read_number);
+    check_bad("{\"x\":1}", "x must be true or false", read_others);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_mistakes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,472 @@
+/* test_server.c - the HTTP side, over real sockets: statuses, error shapes, limits, leaving. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <jansson.h>
+
+#include "serve/server.h"
+#include "serve_fixture.h"
+
+#define MODEL "stories260K-moe8.gguf"
+#define NAME  "stories"
+
+static struct fixture f;
+static struct st_server *server;
+
+static void start(const char *api_key)
+{
+    struct strata_model_options model = small_model(2);
+    struct st_server_options options;
+    struct strata_error err;
+    model.weights_mem_bytes = 3u << 20;
+    fixture_start(&f, MODEL, &model, &(struct st_service_options){.parallel = 2, .queue_max = 2});
+    st_server_options_init(&options);
+    options.port = 0;
+    options.name = NAME;
+    options.path = shared_model(MODEL);
+    options.api_key = api_key;
+    options.body_max_bytes = 64 << 10;
+    options.timeout_s = 3;
+    options.connections_max = 16;
+    if (st_server_start(f.service, &options, &server, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+}
+
+static void stop(void)
+{
+    st_server_stop(server);
+    fixture_stop(&f);
+}
+
+/* --- A client ------------------------------------------------------------------------------ */
+
+static int dial(void)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(st_server_port(server))};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+struct answer {
+    int status;
+    char *all;
+    const char *body;
+};
+
+static void send_all(int fd, const char *bytes, size_t n)
+{
+    while (n > 0) {
+        ssize_t sent = send(fd, bytes, n, MSG_NOSIGNAL);
+        if (sent <= 0) {
+            return; /* it has answered, and does not want the rest */
+        }
+        bytes += sent;
+        n -= (size_t)sent;
+    }
+}
+
+static struct answer read_answer(int fd)
+{
+    struct answer a = {0};
+    size_t n = 0, cap = 1 << 20;
+    ssize_t got;
+    a.all = malloc(cap);
+    while (n < cap - 1 && (got = recv(fd, a.all + n, cap - 1 - n, 0)) > 0) {
+        n += (size_t)got;
+    }
+    a.all[n] = 0;
+    close(fd);
+    sscanf(a.all, "HTTP/1.1 %d", &a.status);
+    char *body = strstr(a.all, "\r\n\r\n");
+    a.body = body ? body + 4 : "";
+    return a;
+}
+
+static struct answer ask_with(
+    const char *method, const char *path, const char *headers, const char *body, size_t n)
+{
+    char head[1024];
+    int fd = dial();
+    snprintf(head, sizeof head,
+        "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n",
+        method, path, headers, n);
+    send_all(fd, head, strlen(head));
+    send_all(fd, body, n);
+    return read_answer(fd);
+}
+
+static struct answer post(const char *path, const char *body)
+{
+    return ask_with("POST", path, "", body, strlen(body));
+}
+
+static json_t *json_of(const struct answer *a)
+{
+    json_t *value = json_loads(a->body, 0, NULL);
+    if (!value) {
+        fail_msg("no JSON: %s", a->all);
+    }
+    return value;
+}
+
+/* An error, in the shape of the API that the path belongs to. */
+static void assert_error(struct answer a, const char *path, int status)
+{
+    json_t *value = json_of(&a), *error = json_object_get(value, "error");
+    if (a.status != status) {
+        fail_msg("%s: %d instead of %d: %s", path, a.status, status, a.body);
+    }
+    if (strncmp(path, "/api", 4) == 0) {
+        assert_true(json_is_string(error));
+    } else {
+        assert_true(json_is_string(json_object_get(error, "message")));
+        assert_true(json_is_string(json_object_get(error, "type")));
+    }
+    if (strncmp(path, "/v1/messages", 12) == 0) {
+        assert_string_equal(json_string_value(json_object_get(value, "type")), "error");
+    }
+    json_decref(value);
+    free(a.all);
+}
+
+/* --- Right --------------------------------------------------------------------------------- */
+
+static void test_answers(void **state)
+{
+    (void)state;
+    char want[2048];
+    struct strata_model_options options = small_model(1);
+    options.weights_mem_bytes = 3u << 20;
+    run_alone(MODEL, &options, "Once upon a time", 12, want, sizeof want);
+    start(NULL);
+    struct answer a = post(
+        "/v1/completions", "{\"prompt\":\"Once upon a time\",\"max_tokens\":12,\"temperature\":0}");
+    json_t *value = json_of(&a);
+    const char *text, *reason;
+    assert_int_equal(
+        json_unpack(value, "{s:[{s:s,s:s}]}", "choices", "text", &text, "finish_reason", &reason),
+        0);
+    assert_string_equal(text, want);
+    assert_string_equal(reason, "length");
+    json_decref(value);
+    free(a.all);
+
+    a = post("/api/generate", "{\"model\":\"" NAME ":latest\",\"prompt\":\"Once upon a time\","
+                              "\"raw\":true,\"stream\":false,\"options\":{\"num_predict\":12,"
+                              "\"temperature\":0}}");
+    value = json_of(&a);
+    assert_int_equal(json_unpack(value, "{s:s,s:s}", "response", &text, "done_reason", &reason), 0);
+    assert_string_equal(text, want);
+    assert_string_equal(reason, "length");
+    json_decref(value);
+    free(a.all);
+
+    a = post("/v1/chat/completions",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":4,\"stream\":true}");
+    assert_int_equal(a.status, 200);
+    assert_non_null(strstr(a.all, "text/event-stream"));
+    assert_non_null(strstr(a.body, "\"finish_reason\":\"length\""));
+    assert_non_null(strstr(a.body, "data: [DONE]"));
+    free(a.all);
+
+    static const char *const gets[] = {
+        "/", "/health", "/metrics", "/v1/models", "/api/tags", "/api/ps", "/api/version"};
+    for (size_t i = 0; i < sizeof gets / sizeof *gets; i++) {
+        a = ask_with("GET", gets[i], "", "", 0);
+        assert_int_equal(a.status, 200);
+        free(a.all);
+    }
+    stop();
+}
+
+/* --- Wrong --------------------------------------------------------------------------------- */
+
+#define CHAT   "/v1/chat/completions"
+#define USER   "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
+#define OLLAMA "\"model\":\"" NAME "\""
+
+static const struct {
+    const char *path, *body;
+    int status;
+} mistakes[] = {
+    {CHAT, "", 400},
+    {CHAT, "{", 400},
+    {CHAT, "[]", 400},
+    {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\\u0000\"}]}", 400},
+    {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\xfe\"}]}", 400},
+    {CHAT, "{}", 400},
+    {CHAT, "{\"messages\":[]}", 400},
+    {CHAT, "{\"messages\":\"Hi\"}", 400},
+    {CHAT, "{\"messages\":[1]}", 400},
+    {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400},
+    {CHAT, "{" USER ",\"max_tokens\":0}", 400},
+    {CHAT, "{" USER ",\"max_tokens\":-1}", 400},
+    {CHAT, "{" USER ",\"max_tokens\":1e300}", 400},
+    {CHAT, "{" USER ",\"max_tokens\":\"5\"}", 400},
+    {CHAT, "{" USER ",\"temperature\":-1}", 400},
+    {CHAT, "{" USER ",\"temperature\":1e30}", 400},
+    {CHAT, "{" USER ",\"top_p\":2}", 400},
+    {CHAT, "{" USER ",\"n\":1000}", 400},
+    {CHAT, "{" USER ",\"stop\":[1]}", 400},
+    {CHAT, "{" USER ",\"stop\":{}}", 400},
+    {CHAT, "{" USER ",\"stream\":\"yes\"}", 400},
+    {CHAT, "{" USER ",\"seed\":\"x\"}", 400},
+    {CHAT, "{" USER ",\"logit_bias\":{\"x\":1}}", 400},
+    {CHAT, "{" USER ",\"logit_bias\":{\"99999\":1}}", 400},
+    {CHAT, "{" USER ",\"logit_bias\":{\"5\":1000}}", 400},
+    {CHAT, "{" USER ",\"top_logprobs\":3}", 400},
+    {CHAT, "{" USER ",\"logprobs\":true,\"top_logprobs\":99}", 400},
+    {CHAT, "{" USER ",\"tools\":{}}", 400},
+    {CHAT, "{" USER ",\"tool_choice\":\"required\"}", 400},
+    {CHAT, "{" USER ",\"response_format\":{\"type\":\"nonsense\"}}", 400},
+    {CHAT, "{" USER ",\"grammar\":\"root ::= (\"}", 400},
+    {CHAT, "{" USER ",\"stream_options\":{\"include_usage\":1}}", 400},
+    {"/v1/completions", "{\"prompt\":3}", 400},
+    {"/v1/completions", "{\"prompt\":\"\"}", 200},
+    {"/v1/completions", "{\"prompt\":[1,99999]}", 400},
+    {"/v1/completions", "{\"prompt\":[-1]}", 400},
+    {"/v1/completions", "{\"prompt\":\"x\",\"echo\":true}", 400},
+    {"/v1/embeddings", "{\"input\":\"x\"}", 400},
+    {"/v1/nothing", "{}", 404},
+    {"/v1/models", "{}", 405},
+    {"/nothing", "{}", 404},
+    {"/api/chat", "{}", 400},
+    {"/api/chat", "{\"model\":\"other\"}", 404},
+    {"/api/chat", "{" OLLAMA ",\"messages\":[1]}", 400},
+    {"/api/chat",
+        "{" OLLAMA ",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[\"a\"]}]}",
+        400},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":[]}", 400},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":{\"num_predict\":-3}}", 400},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":{\"num_ctx\":\"x\"}}", 400},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"format\":\"xml\"}", 400},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"template\":\"{{ .Prompt }}\"}", 400},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"keep_alive\":[]}", 400},
+    {"/api/show", "{" OLLAMA "}", 200},
+    {"/api/show", "{\"model\":\"other\"}", 404},
+    {"/api/embed", "{" OLLAMA "}", 400},
+    {"/api/pull", "{" OLLAMA "}", 400},
+    {"/v1/messages", "{}", 400},
+    {"/v1/messages", "{" USER "}", 400},
+    {"/v1/messages", "{\"max_tokens\":5,\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]}",
+        400},
+    {"/v1/messages",
+        "{\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
+        "\"image\"}]}]}",
+        400},
+    {"/v1/messages/count_tokens", "{" USER "}", 200},
+};
+
+static void test_mistakes(void **state)
+{
+    (void)state;
+    start(NULL);
+    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {
+        struct answer a = post(mistakes[i].path, mistakes[i].body);
+        if (mistakes[i].status == 200) {
+            assert_int_equal(a.status, 200);
+            free(a.all);
+        } else {
+            assert_error(a, mistakes[i].path, mistakes[i].status);
+        }
+    }
+    /* A prompt longer than the context, and a body longer than allowed. */
+    char *large = malloc(200 << 10);
+    size_t n = (size_t)sprintf(large, "{\"prompt\":\"");
+    memset(large + n, 'x', 4000);
+    memcpy(large + n + 4000, "\"}", 3);
+    assert_error(post("/v1/completions", large), "/v1/completions", 400);
+    memset(large + n, 'x', 150 << 10);
+    memcpy(large + n + (150 << 10), "\"}", 3);
+    assert_error(post("/v1/completions", large), "/v1/completions", 413);
+    free(large);
+    struct answer a = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}");
+    assert_int_equal(a.status, 200); /* it lives */
+    free(a.all);
+    stop();
+}
+
+static void test_keys(void **state)
+{
+    (void)state;
+    start("secret");
+    static const char *const wrong[] = {"", "Authorization: Bearer secre\r\n",
+        "Authorization: Bearer secrets\r\n", "Authorization: Bearer \r\n",
+        "Authorization: Basic secret\r\n", "x-api-key: Secret\r\n"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_error(ask_with("GET", "/v1/models", wrong[i], "", 0), "/v1/models", 401);
+        assert_error(ask_with("POST", "/nothing", wrong[i], "", 0), "/nothing", 401);
+    }
+    static const char *const right[] = {
+        "Authorization: Bearer secret\r\n", "x-api-key: secret\r\n"};
+    for (size_t i = 0; i < 2; i++) {
+        struct answer a = ask_with("GET", "/v1/models", right[i], "", 0);
+        assert_int_equal(a.status, 200);
+        free(a.all);
+    }
+    struct answer a = ask_with("GET", "/health", "", "", 0);
+    assert_int_equal(a.status, 200);
+    free(a.all);
+    stop();
+}
+
+/* A page of another site, by its name or through its own name for this machine. */
+static void test_foreign_pages(void **state)
+{
+    (void)state;
+    start(NULL);
+    assert_error(
+        ask_with("GET", "/v1/models", "Origin: http://evil.example\r\n", "", 0), "/v1/models", 403);
+    struct answer a = ask_with("GET", "/v1/models", "Origin: http://localhost:3000\r\n", "", 0);
+    assert_int_equal(a.status, 200);
+    free(a.all);
+    int fd = dial();
+    const char *rebound =
+        "GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    send_all(fd, rebound, strlen(rebound));
+    assert_error(read_answer(fd), "/v1/models", 403);
+    stop();
+}
+
+/* --- Busy, leaving, slow ------------------------------------------------------------------- */
+
+#define LONG_STREAM                                                                                \
+    "{\"prompt\":\"Once\",\"max_tokens\":240,\"ignore_eos\":true,\"stream\":true,\"temperature\":" \
+    "0}"
+
+static int begin_stream(void)
+{
+    char head[256];
+    int fd = dial();
+    snprintf(head, sizeof head,
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n",
+        strlen(LONG_STREAM));
+    send_all(fd, head, strlen(head));
+    send_all(fd, LONG_STREAM, strlen(LONG_STREAM));
+    return fd;
+}
+
+static void wait_until_empty(void)
+{
+    for (int i = 0; i < 2000 && !st_service_is_empty(f.service); i++) {
+        usleep(5000);
+    }
+    assert_true(st_service_is_empty(f.service));
+}
+
+static void test_leaving(void **state)
+{
+    (void)state;
+    struct st_service_stats stats;
+    start(NULL);
+    for (int i = 0; i < 6; i++) {
+        int fd = begin_stream();
+        char some[64];
+        if (i % 2) {
+            assert_true(recv(fd, some, sizeof some, 0) > 0);
+        }
+        close(fd);
+    }
+    wait_until_empty();
+    st_service_stats(f.service, &stats);
+    assert_int_equal(stats.failed, 0);
+    struct answer a = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}");
+    assert_int_equal(a.status, 200);
+    free(a.all);
+    stop();
+}
+
+static void test_busy(void **state)
+{
+    (void)state;
+    int fds[12], refused = 0;
+    start(NULL);
+    for (int i = 0; i < 12; i++) {
+        fds[i] = begin_stream();
+    }
+    for (int i = 0; i < 12; i++) {
+        struct answer a;
+        struct timeval limit = {.tv_sec = 4};
+        setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        a = read_answer(fds[i]);
+        assert_true(a.status == 200 || a.status == 429);
+        if (a.status == 429) {
+            assert_non_null(strstr(a.all, "Retry-After:"));
+            refused++;
+        } else {
+            assert_non_null(strstr(a.body, "data: [DONE]"));
+        }
+        free(a.all);
+    }
+    assert_true(refused > 0);
+    stop();
+}
+
+/* Those who send slowly, or not at all, are hung up on, and hinder nobody. */
+static void test_slow(void **state)
+{
+    (void)state;
+    start(NULL);
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        const char *part = i % 2 ? "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le"
+                                 : "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                                   "Content-Length: 1000\r\n\r\n{\"prompt\"";
+        fds[i] = dial();
+        send_all(fds[i], part, strlen(part));
+    }
+    struct answer a = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}");
+    assert_int_equal(a.status, 200);
+    free(a.all);
+    for (int i = 0; i < 4; i++) {
+        char some[256];
+        ssize_t n;
+        struct timeval limit = {.tv_sec = 15};
+        setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        while ((n = recv(fds[i], some, sizeof some, 0)) > 0) {
+        }
+        assert_int_equal(n, 0); /* closed by the server */
+        close(fds[i]);
+    }
+    stop();
+}
+
+static void test_draining(void **state)
+{
+    (void)state;
+    start(NULL);
+    int fd = begin_stream();
+    while (st_service_is_empty(f.service)) {
+        usleep(1000);
+    }
+    st_service_drain(f.service);
+    assert_error(
+        post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}"), "/v1/completions", 503);
+    struct timeval limit = {.tv_sec = 4};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    struct answer a = read_answer(fd);
+    assert_non_null(strstr(a.body, "data: [DONE]"));
+    free(a.all);
+    stop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_foreign_pages),
+        cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_slow),
+        cmocka_unit_test(test_draining),
+    };
+    strata_log_set_level(STRATA_LOG_ERROR);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
