@@ -12,8 +12,9 @@
  *
  * What a model showed is a histogram of LRU stack distances per layer: a request at distance d (the
  * d-th most recently used expert of the layer) hits in d slots or more. One histogram therefore
- * says what every number of slots would have done (Mattson et al. 1970). It is mixed with the prior
- * in proportion to the requests seen, so that a short run does not decide.
+ * says what every number of slots would have done with LRU (Mattson et al. 1970); of the rest, the
+ * cache's policy saves a part. It is mixed with the prior in proportion to the requests seen, so
+ * that a short run does not decide.
  *
  * Rules (cited by the tests):
  *   V1  hit is 0 at 0 slots, 1 with a slot for each expert, and never falls.
