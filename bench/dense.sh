@@ -26,7 +26,7 @@ for rate in "$@"; do
         strata.{token_s,token_demand_stall_s,token_prefetch_stall_s,token_compute_s,token_scheduler_s}.median |
         awk -F'\t' -v rate="$rate" -v disk="$disk" '{
             printf "| %s (%.0f MB/s) | %.1f MB | %.1f MB | %.3f (%.3f to %.3f) | %.3f | %.1f %% | %.1f %% | %.2f %% |\n", \
-                rate, disk / 1e6, $1 / 1e6, $2 / 1e6, $3, $4, $5, disk > 0 ? $3 * $1 / disk : 0, \
+                rate, disk / 1e6, $1 / 1e6, $2 / 1e6, $3, $4, $5, (disk > 0 ? $3 * $1 / disk : 0), \
                 ($7 + $8) / $6 * 100, $9 / $6 * 100, $10 / $6 * 100
         }'
 done
