@@ -37,7 +37,7 @@ model() {
 drop() { [ -n "${KEEP:-}" ] || rm -f "$dir/$1.gguf" "$dir/$1.gguf".*; }
 
 # percent_of NAME PERCENT: so much of the model's file, in bytes.
-percent_of() { echo $(($(stat -c %s "$dir/$1.gguf") / 100 * $2)); }
+percent_of() { echo $(($(stat -c %s "$dir/$1.gguf") * $2 / 100)); }
 
 # disk_rate FILE RATE: bytes per second that fio reads at random under that limit, in 4 MiB blocks
 # of which 16 are open, after two seconds: throttling lets each burst through at first. `none`: no
