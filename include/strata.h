@@ -377,6 +377,8 @@ STRATA_API enum strata_status strata_prompt_from_text(const struct strata_model 
 /* Tokens as they are; the text is empty. E_USAGE for what is not in the vocabulary. */
 STRATA_API enum strata_status strata_prompt_from_tokens(const struct strata_model *model,
     const int32_t *tokens, size_t n, struct strata_prompt **out, struct strata_error *err);
+/* One more owner: it is gone when each has freed it. */
+STRATA_API struct strata_prompt *strata_prompt_share(const struct strata_prompt *prompt);
 STRATA_API void strata_prompt_free(struct strata_prompt *prompt);
 STRATA_API const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length);
 STRATA_API const int32_t *strata_prompt_tokens(const struct strata_prompt *prompt, size_t *n);

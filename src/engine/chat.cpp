@@ -74,9 +74,17 @@ enum strata_status strata_prompt_from_tokens(const struct strata_model *m, const
     return STRATA_OK;
 }
 
+struct strata_prompt *strata_prompt_share(const struct strata_prompt *prompt)
+{
+    prompt->owners++;
+    return const_cast<struct strata_prompt *>(prompt);
+}
+
 void strata_prompt_free(struct strata_prompt *prompt)
 {
-    delete prompt;
+    if (prompt && --prompt->owners == 0) {
+        delete prompt;
+    }
 }
 
 const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length)

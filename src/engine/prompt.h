@@ -5,6 +5,7 @@
 #include "strata.h"
 
 #ifdef __cplusplus
+#include <atomic>
 #include <set>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "llama.h"
 
 struct strata_prompt {
+    mutable std::atomic<int> owners{1};
     std::string text;
     std::vector<llama_token> tokens;
     std::vector<std::string> stops;

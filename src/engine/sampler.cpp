@@ -1,6 +1,7 @@
 /* sampler.cpp - choosing tokens by llama.cpp's samplers. */
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <vector>
 
 #include "common/sampling.h"
@@ -134,6 +135,18 @@ static void take_grammar(
     }
 }
 
+/* common_sampler_init leaks its chain when the grammar cannot be parsed. */
+static void check_grammar(const struct llama_vocab *vocab, const common_params_sampling &p)
+{
+    if (!p.grammar.empty()) {
+        llama_sampler *probe = llama_sampler_init_grammar(vocab, p.grammar.grammar.c_str(), "root");
+        if (!probe) {
+            throw std::invalid_argument("the grammar cannot be parsed");
+        }
+        llama_sampler_free(probe);
+    }
+}
+
 enum strata_status strata_sampler_new(const struct strata_model *m, const struct strata_sampling *s,
     const struct strata_prompt *prompt, struct strata_sampler **out, struct strata_error *err)
 {
@@ -149,6 +162,7 @@ enum strata_status strata_sampler_new(const struct strata_model *m, const struct
         }
         auto params = convert(s, m->vocab);
         take_grammar(s, prompt, params);
+        check_grammar(m->vocab, params);
         sampler->common = common_sampler_init(m->llama, params);
         return sampler->common != nullptr;
     });

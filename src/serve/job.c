@@ -47,6 +47,7 @@ void st_job_free(struct st_job *job)
     free(job->taken);
     strata_sampler_free(job->sampler);
     strata_text_free(job->text);
+    strata_prompt_free(job->prompt);
     pthread_cond_destroy(&job->changed);
     free(job);
 }

@@ -26,6 +26,7 @@ struct st_job {
     bool wanted;                           /* (L) not released */
     bool ended;                            /* (L) */
 
+    struct strata_prompt *prompt;
     const int32_t *tokens; /* of the prompt */
     uint32_t n_tokens;
     char client[64];

@@ -246,7 +246,9 @@ static void scan(struct st_kv_store *store, DIR *dir)
             unlink(store->path);
         }
     }
-    qsort(store->entries, (size_t)store->n, sizeof *store->entries, by_use);
+    if (store->n > 0) {
+        qsort(store->entries, (size_t)store->n, sizeof *store->entries, by_use);
+    }
     for (int i = 0; i < store->n; i++) {
         store->entries[i].used = (uint64_t)i;
     }

@@ -186,6 +186,7 @@ static enum strata_status new_job(struct st_service *s, const struct st_job_opti
     job->work = &s->work;
     job->last = &job->first;
     job->wanted = true;
+    job->prompt = strata_prompt_share(o->prompt);
     job->tokens = tokens;
     job->n_tokens = (uint32_t)n;
     job->n_predict = o->n_predict;

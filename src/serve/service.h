@@ -48,7 +48,7 @@ enum st_refusal { ST_ACCEPTED, ST_BUSY, ST_DRAINING, ST_INVALID };
 #define ST_TOP_MAX 20
 
 struct st_job_options {
-    const struct strata_prompt *prompt; /* lives longer than the job */
+    const struct strata_prompt *prompt; /* shared with the job */
     struct strata_sampling sampling;
     int64_t n_predict; /* tokens; below 0: until the context is full */
     const char *const *stops;
