@@ -205,6 +205,7 @@ struct strata_speed {
     double disk_bytes_per_s; /* as measured just now; 0: the disk is not needed */
     const char *limit;       /* what limits it: "the disk", "computing", "repacking" */
     bool seen;               /* earlier runs of this model were taken into account */
+    bool measured; /* the processor was measured: there is a cache directory to keep that in */
 };
 STRATA_API void strata_model_speed(const struct strata_model *model, struct strata_speed *out);
 

@@ -182,14 +182,17 @@ static enum ggml_status compute_node(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node)
 {
     struct claim *claim = claim_of_node(node);
-    if (!claim) {
-        st_exec_defer(ex, node);
-        return GGML_STATUS_SUCCESS;
-    }
-    if (b->weights->weights[claim->weight].group >= 0) {
+    if (claim && b->weights->weights[claim->weight].group >= 0) {
         return st_moe_node(ex, b, node, claim);
     }
-    return dense_node(ex, b, node, claim);
+    enum ggml_status status = st_moe_complete(ex, b);
+    if (status == GGML_STATUS_SUCCESS && claim) {
+        return dense_node(ex, b, node, claim);
+    }
+    if (status == GGML_STATUS_SUCCESS) {
+        st_exec_defer(ex, node);
+    }
+    return status;
 }
 
 /* Between two nodes: let reads go on. */
@@ -208,6 +211,9 @@ static enum ggml_status walk(struct exec *ex, struct st_binding *b, struct ggml_
     enum ggml_status status = GGML_STATUS_SUCCESS;
     for (int i = 0; i < n_nodes && status == GGML_STATUS_SUCCESS; i++) {
         status = compute_node(ex, b, ggml_graph_node(graph, i));
+    }
+    if (status == GGML_STATUS_SUCCESS) {
+        status = st_moe_complete(ex, b);
     }
     if (status == GGML_STATUS_SUCCESS) {
         status = st_exec_flush(ex, b);

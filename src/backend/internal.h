@@ -178,6 +178,9 @@ void st_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *da
 
 struct moe *st_moe_new(void);
 void st_moe_free(struct moe *moe, struct st_binding *b);
+/* Computes what was left of nodes whose experts were not all there: before anything that may use
+ * them. Nothing when there are none. */
+enum ggml_status st_moe_complete(struct exec *ex, struct st_binding *b);
 /* Handles a MUL_MAT_ID node whose weight is experts in slots. */
 enum ggml_status st_moe_node(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim);

@@ -5,6 +5,8 @@
  *
  *   together   They all fit into the layer's slots (always so in decode). One pass covers the gate,
  *              up and down nodes of the layer: slots stand in for experts, slot numbers for ids.
+ *              While some are being read, the rows of the others are computed: first of up and of
+ *              gate, which need the same input, then what is left of both.
  *
  *                ids   [7 99 7 12]     weight  [expert 0][expert 1]...[expert 127]
  *                       |                       |
@@ -33,6 +35,17 @@ struct row {
     int32_t token, pick;
 };
 
+/* A node of which only the experts that were in memory have been computed. */
+struct partial {
+    struct ggml_tensor *node;
+    struct claim *claim;
+    bool *done; /* [pass[0].n] */
+    int cap;
+};
+
+/* Nodes of a layer that may be partial at once: the products with the layer's input, up and gate. */
+#define MAX_PARTIAL 2
+
 struct moe {
     /* The ids in effect: nodes of a layer share them. */
     const struct ggml_tensor *ids;
@@ -49,7 +62,10 @@ struct moe {
     struct row *rows; /* all rows, by expert */
     int cap_rows;
     struct row *picked; /* rows of the block being computed */
+    int *picked_slots;
     int cap_picked;
+    struct partial partial[MAX_PARTIAL];
+    int n_partial;
 
     struct st_pass pass[2]; /* together: pass[0]; in rounds: this one and the next */
     int32_t *slot_ids;
@@ -79,6 +95,7 @@ static void close_pass(struct st_binding *b, struct st_pass *pass)
 
 void st_moe_finish(struct moe *moe, struct st_binding *b)
 {
+    moe->n_partial = 0;
     close_pass(b, &moe->pass[0]);
     close_pass(b, &moe->pass[1]);
     moe->ids = NULL;
@@ -102,6 +119,10 @@ void st_moe_free(struct moe *moe, struct st_binding *b)
     free(moe->first_row);
     free(moe->rows);
     free(moe->picked);
+    free(moe->picked_slots);
+    for (int i = 0; i < MAX_PARTIAL; i++) {
+        free(moe->partial[i].done);
+    }
     free(moe->slot_ids);
     free(moe->slot_of);
     free(moe->scratch);
@@ -295,42 +316,6 @@ static void note_slots(struct moe *moe, const struct st_pass *pass)
     }
 }
 
-/* --- Together ------------------------------------------------------------------------------ */
-
-static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
-{
-    int32_t *out = slot_ids(moe, (size_t)(ids->ne[0] * ids->ne[1]));
-    note_slots(moe, &moe->pass[0]);
-    for (int64_t t = 0; t < ids->ne[1]; t++) {
-        for (int64_t k = 0; k < ids->ne[0]; k++) {
-            *out++ = moe->slot_of[id_at(ids, k, t)];
-        }
-    }
-}
-
-static enum ggml_status compute_together(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
-{
-    struct moe *moe = ex->moe;
-    int part = b->weights->weights[claim->weight].part;
-    if (!st_stream_ready(b->stream, &moe->pass[0], part)) {
-        enum ggml_status status = st_exec_flush(ex, b); /* compute while it is being read */
-        if (status != GGML_STATUS_SUCCESS) {
-            return status;
-        }
-        struct strata_error error;
-        if (st_stream_wait(b->stream, &moe->pass[0], part, &error) != STRATA_OK) {
-            return st_backend_fail(b, &error);
-        }
-    }
-    const struct ggml_tensor *ids = node->src[2];
-    struct ggml_tensor *shadow = st_exec_shadow(ex, node);
-    shadow->src[0] = slots_tensor(ex, b, node->src[0], claim);
-    shadow->src[2] = plain_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
-    st_exec_defer(ex, shadow);
-    return GGML_STATUS_SUCCESS;
-}
-
 /* --- In rounds ----------------------------------------------------------------------------- */
 
 /* Some rows of the node, gathered to and scattered from compact tensors. */
@@ -368,7 +353,7 @@ static void scatter(struct ggml_tensor *dst, int ith, int nth, void *user)
     }
 }
 
-/* Computes moe->picked[0 .. n), whose slots are in moe->slot_ids. */
+/* Computes moe->picked[0 .. n), whose slots are in moe->picked_slots. */
 static enum ggml_status compute_block(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim, int n)
 {
@@ -385,7 +370,7 @@ static enum ggml_status compute_block(
     memcpy(product->nb, block.output->nb, sizeof product->nb);
     product->src[0] = slots_tensor(ex, b, node->src[0], claim);
     product->src[1] = block.input;
-    product->src[2] = plain_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, moe->slot_ids);
+    product->src[2] = plain_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, moe->picked_slots);
 
     st_workers_reset_ops(&ex->workers);
     st_exec_defer(ex, st_workers_op(&ex->workers, gather, &block));
@@ -412,8 +397,8 @@ static void reserve_block(struct moe *moe, const struct claim *claim, int n_rows
     if (n > moe->cap_picked) {
         moe->cap_picked = n;
         moe->picked = st_xrealloc(moe->picked, (size_t)n * sizeof *moe->picked);
+        moe->picked_slots = st_xrealloc(moe->picked_slots, (size_t)n * sizeof *moe->picked_slots);
     }
-    slot_ids(moe, (size_t)n);
 }
 
 /* Computes the pass's experts: whole experts together while they fit into a block; one that alone
@@ -436,13 +421,112 @@ static enum ggml_status compute_round(struct exec *ex, struct st_binding *b,
             }
             for (int r = from; r < to; r++) {
                 moe->picked[filled] = rows[r];
-                moe->slot_ids[filled++] = pass->slots[i];
+                moe->picked_slots[filled++] = pass->slots[i];
             }
         }
     }
     return status == GGML_STATUS_SUCCESS && filled > 0 ? compute_block(ex, b, node, claim, filled)
                                                        : status;
 }
+
+/* --- Together ------------------------------------------------------------------------------ */
+
+static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
+{
+    int32_t *out = slot_ids(moe, (size_t)(ids->ne[0] * ids->ne[1]));
+    note_slots(moe, &moe->pass[0]);
+    for (int64_t t = 0; t < ids->ne[1]; t++) {
+        for (int64_t k = 0; k < ids->ne[0]; k++) {
+            *out++ = moe->slot_of[id_at(ids, k, t)];
+        }
+    }
+}
+
+/* Computes the rows of those of the pass's experts that are not done and have the part. */
+static enum ggml_status compute_present(
+    struct exec *ex, struct st_binding *b, const struct partial *p)
+{
+    struct moe *moe = ex->moe;
+    const struct st_pass *pass = &moe->pass[0];
+    const struct ggml_tensor *ids = p->node->src[2];
+    const struct st_weight *w = &b->weights->weights[p->claim->weight];
+    int n = 0;
+    for (int i = 0; i < pass->n; i++) {
+        if (p->done[i] || !st_stream_has(b->stream, w->group, pass->experts[i], 1u << w->part)) {
+            continue;
+        }
+        p->done[i] = true;
+        for (int64_t t = 0; t < ids->ne[1]; t++) {
+            for (int64_t k = 0; k < ids->ne[0]; k++) {
+                if (id_at(ids, k, t) == pass->experts[i]) {
+                    moe->picked[n] = (struct row){(int32_t)t, (int32_t)k};
+                    moe->picked_slots[n++] = pass->slots[i];
+                }
+            }
+        }
+    }
+    return n > 0 ? compute_block(ex, b, p->node, p->claim, n) : st_exec_flush(ex, b);
+}
+
+/* Some of the node's experts are still being read: computes the others meanwhile. */
+static enum ggml_status begin_partial(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
+{
+    struct moe *moe = ex->moe;
+    struct partial *p = &moe->partial[moe->n_partial++];
+    p->node = node;
+    p->claim = claim;
+    if (moe->pass[0].n > p->cap) {
+        p->cap = moe->pass[0].n;
+        p->done = st_xrealloc(p->done, (size_t)p->cap * sizeof *p->done);
+    }
+    memset(p->done, 0, (size_t)moe->pass[0].n * sizeof *p->done);
+    reserve_block(moe, claim, (int)(node->src[2]->ne[0] * node->src[2]->ne[1]));
+    return compute_present(ex, b, p);
+}
+
+enum ggml_status st_moe_complete(struct exec *ex, struct st_binding *b)
+{
+    struct moe *moe = ex->moe;
+    enum ggml_status status = GGML_STATUS_SUCCESS;
+    for (int i = 0; i < moe->n_partial && status == GGML_STATUS_SUCCESS; i++) {
+        const struct partial *p = &moe->partial[i];
+        struct strata_error error;
+        int part = b->weights->weights[p->claim->weight].part;
+        if (st_stream_wait(b->stream, &moe->pass[0], part, &error) != STRATA_OK) {
+            moe->n_partial = 0;
+            return st_backend_fail(b, &error);
+        }
+        status = compute_present(ex, b, p);
+    }
+    moe->n_partial = 0;
+    return status;
+}
+
+static enum ggml_status compute_together(
+    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
+{
+    struct moe *moe = ex->moe;
+    int part = b->weights->weights[claim->weight].part;
+    bool dependent = moe->n_partial > 0 && node->src[1] != moe->partial[0].node->src[1];
+    if (dependent || moe->n_partial == MAX_PARTIAL) {
+        enum ggml_status status = st_moe_complete(ex, b);
+        if (status != GGML_STATUS_SUCCESS) {
+            return status;
+        }
+    }
+    if (!st_stream_ready(b->stream, &moe->pass[0], part)) {
+        return begin_partial(ex, b, node, claim);
+    }
+    const struct ggml_tensor *ids = node->src[2];
+    struct ggml_tensor *shadow = st_exec_shadow(ex, node);
+    shadow->src[0] = slots_tensor(ex, b, node->src[0], claim);
+    shadow->src[2] = plain_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
+    st_exec_defer(ex, shadow);
+    return GGML_STATUS_SUCCESS;
+}
+
+/* --- In rounds ------------------------------------------------------------------------------- */
 
 static enum ggml_status compute_in_rounds(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
@@ -488,7 +572,11 @@ static enum ggml_status new_ids(
 {
     struct moe *moe = ex->moe;
     const struct st_group *group = &b->weights->groups[w->group];
-    enum ggml_status status = st_exec_flush(ex, b); /* the ids are a result; pins may go */
+    enum ggml_status status = st_moe_complete(ex, b);
+    if (status != GGML_STATUS_SUCCESS) {
+        return status;
+    }
+    status = st_exec_flush(ex, b); /* the ids are a result; pins may go */
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }

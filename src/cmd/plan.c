@@ -114,9 +114,10 @@ static void print_speed(const struct strata_plan *plan, const struct strata_plac
         s.prompt_high);
     printf("          first token of a full batch after %.1f s; loading takes about %.1f s more\n",
         s.time_to_first_token_s, s.load_s);
-    printf("          %s\n",
-        s.seen ? "from what this model showed in earlier runs"
-               : "from measurements of this machine; no earlier run of this model");
+    printf("          %s\n", s.seen ? "from what this model showed in earlier runs"
+                             : s.measured
+                                 ? "from measurements of this machine; no earlier run of this model"
+                                 : "a guess: there is no cache directory to keep measurements in");
     if (p->fits) {
         printf("limit:    computing; the model fits, nothing is read while generating\n");
         return;

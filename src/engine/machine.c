@@ -108,7 +108,7 @@ enum strata_status st_machine_profile(
     describe(machine, sizeof machine);
     st_profile_load(place ? path : "", machine, now(), out, &why);
     if (why && place && strcmp(why, "there is none yet") != 0) {
-        st_info("the profile %s is measured anew: %s", path, why);
+        st_warn("the profile %s is measured anew: %s", path, why);
     }
     int threads[2] = {rq->threads ? rq->threads : 1, st_cpu_count()};
     int n = rq->threads == 0 && threads[1] > 1 ? 2 : 1;

@@ -16,16 +16,19 @@ struct strata_plan {
 
 /* --- Speed --------------------------------------------------------------------------------- */
 
-/* How far off predictions were, with the model's earlier runs to go by and without. */
-#define RANGE_SEEN   0.15
-#define RANGE_UNSEEN 0.35
-#define RANGE_PROMPT 0.25
+/* How far off predictions were, with the model's earlier runs to go by and without; and where not
+ * even the processor was measured. */
+#define RANGE_SEEN    0.15
+#define RANGE_UNSEEN  0.35
+#define RANGE_GUESSED 0.7
+#define RANGE_PROMPT  0.25
 
 static void convert(const struct strata_model *m, const struct st_plan *plan,
     const struct st_speed *speed, double disk, struct strata_speed *out)
 {
     bool seen = st_history_compute_s(m->history, m->options.threads, m->options.repack) > 0;
-    double range = seen ? RANGE_SEEN : RANGE_UNSEEN;
+    bool measured = m->profile.n_rates > 0;
+    double range = seen ? RANGE_SEEN : measured ? RANGE_UNSEEN : RANGE_GUESSED;
     uint64_t load = plan ? plan->resident_bytes : m->catalog->tensor_bytes;
     *out = (struct strata_speed){
         .decode_tok_per_s = speed->decode_tok_per_s,
@@ -45,6 +48,7 @@ static void convert(const struct strata_model *m, const struct st_plan *plan,
         .disk_bytes_per_s = disk,
         .limit = speed->limit,
         .seen = seen,
+        .measured = measured,
     };
 }
 
