@@ -148,6 +148,7 @@ struct strata_model_options {
     float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */
     const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
+    const char *sidecar;       /* "auto": the one that strata_optimize made; "none"; or a path */
     strata_progress progress;  /* may be NULL */
     void *progress_user;
 };
@@ -181,6 +182,7 @@ struct strata_placement {
     uint64_t cache_bytes;    /* expert slots */
     uint64_t ring_bytes;     /* room for streamed dense weights */
     uint64_t streamed_bytes; /* dense weights read on every pass */
+    uint64_t sidecar_bytes;  /* weights that are read from a sidecar */
     uint64_t context_bytes;  /* KV cache, intermediate results, everything else but weights */
     uint64_t kv_bytes;       /* of these: KV cache and recurrent state */
     uint64_t compute_bytes;  /* of these: intermediate results */
@@ -260,6 +262,41 @@ STRATA_API const struct strata_plan_layer *strata_plan_layers(
  * which disk. */
 STRATA_API enum strata_status strata_profile(const char *path, bool again, strata_progress progress,
     void *progress_user, char **json, struct strata_error *err);
+
+/* --- Sidecars ------------------------------------------------------------------------------ */
+
+/* A sidecar is a file with a model's weights in the form that this CPU computes with. Loading the model
+ * then reads them from there. It is used as long as model, CPU and llama.cpp are those that it was made
+ * for; it may be deleted at any time (docs/SIDECAR.md). */
+
+struct strata_optimize_options {
+    const char *output;    /* NULL: beside the model, or else in the cache directory */
+    bool repack;           /* as in strata_model_options */
+    int threads;           /* 0: physical cores */
+    const char *io_method; /* how the model is read */
+    strata_progress progress;
+    void *progress_user;
+};
+STRATA_API void strata_optimize_options_init(struct strata_optimize_options *options);
+
+struct strata_optimized {
+    char path[4096];
+    uint64_t bytes;        /* of the file */
+    uint64_t resumed_from; /* bytes of weights that an earlier run had written */
+    bool was_there;        /* it was complete, and all of it is right: nothing was done */
+};
+
+/* Writes the sidecar of a model, or goes on with it where another run stopped; one that is there is
+ * checked, and written anew if any of it is not right. Not next to a loaded
+ * model. E_NOFIT when the disk has no room; E_UNSUPPORTED when there is nothing to write; E_CANCELLED
+ * leaves what was written for another call. */
+STRATA_API enum strata_status strata_optimize(const char *path,
+    const struct strata_optimize_options *options, struct strata_optimized *out,
+    struct strata_error *err);
+
+/* Removes the model's sidecars (or the one at `output`), complete or not. *n of them were there. */
+STRATA_API enum strata_status strata_optimize_remove(
+    const char *path, const char *output, int *n, struct strata_error *err);
 
 /* --- Sessions ----------------------------------------------------------------------------- */
 

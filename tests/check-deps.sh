@@ -12,6 +12,7 @@ table='
 base:
 os: base SYSTEM
 model: base os GGML jansson.h
+sidecar: base os model jansson.h
 io: base os SYSTEM
 cache: base
 hw: base os io jansson.h
@@ -19,8 +20,8 @@ plan: base model hw
 stream: base os io cache model
 synth: base os model GGML
 sim: base os io cache stream model plan
-backend: base os stream model plan GGML
-engine: base os model hw plan backend GGML LLAMA jansson.h
+backend: base os stream model sidecar plan GGML
+engine: base os model sidecar hw plan backend GGML LLAMA jansson.h
 serve: base jansson.h microhttpd.h pthread.h unistd.h dirent.h sys/stat.h sys/socket.h arpa/inet.h netdb.h
 cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h line.c=histedit.h serve.c=serve/server.h synth.c=synth/synth.h sim.c=sim/sim.h
 '

@@ -369,9 +369,9 @@ static void test_a_failing_disk_never_hangs_the_ring(void **state)
 static void test_a_weight_beyond_the_end_of_the_file_fails(void **state)
 {
     (void)state;
-    struct st_tensor *last = &model->tensors[N_WEIGHTS - 1];
-    struct st_tensor saved = *last;
-    last->offset = FILE_BYTES - last->bytes + 1;
+    struct st_weight *last = &model->weights->weights[N_WEIGHTS - 1];
+    struct st_weight saved = *last;
+    last->offset = FILE_BYTES - last->file_bytes + 1;
     open_ring("sync", 8 * ST_MIB);
     struct strata_error err = {0};
     for (int pass = 0; pass < 2; pass++) {

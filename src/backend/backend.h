@@ -19,6 +19,7 @@
 
 #include "model/weights.h"
 #include "plan/plan.h"
+#include "sidecar/sidecar.h"
 #include "stream/stream.h"
 
 struct st_binding;
@@ -36,6 +37,13 @@ struct st_binding *st_binding_new(const struct st_catalog *catalog, bool repack,
  * takes only nodes on claimed weights (and what lies between an expert's matrices), so that the
  * scheduler places all others as it would without us. The price: a synchronisation per weight. */
 void st_binding_beside_device(struct st_binding *binding);
+
+/* From now on the weights that the sidecar has, in the layouts that they would be kept in, are read
+ * from it. Before st_binding_weights; the sidecar must outlive the binding. */
+void st_binding_use_sidecar(struct st_binding *binding, struct st_sidecar *sidecar);
+
+/* Bytes of units read from the sidecar, over all weights; 0: nothing is. */
+uint64_t st_binding_sidecar_bytes(struct st_binding *binding);
 
 /* After llama_free and llama_model_free. */
 void st_binding_free(struct st_binding *binding);
@@ -84,6 +92,18 @@ typedef void (*st_route_fn)(void *user, int group, const int *experts, int n);
 
 /* Lets `observe` know of every route from now on; NULL: nobody, which costs nothing. */
 void st_binding_observe(struct st_binding *binding, st_route_fn observe, void *user);
+
+/* --- Forms without a stream ---------------------------------------------------------------- */
+
+/* How a claimed weight is laid out. */
+void st_binding_form(struct st_binding *binding, int weight, struct st_sidecar_form *out);
+
+/* Threads that bring units into the form they are computed with, as when they arrive. NULL when there
+ * is no CPU backend. */
+struct st_shaper;
+struct st_shaper *st_shaper_new(struct st_binding *binding, int n_threads);
+void st_shaper_free(struct st_shaper *shaper);
+void st_shaper_put(struct st_shaper *shaper, const struct st_arrival *arrivals, int n);
 
 /* Why the last graph failed. STRATA_OK when it did not. Reading it clears it. */
 enum strata_status st_binding_take_error(struct st_binding *binding, struct strata_error *err);

@@ -201,6 +201,9 @@ static struct st_weights *weights_of_claims(struct st_binding *b)
             claim->weight = n; /* catalogue order: the index st_weights_new gives it */
             list[n++] = (struct st_claim){
                 .tensor = i, .unit_bytes = claim->unit_bytes, .transform = claim->layout != NULL};
+            if (b->sidecar) {
+                st_records_place(b, claim, &list[n - 1]);
+            }
         }
     }
     struct st_weights *weights = st_weights_new(b->catalog, list, n);
@@ -277,6 +280,7 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
         .shared_slots = plan->shared_slots,
         .ring_bytes = plan->ring_bytes,
         .staging_bytes = plan->staging_bytes,
+        .check = b->sidecar ? st_records_check : NULL,
         .io = *io,
     };
     ST_ASSERT(b->weights && b->exec);

@@ -28,6 +28,16 @@ struct claim {
     void *form_extra;
 };
 
+/* What a layout makes of made-up rows (records.c). */
+struct probe {
+    ggml_backend_buffer_type_t layout;
+    const void *extra;
+    enum ggml_type type;
+    int64_t ne[2];
+    uint64_t sum;
+};
+#define MAX_PROBES 64
+
 struct st_binding {
     const struct st_catalog *catalog;
     bool repack;
@@ -35,6 +45,9 @@ struct st_binding {
     bool measuring;       /* llama.cpp only goes through the motions: no tensors, no memory */
     struct claim *claims; /* [catalog->n_tensors] */
     struct st_weights *weights;
+    struct st_sidecar *sidecar; /* NULL: all is read from the model */
+    struct probe probes[MAX_PROBES];
+    int n_probes;
     struct st_stream *stream;
     struct exec *exec; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;
@@ -61,6 +74,16 @@ bool st_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
 
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
 struct claim *st_claim_of(const struct ggml_tensor *tensor);
+
+/* --- Sidecar (records.c) ------------------------------------------------------------------- */
+
+/* Has the weight read from the sidecar, if that has it in the claim's form. */
+void st_records_place(struct st_binding *b, const struct claim *claim, struct st_claim *out);
+
+/* st_check_fn of a stream; `user` is the binding. A unit that is not as it was written is made from
+ * the model instead. */
+enum strata_status st_records_check(void *user, int weight, int unit, void *data,
+    const struct strata_error *failed, struct strata_error *err);
 
 /* --- Memory that comes and goes (governor.c) ----------------------------------------------- */
 
@@ -142,6 +165,13 @@ void st_workers_reset_ops(struct workers *w);
 
 /* Puts units into place on all threads. */
 void st_workers_put(struct workers *w, const struct unit *units, int n);
+
+/* The same for weights of the binding. */
+void st_workers_put_arrivals(
+    struct workers *w, const struct st_binding *b, const struct st_arrival *arrivals, int n);
+
+/* Puts one unit into place on the calling thread. */
+void st_unit_put(const struct unit *unit);
 
 /* The same for arrivals of a stream (st_arrive_fn; `user` is the binding). */
 void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n);

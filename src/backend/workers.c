@@ -186,6 +186,11 @@ static void put_rows(const struct unit *u, int64_t first, int64_t rows)
         t.buffer, &t, (const char *)u->raw + (size_t)first * row_bytes, 0, ggml_nbytes(&t));
 }
 
+void st_unit_put(const struct unit *u)
+{
+    put_rows(u, 0, u->claim->unit_ne[1]);
+}
+
 static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
     struct arriving *job = user;
@@ -218,10 +223,9 @@ void st_workers_put(struct workers *w, const struct unit *units, int n)
     }
 }
 
-void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
+void st_workers_put_arrivals(
+    struct workers *workers, const struct st_binding *b, const struct st_arrival *arrivals, int n)
 {
-    struct st_binding *b = user;
-    struct workers *workers = &b->exec->workers;
     if (n > workers->cap_units) {
         workers->cap_units = n;
         workers->units = st_xrealloc(workers->units, (size_t)n * sizeof *workers->units);
@@ -232,4 +236,10 @@ void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
             (struct unit){&b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
     }
     st_workers_put(workers, workers->units, n);
+}
+
+void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
+{
+    struct st_binding *b = user;
+    st_workers_put_arrivals(&b->exec->workers, b, arrivals, n);
 }

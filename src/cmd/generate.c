@@ -349,6 +349,10 @@ void stats_print(const struct strata_stats *s, const struct strata_placement *pl
         fprintf(stderr, ", %d slots for %d experts", placement->n_slots, placement->n_experts);
     }
     fprintf(stderr, "\n");
+    if (placement->sidecar_bytes) {
+        fprintf(
+            stderr, "sidecar: %s of weights are read from it\n", ST_SIZE(placement->sidecar_bytes));
+    }
     print_reads(s);
     fprintf(stderr,
         "time:   computing %.2f s, waiting for reads %.2f s, putting them into place %.2f s, "

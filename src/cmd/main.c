@@ -13,6 +13,7 @@ static const struct cmd_entry commands[] = {
     {"verify", cmd_verify, "check that the logits equal llama.cpp's bit by bit"},
     {"bench", cmd_bench, "measure a model's speed, also against llama.cpp"},
     {"plan", cmd_plan, "show where a model would go, and how fast it would run"},
+    {"optimize", cmd_optimize, "write a model's weights as this CPU computes with them"},
     {"profile", cmd_profile, "measure this machine"},
     {"inspect", cmd_inspect, "show what is in a model file"},
     {"sim", cmd_sim, "replay a routing trace: hit rates and speed at any size of memory"},

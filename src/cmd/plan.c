@@ -169,16 +169,17 @@ static json_t *layers_json(const struct strata_plan *plan)
 static void print_json(const struct strata_plan *plan, const struct strata_placement *p)
 {
     json_t *root = json_pack(
-        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, s:o, s:o}",
+        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, s:o, "
+        "s:o}",
         "fits", p->fits, "budget_bytes", (json_int_t)p->budget_bytes, "weights_bytes",
         (json_int_t)p->weights_bytes, "resident_bytes", (json_int_t)p->resident_bytes,
         "cache_bytes", (json_int_t)p->cache_bytes, "ring_bytes", (json_int_t)p->ring_bytes,
-        "streamed_bytes", (json_int_t)p->streamed_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
-        "compute_bytes", (json_int_t)p->compute_bytes, "context_bytes",
-        (json_int_t)p->context_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "slots",
-        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "expected",
-        speed_json(plan, 0, 1), "with_1_gib_more", speed_json(plan, MORE, 1),
-        "with_disk_twice_as_fast", speed_json(plan, 0, 2));
+        "streamed_bytes", (json_int_t)p->streamed_bytes, "sidecar_bytes",
+        (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes, "compute_bytes",
+        (json_int_t)p->compute_bytes, "context_bytes", (json_int_t)p->context_bytes,
+        "minimum_bytes", (json_int_t)p->minimum_bytes, "slots", p->n_slots, "experts", p->n_experts,
+        "layers", layers_json(plan), "expected", speed_json(plan, 0, 1), "with_1_gib_more",
+        speed_json(plan, MORE, 1), "with_disk_twice_as_fast", speed_json(plan, 0, 2));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(root);
@@ -204,6 +205,9 @@ int cmd_plan(int argc, char **argv)
             .min = 1, .max = 512},
         {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout",
             .target = &o.repack},
+        {CMD_STRING, 0, "sidecar", "FILE",
+            "read weights from what strata optimize wrote: auto (the default), none, or a file",
+            .target = &o.sidecar},
         {CMD_FLAG, 0, "json", NULL, "print the plan as JSON", .target = &json},
         {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};
     const struct cmd_spec spec = {"plan", "MODEL [options]",

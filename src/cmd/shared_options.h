@@ -48,6 +48,8 @@
         "(default 1; 0: off)", .target = &(m)->lookahead, .max = 4}, \
     {CMD_FLOAT, 0, "lookahead-recall", "R", "share of what is foreseen that is left right " \
         "(experiments)", .target = &(m)->lookahead_recall, .min = 0, .max = 1}, \
+    {CMD_STRING, 0, "sidecar", "FILE", "read weights from what strata optimize wrote: auto (the " \
+        "default), none, or a file", .target = &(m)->sidecar}, \
     {CMD_STRING, 0, "device", "NAME", "what takes layers: auto (the first GPU), none, or a " \
         "device as ggml names it (Vulkan0)", .target = &(m)->device}, \
     {CMD_SIZE, 0, "device-mem", "SIZE", "how much of the device's memory; default: what is " \

@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "engine/libs.h"
 #include "engine/machine.h"
+#include "engine/optimize.h"
 #include "hw/disk.h"
 #include "model/meta.h"
 #include "os/memory.h"
@@ -193,6 +194,7 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
     }
     o->io_method = o->io_method ? o->io_method : "auto";
     o->device = o->device ? o->device : "auto";
+    o->sidecar = o->sidecar ? o->sidecar : "auto";
     enum strata_status status = st_io_check_method(o->io_method, err);
     if (status != STRATA_OK) {
         return status;
@@ -250,8 +252,9 @@ static void probe_disk(struct strata_model *m)
     /* Faults are for the run, not for what comes before it. */
     bool faults = strncmp(m->options.io_method, "fault:", 6) == 0;
     io.method = faults ? "auto" : m->options.io_method;
-    struct st_file *const *files = m->catalog->files;
-    int n = m->catalog->n_files;
+    struct st_file *sidecar = m->sidecar ? st_sidecar_file(m->sidecar) : NULL;
+    struct st_file *const *files = sidecar ? &sidecar : m->catalog->files;
+    int n = sidecar ? 1 : m->catalog->n_files;
     double alone = st_disk_measure(files, n, &io, ALONE_BLOCK, 1, PROBE_SECONDS / 10).sustained;
     nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* or there would be no burst */
     struct st_disk_speed speed =
@@ -303,6 +306,9 @@ void st_look_bind(struct strata_model *m, bool measuring)
     m->binding = st_binding_new(m->catalog, m->options.repack, measuring);
     if (st_devices_used(&m->devices)) {
         st_binding_beside_device(m->binding);
+    }
+    if (m->sidecar) {
+        st_binding_use_sidecar(m->binding, m->sidecar);
     }
 }
 
@@ -380,7 +386,9 @@ uint64_t st_pending_bytes(const struct strata_model *m)
            m->needs.compute_bytes + shared_bytes(m);
 }
 
-enum strata_status st_look(struct strata_model *m, const char *path, struct strata_error *err)
+/* Options, device and catalogue. */
+static enum strata_status open_model(
+    struct strata_model *m, const char *path, struct strata_error *err)
 {
     enum strata_status status = st_libs_load(err);
     if (status == STRATA_OK) {
@@ -397,6 +405,27 @@ enum strata_status st_look(struct strata_model *m, const char *path, struct stra
     }
     if (status == STRATA_OK) {
         status = choose_ctx(m, err);
+    }
+    return status;
+}
+
+enum strata_status st_look_weights(
+    struct strata_model *m, const char *path, struct strata_error *err)
+{
+    m->options.device = "none";
+    enum strata_status status = open_model(m, path, err);
+    if (status == STRATA_OK) {
+        st_device_register();
+        status = measure_once(m, &m->needs, err);
+    }
+    return status;
+}
+
+enum strata_status st_look(struct strata_model *m, const char *path, struct strata_error *err)
+{
+    enum strata_status status = open_model(m, path, err);
+    if (status == STRATA_OK) {
+        status = st_optimized_open(m, err);
     }
     if (status == STRATA_OK) {
         status = measure(m, err);
@@ -449,6 +478,7 @@ void st_look_placement(struct strata_model *m)
     p->resident_bytes = st_unclaimed_bytes(m, ws);
     p->resident_bytes += m->plan->resident_bytes;
     p->cache_bytes = m->plan->cache_bytes;
+    p->sidecar_bytes = m->sidecar ? st_binding_sidecar_bytes(m->binding) : 0;
     p->ring_bytes = m->plan->ring_bytes;
     p->streamed_bytes = m->plan->streamed_bytes;
     p->n_slots = m->plan->shared_slots;

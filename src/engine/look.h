@@ -16,6 +16,10 @@
 enum strata_status st_look(struct strata_model *model, const char *path, struct strata_error *err);
 void st_look_forget(struct strata_model *model);
 
+/* Only the catalogue and the weights that would be claimed, without any device: the binding's. */
+enum strata_status st_look_weights(
+    struct strata_model *model, const char *path, struct strata_error *err);
+
 /* Makes the model's binding anew. */
 void st_look_bind(struct strata_model *model, bool measuring);
 

@@ -23,7 +23,8 @@ void strata_model_options_init(struct strata_model_options *options)
         .io_method = "auto",
         .lookahead = 1,
         .lookahead_recall = 1,
-        .device = "auto"};
+        .device = "auto",
+        .sidecar = "auto"};
 }
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
@@ -202,6 +203,7 @@ void strata_model_free(struct strata_model *m)
     st_history_free(m->history);
     st_curves_free(m->curves);
     st_devices_release(&m->devices);
+    st_sidecar_close(m->sidecar);
     st_catalog_free(m->catalog);
     free(m);
     loaded = false;

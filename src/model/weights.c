@@ -33,18 +33,28 @@ static int by_tensor(const void *a, const void *b)
 
 static struct st_weight describe(const struct st_tensor *tensor, const struct st_claim *claim)
 {
-    struct st_weight w = {.tensor = claim->tensor, .group = -1, .unit_bytes = claim->unit_bytes};
+    struct st_weight w = {.tensor = claim->tensor,
+        .group = -1,
+        .unit_bytes = claim->unit_bytes,
+        .transformed = claim->transform,
+        .file = claim->file,
+        .offset = claim->offset,
+        .step = claim->step,
+        .file_bytes = claim->unit_bytes};
     bool expert = st_weights_is_expert(tensor);
-    w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
+    if (!claim->file) {
+        w.offset = tensor->offset;
+        w.step = w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
+    }
     /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
-    bool same_delta = !expert || w.file_bytes % BLOCK == 0;
-    if (claim->transform) {
+    bool same_delta = !expert || w.step % BLOCK == 0;
+    if (claim->transform && !claim->file) {
         w.arrival = ST_ARRIVE_TRANSFORM;
     } else {
         w.arrival = same_delta ? ST_ARRIVE_DIRECT : ST_ARRIVE_COPY;
     }
     if (w.arrival == ST_ARRIVE_DIRECT) {
-        w.delta = tensor->offset % BLOCK;
+        w.delta = w.offset % BLOCK;
         w.stride = st_round_up(w.delta + w.file_bytes, BLOCK);
     } else {
         w.stride = st_round_up(w.unit_bytes, expert ? 64 : BLOCK);
@@ -166,13 +176,13 @@ uint64_t st_weights_shared_stride(const struct st_weights *weights, int part)
 uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert)
 {
     const struct st_weight *w = &weights->weights[weight];
-    return weights->catalog->tensors[w->tensor].offset + (uint64_t)expert * w->file_bytes;
+    return w->offset + (uint64_t)expert * w->step;
 }
 
 struct st_file *st_weight_file(const struct st_weights *weights, int weight)
 {
-    const struct st_tensor *tensor = &weights->catalog->tensors[weights->weights[weight].tensor];
-    return weights->catalog->files[tensor->file];
+    const struct st_weight *w = &weights->weights[weight];
+    return w->file ? w->file : weights->catalog->files[weights->catalog->tensors[w->tensor].file];
 }
 
 uint64_t st_weight_envelope(const struct st_weights *weights, int weight)

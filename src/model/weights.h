@@ -30,15 +30,22 @@ enum st_arrival_kind {
 struct st_claim {
     int tensor;          /* index into the catalogue */
     uint64_t unit_bytes; /* of one unit in the form it is computed with */
-    bool transform;      /* that form differs from the file's */
+    bool transform;      /* that form differs from the model's */
+    /* Another file that has the units in that form: unit u at offset + u * step, both multiples of
+     * 4096. NULL: they are read from the model. */
+    struct st_file *file;
+    uint64_t offset, step;
 };
 
 struct st_weight {
     int tensor;
     int group; /* -1: dense */
     int part;
-    uint64_t file_bytes; /* of one unit, in the file */
+    struct st_file *file;  /* that units are read from; NULL: the model's */
+    uint64_t offset, step; /* unit u is at offset + u * step */
+    uint64_t file_bytes;   /* of one unit, in the file */
     uint64_t unit_bytes;
+    bool transformed; /* what is computed with is not as in the model */
     enum st_arrival_kind arrival;
     uint64_t stride; /* memory one unit takes, from one slot to the next */
     uint64_t delta;  /* where in it the unit's first byte is */

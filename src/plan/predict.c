@@ -19,7 +19,7 @@ struct rates {
 static struct rates rates_of(const struct st_speed_inputs *in, const struct st_weight *w)
 {
     int type = in->weights->catalog->tensors[w->tensor].type;
-    bool repacked = w->arrival == ST_ARRIVE_TRANSFORM;
+    bool repacked = w->transformed;
     const struct st_profile_rate *r =
         st_profile_rate(in->profile, in->type_name(type), repacked, in->threads);
     r = r ? r : st_profile_rate(in->profile, in->type_name(type), false, in->threads);

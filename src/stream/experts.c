@@ -20,7 +20,7 @@ struct load {
     struct st_io_request request;
     bool arrived; /* read, waiting to be put into place */
     bool ahead;   /* asked for before it was needed */
-    int pool, slot, part, weight;
+    int pool, slot, part, weight, expert;
     int stage; /* staging buffer, -1: read in place */
 };
 
@@ -34,6 +34,7 @@ struct st_experts {
     struct st_io_engine *io;
     const struct st_weights *weights;
     st_arrive_fn arrive;
+    st_check_fn check;
     void *user;
 
     int n_pools;
@@ -181,6 +182,7 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
     x->io = io;
     x->weights = weights;
     x->arrive = arrive;
+    x->check = config->check;
     x->user = user;
     for (int i = 0; i < MAX_LOADS; i++) {
         x->order[i] = i;
@@ -335,6 +337,7 @@ static bool issue(
     load->slot = slot;
     load->part = part;
     load->weight = weight;
+    load->expert = expert;
     *load_of(x, load->pool, slot, part) = (int16_t)(load - x->loads);
     st_cache_pin(x->cache, load->pool, slot);
     load->request = (struct st_io_request){
@@ -351,21 +354,44 @@ static bool issue(
     return true;
 }
 
+/* Whether what was read may be used; what was read in place may have been put right. */
+static bool is_good(struct st_experts *x, const struct load *load)
+{
+    const struct strata_error *failed =
+        load->request.state == ST_IO_FAILED ? &load->request.error : NULL;
+    if (x->check && load->stage < 0) {
+        char *unit = place(x, load) + x->weights->weights[load->weight].delta;
+        struct strata_error error;
+        uint64_t before = st_io_now_ns(x->io);
+        enum strata_status status =
+            x->check(x->user, load->weight, load->expert, unit, failed, &error);
+        x->stats.arrive_ns += st_io_now_ns(x->io) - before;
+        x->error = status == STRATA_OK ? x->error : error;
+        return status == STRATA_OK;
+    }
+    if (failed) {
+        x->error = *failed;
+    }
+    return !failed;
+}
+
 /* Looks at every open load: what was read in place is done, what failed is reported (unless nobody
  * has asked for it yet), the rest is marked as arrived. */
 static void collect(struct st_experts *x)
 {
     for (int k = x->n_open - 1; k >= 0; k--) {
         struct load *load = &x->loads[x->order[k]];
-        if (load->request.state == ST_IO_FAILED) {
-            if (load->request.priority == ST_IO_DEMAND) {
-                x->failed = true;
-                x->error = load->request.error;
-            }
+        bool demand = load->request.priority == ST_IO_DEMAND;
+        bool failed = load->request.state == ST_IO_FAILED;
+        if (load->arrived || (!failed && load->request.state != ST_IO_DONE)) {
+            continue;
+        }
+        if ((failed && !demand) || !is_good(x, load)) {
+            x->failed |= demand;
             give_up(x, k);
-        } else if (load->request.state == ST_IO_DONE && load->stage < 0) {
+        } else if (load->stage < 0) {
             in_place(x, k);
-        } else if (load->request.state == ST_IO_DONE) {
+        } else {
             load->arrived = true;
         }
     }

@@ -25,7 +25,9 @@ struct st_ring {
     bool taken;       /* the head is in the caller's hands */
     int *after;       /* [n_weights] which weight follows which; -1: not known */
     int last_expected;
-    int next; /* weight to read next, -1: not known */
+    int next;          /* weight to read next, -1: not known */
+    st_check_fn check; /* may be NULL */
+    void *user;
     struct st_ring_stats stats;
 };
 
@@ -51,6 +53,12 @@ struct st_ring *st_ring_new(
     ring->last_expected = -1;
     ring->next = -1;
     return ring;
+}
+
+void st_ring_set_check(struct st_ring *ring, st_check_fn check, void *user)
+{
+    ring->check = check;
+    ring->user = user;
 }
 
 static struct entry *head(struct st_ring *ring)
@@ -163,6 +171,28 @@ static bool seek(struct st_ring *ring, int weight)
     return false;
 }
 
+/* Waits until the entry has been read, and right. */
+static enum strata_status finish(struct st_ring *ring, struct entry *e, struct strata_error *err)
+{
+    enum strata_status status = STRATA_OK;
+    if (e->request.state != ST_IO_DONE) {
+        uint64_t before = st_io_now_ns(ring->io);
+        st_io_promote(ring->io, &e->request);
+        status = st_io_wait(ring->io, &e->request, err);
+        uint64_t waited = st_io_now_ns(ring->io) - before;
+        ring->stats.stall_ns += waited;
+        ring->stats.prefetch_stall_ns += e->demand ? 0 : waited;
+    }
+    if (ring->check && ring->weights->weights[e->weight].arrival == ST_ARRIVE_DIRECT) {
+        char *data = (char *)e->request.buffer + st_io_delta(e->request.offset);
+        const struct strata_error *failed = status == STRATA_OK ? NULL : &e->request.error;
+        uint64_t before = st_io_now_ns(ring->io);
+        status = ring->check(ring->user, e->weight, 0, data, failed, err);
+        ring->stats.check_ns += st_io_now_ns(ring->io) - before;
+    }
+    return status;
+}
+
 enum strata_status st_ring_take(
     struct st_ring *ring, int weight, const void **raw, struct strata_error *err)
 {
@@ -173,17 +203,10 @@ enum strata_status st_ring_take(
     }
     st_ring_pump(ring);
     struct entry *e = head(ring);
-    if (e->request.state != ST_IO_DONE) {
-        uint64_t before = st_io_now_ns(ring->io);
-        st_io_promote(ring->io, &e->request);
-        enum strata_status status = st_io_wait(ring->io, &e->request, err);
-        uint64_t waited = st_io_now_ns(ring->io) - before;
-        ring->stats.stall_ns += waited;
-        ring->stats.prefetch_stall_ns += e->demand ? 0 : waited;
-        if (status != STRATA_OK) {
-            drop_all(ring);
-            return status;
-        }
+    enum strata_status status = finish(ring, e, err);
+    if (status != STRATA_OK) {
+        drop_all(ring);
+        return status;
     }
     if (!e->demand) {
         ring->stats.prefetch_used_bytes += e->request.length;

@@ -14,8 +14,7 @@
 #ifndef ST_STREAM_RING_H
 #define ST_STREAM_RING_H
 
-#include "io/io.h"
-#include "model/weights.h"
+#include "stream/stream.h"
 
 struct st_ring;
 
@@ -24,6 +23,9 @@ struct st_ring;
 struct st_ring *st_ring_new(
     struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes, bool populate);
 void st_ring_free(struct st_ring *ring); /* waits for what is in flight */
+
+/* Every weight whose arrival is direct is shown to `check` when it is taken (stream.h). */
+void st_ring_set_check(struct st_ring *ring, st_check_fn check, void *user);
 
 /* The weights will be taken in this order, after those expected before. */
 void st_ring_expect(struct st_ring *ring, const int *weights, int n);
@@ -45,6 +47,7 @@ struct st_ring_stats {
     uint64_t demand_bytes;
     uint64_t prefetch_bytes;
     uint64_t prefetch_used_bytes;
+    uint64_t check_ns;
     uint64_t stall_ns, prefetch_stall_ns;
 };
 const struct st_ring_stats *st_ring_stats(const struct st_ring *ring);

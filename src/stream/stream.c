@@ -15,6 +15,7 @@ struct st_stream {
     const struct st_weights *weights;
     struct st_io_engine *io;
     st_arrive_fn arrive;
+    st_check_fn check;
     void *user;
 
     /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. Of
@@ -79,6 +80,7 @@ enum strata_status st_stream_new(const struct st_weights *weights,
     struct st_stream *s = st_xcalloc(1, sizeof *s);
     s->weights = weights;
     s->arrive = arrive;
+    s->check = config->check;
     s->user = user;
     s->place = st_xcalloc((size_t)weights->n_weights, sizeof *s->place);
     lay_out(s, config->resident);
@@ -222,6 +224,9 @@ static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t
     if (n > 0) {
         struct st_ring *aside = st_ring_new(
             s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
+        if (aside) {
+            st_ring_set_check(aside, s->check, s->user);
+        }
         status = aside ? load_through(s, aside, order, n, progress, err)
                        : st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space to load");
         st_ring_free(aside);
@@ -243,6 +248,7 @@ static enum strata_status load_resident(
     if (!s->ring) {
         return st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space for the ring");
     }
+    st_ring_set_check(s->ring, s->check, s->user);
     int n;
     uint64_t largest;
     int *order = kept_weights(s, 0, s->ring_bytes, &n, &largest);
@@ -470,6 +476,7 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         out->prefetch_bytes = ring->prefetch_bytes;
         out->prefetch_used_bytes = ring->prefetch_used_bytes;
         out->stall_ns = ring->stall_ns;
+        out->arrive_ns = ring->check_ns;
         out->prefetch_stall_ns = ring->prefetch_stall_ns;
     }
     if (s->experts) {

@@ -34,6 +34,12 @@
 #include "io/io.h"
 #include "model/weights.h"
 
+/* Called for each unit that is read in place, before it is used: `failed` says why its read failed, or
+ * is NULL. May put the unit's bytes right; if it returns STRATA_OK, they are. `user` is that of
+ * st_arrive_fn. Same thread as the stream, and no computation is under way. */
+typedef enum strata_status (*st_check_fn)(void *user, int weight, int unit, void *data,
+    const struct strata_error *failed, struct strata_error *err);
+
 /* Memory for each kind; see plan.h, from which the caller fills it. */
 struct st_stream_config {
     const bool *resident; /* [n_weights] */
@@ -42,6 +48,7 @@ struct st_stream_config {
     uint64_t ring_bytes;
     uint64_t staging_bytes;
     const char *policy; /* of the cache; NULL: the default */
+    st_check_fn check;  /* may be NULL */
     struct st_io_options io;
 };
 

@@ -1,0 +1,432 @@
+#include "sidecar/format.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/units.h"
+
+/* --- Head ---------------------------------------------------------------------------------- */
+
+static const unsigned char magic[8] = {'S', 'T', 'R', 'A', 'T', 'A', 'S', 'C'};
+
+enum {
+    AT_FORMAT = 8,
+    AT_FILE_BYTES = 16,
+    AT_INDEX_BYTES = 24,
+    AT_SUMS_OFFSET = 32,
+    AT_N_SUMS = 40,
+    AT_INDEX_SUM = 48,
+    AT_SUMS_SUM = 56,
+    AT_HEAD_SUM = ST_SIDECAR_HEAD_BYTES - 8,
+};
+
+uint64_t st_sidecar_load64(const unsigned char *at)
+{
+    uint64_t x = 0;
+    for (int i = 7; i >= 0; i--) {
+        x = x << 8 | at[i];
+    }
+    return x;
+}
+
+void st_sidecar_store64(unsigned char *at, uint64_t x)
+{
+    for (int i = 0; i < 8; i++) {
+        at[i] = (unsigned char)(x >> 8 * i);
+    }
+}
+
+void st_sidecar_head_pack(const struct st_sidecar_head *head, unsigned char *bytes)
+{
+    memset(bytes, 0, ST_SIDECAR_HEAD_BYTES);
+    memcpy(bytes, magic, sizeof magic);
+    st_sidecar_store64(bytes + AT_FORMAT, ST_SIDECAR_FORMAT);
+    st_sidecar_store64(bytes + AT_FILE_BYTES, head->file_bytes);
+    st_sidecar_store64(bytes + AT_INDEX_BYTES, head->index_bytes);
+    st_sidecar_store64(bytes + AT_SUMS_OFFSET, head->sums_offset);
+    st_sidecar_store64(bytes + AT_N_SUMS, head->n_sums);
+    st_sidecar_store64(bytes + AT_INDEX_SUM, head->index_sum);
+    st_sidecar_store64(bytes + AT_SUMS_SUM, head->sums_sum);
+    st_sidecar_store64(bytes + AT_HEAD_SUM, st_hash64(bytes, AT_HEAD_SUM, 0));
+}
+
+uint64_t st_sidecar_data_offset(const struct st_sidecar_head *head)
+{
+    return st_round_up(head->sums_offset + 8 * head->n_sums, ST_SIDECAR_ALIGN);
+}
+
+bool st_sidecar_head_unpack(
+    const unsigned char *bytes, struct st_sidecar_head *head, const char **why)
+{
+    *head = (struct st_sidecar_head){
+        .file_bytes = st_sidecar_load64(bytes + AT_FILE_BYTES),
+        .index_bytes = st_sidecar_load64(bytes + AT_INDEX_BYTES),
+        .sums_offset = st_sidecar_load64(bytes + AT_SUMS_OFFSET),
+        .n_sums = st_sidecar_load64(bytes + AT_N_SUMS),
+        .index_sum = st_sidecar_load64(bytes + AT_INDEX_SUM),
+        .sums_sum = st_sidecar_load64(bytes + AT_SUMS_SUM),
+    };
+    *why = memcmp(bytes, magic, sizeof magic) != 0 ? "it is not a sidecar"
+           : st_sidecar_load64(bytes + AT_FORMAT) != ST_SIDECAR_FORMAT
+               ? "it is of another format, from another version of Strata"
+           : st_sidecar_load64(bytes + AT_HEAD_SUM) != st_hash64(bytes, AT_HEAD_SUM, 0)
+               ? "its head is damaged"
+               : NULL;
+    if (*why) {
+        return false;
+    }
+    /* What the sums promise is not taken for possible: nothing below may overflow. */
+    if (head->file_bytes > INT64_MAX || head->index_bytes > head->file_bytes ||
+        head->sums_offset > head->file_bytes || head->n_sums > head->file_bytes / 8 ||
+        head->sums_offset < ST_SIDECAR_HEAD_BYTES + head->index_bytes ||
+        head->sums_offset % ST_SIDECAR_ALIGN || st_sidecar_data_offset(head) > head->file_bytes) {
+        *why = "its head makes no sense";
+    }
+    return !*why;
+}
+
+uint64_t st_sidecar_sum(const void *data, uint64_t bytes)
+{
+    uint64_t sum = st_hash64(data, bytes, 0);
+    return sum ? sum : 1;
+}
+
+/* --- Layout -------------------------------------------------------------------------------- */
+
+static void add_expert_record(const struct st_weights *ws, const struct st_group *group,
+    const struct st_sidecar_form *forms, struct st_sidecar_layout *out)
+{
+    uint64_t record = 0;
+    for (int p = 0; p < group->n_parts; p++) {
+        const struct st_weight *w = &ws->weights[group->weight[p]];
+        out->weights[out->n_weights + p] = (struct st_sidecar_weight){
+            .tensor = w->tensor,
+            .n_units = group->n_expert,
+            .unit_bytes = w->unit_bytes,
+            .offset = out->data_bytes + record,
+            .first_sum = out->n_units + (uint64_t)p,
+            .sum_step = (uint64_t)group->n_parts,
+            .form = forms[group->weight[p]],
+        };
+        record += st_round_up(w->unit_bytes, ST_SIDECAR_ALIGN);
+    }
+    for (int p = 0; p < group->n_parts; p++) {
+        out->weights[out->n_weights + p].step = record;
+    }
+    out->n_weights += group->n_parts;
+    out->n_units += (uint64_t)group->n_parts * (uint64_t)group->n_expert;
+    out->data_bytes += record * (uint64_t)group->n_expert;
+}
+
+static void list_units(struct st_sidecar_layout *out)
+{
+    out->units = st_xcalloc(out->n_units, sizeof *out->units);
+    for (int i = 0; i < out->n_weights; i++) {
+        const struct st_sidecar_weight *w = &out->weights[i];
+        for (int u = 0; u < w->n_units; u++) {
+            out->units[w->first_sum + (uint64_t)u * w->sum_step] = (struct st_sidecar_unit){i, u};
+        }
+    }
+}
+
+void st_sidecar_lay_out(
+    const struct st_weights *ws, const struct st_sidecar_form *forms, struct st_sidecar_layout *out)
+{
+    *out = (struct st_sidecar_layout){0};
+    out->weights = st_xcalloc((size_t)ws->n_weights, sizeof *out->weights);
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct st_weight *w = &ws->weights[i];
+        if (w->group < 0 && forms[i].layout[0]) {
+            out->weights[out->n_weights++] = (struct st_sidecar_weight){
+                .tensor = w->tensor,
+                .n_units = 1,
+                .unit_bytes = w->unit_bytes,
+                .offset = out->data_bytes,
+                .step = st_round_up(w->unit_bytes, ST_SIDECAR_ALIGN),
+                .first_sum = out->n_units++,
+                .sum_step = 1,
+                .form = forms[i],
+            };
+            out->data_bytes += st_round_up(w->unit_bytes, ST_SIDECAR_ALIGN);
+        } else if (w->group >= 0 && ws->groups[w->group].weight[0] == i) {
+            add_expert_record(ws, &ws->groups[w->group], forms, out);
+        }
+    }
+    list_units(out);
+}
+
+void st_sidecar_layout_release(struct st_sidecar_layout *layout)
+{
+    free(layout->weights);
+    free(layout->units);
+    *layout = (struct st_sidecar_layout){0};
+}
+
+/* --- Which model --------------------------------------------------------------------------- */
+
+#define SAMPLES     64
+#define SAMPLE      4096u
+#define HEADER_MOST (64 * ST_MIB)
+
+/* First byte of tensor data in the file: all before it is header. */
+static uint64_t header_bytes(const struct st_catalog *c, int file)
+{
+    uint64_t bytes = c->files[file]->size;
+    for (int i = 0; i < c->n_tensors; i++) {
+        if (c->tensors[i].file == file) {
+            bytes = st_min(bytes, c->tensors[i].offset);
+        }
+    }
+    return st_min(bytes, HEADER_MOST);
+}
+
+static enum strata_status mix_range(
+    struct st_file *file, uint64_t from, uint64_t length, uint64_t *hash, struct strata_error *err)
+{
+    static unsigned char piece[64 * ST_KIB];
+    enum strata_status status = STRATA_OK;
+    while (length > 0 && status == STRATA_OK) {
+        size_t n = (size_t)st_min(length, sizeof piece);
+        status = st_file_read(file, piece, n, from, err);
+        *hash = status == STRATA_OK ? st_hash64(piece, n, *hash) : *hash;
+        from += n;
+        length -= n;
+    }
+    return status;
+}
+
+enum strata_status st_sidecar_fingerprint(
+    const struct st_catalog *c, uint64_t *out, struct strata_error *err)
+{
+    uint64_t hash = 0;
+    enum strata_status status = STRATA_OK;
+    for (int f = 0; f < c->n_files && status == STRATA_OK; f++) {
+        struct st_file *file = c->files[f];
+        uint64_t header = header_bytes(c, f), rest = file->size - header;
+        status = mix_range(file, 0, header, &hash, err);
+        for (uint64_t i = 0; i < SAMPLES && rest > 0 && status == STRATA_OK; i++) {
+            uint64_t at = rest / SAMPLES * i + rest % SAMPLES * i / SAMPLES;
+            status = mix_range(file, header + at, st_min(SAMPLE, rest - at), &hash, err);
+        }
+    }
+    *out = hash;
+    return status;
+}
+
+/* --- Index --------------------------------------------------------------------------------- */
+
+static json_t *hex(uint64_t x)
+{
+    return json_sprintf("%016" PRIx64, x);
+}
+
+static json_t *big(uint64_t x)
+{
+    return json_integer((json_int_t)x);
+}
+
+static json_t *model_json(const struct st_catalog *c, uint64_t fingerprint)
+{
+    json_t *files = json_array();
+    for (int f = 0; f < c->n_files; f++) {
+        json_array_append_new(files, json_pack("{s:o, s:o}", "bytes", big(c->files[f]->size),
+                                         "modified_ns", big(c->files[f]->identity[2])));
+    }
+    return json_pack("{s:o, s:i, s:o}", "files", files, "tensors", c->n_tensors, "fingerprint",
+        hex(fingerprint));
+}
+
+static json_t *weight_json(const struct st_catalog *c, const struct st_sidecar_weight *w)
+{
+    return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o, s:o}", "tensor",
+        c->tensors[w->tensor].name, "layout", w->form.layout, "probe", hex(w->form.probe), "units",
+        w->n_units, "unit_bytes", big(w->unit_bytes), "offset", big(w->offset), "step",
+        big(w->step), "first_sum", big(w->first_sum), "sum_step", big(w->sum_step));
+}
+
+enum strata_status st_sidecar_index_write(const struct st_sidecar_user *user,
+    const struct st_sidecar_layout *layout, char **text, struct strata_error *err)
+{
+    uint64_t fingerprint;
+    enum strata_status status = st_sidecar_fingerprint(user->catalog, &fingerprint, err);
+    if (status != STRATA_OK) {
+        return status;
+    }
+    json_t *weights = json_array();
+    for (int i = 0; i < layout->n_weights; i++) {
+        json_array_append_new(weights, weight_json(user->catalog, &layout->weights[i]));
+    }
+    json_t *root =
+        json_pack("{s:o, s:b, s:s, s:s, s:o}", "model", model_json(user->catalog, fingerprint),
+            "repack", user->repack, "cpu", user->cpu, "llama.cpp", user->llama, "weights", weights);
+    *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
+    json_decref(root);
+    return *text ? STRATA_OK
+                 : st_fail(err, STRATA_E_FORMAT, "", "a tensor's name is not text: %s",
+                       user->catalog->files[0]->path);
+}
+
+/* A number that is there, whole and not negative. */
+static bool get_number(const json_t *object, const char *key, uint64_t *out)
+{
+    const json_t *value = json_object_get(object, key);
+    json_int_t x = json_integer_value(value);
+    *out = (uint64_t)x;
+    return json_is_integer(value) && x >= 0;
+}
+
+static bool same_hex(const json_t *object, const char *key, uint64_t want)
+{
+    char text[24];
+    const char *got = json_string_value(json_object_get(object, key));
+    snprintf(text, sizeof text, "%016" PRIx64, want);
+    return got && strcmp(got, text) == 0;
+}
+
+static bool same_text(const json_t *object, const char *key, const char *want)
+{
+    const char *got = json_string_value(json_object_get(object, key));
+    return got && strcmp(got, want) == 0;
+}
+
+static bool same_sizes(const json_t *model, const struct st_catalog *c)
+{
+    const json_t *files = json_object_get(model, "files");
+    uint64_t bytes, n;
+    bool same = json_array_size(files) == (size_t)c->n_files && get_number(model, "tensors", &n) &&
+                n == (uint64_t)c->n_tensors;
+    for (int f = 0; f < c->n_files && same; f++) {
+        same = get_number(json_array_get(files, (size_t)f), "bytes", &bytes) &&
+               bytes == c->files[f]->size;
+    }
+    return same;
+}
+
+static bool same_times(const json_t *model, const struct st_catalog *c)
+{
+    const json_t *files = json_object_get(model, "files");
+    uint64_t ns;
+    for (int f = 0; f < c->n_files; f++) {
+        if (!get_number(json_array_get(files, (size_t)f), "modified_ns", &ns) ||
+            ns != c->files[f]->identity[2]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum strata_status refuse(const char *path, const char *why, struct strata_error *err)
+{
+    return st_fail(err, STRATA_E_UNSUPPORTED, "Run strata optimize again.", "%s: %s", path, why);
+}
+
+static enum strata_status check_user(const char *path, const json_t *root,
+    const struct st_sidecar_user *user, struct strata_error *err)
+{
+    const json_t *model = json_object_get(root, "model");
+    const json_t *repack = json_object_get(root, "repack");
+    uint64_t fingerprint;
+    if (!same_sizes(model, user->catalog)) {
+        return refuse(path, "it was made from another model", err);
+    }
+    if (!same_times(model, user->catalog)) {
+        return refuse(path, "the model has been modified since it was made", err);
+    }
+    if (!json_is_boolean(repack) || json_is_true(repack) != user->repack) {
+        return refuse(path,
+            user->repack ? "it was made with --no-repack" : "it was made without --no-repack", err);
+    }
+    if (!same_text(root, "cpu", user->cpu)) {
+        return refuse(path, "it was made for another processor", err);
+    }
+    if (!same_text(root, "llama.cpp", user->llama)) {
+        return refuse(path, "it was made with another version of llama.cpp", err);
+    }
+    enum strata_status status = st_sidecar_fingerprint(user->catalog, &fingerprint, err);
+    if (status == STRATA_OK && !same_hex(model, "fingerprint", fingerprint)) {
+        return refuse(path, "the content of the model has changed since it was made", err);
+    }
+    return status;
+}
+
+/* Reads one weight. Everything is checked against what the model has and what the file can hold. */
+static bool read_weight(const json_t *object, const struct st_catalog *c,
+    const struct st_sidecar_head *head, struct st_sidecar_weight *w)
+{
+    const char *name = json_string_value(json_object_get(object, "tensor"));
+    const char *layout = json_string_value(json_object_get(object, "layout"));
+    const char *probe = json_string_value(json_object_get(object, "probe"));
+    uint64_t units, room = head->file_bytes - st_sidecar_data_offset(head);
+    *w = (struct st_sidecar_weight){.tensor = name ? st_catalog_find(c, name) : -1};
+    if (w->tensor < 0 || !layout || strlen(layout) >= sizeof w->form.layout || !probe ||
+        sscanf(probe, "%16" SCNx64, &w->form.probe) != 1 || !get_number(object, "units", &units) ||
+        !get_number(object, "unit_bytes", &w->unit_bytes) ||
+        !get_number(object, "offset", &w->offset) || !get_number(object, "step", &w->step) ||
+        !get_number(object, "first_sum", &w->first_sum) ||
+        !get_number(object, "sum_step", &w->sum_step)) {
+        return false;
+    }
+    snprintf(w->form.layout, sizeof w->form.layout, "%s", layout);
+    const struct st_tensor *t = &c->tensors[w->tensor];
+    if (units != (st_weights_is_expert(t) ? (uint64_t)t->n_expert : 1)) {
+        return false;
+    }
+    w->n_units = (int)units;
+    uint64_t last = units - 1;
+    if (w->unit_bytes == 0 || w->unit_bytes > w->step || w->offset > room || w->step > room ||
+        w->offset % ST_SIDECAR_ALIGN || w->step % ST_SIDECAR_ALIGN ||
+        last > (room - w->offset) / w->step || last * w->step + w->unit_bytes > room - w->offset ||
+        w->first_sum >= head->n_sums || w->sum_step == 0 || w->sum_step > head->n_sums ||
+        last > (head->n_sums - 1 - w->first_sum) / w->sum_step) {
+        return false;
+    }
+    w->offset += st_sidecar_data_offset(head);
+    return true;
+}
+
+static int by_tensor(const void *a, const void *b)
+{
+    const struct st_sidecar_weight *x = a, *y = b;
+    return (x->tensor > y->tensor) - (x->tensor < y->tensor);
+}
+
+static bool read_weights(const json_t *list, const struct st_catalog *c,
+    const struct st_sidecar_head *head, struct st_sidecar_layout *out)
+{
+    size_t n = json_array_size(list);
+    bool good = n > 0 && n <= (size_t)c->n_tensors;
+    out->weights = st_xcalloc(good ? n : 1, sizeof *out->weights);
+    for (size_t i = 0; i < n && good; i++) {
+        good = read_weight(json_array_get(list, i), c, head, &out->weights[i]);
+        out->n_weights++;
+    }
+    qsort(out->weights, (size_t)out->n_weights, sizeof *out->weights, by_tensor);
+    for (int i = 1; i < out->n_weights && good; i++) {
+        good = out->weights[i].tensor != out->weights[i - 1].tensor;
+    }
+    return good;
+}
+
+enum strata_status st_sidecar_index_read(const char *path, const char *text,
+    const struct st_sidecar_user *user, const struct st_sidecar_head *head,
+    struct st_sidecar_layout *out, struct strata_error *err)
+{
+    json_t *root = json_loads(text, 0, NULL);
+    *out = (struct st_sidecar_layout){.n_units = head->n_sums};
+    enum strata_status status = root ? check_user(path, root, user, err) : STRATA_OK;
+    if (status == STRATA_OK &&
+        !read_weights(json_object_get(root, "weights"), user->catalog, head, out)) {
+        status = st_fail(err, STRATA_E_FORMAT, "Run strata optimize again.",
+            "%s: its index makes no sense", path);
+    }
+    json_decref(root);
+    if (status != STRATA_OK) {
+        st_sidecar_layout_release(out);
+    }
+    return status;
+}

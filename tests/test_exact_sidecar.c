@@ -1,0 +1,369 @@
+/*
+ * test_exact_sidecar.c - a model with a sidecar gives llama.cpp's logits: by every way of reading, when the
+ * sidecar is damaged anywhere, when it is not the model's, and when making it was interrupted.
+ */
+#include "sidecar_fixture.h"
+
+#include <signal.h>
+
+#include "sidecar/writer.h"
+
+static const struct shape shape_of[] = {
+    {.batch = 7, .threads = 1, .prompt = 18, .generated = 3, .repack = false},
+    {.batch = 7, .threads = 1, .prompt = 18, .generated = 3, .repack = true},
+};
+
+static const struct kind experts = {"qwen3moe", "Q4_K", 8, 256, false};
+
+static struct strata_model_options some_memory(const char *path, bool repack, uint64_t percent)
+{
+    struct strata_model_options options = shape_options(&shape_of[repack]);
+    struct strata_file *file;
+    struct strata_file_info info;
+    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
+    strata_file_describe(file, &info);
+    strata_file_free(file);
+    options.weights_mem_bytes = info.tensor_bytes * percent / 100;
+    return options;
+}
+
+static struct rows plain(const char *path, bool repack)
+{
+    struct strata_model_options options = shape_options(&shape_of[repack]);
+    struct strata_error err;
+    struct rows rows;
+    options.plain = true;
+    if (evaluate(path, &shape_of[repack], &options, &rows, NULL, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    return rows;
+}
+
+/* Runs, and demands the rows. Returns the bytes that the sidecar serves. */
+static uint64_t same_as(
+    const struct rows *want, const char *path, const struct strata_model_options *options)
+{
+    struct strata_placement placement;
+    struct strata_error err;
+    struct rows got;
+    enum strata_status status =
+        evaluate(path, &shape_of[options->repack], options, &got, &placement, &err);
+    if (status != STRATA_OK || !same_rows(want, &got)) {
+        fail_msg("%s, --io %s, %llu bytes: %s", path, options->io_method,
+            (unsigned long long)options->weights_mem_bytes,
+            status == STRATA_OK ? "other rows" : err.message);
+    }
+    rows_free(&got);
+    return placement.sidecar_bytes;
+}
+
+static enum strata_status optimize(
+    const char *path, bool repack, struct strata_optimized *out, struct strata_error *err)
+{
+    struct strata_optimize_options o;
+    strata_optimize_options_init(&o);
+    o.repack = repack;
+    o.threads = 1;
+    return strata_optimize(path, &o, out, err);
+}
+
+static void must_optimize(const char *path, bool repack, struct strata_optimized *out)
+{
+    struct strata_error err;
+    if (optimize(path, repack, out, &err) != STRATA_OK) {
+        fail_msg("%s: %s", path, err.message);
+    }
+}
+
+static void remove_sidecars(const char *path, int want)
+{
+    int n;
+    assert_int_equal(strata_optimize_remove(path, NULL, &n, NULL), STRATA_OK);
+    assert_int_equal(n, want);
+}
+
+/* --- Right --------------------------------------------------------------------------------- */
+
+/* One model in one layout, by every method and with more and less memory. */
+static void check_model(const char *path, bool repack, int number)
+{
+    struct strata_optimized done;
+    struct strata_error err;
+    struct rows want = plain(path, repack);
+    enum strata_status status = optimize(path, repack, &done, &err);
+    if (status == STRATA_E_UNSUPPORTED) { /* dense weights as stored */
+        assert_non_null(strstr(err.message, "nothing to optimize"));
+        rows_free(&want);
+        return;
+    }
+    if (status != STRATA_OK) {
+        fail_msg("%s: %s", path, err.message);
+    }
+    forget_warnings();
+    for (int i = 0; i < COUNT(methods); i++) {
+        struct strata_model_options options = some_memory(path, repack, i % 2 ? 60 : 85);
+        options.io_method = methods[(i + number) % COUNT(methods)];
+        assert_true(same_as(&want, path, &options) > 0);
+    }
+    if (n_said > 0) {
+        fail_msg("%s: %s", path, said);
+    }
+    remove_sidecars(path, 1);
+    rows_free(&want);
+}
+
+static void test_models(void **state)
+{
+    static const struct kind kinds[] = {
+        {"qwen3moe", "Q4_K_M", 8, 256, false},  /* some experts of another type */
+        {"qwen3moe", "Q4_0", 8, 96, false},     /* experts that lie at odd places */
+        {"gpt-oss", "MXFP4_MOE", 8, 96, false}, /* biases, which stay with llama.cpp */
+        {"deepseek2", "Q4_K", 8, 256, false},   /* dense layers, shared experts, 3-d weights */
+        {"llama", "Q4_K", 0, 512, false},
+        {"qwen3moe", "F16", 8, 64, false}, /* nothing is repacked */
+    };
+    (void)state;
+    for (int i = 0; i < COUNT(kinds); i++) {
+        char name[32];
+        snprintf(name, sizeof name, "kind-%d.gguf", i);
+        const char *path = temp_path(name);
+        make_kind(path, &kinds[i], 1);
+        for (int repack = 0; repack < 2; repack++) {
+            check_model(path, repack == 1, i);
+        }
+        remove(path);
+    }
+}
+
+static void test_split_model(void **state)
+{
+    struct st_synth_shape s;
+    struct strata_error err;
+    (void)state;
+    st_synth_shape_init(&s);
+    s.arch = "qwen3moe";
+    s.type = "Q4_K";
+    s.layers = 4;
+    s.embd = 256;
+    s.heads = 4;
+    s.ff = 256;
+    s.vocab = 320;
+    s.experts = 8;
+    s.experts_used = 2;
+    s.output.split_max_bytes = 1500000;
+    if (st_synth_random(&s, temp_path("split.gguf"), NULL, &err) != STRATA_OK) {
+        fail_msg("%s", err.message);
+    }
+    const char *path = NULL;
+    for (int n = 2; n < 9 && !path; n++) {
+        char name[64];
+        snprintf(name, sizeof name, "split-00001-of-%05d.gguf", n);
+        path = access(temp_path(name), F_OK) == 0 ? temp_path(name) : NULL;
+    }
+    assert_non_null(path);
+    check_model(path, true, 0);
+}
+
+/* --- Damaged ------------------------------------------------------------------------------- */
+
+/* Wherever a byte is another one, the logits are the same, and it is said. */
+static void test_damaged_anywhere(void **state)
+{
+    struct strata_optimized done;
+    (void)state;
+    const char *path = temp_path("damaged.gguf");
+    make_kind(path, &experts, 2);
+    struct rows want = plain(path, true);
+    must_optimize(path, true, &done);
+    struct strata_model_options options = some_memory(path, true, 60);
+    uint64_t size = size_of(done.path), step = size / 37;
+    int n_refused = 0, n_repaired = 0;
+    for (uint64_t at = 0; at < size; at += step) {
+        options.io_method = methods[at / step % 3];
+        flip(done.path, at, 0x10);
+        forget_warnings();
+        uint64_t served = same_as(&want, path, &options);
+        n_refused += served == 0 && strstr(said, "not used") != NULL;
+        n_repaired += served > 0 && strstr(said, "is damaged") != NULL;
+        assert_true(served > 0 || n_said == 1);
+        flip(done.path, at, 0x10);
+    }
+    assert_true(n_refused > 0);
+    assert_true(n_repaired > 10);
+    /* All of it, as on a disk that lost it. */
+    struct st_sidecar_head head;
+    unsigned char bytes[4096];
+    const char *why;
+    size_t n;
+    char *whole = read_whole(done.path, &n);
+    memcpy(bytes, whole, sizeof bytes);
+    assert_true(st_sidecar_head_unpack(bytes, &head, &why));
+    uint64_t data = st_sidecar_data_offset(&head);
+    memset(whole + data, 0, n - data);
+    write_file(done.path, whole, n);
+    free(whole);
+    forget_warnings();
+    assert_true(same_as(&want, path, &options) > 0);
+    assert_int_equal(n_said, 1);
+    rows_free(&want);
+    remove_sidecars(path, 1);
+}
+
+/* The file is cut off while the model is loaded: its reads fail. */
+static void test_lost_under_way(void **state)
+{
+    static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct strata_optimized done;
+    struct strata_model *model;
+    struct strata_session *session;
+    struct strata_error err;
+    (void)state;
+    const char *path = temp_path("lost.gguf");
+    make_kind(path, &experts, 3);
+    struct strata_model_options options = some_memory(path, true, 60);
+    float *rows[2];
+    must_optimize(path, true, &done);
+    for (int lost = 0; lost < 2; lost++) {
+        assert_int_equal(strata_model_load(path, &options, &model, &err), STRATA_OK);
+        assert_int_equal(strata_session_new(model, &session, &err), STRATA_OK);
+        if (lost) {
+            assert_int_equal(truncate(done.path, 20000), 0);
+            forget_warnings();
+        }
+        if (strata_eval(session, tokens, 8, false, &err) != STRATA_OK) {
+            fail_msg("%s", err.message);
+        }
+        size_t bytes = (size_t)strata_model_n_vocab(model) * sizeof(float);
+        rows[lost] = malloc(bytes);
+        memcpy(rows[lost], strata_logits(session, 0), bytes);
+        if (lost) {
+            assert_memory_equal(rows[0], rows[1], bytes);
+            assert_int_equal(n_said, 1);
+        }
+        strata_session_free(session);
+        strata_model_free(model);
+    }
+    free(rows[0]);
+    free(rows[1]);
+    remove_sidecars(path, 1);
+}
+
+/* --- Not the model's ------------------------------------------------------------------------- */
+
+static void test_foreign(void **state)
+{
+    struct strata_optimized done;
+    (void)state;
+    const char *path = temp_path("mine.gguf"), *other = temp_path("other.gguf");
+    make_kind(path, &experts, 4);
+    make_kind(other, &experts, 5); /* another seed: alike, but for what the weights are */
+    struct rows want = plain(path, true), want_stored = plain(path, false);
+    struct strata_model_options options = some_memory(path, true, 60);
+    must_optimize(other, true, &done);
+    char place[PATH_MAX];
+    snprintf(place, sizeof place, "%s.strata", path);
+    assert_int_equal(rename(done.path, place), 0);
+    forget_warnings();
+    assert_int_equal(same_as(&want, path, &options), 0);
+    assert_non_null(strstr(said, "modified"));
+    /* As if it had been made at the same time. */
+    struct stat st;
+    assert_int_equal(stat(other, &st), 0);
+    const struct timespec times[2] = {st.st_atim, st.st_mtim};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    forget_warnings();
+    assert_int_equal(same_as(&want, path, &options), 0);
+    assert_non_null(strstr(said, "content"));
+    /* Its own, for the other layout. */
+    must_optimize(path, true, &done);
+    assert_false(done.was_there);
+    assert_string_equal(done.path, place);
+    assert_true(same_as(&want, path, &options) > 0);
+    must_optimize(path, true, &done);
+    assert_true(done.was_there);
+    struct strata_model_options stored = some_memory(path, false, 60);
+    forget_warnings();
+    assert_int_equal(same_as(&want_stored, path, &stored), 0);
+    assert_non_null(strstr(said, "--no-repack"));
+    /* Told not to. */
+    options.sidecar = "none";
+    forget_warnings();
+    assert_int_equal(same_as(&want, path, &options), 0);
+    assert_int_equal(n_said, 0);
+    options.sidecar = temp_path("not there");
+    struct strata_error err;
+    struct rows got;
+    assert_int_equal(evaluate(path, &shape_of[1], &options, &got, NULL, &err), STRATA_E_IO);
+    rows_free(&want);
+    rows_free(&want_stored);
+}
+
+/* --- Interrupted ----------------------------------------------------------------------------- */
+
+/* Dies at the n-th report of progress. */
+static bool die_at(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    int *n = user;
+    (void)what;
+    (void)done;
+    (void)total;
+    if ((*n)-- == 0) {
+        raise(SIGKILL);
+    }
+    return true;
+}
+
+static void test_killed(void **state)
+{
+    struct strata_optimized whole;
+    (void)state;
+    const char *path = temp_path("killed.gguf"), *out = temp_path("killed.out");
+    struct kind kind = experts;
+    kind.experts = 32;
+    make_kind(path, &kind, 6);
+    must_optimize(path, true, &whole);
+    uint64_t resumed = 0;
+    int kills = 0;
+    for (bool done = false; !done;) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            struct strata_optimize_options o;
+            struct strata_optimized result;
+            int n = 2;
+            strata_optimize_options_init(&o);
+            o.threads = 1;
+            o.output = out;
+            o.progress = die_at;
+            o.progress_user = &n;
+            st_sidecar_checkpoint_bytes = 100000;
+            enum strata_status status = strata_optimize(path, &o, &result, NULL);
+            _exit(status == STRATA_OK && result.resumed_from > 0 ? 0 : 1);
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status) || WTERMSIG(status) == SIGKILL);
+        done = WIFEXITED(status);
+        assert_true(!done || WEXITSTATUS(status) == 0);
+        kills += !done;
+        assert_true(kills < 100);
+    }
+    (void)resumed;
+    assert_true(kills > 1);
+    assert_true(same_files(whole.path, out));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_models),
+        cmocka_unit_test(test_split_model),
+        cmocka_unit_test(test_damaged_anywhere),
+        cmocka_unit_test(test_lost_under_way),
+        cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_killed),
+    };
+    strata_log_set_level(STRATA_LOG_WARN);
+    strata_log_set_sink(note_warning, NULL);
+    return cmocka_run_group_tests_name("exact_sidecar", tests, NULL, temp_remove);
+}
