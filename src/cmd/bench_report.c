@@ -12,9 +12,10 @@ static const char *const program_names[] = {"strata", "llama.cpp"};
 
 /* --- Figures ------------------------------------------------------------------------------- */
 
+/* Also 0 for the small negative numbers that differences of equal sums come to. */
 static double over(double a, double b)
 {
-    return b > 0 ? a / b : 0;
+    return a > 0 && b > 0 ? a / b : 0;
 }
 
 /* docs/STATS.md defines them; here they are of the tokens that count. */
@@ -179,25 +180,29 @@ static void print_share(struct summary *s, const char *what, size_t offset)
 
 #define SHARE(s, what, name) print_share(s, what, offsetof(struct bench_figures, name))
 
-static void print_decode(struct summary *s)
+static void print_decode(struct summary *s, bool experts)
 {
     struct spread u = SPREAD(s, BENCH_STRATA, disk_utilisation);
     struct spread hits = SPREAD(s, BENCH_STRATA, hit_rate);
     double read = SPREAD(s, BENCH_STRATA, token_read_bytes).median;
     double ahead = SPREAD(s, BENCH_STRATA, token_prefetch_bytes).median;
     double used = SPREAD(s, BENCH_STRATA, token_prefetch_used_bytes).median;
+    double disk = SPREAD(s, BENCH_STRATA, disk_bytes_per_s).median;
     printf("\nwhile Strata generates (medians):\n");
-    printf("    expert requests that hit         %.1f %% (%.1f to %.1f)\n", hits.median * 100,
-        hits.min * 100, hits.max * 100);
+    if (experts) {
+        printf("    expert requests that hit         %.1f %% (%.1f to %.1f)\n", hits.median * 100,
+            hits.min * 100, hits.max * 100);
+    }
     printf("    read                             %s a token; %s ahead of need, %.0f %% of that "
            "used\n",
         ST_SIZE((uint64_t)read), ST_SIZE((uint64_t)ahead), over(used, ahead) * 100);
-    printf("    disk (U)                         %.0f %% used (%.0f to %.0f) of the %s/s measured "
-           "before loading\n",
-        u.median * 100, u.min * 100, u.max * 100,
-        ST_SIZE((uint64_t)SPREAD(s, BENCH_STRATA, disk_bytes_per_s).median));
-    printf("    memory's worth (R)               %.2f times the speed of reading everything\n",
-        SPREAD(s, BENCH_STRATA, roofline_ratio).median);
+    if (disk > 0) {
+        printf("    disk (U)                         %.0f %% used (%.0f to %.0f) of the %s/s "
+               "measured before loading\n",
+            u.median * 100, u.min * 100, u.max * 100, ST_SIZE((uint64_t)disk));
+        printf("    memory's worth (R)               %.2f times the speed of reading everything\n",
+            SPREAD(s, BENCH_STRATA, roofline_ratio).median);
+    }
     printf("    predicted                        %.2f tokens/s\n",
         SPREAD(s, BENCH_STRATA, predicted_tok_per_s).median);
     printf("a token's time:\n");
@@ -254,7 +259,7 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
         print_versus(o, r);
     }
     if (!p->fits) {
-        print_decode(&s);
+        print_decode(&s, r->file.n_expert > 0);
     }
     summary_release(&s);
 }
