@@ -322,7 +322,6 @@ static void test_killed(void **state)
     kind.experts = 32;
     make_kind(path, &kind, 6);
     must_optimize(path, true, &whole);
-    uint64_t resumed = 0;
     int kills = 0;
     for (bool done = false; !done;) {
         pid_t child = fork();
@@ -348,7 +347,6 @@ static void test_killed(void **state)
         kills += !done;
         assert_true(kills < 100);
     }
-    (void)resumed;
     assert_true(kills > 1);
     assert_true(same_files(whole.path, out));
 }

@@ -28,7 +28,7 @@ struct strata_model {
     struct st_curves *curves;
     struct st_speed speed; /* predicted, before loading */
     struct st_devices devices;
-    struct st_sidecar *sidecar; /* NULL: none, or none that may be used */
+    struct st_sidecar *sidecar;                          /* NULL: none, or none that may be used */
     double disk_bytes_per_s, disk_burst, disk_latency_s; /* burst: as a multiple */
     double load_s;
     uint64_t load_read_bytes;

@@ -69,7 +69,7 @@ int st_sidecar_n_weights(const struct st_sidecar *sidecar);
 const struct st_sidecar_weight *st_sidecar_find(const struct st_sidecar *sidecar, int tensor);
 
 /* Whether `data` is the unit as it was written. Computed once for each unit that is right: a disk
- * does not change what it holds between two reads, and computing costs as much as a fifth of reading
+ * does not change what it holds between two reads, and computing costs a fifth to a quarter of reading
  * (bench/LOG.md). */
 bool st_sidecar_right(
     struct st_sidecar *sidecar, const struct st_sidecar_weight *weight, int unit, const void *data);
