@@ -6,7 +6,7 @@ export STRATA_LLAMA_SOURCE JOBS
 
 SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*.cpp bench/*.[ch])
 
-.PHONY: build help demo demo-clean check device-check asan tsan aarch64 install format format-check clean
+.PHONY: build help demo demo-clean check device-check asan tsan load aarch64 install format format-check clean
 
 build: ## build everything into build/release
 	@scripts/build.sh release
@@ -31,6 +31,10 @@ asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 tsan: ## the tests under ThreadSanitizer
 	@scripts/check.sh tsan
+
+load: ## two minutes of bad clients against a server with AddressSanitizer (needs ../shared)
+	@scripts/build.sh asan
+	@node tests/load.mjs build/asan/strata ../shared/models/stories260K-moe8.gguf 120
 
 aarch64: ## compile every file for 64-bit ARM (nothing is run)
 	@scripts/aarch64.sh

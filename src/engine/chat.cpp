@@ -6,6 +6,7 @@
 #include "common/json-schema-to-grammar.h"
 #include "engine/control_tokens.h"
 #include "engine/guarded.h"
+#include "engine/nesting.h"
 #include "engine/prompt.h"
 
 extern "C" {
@@ -241,6 +242,10 @@ static std::string wanted_schema(const common_json &request)
     if (schema.is_object() && schema.empty()) {
         schema["type"] = "object";
     }
+    if (!schema.is_null() && !schema.is_object() && !schema.is_boolean()) {
+        throw std::invalid_argument("a schema must be an object");
+    }
+    st_check_schema(schema);
     return schema.is_null() ? "" : schema.dump();
 }
 
@@ -278,6 +283,19 @@ static void read_thinking(const common_json &request, common_chat_templates_inpu
     }
 }
 
+/* Templates print any role, but only these mean something. */
+static void check_roles(const common_json &messages)
+{
+    static const std::set<std::string> roles = {
+        "system", "developer", "user", "assistant", "tool", "function"};
+    for (size_t i = 0; i < messages.size(); i++) {
+        std::string role = messages.at(i).at("role").get<std::string>();
+        if (!roles.count(role)) {
+            throw std::invalid_argument("unknown role '" + role + "'");
+        }
+    }
+}
+
 static common_chat_templates_inputs read_request(
     const struct strata_chat *chat, const common_json &request)
 {
@@ -295,12 +313,18 @@ static common_chat_templates_inputs read_request(
     choose_tool(request.contains("tool_choice") ? request.at("tool_choice") : common_json(nullptr),
         tools, in);
     auto caps = common_chat_templates_get_caps(chat->templates.get());
+    if (in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && !strata_chat_has_tools(chat)) {
+        throw std::invalid_argument("tool_choice: the model's chat template knows no tools");
+    }
+    st_check_schema(tools);
+    check_roles(request.at("messages"));
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
     in.tools = common_chat_tools_parse_oaicompat(tools);
     in.json_schema = wanted_schema(request);
     in.grammar = request.contains("grammar") && !request.at("grammar").is_null()
                      ? request.at("grammar").get<std::string>()
                      : "";
+    st_check_grammar(in.grammar);
     in.parallel_tool_calls =
         flag(request, "parallel_tool_calls", caps["supports_parallel_tool_calls"]);
     in.add_generation_prompt = flag(request, "add_generation_prompt", true);
@@ -430,7 +454,9 @@ enum strata_status strata_schema_grammar(
         return too_long(err, length);
     }
     return st_guarded_status(STRATA_E_USAGE, err, "", "make a grammar of the schema", [&] {
-        std::string text = json_schema_to_grammar(common_json::parse(std::string(schema, length)));
+        common_json parsed = common_json::parse(std::string(schema, length));
+        st_check_schema(parsed);
+        std::string text = json_schema_to_grammar(parsed);
         *grammar = st_xstrdup(text.c_str());
         return true;
     });

@@ -6,6 +6,7 @@
 
 #include "common/sampling.h"
 #include "engine/guarded.h"
+#include "engine/nesting.h"
 #include "engine/prompt.h"
 
 extern "C" {
@@ -123,6 +124,7 @@ static void take_grammar(
     const struct strata_sampling *s, const struct strata_prompt *prompt, common_params_sampling &p)
 {
     if (s->grammar && s->grammar[0]) {
+        st_check_grammar(s->grammar);
         p.grammar = {COMMON_GRAMMAR_TYPE_USER, s->grammar};
     } else if (prompt && !prompt->grammar.empty()) {
         p.grammar = prompt->grammar;

@@ -303,7 +303,7 @@ static void finish(struct st_exchange *x, int c, struct st_buffer *out)
 
 static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
 {
-    write_event(out, "error", st_error_json(x->api, status, message));
+    write_event(out, "error", st_error_json(x->api, status, NULL, message));
 }
 
 static void keep_alive(struct st_buffer *out)

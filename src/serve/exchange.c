@@ -364,6 +364,18 @@ void st_exchange_run(struct st_exchange *x, const struct st_fields *f)
         st_exchange_free(x);
         return;
     }
+    size_t n_prompt;
+    uint32_t ctx = strata_model_ctx(x->server->model);
+    strata_prompt_tokens(x->prompt, &n_prompt);
+    if (n_prompt >= ctx) {
+        char message[160];
+        snprintf(message, sizeof message,
+            "the prompt has %zu tokens; with a context of %u at most %u fit", n_prompt, ctx,
+            ctx - 1);
+        st_answer_coded(x->request, 400, "context_length_exceeded", message);
+        st_exchange_free(x);
+        return;
+    }
     x->sampling.grammar = x->grammar;
     if (!submit(x)) {
         st_exchange_free(x);

@@ -115,8 +115,8 @@ uint32_t st_exchange_generated_tokens(const struct st_exchange *exchange);
 json_t *st_token_text(const struct st_exchange *exchange, int32_t token);
 json_t *st_token_bytes(const struct st_exchange *exchange, int32_t token);
 
-/* Whether Ollama's clients mean the served model by this name. */
-bool st_ollama_is_model(const struct st_server *server, const char *name);
+/* Whether a client means the served model by this name, to which Ollama's add ":latest". */
+bool st_is_model(const struct st_server *server, const char *name);
 
 /* Of the model, for clients. */
 enum strata_status st_model_card_make(struct st_server *server, struct strata_error *err);

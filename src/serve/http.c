@@ -67,6 +67,7 @@ struct st_request {
     int refused; /* HTTP status; 0: it is not */
     char why[256];
     char client[INET6_ADDRSTRLEN];
+    char rest[256];
     bool answered;
     enum MHD_Result result; /* of queueing the answer */
 };
@@ -80,6 +81,11 @@ const char *st_request_body(const struct st_request *r, size_t *n)
 {
     *n = r->body.n;
     return r->body.data;
+}
+
+const char *st_request_rest(const struct st_request *r)
+{
+    return r->rest;
 }
 
 const char *st_request_client(const struct st_request *r)
@@ -157,7 +163,7 @@ static const char *anthropic_type(int status)
                            : "api_error";
 }
 
-json_t *st_error_json(enum st_api api, int status, const char *message)
+json_t *st_error_json(enum st_api api, int status, const char *code, const char *message)
 {
     json_t *text = st_json_text(message, strlen(message));
     switch (api) {
@@ -167,8 +173,8 @@ json_t *st_error_json(enum st_api api, int status, const char *message)
         return json_pack("{s:s,s:{s:s,s:o}}", "type", "error", "error", "type",
             anthropic_type(status), "message", text);
     default:
-        return json_pack("{s:{s:o,s:s,s:n,s:n}}", "error", "message", text, "type",
-            openai_type(status), "param", "code");
+        return json_pack("{s:{s:o,s:s,s:n,s:s?}}", "error", "message", text, "type",
+            openai_type(status), "param", "code", code);
     }
 }
 
@@ -179,7 +185,20 @@ void st_answer_error(struct st_request *r, int status, const char *format, ...)
     va_start(ap, format);
     vsnprintf(message, sizeof message, format, ap);
     va_end(ap);
-    st_answer_json(r, status, st_error_json(r->api, status, message));
+    st_answer_coded(r, status, status == 401 ? "invalid_api_key" : NULL, message);
+}
+
+void st_answer_coded(struct st_request *r, int status, const char *code, const char *message)
+{
+    st_answer_json(r, status, st_error_json(r->api, status, code, message));
+}
+
+void st_answer_no_model(struct st_request *r, const char *name)
+{
+    char message[1024];
+    snprintf(message, sizeof message, "model '%s' not found; this server has '%s'", name,
+        r->server->card.name);
+    st_answer_coded(r, 404, "model_not_found", message);
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */
@@ -318,6 +337,8 @@ static void find_route(struct st_request *r, const char *method, const char *pat
             if (strcmp(routes[i].method, as) == 0) {
                 r->route = &routes[i];
                 r->api = routes[i].api;
+                snprintf(r->rest, sizeof r->rest, "%s",
+                    path + st_min(strlen(path), strcspn(routes[i].path, "*")));
                 return;
             }
         }

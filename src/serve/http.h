@@ -37,6 +37,7 @@ struct st_server {
 
 struct st_server *st_request_server(const struct st_request *request);
 const char *st_request_body(const struct st_request *request, size_t *n);
+const char *st_request_rest(const struct st_request *request);   /* what the route's * stands for */
 const char *st_request_client(const struct st_request *request); /* its address */
 bool st_request_left(const struct st_request *request); /* the client, as far as can be seen */
 
@@ -45,11 +46,15 @@ void st_answer_json(struct st_request *request, int status, json_t *value);
 void st_answer_text(struct st_request *request, int status, const char *type, const char *text);
 void st_answer_error(struct st_request *request, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* With OpenAI's code for it, which its clients look at. */
+void st_answer_coded(struct st_request *request, int status, const char *code, const char *message);
+/* 404: the request is for another model than ours. */
+void st_answer_no_model(struct st_request *request, const char *name);
 /* Streams what `exchange` produces, and owns it from here on. */
 void st_answer_stream(struct st_request *request, const char *type, struct st_exchange *exchange);
 
-/* The error object of an API. `status` is the HTTP status. */
-json_t *st_error_json(enum st_api api, int status, const char *message);
+/* The error object of an API. `status` is the HTTP status; `code` is OpenAI's, or NULL. */
+json_t *st_error_json(enum st_api api, int status, const char *code, const char *message);
 
 /* Handlers. */
 void st_openai_models(struct st_request *request);

@@ -44,6 +44,14 @@ static void format_time(time_t when, char *text, size_t cap)
     strftime(text, cap, "%Y-%m-%dT%H:%M:%SZ", &tm);
 }
 
+/* File names and GGUFs may hold any bytes; JSON may not. */
+static void copy_text(char *out, size_t cap, const char *text)
+{
+    json_t *valid = st_json_text(text, strlen(text));
+    snprintf(out, cap, "%s", json_string_value(valid));
+    json_decref(valid);
+}
+
 enum strata_status st_model_card_make(struct st_server *s, struct strata_error *err)
 {
     struct strata_file *file;
@@ -55,8 +63,8 @@ enum strata_status st_model_card_make(struct st_server *s, struct strata_error *
         return status;
     }
     strata_file_describe(file, &info);
-    snprintf(card->name, sizeof card->name, "%s", s->options.name);
-    snprintf(card->arch, sizeof card->arch, "%s", info.arch);
+    copy_text(card->name, sizeof card->name, s->options.name);
+    copy_text(card->arch, sizeof card->arch, info.arch);
     snprintf(card->quantization, sizeof card->quantization, "%s", usual_type(file, info.n_tensors));
     double billions = (double)info.parameters * 1e-9;
     snprintf(card->parameter_size, sizeof card->parameter_size, billions >= 1 ? "%.1fB" : "%.1fM",
@@ -70,6 +78,14 @@ enum strata_status st_model_card_make(struct st_server *s, struct strata_error *
     s->started_s = (double)time(NULL);
     strata_file_free(file);
     return STRATA_OK;
+}
+
+bool st_is_model(const struct st_server *s, const char *name)
+{
+    size_t n = strcspn(name, ":");
+    return strcmp(name, s->card.name) == 0 ||
+           (strcmp(name + n, ":latest") == 0 && strlen(s->card.name) == n &&
+               strncmp(name, s->card.name, n) == 0);
 }
 
 /* --- Ollama's lists ------------------------------------------------------------------------ */
@@ -140,8 +156,8 @@ void st_ollama_show(struct st_request *r)
     }
     if (f.bad) {
         st_answer_error(r, 400, "%s", f.message);
-    } else if (!st_ollama_is_model(s, name)) {
-        st_answer_error(r, 404, "model '%s' not found; this server has '%s'", name, s->card.name);
+    } else if (!st_is_model(s, name)) {
+        st_answer_no_model(r, name);
     } else {
         char ctx_key[96];
         snprintf(ctx_key, sizeof ctx_key, "%s.context_length", s->card.arch);

@@ -10,23 +10,13 @@
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
-/* Whether the request means the model that is served; ":latest" is what clients add. */
-bool st_ollama_is_model(const struct st_server *s, const char *name)
-{
-    size_t n = strcspn(name, ":");
-    return strcmp(name, s->card.name) == 0 ||
-           (strcmp(name + n, ":latest") == 0 && strlen(s->card.name) == n &&
-               strncmp(name, s->card.name, n) == 0);
-}
-
 static bool check_model(struct st_exchange *x, struct st_fields *f)
 {
     const char *name = st_field_string(f, "model", NULL);
     if (!name) {
         st_fields_fail(f, "model is missing");
-    } else if (!st_ollama_is_model(x->server, name)) {
-        st_answer_error(x->request, 404, "model '%s' not found; this server has '%s'", name,
-            x->server->card.name);
+    } else if (!st_is_model(x->server, name)) {
+        st_answer_no_model(x->request, name);
         st_exchange_free(x);
         return false;
     }
@@ -51,13 +41,39 @@ static void check_loading_options(struct st_fields *f)
     st_field_number(f, "tfs_z", 1, 0, 100);
 }
 
+/* As Go writes them: "1h30m", "-1s", "300ms", "0". */
+static bool is_duration(const char *text)
+{
+    static const char *const units[] = {"ns", "us", "ms", "s", "m", "h"};
+    text += *text == '-' || *text == '+';
+    if (strcmp(text, "0") == 0) {
+        return true;
+    }
+    bool any = false;
+    while (*text) {
+        size_t digits = strspn(text, "0123456789."), unit = 0;
+        text += digits;
+        for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+            size_t n = strlen(units[i]);
+            unit = strncmp(text, units[i], n) == 0 && n > unit ? n : unit;
+        }
+        if (digits == 0 || unit == 0) {
+            return false;
+        }
+        text += unit;
+        any = true;
+    }
+    return any;
+}
+
 static void read_options(struct st_exchange *x, struct st_fields *f)
 {
     json_t *options = st_field_object(f, "options");
     x->stream = st_field_bool(f, "stream", true);
     json_t *keep = st_field(f, "keep_alive");
-    if (keep && !json_is_string(keep) && !json_is_number(keep)) {
-        st_fields_fail(f, "keep_alive must be a duration or a number of seconds");
+    if (keep && !json_is_number(keep) &&
+        !(json_is_string(keep) && is_duration(json_string_value(keep)))) {
+        st_fields_fail(f, "keep_alive must be a number of seconds, or a duration such as \"5m\"");
     }
     if (options) {
         struct st_fields inner = {.object = options};
@@ -138,7 +154,7 @@ static void add_figures(const struct st_exchange *x, json_t *line)
 
 static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
 {
-    write_line(out, st_error_json(x->api, status, message));
+    write_line(out, st_error_json(x->api, status, NULL, message));
 }
 
 /* --- Generate ------------------------------------------------------------------------------ */
@@ -215,7 +231,11 @@ static void answer_empty(struct st_exchange *x, const char *field, json_t *value
 static void use_template(struct st_exchange *x, struct st_fields *f, const char *text)
 {
     struct strata_error err;
-    if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
+    if (!x->server->loopback) { /* a template is a program, and may never end */
+        st_fields_fail(f, "template: only the model's own, for requests of other machines");
+    } else if (strstr(text, "macro") || strstr(text, "range") || strlen(text) > 1 << 16) {
+        st_fields_fail(f, "template: macros and ranges are not allowed in a request");
+    } else if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
         st_fields_fail(
             f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
     } else if (strata_chat_new(x->server->model, text, &x->own_chat, &err) != STRATA_OK) {

@@ -25,8 +25,11 @@ void st_openai_models(struct st_request *r)
 
 void st_openai_model(struct st_request *r)
 {
-    /* There is one; by any name, as in requests. */
-    st_answer_json(r, 200, model_object(st_request_server(r)));
+    if (st_is_model(st_request_server(r), st_request_rest(r))) {
+        st_answer_json(r, 200, model_object(st_request_server(r)));
+    } else {
+        st_answer_no_model(r, st_request_rest(r));
+    }
 }
 
 void st_openai_embeddings(struct st_request *r)
@@ -61,13 +64,19 @@ static void read_biases(struct st_exchange *x, struct st_fields *f)
     x->sampling.biases = x->biases;
 }
 
-/* What chat and text completions have in common. */
-static void read_common(struct st_exchange *x, struct st_fields *f, const char *prefix)
+/* What chat and text completions have in common. False: the request is for another model, which has
+ * been answered. */
+static bool read_common(struct st_exchange *x, struct st_fields *f, const char *prefix)
 {
     char id[sizeof x->id];
+    x->model = st_field_string(f, "model", x->model);
+    if (!st_is_model(x->server, x->model)) {
+        st_answer_no_model(x->request, x->model);
+        st_exchange_free(x);
+        return false;
+    }
     snprintf(id, sizeof id, "%s-%.24s", prefix, x->id);
     memcpy(x->id, id, sizeof id);
-    x->model = st_field_string(f, "model", x->model);
     x->stream = st_field_bool(f, "stream", false);
     x->n_choices = (int)st_field_int(f, "n", 1, 1, ST_CHOICES_MAX);
     x->n_predict = st_field_int(f, "max_tokens", -1, 1, INT32_MAX);
@@ -82,6 +91,7 @@ static void read_common(struct st_exchange *x, struct st_fields *f, const char *
             st_fields_fail(f, "stream_options: %s", inner.message);
         }
     }
+    return true;
 }
 
 static json_t *usage(const struct st_exchange *x)
@@ -119,7 +129,7 @@ static void keep_alive(struct st_buffer *out)
 
 static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
 {
-    write_event(out, st_error_json(x->api, status, message));
+    write_event(out, st_error_json(x->api, status, NULL, message));
 }
 
 /* A chunk with these choices; takes the reference. */
@@ -283,7 +293,9 @@ void st_openai_chat(struct st_request *r)
         return;
     }
     struct st_fields f = {.object = x->body};
-    read_common(x, &f, "chatcmpl");
+    if (!read_common(x, &f, "chatcmpl")) {
+        return;
+    }
     x->n_predict = st_field_int(&f, "max_completion_tokens", x->n_predict, 1, INT32_MAX);
     bool logprobs = st_field_bool(&f, "logprobs", false);
     int64_t n_top = st_field_int(&f, "top_logprobs", 0, 0, ST_TOP_MAX);
@@ -410,7 +422,9 @@ void st_openai_text(struct st_request *r)
         return;
     }
     struct st_fields f = {.object = x->body};
-    read_common(x, &f, "cmpl");
+    if (!read_common(x, &f, "cmpl")) {
+        return;
+    }
     x->n_predict = x->n_predict < 0 ? 16 : x->n_predict; /* OpenAI's default */
     x->n_top = (int)st_field_int(&f, "logprobs", -1, 0, ST_TOP_MAX);
     if (st_field_bool(&f, "echo", false) || st_field(&f, "suffix")) {

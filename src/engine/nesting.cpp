@@ -1,0 +1,80 @@
+/* nesting.cpp - bounds of grammars and schemas. A level takes well under 1 KiB of stack in llama.cpp,
+ * so that these need less than the smallest stack of a thread (512 KiB, on macOS). */
+#include "engine/nesting.h"
+
+#include <stdexcept>
+
+static const int levels_max = 200;       /* of brackets, of schemas in schemas */
+static const size_t rules_max = 1 << 14; /* each may refer to the next */
+static const size_t refs_max = 256;      /* the same for schemas, with larger steps */
+static const size_t grammar_bytes_max = 4 << 20;
+
+/* Brackets outside of quotes and character classes. */
+static int deepest(const std::string &g)
+{
+    int depth = 0, most = 0;
+    char inside = 0;
+    for (size_t i = 0; i < g.size(); i++) {
+        if (g[i] == '\\') {
+            i++;
+        } else if (inside) {
+            inside = g[i] == inside ? 0 : inside;
+        } else if (g[i] == '"' || g[i] == '[') {
+            inside = g[i] == '[' ? ']' : '"';
+        } else if (g[i] == '#') {
+            i = g.find('\n', i);
+            if (i == std::string::npos) {
+                break;
+            }
+        } else if (g[i] == '(') {
+            most = ++depth > most ? depth : most;
+        } else if (g[i] == ')') {
+            depth--;
+        }
+    }
+    return most;
+}
+
+static size_t count(const std::string &text, const char *word)
+{
+    size_t n = 0;
+    for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
+        n++;
+    }
+    return n;
+}
+
+void st_check_grammar(const std::string &grammar)
+{
+    if (grammar.size() > grammar_bytes_max || count(grammar, "::=") > rules_max) {
+        throw std::invalid_argument("the grammar is too large");
+    }
+    if (deepest(grammar) > levels_max) {
+        throw std::invalid_argument("the grammar nests too deeply");
+    }
+}
+
+static void check(const common_json &value, int level, size_t &refs)
+{
+    if (level > levels_max) {
+        throw std::invalid_argument("the schema nests too deeply");
+    }
+    if (value.is_object()) {
+        for (const auto &[key, item] : value.items()) {
+            if (key == "$ref" && ++refs > refs_max) {
+                throw std::invalid_argument("the schema has too many references");
+            }
+            check(item, level + 1, refs);
+        }
+    } else if (value.is_array()) {
+        for (size_t i = 0; i < value.size(); i++) {
+            check(value.at(i), level + 1, refs);
+        }
+    }
+}
+
+void st_check_schema(const common_json &schema)
+{
+    size_t refs = 0;
+    check(schema, 0, refs);
+}

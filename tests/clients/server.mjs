@@ -1,0 +1,80 @@
+// server.mjs - a `strata serve` of one's own on a free loopback port, and what `strata run` says.
+import { execFile, spawn } from 'node:child_process';
+import { createServer } from 'node:net';
+import { promisify } from 'node:util';
+
+const LOAD_MS = 60000;
+const STOP_MS = 10000;
+
+function freePort() {
+    return new Promise((resolve, reject) => {
+        const probe = createServer();
+        probe.on('error', reject);
+        probe.listen(0, '127.0.0.1', () => {
+            const { port } = probe.address();
+            probe.close(() => resolve(port));
+        });
+    });
+}
+
+export class Server {
+    // Starts the program and returns when /health says that it is ready.
+    static async start(program, model, options) {
+        const port = await freePort();
+        const args = ['serve', model, '--port', String(port), ...options];
+        const server = new Server();
+        server.url = `http://127.0.0.1:${port}`;
+        server.port = port;
+        server.log = '';
+        server.child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+        server.ended = new Promise((resolve) => {
+            server.child.on('exit', (code, signal) => resolve({ code, signal }));
+        });
+        for (const stream of [server.child.stdout, server.child.stderr]) {
+            stream.on('data', (data) => (server.log += data));
+        }
+        process.on('exit', () => server.child.kill('SIGKILL')); // whatever happens here
+        await server.ready();
+        return server;
+    }
+
+    async ready() {
+        const end = Date.now() + LOAD_MS;
+        while (this.child.exitCode === null && Date.now() < end) {
+            const health = await fetch(`${this.url}/health`).catch(() => null);
+            if (health?.ok) {
+                return;
+            }
+            await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+        throw new Error(`the server did not get ready:\n${this.log}`);
+    }
+
+    // All figures of /metrics, by name; labels are part of the name.
+    async metrics() {
+        const text = await (await fetch(`${this.url}/metrics`, { headers: this.headers })).text();
+        const figures = {};
+        for (const line of text.split('\n')) {
+            const found = /^([a-z_:]+(?:\{.*\})?) (\S+)$/.exec(line);
+            if (found) {
+                figures[found[1]] = Number(found[2]);
+            }
+        }
+        return figures;
+    }
+
+    // SIGTERM, and how it ended: {code, signal}.
+    async stop() {
+        this.child.kill('SIGTERM');
+        const timer = setTimeout(() => this.child.kill('SIGKILL'), STOP_MS);
+        const how = await this.ended;
+        clearTimeout(timer);
+        return how;
+    }
+}
+
+// The text `strata run` gives, without the line end that it adds.
+export async function strataRun(program, model, args) {
+    const { stdout } = await promisify(execFile)(program, ['run', model, '-q', ...args]);
+    return stdout.replace(/\n$/, '');
+}
