@@ -4,7 +4,7 @@
 PREFIX ?= /usr/local
 export STRATA_LLAMA_SOURCE JOBS
 
-SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*.cpp bench/*.[ch])
+SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*/*.[ch] tests/*.cpp bench/*.[ch])
 
 .PHONY: build help demo demo-clean check device-check asan tsan load aarch64 install format format-check clean
 
