@@ -229,7 +229,7 @@ export function ollamaTests({ require, server, program, model, placement }) {
             { options: { seed: {} } }, { options: { top_p: 'x' } }, { options: { top_k: 1.5 } },
             { options: { temperature: -1 } }, { options: { repeat_penalty: -1 } },
             { system: 5 }, { template: 5 }, { raw: 'yes' }, { stream: 'yes' }, { format: 5 }, { keep_alive: {} },
-            { model: 5 }, { context: 'x' }, { images: 'x' },
+            { model: 5 }, { context: 'x' },
         ];
         for (const more of bad) {
             const error = await fails(ollama.generate({ model, prompt: 'x', ...more }), {}).catch((e) => e);

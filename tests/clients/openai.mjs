@@ -131,10 +131,11 @@ export function openaiTests({ require, server, program, model, placement }) {
         assert.deepEqual(again.choices.map((c) => c.text), got.choices.map((c) => c.text));
     });
 
-    test('openai: a list of one prompt; what completions cannot do is said', async () => {
+    test('openai: a list of one prompt, token numbers; what completions cannot do is said', async () => {
         const want = (await complete({ max_tokens: 8 })).choices[0].text;
         assert.equal((await complete({ prompt: [STORY], max_tokens: 8 })).choices[0].text, want);
-        for (const more of [{ prompt: ['a', 'b'] }, { prompt: [1, 403] }, { echo: true }, { suffix: 'x' }]) {
+        assert.equal((await complete({ prompt: [1, 403, 407], max_tokens: 4 })).usage.prompt_tokens, 3);
+        for (const more of [{ prompt: ['a', 'b'] }, { prompt: [1, 99999999] }, { echo: true }, { suffix: 'x' }]) {
             await fails(complete({ max_tokens: 4, ...more }), { status: 400 });
         }
     });

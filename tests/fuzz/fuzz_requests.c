@@ -162,7 +162,6 @@ static void start(void)
     strata_model_options_init(&options);
     options.threads = 1;
     options.ctx = 512;
-    st_server_options_init(&server.options);
     server.options.path = path;
     server.options.name = "m";
     if (strata_model_load(path, &options, &model, &err) != STRATA_OK) {
