@@ -3,35 +3,42 @@
 #
 #   bench/serve.sh [TOKENS]
 #
-# Makes a mixture of experts that replays a real routing trace and a dense model, serves each with
-# part of its weights in memory and with all of them, and asks with 1 and with 8 clients for TOKENS
-# tokens each (default 48); the clients of the mixture start at different tokens of the trace, so that
-# they need different experts. Speeds are those of passes without prompts, from /metrics.
+# Makes mixtures of experts that replay real routing traces and a dense model, serves each with part
+# of its weights in memory and with all of them, and asks with 1 and with 8 clients for TOKENS tokens
+# each (default 32; of the dense model a third). The clients of a mixture start at different tokens
+# of the trace, so that they need different experts. The disk is limited to RATE (default 1000M), so
+# that it is the same throughout. Speeds are those of passes without prompts, from /metrics.
 #
-#   bound: rows / max(bytes read per pass / disk, time of the same pass with all weights in memory)
+#   bound: rows / max(bytes read per pass / disk, time of such a pass with all weights in memory)
 #
-# Needs curl and 4 GB of disk; see lib.sh.
+# Needs curl, root (cgroups) and 5 GB of disk; see lib.sh.
 cd "$(dirname "$0")/.."
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"; exit ;; esac
 . bench/lib.sh
-tokens=${1:-48}
+tokens=${1:-32}
+rate=${RATE:-1000M}
 threads=${THREADS:-$(nproc)}
 port=${PORT:-18555}
 url=http://127.0.0.1:$port
 server=
 trap '[ -z "$server" ] || kill -INT "$server" 2>/dev/null || true' EXIT
 
-model serve-moe replay "$shared/traces/qwen3-30b-a3b-k6.jsonl" --layers 16 --expert-bytes 1M
+model serve-qwen3 replay "$shared/traces/qwen3-30b-a3b-k6.jsonl" --layers 16 --expert-bytes 1M
+model serve-gpt-oss replay "$shared/traces/gpt-oss-120b-k2.jsonl" --layers 16 --expert-bytes 1M
 model serve-dense random --arch llama --type Q4_K --size 1G --vocab 32000
 
 metric() { awk -v name="strata_$1" '$1 == name { print $2 }' "$2"; }
 
 start() { # MODEL WEIGHTS_BYTES
-    "$strata" serve "$1" --weights-mem "$2" -c 256 --batch 64 --parallel 8 -t "$threads" \
+    # shellcheck disable=SC2016 # the inner shell's own number
+    "$limit" -r "$rate" -d "$1" -- bash -c 'echo $$ >"$0"; exec "$@"' "$dir/serve.pid" \
+        "$strata" serve "$1" --weights-mem "$2" -c 256 --batch 64 --parallel 8 -t "$threads" \
         --port "$port" -q 2>"$dir/serve.log" &
-    server=$!
     for _ in $(seq 600); do
-        curl -sf "$url/health" >/dev/null && return
-        kill -0 "$server" 2>/dev/null || break
+        if curl -sf "$url/health" >/dev/null; then
+            server=$(cat "$dir/serve.pid")
+            return
+        fi
         sleep 0.1
     done
     cat "$dir/serve.log" >&2
@@ -40,56 +47,60 @@ start() { # MODEL WEIGHTS_BYTES
 
 stop() {
     kill -TERM "$server"
-    wait "$server" || true
+    wait
     server=
 }
 
-ask() { # CLIENT
-    local prompt="w$(($1 * 13)) "
-    curl -sf "$url/v1/completions" -o /dev/null -d \
-        "{\"prompt\": \"$prompt\", \"max_tokens\": $tokens, \"temperature\": 0, \"ignore_eos\": true}"
+ask() { # CLIENT TOKENS
+    curl -sf "$url/v1/completions" -o /dev/null -d "{\"prompt\": \"w$(($1 * 13)) \",
+        \"max_tokens\": $2, \"temperature\": 0, \"ignore_eos\": true}"
 }
 
-measure() { # CLIENTS: one line "tok/s bytes-per-pass seconds-per-pass rows-per-pass disk"
+measure() { # CLIENTS TOKENS: one line "tok/s bytes-per-pass seconds-per-pass rows-per-pass"
     local pids=() i
-    ask 9 # fills the caches
+    ask 9 4
     curl -sf "$url/metrics" >"$dir/before"
     for i in $(seq 0 $(($1 - 1))); do
-        ask "$i" &
+        ask "$i" "$2" &
         pids+=($!)
     done
     for i in "${pids[@]}"; do wait "$i"; done
-    sleep 0.3
+    sleep 0.5
     curl -sf "$url/metrics" >"$dir/after"
     for name in decode_rows_total decode_seconds_total decode_passes_total decode_read_bytes_total; do
         echo "$(metric $name "$dir/after") $(metric $name "$dir/before")"
-    done | awk -v disk="$(metric disk_bytes_per_second "$dir/after")" '
-        { d[NR] = $1 - $2 }
-        END { printf "%g %g %g %g %g\n", d[1] / d[2], d[4] / d[3], d[2] / d[3], d[1] / d[3], disk }'
+    done | awk '{ d[NR] = $1 - $2 }
+        END { printf "%g %g %g %g\n", d[1] / d[2], d[4] / d[3], d[2] / d[3], d[1] / d[3] }'
 }
 
-echo "| model | weights in memory | clients | tokens/s | rows a pass | read a pass | disk | compute a pass | bound | of the bound | times one client |"
+echo "| model | weights in memory | clients | tokens/s | times one client | rows a pass | read a pass | from the disk | computing | bound | of the bound |"
 echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-for kind in moe dense; do
-    file=$dir/serve-$kind.gguf
-    case $kind in moe) percent=25 ;; dense) percent=50 ;; esac
-    start "$file" "$(percent_of serve-$kind 200)"
-    all1=$(measure 1)
-    all8=$(measure 8)
+for kind in ${MODELS:-qwen3 gpt-oss dense}; do
+    n=$tokens percent=25
+    [ "$kind" != dense ] || n=$((tokens / 3)) percent=50
+    start "$dir/serve-$kind.gguf" "$(percent_of "serve-$kind" 200)"
+    all1=$(measure 1 "$n")
+    all8=$(measure 8 "$n")
     stop
-    start "$file" "$(percent_of serve-$kind $percent)"
-    part1=$(measure 1)
-    part8=$(measure 8)
+    start "$dir/serve-$kind.gguf" "$(percent_of "serve-$kind" $percent)"
+    part1=$(measure 1 "$n")
+    part8=$(measure 8 "$n")
     stop
-    echo "$all1 $all8 $part1 $part8" | awk -v kind=$kind -v percent=$percent '
-        function row(clients, rate, bytes, rows, disk, compute, one) {
-            read_s = bytes / disk; bound = rows / (read_s > compute ? read_s : compute)
-            printf "| %s | %d %% | %d | %.2f | %.1f | %.1f MB | %.2f GB/s | %.1f ms | %.2f | %.2f | %.2f |\n",
-                kind, percent, clients, rate, rows, bytes / 1e6, disk / 1e9, compute * 1e3, bound,
-                rate / bound, rate / one
+    echo "$all1 $all8 $part1 $part8" |
+        awk -v kind="$kind" -v percent=$percent -v disk="$(numfmt --from=iec "$rate")" '
+        function row(clients, rate, bytes, rows, compute, one,    read_s, bound) {
+            read_s = bytes / disk
+            bound = rows / (read_s > compute ? read_s : compute)
+            printf "| %s | %d %% | %d | %.2f | %.2f | %.1f | %.0f MB | %.0f ms | %.0f ms | %.2f | %.2f |\n",
+                kind, percent, clients, rate, rate / one, rows, bytes / 1e6, read_s * 1e3,
+                compute * 1e3, bound, rate / bound
+        }
+        function all(clients, rate, rows, compute, one) {
+            printf "| %s | all | %d | %.2f | %.2f | %.1f | 0 | 0 | %.0f ms | | |\n", kind, clients,
+                rate, rate / one, rows, compute * 1e3
         }
         {
-            row(1, $11, $12, $14, $15, $3, $11); row(8, $16, $17, $19, $20, $8, $11)
-            printf "| %s | all | 1 | %.2f | %.1f |\n| %s | all | 8 | %.2f | %.1f |\n", kind, $1, $4, kind, $6, $9
+            row(1, $9, $10, $12, $3, $9); row(8, $13, $14, $16, $7, $9)
+            all(1, $1, $4, $3, $1); all(8, $5, $8, $7, $1)
         }'
 done
