@@ -84,6 +84,42 @@ static void known_hit_rates(void **state)
     }
 }
 
+/* How far the policy comes from LRU's misses to the optimum's. */
+static double way(const struct expected *x, const char *trace, int slots)
+{
+    struct st_sim_options options;
+    struct st_sim_report lru, own;
+    st_sim_options_init(&options);
+    options.slots = slots;
+    simulate(x->shape, trace, &options, &own);
+    options.policy = "lru";
+    simulate(x->shape, trace, &options, &lru);
+    assert_string_equal(own.policy, "echo"); /* by default */
+    assert_true(own.decode.requests == lru.decode.requests);
+    double saved = (double)own.decode.hits - (double)lru.decode.hits;
+    double possible = (double)lru.optimum_hits - (double)lru.decode.hits;
+    st_sim_report_release(&lru);
+    st_sim_report_release(&own);
+    return 100 * saved / possible;
+}
+
+/* bench/eviction.sh looks at more budgets. */
+static void the_policy_comes_a_third_of_the_way_to_the_optimum(void **state)
+{
+    (void)state;
+    double sum = 0;
+    for (int t = 0; t < 3; t++) {
+        const char *trace = shared_file(all_expected[t].file);
+        for (int i = 0; i < 2; i++) {
+            double here = way(&all_expected[t], trace, all_expected[t].at[i].slots);
+            print_message("# %s, %d slots: %.1f %%\n", all_expected[t].shape,
+                all_expected[t].at[i].slots, here);
+            sum += here;
+        }
+    }
+    assert_true(sum / 6 > 100.0 / 3 - 5);
+}
+
 /* --- Generated traces ------------------------------------------------------------------------ */
 
 struct made {
@@ -437,6 +473,7 @@ int main(void)
         {"known_hit_rates of OLMoE", known_hit_rates, NULL, NULL, &all_expected[0]},
         {"known_hit_rates of Qwen3", known_hit_rates, NULL, NULL, &all_expected[1]},
         {"known_hit_rates of gpt-oss", known_hit_rates, NULL, NULL, &all_expected[2]},
+        cmocka_unit_test(the_policy_comes_a_third_of_the_way_to_the_optimum),
         cmocka_unit_test(what_holds_for_any_trace),
         cmocka_unit_test(virtual_time_is_what_the_formula_says),
         cmocka_unit_test(the_optimum_is_one),

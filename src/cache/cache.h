@@ -78,9 +78,10 @@ void st_cache_resize(struct st_cache *cache, int layer, int n);
 /* Fewest slots the layer may be left with when others take from it; at first all it has. */
 void st_cache_set_floor(struct st_cache *cache, int layer, int n);
 
-/* Whether the layer, which is about to evict, had better take a slot of another one: the worth of what it would lose is
- * then far above that of what is in the other's slot. Never with a policy whose worths cannot be compared. Nothing is changed;
- * `*from` is that layer and `*slot` its slot, free or unpinned. The caller moves, drops and resizes. */
+/* Whether the layer, which is about to evict, had better take a slot of another one: what it would
+ * lose is then worth far more than what is in the other's slot. Never with a policy whose worths
+ * cannot be compared. Nothing moves yet: `*from` is that layer and `*slot` its slot, free or
+ * unpinned; the caller drops, moves and resizes. */
 bool st_cache_trade(struct st_cache *cache, int layer, int *from, int *slot);
 
 /* Moves what is in slot `from` (not pinned) to slot `to` of the same layer, which must be free. */
