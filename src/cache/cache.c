@@ -31,7 +31,7 @@
 
 /* A slot moves for a gain of so many times the loss: moving costs time, and what the policy says of
  * two layers is not exact. 1 to 16 tried: bench/LOG.md. */
-#define TRADE_MARGIN 4
+#define TRADE_MARGIN 8
 
 struct slot {
     int32_t expert;
