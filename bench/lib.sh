@@ -2,6 +2,7 @@
 #
 #   BENCH_DIR      where models and results go (default /tmp/strata-bench)
 #   STRATA_SHARED  traces and the limit tool (default ../shared)
+#   OPTIMIZE       1: make a sidecar of each model (strata optimize), for runs without --no-repack
 #   BENCH_TURN     a command that runs each measurement when it is its turn (default: none)
 #
 # Limiting memory or the disk needs root (cgroups); measuring needs a quiet machine. Each script
@@ -30,6 +31,10 @@ model() {
         "$strata" synth "$@" -q -o "$file.part"
         mv "$file.part" "$file"
         sync "$file"
+    fi
+    if [ -n "${OPTIMIZE:-}" ] && [ ! -s "$file.strata" ]; then
+        "$strata" optimize "$file" -q
+        sync "$file.strata"
     fi
 }
 
