@@ -2,13 +2,18 @@
  * stock_llama.c - a program on plain llama.cpp that knows nothing of Strata.
  *
  *      stock_llama MODEL N_PREDICT N_THREADS REPACK(0|1) MMAP(0|1) [FIRST_TOKEN]
+ *      stock_llama MODEL N_PREDICT N_THREADS REPACK(0|1) MMAP(0|1) -p TEXT [SECONDS]
  *
- * Decodes greedily from one token and prints the ids, a checksum over all logits, and the speed.
- * The tests load the plug-in into it (GGML_BACKEND_PATH); the benchmarks measure llama.cpp with it.
+ * Decodes greedily from one token and prints the ids, a checksum over all logits, and the speed. Or
+ * goes on with a text, and prints text while it comes; the speed goes to stderr, also when the time
+ * is up before the end. The tests load the plug-in into it (GGML_BACKEND_PATH); the benchmarks and
+ * the demo measure llama.cpp with it.
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "llama.h"
@@ -20,10 +25,19 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Whether a pass is to stop: the time set by `-p TEXT SECONDS` is up. */
+static double deadline_s;
+
+static bool time_is_up(void *user)
+{
+    (void)user;
+    return deadline_s > 0 && now_s() > deadline_s;
+}
+
 static void only_errors(enum ggml_log_level level, const char *text, void *user)
 {
     (void)user;
-    if (level == GGML_LOG_LEVEL_ERROR) {
+    if (level == GGML_LOG_LEVEL_ERROR && !time_is_up(NULL)) {
         fputs(text, stderr);
     }
 }
@@ -61,11 +75,47 @@ static int decode(struct llama_context *ctx, int n_vocab, int n_predict, int32_t
     return 0;
 }
 
+/* Prints the continuation of a text until it ends, or the time is up. */
+static int go_on(
+    struct llama_context *ctx, const struct llama_vocab *vocab, int n_predict, const char *text)
+{
+    llama_token tokens[256];
+    int n = llama_tokenize(vocab, text, (int32_t)strlen(text), tokens, 256, true, true);
+    int n_vocab = llama_vocab_n_tokens(vocab), done = 0;
+    uint64_t checksum = 0;
+    if (n <= 0 || llama_decode(ctx, llama_batch_get_one(tokens, n)) != 0) {
+        fprintf(stderr, "the prompt was not evaluated\n");
+        return 1;
+    }
+    double start = now_s(), end = start;
+    while (done < n_predict) {
+        llama_token token = best(llama_get_logits_ith(ctx, -1), n_vocab, &checksum);
+        char piece[256];
+        if (llama_vocab_is_eog(vocab, token)) {
+            break;
+        }
+        printf("%.*s", llama_token_to_piece(vocab, token, piece, sizeof piece, 0, false), piece);
+        fflush(stdout);
+        if (llama_decode(ctx, llama_batch_get_one(&token, 1)) != 0) {
+            break;
+        }
+        end = now_s();
+        done++;
+    }
+    printf("\n");
+    fprintf(stderr, "decode_tok_per_s %.3f\n", done ? done / (end - start) : 0.0);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    bool has_text = argc > 7 && strcmp(argv[6], "-p") == 0;
     if (argc < 6) {
         fprintf(stderr, "usage: stock_llama MODEL N_PREDICT N_THREADS REPACK MMAP [FIRST_TOKEN]\n");
         return 2;
+    }
+    if (has_text && argc > 8) {
+        deadline_s = now_s() + strtod(argv[8], NULL);
     }
     llama_log_set(only_errors, NULL);
     ggml_backend_load_all_from_path(STRATA_LLAMA_LIB_DIR);
@@ -78,15 +128,21 @@ int main(int argc, char **argv)
         return 1;
     }
     struct llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = 256;
+    cp.n_ctx = has_text ? 1024 : 256;
+    if (has_text) {
+        cp.n_batch = cp.n_ubatch = 64; /* as the demo has Strata do: less memory for the buffers */
+    }
+    cp.abort_callback = time_is_up;
     cp.n_threads = cp.n_threads_batch = (int32_t)strtol(argv[3], NULL, 10);
     struct llama_context *ctx = llama_init_from_model(model, cp);
     if (!ctx) {
         return 1;
     }
+    const struct llama_vocab *vocab = llama_model_get_vocab(model);
+    int n_predict = (int)strtol(argv[2], NULL, 10);
     int32_t first = argc > 6 ? (int32_t)strtol(argv[6], NULL, 10) : 1;
-    int rc = decode(ctx, llama_vocab_n_tokens(llama_model_get_vocab(model)),
-        (int)strtol(argv[2], NULL, 10), first);
+    int rc = has_text ? go_on(ctx, vocab, n_predict, argv[7])
+                      : decode(ctx, llama_vocab_n_tokens(vocab), n_predict, first);
     llama_free(ctx);
     llama_model_free(model);
     return rc;

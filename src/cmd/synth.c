@@ -225,6 +225,8 @@ static int synth_inflate(int argc, char **argv)
             .target = &i.experts_used, .min = 1, .max = 1024},
         {CMD_INT, 0, "ff", "N", "neurons of one expert: the source's, the rest zeros",
             .target = &i.ff, .min = 1, .max = 1 << 20},
+        {CMD_SIZE, 0, "size", "SIZE", "the same until the file is about this large",
+            .target = &i.size_bytes},
         {CMD_STRING, 0, "type", "TYPE", "quantisation of the experts (default: the source's)",
             .target = &i.type},
         COMMON_OPTIONS(common, i.output), {0}};
@@ -238,6 +240,9 @@ static int synth_inflate(int argc, char **argv)
     int rc = parse(&spec, argc, argv, &source, &common, &i.output);
     if (rc != CMD_GO_ON) {
         return rc;
+    }
+    if (i.ff && i.size_bytes) {
+        return cmd_usage_error(&spec, "give one of --ff and --size");
     }
     struct st_synth_report report;
     struct strata_error err;

@@ -231,11 +231,36 @@ static enum strata_status measure_ffn(struct inflating *f, int wanted, struct st
                               "%s has no gated FFN", f->source->files[0]->path);
 }
 
-static enum strata_status choose_ff(struct inflating *f, struct strata_error *err)
+/* The width with which the file has about the size that is asked for. */
+static int64_t ff_of_size(const struct inflating *f, int wanted)
+{
+    const struct st_neurons *n = &f->neurons;
+    uint64_t size = f->options->size_bytes, others = 0, group = 0;
+    for (int i = 0; i < f->source->n_tensors; i++) {
+        const struct st_tensor *t = &f->source->tensors[i];
+        int rule = find_rule(f, t->name);
+        enum origin_kind kind = rule < 0 ? AS_IS : rules[rule].kind;
+        enum ggml_type type = (enum ggml_type)target_type(t, wanted);
+        if (kind == NEURON_ROWS) {
+            group += ggml_row_size(type, t->ne[0]) * (uint64_t)(n->group * f->experts);
+        } else if (kind == NEURON_COLUMNS) {
+            uint64_t rows = is_bias(t) ? 1 : (uint64_t)t->ne[1];
+            group += ggml_row_size(type, n->group) * rows * (uint64_t)f->experts;
+        } else {
+            others += t->bytes;
+        }
+    }
+    int64_t ff = size > others && group ? (int64_t)((size - others) / group) * n->group : 0;
+    return ff > n->padded_ff ? (ff < MAX_FF ? ff : MAX_FF) : n->padded_ff;
+}
+
+static enum strata_status choose_ff(struct inflating *f, int wanted, struct strata_error *err)
 {
     struct st_neurons *n = &f->neurons;
     n->padded_ff = (int64_t)st_round_up((uint64_t)n->source_ff, (uint64_t)n->group);
-    n->ff = f->options->ff ? f->options->ff : n->padded_ff;
+    n->ff = f->options->size_bytes ? ff_of_size(f, wanted)
+            : f->options->ff       ? f->options->ff
+                                   : n->padded_ff;
     if (n->ff != n->source_ff && shared_follows_experts(f)) {
         return st_fail(err, STRATA_E_UNSUPPORTED, "Leave --ff and --type out.",
             "in a %s model, wider experts would need wider shared experts", f->source->arch);
@@ -452,7 +477,7 @@ static enum strata_status prepare(struct inflating *f, struct strata_error *err)
     }
     status = status ? status : check_arch(f, &arch, err);
     status = status ? status : measure_ffn(f, wanted, err);
-    status = status ? status : choose_ff(f, err);
+    status = status ? status : choose_ff(f, wanted, err);
     if (status) {
         return status;
     }

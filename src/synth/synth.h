@@ -100,6 +100,8 @@ struct st_synth_inflate {
     int experts;      /* required for a dense source; a multiple of a mixture's own number */
     int experts_used; /* 0: 2 for a dense source; a mixture's own times the copies */
     int ff;           /* neurons of each expert, zero-padded to it; 0: as few as possible */
+    uint64_t
+        size_bytes;   /* not 0: as many neurons, instead of ff, as make a file about this large */
     const char *type; /* of the experts; NULL: as in the source */
     struct st_synth_output output;
 };
