@@ -53,27 +53,19 @@ static inline void list_models_in(struct model_list *list, const char *dir)
     }
 }
 
-/* All shared models (of split sets the first file), sorted. */
+/* Our own model, and all shared ones (of split sets the first file), sorted. */
 static inline void find_models(struct model_list *list)
 {
     static const char *const folders[] = {"models", "models/archs", "models/split"};
     const char *shared = getenv("STRATA_SHARED");
     list->n = 0;
+    list_models_in(list, OWN_MODELS_DIR);
     for (size_t i = 0; shared && i < sizeof folders / sizeof folders[0]; i++) {
         char dir[PATH_MAX];
         snprintf(dir, sizeof dir, "%s/%s", shared, folders[i]);
         list_models_in(list, dir);
     }
     qsort(list->path, (size_t)list->n, sizeof list->path[0], compare_paths);
-}
-
-/* The same; skips the test where there are none. */
-static inline void list_models(struct model_list *list)
-{
-    find_models(list);
-    if (list->n == 0) {
-        skip();
-    }
 }
 
 static inline void free_models(struct model_list *list)

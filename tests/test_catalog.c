@@ -291,7 +291,7 @@ static void test_shared_models(void **state)
 {
     (void)state;
     struct model_list list;
-    list_models(&list);
+    find_models(&list);
     for (int m = 0; m < list.n; m++) {
         print_message("%s\n", list.path[m]);
         struct st_catalog *c = open_ok(list.path[m]);

@@ -447,7 +447,7 @@ static void test_mutations_of_shared_models(void **state)
 {
     (void)state;
     struct model_list list;
-    list_models(&list);
+    find_models(&list);
     random_state = 2;
     for (int m = 0; m < list.n; m++) {
         struct stat st;

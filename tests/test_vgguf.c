@@ -130,7 +130,7 @@ static void test_streams(void **state)
 {
     (void)state;
     struct model_list list;
-    list_models(&list);
+    find_models(&list);
     for (int i = 0; i < list.n; i++) {
         struct stat st;
         if (stat(list.path[i], &st) == 0 && st.st_size < 10000000) {
@@ -376,7 +376,7 @@ static void test_llama_loads_it(void **state)
 {
     (void)state;
     struct model_list list;
-    list_models(&list);
+    find_models(&list);
     const char *dir = getenv("STRATA_LLAMA_LIB_DIR");
     llama_log_set(ignore_log, NULL);
     ggml_backend_load_all_from_path(dir ? dir : STRATA_LLAMA_LIB_DIR);

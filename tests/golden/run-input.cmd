@@ -1,13 +1,12 @@
-# needs: models
 # One prompt in all the ways to give it, as text and as ids.
-model=$MODELS/stories260K-moe8.gguf
+model=$FABLE
 options="-n 12 -t 1 -q --weights-mem 2M"
 printf 'Once upon a time' >prompt.txt
 strata run "$model" $options
 strata run "$model" $options -p "Once upon a time"
 strata run "$model" $options -f prompt.txt
 strata run "$model" $options -f - <prompt.txt
-strata run "$model" $options --tokens 1,403,407,261,378
+strata run "$model" $options --tokens 0,505,506,260,389
 strata run "$model" $options -p "Once upon a time" --ids | tr '\n' ' '
 echo
 strata run "$model" $options -p "Once upon a time" -n 0 | wc -c

@@ -10,13 +10,15 @@
 #   NAME.exit     its exit code (no file: 0)
 # In an expected file a line `~ REGEX` matches one line as a whole by an extended regular
 # expression, and a line `...` matches any number of lines. Variables for a case: $MODELS
-# (../shared/models), $GOLDEN (this directory); both are written by their names in the output.
+# (../shared/models), $FABLE (our own model), $GOLDEN (this directory); they are written by their
+# names in the output.
 set -uo pipefail
 
 GOLDEN=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 MODELS=${STRATA_SHARED:-$GOLDEN/../../../shared}/models
 [ ! -d "$MODELS" ] || MODELS=$(cd "$MODELS" && pwd)
-export GOLDEN MODELS
+FABLE=$(cd "$GOLDEN/../../models" && pwd)/fable-moe.gguf
+export GOLDEN MODELS FABLE
 
 if [ ! -x "${1:-}" ]; then
     echo "usage: $0 PROGRAM [CASE...]" >&2
@@ -73,7 +75,7 @@ compare() {
 
 # Puts the names of the variables in place of this machine's directories.
 named() {
-    sed "s|$MODELS|\\\$MODELS|g; s|$GOLDEN|\\\$GOLDEN|g"
+    sed "s|$FABLE|\\\$FABLE|g; s|$MODELS|\\\$MODELS|g; s|$GOLDEN|\\\$GOLDEN|g"
 }
 
 # run_case NUMBER NAME: prints one TAP line

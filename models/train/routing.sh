@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Routing locality as in the model card: the trace of some sampled stories through caches.
+#   models/train/routing.sh [STRATA]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+strata=$(realpath "${1:-build/release/strata}")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+# Nothing is recorded of a model that fits: a larger one, with the same routing, in less memory.
+"$strata" synth inflate models/fable-moe.gguf --size 64M -q -o "$dir/wide.gguf"
+for seed in 1 2 3; do
+    "$strata" run "$dir/wide.gguf" -t 1 -q --weights-mem 16M -n 700 --ignore-eos --temp 0.7 \
+        --seed $seed -p "Once upon a time" --trace-out "$dir/trace" >/dev/null
+    for slots in 8 16 32; do
+        "$strata" sim "$dir/wide.gguf" --trace "$dir/trace" --slots $slots |
+            sed -n "s/^all */seed $seed, $slots of 64 experts: lru, lfu, ..., optimum: /p"
+    done
+done
