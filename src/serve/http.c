@@ -449,6 +449,17 @@ static void on_end(void *user, struct MHD_Connection *connection, void **state,
     }
 }
 
+/* A path with a NUL in it is none of ours, and must not end there: "/v1/models%00x". */
+static size_t unescape(void *user, struct MHD_Connection *connection, char *text)
+{
+    (void)user, (void)connection;
+    size_t n = MHD_http_unescape(text);
+    for (size_t i = 0; i < n; i++) {
+        text[i] = text[i] ? text[i] : '\1';
+    }
+    return n;
+}
+
 static void on_log(void *user, const char *format, va_list ap)
 {
     char line[512];
@@ -491,10 +502,11 @@ static struct MHD_Daemon *listen_on(struct st_server *s, const struct addrinfo *
     }
     s->loopback = is_loopback(address->ai_addr);
     return MHD_start_daemon(flags, o->port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER,
-        on_log, NULL, MHD_OPTION_SOCK_ADDR, address->ai_addr, MHD_OPTION_NOTIFY_COMPLETED, on_end,
-        s, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections_max, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)o->timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, HEADERS_MAX_BYTES,
-        MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_END);
+        on_log, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_SOCK_ADDR,
+        address->ai_addr, MHD_OPTION_NOTIFY_COMPLETED, on_end, s, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)o->connections_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->timeout_s,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, HEADERS_MAX_BYTES, MHD_OPTION_LISTENING_ADDRESS_REUSE,
+        1u, MHD_OPTION_END);
 }
 
 static enum strata_status start_daemon(struct st_server *s, struct strata_error *err)

@@ -42,6 +42,7 @@ export function httpTests({ server }) {
 
     test('http: unknown paths and wrong methods', async () => {
         assert.equal((await fetch(`${url}/nowhere`, { headers: server.headers })).status, 404);
+        assert.equal((await fetch(`${url}/v1/models%00x`, { headers: server.headers })).status, 404);
         assert.equal((await fetch(url + CHAT, { headers: server.headers })).status, 405);
         assert.equal((await fetch(`${url}/api/tags`, { method: 'DELETE', headers: server.headers })).status, 405);
         const not = await (await post('/v1/nowhere', '{}')).json();
