@@ -515,8 +515,19 @@ static enum ggml_status compute_together(
             return status;
         }
     }
-    if (!st_stream_ready(b->stream, &moe->pass[0], part)) {
+    bool ready = st_stream_ready(b->stream, &moe->pass[0], part);
+    if (!ready && ggml_nelements(node->src[2]) <= SCRATCH_ROWS) {
         return begin_partial(ex, b, node, claim);
+    }
+    if (!ready) { /* many rows: not worth gathering */
+        enum ggml_status status = st_exec_flush(ex, b);
+        if (status != GGML_STATUS_SUCCESS) {
+            return status;
+        }
+        struct strata_error error;
+        if (st_stream_wait(b->stream, &moe->pass[0], part, &error) != STRATA_OK) {
+            return st_backend_fail(b, &error);
+        }
     }
     const struct ggml_tensor *ids = node->src[2];
     struct ggml_tensor *shadow = st_exec_shadow(ex, node);
