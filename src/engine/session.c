@@ -133,6 +133,9 @@ enum strata_status st_session_decode(
     }
     if (status == STRATA_OK && m->binding) { /* what was read must still be what was opened */
         status = st_catalog_check_files(m->catalog, err);
+        if (status == STRATA_OK && m->sidecar) {
+            status = st_file_check(st_sidecar_file(m->sidecar), err);
+        }
     }
     return status;
 }
