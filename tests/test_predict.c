@@ -544,7 +544,7 @@ static int compare_with_all(const struct made_up *u, bool alike)
         struct st_plan *plan = plan_for(u, budget);
         if (plan->slots) {
             double got = reading(u, plan), spare = alike ? 0 : next_slot(u, plan);
-            double best = least_reading(u, plan, 0, budget - plan->staging_bytes);
+            double best = least_reading(u, plan, 0, budget - plan->staging_bytes - plan->transit_bytes);
             if (got > best + spare + 1e-6) {
                 fail_msg("budget %d: %g bytes are read, %g would do", i, got, best);
             }
