@@ -51,10 +51,18 @@ static uint64_t staging_buffer(const struct st_weights *ws)
     return bytes;
 }
 
-/* Memory for one expert's part as it is read. */
+/* Memory for one expert's part as it is read. None where no layer has more than two experts: they
+ * always have slots. */
 static uint64_t transit_unit(const struct st_weights *ws)
 {
     uint64_t bytes = 0;
+    int widest = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        widest = ws->groups[g].n_expert > widest ? ws->groups[g].n_expert : widest;
+    }
+    if (widest <= 2) {
+        return 0;
+    }
     for (int i = 0; i < ws->n_weights; i++) {
         bytes = ws->weights[i].group >= 0 ? st_max(bytes, st_weight_envelope(ws, i)) : bytes;
     }
@@ -96,6 +104,9 @@ static uint64_t transit_size(const struct st_weights *ws, uint64_t room)
 {
     uint64_t free = room - slots_minimum(ws) - 2 * staging_buffer(ws);
     uint64_t unit = transit_unit(ws), most = 0;
+    if (unit == 0) {
+        return 0;
+    }
     for (int g = 0; g < ws->n_groups; g++) {
         most = st_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
     }
