@@ -244,7 +244,8 @@ static void put(struct st_batch *b, const struct st_arrival *arrivals, int n)
     if (st_io_is_virtual(b->io)) {
         return;
     }
-    if (b->arrive) {
+    bool as_read = b->weights->weights[b->weight].arrival == ST_ARRIVE_DIRECT;
+    if (b->arrive && !as_read) {
         b->arrive(b->user, arrivals, n);
     } else {
         for (int i = 0; i < n; i++) {
