@@ -136,7 +136,7 @@ struct strata_model_options {
     uint64_t mem_bytes;         /* what the whole process may hold; 0: a safe default */
     uint64_t weights_mem_bytes; /* only the memory for weights; 0: what mem_bytes leaves */
     uint32_t ctx;               /* tokens of KV cache planned for; 0: min(trained, 4096) */
-    uint32_t batch;             /* prompt tokens per pass; 0: 512 */
+    uint32_t batch;             /* prompt tokens per pass; 0: 512, up to 2048 when streaming */
     uint32_t n_seq;             /* sequences that grow at once, each of up to ctx tokens; 0: 1 */
     uint32_t n_kept;            /* and more of them that share the same room */
     int threads;                /* 0: physical cores */
@@ -191,6 +191,7 @@ struct strata_placement {
     int n_slots;             /* expert slots over all layers */
     int n_experts;           /* experts over all layers */
     bool fits;               /* nothing is streamed: plain llama.cpp */
+    uint32_t batch;          /* prompt tokens per pass, as given or chosen */
     struct strata_device_use device;
 };
 STRATA_API void strata_model_placement(

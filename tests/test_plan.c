@@ -88,8 +88,14 @@ static void check_experts(const struct model *m, const struct st_plan *plan)
     for (int i = 0; i < ws->n_weights; i++) {
         if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
             buffer = st_max(buffer, st_weight_envelope(ws, i));
+            buffer = st_max(buffer, st_round_up(ws->weights[i].stride, ST_IO_ALIGN));
+        }
+        if (ws->weights[i].group >= 0 && widest > 2) {
+            assert_true(plan->transit_bytes >= 2 * st_weight_envelope(ws, i));
         }
     }
+    assert_int_equal(plan->transit_bytes % ST_IO_ALIGN, 0);
+    assert_true(widest > 2 || plan->transit_bytes == 0);
     assert_true(buffer ? plan->staging_bytes >= 2 * buffer : plan->staging_bytes == 0);
     if (plan->shared_slots > 0) {
         assert_null(plan->slots);
@@ -120,8 +126,8 @@ static void check_plan(const struct model *m, const struct st_plan *plan, uint64
     assert_int_equal(plan->n_groups, m->weights->n_groups);
     assert_true(plan->total_bytes <= budget);
     assert_int_equal(plan->total_bytes, plan->resident_bytes + plan->ring_bytes +
-                                            plan->scratch_bytes + plan->staging_bytes +
-                                            plan->cache_bytes);
+                                            plan->scratch_bytes + plan->transit_bytes +
+                                            plan->staging_bytes + plan->cache_bytes);
     check_dense(m->weights, plan);
     check_experts(m, plan);
     assert_int_equal(
@@ -175,17 +181,22 @@ static void test_what_could_fit_does(void **state)
         struct model m;
         random_model(&m, seed, 32);
         uint64_t buffer = 0;  /* staging, at most */
+        uint64_t transit = 0; /* two parts of an expert */
         uint64_t arrival = 0; /* while loading, the largest dense weight */
         for (int i = 0; i < m.weights->n_weights; i++) {
             const struct st_weight *w = &m.weights->weights[i];
             if (w->group >= 0 && w->arrival != ST_ARRIVE_DIRECT) {
-                buffer = st_max(buffer, st_max(STAGING_MAX, 2 * st_weight_envelope(m.weights, i)));
+                uint64_t one = st_max(st_weight_envelope(m.weights, i), w->stride);
+                buffer = st_max(buffer, st_max(STAGING_MAX, 2 * st_round_up(one, ST_IO_ALIGN)));
+            }
+            if (w->group >= 0) {
+                transit = st_max(transit, 2 * st_weight_envelope(m.weights, i));
             }
             if (w->group < 0) {
                 arrival = st_max(arrival, st_weight_envelope(m.weights, i));
             }
         }
-        uint64_t all = all_bytes(&m) + buffer + arrival;
+        uint64_t all = all_bytes(&m) + buffer + transit + arrival;
         assert_true(st_plan_minimum(m.weights) <= all);
         struct st_plan *plan = plan_for(&m, all);
         assert_true(plan->everything_fits);
@@ -378,25 +389,25 @@ static void four_layers(struct model *m)
 static void test_layers_share_a_pool_until_each_has_slots_for_a_token(void **state)
 {
     (void)state;
-    const uint64_t slot = 3 * 4096;
+    const uint64_t slot = 3 * 4096, transit = 2 * 2 * 4096; /* two parts, in envelopes */
     struct model m;
     four_layers(&m);
-    assert_int_equal(st_plan_minimum(m.weights), 2 * slot);
-    struct st_plan *plan = plan_for(&m, 8 * slot - 1);
+    assert_int_equal(st_plan_minimum(m.weights), 2 * slot + transit);
+    struct st_plan *plan = plan_for(&m, 8 * slot + transit - 1);
     assert_int_equal(plan->shared_slots, 7);
     st_plan_free(plan);
-    plan = plan_for(&m, 8 * slot);
+    plan = plan_for(&m, 8 * slot + transit);
     assert_int_equal(plan->shared_slots, 0);
     for (int g = 0; g < 4; g++) {
         assert_int_equal(plan->slots[g], 2);
     }
     st_plan_free(plan);
-    plan = plan_for(&m, 14 * slot); /* 3 each, and what is left to the first */
+    plan = plan_for(&m, 14 * slot + transit); /* 3 each, and what is left to the first */
     static const int want[] = {4, 4, 3, 3};
     assert_memory_equal(plan->slots, want, sizeof want);
     assert_false(plan->everything_fits);
     st_plan_free(plan);
-    plan = plan_for(&m, 32 * slot);
+    plan = plan_for(&m, 32 * slot + transit);
     assert_true(plan->everything_fits);
     st_plan_free(plan);
     model_close(&m);
@@ -413,7 +424,7 @@ static void test_a_layer_of_few_experts_gets_them_all(void **state)
     add_weight(&m, ST_ROLE_EXPERT_UP, 0, 16, 4096, false);
     add_weight(&m, ST_ROLE_EXPERT_UP, 1, 2, 64 * 4096, false);
     claim_all(&m);
-    struct st_plan *plan = plan_for(&m, 16 * 4096 + 2 * 64 * 4096);
+    struct st_plan *plan = plan_for(&m, (16 + 2 * 64 + 2 * 65) * 4096);
     assert_true(plan->everything_fits);
     st_plan_free(plan);
     model_close(&m);

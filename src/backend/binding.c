@@ -281,6 +281,7 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
         .ring_bytes = plan->ring_bytes,
         .staging_bytes = plan->staging_bytes,
         .check = b->sidecar ? st_records_check : NULL,
+        .transit_bytes = plan->transit_bytes,
         .io = *io,
     };
     ST_ASSERT(b->weights && b->exec);

@@ -35,6 +35,7 @@ void st_exec_free(struct exec *ex)
         free(ex->run);
         free(ex->shadows);
         free(ex->order);
+        free(ex->expert_order);
         free(ex);
     }
 }
@@ -75,6 +76,28 @@ struct ggml_tensor *st_exec_shadow_weight(
     return shadow;
 }
 
+struct ggml_tensor *st_exec_tensor(struct exec *ex, const struct ggml_tensor *like,
+    enum ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, void *data)
+{
+    struct ggml_tensor *t = st_exec_shadow(ex, like);
+    t->type = type;
+    t->op = GGML_OP_NONE;
+    t->view_src = NULL;
+    t->view_offs = 0;
+    t->extra = NULL;
+    t->data = data;
+    memset(t->src, 0, sizeof t->src);
+    t->ne[0] = ne0;
+    t->ne[1] = ne1;
+    t->ne[2] = ne2;
+    t->ne[3] = 1;
+    t->nb[0] = ggml_type_size(type);
+    t->nb[1] = t->nb[0] * (size_t)ne0;
+    t->nb[2] = t->nb[1] * (size_t)ne1;
+    t->nb[3] = t->nb[2] * (size_t)ne2;
+    return t;
+}
+
 static enum ggml_status flush(struct exec *ex, struct st_binding *b)
 {
     st_governor_compute(b->governor);
@@ -97,18 +120,23 @@ enum ggml_status st_exec_flush(struct exec *ex, struct st_binding *b)
     return status;
 }
 
+/* Nodes that a set of experts may take (batch.c), each with its weight, input, output and ids. */
+#define SET_NODES 32
+
 /* Room for the shadows of a run: a node and its weight each, and the ids of an expert node. */
 static void prepare(struct exec *ex, int n_nodes)
 {
-    if (n_nodes + 8 > ex->cap_run) {
-        ex->cap_run = n_nodes + 8;
-        ex->cap_shadows = 3 * n_nodes + 16;
+    if (n_nodes + SET_NODES > ex->cap_run) {
+        ex->cap_run = n_nodes + SET_NODES;
+        ex->cap_shadows = 3 * n_nodes + 5 * SET_NODES;
         ex->run = st_xrealloc(ex->run, (size_t)ex->cap_run * sizeof(struct ggml_tensor *));
         ex->shadows = st_xrealloc(ex->shadows, (size_t)ex->cap_shadows * sizeof *ex->shadows);
     }
     if (n_nodes > ex->cap_order) {
         ex->cap_order = n_nodes;
         ex->order = st_xrealloc(ex->order, (size_t)ex->cap_order * sizeof *ex->order);
+        ex->expert_order =
+            st_xrealloc(ex->expert_order, (size_t)ex->cap_order * sizeof *ex->expert_order);
     }
     ex->n_run = 0;
     ex->n_shadows = 0;
@@ -126,17 +154,22 @@ static struct claim *claim_of_node(const struct ggml_tensor *node)
                                                                          : NULL;
 }
 
-/* Tells the stream which streamed weights come, and in which order. */
+/* Tells the stream which streamed weights come, and in which order; and which experts' matrices. */
 static void announce(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph)
 {
-    int n = 0;
+    int n = 0, n_experts = 0;
     for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
-        struct claim *claim = claim_of_node(ggml_graph_node(graph, i));
-        if (claim && is_streamed(b, claim)) {
+        const struct ggml_tensor *node = ggml_graph_node(graph, i);
+        struct claim *claim = claim_of_node(node);
+        if (claim && b->weights->weights[claim->weight].group >= 0) {
+            ex->expert_order[n_experts++] = (struct st_expert_use){
+                claim->weight, (int)node->src[2]->ne[1], (int)node->src[2]->ne[0]};
+        } else if (claim && is_streamed(b, claim)) {
             ex->order[n++] = claim->weight;
         }
     }
     st_stream_expect(b->stream, ex->order, n);
+    st_stream_expect_experts(b->stream, ex->expert_order, n_experts);
 }
 
 /* A run over kept weights may take seconds when it has many rows. It is cut, so that memory can be

@@ -3,6 +3,7 @@
 #define ST_BACKEND_INTERNAL_H
 
 #include "backend/backend.h"
+#include "stream/transit.h"
 
 #include <stdatomic.h>
 
@@ -186,7 +187,8 @@ struct exec {
     int n_shadows, cap_shadows;
     bool ring_taken;
     struct moe *moe;
-    int *order; /* streamed dense weights of the graph */
+    int *order;                         /* streamed dense weights of the graph */
+    struct st_expert_use *expert_order; /* its expert matrices */
     int cap_order;
 };
 
@@ -206,6 +208,10 @@ struct ggml_tensor *st_exec_shadow_weight(
 /* Makes a copy of the claimed weight point at `data` in the form it is computed with. */
 void st_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data);
 
+/* A tensor over our own memory, next to `like`. */
+struct ggml_tensor *st_exec_tensor(struct exec *ex, const struct ggml_tensor *like,
+    enum ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, void *data);
+
 struct moe *st_moe_new(void);
 void st_moe_free(struct moe *moe, struct st_binding *b);
 /* Computes what was left of nodes whose experts were not all there: before anything that may use
@@ -216,8 +222,28 @@ enum ggml_status st_moe_node(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim);
 /* Ends what is open, after the graph (or its failure). */
 void st_moe_finish(struct moe *moe, struct st_binding *b);
-uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch);
-/* In rounds: what gathered rows and their results may take. Tests lower it, to get many blocks. */
+/* Which expert a row uses. */
+static inline int st_moe_id(const struct ggml_tensor *ids, int64_t pick, int64_t token)
+{
+    const char *at =
+        (const char *)ids->data + token * (int64_t)ids->nb[1] + pick * (int64_t)ids->nb[0];
+    return *(const int32_t *)at;
+}
+
+/* --- Batches (batch.c) --------------------------------------------------------------------- */
+
+struct batch;
+struct batch *st_moe_batch_new(void);
+void st_moe_batch_free(struct batch *batch);
+/* Opens the layer of the node, whose ids are valid. */
+void st_moe_batch_begin(struct batch *batch, struct st_binding *b, const struct ggml_tensor *node);
+/* Whether the part has been computed since. */
+bool st_moe_batch_had(const struct batch *batch, int part);
+enum ggml_status st_moe_batch_node(struct batch *batch, struct exec *ex, struct st_binding *b,
+    struct ggml_tensor *node, struct claim *claim);
+/* Memory that takes for so many rows of tokens. */
+uint64_t st_moe_scratch_bytes(const struct st_binding *b, int tokens);
+/* What gathered rows and their results may take. Tests lower it, to get many blocks. */
 extern uint64_t st_moe_block_bytes;
 
 /* Records the failure for st_binding_take_error. */

@@ -12,11 +12,8 @@
  *                       |                       |
  *                slots [0  2 0  1]     shadow  [slot 0: 7][slot 1: 12][slot 2: 99]
  *
- *   in rounds  A large batch needs more experts than there are slots. Each node goes through its
- *              experts in rounds of half the slots, the next round being read while this one is
- *              computed; the rows of a round's experts are gathered, multiplied and scattered.
- *              Every needed expert is read once per node, and all rows of an expert are computed
- *              in one call, as llama.cpp does (some kernels choose by the number of rows).
+ *   in sets    A batch that needs more experts than there are slots, or that must read many:
+ *              batch.c.
  */
 #include "backend/internal.h"
 #include "backend/lookahead.h"
@@ -27,7 +24,6 @@
 #include "base/error.h"
 #include "base/units.h"
 
-uint64_t st_moe_block_bytes = 32 * ST_MIB;
 #define SCRATCH_ROWS 64 /* there is always room for so many rows */
 
 /* One row of the node: which token, which of its experts. */
@@ -50,24 +46,20 @@ struct moe {
     /* The ids in effect: nodes of a layer share them. */
     const struct ggml_tensor *ids;
     int group;
-    int n_needed, cap_needed;
+    int n_needed;
     int *needed; /* distinct experts, in the order in which they are taken */
     int *uses;   /* rows of each, by position in `needed` */
-    bool counted;
 
     int n_expert;
     int *seen; /* [n_expert] rows of each expert */
     int cap_seen;
-    int *first_row;   /* [n_expert + 1] where an expert's rows begin in `rows` */
-    struct row *rows; /* all rows, by expert */
-    int cap_rows;
     struct row *picked; /* rows of the block being computed */
     int *picked_slots;
     int cap_picked;
     struct partial partial[MAX_PARTIAL];
     int n_partial;
 
-    struct st_pass pass[2]; /* together: pass[0]; in rounds: this one and the next */
+    struct st_pass pass; /* together */
     int32_t *slot_ids;
     size_t cap_slot_ids;
     int *slot_of; /* [n_expert] */
@@ -75,29 +67,28 @@ struct moe {
     char *scratch;
     size_t scratch_bytes;
     struct lookahead *lookahead;
+    struct batch *batch; /* in sets */
+    bool in_sets;
 };
 
 struct moe *st_moe_new(void)
 {
     struct moe *moe = st_xcalloc(1, sizeof *moe);
-    moe->pass[0].group = moe->pass[1].group = -1;
+    moe->pass.group = -1;
+    moe->batch = st_moe_batch_new();
     moe->group = -1;
     moe->lookahead = st_lookahead_new();
     return moe;
 }
 
-static void close_pass(struct st_binding *b, struct st_pass *pass)
-{
-    if (pass->group >= 0) {
-        st_stream_end(b->stream, pass);
-    }
-}
-
 void st_moe_finish(struct moe *moe, struct st_binding *b)
 {
     moe->n_partial = 0;
-    close_pass(b, &moe->pass[0]);
-    close_pass(b, &moe->pass[1]);
+    if (moe->pass.group >= 0) {
+        st_stream_end(b->stream, &moe->pass);
+    }
+    st_stream_batch_end(b->stream);
+    moe->in_sets = false;
     moe->ids = NULL;
     moe->group = -1;
 }
@@ -110,14 +101,12 @@ void st_moe_free(struct moe *moe, struct st_binding *b)
     if (b && b->stream) {
         st_moe_finish(moe, b);
     }
-    st_pass_release(&moe->pass[0]);
-    st_pass_release(&moe->pass[1]);
+    st_pass_release(&moe->pass);
+    st_moe_batch_free(moe->batch);
     st_lookahead_free(moe->lookahead);
     free(moe->needed);
     free(moe->uses);
     free(moe->seen);
-    free(moe->first_row);
-    free(moe->rows);
     free(moe->picked);
     free(moe->picked_slots);
     for (int i = 0; i < MAX_PARTIAL; i++) {
@@ -134,45 +123,18 @@ static uint64_t row_bytes(const struct claim *claim)
     return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
 }
 
-uint64_t st_moe_scratch_bytes(const struct st_binding *b, int batch)
-{
-    uint64_t most = 0;
-    for (int i = 0; i < b->weights->n_weights; i++) {
-        const struct st_weight *w = &b->weights->weights[i];
-        if (w->group >= 0) {
-            uint64_t row = row_bytes(&b->claims[w->tensor]);
-            uint64_t rows =
-                (uint64_t)batch * (uint64_t)st_max(1, (uint64_t)b->catalog->n_expert_used);
-            most = st_max(most, st_min(rows * row, st_max(st_moe_block_bytes, SCRATCH_ROWS * row)));
-        }
-    }
-    return most;
-}
-
 /* --- What the node needs ------------------------------------------------------------------- */
 
-static int id_at(const struct ggml_tensor *ids, int64_t pick, int64_t token)
-{
-    const char *at =
-        (const char *)ids->data + token * (int64_t)ids->nb[1] + pick * (int64_t)ids->nb[0];
-    return *(const int32_t *)at;
-}
-
-static void reserve_experts(struct moe *moe, int n_expert, int n_rows)
+static void reserve_experts(struct moe *moe, int n_expert)
 {
     if (n_expert > moe->cap_seen) {
         moe->cap_seen = n_expert;
         size_t n = (size_t)n_expert;
         free(moe->seen);
         moe->seen = st_xcalloc(n, sizeof *moe->seen);
-        moe->first_row = st_xrealloc(moe->first_row, (n + 1) * sizeof *moe->first_row);
         moe->needed = st_xrealloc(moe->needed, n * sizeof *moe->needed);
         moe->uses = st_xrealloc(moe->uses, n * sizeof *moe->uses);
         moe->slot_of = st_xrealloc(moe->slot_of, n * sizeof *moe->slot_of);
-    }
-    if (n_rows > moe->cap_rows) {
-        moe->cap_rows = n_rows;
-        moe->rows = st_xrealloc(moe->rows, (size_t)n_rows * sizeof *moe->rows);
     }
 }
 
@@ -181,11 +143,11 @@ static enum ggml_status survey(
     struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids, int n_expert)
 {
     int64_t n_pick = ids->ne[0], n_token = ids->ne[1];
-    reserve_experts(moe, n_expert, (int)(n_pick * n_token));
+    reserve_experts(moe, n_expert);
     memset(moe->seen, 0, (size_t)n_expert * sizeof *moe->seen);
     for (int64_t t = 0; t < n_token; t++) {
         for (int64_t k = 0; k < n_pick; k++) {
-            int expert = id_at(ids, k, t);
+            int expert = st_moe_id(ids, k, t);
             if (expert < 0 || expert >= n_expert) {
                 struct strata_error error;
                 st_fail(&error, STRATA_E_LLAMA, "The model file may be damaged.",
@@ -207,7 +169,7 @@ static void report_routes(
     ST_ASSERT(n <= moe->n_expert);
     for (int64_t t = 0; t < ids->ne[1]; t++) {
         for (int k = 0; k < n; k++) {
-            moe->needed[k] = id_at(ids, k, t);
+            moe->needed[k] = st_moe_id(ids, k, t);
         }
         b->observe(b->observe_user, group, moe->needed, n);
     }
@@ -223,42 +185,6 @@ static void list_needed(struct moe *moe)
             moe->needed[moe->n_needed++] = e;
         }
     }
-}
-
-/* The same for passes one after another: those that have `parts` in memory first, before others
- * could take their slots. */
-static void order_needed(struct moe *moe, struct st_binding *b, int group, uint32_t parts)
-{
-    moe->n_needed = 0;
-    for (int present = 1; present >= 0; present--) {
-        for (int e = 0; e < moe->n_expert; e++) {
-            if (moe->seen[e] && st_stream_has(b->stream, group, e, parts) == (present == 1)) {
-                moe->uses[moe->n_needed] = moe->seen[e];
-                moe->needed[moe->n_needed++] = e;
-            }
-        }
-    }
-}
-
-/* Sorts the rows by expert. */
-static void sort_rows(struct moe *moe, const struct ggml_tensor *ids)
-{
-    int n_expert = moe->n_expert;
-    int next = 0;
-    for (int e = 0; e < n_expert; e++) {
-        moe->first_row[e] = next;
-        next += moe->seen[e];
-    }
-    moe->first_row[n_expert] = next;
-    for (int64_t t = 0; t < ids->ne[1]; t++) {
-        for (int64_t k = 0; k < ids->ne[0]; k++) {
-            moe->rows[moe->first_row[id_at(ids, k, t)]++] = (struct row){(int32_t)t, (int32_t)k};
-        }
-    }
-    for (int e = n_expert; e > 0; e--) { /* the fill moved each start to the next one's */
-        moe->first_row[e] = moe->first_row[e - 1];
-    }
-    moe->first_row[0] = 0;
 }
 
 /* --- Shadows ------------------------------------------------------------------------------- */
@@ -277,29 +203,6 @@ static struct ggml_tensor *slots_tensor(
     return shadow;
 }
 
-/* A tensor over our own memory, next to `like`. */
-static struct ggml_tensor *plain_tensor(struct exec *ex, const struct ggml_tensor *like,
-    enum ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, void *data)
-{
-    struct ggml_tensor *t = st_exec_shadow(ex, like);
-    t->type = type;
-    t->op = GGML_OP_NONE;
-    t->view_src = NULL;
-    t->view_offs = 0;
-    t->extra = NULL;
-    t->data = data;
-    memset(t->src, 0, sizeof t->src);
-    t->ne[0] = ne0;
-    t->ne[1] = ne1;
-    t->ne[2] = ne2;
-    t->ne[3] = 1;
-    t->nb[0] = ggml_type_size(type);
-    t->nb[1] = t->nb[0] * (size_t)ne0;
-    t->nb[2] = t->nb[1] * (size_t)ne1;
-    t->nb[3] = t->nb[2] * (size_t)ne2;
-    return t;
-}
-
 static int32_t *slot_ids(struct moe *moe, size_t n)
 {
     if (n > moe->cap_slot_ids) {
@@ -316,7 +219,7 @@ static void note_slots(struct moe *moe, const struct st_pass *pass)
     }
 }
 
-/* --- In rounds ----------------------------------------------------------------------------- */
+/* --- Some rows ----------------------------------------------------------------------------- */
 
 /* Some rows of the node, gathered to and scattered from compact tensors. */
 struct block {
@@ -360,8 +263,8 @@ static enum ggml_status compute_block(
     struct moe *moe = ex->moe;
     struct block block = {.node = node, .rows = moe->picked, .n = n};
     int64_t k = node->src[1]->ne[0], m = node->ne[0];
-    block.input = plain_tensor(ex, node, GGML_TYPE_F32, k, 1, n, moe->scratch);
-    block.output = plain_tensor(
+    block.input = st_exec_tensor(ex, node, GGML_TYPE_F32, k, 1, n, moe->scratch);
+    block.output = st_exec_tensor(
         ex, node, GGML_TYPE_F32, m, 1, n, moe->scratch + (size_t)n * (size_t)k * sizeof(float));
     struct ggml_tensor *product = st_exec_shadow(ex, node);
     product->data = block.output->data;
@@ -370,7 +273,7 @@ static enum ggml_status compute_block(
     memcpy(product->nb, block.output->nb, sizeof product->nb);
     product->src[0] = slots_tensor(ex, b, node->src[0], claim);
     product->src[1] = block.input;
-    product->src[2] = plain_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, moe->picked_slots);
+    product->src[2] = st_exec_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, moe->picked_slots);
 
     st_workers_reset_ops(&ex->workers);
     st_exec_defer(ex, st_workers_op(&ex->workers, gather, &block));
@@ -401,43 +304,15 @@ static void reserve_block(struct moe *moe, const struct claim *claim, int n_rows
     }
 }
 
-/* Computes the pass's experts: whole experts together while they fit into a block; one that alone
- * does not, in equal pieces (equal, so that none falls below a kernel's batch threshold). */
-static enum ggml_status compute_round(struct exec *ex, struct st_binding *b,
-    struct ggml_tensor *node, struct claim *claim, const struct st_pass *pass)
-{
-    struct moe *moe = ex->moe;
-    int limit = max_rows(claim), filled = 0;
-    enum ggml_status status = GGML_STATUS_SUCCESS;
-    for (int i = 0; i < pass->n && status == GGML_STATUS_SUCCESS; i++) {
-        const struct row *rows = &moe->rows[moe->first_row[pass->experts[i]]];
-        int n = moe->seen[pass->experts[i]];
-        int pieces = (n + limit - 1) / limit;
-        for (int p = 0; p < pieces && status == GGML_STATUS_SUCCESS; p++) {
-            int from = (int)((int64_t)n * p / pieces), to = (int)((int64_t)n * (p + 1) / pieces);
-            if (filled + to - from > limit) {
-                status = compute_block(ex, b, node, claim, filled);
-                filled = 0;
-            }
-            for (int r = from; r < to; r++) {
-                moe->picked[filled] = rows[r];
-                moe->picked_slots[filled++] = pass->slots[i];
-            }
-        }
-    }
-    return status == GGML_STATUS_SUCCESS && filled > 0 ? compute_block(ex, b, node, claim, filled)
-                                                       : status;
-}
-
 /* --- Together ------------------------------------------------------------------------------ */
 
 static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
 {
     int32_t *out = slot_ids(moe, (size_t)(ids->ne[0] * ids->ne[1]));
-    note_slots(moe, &moe->pass[0]);
+    note_slots(moe, &moe->pass);
     for (int64_t t = 0; t < ids->ne[1]; t++) {
         for (int64_t k = 0; k < ids->ne[0]; k++) {
-            *out++ = moe->slot_of[id_at(ids, k, t)];
+            *out++ = moe->slot_of[st_moe_id(ids, k, t)];
         }
     }
 }
@@ -447,7 +322,7 @@ static enum ggml_status compute_present(
     struct exec *ex, struct st_binding *b, const struct partial *p)
 {
     struct moe *moe = ex->moe;
-    const struct st_pass *pass = &moe->pass[0];
+    const struct st_pass *pass = &moe->pass;
     const struct ggml_tensor *ids = p->node->src[2];
     const struct st_weight *w = &b->weights->weights[p->claim->weight];
     int n = 0;
@@ -458,7 +333,7 @@ static enum ggml_status compute_present(
         p->done[i] = true;
         for (int64_t t = 0; t < ids->ne[1]; t++) {
             for (int64_t k = 0; k < ids->ne[0]; k++) {
-                if (id_at(ids, k, t) == pass->experts[i]) {
+                if (st_moe_id(ids, k, t) == pass->experts[i]) {
                     moe->picked[n] = (struct row){(int32_t)t, (int32_t)k};
                     moe->picked_slots[n++] = pass->slots[i];
                 }
@@ -476,11 +351,11 @@ static enum ggml_status begin_partial(
     struct partial *p = &moe->partial[moe->n_partial++];
     p->node = node;
     p->claim = claim;
-    if (moe->pass[0].n > p->cap) {
-        p->cap = moe->pass[0].n;
+    if (moe->pass.n > p->cap) {
+        p->cap = moe->pass.n;
         p->done = st_xrealloc(p->done, (size_t)p->cap * sizeof *p->done);
     }
-    memset(p->done, 0, (size_t)moe->pass[0].n * sizeof *p->done);
+    memset(p->done, 0, (size_t)moe->pass.n * sizeof *p->done);
     reserve_block(moe, claim, (int)(node->src[2]->ne[0] * node->src[2]->ne[1]));
     return compute_present(ex, b, p);
 }
@@ -493,7 +368,7 @@ enum ggml_status st_moe_complete(struct exec *ex, struct st_binding *b)
         const struct partial *p = &moe->partial[i];
         struct strata_error error;
         int part = b->weights->weights[p->claim->weight].part;
-        if (st_stream_wait(b->stream, &moe->pass[0], part, &error) != STRATA_OK) {
+        if (st_stream_wait(b->stream, &moe->pass, part, &error) != STRATA_OK) {
             moe->n_partial = 0;
             return st_backend_fail(b, &error);
         }
@@ -515,7 +390,7 @@ static enum ggml_status compute_together(
             return status;
         }
     }
-    bool ready = st_stream_ready(b->stream, &moe->pass[0], part);
+    bool ready = st_stream_ready(b->stream, &moe->pass, part);
     if (!ready && ggml_nelements(node->src[2]) <= SCRATCH_ROWS) {
         return begin_partial(ex, b, node, claim);
     }
@@ -525,59 +400,43 @@ static enum ggml_status compute_together(
             return status;
         }
         struct strata_error error;
-        if (st_stream_wait(b->stream, &moe->pass[0], part, &error) != STRATA_OK) {
+        if (st_stream_wait(b->stream, &moe->pass, part, &error) != STRATA_OK) {
             return st_backend_fail(b, &error);
         }
     }
     const struct ggml_tensor *ids = node->src[2];
     struct ggml_tensor *shadow = st_exec_shadow(ex, node);
     shadow->src[0] = slots_tensor(ex, b, node->src[0], claim);
-    shadow->src[2] = plain_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
+    shadow->src[2] =
+        st_exec_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
     st_exec_defer(ex, shadow);
     return GGML_STATUS_SUCCESS;
 }
 
-/* --- In rounds ------------------------------------------------------------------------------- */
-
-static enum ggml_status compute_in_rounds(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
-{
-    struct moe *moe = ex->moe;
-    const struct st_weight *w = &b->weights->weights[claim->weight];
-    uint32_t parts = 1u << w->part;
-    int *uses = moe->counted ? NULL : moe->uses;
-    struct strata_error error;
-    enum ggml_status status = st_exec_flush(ex, b);
-    st_stream_adapt(b->stream, true);
-    int per_round = st_stream_pass_limit(b->stream, w->group, false);
-    bool ahead = per_round < st_stream_pass_limit(b->stream, w->group, true);
-    int n_rounds = (moe->n_needed + per_round - 1) / per_round;
-    reserve_block(moe, claim, (int)(node->src[2]->ne[0] * node->src[2]->ne[1]));
-    order_needed(moe, b, w->group, parts);
-    int begun = 0;
-    for (int round = 0; round < n_rounds && status == GGML_STATUS_SUCCESS; round++) {
-        struct st_pass *pass = &moe->pass[round % 2];
-        for (; begun < n_rounds && begun <= round + (ahead ? 1 : 0); begun++) {
-            int first = begun * per_round;
-            int n = moe->n_needed - first < per_round ? moe->n_needed - first : per_round;
-            if (st_stream_begin(b->stream, &moe->pass[begun % 2], w->group, moe->needed + first,
-                    uses ? uses + first : NULL, n, parts, &error) != STRATA_OK) {
-                return st_backend_fail(b, &error);
-            }
-        }
-        if (st_stream_wait(b->stream, pass, w->part, &error) != STRATA_OK) {
-            return st_backend_fail(b, &error);
-        }
-        status = compute_round(ex, b, node, claim, pass);
-        close_pass(b, pass);
-    }
-    moe->counted = true;
-    return status;
-}
-
 /* --- A node -------------------------------------------------------------------------------- */
 
-/* Opens the pass for new ids, if all their experts fit into the slots at once. */
+/* Rows from which on reading ahead and gathering rows is worth it. */
+#define SET_ROWS 32
+
+/* Whether the layer's experts are used set by set: there are not enough slots, or many rows wait for
+ * experts that are not in slots. */
+static bool goes_in_sets(const struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids)
+{
+    if (moe->n_needed > st_stream_pass_limit(b->stream, moe->group, true)) {
+        return true;
+    }
+    if (b->weights->groups[moe->group].n_expert <= 2) {
+        return false; /* they always have slots, and perhaps no other place (plan.c) */
+    }
+    uint32_t all = (1u << b->weights->groups[moe->group].n_parts) - 1;
+    int missing = 0;
+    for (int i = 0; i < moe->n_needed && ids->ne[1] >= SET_ROWS; i++) {
+        missing += !st_stream_has(b->stream, moe->group, moe->needed[i], all);
+    }
+    return missing > 0;
+}
+
+/* Begins with new ids: opens a pass for all parts of the layer. */
 static enum ggml_status new_ids(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, const struct st_weight *w)
 {
@@ -604,23 +463,22 @@ static enum ggml_status new_ids(
     list_needed(moe);
     moe->ids = node->src[2];
     moe->group = w->group;
-    moe->counted = false;
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
     }
-    if (moe->n_needed > st_stream_pass_limit(b->stream, w->group, true)) {
-        sort_rows(moe, node->src[2]);
+    if (goes_in_sets(moe, b, node->src[2])) {
+        st_moe_batch_begin(moe->batch, b, node);
+        moe->in_sets = true;
         return GGML_STATUS_SUCCESS;
     }
     struct strata_error error;
-    if (st_stream_begin(b->stream, &moe->pass[0], w->group, moe->needed, moe->uses, moe->n_needed,
-            all, &error) != STRATA_OK) {
+    if (st_stream_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed, all,
+            &error) != STRATA_OK) {
         return st_backend_fail(b, &error);
     }
-    moe->counted = true;
     translate_ids(moe, node->src[2]);
     st_lookahead_step(
-        moe->lookahead, ex, b, w->group, node->src[2], moe->seen, moe->pass[0].n_misses > 0);
+        moe->lookahead, ex, b, w->group, node->src[2], moe->seen, moe->pass.n_misses > 0);
     return GGML_STATUS_SUCCESS;
 }
 
@@ -629,7 +487,8 @@ enum ggml_status st_moe_node(
 {
     struct moe *moe = ex->moe;
     const struct st_weight *w = &b->weights->weights[claim->weight];
-    if (moe->ids != node->src[2] || moe->group != w->group) {
+    if (moe->ids != node->src[2] || moe->group != w->group ||
+        (moe->in_sets && st_moe_batch_had(moe->batch, w->part))) {
         enum ggml_status status = new_ids(ex, b, node, w);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
@@ -638,6 +497,6 @@ enum ggml_status st_moe_node(
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS;
     }
-    return moe->pass[0].group >= 0 ? compute_together(ex, b, node, claim)
-                                   : compute_in_rounds(ex, b, node, claim);
+    return moe->in_sets ? st_moe_batch_node(moe->batch, ex, b, node, claim)
+                        : compute_together(ex, b, node, claim);
 }

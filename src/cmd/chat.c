@@ -346,7 +346,7 @@ static enum strata_status start(struct chat *c, struct strata_error *err)
     enum strata_status status = strata_model_load(c->path, &c->model_options, &c->model, err);
     progress_end(&c->progress);
     if (status == STRATA_OK) {
-        c->options.batch = c->model_options.batch ? c->model_options.batch : 512;
+        c->options.batch = strata_model_batch(c->model);
         c->options.stop = &interrupted;
         if (c->progress.terminal) {
             c->options.progress = progress_report;

@@ -36,7 +36,7 @@
         .target = &(m)->weights_mem_bytes, .min = 1, .max = 0x1p62}, \
     {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096", \
         .target = &(m)->ctx, .min = 1, .max = 1 << 24}, \
-    {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512)", \
+    {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512 to 2048)", \
         .target = &(m)->batch, .min = 1, .max = 1 << 20}, \
     {CMD_INT, 't', "threads", "N", "default: the physical cores", \
         .target = &(m)->threads, .min = 1, .max = 512}, \

@@ -80,10 +80,18 @@ static enum strata_status eval_rows(struct strata_session *session, struct refer
     return status;
 }
 
-static size_t pass_size(const struct generate_options *o)
+/* Tokens in a pass: what Strata would choose, if nobody said. Both must do the same. */
+static enum strata_status choose_batch(struct generate_options *o, struct strata_error *err)
 {
-    size_t batch = o->model.batch ? o->model.batch : 512;
-    return o->model.ctx && batch > o->model.ctx ? o->model.ctx : batch;
+    struct strata_plan *plan;
+    enum strata_status status = strata_plan_new(o->model_path, &o->model, &plan, err);
+    if (status == STRATA_OK) {
+        struct strata_placement placement;
+        strata_plan_placement(plan, &placement);
+        o->model.batch = placement.batch;
+        strata_plan_free(plan);
+    }
+    return status;
 }
 
 /* --- The two runs -------------------------------------------------------------------------- */
@@ -104,7 +112,7 @@ static enum strata_status reference_tokens(struct strata_model *model,
         strata_sample_accept(session, ref->tokens[i]);
     }
     if (status == STRATA_OK) {
-        status = eval_rows(session, ref, 0, ref->n_prompt, pass_size(o), record_row, err);
+        status = eval_rows(session, ref, 0, ref->n_prompt, o->model.batch, record_row, err);
     }
     while (status == STRATA_OK && ref->n_generated < o->n_predict) {
         int32_t token = strata_sample(session);
@@ -124,7 +132,7 @@ static enum strata_status strata_rows(struct strata_model *model, struct strata_
     rewind(ref->rows);
     (void)model;
     enum strata_status status =
-        eval_rows(session, ref, 0, ref->n_prompt, pass_size(o), compare_row, err);
+        eval_rows(session, ref, 0, ref->n_prompt, o->model.batch, compare_row, err);
     for (size_t i = 0; i < ref->n_generated && status == STRATA_OK; i++) {
         status = eval_rows(session, ref, ref->n_prompt + i, 1, 1, compare_row, err);
     }
@@ -193,6 +201,9 @@ int cmd_verify(int argc, char **argv)
     if (!ref.rows) {
         status = st_fail_errno(&err, STRATA_E_IO, errno, "Set TMPDIR to a writable directory.",
             "cannot make a temporary file");
+    }
+    if (status == STRATA_OK && o.model.batch == 0) {
+        status = choose_batch(&o, &err);
     }
     if (status == STRATA_OK) {
         status = one_run(&o, true, &ref, &err);

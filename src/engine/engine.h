@@ -20,6 +20,7 @@ struct strata_model {
     struct llama_context *ctx;
     const struct llama_vocab *vocab;
     struct strata_model_options options; /* with every default filled in */
+    bool choose_batch;                   /* nobody gave one */
     struct strata_placement placement;
     ggml_threadpool_t pool; /* of a plain model; a streamed one computes with the device's */
     struct st_needs needs;

@@ -16,9 +16,13 @@
 #define SLACK_BYTES   (64 * ST_MIB)
 #define PROBE_SECONDS 0.2
 #define BATCH_DEFAULT 512
-#define CTX_DEFAULT   4096
-#define SEQ_MAX       256 /* llama.cpp's own limit */
-#define CELLS_MAX     (1u << 30)
+/* When weights are streamed, a longer pass reads them less often: up to so many tokens, as long as the
+ * memory for it (intermediate results) is at most this share of the budget, which slots would lose. */
+#define BATCH_MOST  2048
+#define BATCH_SHARE 16
+#define CTX_DEFAULT 4096
+#define SEQ_MAX     256 /* llama.cpp's own limit */
+#define CELLS_MAX   (1u << 30)
 /* What the driver of a device without memory of its own takes, above all for compiled shaders.
  * Measured with Mesa's software driver: 40 to 85 MiB. */
 #define DRIVER_BYTES (96 * ST_MIB)
@@ -186,6 +190,7 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
         return st_fail(
             err, STRATA_E_USAGE, "", "%d threads: must be 1 to %d", o->threads, GGML_MAX_N_THREADS);
     }
+    m->choose_batch = o->batch == 0;
     o->batch = o->batch ? o->batch : BATCH_DEFAULT;
     o->n_seq = o->n_seq ? o->n_seq : 1;
     if (o->n_seq > SEQ_MAX || o->n_kept > SEQ_MAX - o->n_seq) {
@@ -337,6 +342,48 @@ static enum strata_status measure_devices(struct strata_model *m, struct strata_
     return status;
 }
 
+static enum strata_status plan_once(struct strata_model *m, struct strata_error *err)
+{
+    struct st_budget budget = st_budget_of(m, st_pending_bytes(m));
+    st_plan_free(m->plan);
+    m->plan = NULL;
+    return st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
+}
+
+static enum strata_status plan_batch(
+    struct strata_model *m, uint32_t batch, struct strata_error *err)
+{
+    m->options.batch = batch;
+    enum strata_status status = measure_devices(m, err);
+    return status == STRATA_OK ? plan_once(m, err) : status;
+}
+
+/* The largest batch of which the memory allows, if nobody gave one. */
+static uint32_t best_batch(const struct strata_model *m)
+{
+    uint32_t usual = m->options.batch, batch = m->choose_batch ? BATCH_MOST : usual;
+    double each = (double)m->needs.compute_bytes / usual;
+    while (batch > usual &&
+           (batch > m->options.ctx ||
+               each * (batch - usual) > (double)m->placement.budget_bytes / BATCH_SHARE)) {
+        batch /= 2;
+    }
+    return batch > usual ? batch : usual;
+}
+
+/* Plans for streaming, with a batch that suits. */
+static enum strata_status plan_streaming(struct strata_model *m, struct strata_error *err)
+{
+    enum strata_status status = plan_once(m, err);
+    uint32_t usual = m->options.batch, batch = best_batch(m);
+    struct strata_error unused;
+    if (status == STRATA_OK && !m->plan->everything_fits && batch > usual &&
+        plan_batch(m, batch, &unused) != STRATA_OK) {
+        status = plan_batch(m, usual, err);
+    }
+    return status;
+}
+
 static enum strata_status measure_and_plan(struct strata_model *m, struct strata_error *err)
 {
     enum strata_status status = measure_devices(m, err);
@@ -347,8 +394,7 @@ static enum strata_status measure_and_plan(struct strata_model *m, struct strata
         return status;
     }
     if (!fits(m)) {
-        struct st_budget budget = st_budget_of(m, st_pending_bytes(m));
-        status = st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
+        status = plan_streaming(m, err);
         if (status == STRATA_OK && !m->plan->everything_fits) {
             probe_disk(m);
         }
@@ -467,6 +513,7 @@ void st_look_placement(struct strata_model *m)
     p->kv_bytes = m->needs.kv_bytes;
     p->compute_bytes = m->needs.compute_bytes;
     p->fits = !m->plan;
+    p->batch = m->options.batch;
     p->resident_bytes = host_weights(m);
     describe_device(m);
     if (!m->plan) {

@@ -12,6 +12,11 @@
 #define RING_MIN   (32 * ST_MIB)
 /* Experts that are not read in place arrive in at most this much memory. */
 #define STAGING_MAX (64 * ST_MIB)
+/* Experts of a batch pass through memory for at least so many parts, one used and one read, and at
+ * most this share of the room, and this much. */
+#define TRANSIT_LEAST 2
+#define TRANSIT_SHARE 16
+#define TRANSIT_MAX   (128 * ST_MIB)
 
 static int experts_per_token(const struct st_weights *ws)
 {
@@ -40,7 +45,26 @@ static uint64_t staging_buffer(const struct st_weights *ws)
     for (int i = 0; i < ws->n_weights; i++) {
         if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
             bytes = st_max(bytes, st_weight_envelope(ws, i));
+            bytes = st_max(bytes, st_round_up(ws->weights[i].stride, 4096));
         }
+    }
+    return bytes;
+}
+
+/* Memory for one expert's part as it is read. None where no layer has more than two experts: they
+ * always have slots. */
+static uint64_t transit_unit(const struct st_weights *ws)
+{
+    uint64_t bytes = 0;
+    int widest = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        widest = ws->groups[g].n_expert > widest ? ws->groups[g].n_expert : widest;
+    }
+    if (widest <= 2) {
+        return 0;
+    }
+    for (int i = 0; i < ws->n_weights; i++) {
+        bytes = ws->weights[i].group >= 0 ? st_max(bytes, st_weight_envelope(ws, i)) : bytes;
     }
     return bytes;
 }
@@ -74,10 +98,31 @@ static uint64_t slots_minimum(const struct st_weights *ws)
     return st_min(shared, ws->expert_bytes);
 }
 
-/* Slots and staging that the experts cannot do without. */
+/* For the experts of a batch: as much as helps, one layer's, but only a part of `room`, since single
+ * tokens need it for slots. `room` is at least expert_minimum. */
+static uint64_t transit_size(const struct st_weights *ws, uint64_t room)
+{
+    uint64_t free = room - slots_minimum(ws) - 2 * staging_buffer(ws);
+    uint64_t unit = transit_unit(ws), most = 0;
+    if (unit == 0) {
+        return 0;
+    }
+    for (int g = 0; g < ws->n_groups; g++) {
+        most = st_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
+    }
+    uint64_t bytes = st_min(st_min(room / TRANSIT_SHARE, TRANSIT_MAX), most);
+    uint64_t staging = staging_buffer(ws) ? st_max(STAGING_MAX, 2 * staging_buffer(ws)) : 0;
+    uint64_t all = ws->expert_bytes + staging;
+    if (all < room && bytes > room - all) {
+        bytes = room - all; /* every expert has a slot: only when memory gets short, one passes */
+    }
+    return st_round_down(st_min(st_max(bytes, TRANSIT_LEAST * unit), free), 4096);
+}
+
+/* Slots, staging and transit that the experts cannot do without. */
 static uint64_t expert_minimum(const struct st_weights *ws)
 {
-    return slots_minimum(ws) + 2 * staging_buffer(ws);
+    return slots_minimum(ws) + 2 * staging_buffer(ws) + TRANSIT_LEAST * transit_unit(ws);
 }
 
 uint64_t st_plan_minimum(const struct st_weights *ws)
@@ -262,6 +307,8 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
     if (ws->n_groups > 0) {
         uint64_t buffer = staging_buffer(ws);
         uint64_t room = budget_bytes - used;
+        plan->transit_bytes = transit_size(ws, room);
+        room -= plan->transit_bytes;
         uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * ST_MAX_PARTS;
         wanted = st_min(st_min(wanted, st_max(STAGING_MAX, 2 * buffer)), room / 8);
         wanted = buffer ? st_round_down(wanted, buffer) : 0;
@@ -270,7 +317,7 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
         place_experts(ws, plan, curves ? curves : prior, room - plan->staging_bytes);
         st_curves_free(prior);
     }
-    plan->total_bytes = used + plan->staging_bytes + plan->cache_bytes;
+    plan->total_bytes = used + plan->transit_bytes + plan->staging_bytes + plan->cache_bytes;
     plan->everything_fits =
         plan->streamed_bytes == 0 &&
         (ws->n_groups == 0 || (plan->slots && plan->cache_bytes == ws->expert_bytes));

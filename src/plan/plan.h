@@ -26,6 +26,7 @@ struct st_plan {
     uint64_t ring_bytes;     /* where streamed dense weights arrive */
     uint64_t scratch_bytes;  /* one dense weight in its computed form */
     uint64_t staging_bytes;  /* where experts arrive that are not read in place */
+    uint64_t transit_bytes;  /* where the experts of a batch pass through */
     uint64_t cache_bytes;    /* expert slots */
     uint64_t total_bytes;    /* all of the above that takes memory */
     uint64_t budget_bytes;   /* what it was made for */

@@ -163,7 +163,8 @@ static void predict_decode(const struct st_speed_inputs *in, struct st_speed *ou
                                                                                : "computing";
 }
 
-/* One full batch. Layer after layer each needed expert is read once, unless it is there. */
+/* One full batch. Each needed expert is read once, unless it is there, and ahead of its use across
+ * layers: the disk and the processors work side by side from the first layer to the last. */
 static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *out)
 {
     const struct st_weights *ws = in->weights;
@@ -178,7 +179,9 @@ static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *ou
                                          : (double)in->plan->shared_slots / ws->n_groups;
         add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - there / e)));
     }
-    double seconds = together(in, dense, experts, op_time(in) * sqrt(n));
+    double work = dense.compute + dense.arrive + experts.compute + experts.arrive;
+    double first = experts.read / (fmax(1, ws->n_groups) * PARTS); /* nobody computes meanwhile */
+    double seconds = first + fmax(work + op_time(in) * sqrt(n), dense.read + experts.read - first);
     out->prompt_tok_per_s = n / seconds;
 }
 

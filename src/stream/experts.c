@@ -147,6 +147,7 @@ static bool make_staging(struct st_experts *x, uint64_t bytes)
     for (int i = 0; i < ws->n_weights; i++) {
         if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
             x->stage_size = st_max(x->stage_size, st_weight_envelope(ws, i));
+            x->stage_size = st_max(x->stage_size, st_round_up(ws->weights[i].stride, ST_IO_ALIGN));
         }
     }
     if (x->stage_size == 0) {
@@ -767,6 +768,42 @@ bool st_experts_has(const struct st_experts *x, int group, int expert, uint32_t 
     int pool = x->pool_of[group];
     int slot = st_cache_find(x->cache, pool, x->first_id[group] + expert);
     return slot >= 0 && (st_cache_parts(x->cache, pool, slot) & parts) == parts;
+}
+
+/* --- For batches --------------------------------------------------------------------------- */
+
+struct st_experts_cache st_experts_cache(const struct st_experts *x, int group)
+{
+    bool shared = x->n_pools < x->weights->n_groups;
+    return (struct st_experts_cache){x->cache, x->pool_of[group], x->first_id[group], shared};
+}
+
+void st_experts_hold(struct st_experts *x, int group)
+{
+    x->pools[x->pool_of[group]].n_passes++;
+}
+
+void st_experts_release(struct st_experts *x, int group)
+{
+    x->pools[x->pool_of[group]].n_passes--;
+}
+
+void st_experts_count(struct st_experts *x, uint64_t requests, uint64_t hits)
+{
+    x->stats.expert_requests += requests;
+    x->stats.expert_hits += hits;
+}
+
+char *st_experts_staging(struct st_experts *x, uint64_t *bytes)
+{
+    for (int i = 0; i < x->n_stages; i++) {
+        if (x->stage_busy[i]) {
+            drain(x);
+            break;
+        }
+    }
+    *bytes = x->staging_bytes;
+    return x->staging;
 }
 
 /* --- More and less memory ------------------------------------------------------------------ */

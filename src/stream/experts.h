@@ -52,6 +52,26 @@ void st_experts_resize(struct st_experts *x, uint64_t bytes);
 /* True when every pool has the slots that `bytes` comes to. */
 bool st_experts_settled(const struct st_experts *x, uint64_t bytes);
 
+/* --- For batches (batch.h) ---------------------------------------------------------------- */
+
+/* Where the cache keeps the group: expert e is number first_id + e of its layer. */
+struct st_experts_cache {
+    struct st_cache *cache;
+    int layer, first_id;
+    bool shared; /* with other groups */
+};
+struct st_experts_cache st_experts_cache(const struct st_experts *x, int group);
+
+/* Between the two, the group's pool keeps its size. */
+void st_experts_hold(struct st_experts *x, int group);
+void st_experts_release(struct st_experts *x, int group);
+
+/* Counts requests and, of them, hits. */
+void st_experts_count(struct st_experts *x, uint64_t requests, uint64_t hits);
+
+/* The staging memory, for the caller's use until the next pass begins. */
+char *st_experts_staging(struct st_experts *x, uint64_t *bytes);
+
 /* Adds this half's figures to *out. */
 void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out);
 

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
+#include "stream/fifo.h"
 
 #define MAX_ENTRIES 64 /* power of two */
 
@@ -100,22 +101,11 @@ void st_ring_free(struct st_ring *ring)
     }
 }
 
-/* Finds `size` bytes after the youngest entry. The entries occupy [oldest.start, youngest.end),
- * possibly wrapped once around the end of the memory. */
+/* Finds `size` bytes after the youngest entry. */
 static bool allocate(struct st_ring *ring, uint64_t size, uint64_t *start)
 {
-    if (ring->n == 0) {
-        *start = 0;
-        return size <= ring->bytes;
-    }
-    uint64_t first = head(ring)->start;
-    uint64_t tail = ring->entries[(ring->head + ring->n - 1) % MAX_ENTRIES].end;
-    if (tail > first && ring->bytes - tail < size) {
-        *start = 0;
-        return size <= first;
-    }
-    *start = tail;
-    return tail > first || first - tail >= size;
+    uint64_t end = ring->entries[(ring->head + ring->n - 1) % MAX_ENTRIES].end;
+    return st_fifo_place(ring->bytes, ring->n == 0, head(ring)->start, end, size, start);
 }
 
 static bool issue(struct st_ring *ring, int weight, bool demand)

@@ -7,9 +7,11 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
+#include "stream/batch.h"
 #include "stream/elastic.h"
 #include "stream/experts.h"
 #include "stream/ring.h"
+#include "stream/transit.h"
 
 struct st_stream {
     const struct st_weights *weights;
@@ -32,6 +34,8 @@ struct st_stream {
     uint64_t ring_bytes;
 
     struct st_experts *experts; /* NULL for dense models */
+    struct st_transit *transit; /* NULL without batches */
+    struct st_batch *batch;
     uint64_t slot_bytes;
     uint64_t arrive_ns;
 
@@ -73,6 +77,28 @@ const char *st_stream_default_policy(bool shared)
     return shared ? "lru" : "echo";
 }
 
+static bool is_absent(void *user, int group, int expert)
+{
+    const struct st_stream *s = user;
+    uint32_t parts = (1u << s->weights->groups[group].n_parts) - 1;
+    return !st_experts_has(s->experts, group, expert, parts);
+}
+
+static bool make_batch(struct st_stream *s, uint64_t bytes)
+{
+    if (bytes > 0) {
+        s->transit = st_transit_new(s->io, s->weights, bytes, is_absent, s);
+        if (s->transit) {
+            st_transit_set_check(s->transit, s->check, s->user);
+        }
+        s->batch = s->transit
+                       ? st_batch_new(s->io, s->weights, s->experts, s->transit, s->arrive, s->user)
+                       : NULL;
+        return s->batch != NULL;
+    }
+    return true;
+}
+
 enum strata_status st_stream_new(const struct st_weights *weights,
     const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_stream **out,
     struct strata_error *err)
@@ -106,6 +132,9 @@ enum strata_status st_stream_new(const struct st_weights *weights,
             st_stream_free(s);
             return status;
         }
+        if (!make_batch(s, config->transit_bytes)) {
+            return no_memory(s, "experts on their way", err);
+        }
         struct st_stream_stats stats = {0};
         st_experts_stats(s->experts, &stats);
         s->slot_bytes = stats.memory_bytes;
@@ -121,6 +150,8 @@ void st_stream_free(struct st_stream *s)
     if (!s) {
         return;
     }
+    st_batch_free(s->batch);
+    st_transit_free(s->transit);
     st_experts_free(s->experts);
     st_ring_free(s->ring);
     st_io_free(s->io);
@@ -462,6 +493,33 @@ bool st_stream_has(const struct st_stream *s, int group, int expert, uint32_t pa
     return st_experts_has(s->experts, group, expert, parts);
 }
 
+void st_stream_expect_experts(struct st_stream *s, const struct st_expert_use *uses, int n)
+{
+    if (s->transit) {
+        st_transit_expect(s->transit, uses, n);
+    }
+}
+
+void st_stream_batch_begin(struct st_stream *s, int weight, const struct st_routes *routes)
+{
+    ST_ASSERT(s->batch);
+    st_batch_begin(s->batch, weight, routes);
+}
+
+enum strata_status st_stream_batch_next(
+    struct st_stream *s, int weight, struct st_set *set, struct strata_error *err)
+{
+    st_stream_adapt(s, false);
+    return st_batch_next(s->batch, weight, set, err);
+}
+
+void st_stream_batch_end(struct st_stream *s)
+{
+    if (s->batch) {
+        st_batch_end(s->batch);
+    }
+}
+
 void st_stream_poll(struct st_stream *s)
 {
     st_io_poll(s->io);
@@ -481,6 +539,16 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
     }
     if (s->experts) {
         st_experts_stats(s->experts, out);
+    }
+    if (s->transit) {
+        const struct st_transit_stats *transit = st_transit_stats(s->transit);
+        out->demand_bytes += transit->demand_bytes;
+        out->prefetch_bytes += transit->prefetch_bytes;
+        out->prefetch_used_bytes += transit->prefetch_used_bytes;
+        out->stall_ns += transit->stall_ns;
+        out->prefetch_stall_ns += transit->prefetch_stall_ns;
+        out->arrive_ns += st_batch_arrive_ns(s->batch) + transit->check_ns;
+        out->memory_bytes += st_transit_bytes(s->transit);
     }
     out->arrive_ns += s->arrive_ns;
     out->shrinks = atomic_load(&s->shrinks);

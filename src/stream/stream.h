@@ -47,8 +47,9 @@ struct st_stream_config {
     int shared_slots;     /* one pool for all groups */
     uint64_t ring_bytes;
     uint64_t staging_bytes;
-    const char *policy; /* of the cache; NULL: the default */
-    st_check_fn check;  /* may be NULL */
+    uint64_t transit_bytes; /* where a batch's experts pass through; 0: there will be no batches */
+    const char *policy;     /* of the cache; NULL: the default */
+    st_check_fn check;      /* may be NULL */
     struct st_io_options io;
 };
 
@@ -133,6 +134,45 @@ void *st_stream_slots(const struct st_stream *stream, int weight, uint64_t *stri
 
 /* Whether the group's expert has all of `parts` in place now. */
 bool st_stream_has(const struct st_stream *stream, int group, int expert, uint32_t parts);
+
+/* --- Experts of a batch -------------------------------------------------------------------- */
+
+/* A batch may need more experts of a layer than there are slots, or most of those that are not in
+ * slots. Then they are used set by set (batch.h), each read once, and read ahead across layers:
+ *
+ *      expect ---> begin (ids are known) ---> next(part): a set ---> ... compute ... ---> next
+ *                                             no more: next(the next part) ... ---> end
+ */
+
+struct st_expert_use; /* transit.h */
+
+/* Announces the expert matrices of the coming computation in the order of their use. */
+void st_stream_expect_experts(struct st_stream *stream, const struct st_expert_use *uses, int n);
+
+/* Which experts each token uses, token after token. */
+struct st_routes {
+    const int *experts; /* [tokens][picks] */
+    int tokens, picks;
+};
+
+/* Some experts' parts in memory: experts[i] begins at base + index[i] * stride. */
+struct st_set {
+    int n;
+    const int *experts, *index;
+    void *base;
+    uint64_t stride;
+    int n_index; /* larger than any index */
+};
+
+/* Opens the layer of the matrix, the first one of it that will be used. One at a time, and no pass
+ * of the group is open. */
+void st_stream_batch_begin(struct st_stream *stream, int weight, const struct st_routes *routes);
+
+/* The next set of experts of the matrix, until all that the routes name have been; then set->n is 0.
+ * Valid until the next call. Each matrix is gone through once. Blocks while it is read. */
+enum strata_status st_stream_batch_next(
+    struct st_stream *stream, int weight, struct st_set *set, struct strata_error *err);
+void st_stream_batch_end(struct st_stream *stream); /* if one is open */
 
 /* --- More and less memory ------------------------------------------------------------------ */
 

@@ -1,0 +1,273 @@
+/*
+ * test_transit.c - experts passing through memory, over every method and fault: bytes against the
+ * file's, each needed one exactly once, reads against a count of what is needed.
+ */
+#include "weights_fixture.h"
+
+#include "stream/transit.h"
+
+#define N_LAYERS  5
+#define N_EXPERTS 12
+
+static struct model sized;
+static struct model *model = &sized;
+static struct st_io_engine *io;
+static struct st_transit *transit;
+static bool present[N_LAYERS][N_EXPERTS]; /* in slots, as far as the transit is told */
+
+static bool is_absent(void *user, int group, int expert)
+{
+    (void)user;
+    return !present[group][expert];
+}
+
+/* Parts of 1 byte .. 32 KiB at odd offsets, three to a layer. */
+static int set_up(void **state)
+{
+    make_contents(state);
+    model_init(model, 777);
+    for (int l = 0; l < N_LAYERS; l++) {
+        add_random_layer(model, l, N_EXPERTS, 14);
+    }
+    model_open(model);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    model_close(model);
+    return free_contents(state);
+}
+
+static int close_after(void **state)
+{
+    (void)state;
+    st_transit_free(transit);
+    st_io_free(io);
+    transit = NULL;
+    io = NULL;
+    return 0;
+}
+
+static uint64_t largest_unit(void)
+{
+    uint64_t largest = 0;
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        largest = st_max(largest, st_weight_envelope(model->weights, i));
+    }
+    return largest;
+}
+
+static void open_transit(const char *method, uint64_t bytes)
+{
+    struct st_io_options options;
+    struct strata_error err;
+    close_after(NULL);
+    st_io_options_init(&options);
+    options.method = method;
+    options.chunk_bytes = CHUNK_BYTES;
+    options.queue_depth = 4;
+    if (st_io_open(&options, &io, &err)) {
+        fail_msg("%s: %s", method, err.message);
+    }
+    transit = st_transit_new(io, model->weights, bytes, is_absent, NULL);
+    assert_non_null(transit);
+}
+
+static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,short=3",
+    "fault:threads,eintr=2,eagain=5", "fault:threads,reorder=9,short=2,eintr=3"};
+#define N_METHODS (sizeof methods / sizeof *methods)
+
+/* --- Passes ---------------------------------------------------------------------------------- */
+
+static void expect_all(int tokens)
+{
+    struct st_expert_use uses[N_LAYERS * 3];
+    int n = 0;
+    for (int g = 0; g < N_LAYERS; g++) {
+        for (int p = 0; p < 3; p++) {
+            uses[n++] = (struct st_expert_use){model->weights->groups[g].weight[p], tokens, 2};
+        }
+    }
+    st_transit_expect(transit, uses, n);
+}
+
+/* Takes all of a matrix; each of the needed must come once, and nothing else. */
+static enum strata_status take_all(int weight, const bool *needed, struct strata_error *err)
+{
+    bool had[N_EXPERTS] = {false};
+    struct st_unit units[4];
+    for (int n; (n = st_transit_take(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
+        if (n < 0) {
+            return err->status;
+        }
+        for (int i = 0; i < n; i++) {
+            uint64_t distance = (uint64_t)((const char *)units[i].raw - (const char *)units[0].raw);
+            bool same_delta = model->weights->weights[weight].arrival == ST_ARRIVE_DIRECT;
+            assert_true(needed[units[i].expert] && !had[units[i].expert]);
+            assert_true(!same_delta || distance % st_weight_envelope(model->weights, weight) == 0);
+            had[units[i].expert] = true;
+        }
+        st_io_wait_any(io); /* whatever is being read, is not read over what was taken */
+        for (int i = 0; i < n; i++) {
+            const struct st_weight *w = &model->weights->weights[weight];
+            const unsigned char *file = contents + model->tensors[w->tensor].offset +
+                                        (uint64_t)units[i].expert * w->file_bytes;
+            assert_memory_equal(units[i].raw, file, w->file_bytes);
+        }
+        for (int i = n - 1; i >= 0; i--) {
+            st_transit_release(transit, &units[i]);
+        }
+    }
+    assert_memory_equal(had, needed, sizeof had);
+    return STRATA_OK;
+}
+
+/* One layer with a random need of what is not present. */
+static enum strata_status use_layer(int group, int percent, struct strata_error *err)
+{
+    const struct st_group *info = &model->weights->groups[group];
+    bool needed[N_EXPERTS];
+    int list[N_EXPERTS], n = 0, first = 0;
+    for (int e = 0; e < N_EXPERTS; e++) {
+        needed[e] = !present[group][e] && (int)rnd_below(100) < percent;
+        if (needed[e]) {
+            list[n++] = e;
+        }
+    }
+    st_transit_need(transit, info->weight[first], list, n, n);
+    enum strata_status status = STRATA_OK;
+    for (int p = 0; p < info->n_parts && status == STRATA_OK; p++) {
+        status = take_all(info->weight[p], needed, err);
+    }
+    return status;
+}
+
+static uint64_t demand(void)
+{
+    return st_transit_stats(transit)->demand_bytes;
+}
+
+static uint64_t wasted(void)
+{
+    const struct st_transit_stats *s = st_transit_stats(transit);
+    return s->prefetch_bytes - s->prefetch_used_bytes;
+}
+
+static void test_every_needed_unit_comes_once(void **state)
+{
+    (void)state;
+    static const int percents[] = {100, 60, 5, 0};
+    for (size_t m = 0; m < N_METHODS; m++) {
+        for (uint64_t room = 1; room <= 64; room *= 4) {
+            struct strata_error err;
+            open_transit(methods[m], room * largest_unit());
+            for (int pass = 0; pass < 8; pass++) {
+                random_state = (m + 1) * 1000 + room * 10 + (uint64_t)pass;
+                memset(present, 0, sizeof present);
+                for (int i = 0; i < 20; i++) {
+                    present[rnd_below(N_LAYERS)][rnd_below(N_EXPERTS)] = true;
+                }
+                expect_all(pass % 2 ? 100 : 2);
+                for (int g = 0; g < N_LAYERS; g++) {
+                    present[rnd_below(N_LAYERS)][rnd_below(N_EXPERTS)] ^= true; /* memory moves */
+                    assert_int_equal(use_layer(g, percents[pass % 4], &err), STRATA_OK);
+                }
+            }
+        }
+    }
+}
+
+/* A large batch needs all: everything is read once, all of it but the first need ahead of it. */
+static void test_a_large_batch_reads_all_once_and_ahead(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    uint64_t all = 0;
+    memset(present, 0, sizeof present);
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        all += model->weights->weights[i].file_bytes * N_EXPERTS;
+    }
+    open_transit("threads", 40 * largest_unit());
+    expect_all(1000);
+    for (int g = 0; g < N_LAYERS; g++) {
+        assert_int_equal(use_layer(g, 100, &err), STRATA_OK);
+    }
+    assert_int_equal(demand() + st_transit_stats(transit)->prefetch_used_bytes, all);
+    assert_int_equal(wasted(), 0);
+    assert_true(st_transit_stats(transit)->prefetch_used_bytes > all / 2);
+}
+
+/* So few tokens that most experts are not needed: nothing is read before it is known. */
+static void test_a_small_batch_reads_nothing_in_vain(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    memset(present, 0, sizeof present);
+    open_transit("sync", 40 * largest_unit());
+    expect_all(3);
+    for (int g = 0; g < N_LAYERS; g++) {
+        assert_int_equal(use_layer(g, 30, &err), STRATA_OK);
+    }
+    assert_int_equal(st_transit_stats(transit)->prefetch_bytes, 0);
+}
+
+/* A matrix that nobody expected, and one that comes in another order. */
+static void test_the_unexpected_is_read_too(void **state)
+{
+    (void)state;
+    struct strata_error err;
+    const bool all[N_EXPERTS] = {
+        true, true, true, true, true, true, true, true, true, true, true, true};
+    const int list[N_EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    memset(present, 0, sizeof present);
+    for (int expected = 0; expected < 2; expected++) {
+        open_transit("threads", 3 * largest_unit());
+        if (expected) {
+            expect_all(100);
+        }
+        for (int g = N_LAYERS - 1; g >= 0; g--) {
+            const struct st_group *info = &model->weights->groups[g];
+            st_transit_need(transit, info->weight[0], list, N_EXPERTS, N_EXPERTS);
+            for (int p = 2; p >= 0; p--) {
+                assert_int_equal(take_all(info->weight[p], all, &err), STRATA_OK);
+            }
+        }
+    }
+}
+
+/* A read that fails is an error of the pass that needs it, and the next pass starts clean. */
+static void test_after_a_failed_read_all_comes_again(void **state)
+{
+    (void)state;
+    memset(present, 0, sizeof present);
+    for (int at = 1; at < 60; at += 7) {
+        struct strata_error err;
+        char method[64];
+        int failures = 0;
+        snprintf(method, sizeof method, "fault:threads,eio_at=%d", at);
+        open_transit(method, 8 * largest_unit());
+        for (int pass = 0; pass < 3; pass++) {
+            enum strata_status status = STRATA_OK;
+            expect_all(100);
+            for (int g = 0; g < N_LAYERS && status == STRATA_OK; g++) {
+                status = use_layer(g, 100, &err);
+            }
+            failures += status != STRATA_OK;
+            assert_true(status == STRATA_OK || status == STRATA_E_IO);
+        }
+        assert_int_equal(failures, 1);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_every_needed_unit_comes_once, close_after),
+        cmocka_unit_test_teardown(test_a_large_batch_reads_all_once_and_ahead, close_after),
+        cmocka_unit_test_teardown(test_a_small_batch_reads_nothing_in_vain, close_after),
+        cmocka_unit_test_teardown(test_the_unexpected_is_read_too, close_after),
+        cmocka_unit_test_teardown(test_after_a_failed_read_all_comes_again, close_after),
+    };
+    return cmocka_run_group_tests_name("transit", tests, set_up, tear_down);
+}
