@@ -10,9 +10,9 @@ cat >trace.jsonl <<'EOF'
 EOF
 strata sim 2x8,2,1M --trace trace.jsonl --slots 2 --warm-up 0
 echo "== prefill, compute time, another disk, a budget"
-strata sim 2x8,2,1M --trace trace.jsonl --mem 6M --warm-up 1 --prefill --compute 5 --disk 500MB/s \
+strata sim 2x8,2,1M --trace trace.jsonl --mem 8M --warm-up 1 --prefill --compute 5 --disk 500MB/s \
     --policy lfu
 echo "== one pool"
-strata sim 2x8,2,1M --trace trace.jsonl --mem 3M --warm-up 0
+strata sim 2x8,2,1M --trace trace.jsonl --mem 5M --warm-up 0
 echo "== JSON"
 strata sim 2x8,2,1M --trace trace.jsonl --slots 3 --warm-up 0 --json
