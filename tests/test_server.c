@@ -391,7 +391,7 @@ static void test_busy(void **state)
     }
     for (int i = 0; i < 12; i++) {
         struct answer a;
-        struct timeval limit = {.tv_sec = 4};
+        struct timeval limit = {.tv_sec = 30};
         setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
         a = read_answer(fds[i]);
         assert_true(a.status == 200 || a.status == 429);
