@@ -1,5 +1,6 @@
 /* test_server.c - the HTTP side, over real sockets: statuses, error shapes, limits, leaving. */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -42,12 +43,17 @@ static void stop(void)
 
 /* --- A client ------------------------------------------------------------------------------ */
 
+/* Ends a test that would hang; much longer than a busy machine takes. */
+#define PATIENCE_S 30
+
 static int dial(void)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct timeval limit = {.tv_sec = PATIENCE_S};
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(st_server_port(server))};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     assert_true(fd >= 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
     return fd;
 }
@@ -70,13 +76,23 @@ static void send_all(int fd, const char *bytes, size_t n)
     }
 }
 
+/* recv(); with a time limit, not even SA_RESTART keeps interruptions from the caller. */
+static ssize_t receive(int fd, void *buf, size_t max)
+{
+    ssize_t n;
+    do {
+        n = recv(fd, buf, max, 0);
+    } while (n < 0 && errno == EINTR);
+    return n;
+}
+
 static struct answer read_answer(int fd)
 {
     struct answer a = {0};
     size_t n = 0, cap = 1 << 20;
     ssize_t got;
     a.all = malloc(cap);
-    while (n < cap - 1 && (got = recv(fd, a.all + n, cap - 1 - n, 0)) > 0) {
+    while (n < cap - 1 && (got = receive(fd, a.all + n, cap - 1 - n)) > 0) {
         n += (size_t)got;
     }
     a.all[n] = 0;
@@ -344,7 +360,8 @@ static int begin_stream(void)
     char head[256];
     int fd = dial();
     snprintf(head, sizeof head,
-        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        "Content-Length: %zu\r\n\r\n",
         strlen(LONG_STREAM));
     send_all(fd, head, strlen(head));
     send_all(fd, LONG_STREAM, strlen(LONG_STREAM));
@@ -368,7 +385,7 @@ static void test_leaving(void **state)
         int fd = begin_stream();
         char some[64];
         if (i % 2) {
-            assert_true(recv(fd, some, sizeof some, 0) > 0);
+            assert_true(receive(fd, some, sizeof some) > 0);
         }
         close(fd);
     }
@@ -390,10 +407,7 @@ static void test_busy(void **state)
         fds[i] = begin_stream();
     }
     for (int i = 0; i < 12; i++) {
-        struct answer a;
-        struct timeval limit = {.tv_sec = 4};
-        setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        a = read_answer(fds[i]);
+        struct answer a = read_answer(fds[i]);
         assert_true(a.status == 200 || a.status == 429);
         if (a.status == 429) {
             assert_non_null(strstr(a.all, "Retry-After:"));
@@ -426,11 +440,9 @@ static void test_slow(void **state)
     for (int i = 0; i < 4; i++) {
         char some[256];
         ssize_t n;
-        struct timeval limit = {.tv_sec = 15};
-        setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        while ((n = recv(fds[i], some, sizeof some, 0)) > 0) {
+        while ((n = receive(fds[i], some, sizeof some)) > 0) {
         }
-        assert_int_equal(n, 0); /* closed by the server */
+        assert_true(n == 0 || errno == ECONNRESET); /* closed by the server */
         close(fds[i]);
     }
     stop();
@@ -447,8 +459,6 @@ static void test_draining(void **state)
     st_service_drain(f.service);
     assert_error(
         post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}"), "/v1/completions", 503);
-    struct timeval limit = {.tv_sec = 4};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     struct answer a = read_answer(fd);
     assert_non_null(strstr(a.body, "data: [DONE]"));
     free(a.all);

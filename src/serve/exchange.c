@@ -201,28 +201,27 @@ static void write_text(
     choice->text_offset += n;
 }
 
-/* Waits for one choice. False: nothing came. */
-static bool advance_choice(struct st_exchange *x, int c, int ms, struct st_buffer *out)
+/* Waits a while for one choice. */
+static void advance_choice(struct st_exchange *x, int c, int ms, struct st_buffer *out)
 {
     struct st_choice *choice = &x->choices[c];
     struct st_piece piece;
     enum st_job_state state = st_job_next(choice->job, ms, &piece);
     if (state == ST_JOB_TIMEOUT) {
-        return false;
+        return;
     }
     if (state == ST_JOB_PIECE) {
         if (x->n_top >= 0 && piece.token >= 0 && x->dialect->token) {
             x->dialect->token(x, c, &piece);
         }
         write_text(x, c, piece.text, piece.length, false, out);
-        return true;
+        return;
     }
     choice->result = st_job_result(choice->job);
     if (choice->result->end != ST_END_FAILED && choice->result->end != ST_END_CANCELLED) {
         write_text(x, c, "", 0, true, out);
         x->dialect->finish(x, c, out);
     }
-    return true;
 }
 
 /* The first failure of a choice; NULL if there is none. */
@@ -247,6 +246,17 @@ static bool all_ended(const struct st_exchange *x)
     return true;
 }
 
+/* Is there no reason to go on? Looks now and then, however fast the tokens come. */
+static bool is_in_vain(struct st_exchange *x)
+{
+    uint64_t now = st_now_ns();
+    if (now - x->looked_ns < LOOK_MS * (uint64_t)1000000) {
+        return false;
+    }
+    x->looked_ns = now;
+    return x->server->stopping || st_request_left(x->request);
+}
+
 /* Waits a while for anything. False: the client has left, or we are told to stop. */
 static bool advance(struct st_exchange *x, struct st_buffer *out)
 {
@@ -255,11 +265,10 @@ static bool advance(struct st_exchange *x, struct st_buffer *out)
         c = (c + 1) % x->n_choices;
     } while (x->choices[c].result && c != x->turn);
     x->turn = c;
-    if (!x->choices[c].result && !advance_choice(x, c, x->n_choices > 1 ? TURN_MS : LOOK_MS, out) &&
-        (st_request_left(x->request) || x->server->stopping)) {
-        return false;
+    if (!x->choices[c].result) {
+        advance_choice(x, c, x->n_choices > 1 ? TURN_MS : LOOK_MS, out);
     }
-    return true;
+    return !is_in_vain(x);
 }
 
 static int failed_status(const struct st_result *failed, const char **message)

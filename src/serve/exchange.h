@@ -75,7 +75,8 @@ struct st_exchange {
     int turn;   /* which choice is looked at next */
     bool begun; /* of a stream */
     bool over;
-    uint64_t said_ns; /* when something was last sent */
+    uint64_t said_ns;   /* when something was last sent */
+    uint64_t looked_ns; /* when we last looked whether the client is still there */
 };
 
 /* For the request, whose body is parsed. NULL when it was not a JSON object: that has been answered. */
