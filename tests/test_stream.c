@@ -415,7 +415,7 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
 static void check_two_passes(int group)
 {
     int experts[N_EXPERTS];
-    int n = st_stream_pass_limit(stream, group, false);
+    int n = st_stream_pass_limit(stream, group) / 2;
     choose(experts, n + n);
     begin(&passes[0], group, experts, NULL, n, ALL_PARTS);
     begin(&passes[1], group, experts + n, NULL, n, ALL_PARTS);
@@ -877,7 +877,7 @@ static int smallest_limit(void)
 {
     int smallest = N_EXPERTS;
     for (int g = 0; g < N_LAYERS; g++) {
-        int limit = st_stream_pass_limit(stream, g, true);
+        int limit = st_stream_pass_limit(stream, g);
         smallest = limit < smallest ? limit : smallest;
     }
     return smallest;

@@ -120,7 +120,8 @@ static void check_simulation(
     }
     assert_int_equal(r.prefill.hits + r.decode.hits, run->stats.expert_hits);
     if (run->placement.streamed_bytes == 0) {
-        assert_int_equal(r.prefill.expert_bytes + r.decode.expert_bytes, run->stats.demand_bytes);
+        assert_int_equal(r.prefill.expert_bytes + r.decode.expert_bytes,
+            run->stats.demand_bytes + run->stats.prefetch_used_bytes);
     }
     st_sim_report_release(&r);
 }

@@ -415,27 +415,6 @@ static enum ggml_status compute_together(
 
 /* --- A node -------------------------------------------------------------------------------- */
 
-/* Rows from which on reading ahead and gathering rows is worth it. */
-#define SET_ROWS 32
-
-/* Whether the layer's experts are used set by set: there are not enough slots, or many rows wait for
- * experts that are not in slots. */
-static bool goes_in_sets(const struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids)
-{
-    if (moe->n_needed > st_stream_pass_limit(b->stream, moe->group, true)) {
-        return true;
-    }
-    if (b->weights->groups[moe->group].n_expert <= 2) {
-        return false; /* they always have slots, and perhaps no other place (plan.c) */
-    }
-    uint32_t all = (1u << b->weights->groups[moe->group].n_parts) - 1;
-    int missing = 0;
-    for (int i = 0; i < moe->n_needed && ids->ne[1] >= SET_ROWS; i++) {
-        missing += !st_stream_has(b->stream, moe->group, moe->needed[i], all);
-    }
-    return missing > 0;
-}
-
 /* Begins with new ids: opens a pass for all parts of the layer. */
 static enum ggml_status new_ids(
     struct exec *ex, struct st_binding *b, struct ggml_tensor *node, const struct st_weight *w)
@@ -466,7 +445,8 @@ static enum ggml_status new_ids(
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
     }
-    if (goes_in_sets(moe, b, node->src[2])) {
+    if (st_stream_wants_sets(
+            b->stream, w->group, moe->needed, moe->n_needed, (int)node->src[2]->ne[1])) {
         st_moe_batch_begin(moe->batch, b, node);
         moe->in_sets = true;
         return GGML_STATUS_SUCCESS;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "stream/transit.h"
 
 struct replay {
     struct st_stream *stream;
@@ -22,8 +23,10 @@ struct replay {
     int *needed; /* distinct experts, in the order in which they are taken */
     int *uses;   /* tokens that need each of them */
     int n_needed;
-    bool counted;
-    struct st_pass pass[2];
+    int *routes; /* [tokens][top_k] experts of the step's tokens */
+    struct st_pass pass;
+
+    struct st_expert_use *expected; /* by a step; [weights] */
 };
 
 struct step st_sim_step(const struct st_trace *trace, int first)
@@ -118,21 +121,6 @@ static void list_needed(struct replay *r)
     }
 }
 
-/* The same for passes one after another: those that have `parts` in memory first, before others
- * could take their slots. */
-static void order_needed(struct replay *r, int group, uint32_t parts)
-{
-    r->n_needed = 0;
-    for (int present = 1; present >= 0; present--) {
-        for (int e = 0; e < r->trace->n_expert; e++) {
-            if (r->seen[e] && st_stream_has(r->stream, group, e, parts) == (present == 1)) {
-                r->uses[r->n_needed] = r->seen[e];
-                r->needed[r->n_needed++] = e;
-            }
-        }
-    }
-}
-
 /* The order in which the graph uses the parts: down comes last. */
 static int part_at(const struct replay *r, int group, int position)
 {
@@ -155,62 +143,75 @@ static int part_at(const struct replay *r, int group, int position)
 static enum strata_status together(struct replay *r, int group, double ns, struct strata_error *err)
 {
     int n_parts = r->weights->groups[group].n_parts;
-    struct st_pass *pass = &r->pass[0];
     enum strata_status status = st_stream_begin(
-        r->stream, pass, group, r->needed, r->uses, r->n_needed, (1u << n_parts) - 1, err);
+        r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, (1u << n_parts) - 1, err);
     for (int i = 0; i < n_parts && !status; i++) {
-        status = st_stream_wait(r->stream, pass, part_at(r, group, i), err);
+        status = st_stream_wait(r->stream, &r->pass, part_at(r, group, i), err);
         compute(r, ns / n_parts);
     }
-    st_stream_end(r->stream, pass);
+    st_stream_end(r->stream, &r->pass);
     return status;
 }
 
-/* One part of all experts needed, in rounds. */
-static enum strata_status in_rounds(
-    struct replay *r, int group, int part, double ns, struct strata_error *err)
+/* What each token of the step uses, of those that the layer computes. Returns how many do. */
+static int list_routes(struct replay *r, const struct step *step, int group)
 {
-    int per_round = st_stream_pass_limit(r->stream, group, false);
-    int ahead = per_round < st_stream_pass_limit(r->stream, group, true);
-    enum strata_status status = STRATA_OK;
-    order_needed(r, group, 1u << part);
-    int n_rounds = (r->n_needed + per_round - 1) / per_round, begun = 0;
-    for (int round = 0; round < n_rounds && !status; round++) {
-        for (; begun < n_rounds && begun <= round + ahead && !status; begun++) {
-            int first = begun * per_round;
-            int n = r->n_needed - first < per_round ? r->n_needed - first : per_round;
-            status = st_stream_begin(r->stream, &r->pass[begun % 2], group, r->needed + first,
-                r->counted ? NULL : r->uses + first, n, 1u << part, err);
+    int n = 0;
+    for (int t = step->first; t < step->first + step->n; t++) {
+        const uint16_t *route = st_trace_route(r->trace, t, group);
+        for (int k = 0; route && k < r->trace->top_k; k++) {
+            r->routes[n * r->trace->top_k + k] = route[k];
         }
-        if (!status) {
-            status = st_stream_wait(r->stream, &r->pass[round % 2], part, err);
-        }
-        compute(r, ns / n_rounds);
-        st_stream_end(r->stream, &r->pass[round % 2]);
+        n += route != NULL;
     }
-    r->counted = true;
+    return n;
+}
+
+static enum strata_status in_sets(
+    struct replay *r, int group, int tokens, double ns, struct strata_error *err)
+{
+    const struct st_group *g = &r->weights->groups[group];
+    struct st_routes routes = {r->routes, tokens, r->trace->top_k};
+    enum strata_status status = STRATA_OK;
+    st_stream_batch_begin(r->stream, g->weight[part_at(r, group, 0)], &routes);
+    for (int i = 0; i < g->n_parts && !status; i++) {
+        struct st_set set = {.n = 1};
+        while (set.n > 0 && !status) {
+            status = st_stream_batch_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
+            compute(r, ns / g->n_parts * set.n / r->n_needed);
+        }
+    }
+    st_stream_batch_end(r->stream);
     return status;
 }
 
 static enum strata_status experts(
     struct replay *r, const struct step *step, int group, double ns, struct strata_error *err)
 {
-    const struct st_group *g = &r->weights->groups[group];
-    enum strata_status status = STRATA_OK;
     st_sim_survey(r->trace, step, group, r->seen);
     list_needed(r);
-    r->counted = false;
-    if (r->n_needed == 0) {
+    int tokens = list_routes(r, step, group);
+    if (tokens == 0) {
         compute(r, ns); /* no token's logits are wanted: the last layer has no rows */
         return STRATA_OK;
     }
-    if (r->n_needed <= st_stream_pass_limit(r->stream, group, true)) {
-        return together(r, group, ns, err);
+    return st_stream_wants_sets(r->stream, group, r->needed, r->n_needed, tokens)
+               ? in_sets(r, group, tokens, ns, err)
+               : together(r, group, ns, err);
+}
+
+/* Announces the expert matrices of a step in the order of their use. */
+static void expect_experts(struct replay *r, const struct step *step)
+{
+    int n = 0;
+    for (int g = 0; g < r->weights->n_groups; g++) {
+        int tokens = list_routes(r, step, g);
+        for (int i = 0; i < r->weights->groups[g].n_parts; i++) {
+            r->expected[n++] = (struct st_expert_use){
+                r->weights->groups[g].weight[part_at(r, g, i)], tokens, r->trace->top_k};
+        }
     }
-    for (int i = 0; i < g->n_parts && !status; i++) {
-        status = in_rounds(r, group, part_at(r, group, i), ns / g->n_parts, err);
-    }
-    return status;
+    st_stream_expect_experts(r->stream, r->expected, n);
 }
 
 /* --- Steps -------------------------------------------------------------------------------- */
@@ -232,7 +233,7 @@ static enum strata_status layer(struct replay *r, const struct step *step, int g
     st_stream_stats(r->stream, &after);
     f->requests += after.expert_requests - before.expert_requests;
     f->hits += after.expert_hits - before.expert_hits;
-    f->expert_bytes += after.demand_bytes - before.demand_bytes; /* the ring rested meanwhile */
+    f->expert_bytes += after.expert_bytes - before.expert_bytes;
     if (f == &r->report->decode) {
         struct st_sim_layer *l = &r->report->layers[group];
         l->requests += after.expert_requests - before.expert_requests;
@@ -241,19 +242,20 @@ static enum strata_status layer(struct replay *r, const struct step *step, int g
     return status;
 }
 
-static uint64_t all_bytes(const struct st_stream_stats *stats)
+static uint64_t dense_bytes(const struct st_stream_stats *stats)
 {
-    return stats->demand_bytes + stats->prefetch_bytes;
+    return stats->demand_bytes + stats->prefetch_used_bytes - stats->expert_bytes;
 }
 
 static enum strata_status run_step(
     struct replay *r, const struct step *step, struct st_sim_figures *f, struct strata_error *err)
 {
     struct st_stream_stats before, after;
-    uint64_t begin_ns = r->disk->now_ns, expert_bytes = f->expert_bytes;
+    uint64_t begin_ns = r->disk->now_ns;
     enum strata_status status = STRATA_OK;
     st_stream_stats(r->stream, &before);
     st_stream_expect(r->stream, r->dense, r->n_dense);
+    expect_experts(r, step);
     r->next_dense = 0;
     for (int g = 0; g < r->weights->n_groups && !status; g++) {
         status = layer(r, step, g, f, err);
@@ -263,10 +265,21 @@ static enum strata_status run_step(
     }
     st_stream_stats(r->stream, &after);
     f->tokens += (uint64_t)step->n;
-    f->dense_bytes += all_bytes(&after) - all_bytes(&before) - (f->expert_bytes - expert_bytes);
+    f->dense_bytes += dense_bytes(&after) - dense_bytes(&before);
     f->seconds += (double)(r->disk->now_ns - begin_ns) * 1e-9;
     f->stall_s += (double)(after.stall_ns - before.stall_ns) * 1e-9;
     return status;
+}
+
+static int longest_step(const struct st_trace *trace)
+{
+    struct step step;
+    int n = 1;
+    for (int t = 0; t < trace->n_tokens; t += step.n) {
+        step = st_sim_step(trace, t);
+        n = step.n > n ? step.n : n;
+    }
+    return n;
 }
 
 enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weights *weights,
@@ -283,7 +296,9 @@ enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weigh
     r.seen = st_xcalloc(n, sizeof *r.seen);
     r.needed = st_xcalloc(n, sizeof *r.needed);
     r.uses = st_xcalloc(n, sizeof *r.uses);
-    r.pass[0].group = r.pass[1].group = -1;
+    r.routes = st_xcalloc((size_t)longest_step(trace) * (size_t)trace->top_k, sizeof *r.routes);
+    r.expected = st_xcalloc((size_t)weights->n_weights, sizeof *r.expected);
+    r.pass.group = -1;
     order_dense(&r);
     enum strata_status status = STRATA_OK;
     struct step step;
@@ -294,11 +309,12 @@ enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weigh
                                                                           : &out->decode;
         status = run_step(&r, &step, f, err);
     }
-    st_pass_release(&r.pass[0]);
-    st_pass_release(&r.pass[1]);
+    st_pass_release(&r.pass);
     free(r.seen);
     free(r.needed);
     free(r.uses);
+    free(r.routes);
+    free(r.expected);
     free(r.dense);
     return status;
 }

@@ -2,9 +2,8 @@
  * replay.h - a trace, step by step, through a stream on a virtual disk.
  *
  * A *step* is what is computed at once: a decode token, or a batch of prefill tokens. A step goes
- * through the layers as backend/moe.c does: experts in memory first, misses read for all parts at
- * once; and when a batch needs more experts than there are slots, part by part in rounds of half
- * the slots, the next round being read while this one is computed.
+ * through the layers as backend/moe.c does: all of a layer's experts together, misses read for all
+ * parts at once; or, where the stream wants that of a batch, set by set.
  *
  * Compute time (of a token, times the tokens of the step) is spread evenly over the layers with
  * experts: half of a layer's before its experts are known, the rest in equal shares after each part
@@ -19,7 +18,7 @@
 
 /* Adds what the trace comes to into out->prefill, warm and decode, and hits and requests of each of
  * out->layers. The first `warm_up` decode tokens go into `warm`. The stream is loaded and unused;
- * `disk` is its virtual disk. `n_slots` per group are for choosing rounds, as the stream has them. */
+ * `disk` is its virtual disk. */
 enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weights *weights,
     struct st_io_virtual *disk, const struct st_trace *trace, double compute_s, int warm_up,
     struct st_sim_report *out, struct strata_error *err);

@@ -139,6 +139,7 @@ static enum strata_status replay(const struct st_weights *ws, const struct st_pl
         .shared_slots = plan->shared_slots,
         .ring_bytes = plan->ring_bytes,
         .staging_bytes = plan->staging_bytes,
+        .transit_bytes = plan->transit_bytes,
         .policy = options->policy,
     };
     st_io_options_init(&config.io);

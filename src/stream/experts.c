@@ -463,10 +463,9 @@ static void drain(struct st_experts *x)
 
 /* --- Passes -------------------------------------------------------------------------------- */
 
-int st_experts_pass_limit(const struct st_experts *x, int group, bool alone)
+int st_experts_pass_limit(const struct st_experts *x, int group)
 {
-    int slots = x->pools[x->pool_of[group]].n_slots;
-    return alone || slots < 2 ? slots : slots / 2;
+    return x->pools[x->pool_of[group]].n_slots;
 }
 
 static void reserve_pass(struct st_pass *pass, int n)

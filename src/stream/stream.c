@@ -13,6 +13,9 @@
 #include "stream/ring.h"
 #include "stream/transit.h"
 
+/* Tokens from which on reading ahead and gathering rows is worth it. */
+#define SET_TOKENS 32
+
 struct st_stream {
     const struct st_weights *weights;
     struct st_io_engine *io;
@@ -450,9 +453,9 @@ void st_stream_dense_done(struct st_stream *s)
 
 /* --- Experts ------------------------------------------------------------------------------- */
 
-int st_stream_pass_limit(const struct st_stream *s, int group, bool alone)
+int st_stream_pass_limit(const struct st_stream *s, int group)
 {
-    return st_experts_pass_limit(s->experts, group, alone);
+    return st_experts_pass_limit(s->experts, group);
 }
 
 enum strata_status st_stream_begin(struct st_stream *s, struct st_pass *pass, int group,
@@ -491,6 +494,24 @@ void *st_stream_slots(const struct st_stream *s, int weight, uint64_t *stride, i
 bool st_stream_has(const struct st_stream *s, int group, int expert, uint32_t parts)
 {
     return st_experts_has(s->experts, group, expert, parts);
+}
+
+bool st_stream_wants_sets(
+    const struct st_stream *s, int group, const int *experts, int n, int tokens)
+{
+    const struct st_group *g = &s->weights->groups[group];
+    if (n > st_experts_pass_limit(s->experts, group)) {
+        return true;
+    }
+    if (!s->batch || tokens < SET_TOKENS) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        if (!st_experts_has(s->experts, group, experts[i], (1u << g->n_parts) - 1)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void st_stream_expect_experts(struct st_stream *s, const struct st_expert_use *uses, int n)
@@ -545,6 +566,7 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         out->demand_bytes += transit->demand_bytes;
         out->prefetch_bytes += transit->prefetch_bytes;
         out->prefetch_used_bytes += transit->prefetch_used_bytes;
+        out->expert_bytes += transit->demand_bytes + transit->prefetch_used_bytes;
         out->stall_ns += transit->stall_ns;
         out->prefetch_stall_ns += transit->prefetch_stall_ns;
         out->arrive_ns += st_batch_arrive_ns(s->batch) + transit->check_ns;

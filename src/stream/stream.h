@@ -106,8 +106,8 @@ struct st_pass {
     int n_misses;  /* experts that are read for this pass, or were read ahead for it */
 };
 
-/* Most experts a pass of this group may have: alone, or next to another open pass of the group. */
-int st_stream_pass_limit(const struct st_stream *stream, int group, bool alone);
+/* Most experts that the open passes of this group may have together. */
+int st_stream_pass_limit(const struct st_stream *stream, int group);
 
 /* Opens a pass over n distinct experts. `uses` counts, per expert, the tokens that need it
  * (requests; NULL: do not count this pass). Reads are issued, nothing is waited for. */
@@ -145,6 +145,11 @@ bool st_stream_has(const struct st_stream *stream, int group, int expert, uint32
  */
 
 struct st_expert_use; /* transit.h */
+
+/* Whether `tokens` tokens that need n experts of the group do better so: there are not enough slots,
+ * or many rows wait for experts that are not in slots. */
+bool st_stream_wants_sets(
+    const struct st_stream *stream, int group, const int *experts, int n, int tokens);
 
 /* Announces the expert matrices of the coming computation in the order of their use. */
 void st_stream_expect_experts(struct st_stream *stream, const struct st_expert_use *uses, int n);
