@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "base/units.h"
 #include "serve/server.h"
 #include "serve_fixture.h"
 
@@ -28,7 +29,7 @@ static void start(const char *api_key)
     options.path = shared_model(MODEL);
     options.api_key = api_key;
     options.body_max_bytes = 64 << 10;
-    options.timeout_s = 3;
+    options.timeout_s = 2;
     options.connections_max = 16;
     if (st_server_start(f.service, &options, &server, &err) != STRATA_OK) {
         fail_msg("%s", err.message);
@@ -448,6 +449,43 @@ static void test_slow(void **state)
     stop();
 }
 
+/* Busily, but without coming to an end: bytes of headers, of a body, of a chunk's extension. */
+static void test_dripping(void **state)
+{
+    (void)state;
+    static const char *const beginnings[] = {"GET /health HTTP/1.1\r\nX-Filler: ",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "5;",
+        "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX-Filler: "};
+    enum { N = sizeof beginnings / sizeof *beginnings };
+    int fds[N], open = N;
+    start(NULL);
+    for (int i = 0; i < N; i++) {
+        fds[i] = dial();
+        send_all(fds[i], beginnings[i], strlen(beginnings[i]));
+    }
+    uint64_t end = st_now_ns() + (uint64_t)PATIENCE_S * 1000000000u;
+    while (open > 0 && st_now_ns() < end) {
+        usleep(200000); /* often enough for a timeout of silence never to pass */
+        for (int i = 0; i < N; i++) {
+            char some[4096];
+            if (fds[i] < 0) {
+                continue;
+            }
+            send(fds[i], "x", 1, MSG_NOSIGNAL);
+            ssize_t n = recv(fds[i], some, sizeof some, MSG_DONTWAIT);
+            if (n == 0 || (n < 0 && errno == ECONNRESET)) {
+                close(fds[i]);
+                fds[i] = -1;
+                open--;
+            }
+        }
+    }
+    assert_int_equal(open, 0);
+    stop();
+}
+
 static void test_draining(void **state)
 {
     (void)state;
@@ -475,6 +513,7 @@ int main(void)
         cmocka_unit_test(test_leaving),
         cmocka_unit_test(test_busy),
         cmocka_unit_test(test_slow),
+        cmocka_unit_test(test_dripping),
         cmocka_unit_test(test_draining),
     };
     strata_log_set_level(STRATA_LOG_ERROR);

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "serve/deadlines.h"
 #include "serve/exchange.h"
 
 #define HEADERS_MAX_BYTES ((size_t)64 << 10)
@@ -63,7 +64,7 @@ struct st_request {
     const struct route *route; /* NULL: none */
     enum st_api api;
     struct st_buffer body;
-    uint64_t received, started_ns;
+    uint64_t received;
     int refused; /* HTTP status; 0: it is not */
     char why[256];
     char client[INET6_ADDRSTRLEN];
@@ -107,6 +108,27 @@ bool st_request_left(const struct st_request *r)
 static void set_timeout(const struct st_request *r, int seconds)
 {
     MHD_set_connection_option(r->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned int)seconds);
+}
+
+static struct st_deadline *deadline_of(struct MHD_Connection *connection)
+{
+    return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+}
+
+/* A client comes or goes. */
+static void on_connection(void *user, struct MHD_Connection *connection, void **context,
+    enum MHD_ConnectionNotificationCode what)
+{
+    struct st_server *s = user;
+    struct st_deadline *d = *context;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = d = st_xcalloc(1, sizeof *d);
+        d->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        st_deadline_watch(s->deadlines, d);
+    } else {
+        st_deadline_rest(s->deadlines, d);
+        free(d);
+    }
 }
 
 /* --- Answers ------------------------------------------------------------------------------- */
@@ -367,7 +389,6 @@ static struct st_request *start(struct st_server *server, struct MHD_Connection 
     struct st_request *r = st_xcalloc(1, sizeof *r);
     r->server = server;
     r->connection = connection;
-    r->started_ns = st_now_ns();
     r->result = MHD_NO;
     note_client(r);
     find_route(r, method, path);
@@ -398,12 +419,12 @@ static bool take_body(struct st_request *r, const char *data, size_t n)
     if (!r->refused) {
         st_buffer_add(&r->body, data, n);
     }
-    bool slow = st_now_ns() - r->started_ns > (uint64_t)o->timeout_s * 1000000000u;
-    return !slow && r->received <= DISCARD_FACTOR * o->body_max_bytes;
+    return r->received <= DISCARD_FACTOR * o->body_max_bytes;
 }
 
 static void answer(struct st_request *r)
 {
+    st_deadline_rest(r->server->deadlines, deadline_of(r->connection));
     set_timeout(r, 0);
     if (r->refused) {
         st_answer_error(r, r->refused, "%s", r->why);
@@ -420,6 +441,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
     (void)version;
     if (!r) {
         *state = r = start(user, connection, method, path);
+        st_deadline_watch(r->server->deadlines, deadline_of(connection)); /* for the body */
         if (r->refused == 413) { /* before it sends all of it */
             answer(r);
             return r->result;
@@ -440,8 +462,10 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
 static void on_end(void *user, struct MHD_Connection *connection, void **state,
     enum MHD_RequestTerminationCode why)
 {
+    struct st_server *s = user;
     struct st_request *r = *state;
-    (void)user, (void)connection, (void)why;
+    (void)why;
+    st_deadline_watch(s->deadlines, deadline_of(connection)); /* for the next */
     if (r) {
         st_buffer_release(&r->body);
         free(r);
@@ -503,7 +527,8 @@ static struct MHD_Daemon *listen_on(struct st_server *s, const struct addrinfo *
     s->loopback = is_loopback(address->ai_addr);
     return MHD_start_daemon(flags, o->port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER,
         on_log, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_SOCK_ADDR,
-        address->ai_addr, MHD_OPTION_NOTIFY_COMPLETED, on_end, s, MHD_OPTION_CONNECTION_LIMIT,
+        address->ai_addr, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+        MHD_OPTION_NOTIFY_COMPLETED, on_end, s, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)o->connections_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->timeout_s,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, HEADERS_MAX_BYTES, MHD_OPTION_LISTENING_ADDRESS_REUSE,
         1u, MHD_OPTION_END);
@@ -513,6 +538,10 @@ static enum strata_status start_daemon(struct st_server *s, struct strata_error 
 {
     char port[8];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
+    s->deadlines = st_deadlines_new(s->options.timeout_s);
+    if (!s->deadlines) {
+        return st_fail(err, STRATA_E_NOMEM, "", "cannot start a thread");
+    }
     snprintf(port, sizeof port, "%u", s->options.port);
     int rc = getaddrinfo(s->options.host, port, &hints, &list);
     if (rc != 0) {
@@ -534,6 +563,7 @@ uint16_t st_server_port(const struct st_server *s)
 
 static void release(struct st_server *s)
 {
+    st_deadlines_free(s->deadlines);
     strata_chat_free(s->chat);
     free(s);
 }

@@ -31,6 +31,7 @@ struct st_server {
     struct st_model_card card;
     double started_s; /* seconds since the epoch */
     struct MHD_Daemon *daemon;
+    struct st_deadlines *deadlines;
     bool loopback; /* it listens on this machine only */
     _Atomic bool stopping;
 };

@@ -1,6 +1,7 @@
 /*
  * server.h - the HTTP server: OpenAI's, Ollama's and Anthropic's APIs over one service.
  *
+ *      deadlines.c  hangs up on clients that do not come to an end
  *      http.c       connections, limits, keys, routes          (libmicrohttpd, a thread each)
  *      exchange.c   a request that generates: jobs out, pieces in, whole or as a stream
  *      openai_*.c, ollama_*.c, anthropic.c   what each API calls things
@@ -21,7 +22,7 @@ struct st_server_options {
     const char *chat_template; /* instead of the model's; NULL: the model's */
     uint64_t body_max_bytes;
     int connections_max;
-    int timeout_s; /* for a client to send a request, and to take what it is sent */
+    int timeout_s; /* for a client to send headers, a body, and to take some of what it is sent */
 };
 
 void st_server_options_init(struct st_server_options *options);
