@@ -1,5 +1,6 @@
 #include "engine/look.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +21,7 @@
  * memory for it (intermediate results) is at most this share of the budget, which slots would lose. */
 #define BATCH_MOST  2048
 #define BATCH_SHARE 16
+#define BATCH_STEP  32
 #define CTX_DEFAULT 4096
 #define SEQ_MAX     256 /* llama.cpp's own limit */
 #define CELLS_MAX   (1u << 30)
@@ -358,17 +360,18 @@ static enum strata_status plan_batch(
     return status == STRATA_OK ? plan_once(m, err) : status;
 }
 
-/* The largest batch of which the memory allows, if nobody gave one. */
+/* The largest batch that the memory allows, if nobody gave one. It grows with the budget in small
+ * steps, so that more memory always leaves more for weights too. */
 static uint32_t best_batch(const struct strata_model *m)
 {
-    uint32_t usual = m->options.batch, batch = m->choose_batch ? BATCH_MOST : usual;
+    uint32_t usual = m->options.batch;
+    uint32_t most = (uint32_t)st_min(BATCH_MOST, m->options.ctx);
     double each = (double)m->needs.compute_bytes / usual;
-    while (batch > usual &&
-           (batch > m->options.ctx ||
-               each * (batch - usual) > (double)m->placement.budget_bytes / BATCH_SHARE)) {
-        batch /= 2;
+    double more = (double)m->placement.budget_bytes / BATCH_SHARE / each;
+    if (!m->choose_batch || most <= usual) {
+        return usual;
     }
-    return batch > usual ? batch : usual;
+    return usual + (uint32_t)fmin(most - usual, more) / BATCH_STEP * BATCH_STEP;
 }
 
 /* Plans for streaming, with a batch that suits. */

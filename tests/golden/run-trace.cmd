@@ -19,6 +19,7 @@ strata run dense.gguf -t 1 -q --tokens 1 --weights-mem 800K --trace-out dense.js
 echo "exit code $?"
 for signal in INT KILL; do
     rm -f c.jsonl
+    : >ids # those of the last round must not count
     strata run m.gguf $SMALL -n 100000 --ctx 200000 --ignore-eos --ids --trace-out c.jsonl >ids 2>/dev/null &
     while [ "$(wc -l <ids)" -lt 20 ] && kill -0 $!; do sleep 0.05; done
     kill -$signal $!
