@@ -11,6 +11,7 @@
 static struct model sized;
 static struct model *model = &sized;
 static struct st_io_engine *io;
+static struct st_arriver arriver;
 static struct st_ring *ring;
 static int order[MAX_TENSORS];
 
@@ -62,7 +63,8 @@ static void open_ring(const char *method, uint64_t bytes)
     if (st_io_open(&options, &io, &err)) {
         fail_msg("%s: %s", method, err.message);
     }
-    ring = st_ring_new(io, model->weights, bytes, true);
+    arriver = (struct st_arriver){.io = io, .weights = model->weights};
+    ring = st_ring_new(&arriver, bytes, true);
     assert_non_null(ring);
 }
 

@@ -12,6 +12,7 @@
 static struct model sized;
 static struct model *model = &sized;
 static struct st_io_engine *io;
+static struct st_arriver arriver;
 static struct st_transit *transit;
 static bool present[N_LAYERS][N_EXPERTS]; /* in slots, as far as the transit is told */
 
@@ -70,7 +71,8 @@ static void open_transit(const char *method, uint64_t bytes)
     if (st_io_open(&options, &io, &err)) {
         fail_msg("%s: %s", method, err.message);
     }
-    transit = st_transit_new(io, model->weights, bytes, is_absent, NULL);
+    arriver = (struct st_arriver){.io = io, .weights = model->weights};
+    transit = st_transit_new(&arriver, bytes, is_absent, NULL);
     assert_non_null(transit);
 }
 

@@ -12,13 +12,10 @@
 #define ONE_USE   (1u << 16)
 
 struct st_batch {
-    struct st_io_engine *io;
+    struct st_arriver *arriver;
     const struct st_weights *weights;
     struct st_experts *experts;
     struct st_transit *transit;
-    st_arrive_fn arrive;
-    void *user;
-    uint64_t arrive_ns;
 
     int group; /* open, or -1 */
     int n_pinned;
@@ -37,11 +34,12 @@ struct st_batch {
     int *listed, *index; /* of the set in use */
 };
 
-struct st_batch *st_batch_new(struct st_io_engine *io, const struct st_weights *weights,
-    struct st_experts *experts, struct st_transit *transit, st_arrive_fn arrive, void *user)
+struct st_batch *st_batch_new(
+    struct st_arriver *arriver, struct st_experts *experts, struct st_transit *transit)
 {
+    const struct st_weights *weights = arriver->weights;
     struct st_batch *b = st_xcalloc(1, sizeof *b);
-    *b = (struct st_batch){io, weights, experts, transit, arrive, user, .group = -1, .weight = -1};
+    *b = (struct st_batch){arriver, weights, experts, transit, .group = -1, .weight = -1};
     size_t most = MAX_UNITS;
     for (int g = 0; g < weights->n_groups; g++) {
         most = st_max(most, (size_t)weights->groups[g].n_expert);
@@ -238,24 +236,6 @@ static void give_units(struct st_batch *b, struct st_set *set)
     fill_set(b, set, b->n_units);
 }
 
-static void put(struct st_batch *b, const struct st_arrival *arrivals, int n)
-{
-    uint64_t before = st_io_now_ns(b->io);
-    if (st_io_is_virtual(b->io)) {
-        return;
-    }
-    bool as_read = b->weights->weights[b->weight].arrival == ST_ARRIVE_DIRECT;
-    if (b->arrive && !as_read) {
-        b->arrive(b->user, arrivals, n);
-    } else {
-        for (int i = 0; i < n; i++) {
-            memcpy(arrivals[i].dest, arrivals[i].raw,
-                b->weights->weights[arrivals[i].weight].file_bytes);
-        }
-    }
-    b->arrive_ns += st_io_now_ns(b->io) - before;
-}
-
 /* Puts the taken units that get a slot into it, and frees their memory. Returns how many: they are
  * listed. */
 static int settle_in_slots(struct st_batch *b)
@@ -277,7 +257,7 @@ static int settle_in_slots(struct st_batch *b)
     if (n == 0) {
         return 0;
     }
-    put(b, arrivals, n);
+    st_arriver_put(b->arriver, arrivals, n);
     uint32_t part = 1u << b->weights->weights[b->weight].part;
     for (int i = 0; i < b->n_units; i++) {
         int slot = b->admitted[b->units[i].expert];
@@ -308,7 +288,7 @@ static void settle_in_places(struct st_batch *b, struct st_set *set)
         b->listed[i] = b->units[i].expert;
         b->index[i] = i;
     }
-    put(b, arrivals, n);
+    st_arriver_put(b->arriver, arrivals, n);
     release_units(b);
     fill_set(b, set, n);
 }
@@ -375,9 +355,4 @@ void st_batch_end(struct st_batch *b)
     b->n_pinned = 0;
     st_experts_release(b->experts, b->group);
     b->group = b->weight = -1;
-}
-
-uint64_t st_batch_arrive_ns(const struct st_batch *b)
-{
-    return b->arrive_ns;
 }

@@ -19,15 +19,13 @@
 
 struct st_batch;
 
-struct st_batch *st_batch_new(struct st_io_engine *io, const struct st_weights *weights,
-    struct st_experts *experts, struct st_transit *transit, st_arrive_fn arrive, void *user);
+struct st_batch *st_batch_new(
+    struct st_arriver *arriver, struct st_experts *experts, struct st_transit *transit);
 void st_batch_free(struct st_batch *b);
 
 void st_batch_begin(struct st_batch *b, int weight, const struct st_routes *routes);
 enum strata_status st_batch_next(
     struct st_batch *b, int weight, struct st_set *set, struct strata_error *err);
 void st_batch_end(struct st_batch *b);
-
-uint64_t st_batch_arrive_ns(const struct st_batch *b);
 
 #endif

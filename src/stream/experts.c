@@ -31,11 +31,9 @@ struct ahead {
 };
 
 struct st_experts {
+    struct st_arriver *arriver;
     struct st_io_engine *io;
     const struct st_weights *weights;
-    st_arrive_fn arrive;
-    st_check_fn check;
-    void *user;
 
     int n_pools;
     struct st_pool *pools;
@@ -168,9 +166,8 @@ static bool make_staging(struct st_experts *x, uint64_t bytes)
     return true;
 }
 
-enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weights *weights,
-    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_experts **out,
-    struct strata_error *err)
+enum strata_status st_experts_new(struct st_arriver *arriver, const struct st_stream_config *config,
+    struct st_experts **out, struct strata_error *err)
 {
     const char *name =
         config->policy ? config->policy : st_stream_default_policy(config->shared_slots > 0);
@@ -180,11 +177,9 @@ enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weigh
             err, STRATA_E_USAGE, st_cache_policy_names(), "unknown cache policy '%s'", name);
     }
     struct st_experts *x = st_xcalloc(1, sizeof *x);
-    x->io = io;
-    x->weights = weights;
-    x->arrive = arrive;
-    x->check = config->check;
-    x->user = user;
+    x->arriver = arriver;
+    x->io = arriver->io;
+    x->weights = arriver->weights;
     for (int i = 0; i < MAX_LOADS; i++) {
         x->order[i] = i;
     }
@@ -355,25 +350,16 @@ static bool issue(
     return true;
 }
 
-/* Whether what was read may be used; what was read in place may have been put right. */
+/* Whether what was read may be used; if not, x->error says why. */
 static bool is_good(struct st_experts *x, const struct load *load)
 {
-    const struct strata_error *failed =
-        load->request.state == ST_IO_FAILED ? &load->request.error : NULL;
-    if (x->check && load->stage < 0) {
-        char *unit = place(x, load) + x->weights->weights[load->weight].delta;
-        struct strata_error error;
-        uint64_t before = st_io_now_ns(x->io);
-        enum strata_status status =
-            x->check(x->user, load->weight, load->expert, unit, failed, &error);
-        x->stats.arrive_ns += st_io_now_ns(x->io) - before;
-        x->error = status == STRATA_OK ? x->error : error;
-        return status == STRATA_OK;
+    struct strata_error error;
+    if (st_arriver_judge(x->arriver, &load->request, load->weight, load->expert, &error) ==
+        STRATA_OK) {
+        return true;
     }
-    if (failed) {
-        x->error = *failed;
-    }
-    return !failed;
+    x->error = error;
+    return false;
 }
 
 /* Looks at every open load: what was read in place is done, what failed is reported (unless nobody
@@ -398,13 +384,6 @@ static void collect(struct st_experts *x)
     }
 }
 
-static void copy_into_place(const struct st_weights *ws, const struct st_arrival *a, int n)
-{
-    for (int i = 0; i < n; i++) {
-        memcpy(a[i].dest, a[i].raw, ws->weights[a[i].weight].file_bytes);
-    }
-}
-
 /* Puts arrived loads of `part` (-1: any) into place. Returns how many. */
 static int settle(struct st_experts *x, int part)
 {
@@ -424,15 +403,7 @@ static int settle(struct st_experts *x, int part)
     if (n == 0) {
         return 0;
     }
-    uint64_t before = st_io_now_ns(x->io);
-    if (st_io_is_virtual(x->io)) {
-        /* There is nothing to put anywhere. */
-    } else if (x->arrive) {
-        x->arrive(x->user, arrivals, n);
-    } else {
-        copy_into_place(x->weights, arrivals, n);
-    }
-    x->stats.arrive_ns += st_io_now_ns(x->io) - before;
+    st_arriver_put(x->arriver, arrivals, n);
     for (int i = n - 1; i >= 0; i--) { /* backwards: closing moves the later ones */
         in_place(x, settled[i]);
     }
@@ -896,6 +867,5 @@ void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out)
     out->expert_hits += x->stats.expert_hits;
     out->stall_ns += x->stats.stall_ns;
     out->prefetch_stall_ns += x->stats.prefetch_stall_ns;
-    out->arrive_ns += x->stats.arrive_ns;
     out->memory_bytes += x->stats.memory_bytes;
 }

@@ -15,13 +15,12 @@
 #ifndef ST_STREAM_EXPERTS_H
 #define ST_STREAM_EXPERTS_H
 
-#include "stream/stream.h"
+#include "stream/arrival.h"
 
 struct st_experts;
 
-enum strata_status st_experts_new(struct st_io_engine *io, const struct st_weights *weights,
-    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_experts **out,
-    struct strata_error *err);
+enum strata_status st_experts_new(struct st_arriver *arriver, const struct st_stream_config *config,
+    struct st_experts **out, struct strata_error *err);
 void st_experts_free(struct st_experts *x);
 
 /* Takes the memory for the slots now, so that no page is zeroed while generating. False when

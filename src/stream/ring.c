@@ -17,6 +17,7 @@ struct entry {
 };
 
 struct st_ring {
+    struct st_arriver *arriver;
     struct st_io_engine *io;
     const struct st_weights *weights;
     char *memory;
@@ -26,24 +27,23 @@ struct st_ring {
     bool taken;       /* the head is in the caller's hands */
     int *after;       /* [n_weights] which weight follows which; -1: not known */
     int last_expected;
-    int next;          /* weight to read next, -1: not known */
-    st_check_fn check; /* may be NULL */
-    void *user;
+    int next; /* weight to read next, -1: not known */
     struct st_ring_stats stats;
 };
 
-struct st_ring *st_ring_new(
-    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes, bool populate)
+struct st_ring *st_ring_new(struct st_arriver *arriver, uint64_t bytes, bool populate)
 {
+    const struct st_weights *weights = arriver->weights;
     void *memory = st_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
     }
-    if (populate && !st_io_is_virtual(io)) {
+    if (populate && !st_io_is_virtual(arriver->io)) {
         st_vm_populate(memory, bytes);
     }
     struct st_ring *ring = st_xcalloc(1, sizeof *ring);
-    ring->io = io;
+    ring->arriver = arriver;
+    ring->io = arriver->io;
     ring->weights = weights;
     ring->memory = memory;
     ring->bytes = bytes;
@@ -54,12 +54,6 @@ struct st_ring *st_ring_new(
     ring->last_expected = -1;
     ring->next = -1;
     return ring;
-}
-
-void st_ring_set_check(struct st_ring *ring, st_check_fn check, void *user)
-{
-    ring->check = check;
-    ring->user = user;
 }
 
 static struct entry *head(struct st_ring *ring)
@@ -164,23 +158,14 @@ static bool seek(struct st_ring *ring, int weight)
 /* Waits until the entry has been read, and right. */
 static enum strata_status finish(struct st_ring *ring, struct entry *e, struct strata_error *err)
 {
-    enum strata_status status = STRATA_OK;
     if (e->request.state != ST_IO_DONE) {
         uint64_t before = st_io_now_ns(ring->io);
-        st_io_promote(ring->io, &e->request);
-        status = st_io_wait(ring->io, &e->request, err);
+        st_io_wait(ring->io, &e->request, NULL);
         uint64_t waited = st_io_now_ns(ring->io) - before;
         ring->stats.stall_ns += waited;
         ring->stats.prefetch_stall_ns += e->demand ? 0 : waited;
     }
-    if (ring->check && ring->weights->weights[e->weight].arrival == ST_ARRIVE_DIRECT) {
-        char *data = (char *)e->request.buffer + st_io_delta(e->request.offset);
-        const struct strata_error *failed = status == STRATA_OK ? NULL : &e->request.error;
-        uint64_t before = st_io_now_ns(ring->io);
-        status = ring->check(ring->user, e->weight, 0, data, failed, err);
-        ring->stats.check_ns += st_io_now_ns(ring->io) - before;
-    }
-    return status;
+    return st_arriver_judge(ring->arriver, &e->request, e->weight, 0, err);
 }
 
 enum strata_status st_ring_take(

@@ -14,23 +14,19 @@
 #ifndef ST_STREAM_RING_H
 #define ST_STREAM_RING_H
 
-#include "stream/stream.h"
+#include "stream/arrival.h"
 
 struct st_ring;
 
 /* `bytes` is at least the largest envelope (st_weight_envelope) of any weight that will be taken.
  * Takes the memory now if `populate`, else as it is used. NULL if the address space is refused. */
-struct st_ring *st_ring_new(
-    struct st_io_engine *io, const struct st_weights *weights, uint64_t bytes, bool populate);
+struct st_ring *st_ring_new(struct st_arriver *arriver, uint64_t bytes, bool populate);
 void st_ring_free(struct st_ring *ring); /* waits for what is in flight */
-
-/* Every weight whose arrival is direct is shown to `check` when it is taken (stream.h). */
-void st_ring_set_check(struct st_ring *ring, st_check_fn check, void *user);
 
 /* The weights will be taken in this order, after those expected before. */
 void st_ring_expect(struct st_ring *ring, const int *weights, int n);
 
-/* Blocks until the weight has been read; *raw are the file's bytes, valid until release.
+/* Blocks until the weight has been read, and judged; *raw are the file's bytes, valid until release.
  * At most one weight is taken at a time. */
 enum strata_status st_ring_take(
     struct st_ring *ring, int weight, const void **raw, struct strata_error *err);
@@ -47,7 +43,6 @@ struct st_ring_stats {
     uint64_t demand_bytes;
     uint64_t prefetch_bytes;
     uint64_t prefetch_used_bytes;
-    uint64_t check_ns;
     uint64_t stall_ns, prefetch_stall_ns;
 };
 const struct st_ring_stats *st_ring_stats(const struct st_ring *ring);

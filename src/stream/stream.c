@@ -2,11 +2,11 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
+#include "stream/arrival.h"
 #include "stream/batch.h"
 #include "stream/elastic.h"
 #include "stream/experts.h"
@@ -19,9 +19,7 @@
 struct st_stream {
     const struct st_weights *weights;
     struct st_io_engine *io;
-    st_arrive_fn arrive;
-    st_check_fn check;
-    void *user;
+    struct st_arriver arriver;
 
     /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. Of
      * them, `elastic` knows which are in memory now. */
@@ -40,7 +38,6 @@ struct st_stream {
     struct st_transit *transit; /* NULL without batches */
     struct st_batch *batch;
     uint64_t slot_bytes;
-    uint64_t arrive_ns;
 
     _Atomic uint64_t target, held;
     _Atomic uint64_t shrinks, grows;
@@ -90,13 +87,8 @@ static bool is_absent(void *user, int group, int expert)
 static bool make_batch(struct st_stream *s, uint64_t bytes)
 {
     if (bytes > 0) {
-        s->transit = st_transit_new(s->io, s->weights, bytes, is_absent, s);
-        if (s->transit) {
-            st_transit_set_check(s->transit, s->check, s->user);
-        }
-        s->batch = s->transit
-                       ? st_batch_new(s->io, s->weights, s->experts, s->transit, s->arrive, s->user)
-                       : NULL;
+        s->transit = st_transit_new(&s->arriver, bytes, is_absent, s);
+        s->batch = s->transit ? st_batch_new(&s->arriver, s->experts, s->transit) : NULL;
         return s->batch != NULL;
     }
     return true;
@@ -108,9 +100,6 @@ enum strata_status st_stream_new(const struct st_weights *weights,
 {
     struct st_stream *s = st_xcalloc(1, sizeof *s);
     s->weights = weights;
-    s->arrive = arrive;
-    s->check = config->check;
-    s->user = user;
     s->place = st_xcalloc((size_t)weights->n_weights, sizeof *s->place);
     lay_out(s, config->resident);
     st_elastic_init(&s->elastic, weights, config->resident, config->ring_bytes, s->scratch_bytes);
@@ -122,6 +111,7 @@ enum strata_status st_stream_new(const struct st_weights *weights,
         st_stream_free(s);
         return status;
     }
+    s->arriver = (struct st_arriver){s->io, weights, arrive, config->check, user, 0};
     if (s->resident_bytes > 0 && !(s->resident = st_vm_reserve(s->resident_bytes, true))) {
         return no_memory(s, "resident weights", err);
     }
@@ -130,7 +120,7 @@ enum strata_status st_stream_new(const struct st_weights *weights,
     }
     s->ring_bytes = config->ring_bytes;
     if (weights->n_groups > 0) {
-        status = st_experts_new(s->io, weights, config, arrive, user, &s->experts, err);
+        status = st_experts_new(&s->arriver, config, &s->experts, err);
         if (status != STRATA_OK) {
             st_stream_free(s);
             return status;
@@ -181,17 +171,7 @@ static void note_held(struct st_stream *s)
 static void arrive_one(struct st_stream *s, int weight, const void *raw, void *dest)
 {
     struct st_arrival arrival = {.weight = weight, .raw = raw, .dest = dest};
-    uint64_t before = st_io_now_ns(s->io);
-    if (st_io_is_virtual(s->io)) {
-        return;
-    }
-    if (s->weights->weights[weight].arrival == ST_ARRIVE_TRANSFORM) {
-        ST_ASSERT(s->arrive);
-        s->arrive(s->user, &arrival, 1);
-    } else {
-        memcpy(dest, raw, s->weights->weights[weight].file_bytes);
-    }
-    s->arrive_ns += st_io_now_ns(s->io) - before;
+    st_arriver_put(&s->arriver, &arrival, 1);
 }
 
 /* --- Loading what is kept ------------------------------------------------------------------ */
@@ -256,11 +236,8 @@ static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t
     int *order = kept_weights(s, min, max, &n, &largest);
     enum strata_status status = STRATA_OK;
     if (n > 0) {
-        struct st_ring *aside = st_ring_new(
-            s->io, s->weights, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
-        if (aside) {
-            st_ring_set_check(aside, s->check, s->user);
-        }
+        struct st_ring *aside =
+            st_ring_new(&s->arriver, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
         status = aside ? load_through(s, aside, order, n, progress, err)
                        : st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space to load");
         st_ring_free(aside);
@@ -278,11 +255,10 @@ static enum strata_status load_resident(
     if (status != STRATA_OK || bytes == 0) {
         return status;
     }
-    s->ring = st_ring_new(s->io, s->weights, bytes, s->ring_bytes > 0);
+    s->ring = st_ring_new(&s->arriver, bytes, s->ring_bytes > 0);
     if (!s->ring) {
         return st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space for the ring");
     }
-    st_ring_set_check(s->ring, s->check, s->user);
     int n;
     uint64_t largest;
     int *order = kept_weights(s, 0, s->ring_bytes, &n, &largest);
@@ -555,7 +531,6 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         out->prefetch_bytes = ring->prefetch_bytes;
         out->prefetch_used_bytes = ring->prefetch_used_bytes;
         out->stall_ns = ring->stall_ns;
-        out->arrive_ns = ring->check_ns;
         out->prefetch_stall_ns = ring->prefetch_stall_ns;
     }
     if (s->experts) {
@@ -569,10 +544,9 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         out->expert_bytes += transit->demand_bytes + transit->prefetch_used_bytes;
         out->stall_ns += transit->stall_ns;
         out->prefetch_stall_ns += transit->prefetch_stall_ns;
-        out->arrive_ns += st_batch_arrive_ns(s->batch) + transit->check_ns;
         out->memory_bytes += st_transit_bytes(s->transit);
     }
-    out->arrive_ns += s->arrive_ns;
+    out->arrive_ns = s->arriver.spent_ns;
     out->shrinks = atomic_load(&s->shrinks);
     out->grows = atomic_load(&s->grows);
     out->memory_bytes += s->resident_bytes + s->ring_bytes;

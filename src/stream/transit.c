@@ -31,12 +31,11 @@ struct cursor {
 enum need { NOT_NEEDED, NEEDED, ISSUED };
 
 struct st_transit {
+    struct st_arriver *arriver;
     struct st_io_engine *io;
     const struct st_weights *weights;
     st_absent_fn absent;
     void *user;
-    st_check_fn check; /* may be NULL */
-    void *check_user;
     char *memory;
     uint64_t bytes;
     struct entry entries[MAX_ENTRIES];
@@ -57,9 +56,11 @@ struct st_transit {
     struct st_transit_stats stats;
 };
 
-struct st_transit *st_transit_new(struct st_io_engine *io, const struct st_weights *weights,
-    uint64_t bytes, st_absent_fn absent, void *user)
+struct st_transit *st_transit_new(
+    struct st_arriver *arriver, uint64_t bytes, st_absent_fn absent, void *user)
 {
+    struct st_io_engine *io = arriver->io;
+    const struct st_weights *weights = arriver->weights;
     void *memory = st_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
@@ -69,7 +70,8 @@ struct st_transit *st_transit_new(struct st_io_engine *io, const struct st_weigh
     }
     struct st_transit *t = st_xcalloc(1, sizeof *t);
     size_t n = (size_t)weights->n_weights;
-    *t = (struct st_transit){.io = io, .weights = weights, .absent = absent, .user = user};
+    *t = (struct st_transit){
+        .arriver = arriver, .io = io, .weights = weights, .absent = absent, .user = user};
     t->memory = memory;
     t->bytes = bytes;
     t->after = st_xcalloc(n, sizeof *t->after);
@@ -88,12 +90,6 @@ struct st_transit *st_transit_new(struct st_io_engine *io, const struct st_weigh
     t->last_expected = t->group = t->own.weight = t->ahead.weight = -1;
     t->share = 1;
     return t;
-}
-
-void st_transit_set_check(struct st_transit *t, st_check_fn check, void *user)
-{
-    t->check = check;
-    t->check_user = user;
 }
 
 /* --- The ring of entries ------------------------------------------------------------------- */
@@ -336,24 +332,6 @@ void st_transit_need(struct st_transit *t, int weight, const int *experts, int n
     pump(t);
 }
 
-/* Whether what was read may be used; a check may put it right. */
-static enum strata_status judge(struct st_transit *t, struct entry *e, struct strata_error *err)
-{
-    const struct strata_error *failed = e->request.state == ST_IO_FAILED ? &e->request.error : NULL;
-    if (t->check && t->weights->weights[e->weight].arrival == ST_ARRIVE_DIRECT) {
-        char *data = (char *)e->request.buffer + st_io_delta(e->request.offset);
-        uint64_t before = st_io_now_ns(t->io);
-        enum strata_status status =
-            t->check(t->check_user, e->weight, e->expert, data, failed, err);
-        t->stats.check_ns += st_io_now_ns(t->io) - before;
-        return status;
-    }
-    if (failed) {
-        *err = *failed;
-    }
-    return failed ? failed->status : STRATA_OK;
-}
-
 /* Units of the weight that are there, oldest first, at equal distances from the first one. -1: the
  * first one failed. */
 static int collect(
@@ -370,7 +348,7 @@ static int collect(
         if (e->start < first || (e->start - first) % size) {
             break;
         }
-        if (judge(t, e, err) != STRATA_OK) {
+        if (st_arriver_judge(t->arriver, &e->request, weight, e->expert, err) != STRATA_OK) {
             return n > 0 ? n : -1; /* of those before it first */
         }
         e->taken = true;

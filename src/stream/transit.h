@@ -20,7 +20,7 @@
 #ifndef ST_STREAM_TRANSIT_H
 #define ST_STREAM_TRANSIT_H
 
-#include "stream/stream.h"
+#include "stream/arrival.h"
 
 struct st_transit;
 
@@ -34,12 +34,9 @@ typedef bool (*st_absent_fn)(void *user, int group, int expert);
 
 /* `bytes` is at least the largest envelope of any unit. The memory is taken now. NULL if the address
  * space is refused. */
-struct st_transit *st_transit_new(struct st_io_engine *io, const struct st_weights *weights,
-    uint64_t bytes, st_absent_fn absent, void *user);
+struct st_transit *st_transit_new(
+    struct st_arriver *arriver, uint64_t bytes, st_absent_fn absent, void *user);
 void st_transit_free(struct st_transit *t); /* waits for what is in flight */
-
-/* Units that are read in place are checked before they are taken (stream.h). */
-void st_transit_set_check(struct st_transit *t, st_check_fn check, void *user);
 
 /* The matrices will be used in this order, after those of the same pass that came before. Reading
  * begins. */
@@ -57,8 +54,8 @@ struct st_unit {
 };
 
 /* Takes up to `max` needed units of the weight, in any order, at equal distances of
- * st_weight_envelope; blocks until there is one. 0: each of them has been taken; -1: a read failed.
- * All that was taken before must have been released. */
+ * st_weight_envelope; blocks until there is one. 0: each of them has been taken; -1: a read failed,
+ * or what it brought may not be used. All that was taken before must have been released. */
 int st_transit_take(
     struct st_transit *t, int weight, struct st_unit *units, int max, struct strata_error *err);
 
@@ -75,7 +72,6 @@ struct st_transit_stats {
     uint64_t prefetch_bytes;      /* before */
     uint64_t prefetch_used_bytes; /* of these, taken */
     uint64_t stall_ns, prefetch_stall_ns;
-    uint64_t check_ns;
 };
 const struct st_transit_stats *st_transit_stats(const struct st_transit *t);
 
