@@ -11,6 +11,7 @@
  *                                   \-> ARRIVED --arrive callback--> in place
  *
  * A load pins its slot until it is in place or has failed (S2).
+ * The work is done by loads.c, ahead.c and passes.c (experts_internal.h).
  */
 #ifndef ST_STREAM_EXPERTS_H
 #define ST_STREAM_EXPERTS_H

@@ -1,0 +1,181 @@
+#include "stream/experts_internal.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+
+int st_experts_pass_limit(const struct st_experts *x, int group)
+{
+    return x->pools[x->pool_of[group]].n_slots;
+}
+
+static void reserve_pass(struct st_pass *pass, int n)
+{
+    if (n > pass->cap) {
+        pass->cap = n;
+        pass->experts = st_xrealloc(pass->experts, (size_t)n * sizeof *pass->experts);
+        pass->slots = st_xrealloc(pass->slots, (size_t)n * sizeof *pass->slots);
+    }
+}
+
+void st_pass_release(struct st_pass *pass)
+{
+    free(pass->experts);
+    free(pass->slots);
+    *pass = (struct st_pass){.group = -1};
+}
+
+/* Issues the pass's missing reads in part-major order, as far as there is room. */
+static void pump(struct st_experts *x, struct st_pass *pass)
+{
+    int n_parts = x->weights->groups[pass->group].n_parts;
+    int pool = x->pool_of[pass->group];
+    for (; pass->next_load < n_parts * pass->n; pass->next_load++) {
+        int part = pass->next_load / pass->n, i = pass->next_load % pass->n;
+        int slot = pass->slots[i];
+        if ((pass->parts & 1u << part) && st_loads_missing(x, pool, slot, part) &&
+            !st_loads_issue(x, pass->group, part, pass->experts[i], slot, ST_IO_DEMAND)) {
+            return;
+        }
+    }
+}
+
+/* Takes a slot of another pool where the cache finds that better than to evict here. */
+static void trade(struct st_experts *x, int pool)
+{
+    int other, slot;
+    if (!st_cache_trade(x->cache, pool, &other, &slot)) {
+        return;
+    }
+    struct st_pool *to = &x->pools[pool], *from = &x->pools[other];
+    if (st_experts_most(x) - st_pool_slot_bytes(from) + st_pool_slot_bytes(to) <= x->most_bytes) {
+        st_pool_lend(from, other, slot, to, pool, x->cache);
+    }
+}
+
+static int acquire(struct st_experts *x, int pool, int id)
+{
+    int evicted;
+    int slot = st_cache_acquire(x->cache, pool, id, &evicted);
+    if (slot < 0) { /* all pinned, some perhaps by loads that nobody waits for */
+        st_loads_drain(x);
+        slot = st_cache_acquire(x->cache, pool, id, &evicted);
+    }
+    ST_ASSERT(slot >= 0); /* the caller keeps to the pass limit */
+    x->pools[pool].ahead[slot] = 0;
+    return slot;
+}
+
+enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err)
+{
+    int pool = x->pool_of[group], first = x->first_id[group];
+    ST_ASSERT(n > 0 && n <= x->pools[pool].n_slots);
+    (void)err;
+    reserve_pass(pass, n);
+    pass->group = group;
+    pass->parts = parts;
+    pass->n = n;
+    pass->next_load = 0;
+    pass->n_misses = 0;
+    if (x->n_passes++ == 0) {
+        x->failed = false; /* a failure that nobody waited for: those parts are read again */
+    }
+    if (uses) {
+        st_cache_step(x->cache, pool);
+    }
+    st_loads_collect(x);          /* from here on, what fails was asked for */
+    for (int i = 0; i < n; i++) { /* hits first: a miss must not evict one of them */
+        int id = first + experts[i];
+        pass->experts[i] = experts[i];
+        pass->slots[i] = st_cache_find(x->cache, pool, id);
+        bool hit = st_experts_has(x, group, experts[i], parts);
+        if (pass->slots[i] >= 0) {
+            st_cache_pin(x->cache, pool, pass->slots[i]);
+            hit = !st_ahead_take(x, group, pass->slots[i], parts) && hit;
+        }
+        pass->n_misses += !hit;
+        if (uses) {
+            st_cache_touch(x->cache, pool, id);
+            x->stats.expert_requests += (uint64_t)uses[i];
+            x->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
+        }
+    }
+    st_ahead_cancel(x, group);
+    for (int i = 0; i < n; i++) {
+        if (pass->slots[i] < 0) {
+            if (uses &&
+                n <= x->weights->catalog->n_expert_used) { /* prompts say little of a layer */
+                trade(x, pool);
+            }
+            pass->slots[i] = acquire(x, pool, first + experts[i]);
+            st_cache_pin(x->cache, pool, pass->slots[i]);
+        }
+    }
+    x->pools[pool].n_passes++;
+    pump(x, pass);
+    return STRATA_OK;
+}
+
+bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part)
+{
+    int pool = x->pool_of[pass->group];
+    for (int i = 0; i < pass->n; i++) {
+        if (!(st_cache_parts(x->cache, pool, pass->slots[i]) & 1u << part)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether all of the part that the pass still misses was asked for before it was needed. */
+static bool all_ahead(struct st_experts *x, const struct st_pass *pass, int part)
+{
+    int pool = x->pool_of[pass->group];
+    for (int i = 0; i < pass->n; i++) {
+        const struct load *load = st_loads_find(x, pool, pass->slots[i], part);
+        if (load ? !load->ahead : st_loads_missing(x, pool, pass->slots[i], part)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum strata_status st_experts_wait(
+    struct st_experts *x, struct st_pass *pass, int part, struct strata_error *err)
+{
+    ST_ASSERT(pass->parts & 1u << part);
+    for (;;) {
+        st_io_poll(x->io);
+        st_loads_collect(x);
+        if (x->failed) {
+            st_loads_drain(x);
+            x->failed = false;
+            if (err) {
+                *err = x->error;
+            }
+            return x->error.status;
+        }
+        if (st_experts_ready(x, pass, part)) {
+            return STRATA_OK;
+        }
+        pump(x, pass);
+        st_ahead_pump(x, pass->group);
+        if (st_loads_settle(x, part) == 0 && st_loads_settle(x, -1) == 0) {
+            ST_ASSERT(x->n_open > 0);
+            st_loads_block(x, all_ahead(x, pass, part));
+        }
+    }
+}
+
+void st_experts_end(struct st_experts *x, struct st_pass *pass)
+{
+    int pool = x->pool_of[pass->group];
+    for (int i = 0; i < pass->n; i++) {
+        st_cache_unpin(x->cache, pool, pass->slots[i]);
+    }
+    pass->group = -1;
+    pass->n = 0;
+    x->n_passes--;
+    x->pools[pool].n_passes--;
+}
