@@ -32,7 +32,7 @@ void st_ahead_pump(struct st_experts *x, int group)
  * pinned meanwhile: none is lost to another. Returns how many experts have one. */
 static int reserve_ahead(struct st_experts *x, int group, const int *experts, int n)
 {
-    int pool = x->pool_of[group], first = x->first_id[group], got = 0, evicted;
+    int pool = x->pool_of[group], first = x->first_id[group], got = 0;
     int slots[MAX_AHEAD];
     for (int i = 0; i < n; i++) {
         slots[i] = st_cache_find(x->cache, pool, first + experts[i]);
@@ -42,11 +42,10 @@ static int reserve_ahead(struct st_experts *x, int group, const int *experts, in
     }
     for (; got < n; got++) {
         if (slots[got] < 0) {
-            slots[got] = st_cache_acquire(x->cache, pool, first + experts[got], &evicted);
+            slots[got] = st_experts_acquire(x, group, experts[got]);
             if (slots[got] < 0) {
                 break;
             }
-            x->pools[pool].ahead[slots[got]] = 0;
             st_cache_pin(x->cache, pool, slots[got]);
         }
         st_cache_protect(x->cache, pool, first + experts[got], 1);

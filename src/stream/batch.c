@@ -96,17 +96,15 @@ static void count(struct st_batch *b, const struct st_routes *routes)
 /* Finds the hits. Returns how many experts are needed: those in b->order. */
 static int look_up(struct st_batch *b)
 {
-    struct st_experts_cache c = st_experts_cache(b->experts, b->group);
-    const struct st_group *group = &b->weights->groups[b->group];
     uint64_t requests = 0, hits = 0;
     int n = 0;
-    for (int e = 0; e < group->n_expert; e++) {
-        bool hit = st_experts_has(b->experts, b->group, e, (1u << group->n_parts) - 1);
-        b->admitted[e] = -1;
-        b->slot[e] = hit && b->uses[e] ? st_cache_find(c.cache, c.layer, c.first_id + e) : -1;
-        requests += (uint64_t)b->uses[e];
-        hits += hit ? (uint64_t)b->uses[e] : 0;
+    for (int e = 0; e < b->weights->groups[b->group].n_expert; e++) {
+        b->admitted[e] = b->slot[e] = -1;
         if (b->uses[e]) {
+            bool ahead;
+            b->slot[e] = st_experts_take(b->experts, b->group, e, &ahead);
+            requests += (uint64_t)b->uses[e];
+            hits += b->slot[e] >= 0 && !ahead ? (uint64_t)b->uses[e] : 0;
             b->order[n++] = e;
         }
     }
@@ -139,7 +137,7 @@ static void pin(struct st_batch *b, const struct st_experts_cache *c, int slot)
 static void admit(struct st_batch *b, int n)
 {
     struct st_experts_cache c = st_experts_cache(b->experts, b->group);
-    int keep = c.shared ? 0 : st_cache_slots(c.cache, c.layer), evicted;
+    int keep = c.shared ? 0 : st_cache_slots(c.cache, c.layer);
     keep = keep < n ? keep : n;
     sort_by_worth(b, n, keep);
     for (int i = 0; i < keep; i++) {
@@ -150,7 +148,7 @@ static void admit(struct st_batch *b, int n)
     for (int i = 0; i < keep; i++) {
         int e = b->order[i];
         if (b->slot[e] < 0 && st_cache_find(c.cache, c.layer, c.first_id + e) < 0) {
-            b->admitted[e] = st_cache_acquire(c.cache, c.layer, c.first_id + e, &evicted);
+            b->admitted[e] = st_experts_acquire(b->experts, b->group, e);
             if (b->admitted[e] < 0) {
                 break; /* the rest is pinned, by reads that nobody waits for */
             }

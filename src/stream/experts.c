@@ -229,11 +229,37 @@ struct st_experts_cache st_experts_cache(const struct st_experts *x, int group)
 void st_experts_hold(struct st_experts *x, int group)
 {
     x->pools[x->pool_of[group]].n_passes++;
+    st_ahead_cancel(x, group);
+    st_loads_collect(x);
+    while (st_loads_settle(x, -1) > 0) {
+    }
 }
 
 void st_experts_release(struct st_experts *x, int group)
 {
     x->pools[x->pool_of[group]].n_passes--;
+}
+
+int st_experts_take(struct st_experts *x, int group, int expert, bool *ahead)
+{
+    uint32_t all = (1u << x->weights->groups[group].n_parts) - 1;
+    *ahead = false;
+    if (!st_experts_has(x, group, expert, all)) {
+        return -1;
+    }
+    int slot = st_cache_find(x->cache, x->pool_of[group], x->first_id[group] + expert);
+    *ahead = st_ahead_take(x, group, slot, all);
+    return slot;
+}
+
+int st_experts_acquire(struct st_experts *x, int group, int expert)
+{
+    int pool = x->pool_of[group], evicted;
+    int slot = st_cache_acquire(x->cache, pool, x->first_id[group] + expert, &evicted);
+    if (slot >= 0) {
+        x->pools[pool].ahead[slot] = 0; /* what was foreseen there is gone */
+    }
+    return slot;
 }
 
 void st_experts_count(struct st_experts *x, uint64_t requests, uint64_t hits)

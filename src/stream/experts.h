@@ -62,9 +62,16 @@ struct st_experts_cache {
 };
 struct st_experts_cache st_experts_cache(const struct st_experts *x, int group);
 
-/* Between the two, the group's pool keeps its size. */
+/* Between the two, the group's pool keeps its size. What was foreseen for the group and has arrived
+ * is put into place; the rest is not read any more. */
 void st_experts_hold(struct st_experts *x, int group);
 void st_experts_release(struct st_experts *x, int group);
+
+/* The slot that has all parts of the expert, which is now used, or -1. *ahead: it was foreseen. */
+int st_experts_take(struct st_experts *x, int group, int expert, bool *ahead);
+
+/* An empty slot that is the expert's from now on; -1: all are pinned. */
+int st_experts_acquire(struct st_experts *x, int group, int expert);
 
 /* Counts requests and, of them, hits. */
 void st_experts_count(struct st_experts *x, uint64_t requests, uint64_t hits);

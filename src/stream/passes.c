@@ -53,16 +53,14 @@ static void trade(struct st_experts *x, int pool)
     }
 }
 
-static int acquire(struct st_experts *x, int pool, int id)
+static int acquire(struct st_experts *x, int group, int expert)
 {
-    int evicted;
-    int slot = st_cache_acquire(x->cache, pool, id, &evicted);
+    int slot = st_experts_acquire(x, group, expert);
     if (slot < 0) { /* all pinned, some perhaps by loads that nobody waits for */
         st_loads_drain(x);
-        slot = st_cache_acquire(x->cache, pool, id, &evicted);
+        slot = st_experts_acquire(x, group, expert);
     }
     ST_ASSERT(slot >= 0); /* the caller keeps to the pass limit */
-    x->pools[pool].ahead[slot] = 0;
     return slot;
 }
 
@@ -108,7 +106,7 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
                 n <= x->weights->catalog->n_expert_used) { /* prompts say little of a layer */
                 trade(x, pool);
             }
-            pass->slots[i] = acquire(x, pool, first + experts[i]);
+            pass->slots[i] = acquire(x, group, experts[i]);
             st_cache_pin(x->cache, pool, pass->slots[i]);
         }
     }

@@ -1,0 +1,262 @@
+/*
+ * test_batch.c - batches through a stream, between passes and what is foreseen for them: the sets
+ * hold the file's bytes, each needed expert once, and what is counted is what happened.
+ */
+#include "weights_fixture.h"
+
+#include "stream/transit.h"
+
+#define N_LAYERS  2
+#define N_EXPERTS 10
+#define N_SLOTS   4
+#define ALL_PARTS 7u
+#define PICKS     3
+#define MOST      20 /* tokens of a batch */
+
+static struct model own;
+static struct model *model = &own;
+static struct st_stream *stream;
+static struct st_pass pass;
+
+/* Each part arrives in another way: read in place (whole blocks), copied, repacked. */
+static int set_up(void **state)
+{
+    static const uint64_t sizes[N_LAYERS][3] = {{8192, 5000, 1700}, {3333, 4096, 12288}};
+    static const enum st_role roles[] = {
+        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    make_contents(state);
+    model_init(model, 999);
+    model->catalog.n_expert_used = PICKS;
+    for (int l = 0; l < N_LAYERS; l++) {
+        for (int p = 0; p < 3; p++) {
+            add_weight(model, roles[p], l, N_EXPERTS, sizes[l][p], (l + p) % 3 == 2);
+        }
+    }
+    model_open(model);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    model_close(model);
+    return free_contents(state);
+}
+
+static int close_after(void **state)
+{
+    (void)state;
+    st_stream_free(stream);
+    st_pass_release(&pass);
+    stream = NULL;
+    return 0;
+}
+
+/* `places`: units that fit into the transit, and staging buffers. */
+static void start(int places, const char *method)
+{
+    static const bool resident[MAX_TENSORS] = {false};
+    static const int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
+    uint64_t largest = 0;
+    for (int i = 0; i < model->weights->n_weights; i++) {
+        largest = st_max(largest, st_weight_envelope(model->weights, i));
+    }
+    struct st_stream_config config = {.resident = resident,
+        .slots = slots,
+        .staging_bytes = (uint64_t)places * largest,
+        .transit_bytes = (uint64_t)places * largest};
+    st_io_options_init(&config.io);
+    config.io.method = method;
+    config.io.chunk_bytes = CHUNK_BYTES;
+    config.io.queue_depth = 4;
+    close_after(NULL);
+    assert_int_equal(
+        st_stream_new(model->weights, &config, arrive, &model->weights, &stream, NULL), STRATA_OK);
+    assert_int_equal(st_stream_load(stream, NULL, NULL, NULL), STRATA_OK);
+}
+
+static struct st_stream_stats stats(void)
+{
+    struct st_stream_stats s;
+    st_stream_stats(stream, &s);
+    return s;
+}
+
+static void run_pass(int group, const int *experts, int n)
+{
+    int uses[N_EXPERTS];
+    for (int i = 0; i < n; i++) {
+        uses[i] = 1;
+    }
+    assert_int_equal(
+        st_stream_begin(stream, &pass, group, experts, uses, n, ALL_PARTS, NULL), STRATA_OK);
+    for (int p = 0; p < 3; p++) {
+        int weight = model->weights->groups[group].weight[p], n_slots;
+        uint64_t stride;
+        assert_int_equal(st_stream_wait(stream, &pass, p, NULL), STRATA_OK);
+        const char *base = st_stream_slots(stream, weight, &stride, &n_slots);
+        for (int i = 0; i < n; i++) {
+            assert_true(
+                form_is_right(model, weight, experts[i], base + (uint64_t)pass.slots[i] * stride));
+        }
+    }
+    st_stream_end(stream, &pass);
+}
+
+/* Goes through the sets of one matrix. */
+static void check_sets(int weight, const bool *needed)
+{
+    bool had[N_EXPERTS] = {false};
+    struct strata_error err;
+    struct st_set set = {.n = 1};
+    while (set.n > 0) {
+        assert_int_equal(st_stream_batch_next(stream, weight, &set, &err), STRATA_OK);
+        for (int i = 0; i < set.n; i++) {
+            int e = set.experts[i];
+            assert_true(needed[e] && !had[e] && set.index[i] < set.n_index);
+            had[e] = true;
+            assert_true(form_is_right(
+                model, weight, e, (const char *)set.base + (uint64_t)set.index[i] * set.stride));
+        }
+    }
+    assert_memory_equal(had, needed, sizeof had);
+}
+
+static void run_batch(int group, const int *experts, int tokens, int picks)
+{
+    const int *weights = model->weights->groups[group].weight;
+    struct st_expert_use uses[3];
+    struct st_routes routes = {experts, tokens, picks};
+    bool needed[N_EXPERTS] = {false};
+    for (int i = 0; i < tokens * picks; i++) {
+        needed[experts[i]] = true;
+    }
+    for (int p = 0; p < 3; p++) {
+        uses[p] = (struct st_expert_use){weights[p], tokens, picks};
+    }
+    st_stream_expect_experts(stream, uses, 3);
+    st_stream_batch_begin(stream, weights[0], &routes);
+    for (int p = 0; p < 3; p++) {
+        check_sets(weights[p], needed);
+    }
+    st_stream_batch_end(stream);
+}
+
+static uint64_t expert_bytes(int group)
+{
+    uint64_t bytes = 0;
+    for (int p = 0; p < 3; p++) {
+        bytes += model->weights->weights[model->weights->groups[group].weight[p]].file_bytes;
+    }
+    return bytes;
+}
+
+/* Until all that is foreseen has been read. */
+static void read_ahead(void)
+{
+    uint64_t before;
+    do {
+        before = stats().io.read_bytes;
+        st_stream_poll(stream);
+    } while (stats().io.read_bytes > before);
+}
+
+/* --- Tests ----------------------------------------------------------------------------------- */
+
+/* n experts, all different. */
+static void choose(int *experts, int n)
+{
+    int all[N_EXPERTS];
+    for (int e = 0; e < N_EXPERTS; e++) {
+        all[e] = e;
+    }
+    for (int i = 0; i < n; i++) {
+        int k = i + (int)rnd_below((uint64_t)(N_EXPERTS - i));
+        experts[i] = all[k];
+        all[k] = all[i];
+    }
+}
+
+static void run_random(void)
+{
+    int experts[MOST * PICKS], group = (int)rnd_below(N_LAYERS);
+    if (rnd_below(2)) {
+        int n = (int)rnd_below(N_SLOTS + 3);
+        choose(experts, n);
+        st_stream_foresee(stream, group, experts, n);
+    }
+    if (rnd_below(2)) {
+        int n = 1 + (int)rnd_below(N_SLOTS);
+        choose(experts, n);
+        run_pass(group, experts, n);
+        return;
+    }
+    int tokens = 2 + (int)rnd_below(MOST - 1);
+    for (int t = 0; t < tokens; t++) {
+        choose(experts + t * PICKS, PICKS);
+    }
+    run_batch(group, experts, tokens, PICKS);
+}
+
+static void test_random_batches_between_passes(void **state)
+{
+    static const char *const methods[] = {
+        "sync", "threads", "fault:sync,reorder=5,short=3", "fault:threads,reorder=9,eintr=3"};
+    (void)state;
+    for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
+        start(2 + (int)m * 2, methods[m]);
+        for (int k = 0; k < 100; k++) {
+            run_random();
+            struct st_stream_stats s = stats();
+            assert_true(s.prefetch_used_bytes <= s.prefetch_bytes);
+            assert_true(s.expert_hits <= s.expert_requests);
+        }
+    }
+}
+
+/* A slot that a batch gives to another expert is not one whose expert was foreseen any more. */
+static void test_a_batch_may_evict_what_was_foreseen(void **state)
+{
+    static const int foreseen[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
+    (void)state;
+    start(24, "sync");
+    st_stream_foresee(stream, 1, foreseen, 4);
+    read_ahead();
+    run_batch(1, needed, N_SLOTS, 1);
+    for (int i = 0; i < N_SLOTS; i++) {
+        assert_true(st_stream_has(stream, 1, needed[i], ALL_PARTS));
+    }
+    assert_int_equal(stats().expert_hits, 0);
+    run_pass(1, needed, N_SLOTS);
+    struct st_stream_stats s = stats();
+    assert_int_equal(s.expert_hits, N_SLOTS);
+    assert_int_equal(s.prefetch_used_bytes, 0);
+    assert_int_equal(s.expert_bytes, N_SLOTS * expert_bytes(1));
+}
+
+/* ... and what was foreseen and is used by one has been read for it. */
+static void test_a_batch_may_use_what_was_foreseen(void **state)
+{
+    static const int foreseen[] = {3, 8};
+    (void)state;
+    start(24, "sync");
+    st_stream_foresee(stream, 1, foreseen, 2);
+    read_ahead();
+    run_batch(1, foreseen, 2, 1);
+    assert_int_equal(stats().expert_hits, 0);
+    assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
+    run_pass(1, foreseen, 2);
+    assert_int_equal(stats().expert_hits, 2);
+    assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, close_after)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_random_batches_between_passes),
+        TEST(test_a_batch_may_evict_what_was_foreseen),
+        TEST(test_a_batch_may_use_what_was_foreseen),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
