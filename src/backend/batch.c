@@ -100,14 +100,9 @@ void st_moe_batch_free(struct batch *x)
     }
 }
 
-static uint64_t row_bytes(const struct claim *claim)
-{
-    return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
-}
-
 static uint64_t block_bytes(const struct claim *claim)
 {
-    return st_max(st_moe_block_bytes, SCRATCH_ROWS * row_bytes(claim));
+    return st_max(st_moe_block_bytes, SCRATCH_ROWS * st_claim_row_bytes(claim));
 }
 
 uint64_t st_moe_scratch_bytes(const struct st_binding *b, int tokens)
@@ -118,7 +113,7 @@ uint64_t st_moe_scratch_bytes(const struct st_binding *b, int tokens)
         const struct st_weight *w = &b->weights->weights[i];
         if (w->group >= 0) {
             const struct claim *claim = &b->claims[w->tensor];
-            most = st_max(most, st_min(rows * row_bytes(claim), block_bytes(claim)));
+            most = st_max(most, st_min(rows * st_claim_row_bytes(claim), block_bytes(claim)));
         }
     }
     return most + rows * (3 * sizeof(struct row) + 2 * sizeof(struct copy) + 2 * sizeof(int));
@@ -237,7 +232,7 @@ static void begin_block(struct job *j)
     x->used = 0;
     if (x->scratch_bytes < block_bytes(j->claim)) {
         uint64_t rows = (uint64_t)x->cap_rows + MAX_PRODUCTS * MAX_FOLD;
-        uint64_t bytes = st_min(block_bytes(j->claim), rows * row_bytes(j->claim));
+        uint64_t bytes = st_min(block_bytes(j->claim), rows * st_claim_row_bytes(j->claim));
         if (x->scratch_bytes < bytes) {
             free(x->scratch);
             x->scratch = st_xmalloc(bytes);

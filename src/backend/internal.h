@@ -73,6 +73,12 @@ bool st_binding_offer(
 bool st_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
     const struct ggml_tensor *weight, bool repack, bool expert);
 
+/* An input row and a result row of one unit, as a matrix product takes and makes them. */
+static inline uint64_t st_claim_row_bytes(const struct claim *claim)
+{
+    return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
+}
+
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
 struct claim *st_claim_of(const struct ggml_tensor *tensor);
 
@@ -229,6 +235,27 @@ static inline int st_moe_id(const struct ggml_tensor *ids, int64_t pick, int64_t
         (const char *)ids->data + token * (int64_t)ids->nb[1] + pick * (int64_t)ids->nb[0];
     return *(const int32_t *)at;
 }
+
+/* The weight as a stack of slots. */
+struct ggml_tensor *st_moe_slots_tensor(struct exec *ex, struct st_binding *b,
+    const struct ggml_tensor *weight, const struct claim *claim);
+
+/* --- Nodes whose experts are not all there (partial.c) -------------------------------------- */
+
+struct partials;
+struct partials *st_partials_new(void);
+void st_partials_free(struct partials *partials);
+/* Whether the node has so few rows that gathering them is worth it. */
+bool st_partials_fit(const struct ggml_tensor *node);
+/* Whether the open ones must be complete before the node is computed. */
+bool st_partials_before(const struct partials *partials, const struct ggml_tensor *node);
+/* Opens a node that fits: computes with the experts of the pass that are there. */
+enum ggml_status st_partials_begin(struct partials *partials, struct exec *ex, struct st_binding *b,
+    const struct st_pass *pass, struct ggml_tensor *node, struct claim *claim);
+/* Computes what is left of the open ones, as it arrives, and closes them. */
+enum ggml_status st_partials_complete(
+    struct partials *partials, struct exec *ex, struct st_binding *b, struct st_pass *pass);
+void st_partials_forget(struct partials *partials); /* closes them as they are */
 
 /* --- Batches (batch.c) --------------------------------------------------------------------- */
 

@@ -5,8 +5,7 @@
  *
  *   together   They all fit into the layer's slots (always so in decode). One pass covers the gate,
  *              up and down nodes of the layer: slots stand in for experts, slot numbers for ids.
- *              While some are being read, the rows of the others are computed: first of up and of
- *              gate, which need the same input, then what is left of both.
+ *              While some are being read, the rows of the others are computed: partial.c.
  *
  *                ids   [7 99 7 12]     weight  [expert 0][expert 1]...[expert 127]
  *                       |                       |
@@ -22,25 +21,6 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/units.h"
-
-#define SCRATCH_ROWS 64 /* there is always room for so many rows */
-
-/* One row of the node: which token, which of its experts. */
-struct row {
-    int32_t token, pick;
-};
-
-/* A node of which only the experts that were in memory have been computed. */
-struct partial {
-    struct ggml_tensor *node;
-    struct claim *claim;
-    bool *done; /* [pass[0].n] */
-    int cap;
-};
-
-/* Nodes of a layer that may be partial at once: the products with the layer's input, up and gate. */
-#define MAX_PARTIAL 2
 
 struct moe {
     /* The ids in effect: nodes of a layer share them. */
@@ -53,19 +33,13 @@ struct moe {
     int n_expert;
     int *seen; /* [n_expert] rows of each expert */
     int cap_seen;
-    struct row *picked; /* rows of the block being computed */
-    int *picked_slots;
-    int cap_picked;
-    struct partial partial[MAX_PARTIAL];
-    int n_partial;
 
     struct st_pass pass; /* together */
+    struct partials *partials;
     int32_t *slot_ids;
     size_t cap_slot_ids;
     int *slot_of; /* [n_expert] */
 
-    char *scratch;
-    size_t scratch_bytes;
     struct lookahead *lookahead;
     struct batch *batch; /* in sets */
     bool in_sets;
@@ -75,15 +49,16 @@ struct moe *st_moe_new(void)
 {
     struct moe *moe = st_xcalloc(1, sizeof *moe);
     moe->pass.group = -1;
-    moe->batch = st_moe_batch_new();
     moe->group = -1;
+    moe->partials = st_partials_new();
+    moe->batch = st_moe_batch_new();
     moe->lookahead = st_lookahead_new();
     return moe;
 }
 
 void st_moe_finish(struct moe *moe, struct st_binding *b)
 {
-    moe->n_partial = 0;
+    st_partials_forget(moe->partials);
     if (moe->pass.group >= 0) {
         st_stream_end(b->stream, &moe->pass);
     }
@@ -102,25 +77,15 @@ void st_moe_free(struct moe *moe, struct st_binding *b)
         st_moe_finish(moe, b);
     }
     st_pass_release(&moe->pass);
+    st_partials_free(moe->partials);
     st_moe_batch_free(moe->batch);
     st_lookahead_free(moe->lookahead);
     free(moe->needed);
     free(moe->uses);
     free(moe->seen);
-    free(moe->picked);
-    free(moe->picked_slots);
-    for (int i = 0; i < MAX_PARTIAL; i++) {
-        free(moe->partial[i].done);
-    }
     free(moe->slot_ids);
     free(moe->slot_of);
-    free(moe->scratch);
     free(moe);
-}
-
-static uint64_t row_bytes(const struct claim *claim)
-{
-    return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
 }
 
 /* --- What the node needs ------------------------------------------------------------------- */
@@ -187,11 +152,10 @@ static void list_needed(struct moe *moe)
     }
 }
 
-/* --- Shadows ------------------------------------------------------------------------------- */
+/* --- Together ------------------------------------------------------------------------------ */
 
-/* The weight as a stack of slots. */
-static struct ggml_tensor *slots_tensor(
-    struct exec *ex, struct st_binding *b, const struct ggml_tensor *weight, struct claim *claim)
+struct ggml_tensor *st_moe_slots_tensor(struct exec *ex, struct st_binding *b,
+    const struct ggml_tensor *weight, const struct claim *claim)
 {
     uint64_t stride;
     int n_slots;
@@ -203,113 +167,17 @@ static struct ggml_tensor *slots_tensor(
     return shadow;
 }
 
-static int32_t *slot_ids(struct moe *moe, size_t n)
+static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
 {
+    size_t n = (size_t)(ids->ne[0] * ids->ne[1]);
     if (n > moe->cap_slot_ids) {
         moe->cap_slot_ids = n;
         moe->slot_ids = st_xrealloc(moe->slot_ids, n * sizeof *moe->slot_ids);
     }
-    return moe->slot_ids;
-}
-
-static void note_slots(struct moe *moe, const struct st_pass *pass)
-{
-    for (int i = 0; i < pass->n; i++) {
-        moe->slot_of[pass->experts[i]] = pass->slots[i];
+    for (int i = 0; i < moe->pass.n; i++) {
+        moe->slot_of[moe->pass.experts[i]] = moe->pass.slots[i];
     }
-}
-
-/* --- Some rows ----------------------------------------------------------------------------- */
-
-/* Some rows of the node, gathered to and scattered from compact tensors. */
-struct block {
-    const struct ggml_tensor *node;
-    const struct row *rows;
-    int n;
-    struct ggml_tensor *input, *output;
-};
-
-static void gather(struct ggml_tensor *dst, int ith, int nth, void *user)
-{
-    const struct block *block = user;
-    const struct ggml_tensor *from = block->node->src[1];
-    (void)dst;
-    for (int i = ith; i < block->n; i += nth) {
-        struct row r = block->rows[i];
-        memcpy((char *)block->input->data + (size_t)i * block->input->nb[2],
-            (const char *)from->data + (size_t)(r.pick % from->ne[1]) * from->nb[1] +
-                (size_t)r.token * from->nb[2],
-            block->input->nb[1]);
-    }
-}
-
-static void scatter(struct ggml_tensor *dst, int ith, int nth, void *user)
-{
-    const struct block *block = user;
-    const struct ggml_tensor *to = block->node;
-    (void)dst;
-    for (int i = ith; i < block->n; i += nth) {
-        struct row r = block->rows[i];
-        memcpy((char *)to->data + (size_t)r.pick * to->nb[1] + (size_t)r.token * to->nb[2],
-            (const char *)block->output->data + (size_t)i * block->output->nb[2],
-            block->output->nb[1]);
-    }
-}
-
-/* Computes moe->picked[0 .. n), whose slots are in moe->picked_slots. */
-static enum ggml_status compute_block(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim, int n)
-{
-    struct moe *moe = ex->moe;
-    struct block block = {.node = node, .rows = moe->picked, .n = n};
-    int64_t k = node->src[1]->ne[0], m = node->ne[0];
-    block.input = st_exec_tensor(ex, node, GGML_TYPE_F32, k, 1, n, moe->scratch);
-    block.output = st_exec_tensor(
-        ex, node, GGML_TYPE_F32, m, 1, n, moe->scratch + (size_t)n * (size_t)k * sizeof(float));
-    struct ggml_tensor *product = st_exec_shadow(ex, node);
-    product->data = block.output->data;
-    product->view_src = NULL;
-    memcpy(product->ne, block.output->ne, sizeof product->ne);
-    memcpy(product->nb, block.output->nb, sizeof product->nb);
-    product->src[0] = slots_tensor(ex, b, node->src[0], claim);
-    product->src[1] = block.input;
-    product->src[2] = st_exec_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, moe->picked_slots);
-
-    st_workers_reset_ops(&ex->workers);
-    st_exec_defer(ex, st_workers_op(&ex->workers, gather, &block));
-    st_exec_defer(ex, product);
-    st_exec_defer(ex, st_workers_op(&ex->workers, scatter, &block));
-    return st_exec_flush(ex, b);
-}
-
-static int max_rows(const struct claim *claim)
-{
-    return (int)st_max(SCRATCH_ROWS, st_moe_block_bytes / row_bytes(claim));
-}
-
-/* Memory for the largest block of the node: all its rows, or as many as scratch allows. */
-static void reserve_block(struct moe *moe, const struct claim *claim, int n_rows)
-{
-    int n = n_rows < max_rows(claim) ? n_rows : max_rows(claim);
-    size_t bytes = (size_t)n * row_bytes(claim);
-    if (bytes > moe->scratch_bytes) {
-        free(moe->scratch);
-        moe->scratch = st_xmalloc(bytes);
-        moe->scratch_bytes = bytes;
-    }
-    if (n > moe->cap_picked) {
-        moe->cap_picked = n;
-        moe->picked = st_xrealloc(moe->picked, (size_t)n * sizeof *moe->picked);
-        moe->picked_slots = st_xrealloc(moe->picked_slots, (size_t)n * sizeof *moe->picked_slots);
-    }
-}
-
-/* --- Together ------------------------------------------------------------------------------ */
-
-static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
-{
-    int32_t *out = slot_ids(moe, (size_t)(ids->ne[0] * ids->ne[1]));
-    note_slots(moe, &moe->pass);
+    int32_t *out = moe->slot_ids;
     for (int64_t t = 0; t < ids->ne[1]; t++) {
         for (int64_t k = 0; k < ids->ne[0]; k++) {
             *out++ = moe->slot_of[st_moe_id(ids, k, t)];
@@ -317,65 +185,9 @@ static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
     }
 }
 
-/* Computes the rows of those of the pass's experts that are not done and have the part. */
-static enum ggml_status compute_present(
-    struct exec *ex, struct st_binding *b, const struct partial *p)
-{
-    struct moe *moe = ex->moe;
-    const struct st_pass *pass = &moe->pass;
-    const struct ggml_tensor *ids = p->node->src[2];
-    const struct st_weight *w = &b->weights->weights[p->claim->weight];
-    int n = 0;
-    for (int i = 0; i < pass->n; i++) {
-        if (p->done[i] || !st_stream_has(b->stream, w->group, pass->experts[i], 1u << w->part)) {
-            continue;
-        }
-        p->done[i] = true;
-        for (int64_t t = 0; t < ids->ne[1]; t++) {
-            for (int64_t k = 0; k < ids->ne[0]; k++) {
-                if (st_moe_id(ids, k, t) == pass->experts[i]) {
-                    moe->picked[n] = (struct row){(int32_t)t, (int32_t)k};
-                    moe->picked_slots[n++] = pass->slots[i];
-                }
-            }
-        }
-    }
-    return n > 0 ? compute_block(ex, b, p->node, p->claim, n) : st_exec_flush(ex, b);
-}
-
-/* Some of the node's experts are still being read: computes the others meanwhile. */
-static enum ggml_status begin_partial(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
-{
-    struct moe *moe = ex->moe;
-    struct partial *p = &moe->partial[moe->n_partial++];
-    p->node = node;
-    p->claim = claim;
-    if (moe->pass.n > p->cap) {
-        p->cap = moe->pass.n;
-        p->done = st_xrealloc(p->done, (size_t)p->cap * sizeof *p->done);
-    }
-    memset(p->done, 0, (size_t)moe->pass.n * sizeof *p->done);
-    reserve_block(moe, claim, (int)(node->src[2]->ne[0] * node->src[2]->ne[1]));
-    return compute_present(ex, b, p);
-}
-
 enum ggml_status st_moe_complete(struct exec *ex, struct st_binding *b)
 {
-    struct moe *moe = ex->moe;
-    enum ggml_status status = GGML_STATUS_SUCCESS;
-    for (int i = 0; i < moe->n_partial && status == GGML_STATUS_SUCCESS; i++) {
-        const struct partial *p = &moe->partial[i];
-        struct strata_error error;
-        int part = b->weights->weights[p->claim->weight].part;
-        if (st_stream_wait(b->stream, &moe->pass, part, &error) != STRATA_OK) {
-            moe->n_partial = 0;
-            return st_backend_fail(b, &error);
-        }
-        status = compute_present(ex, b, p);
-    }
-    moe->n_partial = 0;
-    return status;
+    return st_partials_complete(ex->moe->partials, ex, b, &ex->moe->pass);
 }
 
 static enum ggml_status compute_together(
@@ -383,18 +195,17 @@ static enum ggml_status compute_together(
 {
     struct moe *moe = ex->moe;
     int part = b->weights->weights[claim->weight].part;
-    bool dependent = moe->n_partial > 0 && node->src[1] != moe->partial[0].node->src[1];
-    if (dependent || moe->n_partial == MAX_PARTIAL) {
+    if (st_partials_before(moe->partials, node)) {
         enum ggml_status status = st_moe_complete(ex, b);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
         }
     }
     bool ready = st_stream_ready(b->stream, &moe->pass, part);
-    if (!ready && ggml_nelements(node->src[2]) <= SCRATCH_ROWS) {
-        return begin_partial(ex, b, node, claim);
+    if (!ready && st_partials_fit(node)) {
+        return st_partials_begin(moe->partials, ex, b, &moe->pass, node, claim);
     }
-    if (!ready) { /* many rows: not worth gathering */
+    if (!ready) {
         enum ggml_status status = st_exec_flush(ex, b);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
@@ -406,7 +217,7 @@ static enum ggml_status compute_together(
     }
     const struct ggml_tensor *ids = node->src[2];
     struct ggml_tensor *shadow = st_exec_shadow(ex, node);
-    shadow->src[0] = slots_tensor(ex, b, node->src[0], claim);
+    shadow->src[0] = st_moe_slots_tensor(ex, b, node->src[0], claim);
     shadow->src[2] =
         st_exec_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
     st_exec_defer(ex, shadow);
