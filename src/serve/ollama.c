@@ -89,6 +89,22 @@ static void read_options(struct st_exchange *x, struct st_fields *f)
     }
 }
 
+/* A request that generates, with what all of them have in common; NULL: it has been answered. */
+static struct st_exchange *begin(
+    struct st_request *r, const struct st_dialect *dialect, struct st_fields *f)
+{
+    struct st_exchange *x = st_exchange_new(r, dialect, ST_API_OLLAMA);
+    if (!x) {
+        return NULL;
+    }
+    *f = (struct st_fields){.object = x->body};
+    if (!check_model(x, f)) {
+        return NULL;
+    }
+    read_options(x, f);
+    return x;
+}
+
 /* `format` and `think` in OpenAI's terms. */
 static void read_format(struct st_fields *f, json_t *chat)
 {
@@ -245,15 +261,11 @@ static void use_template(struct st_exchange *x, struct st_fields *f, const char 
 
 void st_ollama_generate(struct st_request *r)
 {
-    struct st_exchange *x = st_exchange_new(r, &generate_dialect, ST_API_OLLAMA);
+    struct st_fields f;
+    struct st_exchange *x = begin(r, &generate_dialect, &f);
     if (!x) {
         return;
     }
-    struct st_fields f = {.object = x->body};
-    if (!check_model(x, &f)) {
-        return;
-    }
-    read_options(x, &f);
     const char *prompt = st_field_string(&f, "prompt", ""), *system;
     const char *template = st_field_string(&f, "template", NULL);
     system = st_field_string(&f, "system", NULL);
@@ -450,15 +462,11 @@ static json_t *convert_chat(struct st_fields *f)
 
 void st_ollama_chat(struct st_request *r)
 {
-    struct st_exchange *x = st_exchange_new(r, &chat_dialect, ST_API_OLLAMA);
+    struct st_fields f;
+    struct st_exchange *x = begin(r, &chat_dialect, &f);
     if (!x) {
         return;
     }
-    struct st_fields f = {.object = x->body};
-    if (!check_model(x, &f)) {
-        return;
-    }
-    read_options(x, &f);
     json_t *messages = st_field_array(&f, "messages");
     if (!f.bad && json_array_size(messages) == 0) {
         answer_empty(x, "message", json_pack("{s:s,s:s}", "role", "assistant", "content", ""));
