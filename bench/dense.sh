@@ -17,8 +17,7 @@ echo "| disk | not kept | read per token | tokens/s (range) | of disk | waiting 
 echo "| --- | --- | --- | --- | --- | --- | --- | --- |"
 for rate in "$@"; do
     disk=$(disk_rate "$dir/dense.gguf" "$rate")
-    under=(-r "$rate")
-    [ "$rate" != none ] || under=()
+    at_rate "$rate"
     # shellcheck disable=SC2086 # options are words
     bench dense "${under[@]}" -- --tokens 1,2 -n 8 --warmup 2 --rounds "$rounds" \
         --weights-mem "$(percent_of dense 50)" ${OPTIONS---no-repack}

@@ -59,6 +59,12 @@ disk_rate() {
         awk -F';' '{ printf "%.0f\n", $7 * 1024 }'
 }
 
+# at_rate RATE: sets `under` to the options of `bench` that limit the disk so. `none`: no limit.
+at_rate() {
+    under=(-r "$1")
+    [ "$1" != none ] || under=()
+}
+
 # bench NAME [LIMIT-OPTION...] -- OPTIONS...: runs `strata bench` on the model, under a limit if any
 # are given; its figures go to $dir/figures, one per line.
 bench() {

@@ -28,8 +28,7 @@ echo "| disk | prompt, tokens/s (range) | all in memory | read | of bound | wait
 echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 for rate in "$@"; do
     disk=$(disk_rate "$dir/prefill.gguf" "$rate")
-    under=(-r "$rate")
-    [ "$rate" != none ] || under=()
+    at_rate "$rate"
     prompt "${under[@]}" -- --weights-mem "$(percent_of prefill 35)"
     figure strata.prompt_tok_per_s.{median,min,max} \
         strata.prompt_{read_bytes,stall_s,arrive_s,scheduler_s,compute_s}.median |
