@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "cache/cache.h"
+#include "random.h"
 
 #define N_LAYERS    3
 #define MAX_EXPERTS 12
@@ -136,17 +137,6 @@ static int naive_acquire(struct naive *m, int expert, int *evicted)
 }
 
 /* --- Random sequences ---------------------------------------------------------------------- */
-
-static uint64_t random_state;
-
-/* xorshift64* (Vigna 2016): 0 .. n-1, the same on every machine */
-static int random_below(int n)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return (int)((random_state * 0x2545F4914F6CDD1Du >> 33) % (uint64_t)n);
-}
 
 struct pair {
     struct st_cache *cache;

@@ -14,23 +14,13 @@
 
 #include "cache/cache.h"
 #include "cache/policy.h"
+#include "random.h"
 
 #define N_LAYERS  3
 #define N_EXPERTS 20
 #define WINDOW    128
 #define ONE       65536u
 #define MAX_STEPS (N_LAYERS * 320)
-
-static uint64_t random_state;
-
-/* xorshift64* (Vigna 2016): 0 .. n-1, the same on every machine */
-static int random_below(int n)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return (int)((random_state * 0x2545F4914F6CDD1Du >> 33) % (uint64_t)n);
-}
 
 /* --- The definition ------------------------------------------------------------------------ */
 
