@@ -288,7 +288,7 @@ static void keep_answer(
     struct lookahead *la, struct outlook *o, const struct chain *c, struct st_binding *b, int group)
 {
     int n_expert = b->weights->groups[group].n_expert;
-    uint32_t all = (1u << b->weights->groups[group].n_parts) - 1;
+    uint32_t all = st_group_parts(&b->weights->groups[group]);
     o->n_tokens = c->n_tokens;
     o->n_ranks = (int)st_min((uint64_t)c->ids->ne[0], MAX_RANKS);
     for (int64_t t = 0; t < c->n_tokens; t++) {

@@ -242,7 +242,6 @@ static enum ggml_status new_ids(
     }
     st_moe_finish(moe, b);
     st_stream_adapt(b->stream, true);
-    uint32_t all = (1u << group->n_parts) - 1;
     status = survey(moe, b, node->src[2], group->n_expert);
     if (status != GGML_STATUS_SUCCESS) {
         return status;
@@ -262,11 +261,8 @@ static enum ggml_status new_ids(
         moe->in_sets = true;
         return GGML_STATUS_SUCCESS;
     }
-    struct strata_error error;
-    if (st_stream_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed, all,
-            &error) != STRATA_OK) {
-        return st_backend_fail(b, &error);
-    }
+    st_stream_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed,
+        st_group_parts(group));
     translate_ids(moe, node->src[2]);
     st_lookahead_step(
         moe->lookahead, ex, b, w->group, node->src[2], moe->seen, moe->pass.n_misses > 0);

@@ -59,6 +59,12 @@ struct st_group {
     uint64_t slot_bytes; /* strides of all parts */
 };
 
+/* All of its parts, as bits. */
+static inline uint32_t st_group_parts(const struct st_group *group)
+{
+    return (1u << group->n_parts) - 1;
+}
+
 struct st_weights {
     const struct st_catalog *catalog;
     int n_weights;

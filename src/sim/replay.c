@@ -142,12 +142,12 @@ static int part_at(const struct replay *r, int group, int position)
 
 static enum strata_status together(struct replay *r, int group, double ns, struct strata_error *err)
 {
-    int n_parts = r->weights->groups[group].n_parts;
-    enum strata_status status = st_stream_begin(
-        r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, (1u << n_parts) - 1, err);
-    for (int i = 0; i < n_parts && !status; i++) {
+    const struct st_group *g = &r->weights->groups[group];
+    enum strata_status status = STRATA_OK;
+    st_stream_begin(r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, st_group_parts(g));
+    for (int i = 0; i < g->n_parts && !status; i++) {
         status = st_stream_wait(r->stream, &r->pass, part_at(r, group, i), err);
-        compute(r, ns / n_parts);
+        compute(r, ns / g->n_parts);
     }
     st_stream_end(r->stream, &r->pass);
     return status;

@@ -242,7 +242,7 @@ void st_experts_release(struct st_experts *x, int group)
 
 int st_experts_take(struct st_experts *x, int group, int expert, bool *ahead)
 {
-    uint32_t all = (1u << x->weights->groups[group].n_parts) - 1;
+    uint32_t all = st_group_parts(&x->weights->groups[group]);
     *ahead = false;
     if (!st_experts_has(x, group, expert, all)) {
         return -1;

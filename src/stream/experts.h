@@ -29,8 +29,8 @@ void st_experts_free(struct st_experts *x);
 bool st_experts_populate(struct st_experts *x, strata_progress progress, void *user);
 
 int st_experts_pass_limit(const struct st_experts *x, int group);
-enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,
-    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err);
+void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, const int *experts,
+    const int *uses, int n, uint32_t parts);
 void st_experts_foresee(struct st_experts *x, int group, const int *experts, int n);
 bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part);
 enum strata_status st_experts_wait(

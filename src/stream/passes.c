@@ -64,12 +64,11 @@ static int acquire(struct st_experts *x, int group, int expert)
     return slot;
 }
 
-enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, int group,
-    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err)
+void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, const int *experts,
+    const int *uses, int n, uint32_t parts)
 {
     int pool = x->pool_of[group], first = x->first_id[group];
     ST_ASSERT(n > 0 && n <= x->pools[pool].n_slots);
-    (void)err;
     reserve_pass(pass, n);
     pass->group = group;
     pass->parts = parts;
@@ -112,7 +111,6 @@ enum strata_status st_experts_begin(struct st_experts *x, struct st_pass *pass, 
     }
     x->pools[pool].n_passes++;
     pump(x, pass);
-    return STRATA_OK;
 }
 
 bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part)

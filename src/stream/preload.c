@@ -24,14 +24,12 @@ static enum strata_status preload_pass(struct st_stream *stream, struct st_pass 
     for (; n < PASS_MOST && first + n < info->n_expert; n++) {
         experts[n] = first + n;
     }
-    uint32_t parts = (1u << info->n_parts) - 1;
-    enum strata_status status = st_stream_begin(stream, pass, group, experts, NULL, n, parts, err);
+    enum strata_status status = STRATA_OK;
+    st_stream_begin(stream, pass, group, experts, NULL, n, st_group_parts(info));
     for (int part = 0; part < info->n_parts && status == STRATA_OK; part++) {
         status = st_stream_wait(stream, pass, part, err);
     }
-    if (pass->group >= 0) {
-        st_stream_end(stream, pass);
-    }
+    st_stream_end(stream, pass);
     return status;
 }
 

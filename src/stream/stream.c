@@ -80,8 +80,7 @@ const char *st_stream_default_policy(bool shared)
 static bool is_absent(void *user, int group, int expert)
 {
     const struct st_stream *s = user;
-    uint32_t parts = (1u << s->weights->groups[group].n_parts) - 1;
-    return !st_experts_has(s->experts, group, expert, parts);
+    return !st_experts_has(s->experts, group, expert, st_group_parts(&s->weights->groups[group]));
 }
 
 static bool make_batch(struct st_stream *s, uint64_t bytes)
@@ -434,10 +433,10 @@ int st_stream_pass_limit(const struct st_stream *s, int group)
     return st_experts_pass_limit(s->experts, group);
 }
 
-enum strata_status st_stream_begin(struct st_stream *s, struct st_pass *pass, int group,
-    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err)
+void st_stream_begin(struct st_stream *s, struct st_pass *pass, int group, const int *experts,
+    const int *uses, int n, uint32_t parts)
 {
-    return st_experts_begin(s->experts, pass, group, experts, uses, n, parts, err);
+    st_experts_begin(s->experts, pass, group, experts, uses, n, parts);
 }
 
 void st_stream_foresee(struct st_stream *s, int group, const int *experts, int n)
@@ -483,7 +482,7 @@ bool st_stream_wants_sets(
         return false;
     }
     for (int i = 0; i < n; i++) {
-        if (!st_experts_has(s->experts, group, experts[i], (1u << g->n_parts) - 1)) {
+        if (!st_experts_has(s->experts, group, experts[i], st_group_parts(g))) {
             return true;
         }
     }

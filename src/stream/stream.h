@@ -111,8 +111,8 @@ int st_stream_pass_limit(const struct st_stream *stream, int group);
 
 /* Opens a pass over n distinct experts. `uses` counts, per expert, the tokens that need it
  * (requests; NULL: do not count this pass). Reads are issued, nothing is waited for. */
-enum strata_status st_stream_begin(struct st_stream *stream, struct st_pass *pass, int group,
-    const int *experts, const int *uses, int n, uint32_t parts, struct strata_error *err);
+void st_stream_begin(struct st_stream *stream, struct st_pass *pass, int group, const int *experts,
+    const int *uses, int n, uint32_t parts);
 
 /* These experts will probably be needed by the group's next pass, the likeliest first. What is
  * missing is read when the disk has nothing better to do, and none of them is evicted for another.
