@@ -22,15 +22,11 @@ static struct st_pass pass;
 static int set_up(void **state)
 {
     static const uint64_t sizes[N_LAYERS][3] = {{8192, 5000, 1700}, {3333, 4096, 12288}};
-    static const enum st_role roles[] = {
-        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
     make_contents(state);
     model_init(model, 999);
     model->catalog.n_expert_used = PICKS;
     for (int l = 0; l < N_LAYERS; l++) {
-        for (int p = 0; p < 3; p++) {
-            add_weight(model, roles[p], l, N_EXPERTS, sizes[l][p], (l + p) % 3 == 2);
-        }
+        add_expert_layer(model, l, N_EXPERTS, sizes[l]);
     }
     model_open(model);
     return 0;
@@ -56,18 +52,11 @@ static void start(int places, const char *method)
 {
     static const bool resident[MAX_TENSORS] = {false};
     static const int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
-    uint64_t largest = 0;
-    for (int i = 0; i < model->weights->n_weights; i++) {
-        largest = st_max(largest, st_weight_envelope(model->weights, i));
-    }
     struct st_stream_config config = {.resident = resident,
         .slots = slots,
-        .staging_bytes = (uint64_t)places * largest,
-        .transit_bytes = (uint64_t)places * largest};
-    st_io_options_init(&config.io);
-    config.io.method = method;
-    config.io.chunk_bytes = CHUNK_BYTES;
-    config.io.queue_depth = 4;
+        .staging_bytes = (uint64_t)places * largest_unit(model),
+        .transit_bytes = (uint64_t)places * largest_unit(model)};
+    small_io_options(&config.io, method);
     close_after(NULL);
     assert_int_equal(
         st_stream_new(model->weights, &config, arrive, &model->weights, &stream, NULL), STRATA_OK);

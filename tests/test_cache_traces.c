@@ -27,6 +27,7 @@
 
 #include "base/error.h"
 #include "cache/cache.h"
+#include "optimum.h"
 
 #define MAX_TOP_K 16
 #define TOLERANCE 0.06 /* percentage points: the figures are rounded to 0.1 */
@@ -237,46 +238,12 @@ static double belady(const struct trace *t, int slots, int warm_up)
 
 /* --- The optimum itself, against trying everything -------------------------------------------- */
 
-enum { TINY_EXPERTS = 6, TINY_TOKENS = 14, TINY_TOP_K = 2, N_SETS = 1 << TINY_EXPERTS };
-
-static unsigned route_set(const struct trace *t, int token)
-{
-    unsigned set = 0;
-    for (int i = 0; i < t->top_k; i++) {
-        set |= 1u << trace_route(t, token, 0)[i];
-    }
-    return set;
-}
-
-/* Most hits from the last token back: over every set of experts that may be resident before a
- * token, every set that may be resident after it. */
-static int most_hits(const struct trace *t, int slots)
-{
-    static int best[TINY_TOKENS + 1][N_SETS];
-    memset(best, 0, sizeof best);
-    for (int token = t->n_tokens - 1; token >= 0; token--) {
-        unsigned need = route_set(t, token);
-        for (unsigned before = 0; before < N_SETS; before++) {
-            int rest = 0;
-            for (unsigned after = 0; after < N_SETS; after++) {
-                bool possible = (after & need) == need && (after & ~(before | need)) == 0 &&
-                                __builtin_popcount(after) <= slots;
-                if (possible && best[token + 1][after] > rest) {
-                    rest = best[token + 1][after];
-                }
-            }
-            best[token][before] = rest + __builtin_popcount(before & need);
-        }
-    }
-    return best[0][0];
-}
-
 static void tiny_trace(struct trace *t, uint32_t *random)
 {
-    for (int token = 0; token < TINY_TOKENS; token++) {
+    for (int token = 0; token < TINY_STEPS; token++) {
         *random = *random * 1664525u + 1013904223u;
-        int a = (int)(*random >> 16) % TINY_EXPERTS;
-        int b = (a + 1 + (int)(*random >> 24) % (TINY_EXPERTS - 1)) % TINY_EXPERTS;
+        int a = (int)(*random >> 16) % TINY_IDS;
+        int b = (a + 1 + (int)(*random >> 24) % (TINY_IDS - 1)) % TINY_IDS;
         t->experts[2 * token] = a < b ? a : b;
         t->experts[2 * token + 1] = a < b ? b : a;
     }
@@ -285,16 +252,16 @@ static void tiny_trace(struct trace *t, uint32_t *random)
 static void test_belady_is_the_optimum(void **state)
 {
     (void)state;
-    int experts[TINY_TOKENS * TINY_TOP_K], resident[TINY_EXPERTS];
-    struct trace t = {1, TINY_EXPERTS, TINY_TOP_K, TINY_TOKENS, experts};
+    int experts[TINY_STEPS * TINY_NEED], resident[TINY_IDS];
+    struct trace t = {1, TINY_IDS, TINY_NEED, TINY_STEPS, experts};
     uint32_t random = 1;
     int below = 0;
     for (int i = 0; i < 60; i++) {
         tiny_trace(&t, &random);
-        for (int slots = TINY_TOP_K; slots < TINY_EXPERTS; slots++) {
+        for (int slots = TINY_NEED; slots < TINY_IDS; slots++) {
             long optimum = belady_layer(&t, 0, resident, slots, 0);
-            double rate = 100.0 * (double)optimum / (TINY_TOKENS * TINY_TOP_K);
-            assert_int_equal(optimum, most_hits(&t, slots));
+            double rate = 100.0 * (double)optimum / (TINY_STEPS * TINY_NEED);
+            assert_int_equal(optimum, most_hits(experts, slots));
             assert_true(replay(&t, "lru", slots, 0) <= rate + 1e-9);
             assert_true(replay(&t, "lfu", slots, 0) <= rate + 1e-9);
             below += replay(&t, "lru", slots, 0) < rate - 1e-9;

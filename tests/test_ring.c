@@ -53,16 +53,8 @@ static int close_after(void **state)
 
 static void open_ring(const char *method, uint64_t bytes)
 {
-    struct st_io_options options;
-    struct strata_error err;
     close_ring();
-    st_io_options_init(&options);
-    options.method = method;
-    options.chunk_bytes = CHUNK_BYTES;
-    options.queue_depth = 4;
-    if (st_io_open(&options, &io, &err)) {
-        fail_msg("%s: %s", method, err.message);
-    }
+    io = open_small_engine(method);
     arriver = (struct st_arriver){.io = io, .weights = model->weights};
     ring = st_ring_new(&arriver, bytes, true);
     assert_non_null(ring);
@@ -70,11 +62,7 @@ static void open_ring(const char *method, uint64_t bytes)
 
 static uint64_t smallest_ring(void)
 {
-    uint64_t largest = 0;
-    for (int i = 0; i < model->weights->n_weights; i++) {
-        largest = st_max(largest, st_weight_envelope(model->weights, i));
-    }
-    return largest;
+    return largest_unit(model);
 }
 
 static uint64_t pass_bytes(void)

@@ -3,6 +3,7 @@
  * here, and against what must hold for any trace.
  */
 #include "model_files.h"
+#include "optimum.h"
 
 #include "base/error.h"
 #include "base/units.h"
@@ -299,31 +300,6 @@ static void virtual_time_is_what_the_formula_says(void **state)
 }
 
 /* --- The optimum, against trying everything ---------------------------------------------------- */
-
-enum { TINY_IDS = 6, TINY_STEPS = 14, TINY_NEED = 2, N_SETS = 1 << TINY_IDS };
-
-/* Most hits from the last step back: over every set of ids that may be resident before a step,
- * every set that may be resident after it. */
-static int most_hits(const int *ids, int slots)
-{
-    static int best[TINY_STEPS + 1][N_SETS];
-    memset(best, 0, sizeof best);
-    for (int s = TINY_STEPS - 1; s >= 0; s--) {
-        unsigned need = 1u << ids[2 * s] | 1u << ids[2 * s + 1];
-        for (unsigned before = 0; before < N_SETS; before++) {
-            int rest = 0;
-            for (unsigned after = 0; after < N_SETS; after++) {
-                bool possible = (after & need) == need && (after & ~(before | need)) == 0 &&
-                                __builtin_popcount(after) <= slots;
-                if (possible && best[s + 1][after] > rest) {
-                    rest = best[s + 1][after];
-                }
-            }
-            best[s][before] = rest + __builtin_popcount(before & need);
-        }
-    }
-    return best[0][0];
-}
 
 static void the_optimum_is_one(void **state)
 {

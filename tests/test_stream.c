@@ -27,16 +27,12 @@ static int set_up(void **state)
 {
     static const uint64_t sizes[N_LAYERS][3] = {
         {8192, 5000, 1700}, {3333, 4096, 12288}, {64, 12288, 700}};
-    static const enum st_role roles[] = {
-        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
     make_contents(state);
     model_init(model, 999);
     model->catalog.n_expert_used = 3;
     for (int l = 0; l < N_LAYERS; l++) {
         add_dense(model, 1 + rnd_below(70000), false);
-        for (int p = 0; p < 3; p++) {
-            add_weight(model, roles[p], l, N_EXPERTS, sizes[l][p], (l + p) % 3 == 2);
-        }
+        add_expert_layer(model, l, N_EXPERTS, sizes[l]);
         add_dense(model, l == 0 ? 25000 : 1 + rnd_below(20000), true);
     }
     add_weight(model, ST_ROLE_OUTPUT, -1, 0, 150001, false);
@@ -73,10 +69,7 @@ static struct st_stream_config config_of(const struct st_plan *plan, const char 
         .ring_bytes = plan->ring_bytes,
         .staging_bytes = plan->staging_bytes,
         .policy = "lru"}; /* the naive model's */
-    st_io_options_init(&config.io);
-    config.io.method = method;
-    config.io.chunk_bytes = CHUNK_BYTES;
-    config.io.queue_depth = 4;
+    small_io_options(&config.io, method);
     return config;
 }
 

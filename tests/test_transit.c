@@ -50,27 +50,10 @@ static int close_after(void **state)
     return 0;
 }
 
-static uint64_t largest_unit(void)
-{
-    uint64_t largest = 0;
-    for (int i = 0; i < model->weights->n_weights; i++) {
-        largest = st_max(largest, st_weight_envelope(model->weights, i));
-    }
-    return largest;
-}
-
 static void open_transit(const char *method, uint64_t bytes)
 {
-    struct st_io_options options;
-    struct strata_error err;
     close_after(NULL);
-    st_io_options_init(&options);
-    options.method = method;
-    options.chunk_bytes = CHUNK_BYTES;
-    options.queue_depth = 4;
-    if (st_io_open(&options, &io, &err)) {
-        fail_msg("%s: %s", method, err.message);
-    }
+    io = open_small_engine(method);
     arriver = (struct st_arriver){.io = io, .weights = model->weights};
     transit = st_transit_new(&arriver, bytes, is_absent, NULL);
     assert_non_null(transit);
@@ -163,7 +146,7 @@ static void test_every_needed_unit_comes_once(void **state)
     for (size_t m = 0; m < N_METHODS; m++) {
         for (uint64_t room = 1; room <= 64; room *= 4) {
             struct strata_error err;
-            open_transit(methods[m], room * largest_unit());
+            open_transit(methods[m], room * largest_unit(model));
             for (int pass = 0; pass < 8; pass++) {
                 random_state = (m + 1) * 1000 + room * 10 + (uint64_t)pass;
                 memset(present, 0, sizeof present);
@@ -190,7 +173,7 @@ static void test_a_large_batch_reads_all_once_and_ahead(void **state)
     for (int i = 0; i < model->weights->n_weights; i++) {
         all += model->weights->weights[i].file_bytes * N_EXPERTS;
     }
-    open_transit("threads", 40 * largest_unit());
+    open_transit("threads", 40 * largest_unit(model));
     expect_all(1000);
     for (int g = 0; g < N_LAYERS; g++) {
         assert_int_equal(use_layer(g, 100, &err), STRATA_OK);
@@ -206,7 +189,7 @@ static void test_a_small_batch_reads_nothing_in_vain(void **state)
     (void)state;
     struct strata_error err;
     memset(present, 0, sizeof present);
-    open_transit("sync", 40 * largest_unit());
+    open_transit("sync", 40 * largest_unit(model));
     expect_all(3);
     for (int g = 0; g < N_LAYERS; g++) {
         assert_int_equal(use_layer(g, 30, &err), STRATA_OK);
@@ -224,7 +207,7 @@ static void test_the_unexpected_is_read_too(void **state)
     const int list[N_EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
     memset(present, 0, sizeof present);
     for (int expected = 0; expected < 2; expected++) {
-        open_transit("threads", 3 * largest_unit());
+        open_transit("threads", 3 * largest_unit(model));
         if (expected) {
             expect_all(100);
         }
@@ -248,7 +231,7 @@ static void test_after_a_failed_read_all_comes_again(void **state)
         char method[64];
         int failures = 0;
         snprintf(method, sizeof method, "fault:threads,eio_at=%d", at);
-        open_transit(method, 8 * largest_unit());
+        open_transit(method, 8 * largest_unit(model));
         for (int pass = 0; pass < 3; pass++) {
             enum strata_status status = STRATA_OK;
             expect_all(100);

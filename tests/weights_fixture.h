@@ -93,6 +93,17 @@ static inline uint64_t random_bytes(int max_bits)
     return top - rnd_below(top / 2 + 1);
 }
 
+/* Three parts: one is repacked; the others are read in place if their size is whole blocks, or copied. */
+static inline void add_expert_layer(
+    struct model *m, int layer, int n_expert, const uint64_t sizes[3])
+{
+    static const enum st_role roles[] = {
+        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    for (int p = 0; p < 3; p++) {
+        add_weight(m, roles[p], layer, n_expert, sizes[p], (layer + p) % 3 == 2);
+    }
+}
+
 static inline void add_random_layer(struct model *m, int layer, int n_expert, int max_bits)
 {
     static const enum st_role roles[] = {
@@ -169,6 +180,36 @@ static inline bool form_is_right(const struct model *m, int weight, int expert, 
         }
     }
     return true;
+}
+
+/* Room for any of the model's units as it is read. */
+static inline uint64_t largest_unit(const struct model *m)
+{
+    uint64_t largest = 0;
+    for (int i = 0; i < m->weights->n_weights; i++) {
+        largest = st_max(largest, st_weight_envelope(m->weights, i));
+    }
+    return largest;
+}
+
+static inline void small_io_options(struct st_io_options *options, const char *method)
+{
+    st_io_options_init(options);
+    options->method = method;
+    options->chunk_bytes = CHUNK_BYTES;
+    options->queue_depth = 4;
+}
+
+static inline struct st_io_engine *open_small_engine(const char *method)
+{
+    struct st_io_options options;
+    struct st_io_engine *io;
+    struct strata_error err;
+    small_io_options(&options, method);
+    if (st_io_open(&options, &io, &err)) {
+        fail_msg("%s: %s", method, err.message);
+    }
+    return io;
 }
 
 #endif
