@@ -237,6 +237,31 @@ static void test_a_batch_may_use_what_was_foreseen(void **state)
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
 }
 
+/* S3: a read that fails ends the batch, whoever wants to know why; the next one is clean. */
+static void test_a_failed_read_fails_one_batch(void **state)
+{
+    static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    struct st_routes routes = {experts, 8, 1};
+    (void)state;
+    for (int nth = 1; nth <= 8; nth++) {
+        const int *weights = model->weights->groups[1].weight;
+        char spec[64];
+        struct strata_error err;
+        struct st_set set = {.n = 1};
+        snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
+        start(6, spec);
+        st_stream_batch_begin(stream, weights[0], &routes);
+        enum strata_status status = STRATA_OK;
+        while (set.n > 0 && !status) {
+            status = st_stream_batch_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
+        }
+        assert_int_equal(status, STRATA_E_IO);
+        st_stream_batch_end(stream);
+        run_batch(1, experts, 8, 1);
+        run_batch(1, experts, 8, 1);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_teardown(name, close_after)
 
 int main(void)
@@ -245,6 +270,7 @@ int main(void)
         TEST(test_random_batches_between_passes),
         TEST(test_a_batch_may_evict_what_was_foreseen),
         TEST(test_a_batch_may_use_what_was_foreseen),
+        TEST(test_a_failed_read_fails_one_batch),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

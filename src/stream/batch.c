@@ -323,9 +323,13 @@ enum strata_status st_batch_next(
         }
     }
     if (b->n_units == 0) {
-        int n = st_transit_take(b->transit, weight, b->units, most_units(b, direct), err);
+        struct strata_error error;
+        int n = st_transit_take(b->transit, weight, b->units, most_units(b, direct), &error);
         if (n < 0) {
-            return err->status;
+            if (err) {
+                *err = error;
+            }
+            return error.status;
         }
         b->n_units = n;
         n = settle_in_slots(b);
