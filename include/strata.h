@@ -521,7 +521,7 @@ STRATA_API void strata_sampler_free(struct strata_sampler *sampler);
 /* Adds a prompt's token to the penalty history. */
 STRATA_API void strata_sampler_accept(struct strata_sampler *sampler, int32_t token);
 /* Picks a token by a row of the last evaluation (see strata_logits) and adds it to the history.
- * E_LLAMA when the grammar leaves none. */
+ * E_USAGE when the grammar leaves none. */
 STRATA_API enum strata_status strata_sampler_pick(struct strata_sampler *sampler,
     struct strata_session *session, size_t row, int32_t *token, struct strata_error *err);
 

@@ -28,7 +28,7 @@ cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h line.c=histedit.h s
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).
 iso='assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign
 stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath time uchar wchar wctype
-algorithm atomic cctype cmath cstddef cstdint cstdio cstdlib cstring exception functional new random set stdexcept
+algorithm atomic cctype cmath cstddef cstdint cstdio cstdlib cstring exception functional map new random set stdexcept
 string vector'
 # Each overruns its buffer, hides an error, or keeps hidden state. Instead: snprintf, memcpy,
 # st_parse_size or strtol with its end pointer, strtok_r, the *_r forms of time, mkstemp.

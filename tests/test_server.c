@@ -308,6 +308,90 @@ static void test_mistakes(void **state)
     stop();
 }
 
+/* Much of something in a request: so many times, between a head and a tail. */
+static const struct {
+    const char *path, *head, *piece, *tail;
+    int times, status;
+} excesses[] = {
+#define SCHEMA(schema)                                                                             \
+    CHAT, "{" USER ",\"max_tokens\":4,\"response_format\":{\"type\":\"json_schema\","              \
+          "\"json_schema\":{\"name\":\"x\",\"schema\":" schema
+#define FORMAT(schema)                                                                             \
+    "/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"stream\":false,"                              \
+                     "\"options\":{\"num_predict\":4},\"format\":" schema
+#define GRAMMAR "/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":4,\"grammar\":\"root ::= "
+#define CALL                                                                                       \
+    CHAT, "{\"max_tokens\":4,\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_"       \
+          "calls\":[{"                                                                             \
+          "\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\""
+#define CALL_END "\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"a\",\"content\":\"x\"}]}"
+    {SCHEMA("{\"$ref\":\"#\""), "", "}}}}", 0, 400},
+    {SCHEMA("{\"anyOf\":[{\"$ref\":\"#\"}]"), "", "}}}}", 0, 400},
+    {SCHEMA("{\"type\":\"array\",\"minItems\":5,\"maxItems\":2,\"items\":{\"type\":\"string\"}"),
+        "", "}}}}", 0, 400},
+    {SCHEMA("{\"type\":\"array\",\"minItems\":100000,\"items\":{\"type\":\"string\"}"), "", "}}}}",
+        0, 400},
+    {SCHEMA("{\"enum\":[1"), ",1", "]}}}}", 500, 200},
+    {SCHEMA("{\"enum\":[1"), ",1", "]}}}}", 10000, 400},
+    {SCHEMA(""), "{\"anyOf\":[", "", 500, 400},
+    {SCHEMA("{\"type\":\"string\",\"pattern\":\"^"), "x|", "x$\"}}}}", 10000, 400},
+    {SCHEMA("{\"type\":\"string\",\"pattern\":\"^"), "(", "x$\"}}}}", 10000, 200}, /* any text */
+    {FORMAT("{\"$ref\":\"#\""), "", "}}", 0, 400},
+    {FORMAT("{\"enum\":[1"), ",1", "]}}", 10000, 400},
+    {FORMAT("{\"type\":\"array\",\"minItems\":5,\"maxItems\":2,\"items\":{\"type\":\"string\"}"),
+        "", "}}", 0, 400},
+    {GRAMMAR, "\\\"a\\\" | ", "\\\"b\\\"\"}", 1000, 200},
+    {GRAMMAR, "\\\"a\\\" | ", "\\\"b\\\"\"}", 5000, 400},
+    {GRAMMAR, "\\\"a\\\"? ", "\\\"b\\\"\"}", 200, 200},
+    {GRAMMAR, "\\\"a\\\"? ", "\\\"b\\\"\"}", 5000, 400},
+    {GRAMMAR, "(", "\"}", 5000, 400},
+    {GRAMMAR "\\\"a\\\"{5,2}", "", "\"}", 0, 400},
+    {GRAMMAR "\\\"a\\\"{100000}", "", "\"}", 0, 400},
+    {GRAMMAR "[z-a]", "", "\"}", 0, 400},
+    {CALL, "[", CALL_END, 50000, 400},
+    {CALL, "{\\\"a\\\":", CALL_END, 5000, 400},
+    {CHAT, "{\"max_tokens\":4,\"messages\":[{\"role\":\"user\",\"content\":", "[", "}]}", 5000,
+        400},
+};
+
+static void test_excesses(void **state)
+{
+    (void)state;
+    start(NULL);
+    for (size_t i = 0; i < sizeof excesses / sizeof *excesses; i++) {
+        char body[64 << 10];
+        size_t n = (size_t)snprintf(body, sizeof body, "%s", excesses[i].head);
+        for (int k = 0; k < excesses[i].times; k++) {
+            n += (size_t)snprintf(body + n, sizeof body - n, "%s", excesses[i].piece);
+            assert_true(n < sizeof body);
+        }
+        snprintf(body + n, sizeof body - n, "%s", excesses[i].tail);
+        uint64_t began = st_now_ns();
+        struct answer a = post(excesses[i].path, body);
+        if (a.status != excesses[i].status || st_now_ns() - began > 10 * (uint64_t)1000000000) {
+            fail_msg("%zu, %s: %d: %s", i, excesses[i].head, a.status, a.body);
+        }
+        free(a.all);
+    }
+    stop();
+}
+
+/* Each rule begins with the next, in two ways: a million of millions in all. */
+static void test_doubling(void **state)
+{
+    (void)state;
+    char body[4096];
+    size_t n =
+        (size_t)snprintf(body, sizeof body, "{\"prompt\":\"x\",\"grammar\":\"root ::= r0\\n");
+    for (int i = 0; i < 40; i++) {
+        n += (size_t)snprintf(body + n, sizeof body - n, "r%d ::= r%d | r%d\\n", i, i + 1, i + 1);
+    }
+    snprintf(body + n, sizeof body - n, "r40 ::= \\\"a\\\"\"}");
+    start(NULL);
+    assert_error(post("/v1/completions", body), "/v1/completions", 400);
+    stop();
+}
+
 static void test_keys(void **state)
 {
     (void)state;
@@ -508,6 +592,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_excesses),
+        cmocka_unit_test(test_doubling),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_foreign_pages),
         cmocka_unit_test(test_leaving),

@@ -1,4 +1,5 @@
 /* chat.cpp - prompts: texts as they are, and conversations by llama.cpp's chat templates. */
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -296,6 +297,14 @@ static void check_roles(const common_json &messages)
     }
 }
 
+/* Templates get the arguments of earlier calls parsed, by recursion. */
+static void check_calls(const common_chat_msg &message)
+{
+    for (const auto &call : message.tool_calls) {
+        st_check_json(call.arguments);
+    }
+}
+
 static common_chat_templates_inputs read_request(
     const struct strata_chat *chat, const common_json &request)
 {
@@ -319,6 +328,7 @@ static common_chat_templates_inputs read_request(
     st_check_schema(tools);
     check_roles(request.at("messages"));
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
+    std::for_each(in.messages.begin(), in.messages.end(), check_calls);
     in.tools = common_chat_tools_parse_oaicompat(tools);
     in.json_schema = wanted_schema(request);
     in.grammar = request.contains("grammar") && !request.at("grammar").is_null()

@@ -7,7 +7,10 @@
 static const int levels_max = 200;       /* of brackets, of schemas in schemas */
 static const size_t rules_max = 1 << 14; /* each may refer to the next */
 static const size_t refs_max = 256;      /* the same for schemas, with larger steps */
-static const size_t grammar_bytes_max = 4 << 20;
+static const size_t grammar_bytes_max = 1 << 20;
+static const size_t members_max = 256;    /* of an object; what is optional costs their square */
+static const size_t entries_max = 4096;   /* of a list, as of values or alternatives */
+static const size_t values_max = 1 << 16; /* in all */
 
 /* Brackets outside of quotes and character classes. */
 static int deepest(const std::string &g)
@@ -52,29 +55,58 @@ void st_check_grammar(const std::string &grammar)
     if (deepest(grammar) > levels_max) {
         throw std::invalid_argument("the grammar nests too deeply");
     }
+    st_check_paths(grammar);
 }
 
-static void check(const common_json &value, int level, size_t &refs)
+struct tally {
+    size_t refs, values;
+};
+
+static void check(const common_json &value, int level, tally &sum)
 {
     if (level > levels_max) {
         throw std::invalid_argument("the schema nests too deeply");
     }
+    if (++sum.values > values_max ||
+        value.size() > (value.is_object() ? members_max : entries_max)) {
+        throw std::invalid_argument("the schema is too large");
+    }
     if (value.is_object()) {
         for (const auto &[key, item] : value.items()) {
-            if (key == "$ref" && ++refs > refs_max) {
+            if (key == "$ref" && ++sum.refs > refs_max) {
                 throw std::invalid_argument("the schema has too many references");
             }
-            check(item, level + 1, refs);
+            check(item, level + 1, sum);
         }
     } else if (value.is_array()) {
         for (size_t i = 0; i < value.size(); i++) {
-            check(value.at(i), level + 1, refs);
+            check(value.at(i), level + 1, sum);
         }
     }
 }
 
 void st_check_schema(const common_json &schema)
 {
-    size_t refs = 0;
-    check(schema, 0, refs);
+    tally sum = {};
+    check(schema, 0, sum);
+}
+
+void st_check_json(const std::string &text)
+{
+    int depth = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < text.size(); i++) {
+        char c = text[i];
+        if (c == '"') {
+            quoted = !quoted;
+        } else if (quoted) {
+            i += c == '\\';
+        } else if (c == '[' || c == '{') {
+            if (++depth > levels_max) {
+                throw std::invalid_argument("the arguments of a call nest too deeply");
+            }
+        } else if (c == ']' || c == '}') {
+            depth--;
+        }
+    }
 }

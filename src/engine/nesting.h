@@ -1,6 +1,7 @@
 /*
  * nesting.h - what a client may not send. llama.cpp reads grammars and schemas by recursion: what
- * nests deep enough ends the process. No honest one comes near these bounds.
+ * nests deep enough ends the process. It also takes time, or memory, without a bound for some that
+ * are short. No honest one comes near these bounds.
  */
 #ifndef ST_ENGINE_NESTING_H
 #define ST_ENGINE_NESTING_H
@@ -11,6 +12,8 @@
 
 /* Throw std::invalid_argument. */
 void st_check_grammar(const std::string &grammar);
+void st_check_paths(const std::string &grammar); /* a part of it; brackets are not too deep */
 void st_check_schema(const common_json &schema);
+void st_check_json(const std::string &text); /* that is to be parsed */
 
 #endif

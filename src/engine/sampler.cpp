@@ -124,7 +124,6 @@ static void take_grammar(
     const struct strata_sampling *s, const struct strata_prompt *prompt, common_params_sampling &p)
 {
     if (s->grammar && s->grammar[0]) {
-        st_check_grammar(s->grammar);
         p.grammar = {COMMON_GRAMMAR_TYPE_USER, s->grammar};
     } else if (prompt && !prompt->grammar.empty()) {
         p.grammar = prompt->grammar;
@@ -141,6 +140,7 @@ static void take_grammar(
 static void check_grammar(const struct llama_vocab *vocab, const common_params_sampling &p)
 {
     if (!p.grammar.empty()) {
+        st_check_grammar(p.grammar.grammar);
         llama_sampler *probe = llama_sampler_init_grammar(vocab, p.grammar.grammar.c_str(), "root");
         if (!probe) {
             throw std::invalid_argument("the grammar cannot be parsed");
@@ -194,7 +194,8 @@ enum strata_status strata_sampler_pick(struct strata_sampler *sampler,
     struct llama_context *ctx = session->model->ctx;
     int32_t index = st_session_row(session, row);
     st_session_sampled(session);
-    return st_guarded_status(STRATA_E_LLAMA, err, "", "pick a token", [&] {
+    /* Nothing but a grammar that leaves no token fails here, and that is who gave it to correct. */
+    return st_guarded_status(STRATA_E_USAGE, err, "Correct the grammar.", "pick a token", [&] {
         if (sampler->greedy) {
             *token = llama_sampler_sample(sampler->greedy, ctx, index);
             return true;
