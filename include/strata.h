@@ -190,7 +190,7 @@ struct strata_placement {
     int n_layers;            /* of the model */
     int n_slots;             /* expert slots over all layers */
     int n_experts;           /* experts over all layers */
-    bool fits;               /* nothing is streamed: plain llama.cpp */
+    bool fits;               /* all weights are in memory once it is loaded */
     uint32_t batch;          /* prompt tokens per pass, as given or chosen */
     struct strata_device_use device;
 };
@@ -539,7 +539,7 @@ STRATA_API void strata_logprobs(struct strata_session *session, size_t row, int3
 /* From now on, writes to the file which experts each evaluated token uses in each layer: one JSON
  * object per line (docs/SIM.md), for `strata sim` and `strata synth replay`. Also a process that is
  * killed leaves whole lines. E_UNSUPPORTED when there is nothing to see: a model without experts,
- * or one that fits and is not streamed. E_IO when the file cannot be made. */
+ * or whose experts are llama.cpp's. E_IO when the file cannot be made. */
 STRATA_API enum strata_status strata_trace_start(
     struct strata_session *session, const char *path, struct strata_error *err);
 /* Completes the file; E_IO when not all could be written. Freeing the session does the same without

@@ -236,7 +236,7 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
     }
     printf("%s\n", ST_SIZE(r->file.file_bytes));
     if (p->fits) {
-        printf("budget %s: the model fits, plain llama.cpp runs it\n", ST_SIZE(p->budget_bytes));
+        printf("budget %s: the model fits\n", ST_SIZE(p->budget_bytes));
     } else {
         printf("budget %s: %s of %s of weights in memory\n", ST_SIZE(p->budget_bytes),
             ST_SIZE(p->resident_bytes + p->cache_bytes), ST_SIZE(p->weights_bytes));

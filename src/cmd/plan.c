@@ -24,8 +24,8 @@ static void print_memory(const struct strata_placement *p)
     uint64_t rest = p->context_bytes;
     rest -= st_min(rest, p->kv_bytes + p->compute_bytes);
     printf("memory, of a budget of %s:\n", ST_SIZE(p->budget_bytes));
-    print_line(
-        "weights kept", p->resident_bytes, p->fits ? "all of them" : "what every token needs");
+    print_line("weights kept", p->resident_bytes,
+        p->fits && !p->cache_bytes ? "all of them" : "what every token needs");
     if (p->cache_bytes) {
         snprintf(note, sizeof note, "%d of %d experts", p->n_slots, p->n_experts);
         print_line("expert slots", p->cache_bytes, note);

@@ -79,22 +79,6 @@ static uint64_t plain_bytes(const struct strata_model *m)
            m->needs.compute_bytes + SLACK_BYTES + st_memory_rss();
 }
 
-/* Whether plain llama.cpp may hold it all. A budget is a ceiling: it does not make memory. And what
- * llama.cpp holds cannot be given back: in a container, whose limit may be lowered at any time, it
- * must still fit when nearly half of it is gone. */
-static bool fits(const struct strata_model *m)
-{
-    struct st_memory_state state;
-    st_memory_state(&state);
-    uint64_t reserve = st_memory_reserve(&state);
-    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
-    room = st_min(room - st_min(room, reserve + reserve / 2), m->placement.budget_bytes);
-    if (state.limit_bytes != UINT64_MAX) {
-        room = st_min(room, state.limit_bytes / 20 * 11);
-    }
-    return m->options.weights_mem_bytes == 0 && plain_bytes(m) <= room;
-}
-
 /* The reference must hold everything: say so before the machine suffers. */
 static enum strata_status check_plain(const struct strata_model *m, struct strata_error *err)
 {
@@ -396,11 +380,9 @@ static enum strata_status measure_and_plan(struct strata_model *m, struct strata
     if (status != STRATA_OK || m->options.plain) {
         return status;
     }
-    if (!fits(m)) {
-        status = plan_streaming(m, err);
-        if (status == STRATA_OK && !m->plan->everything_fits) {
-            probe_disk(m);
-        }
+    status = plan_streaming(m, err);
+    if (status == STRATA_OK && !m->plan->everything_fits) {
+        probe_disk(m);
     }
     if (status == STRATA_OK && !st_devices_used(&m->devices)) { /* a GPU was never measured */
         st_look_predict(m, m->plan, m->disk_bytes_per_s, &m->speed);
@@ -515,7 +497,7 @@ void st_look_placement(struct strata_model *m)
     p->weights_bytes = m->catalog->tensor_bytes;
     p->kv_bytes = m->needs.kv_bytes;
     p->compute_bytes = m->needs.compute_bytes;
-    p->fits = !m->plan;
+    p->fits = !m->plan || m->plan->everything_fits;
     p->batch = m->options.batch;
     p->resident_bytes = host_weights(m);
     describe_device(m);

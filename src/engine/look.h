@@ -11,7 +11,7 @@
 #include "engine/engine.h"
 
 /* Fills in the options' defaults, catalogue, needs, history, curves, profile, prediction; plan and
- * disk speed when the model has to be streamed (plan NULL: plain llama.cpp will do). The binding is
+ * disk speed unless the model is to be plain llama.cpp's (plan NULL). The binding is
  * one for measuring: st_look_forget frees it and the plan when the model is to be loaded. */
 enum strata_status st_look(struct strata_model *model, const char *path, struct strata_error *err);
 void st_look_forget(struct strata_model *model);

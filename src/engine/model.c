@@ -1,13 +1,16 @@
 /*
  * model.c - loading: catalogue, llama.cpp's part, what is left of the budget, the plan, our part.
  *
- *      look (look.h) ---> fits, and would if memory got short? ---> plain llama.cpp, nothing in the way
+ *      look (look.h)
  *          |
- *          v no
+ *          v
  *      llama.cpp loads what we do not claim; makes the context (KV cache and compute buffers)
  *          |        so what is left of the budget is known, not estimated
  *          v
  *      plan ---> stream: kept weights read, slots and ring taken
+ *
+ * A model that fits takes the same way: read by many at once and put on huge pages it loads and runs
+ * faster than llama.cpp would alone (bench/OVERHEAD.md), and if memory gets short some of it can go.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -253,9 +253,8 @@ enum strata_status strata_trace_start(
             "there is no trace to record: the model has no experts");
     }
     if (!m->binding || st_binding_weights(m->binding)->n_groups == 0) {
-        return st_fail(err, STRATA_E_UNSUPPORTED,
-            "Give a smaller --mem, so that experts are streamed.",
-            "there is no trace to record: the whole model fits, and plain llama.cpp runs it");
+        return st_fail(err, STRATA_E_UNSUPPORTED, "Record it without a device: --device none.",
+            "there is no trace to record: llama.cpp holds all experts itself");
     }
     return st_recorder_new(st_binding_weights(m->binding), path, &s->recorder, err);
 }
