@@ -9,7 +9,7 @@
 # 500M, 1G and 1500M bytes/s (../shared/tools/limit):
 #
 #   disk bound      what fio reads under the same limit, just before / bytes read per token
-#   compute bound   tokens/s of the same model all in memory, in plain llama.cpp
+#   compute bound   tokens/s of the same model all in memory
 #   U               share of the disk bound that was reached
 #   of roofline     share of min(disk bound, compute bound) that was reached
 #
