@@ -14,6 +14,7 @@
 #include <vector>
 
 static const uint64_t paths_max = 4096;
+static const size_t optional_max = 64; /* in a row: the time grows with the cube, or faster */
 static const int steps_max = 1024; /* from rule to first rule: llama.cpp goes there by recursion */
 
 struct item {
@@ -187,6 +188,9 @@ static void walk(reader &r, int which, int steps)
     for (const auto &items : rule.alternatives) {
         bool passable = true;
         for (size_t i = 0; i < items.size() && passable; i++) {
+            if (i > optional_max) { /* all before it are */
+                throw std::invalid_argument("the grammar has too many optional parts in a row");
+            }
             passable = items[i].optional;
             uint64_t paths = 1;
             if (items[i].rule >= 0) {
