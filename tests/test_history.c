@@ -171,7 +171,7 @@ static void test_what_is_saved_is_known_to_the_next_run(void **state)
     make_model(&m, N_EXPERT);
     struct st_history *h = st_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 4, true, 100, 50);
+    st_history_save(h, 4, true, (struct st_computed){100, 50}, (struct st_computed){512, 64});
     struct st_history *next = st_history_open(m.weights);
     const struct st_reuse *was = st_history_reuse(h), *is = st_history_reuse(next);
     for (int g = 0; g < N_GROUPS; g++) {
@@ -181,18 +181,23 @@ static void test_what_is_saved_is_known_to_the_next_run(void **state)
     }
     assert_true(st_history_compute_s(next, 4, true) == 0.5);
     assert_true(st_history_compute_s(next, 4, false) == 0);
+    assert_true(st_history_prompt_s(next, 4, true) == 0.125);
+    assert_true(st_history_prompt_s(next, 4, false) == 0);
     assert_true(st_history_compute_s(next, 2, true) == 0);
     /* Three quarters of the way to what is faster; of what is slower, a fifth of at most as much
      * again: 0.5, 0.3125, 0.375. */
     generate(next, 20);
-    st_history_save(next, 4, true, 20, 20 * 0.25);
+    st_history_save(next, 4, true, (struct st_computed){20, 20 * 0.25}, (struct st_computed){0});
     assert_true(fabs(st_history_compute_s(next, 4, true) - 0.3125) < 1e-6);
-    st_history_save(next, 4, true, 20, 20 * 100.0);
-    st_history_save(next, 2, true, 20, 20);
+    assert_true(
+        st_history_prompt_s(next, 4, true) == 0.125); /* no prompt, or a short one: as it was */
+    st_history_save(next, 4, true, (struct st_computed){20, 20 * 100.0}, (struct st_computed){0});
+    st_history_save(next, 2, true, (struct st_computed){20, 20}, (struct st_computed){127, 1});
     st_history_free(h);
     h = st_history_open(m.weights);
     assert_true(fabs(st_history_compute_s(h, 4, true) - 0.375) < 1e-6);
     assert_true(fabs(st_history_compute_s(h, 2, true) - 1) < 1e-6);
+    assert_true(st_history_prompt_s(h, 2, true) == 0);
     assert_true(requests(&st_history_reuse(h)[0]) == 240);
     assert_int_equal(n_warnings, 0);
     st_history_free(next);
@@ -209,7 +214,7 @@ static void test_another_model_has_another_history(void **state)
     make_model(&other, N_EXPERT + 1);
     struct st_history *h = st_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 1, true, 100, 1);
+    st_history_save(h, 1, true, (struct st_computed){100, 1}, (struct st_computed){0});
     st_history_free(h);
     assert_true(find_file(path, sizeof path));
     h = st_history_open(other.weights);
@@ -227,11 +232,11 @@ static void test_what_was_seen_fades(void **state)
     make_model(&m, N_EXPERT);
     struct st_history *h = st_history_open(m.weights);
     generate(h, TOKENS_FADE);
-    st_history_save(h, 1, true, TOKENS_FADE, 1);
+    st_history_save(h, 1, true, (struct st_computed){TOKENS_FADE, 1}, (struct st_computed){0});
     assert_true(requests(&st_history_reuse(h)[0]) == 2 * TOKENS_FADE); /* not yet */
     generate(h, TOKENS_FADE);
     double before = st_history_reuse(h)[0].count[N_EXPERT - 1];
-    st_history_save(h, 1, true, TOKENS_FADE, 1);
+    st_history_save(h, 1, true, (struct st_computed){TOKENS_FADE, 1}, (struct st_computed){0});
     for (int g = 0; g < N_GROUPS; g++) {
         assert_true(fabs(requests(&st_history_reuse(h)[g]) - 2 * TOKENS_FADE) < 1e-6);
     }
@@ -248,16 +253,16 @@ static void test_a_short_run_and_one_without_a_place_write_nothing(void **state)
     make_model(&m, N_EXPERT);
     struct st_history *h = st_history_open(m.weights);
     generate(h, TOKENS_MIN - 1);
-    st_history_save(h, 1, true, TOKENS_MIN - 1, 1);
+    st_history_save(h, 1, true, (struct st_computed){TOKENS_MIN - 1, 1}, (struct st_computed){0});
     assert_false(find_file(path, sizeof path));
     setenv("STRATA_CACHE_DIR", "/dev/null/none", 1);
     struct st_history *nowhere = st_history_open(m.weights);
     generate(nowhere, 100);
     assert_non_null(st_history_reuse(nowhere)); /* known as long as it runs */
-    st_history_save(nowhere, 1, true, 100, 1);
+    st_history_save(nowhere, 1, true, (struct st_computed){100, 1}, (struct st_computed){0});
     setenv("STRATA_CACHE_DIR", dir, 1);
     assert_false(find_file(path, sizeof path));
-    st_history_save(h, 1, true, TOKENS_MIN, 1);
+    st_history_save(h, 1, true, (struct st_computed){TOKENS_MIN, 1}, (struct st_computed){0});
     assert_true(find_file(path, sizeof path)); /* so it would have been found */
     assert_int_equal(n_warnings, 0);
     st_history_free(nowhere);
@@ -301,6 +306,7 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
         {"\"times\":[", "\"times\":{},\"x\":["},
         {"\"times\":[", "\"times\":[1,"},
         {"\"compute_s\":", "\"compute_s\":-"},
+        {"\"prompt_s\":", "\"prompt_s\":-1,\"x\":"},
         {"\"compute_s\":", "\"compute_s\":\"1\",\"x\":"},
         {"\"compute_s\":", "\"compute_s\":1e9,\"x\":"},
     };
@@ -309,7 +315,7 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
     make_model(&m, N_EXPERT);
     struct st_history *h = st_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 4, true, 100, 50);
+    st_history_save(h, 4, true, (struct st_computed){100, 50}, (struct st_computed){0});
     st_history_free(h);
     assert_true(find_file(path, sizeof path));
     FILE *f = fopen(path, "rb");
@@ -328,7 +334,7 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
     /* The next run that is long enough puts it right. */
     h = st_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 4, true, 100, 50);
+    st_history_save(h, 4, true, (struct st_computed){100, 50}, (struct st_computed){0});
     st_history_free(h);
     n_warnings = 0;
     h = st_history_open(m.weights);

@@ -145,6 +145,15 @@ static void test_a_prompt_worked_by_hand(void **state)
     st_predict(&e.in, &s);
     seconds = 10.1 + 0.5 + 60 + 0.4 + (2 * 1000.0 / 4000 + 0.01) / 3;
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
+    /* Experts of their own choice are computed with at half the rate. */
+    e.profile.rates[1].experts = 500;
+    seconds += 60;
+    st_predict(&e.in, &s);
+    assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
+    e.in.prompt_compute_s = 0.2; /* what was seen replaces what is worked out */
+    seconds = 20 + 0.5 + (2 * 1000.0 / 4000 + 0.01) / 3;
+    st_predict(&e.in, &s);
+    assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.disk_bytes_per_s = 10; /* so slow that only reading counts */
     st_predict(&e.in, &s);
     assert_true(s.prompt_tok_per_s < 100 / (2 * 1000.0 / 10));

@@ -56,8 +56,12 @@ static void write_text(const char *text, size_t n)
 
 static struct st_profile_rate rate(const char *type, bool repacked, int threads, double decode)
 {
-    struct st_profile_rate r = {
-        .repacked = repacked, .threads = threads, .decode = decode, .batch = 5e10, .arrive = 3e9};
+    struct st_profile_rate r = {.repacked = repacked,
+        .threads = threads,
+        .decode = decode,
+        .batch = 5e10,
+        .experts = 2e10,
+        .arrive = 3e9};
     snprintf(r.type, sizeof r.type, "%s", type);
     return r;
 }
@@ -205,8 +209,8 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
         {"{", "["},
         {"{", ""},
         {"{", "{}{"},
-        {"\"format\": 1", "\"format\": 2"},
-        {"\"format\": 1", "\"format\": \"1\""},
+        {"\"format\": 2", "\"format\": 1"},
+        {"\"format\": 2", "\"format\": \"2\""},
         {"\"format\"", "\"farmat\""},
         {"\"machine\": \"some", "\"machine\": 1, \"was\": \"some"},
         {"\"machine\"", "\"other\""},
@@ -232,6 +236,7 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
         {"\"decode_bytes_per_s\": 6", "\"decode_bytes_per_s\": 0, \"x\": 6"},
         {"\"decode_bytes_per_s\": 6", "\"decode_bytes_per_s\": 6e400, \"x\": 6"},
         {"\"batch_madds_per_s\": ", "\"batch_madds_per_s\": -"},
+        {"\"experts_madds_per_s\": ", "\"experts_madds_per_s\": -"},
         {"\"arrive_bytes_per_s\": ", "\"arrive_bytes_per_s\": -"},
         {"\"disks\": [", "\"disks\": {\"x\": 1}, \"x\": ["},
         {"\"device\": 1", "\"device\": \"sda\""},

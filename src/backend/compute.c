@@ -11,9 +11,11 @@
 /* More than most caches hold: the weights of a large model come from memory. */
 #define WEIGHT_BYTES (256 * ST_MIB)
 #define WEIGHT_LEAST (16 * ST_MIB)
-#define ROW          4096          /* a multiple of every type's block */
-#define BATCH_ROWS   512           /* rows of weights, and ... */
-#define BATCH_TOKENS 256           /* ... tokens of the batch that is timed */
+#define ROW          4096 /* a multiple of every type's block */
+#define BATCH_ROWS   512  /* rows of weights, and ... */
+#define BATCH_TOKENS 256  /* ... tokens of the batch that is timed */
+#define N_EXPERTS    16   /* ... of which each of those tokens uses ... */
+#define N_USED       2
 #define ARRIVE_BYTES (16 * ST_MIB) /* what comes from the disk is in no cache */
 #define SMALL_OPS    64
 
@@ -26,7 +28,7 @@ struct st_bench {
 
 static uint64_t activations_bytes(void)
 {
-    return (uint64_t)(ROW + BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + ST_MIB;
+    return (uint64_t)(ROW + N_USED * BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + ST_MIB;
 }
 
 struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes)
@@ -111,6 +113,39 @@ static double time_product(struct st_bench *bench, const struct claim *form, enu
                : 0;
 }
 
+/* Seconds for a batch whose tokens use N_USED of N_EXPERTS expert matrices each, evenly. */
+static double time_experts(
+    struct st_bench *bench, const struct claim *form, enum ggml_type type, double seconds)
+{
+    int32_t ids[BATCH_TOKENS][N_USED];
+    for (int t = 0; t < BATCH_TOKENS; t++) {
+        for (int k = 0; k < N_USED; k++) {
+            ids[t][k] = (7 * t + k) % N_EXPERTS;
+        }
+    }
+    ggml_reset(bench->ctx);
+    struct ggml_context *ctx = bench->ctx;
+    struct ggml_tensor *weight = ggml_new_tensor_3d(ctx, type, ROW, BATCH_ROWS, N_EXPERTS);
+    struct ggml_tensor *input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, ROW, 1, BATCH_TOKENS);
+    struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, N_USED, BATCH_TOKENS);
+    struct ggml_tensor *node = ggml_mul_mat_id(ctx, weight, input, chosen);
+    node->flags |= GGML_TENSOR_FLAG_COMPUTE;
+    if (ggml_nbytes(weight) > bench->weight_bytes) {
+        return 0;
+    }
+    weight->data = bench->memory;
+    if (form->layout) {
+        weight->buffer = form->form_buffer;
+        weight->extra = form->form_extra;
+    }
+    input->data = bench->memory + bench->weight_bytes;
+    chosen->data = ids;
+    node->data = (char *)input->data + ggml_nbytes(input);
+    return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
+               ? shortest(bench, &node, 1, seconds)
+               : 0;
+}
+
 /* Bytes per second that repacking delivers on all threads. */
 static double time_arrival(struct st_bench *bench, struct claim *form, enum ggml_type type)
 {
@@ -146,12 +181,15 @@ bool st_bench_type(
     if (repack && !st_claim_choose_form(&form, trial, trial->src[0], true, false)) {
         return false;
     }
-    double decode = time_product(bench, &form, type, rows, 1, seconds / 2);
-    double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 2);
+    double decode = time_product(bench, &form, type, rows, 1, seconds / 3);
+    double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 3);
+    double experts = time_experts(bench, &form, type, seconds / 3);
+    double madds = (double)ROW * BATCH_ROWS * BATCH_TOKENS;
     *out = (struct st_bench_rate){
         .repacked = form.layout != NULL,
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
-        .batch = batch > 0 ? (double)ROW * BATCH_ROWS * BATCH_TOKENS / batch : 0,
+        .batch = batch > 0 ? madds / batch : 0,
+        .experts = experts > 0 ? N_USED * madds / experts : 0,
         .arrive = form.layout ? time_arrival(bench, &form, type) : 0,
     };
     ggml_backend_buffer_free(form.form_buffer);

@@ -15,10 +15,11 @@ struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes);
 void st_bench_free(struct st_bench *bench);
 
 struct st_bench_rate {
-    bool repacked; /* the CPU has a layout of its own for the type, and it was asked for */
-    double decode; /* bytes of weights per second, for one token */
-    double batch;  /* multiply-adds per second, for many tokens */
-    double arrive; /* bytes per second repacked; 0: not repacked */
+    bool repacked;  /* the CPU has a layout of its own for the type, and it was asked for */
+    double decode;  /* bytes of weights per second, for one token */
+    double batch;   /* multiply-adds per second, for many tokens */
+    double experts; /* the same where each token has experts of its own choice */
+    double arrive;  /* bytes per second repacked; 0: not repacked */
 };
 
 /* Measures one type (an enum ggml_type) for about `seconds`. False when it cannot be computed with. */

@@ -50,7 +50,7 @@ struct strata_session {
 
     /* Figures: time and bytes by kind of pass. */
     uint64_t prompt_tokens, decode_tokens, generated_tokens;
-    uint64_t prompt_ns, decode_ns, start_ns, first_token_ns;
+    uint64_t prompt_ns, prompt_compute_ns, decode_ns, start_ns, first_token_ns;
     uint64_t decode_read_bytes;
     /* Of these, passes of a single row. */
     uint64_t alone_tokens, alone_compute_ns, alone_expert_bytes, alone_foreseen_bytes;

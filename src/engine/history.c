@@ -14,6 +14,8 @@
 #define FORMAT 2
 /* Fewer generated tokens than this say little. */
 #define TOKENS_MIN 8
+/* Shorter prompts are computed differently from long ones. */
+#define PROMPT_MIN 128
 /* When so many tokens have been counted, the old ones fade: habits change with what is asked. */
 #define TOKENS_FADE 4000
 #define TIMES_MAX   16
@@ -24,6 +26,7 @@ struct times {
     int threads;
     bool repack;
     double compute_s; /* of one token */
+    double prompt_s;  /* of one of a prompt's many; 0: not known */
 };
 
 struct st_history {
@@ -88,12 +91,13 @@ static bool read_times(const json_t *list, struct st_history *h)
     json_array_foreach(list, i, item)
     {
         double s = json_number_value(json_object_get(item, "compute_s"));
-        if (!(s > 0 && s < 1e6) || h->n_times == TIMES_MAX) {
+        double prompt_s = json_number_value(json_object_get(item, "prompt_s"));
+        if (!(s > 0 && s < 1e6 && prompt_s >= 0 && prompt_s < 1e6) || h->n_times == TIMES_MAX) {
             return false;
         }
         h->times[h->n_times++] =
             (struct times){(int)json_integer_value(json_object_get(item, "threads")),
-                json_is_true(json_object_get(item, "repack")), s};
+                json_is_true(json_object_get(item, "repack")), s, prompt_s};
     }
     return true;
 }
@@ -198,6 +202,12 @@ double st_history_compute_s(const struct st_history *h, int threads, bool repack
     return t ? t->compute_s : 0;
 }
 
+double st_history_prompt_s(const struct st_history *h, int threads, bool repack)
+{
+    const struct times *t = find_times(h, threads, repack);
+    return t ? t->prompt_s : 0;
+}
+
 double st_history_foreseen(const struct st_history *h)
 {
     return h->foreseen;
@@ -260,19 +270,24 @@ static void fade(struct st_history *h)
 
 /* Follows a faster run quickly and a slower one slowly: a machine that is busy now will not be for
  * ever, and the spinning threads of ggml make a busy one look a hundred times slower. */
-static void note_time(struct st_history *h, int threads, bool repack, double compute_s)
+static void follow(double *known, double seen)
+{
+    double weight = seen < *known ? 0.75 : 0.2;
+    *known = *known > 0 ? *known + weight * (fmin(seen, 2 * *known) - *known) : seen;
+}
+
+static struct times *times_of(struct st_history *h, int threads, bool repack)
 {
     struct times *t = find_times(h, threads, repack);
     if (t) {
-        double weight = compute_s < t->compute_s ? 0.75 : 0.2;
-        t->compute_s += weight * (fmin(compute_s, 2 * t->compute_s) - t->compute_s);
-        return;
+        return t;
     }
     if (h->n_times == TIMES_MAX) {
         memmove(h->times, h->times + 1, sizeof h->times - sizeof h->times[0]);
         h->n_times--;
     }
-    h->times[h->n_times++] = (struct times){threads, repack, compute_s};
+    h->times[h->n_times] = (struct times){.threads = threads, .repack = repack};
+    return &h->times[h->n_times++];
 }
 
 static json_t *to_json(const struct st_history *h)
@@ -287,21 +302,26 @@ static json_t *to_json(const struct st_history *h)
     }
     for (int i = 0; i < h->n_times; i++) {
         json_array_append_new(
-            times, json_pack("{s:i, s:b, s:f}", "threads", h->times[i].threads, "repack",
-                       h->times[i].repack, "compute_s", h->times[i].compute_s));
+            times, json_pack("{s:i, s:b, s:f, s:f}", "threads", h->times[i].threads, "repack",
+                       h->times[i].repack, "compute_s", h->times[i].compute_s, "prompt_s",
+                       h->times[i].prompt_s));
     }
     return json_pack("{s:i, s:f, s:f, s:o, s:o}", "format", FORMAT, "tokens", h->tokens, "foreseen",
         h->foreseen, "times", times, "stack_distances", groups);
 }
 
-void st_history_save(
-    struct st_history *h, int threads, bool repack, uint64_t tokens, double compute_s)
+void st_history_save(struct st_history *h, int threads, bool repack, struct st_computed alone,
+    struct st_computed prompt)
 {
-    if (!h->path[0] || tokens < TOKENS_MIN) {
+    if (!h->path[0] || alone.tokens < TOKENS_MIN) {
         return;
     }
-    if (compute_s > 0) {
-        note_time(h, threads, repack, compute_s / (double)tokens);
+    if (alone.seconds > 0) {
+        struct times *t = times_of(h, threads, repack);
+        follow(&t->compute_s, alone.seconds / (double)alone.tokens);
+        if (prompt.tokens >= PROMPT_MIN) {
+            follow(&t->prompt_s, prompt.seconds / (double)prompt.tokens);
+        }
     }
     fade(h);
     json_t *root = to_json(h);

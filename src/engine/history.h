@@ -20,6 +20,8 @@ const struct st_reuse *st_history_reuse(const struct st_history *history);
 
 /* Seconds that one token took to compute with these settings; 0: not known. */
 double st_history_compute_s(const struct st_history *history, int threads, bool repack);
+/* The same for one of a prompt's many tokens. */
+double st_history_prompt_s(const struct st_history *history, int threads, bool repack);
 
 /* Share of the experts read for generated tokens that were foreseen; a guess when nothing is known. */
 double st_history_foreseen(const struct st_history *history);
@@ -31,8 +33,15 @@ void st_history_note_foreseen(
 void st_history_note(void *history, int group, const int *experts, int n);
 void st_history_count(struct st_history *history, bool generating);
 
-/* Adds the run's computing time and writes the file; a run of a few tokens is not worth it. */
-void st_history_save(
-    struct st_history *history, int threads, bool repack, uint64_t tokens, double compute_s);
+/* What tokens took to compute, without waiting for reads. */
+struct st_computed {
+    uint64_t tokens;
+    double seconds;
+};
+
+/* Adds the run's computing times, of tokens generated one by one and of long prompts, and writes the
+ * file; a run of a few tokens is not worth it. */
+void st_history_save(struct st_history *history, int threads, bool repack, struct st_computed alone,
+    struct st_computed prompt);
 
 #endif

@@ -286,6 +286,7 @@ void st_look_predict(
         .other_bytes = touched > ours ? touched - ours : 0,
         .foreseen = m->options.lookahead > 0 ? st_history_foreseen(m->history) : 0,
         .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
+        .prompt_compute_s = st_history_prompt_s(m->history, m->options.threads, m->options.repack),
         .batch = m->options.batch,
     };
     st_predict(&in, out);

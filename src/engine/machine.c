@@ -58,6 +58,7 @@ static void measure_type(
         .threads = threads,
         .decode = r.decode,
         .batch = r.batch,
+        .experts = r.experts,
         .arrive = r.arrive};
     snprintf(rate.type, sizeof rate.type, "%s", ggml_type_name((enum ggml_type)type));
     st_profile_put_rate(p, &rate);

@@ -45,8 +45,9 @@ void strata_session_free(struct strata_session *s)
         }
         if (m->history) {
             st_history_note_foreseen(m->history, s->alone_foreseen_bytes, s->alone_expert_bytes);
-            st_history_save(m->history, m->options.threads, m->options.repack, s->alone_tokens,
-                (double)s->alone_compute_ns * 1e-9);
+            st_history_save(m->history, m->options.threads, m->options.repack,
+                (struct st_computed){s->alone_tokens, (double)s->alone_compute_ns * 1e-9},
+                (struct st_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
         }
         strata_sampler_free(s->sampler);
         s->model->in_session = false;
@@ -184,6 +185,7 @@ void st_session_account(struct strata_session *s, size_t n, bool prompt, struct 
     if (prompt) {
         s->prompt_tokens += n;
         s->prompt_ns += ns;
+        s->prompt_compute_ns += ns - st_min(ns, waited);
     } else {
         s->decode_tokens += n;
         s->decode_ns += ns;

@@ -8,7 +8,7 @@
 
 #include "os/dirs.h"
 
-#define FORMAT 1 /* of the file; another number is another format */
+#define FORMAT 2 /* of the file; another number is another format */
 
 const uint32_t st_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t st_profile_depths[3] = {1, 4, 16};
@@ -87,11 +87,12 @@ static bool read_rate(const json_t *object, struct st_profile_rate *out)
         .threads = threads >= 1 && threads <= 4096 ? (int)threads : 0,
         .decode = number(object, "decode_bytes_per_s"),
         .batch = number(object, "batch_madds_per_s"),
+        .experts = number(object, "experts_madds_per_s"),
         .arrive = number(object, "arrive_bytes_per_s"),
     };
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
     return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
-           out->decode > 0 && out->batch > 0 && out->arrive >= 0;
+           out->decode > 0 && out->batch > 0 && out->experts >= 0 && out->arrive >= 0;
 }
 
 static bool read_disk(const json_t *object, struct st_profile_disk *out)
@@ -188,9 +189,9 @@ bool st_profile_load(
 
 static json_t *rate_json(const struct st_profile_rate *r)
 {
-    return json_pack("{s:s, s:b, s:i, s:f, s:f, s:f}", "type", r->type, "repacked", r->repacked,
-        "threads", r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s", r->batch,
-        "arrive_bytes_per_s", r->arrive);
+    return json_pack("{s:s, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type, "repacked",
+        r->repacked, "threads", r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s",
+        r->batch, "experts_madds_per_s", r->experts, "arrive_bytes_per_s", r->arrive);
 }
 
 static json_t *disk_json(const struct st_profile_disk *d)

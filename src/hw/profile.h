@@ -19,9 +19,10 @@ struct st_profile_rate {
     char type[16]; /* as ggml calls it: "q4_K" */
     bool repacked; /* in the CPU's own layout */
     int threads;
-    double decode; /* bytes of weights per second, one token: weights come from memory */
-    double batch;  /* multiply-adds per second, a batch of many tokens */
-    double arrive; /* bytes per second that are repacked; 0: not repacked */
+    double decode;  /* bytes of weights per second, one token: weights come from memory */
+    double batch;   /* multiply-adds per second, a batch of many tokens */
+    double experts; /* the same, where each token has its choice of experts; 0: not known */
+    double arrive;  /* bytes per second that are repacked; 0: not repacked */
 };
 
 /* A disk, as seen through a file on it. */

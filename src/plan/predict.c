@@ -13,7 +13,7 @@
 #define USUAL_BATCH  5e10
 
 struct rates {
-    double decode, batch, arrive;
+    double decode, batch, experts, arrive;
 };
 
 static struct rates rates_of(const struct st_speed_inputs *in, const struct st_weight *w)
@@ -23,8 +23,9 @@ static struct rates rates_of(const struct st_speed_inputs *in, const struct st_w
     const struct st_profile_rate *r =
         st_profile_rate(in->profile, in->type_name(type), repacked, in->threads);
     r = r ? r : st_profile_rate(in->profile, in->type_name(type), false, in->threads);
-    return r ? (struct rates){r->decode, r->batch, r->arrive > 0 ? r->arrive : r->decode}
-             : (struct rates){USUAL_DECODE, USUAL_BATCH, USUAL_DECODE};
+    return r ? (struct rates){r->decode, r->batch, r->experts > 0 ? r->experts : r->batch,
+                   r->arrive > 0 ? r->arrive : r->decode}
+             : (struct rates){USUAL_DECODE, USUAL_BATCH, USUAL_BATCH, USUAL_DECODE};
 }
 
 static double elements(const struct st_speed_inputs *in, const struct st_weight *w)
@@ -90,7 +91,7 @@ static struct cost group_cost(
         const struct st_weight *w = &in->weights->weights[group->weight[p]];
         struct rates r = rates_of(in, w);
         c.compute +=
-            fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.batch);
+            fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.experts);
         c.read_bytes += missing * (double)w->file_bytes;
         c.arrive +=
             w->arrival == ST_ARRIVE_TRANSFORM ? missing * (double)w->file_bytes / r.arrive : 0;
@@ -179,9 +180,13 @@ static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *ou
                                          : (double)in->plan->shared_slots / ws->n_groups;
         add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - there / e)));
     }
-    double work = dense.compute + dense.arrive + experts.compute + experts.arrive;
+    double compute = dense.compute + experts.compute + op_time(in) * sqrt(n);
+    if (in->prompt_compute_s > 0) { /* seen is better than worked out */
+        compute = in->prompt_compute_s * n;
+    }
+    double work = compute + dense.arrive + experts.arrive;
     double first = experts.read / (fmax(1, ws->n_groups) * PARTS); /* nobody computes meanwhile */
-    double seconds = first + fmax(work + op_time(in) * sqrt(n), dense.read + experts.read - first);
+    double seconds = first + fmax(work, dense.read + experts.read - first);
     out->prompt_tok_per_s = n / seconds;
 }
 

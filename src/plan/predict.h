@@ -30,11 +30,12 @@ struct st_speed_inputs {
     int threads;
     bool repack;
     double disk_bytes_per_s, disk_latency_s;
-    double disk_burst;    /* at least 1: how many times as fast after a rest */
-    double foreseen;      /* share of the experts read that lookahead reads ahead */
-    uint64_t other_bytes; /* weights that llama.cpp keeps and a token touches */
-    double compute_s;     /* of one token, as earlier runs showed; 0: from the profile */
-    uint32_t batch;       /* tokens per pass of a prompt */
+    double disk_burst;       /* at least 1: how many times as fast after a rest */
+    double foreseen;         /* share of the experts read that lookahead reads ahead */
+    uint64_t other_bytes;    /* weights that llama.cpp keeps and a token touches */
+    double compute_s;        /* of one token, as earlier runs showed; 0: from the profile */
+    double prompt_compute_s; /* of one of a prompt's many, in the same way */
+    uint32_t batch;          /* tokens per pass of a prompt */
 };
 
 struct st_speed {
