@@ -2,6 +2,10 @@
 
 #include <string.h>
 
+/* Layers for which a pool that all share must have slots: one in use, one foreseen, and some that
+ * are still being read or evicted. */
+#define SHARED_LAYERS 4
+
 /* Issues the missing reads of what is foreseen for the group; its experts lose their slots when
  * these are needed. */
 static void pump_ahead(struct st_experts *x, int group)
@@ -62,10 +66,10 @@ void st_experts_foresee(struct st_experts *x, int group, const int *experts, int
 {
     struct ahead *a = &x->ahead[group];
     a->n = a->next_load = 0;
-    if (x->n_pools < x->weights->n_groups) {
-        return; /* one pool for all: what is foreseen would evict what is needed first */
-    }
     n = n < MAX_AHEAD ? n : MAX_AHEAD;
+    if (x->n_pools < x->weights->n_groups && x->pools[0].n_slots < SHARED_LAYERS * n) {
+        return; /* a small pool for all: what is foreseen would evict what is needed first */
+    }
     a->n = reserve_ahead(x, group, experts, n);
     memcpy(a->experts, experts, (size_t)a->n * sizeof *experts);
     pump_ahead(x, group);
