@@ -10,7 +10,7 @@
  *      plan ---> stream: kept weights read, slots and ring taken
  *
  * A model that fits takes the same way: read by many at once and put on huge pages it loads and runs
- * faster than llama.cpp would alone (bench/OVERHEAD.md), and if memory gets short some of it can go.
+ * faster than llama.cpp would alone (bench/LOG.md), and if memory gets short some of it can go.
  */
 #include <stdlib.h>
 #include <string.h>
