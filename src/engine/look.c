@@ -351,13 +351,16 @@ static enum strata_status plan_batch(
 }
 
 /* The largest batch that the memory allows, if nobody gave one. It grows with the budget in small
- * steps, so that more memory always leaves more for weights too. */
+ * steps, so that more memory always leaves more for weights too; and not where memory is scarce. */
 static uint32_t best_batch(const struct strata_model *m)
 {
     uint32_t usual = m->options.batch;
     uint32_t most = (uint32_t)st_min(BATCH_MOST, m->options.ctx);
     double each = (double)m->needs.compute_bytes / usual;
-    double more = (double)m->placement.budget_bytes / BATCH_SHARE / each;
+    uint64_t budget = m->placement.budget_bytes;
+    uint64_t least = m->placement.context_bytes + st_plan_minimum(st_binding_weights(m->binding));
+    uint64_t spare = budget - st_min(budget, least);
+    double more = (double)st_min(budget / BATCH_SHARE, spare / 4) / each;
     if (!m->choose_batch || most <= usual) {
         return usual;
     }
