@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
 # overhead.sh - what Strata costs where it has nothing to do.
 #
-#   bench/overhead.sh [PART...]    default: fits slots slots-stored profile
+#   bench/overhead.sh [PART...]    default: fits stored profile
 #
-#   fits          a model that fits: loading, prompt and decoding, in turns with llama.cpp
-#   slots         the same model in the streaming path, all of it in slots and kept weights (100 % hits),
-#                 repacked as llama.cpp's is
-#   slots-stored  the same with weights as stored, on both sides
+#   fits          a model that fits: loading, prompt and decoding, in turns with llama.cpp; all of it
+#                 is in slots and kept weights (100 % hits), repacked as llama.cpp's is
+#   stored        the same with weights as stored, on both sides
 #   profile       where samples of the thread that decodes fall in that path, with perf if there is one
 #
 # Parts can be run one by one. The model is that of peer.sh, with KEEP=1 it stays for both.
 # Environment: ROUNDS (3). Takes 5 minutes, 5 GB of disk and 6 GB of memory.
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
-[ $# -gt 0 ] || set -- fits slots slots-stored profile
+[ $# -gt 0 ] || set -- fits stored profile
 rounds=${ROUNDS:-3}
 peer_model
-all=(--weights-mem $((2 * $(stat -c %s "$dir/peer.gguf")))) # streamed, and room for all
 
 versus() { # OPTIONS...
     bench peer -- --vs llama.cpp -n 64 --prompt-tokens 128 --rounds "$rounds" "$@"
@@ -51,7 +49,7 @@ profile() {
         until [ "$(wc -l <"$out/ids")" -gt 8 ]; do sleep 0.2; done
         perf record -q -e cpu-clock -F 997 -t "$run" -o "$out/perf.data" -- sleep 5 >/dev/null
         kill "$run"; wait "$run" || true' - \
-        "$dir" "$strata" run "$dir/peer.gguf" -q --ids --tokens 1,2 -n 100000 --ignore-eos "${all[@]}" -c 8192
+        "$dir" "$strata" run "$dir/peer.gguf" -q --ids --tokens 1,2 -n 100000 --ignore-eos -c 8192
     perf report -i "$dir/perf.data" --sort dso --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 8
     printf '\nthe ten functions of strata itself that take most\n\n'
     perf report -i "$dir/perf.data" --dso strata --sort symbol --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 10
@@ -60,8 +58,7 @@ profile() {
 for part in "$@"; do
     case $part in
     fits) versus ;;
-    slots) versus "${all[@]}" ;;
-    slots-stored) versus "${all[@]}" --no-repack ;;
+    stored) versus --no-repack ;;
     profile) profile ;;
     *) usage; exit 2 ;;
     esac

@@ -149,6 +149,16 @@ static inline char *read_whole(const char *path, size_t *size)
     return data;
 }
 
+static inline bool same_files(const char *a, const char *b)
+{
+    size_t n, m;
+    char *x = read_whole(a, &n), *y = read_whole(b, &m);
+    bool same = n == m && memcmp(x, y, n) == 0;
+    free(x);
+    free(y);
+    return same;
+}
+
 /* --- Small models ------------------------------------------------------------------------- */
 
 /* Adds a tensor without data. */

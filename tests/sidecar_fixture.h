@@ -78,14 +78,4 @@ static inline uint64_t size_of(const char *path)
     return (uint64_t)st.st_size;
 }
 
-static inline bool same_files(const char *a, const char *b)
-{
-    size_t n, m;
-    char *x = read_whole(a, &n), *y = read_whole(b, &m);
-    bool same = n == m && memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 #endif

@@ -30,16 +30,6 @@ static const char *make(const struct st_synth_shape *shape, const char *name)
     return path;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-    size_t n, m;
-    char *x = read_whole(a, &n), *y = read_whole(b, &m);
-    bool same = n == m && memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 /* --- Whole models ------------------------------------------------------------------------- */
 
 static void assert_sensible(const char *what, const float *logits, int n)
@@ -108,10 +98,10 @@ static void the_seed_decides(void **state)
     struct st_synth_shape s = tiny("qwen3moe", "Q4_K_M");
     make(&s, "a.gguf");
     make(&s, "b.gguf");
-    assert_true(same_file(temp_path("a.gguf"), temp_path("b.gguf")));
+    assert_true(same_files(temp_path("a.gguf"), temp_path("b.gguf")));
     s.output.seed = 1;
     make(&s, "b.gguf");
-    assert_false(same_file(temp_path("a.gguf"), temp_path("b.gguf")));
+    assert_false(same_files(temp_path("a.gguf"), temp_path("b.gguf")));
 }
 
 static void copy_bytes(const char *path, uint64_t from, uint64_t to, size_t n)

@@ -83,12 +83,6 @@ static void report_run(const struct bench_options *o, const struct strata_file_i
     }
 }
 
-/* Whether llama.cpp may hold all weights itself: streamed or not, Strata holds them. */
-static bool fits(const struct strata_placement *p)
-{
-    return p->fits || p->resident_bytes + p->cache_bytes >= p->weights_bytes;
-}
-
 static enum strata_status run_rounds(struct bench_options *o, struct strata_file *file,
     struct bench_result *r, struct strata_error *err)
 {
@@ -101,7 +95,7 @@ static enum strata_status run_rounds(struct bench_options *o, struct strata_file
                 status = bench_run(o, (enum bench_program)p, &r->runs[p][round], err);
             }
             if (r->runs[p] && status == STRATA_OK) {
-                o->llama_repacks = fits(&r->runs[BENCH_STRATA][0].placement);
+                o->llama_repacks = r->runs[BENCH_STRATA][0].placement.fits;
                 report_run(o, &r->file, (enum bench_program)p, round, &r->runs[p][round]);
             }
         }

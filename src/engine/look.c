@@ -371,10 +371,12 @@ static uint32_t best_batch(const struct strata_model *m)
 static enum strata_status plan_streaming(struct strata_model *m, struct strata_error *err)
 {
     enum strata_status status = plan_once(m, err);
+    if (status != STRATA_OK || m->plan->everything_fits) {
+        return status;
+    }
     uint32_t usual = m->options.batch, batch = best_batch(m);
     struct strata_error unused;
-    if (status == STRATA_OK && !m->plan->everything_fits && batch > usual &&
-        plan_batch(m, batch, &unused) != STRATA_OK) {
+    if (batch > usual && plan_batch(m, batch, &unused) != STRATA_OK) {
         status = plan_batch(m, usual, err);
     }
     return status;

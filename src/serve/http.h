@@ -37,12 +37,15 @@ struct st_server {
 };
 
 struct st_server *st_request_server(const struct st_request *request);
+enum st_api st_request_api(const struct st_request *request); /* that its path belongs to */
 const char *st_request_body(const struct st_request *request, size_t *n);
 const char *st_request_rest(const struct st_request *request);   /* what the route's * stands for */
 const char *st_request_client(const struct st_request *request); /* its address */
 bool st_request_left(const struct st_request *request); /* the client, as far as can be seen */
 
-/* Each request is answered once, by one of these. */
+/* Each request is answered once, by one of these. The bytes are freed. */
+void st_answer_bytes(
+    struct st_request *request, int status, const char *type, char *bytes, size_t n);
 void st_answer_json(struct st_request *request, int status, json_t *value);
 void st_answer_text(struct st_request *request, int status, const char *type, const char *text);
 void st_answer_error(struct st_request *request, int status, const char *format, ...)

@@ -3,6 +3,7 @@
  *
  *      deadlines.c  hangs up on clients that do not come to an end
  *      http.c       connections, limits, keys, routes          (libmicrohttpd, a thread each)
+ *      answer.c     whole answers and errors, in each API's way
  *      exchange.c   a request that generates: jobs out, pieces in, whole or as a stream
  *      openai_*.c, ollama_*.c, anthropic.c   what each API calls things
  */

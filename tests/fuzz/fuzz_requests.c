@@ -7,7 +7,6 @@
  *
  * Every request must be answered once, and with its own kind of status: no 500 for a client's mistake.
  */
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,45 +58,18 @@ bool st_request_left(const struct st_request *r)
     return false;
 }
 
-void st_answer_json(struct st_request *r, int status, json_t *value)
+enum st_api st_request_api(const struct st_request *r)
 {
-    struct st_buffer out = {0};
-    ST_ASSERT(r->status == 0);
-    r->status = status;
-    st_buffer_json(&out, value);
-    st_buffer_release(&out);
+    return r->api;
 }
 
-void st_answer_text(struct st_request *r, int status, const char *type, const char *text)
+void st_answer_bytes(struct st_request *r, int status, const char *type, char *bytes, size_t n)
 {
     (void)type;
-    st_answer_json(r, status, json_string(text));
-}
-
-json_t *st_error_json(enum st_api api, int status, const char *code, const char *message)
-{
-    return json_pack("{s:i,s:i,s:s?,s:o}", "api", (int)api, "status", status, "code", code, "error",
-        st_json_text(message, strlen(message)));
-}
-
-void st_answer_coded(struct st_request *r, int status, const char *code, const char *message)
-{
-    st_answer_json(r, status, st_error_json(r->api, status, code, message));
-}
-
-void st_answer_error(struct st_request *r, int status, const char *format, ...)
-{
-    char message[1024];
-    va_list ap;
-    va_start(ap, format);
-    vsnprintf(message, sizeof message, format, ap);
-    va_end(ap);
-    st_answer_coded(r, status, NULL, message);
-}
-
-void st_answer_no_model(struct st_request *r, const char *name)
-{
-    st_answer_error(r, 404, "no model %s", name);
+    (void)n;
+    ST_ASSERT(r->status == 0);
+    r->status = status;
+    free(bytes);
 }
 
 void st_answer_stream(struct st_request *r, const char *type, struct st_exchange *exchange)

@@ -1,0 +1,75 @@
+/* answer.c - what whole answers and errors look like in each API. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "serve/http.h"
+
+void st_answer_json(struct st_request *r, int status, json_t *value)
+{
+    struct st_buffer out = {0};
+    st_buffer_json(&out, value);
+    st_answer_bytes(r, status, "application/json; charset=utf-8", out.data, out.n);
+}
+
+void st_answer_text(struct st_request *r, int status, const char *type, const char *text)
+{
+    st_answer_bytes(r, status, type, st_xstrdup(text), strlen(text));
+}
+
+static const char *openai_type(int status)
+{
+    return status == 401   ? "authentication_error"
+           : status == 403 ? "permission_error"
+           : status == 404 ? "not_found_error"
+           : status == 429 ? "rate_limit_error"
+           : status < 500  ? "invalid_request_error"
+                           : "server_error";
+}
+
+static const char *anthropic_type(int status)
+{
+    return status == 413   ? "request_too_large"
+           : status == 503 ? "overloaded_error"
+           : status < 500  ? openai_type(status)
+                           : "api_error";
+}
+
+json_t *st_error_json(enum st_api api, int status, const char *code, const char *message)
+{
+    json_t *text = st_json_text(message, strlen(message));
+    switch (api) {
+    case ST_API_OLLAMA:
+        return json_pack("{s:o}", "error", text);
+    case ST_API_ANTHROPIC:
+        return json_pack("{s:s,s:{s:s,s:o}}", "type", "error", "error", "type",
+            anthropic_type(status), "message", text);
+    default:
+        return json_pack("{s:{s:o,s:s,s:n,s:s?}}", "error", "message", text, "type",
+            openai_type(status), "param", "code", code);
+    }
+}
+
+void st_answer_error(struct st_request *r, int status, const char *format, ...)
+{
+    char message[1024];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(message, sizeof message, format, ap);
+    va_end(ap);
+    st_answer_coded(r, status, status == 401 ? "invalid_api_key" : NULL, message);
+}
+
+void st_answer_coded(struct st_request *r, int status, const char *code, const char *message)
+{
+    st_answer_json(r, status, st_error_json(st_request_api(r), status, code, message));
+}
+
+void st_answer_no_model(struct st_request *r, const char *name)
+{
+    char message[1024];
+    snprintf(message, sizeof message, "model '%s' not found; this server has '%s'", name,
+        st_request_server(r)->card.name);
+    st_answer_coded(r, 404, "model_not_found", message);
+}
