@@ -136,15 +136,16 @@ struct strata_model_options {
     uint64_t mem_bytes;         /* what the whole process may hold; 0: a safe default */
     uint64_t weights_mem_bytes; /* only the memory for weights; 0: what mem_bytes leaves */
     uint32_t ctx;               /* tokens of KV cache planned for; 0: min(trained, 4096) */
-    uint32_t batch;             /* prompt tokens per pass; 0: 512, up to 2048 when streaming */
-    uint32_t n_seq;             /* sequences that grow at once, each of up to ctx tokens; 0: 1 */
-    uint32_t n_kept;            /* and more of them that share the same room */
-    int threads;                /* 0: physical cores */
-    bool repack;                /* llama.cpp's CPU-specific weight layout (its default) */
-    bool plain;                 /* plain llama.cpp, nothing streamed: the reference */
-    bool mmap;                  /* with plain: weights stay in llama.cpp's mapping of the file */
-    const char *io_method;      /* "auto", "uring", "threads", "sync" */
-    uint32_t lookahead;         /* layers ahead for which experts are foreseen; 0: none */
+    uint32_t batch;         /* prompt tokens per pass; 0: 512, up to 2048 for streamed experts */
+    uint32_t n_seq;         /* sequences that grow at once, each of up to ctx tokens; 0: 1 */
+    uint32_t n_kept;        /* and more of them that share the same room */
+    bool all_logits;        /* those of every token may be asked for, which takes memory */
+    int threads;            /* 0: physical cores */
+    bool repack;            /* llama.cpp's CPU-specific weight layout (its default) */
+    bool plain;             /* plain llama.cpp, nothing streamed: the reference */
+    bool mmap;              /* with plain: weights stay in llama.cpp's mapping of the file */
+    const char *io_method;  /* "auto", "uring", "threads", "sync" */
+    uint32_t lookahead;     /* layers ahead for which experts are foreseen; 0: none */
     float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */
     const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
@@ -180,10 +181,11 @@ struct strata_placement {
     uint64_t weights_bytes;  /* all weights of the model */
     uint64_t resident_bytes; /* weights held for good, those on a device not counted */
     uint64_t cache_bytes;    /* expert slots */
-    uint64_t ring_bytes;     /* room for streamed dense weights */
+    uint64_t ring_bytes;     /* where streamed weights arrive, or pass through */
     uint64_t streamed_bytes; /* dense weights read on every pass */
     uint64_t sidecar_bytes;  /* weights that are read from a sidecar */
-    uint64_t context_bytes;  /* KV cache, intermediate results, everything else but weights */
+    uint64_t fixed_bytes;    /* of resident_bytes: what llama.cpp keeps, such as the embedding */
+    uint64_t context_bytes;  /* fixed_bytes, KV cache, intermediate results, everything else */
     uint64_t kv_bytes;       /* of these: KV cache and recurrent state */
     uint64_t compute_bytes;  /* of these: intermediate results */
     uint64_t minimum_bytes;  /* smallest budget this model runs in, with these options */
@@ -309,8 +311,8 @@ STRATA_API enum strata_status strata_session_new(
 STRATA_API void strata_session_free(struct strata_session *session);
 
 /* Evaluates n tokens after those evaluated before, in passes of at most `batch` tokens.
- * Logits are kept for the last token, or for every token of the call when `all_logits`.
- * E_IO when a read failed: nothing of the failed pass is kept, and the session may go on. */
+ * Logits are kept for the last token, or for every token of the call when `all_logits`, which the
+ * model must have been loaded for. E_IO when a read failed: nothing of the failed pass is kept, and the session may go on. */
 STRATA_API enum strata_status strata_eval(struct strata_session *session, const int32_t *tokens,
     size_t n, bool all_logits, struct strata_error *err);
 
@@ -376,7 +378,8 @@ struct strata_item {
     bool logits; /* its row is wanted: strata_logits(session, index of the item) */
 };
 
-/* Evaluates n items (at most `batch`) in one pass: each weight is read once for all of them.
+/* Evaluates n items (at most `batch`) in one pass: each weight is read once for all of them. Unless
+ * the model was loaded with `all_logits`, at most n_seq + n_kept rows can be wanted.
  * E_NOFIT when the KV cache is full: nothing has changed. After any other failure in the pass, the
  * sequences named in it are empty. */
 STRATA_API enum strata_status strata_decode(struct strata_session *session,

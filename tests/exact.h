@@ -72,6 +72,7 @@ static inline struct strata_model_options shape_options(const struct shape *shap
     strata_model_options_init(&options);
     options.ctx = 512;
     options.batch = shape->batch;
+    options.all_logits = !shape->last_row;
     options.threads = shape->threads;
     options.repack = shape->repack;
     return options;

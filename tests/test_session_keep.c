@@ -1,4 +1,5 @@
-/* test_session_keep.c - going back in a session: what is evaluated again gives the same bits. */
+/* test_session_keep.c - going back in a session: what is evaluated again gives the same bits; and
+ * the rows of logits that can be had. */
 #include "exact.h"
 
 #include "synth/synth.h"
@@ -127,12 +128,37 @@ static void test_recurrent(void **state)
     close_model(&f);
 }
 
+/* There is memory for one row of logits per sequence, unless more was asked for: too many are
+ * refused, and the session goes on. */
+static void test_rows(void **state)
+{
+    struct fixture f;
+    struct strata_error err;
+    (void)state;
+    open_model(&f, "qwen3moe");
+    assert_int_equal(strata_eval(f.session, f.tokens, 2, true, &err), STRATA_E_USAGE);
+    struct strata_item items[2] = {{f.tokens[0], 0, true}, {f.tokens[1], 0, true}};
+    assert_int_equal(strata_decode(f.session, items, 2, &err), STRATA_E_USAGE);
+    assert_int_equal(strata_session_n_past(f.session), 0);
+    float *whole = eval(&f, 0, 2);
+    assert_int_equal(strata_session_keep(f.session, 0), 0);
+    items[0].logits = false;
+    assert_int_equal(strata_decode(f.session, items, 2, &err), STRATA_OK);
+    float *row = malloc(f.row_bytes);
+    memcpy(row, strata_logits(f.session, 1), f.row_bytes);
+    assert_same(&f, row, whole, true);
+    free(row);
+    free(whole);
+    close_model(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_sliding_window),
         cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

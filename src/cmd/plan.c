@@ -8,8 +8,9 @@
 #include "base/units.h"
 #include "cmd/generate.h"
 
-#define BAR  40
-#define MORE ST_GIB
+#define BAR       40
+#define MORE      ST_GIB
+#define REPACKING 0.1 /* of a token's time: worth a word */
 
 /* --- Text ---------------------------------------------------------------------------------- */
 
@@ -22,7 +23,7 @@ static void print_memory(const struct strata_placement *p)
 {
     char note[96];
     uint64_t rest = p->context_bytes;
-    rest -= st_min(rest, p->kv_bytes + p->compute_bytes);
+    rest -= st_min(rest, p->fixed_bytes + p->kv_bytes + p->compute_bytes);
     printf("memory, of a budget of %s:\n", ST_SIZE(p->budget_bytes));
     print_line("weights kept", p->resident_bytes,
         p->fits && !p->cache_bytes ? "all of them" : "what every token needs");
@@ -31,7 +32,7 @@ static void print_memory(const struct strata_placement *p)
         print_line("expert slots", p->cache_bytes, note);
     }
     if (p->ring_bytes) {
-        print_line("ring", p->ring_bytes, "where streamed dense weights arrive");
+        print_line("ring", p->ring_bytes, "where streamed weights arrive");
     }
     print_line("KV cache", p->kv_bytes, "for the whole context");
     print_line("intermediate results", p->compute_bytes, "");
@@ -131,6 +132,10 @@ static void print_speed(const struct strata_plan *plan, const struct strata_plac
     strata_plan_speed(plan, 0, 2, &faster);
     printf("buying:   1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
         more.decode_tok_per_s, faster.decode_tok_per_s);
+    double token_s = s.read_s + s.compute_s + s.arrive_s;
+    if (s.measured && !p->sidecar_bytes && s.arrive_s > REPACKING * token_s) {
+        printf("          strata optimize, once: no more repacking\n");
+    }
 }
 
 /* --- JSON ---------------------------------------------------------------------------------- */
@@ -169,17 +174,18 @@ static json_t *layers_json(const struct strata_plan *plan)
 static void print_json(const struct strata_plan *plan, const struct strata_placement *p)
 {
     json_t *root = json_pack(
-        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, s:o, "
-        "s:o}",
+        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, "
+        "s:o, s:o}",
         "fits", p->fits, "budget_bytes", (json_int_t)p->budget_bytes, "weights_bytes",
         (json_int_t)p->weights_bytes, "resident_bytes", (json_int_t)p->resident_bytes,
-        "cache_bytes", (json_int_t)p->cache_bytes, "ring_bytes", (json_int_t)p->ring_bytes,
-        "streamed_bytes", (json_int_t)p->streamed_bytes, "sidecar_bytes",
-        (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes, "compute_bytes",
-        (json_int_t)p->compute_bytes, "context_bytes", (json_int_t)p->context_bytes,
-        "minimum_bytes", (json_int_t)p->minimum_bytes, "slots", p->n_slots, "experts", p->n_experts,
-        "layers", layers_json(plan), "expected", speed_json(plan, 0, 1), "with_1_gib_more",
-        speed_json(plan, MORE, 1), "with_disk_twice_as_fast", speed_json(plan, 0, 2));
+        "fixed_bytes", (json_int_t)p->fixed_bytes, "cache_bytes", (json_int_t)p->cache_bytes,
+        "ring_bytes", (json_int_t)p->ring_bytes, "streamed_bytes", (json_int_t)p->streamed_bytes,
+        "sidecar_bytes", (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
+        "compute_bytes", (json_int_t)p->compute_bytes, "context_bytes",
+        (json_int_t)p->context_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "slots",
+        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "expected",
+        speed_json(plan, 0, 1), "with_1_gib_more", speed_json(plan, MORE, 1),
+        "with_disk_twice_as_fast", speed_json(plan, 0, 2));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(root);

@@ -198,6 +198,7 @@ int cmd_verify(int argc, char **argv)
     struct strata_error err = {0};
     struct reference ref = {.rows = tmpfile()};
     enum strata_status status = STRATA_OK;
+    o.model.all_logits = true;
     if (!ref.rows) {
         status = st_fail_errno(&err, STRATA_E_IO, errno, "Set TMPDIR to a writable directory.",
             "cannot make a temporary file");

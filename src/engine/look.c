@@ -17,9 +17,12 @@
 #define SLACK_BYTES   (64 * ST_MIB)
 #define PROBE_SECONDS 0.2
 #define BATCH_DEFAULT 512
-/* When weights are streamed, a longer pass reads them less often: up to so many tokens, as long as the
- * memory for it (intermediate results) is at most this share of the budget, which slots would lose. */
+/* When experts are streamed, a longer pass reads them less often: up to so many tokens, until an
+ * expert computes with so many rows of them on average (85 multiply-adds per byte read at 4.5 bits a
+ * weight: two cores beside a disk of 500 MB/s), as long as the memory for it (intermediate results) is
+ * at most this share of the budget, which slots would lose. */
 #define BATCH_MOST  2048
+#define ROWS_ENOUGH 48
 #define BATCH_SHARE 16
 #define BATCH_STEP  32
 #define CTX_DEFAULT 4096
@@ -143,6 +146,7 @@ struct llama_context_params st_context_params(const struct strata_model *m)
     params.n_batch = m->options.batch;
     params.n_ubatch = m->options.batch;
     params.n_seq_max = strata_model_sequences(m);
+    params.n_outputs_max = m->options.all_logits ? m->options.batch : params.n_seq_max;
     params.kv_unified = params.n_seq_max > 1;
     params.n_threads = m->options.threads;
     params.n_threads_batch = m->options.threads;
@@ -354,8 +358,9 @@ static enum strata_status plan_batch(
  * steps, so that more memory always leaves more for weights too; and not where memory is scarce. */
 static uint32_t best_batch(const struct strata_model *m)
 {
-    uint32_t usual = m->options.batch;
-    uint32_t most = (uint32_t)st_min(BATCH_MOST, m->options.ctx);
+    uint32_t usual = m->options.batch, used = (uint32_t)m->catalog->n_expert_used;
+    uint64_t enough = used ? ROWS_ENOUGH * (uint64_t)m->catalog->n_expert / used : 0;
+    uint32_t most = (uint32_t)st_min(st_min(BATCH_MOST, enough), m->options.ctx);
     double each = (double)m->needs.compute_bytes / usual;
     uint64_t budget = m->placement.budget_bytes;
     uint64_t least = m->placement.context_bytes + st_plan_minimum(st_binding_weights(m->binding));
@@ -518,11 +523,11 @@ void st_look_placement(struct strata_model *m)
     }
     const struct st_weights *ws = st_binding_weights(m->binding);
     p->minimum_bytes = p->context_bytes + st_plan_minimum(ws);
-    p->resident_bytes = st_unclaimed_bytes(m, ws);
-    p->resident_bytes += m->plan->resident_bytes;
+    p->fixed_bytes = st_unclaimed_bytes(m, ws);
+    p->resident_bytes = p->fixed_bytes + m->plan->resident_bytes;
     p->cache_bytes = m->plan->cache_bytes;
     p->sidecar_bytes = m->sidecar ? st_binding_sidecar_bytes(m->binding) : 0;
-    p->ring_bytes = m->plan->ring_bytes;
+    p->ring_bytes = m->plan->total_bytes - m->plan->resident_bytes - m->plan->cache_bytes;
     p->streamed_bytes = m->plan->streamed_bytes;
     p->n_slots = m->plan->shared_slots;
     for (int g = 0; g < ws->n_groups; g++) {

@@ -14,7 +14,7 @@ static enum strata_status check_items(const struct strata_session *s,
     const struct strata_item *items, size_t n, struct strata_error *err)
 {
     const struct strata_model *m = s->model;
-    uint32_t n_seq = strata_model_sequences(m), added[256] = {0};
+    uint32_t n_seq = strata_model_sequences(m), added[256] = {0}, n_rows = 0;
     if (m->broken) {
         return st_fail(err, STRATA_E_LLAMA, "Load the model again.",
             "an earlier failure inside llama.cpp left the model in an unknown state");
@@ -36,6 +36,11 @@ static enum strata_status check_items(const struct strata_session *s,
             return st_fail(err, STRATA_E_USAGE, "Give a larger --ctx.",
                 "sequence %d is longer than the context of %u", seq, m->options.ctx);
         }
+        n_rows += items[i].logits;
+    }
+    if (n_rows > n_seq && !m->options.all_logits) {
+        return st_fail(err, STRATA_E_USAGE, "", "logits of %u tokens in a pass of %u sequences",
+            n_rows, n_seq);
     }
     return STRATA_OK;
 }

@@ -83,6 +83,10 @@ static enum strata_status check_eval(const struct strata_session *s, const int32
             "%zu more tokens do not fit into a context of %u (%u in use)", n, m->options.ctx,
             s->past[0]);
     }
+    if (all_logits && !m->options.all_logits) {
+        return st_fail(
+            err, STRATA_E_USAGE, "", "the model was not loaded for logits of all tokens");
+    }
     if (all_logits && n > m->options.batch) {
         return st_fail(err, STRATA_E_USAGE, "Evaluate in passes of at most the batch.",
             "logits of %zu tokens in one call: the batch is %u", n, m->options.batch);
