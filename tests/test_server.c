@@ -10,6 +10,10 @@
 #include "serve/server.h"
 #include "serve_fixture.h"
 
+#ifndef MSG_MORE
+#define MSG_MORE 0
+#endif
+
 #define MODEL "stories260K-moe8.gguf"
 #define NAME  "stories"
 
@@ -483,6 +487,38 @@ static void test_leaving(void **state)
     stop();
 }
 
+/* Who says that he will send no more cannot be told from who has left: his request ends, too. But he
+ * may still read, and is told so. */
+static void test_half_closing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *body;
+    } requests[] = {
+        {"/v1/completions", LONG_STREAM},
+        {"/v1/completions", "{\"prompt\":\"Once\",\"max_tokens\":240,\"ignore_eos\":true}"},
+        {"/api/generate", "{" OLLAMA ",\"prompt\":\"Once\"}"},
+        {"/api/generate", "{" OLLAMA ",\"prompt\":\"Once\",\"stream\":false}"},
+    };
+    struct st_service_stats stats;
+    start(NULL);
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        char request[512];
+        int fd = dial(), n = snprintf(request, sizeof request,
+                             "POST %s HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s", requests[i].path,
+                             strlen(requests[i].body), requests[i].body);
+        assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL | MSG_MORE), n);
+        shutdown(fd, SHUT_WR); /* the server gets both at once */
+        struct answer a = read_answer(fd);
+        assert_non_null(strstr(a.body, "closed its half of the connection"));
+        assert_error(a, requests[i].path, 400);
+    }
+    wait_until_empty();
+    st_service_stats(f.service, &stats);
+    assert_true(stats.cancelled > 0);
+    stop();
+}
+
 static void test_busy(void **state)
 {
     (void)state;
@@ -597,6 +633,7 @@ int main(void)
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_foreign_pages),
         cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_half_closing),
         cmocka_unit_test(test_busy),
         cmocka_unit_test(test_slow),
         cmocka_unit_test(test_dripping),
