@@ -20,7 +20,7 @@
 static struct fixture f;
 static struct st_server *server;
 
-static void start(const char *api_key)
+static void start_with(const char *api_key, bool client_templates)
 {
     struct strata_model_options model = small_model(2);
     struct st_server_options options;
@@ -32,12 +32,18 @@ static void start(const char *api_key)
     options.name = NAME;
     options.path = shared_model(MODEL);
     options.api_key = api_key;
+    options.client_templates = client_templates;
     options.body_max_bytes = 64 << 10;
     options.timeout_s = 2;
     options.connections_max = 16;
     if (st_server_start(f.service, &options, &server, &err) != STRATA_OK) {
         fail_msg("%s", err.message);
     }
+}
+
+static void start(const char *api_key)
+{
+    start_with(api_key, false);
 }
 
 static void stop(void)
@@ -266,7 +272,6 @@ static const struct {
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":{\"num_predict\":-3}}", 400},
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":{\"num_ctx\":\"x\"}}", 400},
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"format\":\"xml\"}", 400},
-    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"template\":\"{{ .Prompt }}\"}", 400},
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"keep_alive\":[]}", 400},
     {"/api/show", "{" OLLAMA "}", 200},
     {"/api/show", "{\"model\":\"other\"}", 404},
@@ -393,6 +398,39 @@ static void test_doubling(void **state)
     snprintf(body + n, sizeof body - n, "r40 ::= \\\"a\\\"\"}");
     start(NULL);
     assert_error(post("/v1/completions", body), "/v1/completions", 400);
+    stop();
+}
+
+/* A template of a client's: an answer's tokens, or why not. */
+static void assert_templated(const char *template, int status, const char *has)
+{
+    char body[512];
+    snprintf(body, sizeof body,
+        "{" OLLAMA ",\"prompt\":\"Once\",\"template\":\"%s\",\"stream\":false,"
+        "\"options\":{\"num_predict\":2}}",
+        template);
+    struct answer a = post("/api/generate", body);
+    if (a.status != status || !strstr(a.body, has)) {
+        fail_msg("%s: %d: %s", template, a.status, a.body);
+    }
+    free(a.all);
+}
+
+static void test_templates(void **state)
+{
+    (void)state;
+    static const char endless[] =
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    start(NULL);
+    assert_templated("", 200, "\"response\":");
+    assert_templated(endless, 400, "--client-templates");
+    assert_templated("{{ .Prompt }}", 400, "Jinja");
+    stop();
+    start_with(NULL, true);
+    assert_templated("{% for m in messages %}{{ m.content }}{% endfor %}", 200,
+        "\"prompt_eval_count\":2,"); /* BOS and "Once" alone */
+    assert_templated("{% for %}", 400, "template");
+    assert_templated("{{ .Prompt }}", 400, "Jinja");
     stop();
 }
 
@@ -630,6 +668,7 @@ int main(void)
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_excesses),
         cmocka_unit_test(test_doubling),
+        cmocka_unit_test(test_templates),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_foreign_pages),
         cmocka_unit_test(test_leaving),
