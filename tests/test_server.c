@@ -10,13 +10,17 @@
 #include "serve/server.h"
 #include "serve_fixture.h"
 
+#ifndef MSG_MORE
+#define MSG_MORE 0
+#endif
+
 #define MODEL "stories260K-moe8.gguf"
 #define NAME  "stories"
 
 static struct fixture f;
 static struct st_server *server;
 
-static void start(const char *api_key)
+static void start_with(const char *api_key, bool client_templates)
 {
     struct strata_model_options model = small_model(2);
     struct st_server_options options;
@@ -28,12 +32,18 @@ static void start(const char *api_key)
     options.name = NAME;
     options.path = shared_model(MODEL);
     options.api_key = api_key;
+    options.client_templates = client_templates;
     options.body_max_bytes = 64 << 10;
     options.timeout_s = 2;
     options.connections_max = 16;
     if (st_server_start(f.service, &options, &server, &err) != STRATA_OK) {
         fail_msg("%s", err.message);
     }
+}
+
+static void start(const char *api_key)
+{
+    start_with(api_key, false);
 }
 
 static void stop(void)
@@ -262,7 +272,6 @@ static const struct {
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":{\"num_predict\":-3}}", 400},
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"options\":{\"num_ctx\":\"x\"}}", 400},
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"format\":\"xml\"}", 400},
-    {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"template\":\"{{ .Prompt }}\"}", 400},
     {"/api/generate", "{" OLLAMA ",\"prompt\":\"x\",\"keep_alive\":[]}", 400},
     {"/api/show", "{" OLLAMA "}", 200},
     {"/api/show", "{\"model\":\"other\"}", 404},
@@ -392,6 +401,39 @@ static void test_doubling(void **state)
     stop();
 }
 
+/* A template of a client's: an answer's tokens, or why not. */
+static void assert_templated(const char *template, int status, const char *has)
+{
+    char body[512];
+    snprintf(body, sizeof body,
+        "{" OLLAMA ",\"prompt\":\"Once\",\"template\":\"%s\",\"stream\":false,"
+        "\"options\":{\"num_predict\":2}}",
+        template);
+    struct answer a = post("/api/generate", body);
+    if (a.status != status || !strstr(a.body, has)) {
+        fail_msg("%s: %d: %s", template, a.status, a.body);
+    }
+    free(a.all);
+}
+
+static void test_templates(void **state)
+{
+    (void)state;
+    static const char endless[] =
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    start(NULL);
+    assert_templated("", 200, "\"response\":");
+    assert_templated(endless, 400, "--client-templates");
+    assert_templated("{{ .Prompt }}", 400, "Jinja");
+    stop();
+    start_with(NULL, true);
+    assert_templated("{% for m in messages %}{{ m.content }}{% endfor %}", 200,
+        "\"prompt_eval_count\":2,"); /* BOS and "Once" alone */
+    assert_templated("{% for %}", 400, "template");
+    assert_templated("{{ .Prompt }}", 400, "Jinja");
+    stop();
+}
+
 static void test_keys(void **state)
 {
     (void)state;
@@ -480,6 +522,38 @@ static void test_leaving(void **state)
     struct answer a = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}");
     assert_int_equal(a.status, 200);
     free(a.all);
+    stop();
+}
+
+/* Who says that he will send no more cannot be told from who has left: his request ends, too. But he
+ * may still read, and is told so. */
+static void test_half_closing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *body;
+    } requests[] = {
+        {"/v1/completions", LONG_STREAM},
+        {"/v1/completions", "{\"prompt\":\"Once\",\"max_tokens\":240,\"ignore_eos\":true}"},
+        {"/api/generate", "{" OLLAMA ",\"prompt\":\"Once\"}"},
+        {"/api/generate", "{" OLLAMA ",\"prompt\":\"Once\",\"stream\":false}"},
+    };
+    struct st_service_stats stats;
+    start(NULL);
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        char request[512];
+        int fd = dial(), n = snprintf(request, sizeof request,
+                             "POST %s HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s", requests[i].path,
+                             strlen(requests[i].body), requests[i].body);
+        assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL | MSG_MORE), n);
+        shutdown(fd, SHUT_WR); /* the server gets both at once */
+        struct answer a = read_answer(fd);
+        assert_non_null(strstr(a.body, "closed its half of the connection"));
+        assert_error(a, requests[i].path, 400);
+    }
+    wait_until_empty();
+    st_service_stats(f.service, &stats);
+    assert_true(stats.cancelled > 0);
     stop();
 }
 
@@ -594,9 +668,11 @@ int main(void)
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_excesses),
         cmocka_unit_test(test_doubling),
+        cmocka_unit_test(test_templates),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_foreign_pages),
         cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_half_closing),
         cmocka_unit_test(test_busy),
         cmocka_unit_test(test_slow),
         cmocka_unit_test(test_dripping),

@@ -137,8 +137,8 @@ int generate_parse_spec(
 }
 
 /* Everything the options set, and where: the table is the description. */
-static int parse(
-    const char *name, const char *summary, int argc, char **argv, struct generate_options *o)
+int generate_parse(const char *name, const char *summary, const struct cmd_option own[2], int argc,
+    char **argv, struct generate_options *o)
 {
     struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(o), {CMD_GROUP, .help = "Generation"},
         {CMD_UINT32, 'n', "predict", "N", "tokens to generate", .target = &o->n_predict, .min = 0,
@@ -148,16 +148,11 @@ static int parse(
         CMD_SAMPLING_OPTIONS(
             &o->sampling, "temperature; 0 (the default) takes the likeliest token"),
         CMD_MODEL_OPTIONS(&o->model), {CMD_GROUP, .help = "Output"},
-        {CMD_FLAG, 0, "ids", NULL, "print token ids, one a line, instead of text",
-            .target = &o->ids},
         {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",
             .target = &o->stats_path},
         {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr", .target = &o->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose},
-        /* For run only: the last one, so that the table may end here. */
-        {strcmp(name, "run") == 0 ? CMD_STRING : CMD_END, 0, "trace-out", "FILE",
-            "write which experts each token used, for strata sim", .target = &o->trace_path},
-        {0}};
+        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, own[0],
+        own[1], {0}};
     const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
     return generate_parse_spec(&spec, argc, argv, o);
 }
@@ -167,13 +162,6 @@ void generate_options_init(struct generate_options *o, uint32_t n_predict)
     *o = (struct generate_options){.n_predict = n_predict};
     strata_model_options_init(&o->model);
     strata_sampling_init(&o->sampling);
-}
-
-int generate_parse(
-    const char *spec_name, const char *summary, int argc, char **argv, struct generate_options *o)
-{
-    generate_options_init(o, strcmp(spec_name, "run") == 0 ? 128 : 32);
-    return parse(spec_name, summary, argc, argv, o);
 }
 
 void generate_release(struct generate_options *o)

@@ -15,11 +15,12 @@ struct generate_options {
     size_t n_tokens;
     uint32_t n_predict;
     bool ignore_eos;
-    bool ids;
+    bool ids; /* run only */
     bool quiet;
     bool verbose;
     const char *stats_path;
     const char *trace_path; /* run only */
+    uint32_t parallel;      /* verify only */
     struct strata_model_options model;
     struct strata_sampling sampling;
 };
@@ -38,10 +39,11 @@ const char *generate_parse_tokens(const char *text, void *target);
 
 void generate_options_init(struct generate_options *options, uint32_t n_predict);
 
-/* Parses the command line of `spec_name` ("run" or "verify"), and finds out before a model is
- * loaded whether its files can be read and written. CMD_GO_ON, or the exit code. */
-int generate_parse(const char *spec_name, const char *summary, int argc, char **argv,
-    struct generate_options *options);
+/* Parses the command line of `name` ("run" or "verify"), which has two rows of its own, and finds out
+ * before a model is loaded whether its files can be read and written. `options` has been initialised.
+ * CMD_GO_ON, or the exit code. */
+int generate_parse(const char *name, const char *summary, const struct cmd_option own[2], int argc,
+    char **argv, struct generate_options *options);
 /* The same for a command with a table of its own. */
 int generate_parse_spec(
     const struct cmd_spec *spec, int argc, char **argv, struct generate_options *options);

@@ -97,10 +97,16 @@ static enum strata_status generate(struct strata_model *model, struct strata_ses
 int cmd_run(int argc, char **argv)
 {
     struct generate_options o;
+    const struct cmd_option own[] = {
+        {CMD_FLAG, 0, "ids", NULL, "print token ids, one a line, instead of text",
+            .target = &o.ids},
+        {CMD_STRING, 0, "trace-out", "FILE", "write which experts each token used, for strata sim",
+            .target = &o.trace_path}};
+    generate_options_init(&o, 128);
     int rc = generate_parse("run",
         "Continues a text with a model that may be bigger than memory. The text goes to standard "
         "output; progress and figures go to standard error.",
-        argc, argv, &o);
+        own, argc, argv, &o);
     if (rc != CMD_GO_ON) {
         return rc;
     }

@@ -51,6 +51,10 @@ static int parse(int argc, char **argv, struct serve_options *o)
             .target = &o->name_given},
         {CMD_STRING, 0, "chat-template", "FILE", "a Jinja template instead of the model's",
             .target = &o->template_path},
+        {CMD_FLAG, 0, "client-templates", NULL,
+            "take Jinja templates from clients, too (Ollama's template): only from those that you "
+            "trust with all of this machine's time and memory",
+            .target = &o->server.client_templates},
         {CMD_GROUP, .help = "Requests"},
         {CMD_UINT32, 'n', "parallel", "N",
             "requests computed at once, each with its own --ctx (default 4)",

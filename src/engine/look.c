@@ -143,10 +143,11 @@ struct llama_context_params st_context_params(const struct strata_model *m)
 {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = cells_of(m);
-    params.n_batch = m->options.batch;
-    params.n_ubatch = m->options.batch;
     params.n_seq_max = strata_model_sequences(m);
-    params.n_outputs_max = m->options.all_logits ? m->options.batch : params.n_seq_max;
+    params.n_batch =
+        (uint32_t)st_max(m->options.batch, params.n_seq_max); /* it wants a row of each */
+    params.n_ubatch = params.n_batch;
+    params.n_outputs_max = m->options.all_logits ? params.n_batch : params.n_seq_max;
     params.kv_unified = params.n_seq_max > 1;
     params.n_threads = m->options.threads;
     params.n_threads_batch = m->options.threads;

@@ -224,16 +224,17 @@ static void advance_choice(struct st_exchange *x, int c, int ms, struct st_buffe
     }
 }
 
-/* The first failure of a choice; NULL if there is none. */
-static const struct st_result *failure(const struct st_exchange *x)
+static bool has_failed(const struct st_result *r)
 {
-    for (int c = 0; c < x->n_choices; c++) {
-        const struct st_result *r = x->choices[c].result;
-        if (r && (r->end == ST_END_FAILED || r->end == ST_END_CANCELLED)) {
-            return r;
-        }
-    }
-    return NULL;
+    return r->end == ST_END_FAILED || r->end == ST_END_CANCELLED;
+}
+
+/* The status of a job that has failed, and why. */
+static int failed_status(const struct st_result *failed, const char **why)
+{
+    bool cancelled = failed->end == ST_END_CANCELLED;
+    *why = cancelled ? "the request was cancelled" : failed->error.message;
+    return cancelled ? 503 : st_http_status(failed->error.status);
 }
 
 static bool all_ended(const struct st_exchange *x)
@@ -246,19 +247,26 @@ static bool all_ended(const struct st_exchange *x)
     return true;
 }
 
-/* Is there no reason to go on? Looks now and then, however fast the tokens come. */
-static bool is_in_vain(struct st_exchange *x)
+/* A status, and why, when there is no reason to go on; 0: there is. Looks now and then, however fast
+ * the tokens come. A client that has closed its sending half looks like one that has left, which is
+ * what nearly all of them have done: those that have not are told. */
+static int is_in_vain(struct st_exchange *x, const char **why)
 {
     uint64_t now = st_now_ns();
     if (now - x->looked_ns < LOOK_MS * (uint64_t)1000000) {
-        return false;
+        return 0;
     }
     x->looked_ns = now;
-    return x->server->stopping || st_request_left(x->request);
+    if (x->server->stopping) {
+        *why = "the server is shutting down";
+        return 503;
+    }
+    *why = "the client closed its half of the connection before it had the answer";
+    return st_request_left(x->request) ? 400 : 0;
 }
 
-/* Waits a while for anything. False: the client has left, or we are told to stop. */
-static bool advance(struct st_exchange *x, struct st_buffer *out)
+/* Waits a while for anything. A status, and why, when a choice failed, or it is in vain; else 0. */
+static int advance(struct st_exchange *x, struct st_buffer *out, const char **why)
 {
     int c = x->turn;
     do {
@@ -268,14 +276,10 @@ static bool advance(struct st_exchange *x, struct st_buffer *out)
     if (!x->choices[c].result) {
         advance_choice(x, c, x->n_choices > 1 ? TURN_MS : LOOK_MS, out);
     }
-    return !is_in_vain(x);
-}
-
-static int failed_status(const struct st_result *failed, const char **message)
-{
-    bool cancelled = failed->end == ST_END_CANCELLED;
-    *message = cancelled ? "the request was cancelled" : failed->error.message;
-    return cancelled ? 503 : st_http_status(failed->error.status);
+    if (x->choices[c].result && has_failed(x->choices[c].result)) {
+        return failed_status(x->choices[c].result, why);
+    }
+    return all_ended(x) ? 0 : is_in_vain(x, why);
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */
@@ -292,15 +296,10 @@ bool st_exchange_advance(struct st_exchange *x, struct st_buffer *out)
         }
         return true;
     }
-    if (!advance(x, out)) {
-        x->over = true;
-        return false;
-    }
-    const struct st_result *failed = failure(x);
-    if (failed) {
-        const char *message;
-        int status = failed_status(failed, &message);
-        x->dialect->fail(x, status, message, out);
+    const char *why;
+    int status = advance(x, out, &why);
+    if (status) {
+        x->dialect->fail(x, status, why, out);
         x->over = true;
         return true;
     }
@@ -323,42 +322,34 @@ bool st_exchange_advance(struct st_exchange *x, struct st_buffer *out)
 static void stream(struct st_exchange *x)
 {
     uint64_t start = st_now_ns();
-    const struct st_result *failed = NULL;
-    while (st_now_ns() - start < FIRST_WAIT_NS && !failed) {
-        enum st_job_state state = st_job_peek(x->choices[0].job, LOOK_MS);
-        if (state == ST_JOB_PIECE) {
-            break;
-        }
-        if (state == ST_JOB_ENDED) {
-            failed = st_job_result(x->choices[0].job);
-            break;
-        }
-        if (st_request_left(x->request) || x->server->stopping) {
-            break;
-        }
+    const char *why;
+    int status = 0;
+    enum st_job_state state = ST_JOB_TIMEOUT;
+    while (state == ST_JOB_TIMEOUT && !status && st_now_ns() - start < FIRST_WAIT_NS) {
+        state = st_job_peek(x->choices[0].job, LOOK_MS);
+        status = is_in_vain(x, &why);
     }
-    if (failed && (failed->end == ST_END_FAILED || failed->end == ST_END_CANCELLED)) {
-        const char *message;
-        int status = failed_status(failed, &message);
-        st_answer_error(x->request, status, "%s", message);
+    if (state == ST_JOB_ENDED && has_failed(st_job_result(x->choices[0].job))) {
+        status = failed_status(st_job_result(x->choices[0].job), &why);
+    }
+    if (status) {
+        st_answer_error(x->request, status, "%s", why);
         st_exchange_free(x);
-        return;
+    } else {
+        st_answer_stream(x->request, x->dialect->type, x);
     }
-    st_answer_stream(x->request, x->dialect->type, x);
 }
 
 static void whole(struct st_exchange *x)
 {
     struct st_buffer out = {0};
-    bool here = true;
-    while (here && !all_ended(x) && !failure(x)) {
-        here = advance(x, &out);
+    const char *why;
+    int status = 0;
+    while (!status && !all_ended(x)) {
+        status = advance(x, &out, &why);
     }
-    const struct st_result *failed = failure(x);
-    const char *message = "the request was cancelled";
-    int status = failed ? failed_status(failed, &message) : 503;
-    if (failed || !here) {
-        st_answer_error(x->request, status, "%s", message);
+    if (status) {
+        st_answer_error(x->request, status, "%s", why);
     } else {
         st_answer_json(x->request, 200, x->dialect->whole(x));
     }

@@ -247,13 +247,12 @@ static void answer_empty(struct st_exchange *x, const char *field, json_t *value
 static void use_template(struct st_exchange *x, struct st_fields *f, const char *text)
 {
     struct strata_error err;
-    if (!x->server->loopback) { /* a template is a program, and may never end */
-        st_fields_fail(f, "template: only the model's own, for requests of other machines");
-    } else if (strstr(text, "macro") || strstr(text, "range") || strlen(text) > 1 << 16) {
-        st_fields_fail(f, "template: macros and ranges are not allowed in a request");
-    } else if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
+    if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
         st_fields_fail(
             f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
+    } else if (!x->server->options.client_templates) {
+        st_fields_fail(f, "template: this server takes none from its clients; start it with "
+                          "--client-templates, or with --chat-template FILE");
     } else if (strata_chat_new(x->server->model, text, &x->own_chat, &err) != STRATA_OK) {
         st_fields_fail(f, "template: %s", err.message);
     }

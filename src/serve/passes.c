@@ -83,12 +83,17 @@ static size_t add_prompts(struct st_service *s, size_t n, size_t room)
     return n;
 }
 
+uint32_t st_service_piece(uint32_t batch)
+{
+    return (uint32_t)st_max(batch / PIECE_SHARE, PIECE_MIN);
+}
+
 /* V1: with generating jobs, prompts get small pieces, and no more time than those. */
 static size_t plan_pass(struct st_service *s, bool *has_prompt)
 {
     size_t generating = add_generating(s), room = s->batch - generating;
     if (generating > 0) {
-        room = s->prompt_debt_ns > 0 ? 0 : st_min(room, st_max(s->batch / PIECE_SHARE, PIECE_MIN));
+        room = s->prompt_debt_ns > 0 ? 0 : st_min(room, st_service_piece(s->batch));
     }
     size_t n = add_prompts(s, generating, room);
     *has_prompt = n > generating;

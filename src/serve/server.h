@@ -21,6 +21,7 @@ struct st_server_options {
     const char *name;          /* of the model, for clients */
     const char *path;          /* its file, for what is said about it */
     const char *chat_template; /* instead of the model's; NULL: the model's */
+    bool client_templates;     /* requests may bring their own: programs, which may never end */
     uint64_t body_max_bytes;
     int connections_max;
     int timeout_s; /* for a client to send headers, a body, and to take some of what it is sent */

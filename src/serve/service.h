@@ -41,6 +41,9 @@ bool st_service_is_empty(struct st_service *service);
 /* Ends what is still there, keeps states on disk, ends the thread. All jobs must be released. */
 void st_service_free(struct st_service *service);
 
+/* V1: the tokens of prompts that a pass of `batch` takes at most while somebody generates. */
+uint32_t st_service_piece(uint32_t batch);
+
 /* --- Jobs ---------------------------------------------------------------------------------- */
 
 enum st_refusal { ST_ACCEPTED, ST_BUSY, ST_DRAINING, ST_INVALID };
