@@ -176,6 +176,54 @@ static void test_what_earlier_runs_computed_replaces_the_profile(void **state)
     example_release(&e);
 }
 
+/* Small matrices are slower than large ones: experts of a size have rates of their own. */
+static void test_experts_of_a_size_have_their_own_rate(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed s;
+    example_init(&e);
+    struct st_profile_rate rate = {.type = "t1",
+        .columns = 10,
+        .rows = 30,
+        .used = 2,
+        .threads = 1,
+        .decode = 500,
+        .experts = 200};
+    st_profile_put_rate(&e.profile, &rate);
+    st_predict(&e.in, &s);
+    assert_true(near(s.compute_s, 3.14 + 2));
+    e.in.disk_bytes_per_s = 1e12;
+    e.in.disk_latency_s = 0;
+    e.in.batch = 100; /* 100 rows of the matrix: 10 s; 200 rows of experts: 300 s */
+    st_predict(&e.in, &s);
+    assert_true(fabs(s.prompt_tok_per_s - 100 / (10.1 + 0.5 + 300 + 0.4)) < 1e-6);
+    e.profile.rates[2].used = 3; /* those of another model */
+    st_predict(&e.in, &s);
+    assert_true(near(s.compute_s, 3.14));
+    example_release(&e);
+}
+
+/* Both are work, on top of what was seen of computing with weights. */
+static void test_attention_and_reading_take_the_processors_time(void **state)
+{
+    (void)state;
+    struct example e;
+    struct st_speed before, after;
+    example_init(&e);
+    for (e.in.compute_s = 0; e.in.compute_s < 10; e.in.compute_s += 6.28) {
+        e.in.attention_s = e.in.read_cpu_s = 0;
+        st_predict(&e.in, &before);
+        e.in.attention_s = 0.25;
+        e.in.read_cpu_s = 1e-4;
+        st_predict(&e.in, &after);
+        double more = 0.25 + before.read_bytes * 1e-4;
+        assert_true(near(after.compute_s, before.compute_s + more));
+        assert_true(near(1 / after.decode_tok_per_s, 1 / before.decode_tok_per_s + more));
+    }
+    example_release(&e);
+}
+
 /* Latency is time, not bytes. */
 static void test_bytes_read_do_not_depend_on_the_disk(void **state)
 {
@@ -602,6 +650,8 @@ int main(void)
         cmocka_unit_test(test_foresight_and_bursts_worked_by_hand),
         cmocka_unit_test(test_a_prompt_worked_by_hand),
         cmocka_unit_test(test_what_earlier_runs_computed_replaces_the_profile),
+        cmocka_unit_test(test_experts_of_a_size_have_their_own_rate),
+        cmocka_unit_test(test_attention_and_reading_take_the_processors_time),
         cmocka_unit_test(test_bytes_read_do_not_depend_on_the_disk),
         cmocka_unit_test(test_a_pool_that_one_token_empties_never_hits),
         cmocka_unit_test(test_weights_in_memory_are_not_read),

@@ -84,7 +84,8 @@ static void example(struct st_profile *p)
         .measured = NOW,
         .cores = 4,
         .memory_bytes_per_s = {1.25e10, 3.5e10},
-        .op_s = 2.5e-6};
+        .op_s = 2.5e-6,
+        .attention = 4e9};
     struct st_profile_rate a = rate("q4_K", false, 1, 6e9), b = rate("q4_K", true, 4, 2.5e10);
     struct st_profile_disk c = disk(1, NOW), d = disk(UINT64_MAX - 7, NOW - DAY);
     st_profile_put_rate(p, &a);
@@ -209,8 +210,8 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
         {"{", "["},
         {"{", ""},
         {"{", "{}{"},
-        {"\"format\": 2", "\"format\": 1"},
-        {"\"format\": 2", "\"format\": \"2\""},
+        {"\"format\": 3", "\"format\": 1"},
+        {"\"format\": 3", "\"format\": \"3\""},
         {"\"format\"", "\"farmat\""},
         {"\"machine\": \"some", "\"machine\": 1, \"was\": \"some"},
         {"\"machine\"", "\"other\""},
@@ -237,6 +238,8 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
         {"\"decode_bytes_per_s\": 6", "\"decode_bytes_per_s\": 6e400, \"x\": 6"},
         {"\"batch_madds_per_s\": ", "\"batch_madds_per_s\": -"},
         {"\"experts_madds_per_s\": ", "\"experts_madds_per_s\": -"},
+        {"\"used\": 0", "\"used\": -1"},
+        {"\"attention_madds_per_s\": ", "\"attention_madds_per_s\": -"},
         {"\"arrive_bytes_per_s\": ", "\"arrive_bytes_per_s\": -"},
         {"\"disks\": [", "\"disks\": {\"x\": 1}, \"x\": ["},
         {"\"device\": 1", "\"device\": \"sda\""},
@@ -297,6 +300,16 @@ static void test_rates_are_found_by_type_layout_and_threads(void **state)
     st_profile_put_rate(&p, &again);
     assert_int_equal(p.n_rates, 2);
     assert_true(st_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
+    struct st_profile_rate small = rate("q4_K", false, 1, 5e9);
+    small.columns = 256;
+    small.rows = 2048;
+    small.used = 8;
+    st_profile_put_rate(&p, &small);
+    assert_int_equal(p.n_rates, 3);
+    assert_true(st_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
+    assert_true(st_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 8)->decode == 5e9);
+    assert_null(st_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 6));
+    assert_null(st_profile_expert_rate(&p, "q4_K", false, 1, 2048, 256, 8));
 }
 
 static void test_the_oldest_rate_goes_when_there_is_no_room(void **state)

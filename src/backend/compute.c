@@ -18,6 +18,13 @@
 #define N_USED       2
 #define ARRIVE_BYTES (16 * ST_MIB) /* what comes from the disk is in no cache */
 #define SMALL_OPS    64
+#define ALONE_NODES                                                                                \
+    512 /* products of a token with its experts that are timed at most, one after another */
+/* Attention as common models have it, to so many tokens. */
+#define HEADS    32
+#define HEADS_KV 8
+#define HEAD     128
+#define ATTENDED 512
 
 struct st_bench {
     struct workers workers;
@@ -38,7 +45,7 @@ struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes)
     }
     struct st_bench *bench = st_xcalloc(1, sizeof *bench);
     struct ggml_init_params params = {
-        .mem_size = (SMALL_OPS + 16) * ggml_tensor_overhead(), .no_alloc = true};
+        .mem_size = (2 * ALONE_NODES + SMALL_OPS) * ggml_tensor_overhead(), .no_alloc = true};
     bench->weight_bytes = st_min(WEIGHT_BYTES, room_bytes - activations_bytes());
     uint64_t bytes = bench->weight_bytes + activations_bytes();
     bench->memory = st_vm_reserve(bytes, true);
@@ -67,19 +74,27 @@ void st_bench_free(struct st_bench *bench)
     free(bench);
 }
 
-/* Shortest time of several computations of the nodes: what disturbs only makes them longer. */
-static double shortest(struct st_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
+static int by_size(const void *a, const void *b)
 {
-    uint64_t best = UINT64_MAX, end = st_now_ns() + (uint64_t)(seconds * 1e9);
-    for (int i = 0; i < 3 || (st_now_ns() < end && i < 1000); i++) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median time of several computations of the nodes. */
+static double usual(struct st_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
+{
+    uint64_t took[1000], end = st_now_ns() + (uint64_t)(seconds * 1e9);
+    int m = 0;
+    for (int i = 0; i < 4 || (st_now_ns() < end && i < 1000); i++) {
         uint64_t start = st_now_ns();
         if (st_workers_compute(&bench->workers, nodes, n) != GGML_STATUS_SUCCESS) {
             return 0;
         }
-        uint64_t took = st_now_ns() - start;
-        best = i > 0 ? st_min(best, took) : best; /* the first one warms up */
+        m += i > 0; /* the first one warms up */
+        took[m - (i > 0)] = st_now_ns() - start;
     }
-    return (double)st_max(best, 1) * 1e-9;
+    qsort(took, (size_t)m, sizeof *took, by_size);
+    return (double)st_max(took[m / 2], 1) * 1e-9;
 }
 
 /* --- Types --------------------------------------------------------------------------------- */
@@ -109,13 +124,14 @@ static double time_product(struct st_bench *bench, const struct claim *form, enu
         node->src[0]->extra = form->form_extra;
     }
     return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
-               ? shortest(bench, &node, 1, seconds)
+               ? usual(bench, &node, 1, seconds)
                : 0;
 }
 
-/* Seconds for a batch whose tokens use N_USED of N_EXPERTS expert matrices each, evenly. */
-static double time_experts(
-    struct st_bench *bench, const struct claim *form, enum ggml_type type, double seconds)
+/* Multiply-adds per second for a batch whose tokens use N_USED of N_EXPERTS expert matrices each,
+ * evenly. */
+static double time_experts(struct st_bench *bench, const struct claim *form, enum ggml_type type,
+    int64_t columns, int64_t rows, double seconds)
 {
     int32_t ids[BATCH_TOKENS][N_USED];
     for (int t = 0; t < BATCH_TOKENS; t++) {
@@ -125,12 +141,13 @@ static double time_experts(
     }
     ggml_reset(bench->ctx);
     struct ggml_context *ctx = bench->ctx;
-    struct ggml_tensor *weight = ggml_new_tensor_3d(ctx, type, ROW, BATCH_ROWS, N_EXPERTS);
-    struct ggml_tensor *input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, ROW, 1, BATCH_TOKENS);
+    struct ggml_tensor *weight = ggml_new_tensor_3d(ctx, type, columns, rows, N_EXPERTS);
+    struct ggml_tensor *input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, columns, 1, BATCH_TOKENS);
     struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, N_USED, BATCH_TOKENS);
     struct ggml_tensor *node = ggml_mul_mat_id(ctx, weight, input, chosen);
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
-    if (ggml_nbytes(weight) > bench->weight_bytes) {
+    if (ggml_nbytes(weight) > bench->weight_bytes ||
+        ggml_nbytes(input) + ggml_nbytes(node) > activations_bytes()) {
         return 0;
     }
     weight->data = bench->memory;
@@ -141,9 +158,10 @@ static double time_experts(
     input->data = bench->memory + bench->weight_bytes;
     chosen->data = ids;
     node->data = (char *)input->data + ggml_nbytes(input);
-    return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
-               ? shortest(bench, &node, 1, seconds)
-               : 0;
+    double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
+                      ? usual(bench, &node, 1, seconds)
+                      : 0;
+    return took > 0 ? (double)(columns * rows) * N_USED * BATCH_TOKENS / took : 0;
 }
 
 /* Bytes per second that repacking delivers on all threads. */
@@ -183,17 +201,83 @@ bool st_bench_type(
     }
     double decode = time_product(bench, &form, type, rows, 1, seconds / 3);
     double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 3);
-    double experts = time_experts(bench, &form, type, seconds / 3);
     double madds = (double)ROW * BATCH_ROWS * BATCH_TOKENS;
     *out = (struct st_bench_rate){
         .repacked = form.layout != NULL,
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
-        .experts = experts > 0 ? N_USED * madds / experts : 0,
+        .experts = time_experts(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
         .arrive = form.layout ? time_arrival(bench, &form, type) : 0,
     };
     ggml_backend_buffer_free(form.form_buffer);
     return decode > 0 && batch > 0;
+}
+
+/* Down has an input for each expert, gate and up have the same one for all. */
+static double time_expert(struct st_bench *bench, const struct claim *form, enum ggml_type type,
+    int columns, int rows, int used, double seconds)
+{
+    struct ggml_tensor *nodes[ALONE_NODES];
+    double bytes = (double)ggml_row_size(type, columns) * rows;
+    int n = (int)st_min(
+        (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / bytes));
+    int n_nodes = n / used;
+    struct ggml_context *ctx = bench->ctx;
+    ggml_reset(ctx);
+    struct ggml_tensor *weight = ggml_new_tensor_3d(ctx, type, columns, rows, n);
+    struct ggml_tensor *input =
+        ggml_new_tensor_3d(ctx, GGML_TYPE_F32, columns, columns < rows ? used : 1, 1);
+    uint64_t needed = ggml_nbytes(input) + sizeof(float) * (uint64_t)rows * (uint64_t)used;
+    if (n_nodes == 0 || needed > activations_bytes()) {
+        return 0;
+    }
+    int32_t *ids = st_xcalloc((size_t)n, sizeof *ids);
+    weight->data = bench->memory;
+    input->data = bench->memory + bench->weight_bytes;
+    if (form->layout) {
+        weight->buffer = form->form_buffer;
+        weight->extra = form->form_extra;
+    }
+    for (int i = 0; i < n_nodes; i++) {
+        struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, used, 1);
+        chosen->data = ids + (ptrdiff_t)i * used;
+        for (int k = 0; k < used; k++) {
+            ids[i * used + k] = k * n_nodes + i; /* not one after another in memory */
+        }
+        nodes[i] = ggml_mul_mat_id(ctx, weight, input, chosen);
+        nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
+        nodes[i]->data = (char *)input->data + ggml_nbytes(input);
+    }
+    double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, nodes[0])
+                      ? usual(bench, nodes, n_nodes, seconds)
+                      : 0;
+    free(ids);
+    return took > 0 ? bytes * n_nodes * used / took : 0;
+}
+
+bool st_bench_expert(struct st_bench *bench, int type_number, bool repack, int columns, int rows,
+    int used, double seconds, struct st_bench_rate *out)
+{
+    enum ggml_type type = type_number;
+    if (ggml_blck_size(type) == 0 || columns % ggml_blck_size(type) != 0) {
+        return false;
+    }
+    struct claim form = {0};
+    ggml_reset(bench->ctx);
+    struct ggml_tensor *weight = ggml_new_tensor_3d(bench->ctx, type, columns, rows, used);
+    struct ggml_tensor *input = ggml_new_tensor_3d(bench->ctx, GGML_TYPE_F32, columns, 1, 1);
+    struct ggml_tensor *chosen = ggml_new_tensor_2d(bench->ctx, GGML_TYPE_I32, used, 1);
+    struct ggml_tensor *trial = ggml_mul_mat_id(bench->ctx, weight, input, chosen);
+    if (repack && !st_claim_choose_form(&form, trial, weight, true, true)) {
+        return false;
+    }
+    *out = (struct st_bench_rate){
+        .repacked = form.layout != NULL,
+        .decode = time_expert(bench, &form, type, columns, rows, used, seconds / 2),
+        .experts = time_experts(bench, &form, type, columns, rows, seconds / 2),
+    };
+    ggml_backend_buffer_free(form.form_buffer);
+    return out->decode > 0;
 }
 
 /* --- Memory, and operations as such -------------------------------------------------------- */
@@ -218,7 +302,7 @@ double st_bench_memory(struct st_bench *bench, double seconds)
 {
     st_workers_reset_ops(&bench->workers);
     struct ggml_tensor *op = st_workers_op(&bench->workers, read_share, bench);
-    return (double)bench->weight_bytes / shortest(bench, &op, 1, seconds);
+    return (double)bench->weight_bytes / usual(bench, &op, 1, seconds);
 }
 
 double st_bench_op(struct st_bench *bench)
@@ -233,5 +317,34 @@ double st_bench_op(struct st_bench *bench)
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         x = nodes[i];
     }
-    return shortest(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
+    return usual(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
+}
+
+double st_bench_attention(struct st_bench *bench)
+{
+    struct ggml_tensor *nodes[16];
+    struct ggml_context *ctx = bench->ctx;
+    ggml_reset(ctx);
+    struct ggml_tensor *q = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, HEAD, 1, HEADS);
+    q->data = bench->memory + bench->weight_bytes;
+    char *at = bench->memory;
+    for (int i = 0; i < 16; i++) { /* layers: each has its own past */
+        struct ggml_tensor *kv[2];
+        for (int j = 0; j < 2; j++) {
+            kv[j] = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, HEAD, HEADS_KV, ATTENDED);
+            if (at + ggml_nbytes(kv[j]) > bench->memory + bench->weight_bytes) {
+                at = bench->memory;
+            }
+            kv[j]->data = at;
+            at += ggml_nbytes(kv[j]);
+        }
+        struct ggml_tensor *k = ggml_permute(ctx, kv[0], 0, 2, 1, 3);
+        struct ggml_tensor *v = ggml_permute(ctx, kv[1], 0, 2, 1, 3);
+        k->data = kv[0]->data;
+        v->data = kv[1]->data;
+        nodes[i] = ggml_flash_attn_ext(ctx, q, k, v, NULL, 0.1f, 0, 0);
+        nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
+        nodes[i]->data = (char *)q->data + ggml_nbytes(q);
+    }
+    return 16 * 2.0 * HEAD * HEADS * ATTENDED / usual(bench, nodes, 16, 0.03);
 }

@@ -26,10 +26,18 @@ struct st_bench_rate {
 bool st_bench_type(
     struct st_bench *bench, int type, bool repack, double seconds, struct st_bench_rate *out);
 
+/* The same for experts that are matrices of this size, of which a token uses so many: only `decode`,
+ * where none of them is in a cache, and `experts`. */
+bool st_bench_expert(struct st_bench *bench, int type, bool repack, int columns, int rows, int used,
+    double seconds, struct st_bench_rate *out);
+
 /* Bytes per second that all threads read from memory together. */
 double st_bench_memory(struct st_bench *bench, double seconds);
 
 /* Seconds that an operation on one row of activations takes. */
 double st_bench_op(struct st_bench *bench);
+
+/* Multiply-adds per second of one token's attention to those before it. */
+double st_bench_attention(struct st_bench *bench);
 
 #endif

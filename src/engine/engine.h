@@ -31,6 +31,7 @@ struct strata_model {
     struct st_devices devices;
     struct st_sidecar *sidecar;                          /* NULL: none, or none that may be used */
     double disk_bytes_per_s, disk_burst, disk_latency_s; /* burst: as a multiple */
+    double disk_cpu_s;                                   /* of the processors' time, for a byte */
     double load_s;
     uint64_t load_read_bytes;
     struct st_stream_stats loaded; /* figures of the stream when loading was done */
@@ -54,6 +55,7 @@ struct strata_session {
     uint64_t decode_read_bytes;
     /* Of these, passes of a single row. */
     uint64_t alone_tokens, alone_compute_ns, alone_expert_bytes, alone_foreseen_bytes;
+    uint64_t alone_past, alone_read_bytes;
 };
 
 /* An empty model with these options, freed with strata_model_free. E_USAGE while there is another. */
@@ -69,9 +71,9 @@ struct st_moment {
     uint64_t ns, read_bytes, waited_ns, expert_bytes, foreseen_bytes;
 };
 struct st_moment st_session_moment(const struct strata_session *session);
-/* A pass of n rows that began at `start` is over. */
+/* A pass of n rows that began at `start` is over. `past`: tokens before the first one. */
 void st_session_account(
-    struct strata_session *session, size_t n, bool prompt, struct st_moment start);
+    struct strata_session *session, size_t n, uint32_t past, bool prompt, struct st_moment start);
 
 /* What llama.cpp calls a row of the last evaluation. */
 int32_t st_session_row(const struct strata_session *session, size_t row);

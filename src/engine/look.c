@@ -214,25 +214,42 @@ static enum strata_status choose_ctx(struct strata_model *m, struct strata_error
     return STRATA_OK;
 }
 
+#define MOST_KINDS 48 /* of weights, that rates are wanted for */
+
+static int add_kind(struct st_machine_kind *kinds, int n, struct st_machine_kind kind)
+{
+    for (int i = 0; i < n; i++) {
+        if (memcmp(&kinds[i], &kind, sizeof kind) == 0) {
+            return n;
+        }
+    }
+    if (n < MOST_KINDS) {
+        kinds[n++] = kind;
+    }
+    return n;
+}
+
 /* What is known of the model and what this machine can do, for the plan and its prediction. */
 static enum strata_status gather(struct strata_model *m, struct strata_error *err)
 {
     const struct st_weights *ws = st_binding_weights(m->binding);
     m->history = st_history_open(ws);
     m->curves = st_curves_new(ws, st_history_reuse(m->history));
-    int types[ST_PROFILE_RATES], n = 0;
-    bool seen[GGML_TYPE_COUNT] = {0};
+    struct st_machine_kind kinds[MOST_KINDS];
+    int n = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        int type = m->catalog->tensors[ws->weights[i].tensor].type;
-        if (!seen[type] && n < ST_PROFILE_RATES) {
-            seen[type] = true;
-            types[n++] = type;
+        const struct st_tensor *t = &m->catalog->tensors[ws->weights[i].tensor];
+        n = add_kind(kinds, n, (struct st_machine_kind){.type = t->type});
+        if (ws->weights[i].group >= 0) {
+            n = add_kind(kinds, n,
+                (struct st_machine_kind){
+                    t->type, (int)t->ne[0], (int)t->ne[1], m->catalog->n_expert_used});
         }
     }
     uint64_t taken = st_memory_rss() + SLACK_BYTES;
     struct st_machine_request rq = {
-        .types = types,
-        .n_types = n,
+        .kinds = kinds,
+        .n_kinds = n,
         .repack = m->options.repack,
         .threads = m->options.threads,
         .room_bytes = m->placement.budget_bytes > taken ? m->placement.budget_bytes - taken : 0,
@@ -262,6 +279,7 @@ static void probe_disk(struct strata_model *m)
         st_disk_measure(files, n, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, PROBE_SECONDS);
     m->disk_bytes_per_s = speed.sustained;
     m->disk_burst = speed.sustained > 0 ? speed.burst / speed.sustained : 1;
+    m->disk_cpu_s = speed.cpu_s;
     if (alone > 0 && speed.burst > 0) {
         double latency = ALONE_BLOCK / alone - ALONE_BLOCK / speed.burst;
         m->disk_latency_s = latency > 0 ? latency : 0;
@@ -273,8 +291,25 @@ static const char *type_name(int type)
     return ggml_type_name((enum ggml_type)type);
 }
 
-void st_look_predict(
-    const struct strata_model *m, const struct st_plan *plan, double disk, struct st_speed *out)
+double st_look_usual_past(const struct strata_model *m)
+{
+    return st_min(m->options.batch, m->options.ctx);
+}
+
+/* Each head reads its keys and values, which several may share: a multiply-add for each of them. */
+double st_look_attention_s(const struct strata_model *m, double past)
+{
+    const struct gguf_context *meta = m->catalog->meta;
+    double heads = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count", 1);
+    double shared = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count_kv", 0);
+    double cached = (double)m->needs.kv_bytes / sizeof(uint16_t) * past / cells_of(m);
+    return m->profile.attention > 0
+               ? cached * (shared > 0 ? heads / shared : 1) / m->profile.attention
+               : 0;
+}
+
+void st_look_predict(const struct strata_model *m, const struct st_plan *plan, double disk,
+    double past, struct st_speed *out)
 {
     const struct st_weights *ws = st_binding_weights(m->binding);
     uint64_t touched = st_catalog_bytes_per_token(m->catalog), ours = 0;
@@ -295,6 +330,8 @@ void st_look_predict(
         .disk_latency_s = m->disk_latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
         .foreseen = m->options.lookahead > 0 ? st_history_foreseen(m->history) : 0,
+        .attention_s = st_look_attention_s(m, past),
+        .read_cpu_s = m->disk_cpu_s,
         .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
         .prompt_compute_s = st_history_prompt_s(m->history, m->options.threads, m->options.repack),
         .batch = m->options.batch,
@@ -402,7 +439,7 @@ static enum strata_status measure_and_plan(struct strata_model *m, struct strata
         probe_disk(m);
     }
     if (status == STRATA_OK && !st_devices_used(&m->devices)) { /* a GPU was never measured */
-        st_look_predict(m, m->plan, m->disk_bytes_per_s, &m->speed);
+        st_look_predict(m, m->plan, m->disk_bytes_per_s, st_look_usual_past(m), &m->speed);
     }
     return status;
 }

@@ -15,6 +15,7 @@
 #include "os/memory.h"
 
 #define TYPE_SECONDS   0.08
+#define EXPERT_SECONDS 0.06
 #define MEMORY_SECONDS 0.1
 
 static int64_t now(void)
@@ -38,38 +39,44 @@ static bool profile_path(char *path, size_t cap)
 
 /* --- Computing ----------------------------------------------------------------------------- */
 
-static bool known(const struct st_machine_request *rq, const struct st_profile *p, int type,
-    bool repack, int threads)
+static bool known(const struct st_machine_request *rq, const struct st_profile *p,
+    const struct st_machine_kind *kind, bool repack, int threads)
 {
-    const char *name = ggml_type_name((enum ggml_type)type);
-    return !rq->again && st_profile_rate(p, name, repack, threads);
+    return !rq->again && st_profile_expert_rate(p, ggml_type_name((enum ggml_type)kind->type),
+                             repack, threads, kind->columns, kind->rows, kind->used);
 }
 
-/* Measures a type in one layout. A type that the CPU does not repack is noted as such, so that it
- * is not asked again. */
-static void measure_type(
-    struct st_profile *p, struct st_bench *bench, int type, bool repack, int threads)
+/* Measures a kind in one layout. A type that the CPU does not repack is noted as such, so that it is
+ * not asked again. */
+static void measure_kind(struct st_profile *p, struct st_bench *bench,
+    const struct st_machine_kind *kind, bool repack, int threads)
 {
     struct st_bench_rate r;
-    if (!st_bench_type(bench, type, repack, TYPE_SECONDS, &r)) {
+    bool measured = kind->columns ? st_bench_expert(bench, kind->type, repack, kind->columns,
+                                        kind->rows, kind->used, EXPERT_SECONDS, &r)
+                                  : st_bench_type(bench, kind->type, repack, TYPE_SECONDS, &r);
+    if (!measured) {
         return;
     }
-    struct st_profile_rate rate = {.repacked = repack,
+    struct st_profile_rate rate = {.columns = kind->columns,
+        .rows = kind->rows,
+        .used = kind->used,
+        .repacked = repack,
         .threads = threads,
         .decode = r.decode,
         .batch = r.batch,
         .experts = r.experts,
         .arrive = r.arrive};
-    snprintf(rate.type, sizeof rate.type, "%s", ggml_type_name((enum ggml_type)type));
+    snprintf(rate.type, sizeof rate.type, "%s", ggml_type_name((enum ggml_type)kind->type));
     st_profile_put_rate(p, &rate);
 }
 
 static bool missing(const struct st_machine_request *rq, const struct st_profile *p, int threads)
 {
     bool any = rq->again || p->op_s == 0;
-    for (int i = 0; i < rq->n_types; i++) {
-        any = any || !known(rq, p, rq->types[i], false, threads) ||
-              (rq->repack && !known(rq, p, rq->types[i], true, threads));
+    for (int i = 0; i < rq->n_kinds; i++) {
+        any = any || !known(rq, p, &rq->kinds[i], false, threads) ||
+              (rq->repack && !known(rq, p, &rq->kinds[i], true, threads));
     }
     return any;
 }
@@ -85,16 +92,19 @@ static bool measure_compute(
     }
     p->cores = st_cpu_count();
     p->memory_bytes_per_s[threads > 1] = st_bench_memory(bench, MEMORY_SECONDS);
-    p->op_s = threads > 1 || p->op_s == 0 ? st_bench_op(bench) : p->op_s;
-    for (int i = 0; i < rq->n_types && go_on; i++) {
+    if (threads > 1 || p->op_s == 0) {
+        p->op_s = st_bench_op(bench);
+        p->attention = st_bench_attention(bench);
+    }
+    for (int i = 0; i < rq->n_kinds && go_on; i++) {
         for (int repack = 0; repack <= (rq->repack ? 1 : 0); repack++) {
-            if (!known(rq, p, rq->types[i], repack, threads)) {
-                measure_type(p, bench, rq->types[i], repack, threads);
+            if (!known(rq, p, &rq->kinds[i], repack, threads)) {
+                measure_kind(p, bench, &rq->kinds[i], repack, threads);
             }
         }
         go_on = !rq->progress ||
-                rq->progress("measuring the processor", (uint64_t)(step * rq->n_types + i + 1),
-                    (uint64_t)(steps * rq->n_types), rq->progress_user);
+                rq->progress("measuring the processor", (uint64_t)(step * rq->n_kinds + i + 1),
+                    (uint64_t)(steps * rq->n_kinds), rq->progress_user);
     }
     st_bench_free(bench);
     return go_on;

@@ -5,9 +5,15 @@
 #include "hw/profile.h"
 #include "model/weights.h"
 
+/* Weights of one type (enum ggml_type): experts of this size, of which a token uses so many, or, with
+ * zeros, any. */
+struct st_machine_kind {
+    int type, columns, rows, used;
+};
+
 struct st_machine_request {
-    const int *types; /* enum ggml_type to have rates for */
-    int n_types;
+    const struct st_machine_kind *kinds; /* to have rates for */
+    int n_kinds;
     bool repack;         /* also in the CPU's own layout */
     int threads;         /* compute with these; 0: one, and one per core */
     uint64_t room_bytes; /* memory that measuring may take; too little: nothing is measured */

@@ -69,7 +69,7 @@ void strata_plan_speed(const struct strata_plan *plan, uint64_t more_bytes, doub
         st_plan_make(ws, m->plan->budget_bytes + more_bytes, m->curves, &other, NULL)) {
         other = NULL;
     }
-    st_look_predict(m, other ? other : m->plan, disk, &speed);
+    st_look_predict(m, other ? other : m->plan, disk, st_look_usual_past(m), &speed);
     convert(m, other ? other : m->plan, &speed, disk, out);
     st_plan_free(other);
 }
@@ -190,10 +190,14 @@ enum strata_status strata_profile(const char *model_path, bool again, strata_pro
     static const int types[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
         GGML_TYPE_Q5_0, GGML_TYPE_Q8_0, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K,
         GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4};
+    struct st_machine_kind kinds[sizeof types / sizeof *types] = {0};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        kinds[i].type = types[i];
+    }
     struct st_profile profile;
     struct st_machine_request rq = {
-        .types = types,
-        .n_types = sizeof types / sizeof *types,
+        .kinds = kinds,
+        .n_kinds = sizeof kinds / sizeof *kinds,
         .repack = true,
         .room_bytes = st_memory_default_budget(),
         .again = again,

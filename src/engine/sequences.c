@@ -112,7 +112,7 @@ enum strata_status strata_decode(
     if (status == STRATA_OK) {
         s->n_rows = n;
         s->all_rows = true;
-        st_session_account(s, n, prompt, start);
+        st_session_account(s, n, s->past[items[0].seq] - 1, prompt, start);
     }
     return status;
 }

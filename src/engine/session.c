@@ -1,4 +1,5 @@
 /* session.c - evaluating tokens, sampling, and the figures of a run. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,6 +7,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/guard.h"
+#include "engine/look.h"
 #include "os/memory.h"
 
 /* Which experts a row uses: for the trace, and for the plans of later runs. */
@@ -35,6 +37,17 @@ enum strata_status strata_session_new(
     return STRATA_OK;
 }
 
+/* Seconds of computing with weights, of the tokens that came alone: without what their predictions
+ * count on top. */
+static double weights_s(const struct strata_session *s)
+{
+    const struct strata_model *m = s->model;
+    double all = (double)s->alone_compute_ns * 1e-9;
+    double extra =
+        st_look_attention_s(m, (double)s->alone_past) + (double)s->alone_read_bytes * m->disk_cpu_s;
+    return fmax(all - extra, all / 2);
+}
+
 void strata_session_free(struct strata_session *s)
 {
     if (s) {
@@ -46,7 +59,7 @@ void strata_session_free(struct strata_session *s)
         if (m->history) {
             st_history_note_foreseen(m->history, s->alone_foreseen_bytes, s->alone_expert_bytes);
             st_history_save(m->history, m->options.threads, m->options.repack,
-                (struct st_computed){s->alone_tokens, (double)s->alone_compute_ns * 1e-9},
+                (struct st_computed){s->alone_tokens, weights_s(s)},
                 (struct st_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
         }
         strata_sampler_free(s->sampler);
@@ -182,7 +195,8 @@ struct st_moment st_session_moment(const struct strata_session *s)
         stats.expert_bytes, stats.foreseen_bytes};
 }
 
-void st_session_account(struct strata_session *s, size_t n, bool prompt, struct st_moment start)
+void st_session_account(
+    struct strata_session *s, size_t n, uint32_t past, bool prompt, struct st_moment start)
 {
     struct st_moment end = st_session_moment(s);
     uint64_t ns = end.ns - start.ns, waited = end.waited_ns - start.waited_ns;
@@ -198,6 +212,8 @@ void st_session_account(struct strata_session *s, size_t n, bool prompt, struct 
             s->alone_compute_ns += ns - st_min(ns, waited);
             s->alone_expert_bytes += end.expert_bytes - start.expert_bytes;
             s->alone_foreseen_bytes += end.foreseen_bytes - start.foreseen_bytes;
+            s->alone_read_bytes += end.read_bytes - start.read_bytes;
+            s->alone_past += past;
         }
         s->decode_read_bytes += end.read_bytes - start.read_bytes;
     }
@@ -229,7 +245,7 @@ enum strata_status strata_eval(struct strata_session *s, const int32_t *tokens, 
     }
     s->n_rows = all_logits ? n : 1;
     s->all_rows = all_logits;
-    st_session_account(s, n, prompt, start);
+    st_session_account(s, n, s->past[0] - (uint32_t)n, prompt, start);
     return STRATA_OK;
 }
 
@@ -340,6 +356,18 @@ static double rate(uint64_t count, uint64_t ns)
     return ns ? (double)count / ((double)ns * 1e-9) : 0;
 }
 
+/* For tokens with as many before them as there were. */
+static double predicted(const struct strata_session *s)
+{
+    const struct strata_model *m = s->model;
+    struct st_speed speed = m->speed;
+    if (speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
+        double past = (double)s->alone_past / (double)s->alone_tokens;
+        st_look_predict(m, m->plan, m->disk_bytes_per_s, past, &speed);
+    }
+    return speed.decode_tok_per_s;
+}
+
 void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
 {
     const struct strata_model *m = s->model;
@@ -366,7 +394,7 @@ void strata_stats_get(const struct strata_session *s, struct strata_stats *out)
         .prefetch_stall_s = (double)(stream.prefetch_stall_ns - m->loaded.prefetch_stall_ns) * 1e-9,
         .arrive_s = (double)(stream.arrive_ns - m->loaded.arrive_ns) * 1e-9,
         .disk_bytes_per_s = m->disk_bytes_per_s,
-        .predicted_tok_per_s = m->speed.decode_tok_per_s,
+        .predicted_tok_per_s = predicted(s),
         .predicted_prompt_tok_per_s = m->speed.prompt_tok_per_s,
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,

@@ -1,6 +1,7 @@
 #include "hw/disk.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -27,6 +28,13 @@ static struct st_file *largest(struct st_file *const *files, int n_files)
         best = files[i]->size > best->size ? files[i] : best;
     }
     return best;
+}
+
+static double cpu_seconds(void)
+{
+    struct timespec t = {0};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 struct probe {
@@ -125,7 +133,9 @@ struct st_disk_speed st_disk_measure(struct st_file *const *files, int n_files,
     p->memory = p->length > 0 ? st_vm_reserve(p->depth * p->room, true) : NULL;
     if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
         st_vm_populate(p->memory, p->depth * p->room); /* or the first reads would wait for pages */
+        double before = cpu_seconds();
         measure(p, seconds, &speed);
+        speed.cpu_s = p->bytes > 0 ? (cpu_seconds() - before) / (double)p->bytes : 0;
         st_io_free(p->engine);
     }
     if (p->memory) {

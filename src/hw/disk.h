@@ -7,10 +7,11 @@
 #define ST_DISK_BLOCK (1u << 20) /* what the engine mostly reads at once */
 #define ST_DISK_DEPTH 16         /* and how many of them are under way */
 
-/* Bytes per second. 0 if nothing could be read. */
+/* Bytes per second, and what that costs. 0 if nothing could be read. */
 struct st_disk_speed {
     double sustained; /* what it does for as long as one likes */
     double burst;     /* after a rest: more, where a limit lets some bytes through at once */
+    double cpu_s;     /* seconds of the processors' time for a byte */
 };
 
 /* Reads random blocks of the largest of the files, past the page cache, `depth` (1 to 16) at a

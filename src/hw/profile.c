@@ -8,23 +8,30 @@
 
 #include "os/dirs.h"
 
-#define FORMAT 2 /* of the file; another number is another format */
+#define FORMAT 3 /* of the file; another number is another format */
 
 const uint32_t st_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t st_profile_depths[3] = {1, 4, 16};
 
 /* --- Looking up ---------------------------------------------------------------------------- */
 
-const struct st_profile_rate *st_profile_rate(
-    const struct st_profile *p, const char *type, bool repacked, int threads)
+const struct st_profile_rate *st_profile_expert_rate(const struct st_profile *p, const char *type,
+    bool repacked, int threads, int columns, int rows, int used)
 {
     for (int i = 0; i < p->n_rates; i++) {
         const struct st_profile_rate *r = &p->rates[i];
-        if (r->repacked == repacked && r->threads == threads && strcmp(r->type, type) == 0) {
+        if (r->repacked == repacked && r->threads == threads && r->columns == columns &&
+            r->rows == rows && r->used == used && strcmp(r->type, type) == 0) {
             return r;
         }
     }
     return NULL;
+}
+
+const struct st_profile_rate *st_profile_rate(
+    const struct st_profile *p, const char *type, bool repacked, int threads)
+{
+    return st_profile_expert_rate(p, type, repacked, threads, 0, 0, 0);
 }
 
 static bool fresh(int64_t measured, int64_t now)
@@ -45,8 +52,8 @@ const struct st_profile_disk *st_profile_disk(
 
 void st_profile_put_rate(struct st_profile *p, const struct st_profile_rate *rate)
 {
-    struct st_profile_rate *old =
-        (struct st_profile_rate *)st_profile_rate(p, rate->type, rate->repacked, rate->threads);
+    struct st_profile_rate *old = (struct st_profile_rate *)st_profile_expert_rate(
+        p, rate->type, rate->repacked, rate->threads, rate->columns, rate->rows, rate->used);
     if (!old && p->n_rates == ST_PROFILE_RATES) {
         memmove(p->rates, p->rates + 1, sizeof p->rates - sizeof p->rates[0]);
         p->n_rates--;
@@ -81,10 +88,14 @@ static double number(const json_t *object, const char *key)
 static bool read_rate(const json_t *object, struct st_profile_rate *out)
 {
     const char *type = json_string_value(json_object_get(object, "type"));
-    double threads = number(object, "threads");
+    double threads = number(object, "threads"), columns = number(object, "columns"),
+           rows = number(object, "rows"), used = number(object, "used");
     *out = (struct st_profile_rate){
         .repacked = json_is_true(json_object_get(object, "repacked")),
         .threads = threads >= 1 && threads <= 4096 ? (int)threads : 0,
+        .columns = columns <= 1e9 ? (int)columns : -1,
+        .rows = rows <= 1e9 ? (int)rows : -1,
+        .used = used <= 1e9 ? (int)used : -1,
         .decode = number(object, "decode_bytes_per_s"),
         .batch = number(object, "batch_madds_per_s"),
         .experts = number(object, "experts_madds_per_s"),
@@ -92,7 +103,9 @@ static bool read_rate(const json_t *object, struct st_profile_rate *out)
     };
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
     return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
-           out->decode > 0 && out->batch > 0 && out->experts >= 0 && out->arrive >= 0;
+           out->columns >= 0 && out->rows >= 0 && out->used >= 0 && out->decode > 0 &&
+           (out->columns > 0 ? out->batch >= 0 : out->batch > 0) && out->experts >= 0 &&
+           out->arrive >= 0;
 }
 
 static bool read_disk(const json_t *object, struct st_profile_disk *out)
@@ -126,6 +139,7 @@ static bool read_body(const json_t *root, struct st_profile *out)
     double cores = number(root, "cores");
     out->cores = cores <= 1e6 ? (int)cores : -1;
     out->op_s = number(root, "op_s");
+    out->attention = number(root, "attention_madds_per_s");
     out->memory_bytes_per_s[0] = number(root, "memory_bytes_per_s_1");
     out->memory_bytes_per_s[1] = number(root, "memory_bytes_per_s");
     const json_t *rates = json_object_get(root, "compute");
@@ -149,8 +163,8 @@ static bool read_body(const json_t *root, struct st_profile *out)
         }
         st_profile_put_disk(out, &disk);
     }
-    return out->cores >= 0 && out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 &&
-           out->memory_bytes_per_s[1] >= 0;
+    return out->cores >= 0 && out->op_s >= 0 && out->attention >= 0 &&
+           out->memory_bytes_per_s[0] >= 0 && out->memory_bytes_per_s[1] >= 0;
 }
 
 static void empty(struct st_profile *p, const char *machine, int64_t now)
@@ -189,9 +203,10 @@ bool st_profile_load(
 
 static json_t *rate_json(const struct st_profile_rate *r)
 {
-    return json_pack("{s:s, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type, "repacked",
-        r->repacked, "threads", r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s",
-        r->batch, "experts_madds_per_s", r->experts, "arrive_bytes_per_s", r->arrive);
+    return json_pack("{s:s, s:i, s:i, s:i, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type,
+        "columns", r->columns, "rows", r->rows, "used", r->used, "repacked", r->repacked, "threads",
+        r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s", r->batch,
+        "experts_madds_per_s", r->experts, "arrive_bytes_per_s", r->arrive);
 }
 
 static json_t *disk_json(const struct st_profile_disk *d)
@@ -215,10 +230,11 @@ char *st_profile_json(const struct st_profile *p)
     for (int i = 0; i < p->n_disks; i++) {
         json_array_append_new(disks, disk_json(&p->disks[i]));
     }
-    json_t *root = json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT,
-        "machine", p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "op_s",
-        p->op_s, "memory_bytes_per_s_1", p->memory_bytes_per_s[0], "memory_bytes_per_s",
-        p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
+    json_t *root =
+        json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT, "machine",
+            p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "op_s", p->op_s,
+            "attention_madds_per_s", p->attention, "memory_bytes_per_s_1", p->memory_bytes_per_s[0],
+            "memory_bytes_per_s", p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(5));
     json_decref(root);
     return text;

@@ -17,6 +17,9 @@
 /* Computing with weights of one type in one layout, on some threads. */
 struct st_profile_rate {
     char type[16]; /* as ggml calls it: "q4_K" */
+    /* Of experts that are matrices of this size, of which a token uses so many: only `decode` and
+     * `experts`. 0: large matrices. */
+    int columns, rows, used;
     bool repacked; /* in the CPU's own layout */
     int threads;
     double decode;  /* bytes of weights per second, one token: weights come from memory */
@@ -42,7 +45,8 @@ struct st_profile {
     int64_t measured;  /* seconds since 1970, when it was begun */
     int cores;
     double memory_bytes_per_s[2]; /* read by one thread, by one per core */
-    double op_s; /* one operation on a row of activations: what a node costs at least */
+    double op_s;      /* one operation on a row of activations: what a node costs at least */
+    double attention; /* multiply-adds per second, one token; 0: not known */
     int n_rates;
     struct st_profile_rate rates[ST_PROFILE_RATES];
     int n_disks;
@@ -65,6 +69,10 @@ const struct st_profile_rate *st_profile_rate(
     const struct st_profile *profile, const char *type, bool repacked, int threads);
 const struct st_profile_disk *st_profile_disk(
     const struct st_profile *profile, uint64_t device, int64_t now);
+
+/* The same for experts of a size. */
+const struct st_profile_rate *st_profile_expert_rate(const struct st_profile *profile,
+    const char *type, bool repacked, int threads, int columns, int rows, int used);
 
 /* Adds or replaces. Full: the oldest entry goes. */
 void st_profile_put_rate(struct st_profile *profile, const struct st_profile_rate *rate);

@@ -16,16 +16,31 @@ struct rates {
     double decode, batch, experts, arrive;
 };
 
+static const struct st_profile_rate *find(
+    const struct st_speed_inputs *in, const struct st_tensor *t, bool expert, bool repacked)
+{
+    const char *type = in->type_name(t->type);
+    return expert ? st_profile_expert_rate(in->profile, type, repacked, in->threads, (int)t->ne[0],
+                        (int)t->ne[1], in->weights->catalog->n_expert_used)
+                  : st_profile_rate(in->profile, type, repacked, in->threads);
+}
+
 static struct rates rates_of(const struct st_speed_inputs *in, const struct st_weight *w)
 {
-    int type = in->weights->catalog->tensors[w->tensor].type;
-    bool repacked = w->transformed;
-    const struct st_profile_rate *r =
-        st_profile_rate(in->profile, in->type_name(type), repacked, in->threads);
-    r = r ? r : st_profile_rate(in->profile, in->type_name(type), false, in->threads);
-    return r ? (struct rates){r->decode, r->batch, r->experts > 0 ? r->experts : r->batch,
-                   r->arrive > 0 ? r->arrive : r->decode}
-             : (struct rates){USUAL_DECODE, USUAL_BATCH, USUAL_BATCH, USUAL_DECODE};
+    const struct st_tensor *t = &in->weights->catalog->tensors[w->tensor];
+    const struct st_profile_rate *expert = w->group >= 0 ? find(in, t, true, w->transformed) : NULL;
+    const struct st_profile_rate *r = find(in, t, false, w->transformed);
+    r = r ? r : find(in, t, false, false);
+    struct rates rates = {USUAL_DECODE, USUAL_BATCH, USUAL_BATCH, USUAL_DECODE};
+    if (r) {
+        rates = (struct rates){r->decode, r->batch, r->experts > 0 ? r->experts : r->batch,
+            r->arrive > 0 ? r->arrive : r->decode};
+    }
+    if (expert) {
+        rates.decode = expert->decode;
+        rates.experts = expert->experts > 0 ? expert->experts : rates.experts;
+    }
+    return rates;
 }
 
 static double elements(const struct st_speed_inputs *in, const struct st_weight *w)
@@ -152,6 +167,7 @@ static void predict_decode(const struct st_speed_inputs *in, struct st_speed *ou
         experts.compute *= scale;
         ops *= scale;
     }
+    ops += in->attention_s + (dense.read_bytes + experts.read_bytes) * in->read_cpu_s;
     double seconds = together(in, dense, experts, ops);
     out->decode_tok_per_s = 1 / seconds;
     out->hit_rate = k_all > 0 ? hits / k_all : 1;

@@ -3,6 +3,8 @@
  *
  * One token, per layer:        compute = bytes of weights / rate of their type + operations x op_s
  *                              read    = bytes that are not in memory / disk
+ *                                        + attention to the tokens before it
+ *                                        + what reads take of the processors' time
  *                              arrive  = bytes read that must be repacked / rate of repacking
  *
  *   dense weights that are streamed are read ahead:  the longer of read and (compute + arrive)
@@ -30,10 +32,12 @@ struct st_speed_inputs {
     int threads;
     bool repack;
     double disk_bytes_per_s, disk_latency_s;
-    double disk_burst;       /* at least 1: how many times as fast after a rest */
-    double foreseen;         /* share of the experts read that lookahead reads ahead */
-    uint64_t other_bytes;    /* weights that llama.cpp keeps and a token touches */
-    double compute_s;        /* of one token, as earlier runs showed; 0: from the profile */
+    double disk_burst;    /* at least 1: how many times as fast after a rest */
+    double foreseen;      /* share of the experts read that lookahead reads ahead */
+    uint64_t other_bytes; /* weights that llama.cpp keeps and a token touches */
+    double attention_s;   /* of one token */
+    double read_cpu_s;    /* of the processors' time, that a byte read takes */
+    double compute_s; /* of one token, as earlier runs showed, without both; 0: from the profile */
     double prompt_compute_s; /* of one of a prompt's many, in the same way */
     uint32_t batch;          /* tokens per pass of a prompt */
 };
