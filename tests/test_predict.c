@@ -150,6 +150,10 @@ static void test_a_prompt_worked_by_hand(void **state)
     seconds += 60;
     st_predict(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
+    e.in.prompt_attention_s = 0.1; /* of each of 100 */
+    seconds += 10;
+    st_predict(&e.in, &s);
+    assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.prompt_compute_s = 0.2; /* what was seen replaces what is worked out */
     seconds = 20 + 0.5 + (2 * 1000.0 / 4000 + 0.01) / 3;
     st_predict(&e.in, &s);

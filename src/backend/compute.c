@@ -320,17 +320,18 @@ double st_bench_op(struct st_bench *bench)
     return usual(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
 }
 
-double st_bench_attention(struct st_bench *bench)
+double st_bench_attention(struct st_bench *bench, int tokens)
 {
     struct ggml_tensor *nodes[16];
     struct ggml_context *ctx = bench->ctx;
     ggml_reset(ctx);
-    struct ggml_tensor *q = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, HEAD, 1, HEADS);
+    struct ggml_tensor *q = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, HEAD, tokens, HEADS);
     q->data = bench->memory + bench->weight_bytes;
     char *at = bench->memory;
-    for (int i = 0; i < 16; i++) { /* layers: each has its own past */
+    int n = tokens > 1 ? 1 : 16;
+    for (int i = 0; i < n; i++) { /* layers: each has its own past */
         struct ggml_tensor *kv[2];
-        for (int j = 0; j < 2; j++) {
+        for (int j = 0; j < 2; j++) { /* as the KV cache holds them: token by token */
             kv[j] = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, HEAD, HEADS_KV, ATTENDED);
             if (at + ggml_nbytes(kv[j]) > bench->memory + bench->weight_bytes) {
                 at = bench->memory;
@@ -346,5 +347,5 @@ double st_bench_attention(struct st_bench *bench)
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         nodes[i]->data = (char *)q->data + ggml_nbytes(q);
     }
-    return 16 * 2.0 * HEAD * HEADS * ATTENDED / usual(bench, nodes, 16, 0.03);
+    return n * 2.0 * HEAD * HEADS * ATTENDED * tokens / usual(bench, nodes, n, 0.03);
 }

@@ -37,7 +37,7 @@ double st_bench_memory(struct st_bench *bench, double seconds);
 /* Seconds that an operation on one row of activations takes. */
 double st_bench_op(struct st_bench *bench);
 
-/* Multiply-adds per second of one token's attention to those before it. */
-double st_bench_attention(struct st_bench *bench);
+/* Multiply-adds per second of the attention of so many tokens (at most 64) to those before them. */
+double st_bench_attention(struct st_bench *bench, int tokens);
 
 #endif

@@ -297,15 +297,14 @@ double st_look_usual_past(const struct strata_model *m)
 }
 
 /* Each head reads its keys and values, which several may share: a multiply-add for each of them. */
-double st_look_attention_s(const struct strata_model *m, double past)
+double st_look_attention_s(const struct strata_model *m, double past, bool batch)
 {
     const struct gguf_context *meta = m->catalog->meta;
     double heads = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count", 1);
     double shared = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count_kv", 0);
     double cached = (double)m->needs.kv_bytes / sizeof(uint16_t) * past / cells_of(m);
-    return m->profile.attention > 0
-               ? cached * (shared > 0 ? heads / shared : 1) / m->profile.attention
-               : 0;
+    double rate = m->profile.attention[batch];
+    return rate > 0 ? cached * (shared > 0 ? heads / shared : 1) / rate : 0;
 }
 
 void st_look_predict(const struct strata_model *m, const struct st_plan *plan, double disk,
@@ -330,7 +329,8 @@ void st_look_predict(const struct strata_model *m, const struct st_plan *plan, d
         .disk_latency_s = m->disk_latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
         .foreseen = m->options.lookahead > 0 ? st_history_foreseen(m->history) : 0,
-        .attention_s = st_look_attention_s(m, past),
+        .attention_s = st_look_attention_s(m, past, false),
+        .prompt_attention_s = st_look_attention_s(m, m->options.batch / 2.0, true),
         .read_cpu_s = m->disk_cpu_s,
         .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
         .prompt_compute_s = st_history_prompt_s(m->history, m->options.threads, m->options.repack),

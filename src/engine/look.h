@@ -34,8 +34,8 @@ void st_look_predict(const struct strata_model *model, const struct st_plan *pla
 /* Tokens before one that is generated, where nobody knows yet: a full batch. */
 double st_look_usual_past(const struct strata_model *model);
 
-/* Seconds that attention to `past` tokens takes a token. */
-double st_look_attention_s(const struct strata_model *model, double past);
+/* Seconds that attention to `past` tokens takes a token, alone or as one of a batch. */
+double st_look_attention_s(const struct strata_model *model, double past, bool batch);
 
 /* Plain llama.cpp on its mapping of the file, as it loads by default. */
 bool st_look_maps(const struct strata_model *model);

@@ -94,7 +94,8 @@ static bool measure_compute(
     p->memory_bytes_per_s[threads > 1] = st_bench_memory(bench, MEMORY_SECONDS);
     if (threads > 1 || p->op_s == 0) {
         p->op_s = st_bench_op(bench);
-        p->attention = st_bench_attention(bench);
+        p->attention[0] = st_bench_attention(bench, 1);
+        p->attention[1] = st_bench_attention(bench, 64);
     }
     for (int i = 0; i < rq->n_kinds && go_on; i++) {
         for (int repack = 0; repack <= (rq->repack ? 1 : 0); repack++) {

@@ -43,8 +43,8 @@ static double weights_s(const struct strata_session *s)
 {
     const struct strata_model *m = s->model;
     double all = (double)s->alone_compute_ns * 1e-9;
-    double extra =
-        st_look_attention_s(m, (double)s->alone_past) + (double)s->alone_read_bytes * m->disk_cpu_s;
+    double extra = st_look_attention_s(m, (double)s->alone_past, false) +
+                   (double)s->alone_read_bytes * m->disk_cpu_s;
     return fmax(all - extra, all / 2);
 }
 

@@ -45,8 +45,8 @@ struct st_profile {
     int64_t measured;  /* seconds since 1970, when it was begun */
     int cores;
     double memory_bytes_per_s[2]; /* read by one thread, by one per core */
-    double op_s;      /* one operation on a row of activations: what a node costs at least */
-    double attention; /* multiply-adds per second, one token; 0: not known */
+    double op_s;         /* one operation on a row of activations: what a node costs at least */
+    double attention[2]; /* multiply-adds per second of one token, of a batch; 0: not known */
     int n_rates;
     struct st_profile_rate rates[ST_PROFILE_RATES];
     int n_disks;

@@ -196,7 +196,8 @@ static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *ou
                                          : (double)in->plan->shared_slots / ws->n_groups;
         add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - there / e)));
     }
-    double compute = dense.compute + experts.compute + op_time(in) * sqrt(n);
+    double compute =
+        dense.compute + experts.compute + op_time(in) * sqrt(n) + in->prompt_attention_s * n;
     if (in->prompt_compute_s > 0) { /* seen is better than worked out */
         compute = in->prompt_compute_s * n;
     }

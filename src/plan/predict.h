@@ -32,11 +32,12 @@ struct st_speed_inputs {
     int threads;
     bool repack;
     double disk_bytes_per_s, disk_latency_s;
-    double disk_burst;    /* at least 1: how many times as fast after a rest */
-    double foreseen;      /* share of the experts read that lookahead reads ahead */
-    uint64_t other_bytes; /* weights that llama.cpp keeps and a token touches */
-    double attention_s;   /* of one token */
-    double read_cpu_s;    /* of the processors' time, that a byte read takes */
+    double disk_burst;         /* at least 1: how many times as fast after a rest */
+    double foreseen;           /* share of the experts read that lookahead reads ahead */
+    uint64_t other_bytes;      /* weights that llama.cpp keeps and a token touches */
+    double attention_s;        /* of one token, and ... */
+    double prompt_attention_s; /* ... of one of a prompt's many */
+    double read_cpu_s;         /* of the processors' time, that a byte read takes */
     double compute_s; /* of one token, as earlier runs showed, without both; 0: from the profile */
     double prompt_compute_s; /* of one of a prompt's many, in the same way */
     uint32_t batch;          /* tokens per pass of a prompt */
