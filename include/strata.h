@@ -136,14 +136,14 @@ struct strata_model_options {
     uint64_t mem_bytes;         /* what the whole process may hold; 0: a safe default */
     uint64_t weights_mem_bytes; /* only the memory for weights; 0: what mem_bytes leaves */
     uint32_t ctx;               /* tokens of KV cache planned for; 0: min(trained, 4096) */
-    uint32_t batch;         /* prompt tokens per pass; 0: 512, up to 2048 for streamed experts */
-    uint32_t n_seq;         /* sequences that grow at once, each of up to ctx tokens; 0: 1 */
-    uint32_t n_kept;        /* and more of them that share the same room */
-    bool all_logits;        /* those of every token may be asked for, which takes memory */
-    int threads;            /* 0: physical cores */
-    bool repack;            /* llama.cpp's CPU-specific weight layout (its default) */
-    bool plain;             /* plain llama.cpp, nothing streamed: the reference */
-    bool mmap;              /* with plain: weights stay in llama.cpp's mapping of the file */
+    uint32_t batch;  /* prompt tokens per pass; 0: 512, up to 2048 when experts are streamed */
+    uint32_t n_seq;  /* sequences that grow at once, each of up to ctx tokens; 0: 1 */
+    uint32_t n_kept; /* and more of them that share the same room */
+    bool all_logits; /* those of every token may be asked for, which takes memory */
+    int threads;     /* 0: physical cores */
+    bool repack;     /* llama.cpp's CPU-specific weight layout (its default) */
+    bool plain;      /* plain llama.cpp, nothing streamed: the reference */
+    bool mmap;       /* with plain: weights stay in llama.cpp's mapping of the file */
     const char *io_method;  /* "auto", "uring", "threads", "sync" */
     uint32_t lookahead;     /* layers ahead for which experts are foreseen; 0: none */
     float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */

@@ -293,7 +293,7 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
     static const char *const damage[][2] = {
         {"{", "["},
         {"{", ""},
-        {"\"format\":2", "\"format\":1"},
+        {"\"format\":3", "\"format\":2"},
         {"\"foreseen\":", "\"foreseen\":-"},
         {"\"foreseen\":", "\"foreseen\":1"},
         {"\"tokens\":", "\"tokens\":-"},

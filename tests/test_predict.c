@@ -221,7 +221,7 @@ static void test_attention_and_reading_take_the_processors_time(void **state)
         e.in.attention_s = 0.25;
         e.in.read_cpu_s = 1e-4;
         st_predict(&e.in, &after);
-        double more = 0.25 + before.read_bytes * 1e-4;
+        double more = 0.25 + 8000 * 1e-4; /* the matrix; experts are waited for in any case */
         assert_true(near(after.compute_s, before.compute_s + more));
         assert_true(near(1 / after.decode_tok_per_s, 1 / before.decode_tok_per_s + more));
     }

@@ -84,8 +84,7 @@ static void example(struct st_profile *p)
         .measured = NOW,
         .cores = 4,
         .memory_bytes_per_s = {1.25e10, 3.5e10},
-        .op_s = 2.5e-6,
-        .attention = {4e9, 8e9}};
+        .op_s = 2.5e-6};
     struct st_profile_rate a = rate("q4_K", false, 1, 6e9), b = rate("q4_K", true, 4, 2.5e10);
     struct st_profile_disk c = disk(1, NOW), d = disk(UINT64_MAX - 7, NOW - DAY);
     st_profile_put_rate(p, &a);
@@ -239,8 +238,6 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
         {"\"batch_madds_per_s\": ", "\"batch_madds_per_s\": -"},
         {"\"experts_madds_per_s\": ", "\"experts_madds_per_s\": -"},
         {"\"used\": 0", "\"used\": -1"},
-        {"\"attention_madds_per_s\": ", "\"attention_madds_per_s\": -"},
-        {"\"attention_madds_per_s_1\": ", "\"attention_madds_per_s_1\": -"},
         {"\"arrive_bytes_per_s\": ", "\"arrive_bytes_per_s\": -"},
         {"\"disks\": [", "\"disks\": {\"x\": 1}, \"x\": ["},
         {"\"device\": 1", "\"device\": \"sda\""},

@@ -13,7 +13,7 @@
 #define WEIGHT_LEAST (16 * ST_MIB)
 #define ROW          4096 /* a multiple of every type's block */
 #define BATCH_ROWS   512  /* rows of weights, and ... */
-#define BATCH_TOKENS 256  /* ... tokens of the batch that is timed */
+#define BATCH_TOKENS 128  /* ... tokens of the batch that is timed */
 #define N_EXPERTS    16   /* ... of which each of those tokens uses ... */
 #define N_USED       2
 #define ARRIVE_BYTES (16 * ST_MIB) /* what comes from the disk is in no cache */
@@ -35,7 +35,7 @@ struct st_bench {
 
 static uint64_t activations_bytes(void)
 {
-    return (uint64_t)(ROW + N_USED * BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + ST_MIB;
+    return (uint64_t)(ROW + N_USED * BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + 3 * ST_MIB;
 }
 
 struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes)
@@ -85,7 +85,7 @@ static double usual(struct st_bench *bench, struct ggml_tensor **nodes, int n, d
 {
     uint64_t took[1000], end = st_now_ns() + (uint64_t)(seconds * 1e9);
     int m = 0;
-    for (int i = 0; i < 4 || (st_now_ns() < end && i < 1000); i++) {
+    for (int i = 0; i < 3 || (st_now_ns() < end && i < 1000); i++) {
         uint64_t start = st_now_ns();
         if (st_workers_compute(&bench->workers, nodes, n) != GGML_STATUS_SUCCESS) {
             return 0;
@@ -128,13 +128,21 @@ static double time_product(struct st_bench *bench, const struct claim *form, enu
                : 0;
 }
 
+static uint64_t kept_bytes(const struct claim *form, const struct ggml_tensor *weight)
+{
+    return form->layout ? ggml_backend_buft_get_alloc_size(form->layout, weight)
+                        : ggml_nbytes(weight);
+}
+
 /* Multiply-adds per second for a batch whose tokens use N_USED of N_EXPERTS expert matrices each,
  * evenly. */
 static double time_experts(struct st_bench *bench, const struct claim *form, enum ggml_type type,
     int64_t columns, int64_t rows, double seconds)
 {
     int32_t ids[BATCH_TOKENS][N_USED];
-    for (int t = 0; t < BATCH_TOKENS; t++) {
+    int64_t row_bytes = (columns + N_USED * rows) * (int64_t)sizeof(float);
+    int tokens = (int)st_min(BATCH_TOKENS, activations_bytes() / (uint64_t)row_bytes);
+    for (int t = 0; t < tokens; t++) {
         for (int k = 0; k < N_USED; k++) {
             ids[t][k] = (7 * t + k) % N_EXPERTS;
         }
@@ -142,12 +150,11 @@ static double time_experts(struct st_bench *bench, const struct claim *form, enu
     ggml_reset(bench->ctx);
     struct ggml_context *ctx = bench->ctx;
     struct ggml_tensor *weight = ggml_new_tensor_3d(ctx, type, columns, rows, N_EXPERTS);
-    struct ggml_tensor *input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, columns, 1, BATCH_TOKENS);
-    struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, N_USED, BATCH_TOKENS);
+    struct ggml_tensor *input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, columns, 1, tokens);
+    struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, N_USED, tokens);
     struct ggml_tensor *node = ggml_mul_mat_id(ctx, weight, input, chosen);
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
-    if (ggml_nbytes(weight) > bench->weight_bytes ||
-        ggml_nbytes(input) + ggml_nbytes(node) > activations_bytes()) {
+    if (tokens < N_EXPERTS || kept_bytes(form, weight) > bench->weight_bytes) {
         return 0;
     }
     weight->data = bench->memory;
@@ -161,7 +168,7 @@ static double time_experts(struct st_bench *bench, const struct claim *form, enu
     double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
                       ? usual(bench, &node, 1, seconds)
                       : 0;
-    return took > 0 ? (double)(columns * rows) * N_USED * BATCH_TOKENS / took : 0;
+    return took > 0 ? (double)(columns * rows) * N_USED * tokens / took : 0;
 }
 
 /* Bytes per second that repacking delivers on all threads. */
@@ -199,6 +206,10 @@ bool st_bench_type(
     if (repack && !st_claim_choose_form(&form, trial, trial->src[0], true, false)) {
         return false;
     }
+    if (form.layout && form.unit_bytes > bench->weight_bytes) { /* larger than in the file */
+        double fit = (double)bench->weight_bytes / (double)form.unit_bytes;
+        rows = (int64_t)st_round_down((uint64_t)((double)rows * fit), 64);
+    }
     double decode = time_product(bench, &form, type, rows, 1, seconds / 3);
     double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 3);
     double madds = (double)ROW * BATCH_ROWS * BATCH_TOKENS;
@@ -213,14 +224,16 @@ bool st_bench_type(
     return decode > 0 && batch > 0;
 }
 
-/* Down has an input for each expert, gate and up have the same one for all. */
+/* Most often down, the one with fewer columns, has an input for each expert; gate and up have the
+ * same one for all. */
 static double time_expert(struct st_bench *bench, const struct claim *form, enum ggml_type type,
     int columns, int rows, int used, double seconds)
 {
     struct ggml_tensor *nodes[ALONE_NODES];
     double bytes = (double)ggml_row_size(type, columns) * rows;
+    double kept = form->layout ? (double)form->unit_bytes : bytes;
     int n = (int)st_min(
-        (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / bytes));
+        (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / kept));
     int n_nodes = n / used;
     struct ggml_context *ctx = bench->ctx;
     ggml_reset(ctx);
@@ -259,7 +272,7 @@ bool st_bench_expert(struct st_bench *bench, int type_number, bool repack, int c
     int used, double seconds, struct st_bench_rate *out)
 {
     enum ggml_type type = type_number;
-    if (ggml_blck_size(type) == 0 || columns % ggml_blck_size(type) != 0) {
+    if (ggml_blck_size(type) == 0 || columns % ggml_blck_size(type) != 0 || used < 1) {
         return false;
     }
     struct claim form = {0};
@@ -347,5 +360,6 @@ double st_bench_attention(struct st_bench *bench, int tokens)
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         nodes[i]->data = (char *)q->data + ggml_nbytes(q);
     }
-    return n * 2.0 * HEAD * HEADS * ATTENDED * tokens / usual(bench, nodes, n, 0.03);
+    double took = usual(bench, nodes, n, 0.03);
+    return took > 0 ? n * 2.0 * HEAD * HEADS * ATTENDED * tokens / took : 0;
 }

@@ -11,7 +11,7 @@
 #include "base/units.h"
 #include "os/dirs.h"
 
-#define FORMAT 2
+#define FORMAT 3
 /* Fewer generated tokens than this say little. */
 #define TOKENS_MIN 8
 /* Shorter prompts are computed differently from long ones. */

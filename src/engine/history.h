@@ -18,9 +18,10 @@ void st_history_free(struct st_history *history);
 /* Reuse by group for st_curves_new; NULL when nothing is known. */
 const struct st_reuse *st_history_reuse(const struct st_history *history);
 
-/* Seconds that one token took to compute with these settings; 0: not known. */
+/* Seconds that one token took to compute with these settings, without attention and what reads took
+ * of the processors' time; 0: not known. */
 double st_history_compute_s(const struct st_history *history, int threads, bool repack);
-/* The same for one of a prompt's many tokens. */
+/* Seconds for one of a prompt's many tokens, with both. */
 double st_history_prompt_s(const struct st_history *history, int threads, bool repack);
 
 /* Share of the experts read for generated tokens that were foreseen; a guess when nothing is known. */
@@ -33,7 +34,7 @@ void st_history_note_foreseen(
 void st_history_note(void *history, int group, const int *experts, int n);
 void st_history_count(struct st_history *history, bool generating);
 
-/* What tokens took to compute, without waiting for reads. */
+/* What tokens took to compute, as above. */
 struct st_computed {
     uint64_t tokens;
     double seconds;

@@ -296,14 +296,17 @@ double st_look_usual_past(const struct strata_model *m)
     return st_min(m->options.batch, m->options.ctx);
 }
 
-/* Each head reads its keys and values, which several may share: a multiply-add for each of them. */
+/* Each head reads its keys and values, which several may share: a multiply-add for each of them. Where
+ * layers differ or see only a window, this is too much or too little. */
 double st_look_attention_s(const struct strata_model *m, double past, bool batch)
 {
     const struct gguf_context *meta = m->catalog->meta;
     double heads = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count", 1);
     double shared = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count_kv", 0);
     double cached = (double)m->needs.kv_bytes / sizeof(uint16_t) * past / cells_of(m);
-    double rate = m->profile.attention[batch];
+    const struct st_profile_rate *r =
+        st_profile_rate(&m->profile, ST_PROFILE_ATTENTION, false, m->options.threads);
+    double rate = !r ? 0 : batch ? r->batch : r->decode;
     return rate > 0 ? cached * (shared > 0 ? heads / shared : 1) / rate : 0;
 }
 

@@ -46,17 +46,23 @@ static bool known(const struct st_machine_request *rq, const struct st_profile *
                              repack, threads, kind->columns, kind->rows, kind->used);
 }
 
-/* Measures a kind in one layout. A type that the CPU does not repack is noted as such, so that it is
- * not asked again. */
+/* Measures a kind in one layout. A type that the CPU does not repack, and experts for which there is
+ * too little room, are noted as such, so that they are not asked again. */
 static void measure_kind(struct st_profile *p, struct st_bench *bench,
     const struct st_machine_kind *kind, bool repack, int threads)
 {
+    const char *name = ggml_type_name((enum ggml_type)kind->type);
+    const struct st_profile_rate *any = st_profile_rate(p, name, repack, threads);
     struct st_bench_rate r;
-    bool measured = kind->columns ? st_bench_expert(bench, kind->type, repack, kind->columns,
-                                        kind->rows, kind->used, EXPERT_SECONDS, &r)
-                                  : st_bench_type(bench, kind->type, repack, TYPE_SECONDS, &r);
-    if (!measured) {
+    if (!kind->columns && !st_bench_type(bench, kind->type, repack, TYPE_SECONDS, &r)) {
         return;
+    }
+    if (kind->columns && !st_bench_expert(bench, kind->type, repack, kind->columns, kind->rows,
+                             kind->used, EXPERT_SECONDS, &r)) {
+        if (!any) {
+            return;
+        }
+        r = (struct st_bench_rate){.decode = any->decode, .experts = any->experts};
     }
     struct st_profile_rate rate = {.columns = kind->columns,
         .rows = kind->rows,
@@ -67,13 +73,14 @@ static void measure_kind(struct st_profile *p, struct st_bench *bench,
         .batch = r.batch,
         .experts = r.experts,
         .arrive = r.arrive};
-    snprintf(rate.type, sizeof rate.type, "%s", ggml_type_name((enum ggml_type)kind->type));
+    snprintf(rate.type, sizeof rate.type, "%s", name);
     st_profile_put_rate(p, &rate);
 }
 
 static bool missing(const struct st_machine_request *rq, const struct st_profile *p, int threads)
 {
-    bool any = rq->again || p->op_s == 0;
+    bool any =
+        rq->again || p->op_s == 0 || !st_profile_rate(p, ST_PROFILE_ATTENTION, false, threads);
     for (int i = 0; i < rq->n_kinds; i++) {
         any = any || !known(rq, p, &rq->kinds[i], false, threads) ||
               (rq->repack && !known(rq, p, &rq->kinds[i], true, threads));
@@ -94,8 +101,15 @@ static bool measure_compute(
     p->memory_bytes_per_s[threads > 1] = st_bench_memory(bench, MEMORY_SECONDS);
     if (threads > 1 || p->op_s == 0) {
         p->op_s = st_bench_op(bench);
-        p->attention[0] = st_bench_attention(bench, 1);
-        p->attention[1] = st_bench_attention(bench, 64);
+    }
+    if (rq->again || !st_profile_rate(p, ST_PROFILE_ATTENTION, false, threads)) {
+        struct st_profile_rate rate = {.type = ST_PROFILE_ATTENTION,
+            .threads = threads,
+            .decode = st_bench_attention(bench, 1),
+            .batch = st_bench_attention(bench, 64)};
+        if (rate.decode > 0 && rate.batch > 0) {
+            st_profile_put_rate(p, &rate);
+        }
     }
     for (int i = 0; i < rq->n_kinds && go_on; i++) {
         for (int repack = 0; repack <= (rq->repack ? 1 : 0); repack++) {

@@ -90,6 +90,7 @@ enum strata_status strata_decode(
     }
     bool prompt = is_prompt(items, n);
     struct st_moment start = st_session_moment(s);
+    uint32_t past = s->past[items[0].seq];
     s->start_ns = s->start_ns ? s->start_ns : start.ns;
     if (s->model->history) {
         st_history_count(s->model->history, !prompt);
@@ -112,7 +113,7 @@ enum strata_status strata_decode(
     if (status == STRATA_OK) {
         s->n_rows = n;
         s->all_rows = true;
-        st_session_account(s, n, s->past[items[0].seq] - 1, prompt, start);
+        st_session_account(s, n, past, prompt, start);
     }
     return status;
 }

@@ -43,8 +43,11 @@ static double weights_s(const struct strata_session *s)
 {
     const struct strata_model *m = s->model;
     double all = (double)s->alone_compute_ns * 1e-9;
-    double extra = st_look_attention_s(m, (double)s->alone_past, false) +
-                   (double)s->alone_read_bytes * m->disk_cpu_s;
+    uint64_t waited_for =
+        s->alone_expert_bytes - st_min(s->alone_expert_bytes, s->alone_foreseen_bytes);
+    uint64_t ahead = s->alone_read_bytes - st_min(s->alone_read_bytes, waited_for);
+    double extra =
+        st_look_attention_s(m, (double)s->alone_past, false) + (double)ahead * m->disk_cpu_s;
     return fmax(all - extra, all / 2);
 }
 
@@ -356,12 +359,13 @@ static double rate(uint64_t count, uint64_t ns)
     return ns ? (double)count / ((double)ns * 1e-9) : 0;
 }
 
-/* For tokens with as many before them as there were. */
+/* As before the first token, but for tokens with as many before them as there were. */
 static double predicted(const struct strata_session *s)
 {
     const struct strata_model *m = s->model;
     struct st_speed speed = m->speed;
-    if (speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
+    bool one = strata_model_sequences(m) == 1; /* others have tokens of all lengths at once */
+    if (one && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
         double past = (double)s->alone_past / (double)s->alone_tokens;
         st_look_predict(m, m->plan, m->disk_bytes_per_s, past, &speed);
     }

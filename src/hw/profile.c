@@ -139,8 +139,6 @@ static bool read_body(const json_t *root, struct st_profile *out)
     double cores = number(root, "cores");
     out->cores = cores <= 1e6 ? (int)cores : -1;
     out->op_s = number(root, "op_s");
-    out->attention[0] = number(root, "attention_madds_per_s_1");
-    out->attention[1] = number(root, "attention_madds_per_s");
     out->memory_bytes_per_s[0] = number(root, "memory_bytes_per_s_1");
     out->memory_bytes_per_s[1] = number(root, "memory_bytes_per_s");
     const json_t *rates = json_object_get(root, "compute");
@@ -164,8 +162,8 @@ static bool read_body(const json_t *root, struct st_profile *out)
         }
         st_profile_put_disk(out, &disk);
     }
-    return out->cores >= 0 && out->op_s >= 0 && out->attention[0] >= 0 && out->attention[1] >= 0 &&
-           out->memory_bytes_per_s[0] >= 0 && out->memory_bytes_per_s[1] >= 0;
+    return out->cores >= 0 && out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 &&
+           out->memory_bytes_per_s[1] >= 0;
 }
 
 static void empty(struct st_profile *p, const char *machine, int64_t now)
@@ -231,10 +229,9 @@ char *st_profile_json(const struct st_profile *p)
     for (int i = 0; i < p->n_disks; i++) {
         json_array_append_new(disks, disk_json(&p->disks[i]));
     }
-    json_t *root = json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "format",
-        FORMAT, "machine", p->machine, "measured", (json_int_t)p->measured, "cores", p->cores,
-        "op_s", p->op_s, "attention_madds_per_s_1", p->attention[0], "attention_madds_per_s",
-        p->attention[1], "memory_bytes_per_s_1", p->memory_bytes_per_s[0], "memory_bytes_per_s",
+    json_t *root = json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT,
+        "machine", p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "op_s",
+        p->op_s, "memory_bytes_per_s_1", p->memory_bytes_per_s[0], "memory_bytes_per_s",
         p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(5));
     json_decref(root);

@@ -1,6 +1,6 @@
 /*
  * profile.h - what this machine can do, as measured: data and its file; measuring is elsewhere
- * (hw/disk.h, backend/compute.h, engine/measure.c).
+ * (hw/disk.h, backend/compute.h, engine/machine.c).
  *
  * A profile is of one machine and one llama.cpp. One that is damaged, of another machine or too old
  * counts as none. It fills up: a run adds what its model needs and is not there yet.
@@ -13,6 +13,10 @@
 #define ST_PROFILE_RATES 128
 #define ST_PROFILE_DISKS 16
 #define ST_PROFILE_DAYS  30 /* after these, what was measured is measured again */
+
+/* The type under which rates of attention are kept: `decode` of one token and `batch` of many, both in
+ * multiply-adds per second. */
+#define ST_PROFILE_ATTENTION "attention"
 
 /* Computing with weights of one type in one layout, on some threads. */
 struct st_profile_rate {
@@ -45,8 +49,7 @@ struct st_profile {
     int64_t measured;  /* seconds since 1970, when it was begun */
     int cores;
     double memory_bytes_per_s[2]; /* read by one thread, by one per core */
-    double op_s;         /* one operation on a row of activations: what a node costs at least */
-    double attention[2]; /* multiply-adds per second of one token, of a batch; 0: not known */
+    double op_s; /* one operation on a row of activations: what a node costs at least */
     int n_rates;
     struct st_profile_rate rates[ST_PROFILE_RATES];
     int n_disks;
@@ -67,12 +70,11 @@ char *st_profile_json(const struct st_profile *profile);
 /* NULL when not measured, or (disks) too old. */
 const struct st_profile_rate *st_profile_rate(
     const struct st_profile *profile, const char *type, bool repacked, int threads);
-const struct st_profile_disk *st_profile_disk(
-    const struct st_profile *profile, uint64_t device, int64_t now);
-
 /* The same for experts of a size. */
 const struct st_profile_rate *st_profile_expert_rate(const struct st_profile *profile,
     const char *type, bool repacked, int threads, int columns, int rows, int used);
+const struct st_profile_disk *st_profile_disk(
+    const struct st_profile *profile, uint64_t device, int64_t now);
 
 /* Adds or replaces. Full: the oldest entry goes. */
 void st_profile_put_rate(struct st_profile *profile, const struct st_profile_rate *rate);

@@ -167,7 +167,8 @@ static void predict_decode(const struct st_speed_inputs *in, struct st_speed *ou
         experts.compute *= scale;
         ops *= scale;
     }
-    ops += in->attention_s + (dense.read_bytes + experts.read_bytes) * in->read_cpu_s;
+    ops += in->attention_s;
+    ops += (dense.read_bytes + in->foreseen * experts.read_bytes) * in->read_cpu_s;
     double seconds = together(in, dense, experts, ops);
     out->decode_tok_per_s = 1 / seconds;
     out->hit_rate = k_all > 0 ? hits / k_all : 1;

@@ -2,10 +2,10 @@
  * predict.h - how fast a plan will run: a pure function of weights, plan, machine and hit curves.
  *
  * One token, per layer:        compute = bytes of weights / rate of their type + operations x op_s
- *                              read    = bytes that are not in memory / disk
  *                                        + attention to the tokens before it
- *                                        + what reads take of the processors' time
- *                              arrive  = bytes read that must be repacked / rate of repacking
+ *                                        + what reads ahead take of the processors' time
+ *                              read    = bytes that are not in memory / disk
+ * *                              arrive  = bytes read that must be repacked / rate of repacking
  *
  *   dense weights that are streamed are read ahead:  the longer of read and (compute + arrive)
  *   experts that are foreseen are read while everything else is computed; the others when the router
@@ -37,9 +37,9 @@ struct st_speed_inputs {
     uint64_t other_bytes;      /* weights that llama.cpp keeps and a token touches */
     double attention_s;        /* of one token, and ... */
     double prompt_attention_s; /* ... of one of a prompt's many */
-    double read_cpu_s;         /* of the processors' time, that a byte read takes */
+    double read_cpu_s;         /* of the processors' time, that a byte read ahead takes */
     double compute_s; /* of one token, as earlier runs showed, without both; 0: from the profile */
-    double prompt_compute_s; /* of one of a prompt's many, in the same way */
+    double prompt_compute_s; /* of one of a prompt's many, with its attention */
     uint32_t batch;          /* tokens per pass of a prompt */
 };
 
