@@ -312,7 +312,8 @@ STRATA_API void strata_session_free(struct strata_session *session);
 
 /* Evaluates n tokens after those evaluated before, in passes of at most `batch` tokens.
  * Logits are kept for the last token, or for every token of the call when `all_logits`, which the
- * model must have been loaded for. E_IO when a read failed: nothing of the failed pass is kept, and the session may go on. */
+ * model must have been loaded for. E_IO when a read failed: nothing of the failed pass is kept, and
+ * the session may go on. */
 STRATA_API enum strata_status strata_eval(struct strata_session *session, const int32_t *tokens,
     size_t n, bool all_logits, struct strata_error *err);
 

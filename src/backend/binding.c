@@ -21,8 +21,8 @@
 /* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
 #define SLACK_BYTES (64 * ST_MIB)
-/* A budget that a hint names must still be enough in the next run: the resident set that it is worked
- * out from differs, above all by how much of the libraries is in the page cache (seen: 11 MiB). */
+/* A budget that a hint names must still be enough in the next run, whose resident set may differ from
+ * the one that it was worked out from: seen once, by 11 MiB, under a limit of memory. */
 #define HINT_BYTES (16 * ST_MIB)
 
 struct st_binding *st_bound;

@@ -18,8 +18,8 @@
 #define N_USED       2
 #define ARRIVE_BYTES (16 * ST_MIB) /* what comes from the disk is in no cache */
 #define SMALL_OPS    64
-#define ALONE_NODES                                                                                \
-    512 /* products of a token with its experts that are timed at most, one after another */
+/* Products of a token with its experts that are timed at most, one after another. */
+#define ALONE_NODES 512
 /* Attention as common models have it, to so many tokens. */
 #define HEADS    32
 #define HEADS_KV 8
@@ -136,8 +136,8 @@ static uint64_t kept_bytes(const struct claim *form, const struct ggml_tensor *w
 
 /* Multiply-adds per second for a batch whose tokens use N_USED of N_EXPERTS expert matrices each,
  * evenly. */
-static double time_experts(struct st_bench *bench, const struct claim *form, enum ggml_type type,
-    int64_t columns, int64_t rows, double seconds)
+static double experts_batch_rate(struct st_bench *bench, const struct claim *form,
+    enum ggml_type type, int64_t columns, int64_t rows, double seconds)
 {
     int32_t ids[BATCH_TOKENS][N_USED];
     int64_t row_bytes = (columns + N_USED * rows) * (int64_t)sizeof(float);
@@ -172,7 +172,7 @@ static double time_experts(struct st_bench *bench, const struct claim *form, enu
 }
 
 /* Bytes per second that repacking delivers on all threads. */
-static double time_arrival(struct st_bench *bench, struct claim *form, enum ggml_type type)
+static double arrival_rate(struct st_bench *bench, struct claim *form, enum ggml_type type)
 {
     int64_t rows = (int64_t)st_round_down(ARRIVE_BYTES / ggml_row_size(type, ROW), 64);
     uint64_t bytes = ggml_row_size(type, ROW) * (uint64_t)rows;
@@ -217,17 +217,17 @@ bool st_bench_type(
         .repacked = form.layout != NULL,
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
-        .experts = time_experts(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
-        .arrive = form.layout ? time_arrival(bench, &form, type) : 0,
+        .experts = experts_batch_rate(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
+        .arrive = form.layout ? arrival_rate(bench, &form, type) : 0,
     };
     ggml_backend_buffer_free(form.form_buffer);
     return decode > 0 && batch > 0;
 }
 
-/* Most often down, the one with fewer columns, has an input for each expert; gate and up have the
+/* Bytes of weights per second for a token with its experts. Most often down, the one with fewer columns, has an input for each expert; gate and up have the
  * same one for all. */
-static double time_expert(struct st_bench *bench, const struct claim *form, enum ggml_type type,
-    int columns, int rows, int used, double seconds)
+static double experts_decode_rate(struct st_bench *bench, const struct claim *form,
+    enum ggml_type type, int columns, int rows, int used, double seconds)
 {
     struct ggml_tensor *nodes[ALONE_NODES];
     double bytes = (double)ggml_row_size(type, columns) * rows;
@@ -286,8 +286,8 @@ bool st_bench_expert(struct st_bench *bench, int type_number, bool repack, int c
     }
     *out = (struct st_bench_rate){
         .repacked = form.layout != NULL,
-        .decode = time_expert(bench, &form, type, columns, rows, used, seconds / 2),
-        .experts = time_experts(bench, &form, type, columns, rows, seconds / 2),
+        .decode = experts_decode_rate(bench, &form, type, columns, rows, used, seconds / 2),
+        .experts = experts_batch_rate(bench, &form, type, columns, rows, seconds / 2),
     };
     ggml_backend_buffer_free(form.form_buffer);
     return out->decode > 0;

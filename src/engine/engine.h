@@ -40,6 +40,12 @@ struct strata_model {
     bool cancelled; /* by the progress callback, while llama.cpp was loading */
 };
 
+/* Tokens that the KV cache has room for. */
+static inline uint32_t st_model_cells(const struct strata_model *model)
+{
+    return model->options.ctx * model->options.n_seq;
+}
+
 struct strata_session {
     struct strata_model *model;
     struct strata_sampler *sampler; /* of strata_sample; NULL until it is needed */

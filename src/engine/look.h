@@ -26,17 +26,6 @@ void st_look_bind(struct strata_model *model, bool measuring);
 /* Fills in the placement, of a model that was looked at or loaded. */
 void st_look_placement(struct strata_model *model);
 
-/* Predicts for a plan and a disk (bytes per second) of a model that was looked at: a token after
- * `past` others. */
-void st_look_predict(const struct strata_model *model, const struct st_plan *plan,
-    double disk_bytes_per_s, double past, struct st_speed *out);
-
-/* Tokens before one that is generated, where nobody knows yet: a full batch. */
-double st_look_usual_past(const struct strata_model *model);
-
-/* Seconds that attention to `past` tokens takes a token, alone or as one of a batch. */
-double st_look_attention_s(const struct strata_model *model, double past, bool batch);
-
 /* Plain llama.cpp on its mapping of the file, as it loads by default. */
 bool st_look_maps(const struct strata_model *model);
 

@@ -54,15 +54,13 @@ static void measure_kind(struct st_profile *p, struct st_bench *bench,
     const char *name = ggml_type_name((enum ggml_type)kind->type);
     const struct st_profile_rate *any = st_profile_rate(p, name, repack, threads);
     struct st_bench_rate r;
-    if (!kind->columns && !st_bench_type(bench, kind->type, repack, TYPE_SECONDS, &r)) {
-        return;
-    }
-    if (kind->columns && !st_bench_expert(bench, kind->type, repack, kind->columns, kind->rows,
-                             kind->used, EXPERT_SECONDS, &r)) {
-        if (!any) {
-            return;
-        }
+    bool measured = kind->columns ? st_bench_expert(bench, kind->type, repack, kind->columns,
+                                        kind->rows, kind->used, EXPERT_SECONDS, &r)
+                                  : st_bench_type(bench, kind->type, repack, TYPE_SECONDS, &r);
+    if (!measured && kind->columns && any) {
         r = (struct st_bench_rate){.decode = any->decode, .experts = any->experts};
+    } else if (!measured) {
+        return;
     }
     struct st_profile_rate rate = {.columns = kind->columns,
         .rows = kind->rows,

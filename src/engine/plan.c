@@ -5,6 +5,7 @@
 #include "base/units.h"
 #include "engine/libs.h"
 #include "engine/look.h"
+#include "engine/speed.h"
 #include "engine/machine.h"
 #include "os/memory.h"
 
@@ -69,7 +70,7 @@ void strata_plan_speed(const struct strata_plan *plan, uint64_t more_bytes, doub
         st_plan_make(ws, m->plan->budget_bytes + more_bytes, m->curves, &other, NULL)) {
         other = NULL;
     }
-    st_look_predict(m, other ? other : m->plan, disk, st_look_usual_past(m), &speed);
+    st_speed_predict(m, other ? other : m->plan, disk, st_speed_usual_past(m), &speed);
     convert(m, other ? other : m->plan, &speed, disk, out);
     st_plan_free(other);
 }

@@ -7,7 +7,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/guard.h"
-#include "engine/look.h"
+#include "engine/speed.h"
 #include "os/memory.h"
 
 /* Which experts a row uses: for the trace, and for the plans of later runs. */
@@ -47,7 +47,7 @@ static double weights_s(const struct strata_session *s)
         s->alone_expert_bytes - st_min(s->alone_expert_bytes, s->alone_foreseen_bytes);
     uint64_t ahead = s->alone_read_bytes - st_min(s->alone_read_bytes, waited_for);
     double extra =
-        st_look_attention_s(m, (double)s->alone_past, false) + (double)ahead * m->disk_cpu_s;
+        st_speed_attention_s(m, (double)s->alone_past, false) + (double)ahead * m->disk_cpu_s;
     return fmax(all - extra, all / 2);
 }
 
@@ -367,7 +367,7 @@ static double predicted(const struct strata_session *s)
     bool one = strata_model_sequences(m) == 1; /* others have tokens of all lengths at once */
     if (one && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
         double past = (double)s->alone_past / (double)s->alone_tokens;
-        st_look_predict(m, m->plan, m->disk_bytes_per_s, past, &speed);
+        st_speed_predict(m, m->plan, m->disk_bytes_per_s, past, &speed);
     }
     return speed.decode_tok_per_s;
 }

@@ -102,9 +102,10 @@ static bool read_rate(const json_t *object, struct st_profile_rate *out)
         .arrive = number(object, "arrive_bytes_per_s"),
     };
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
+    bool sized = out->columns > 0 && out->rows > 0 && out->used > 0; /* experts of a size */
+    bool whole = out->columns == 0 && out->rows == 0 && out->used == 0 && out->batch > 0;
     return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
-           out->columns >= 0 && out->rows >= 0 && out->used >= 0 && out->decode > 0 &&
-           (out->columns > 0 ? out->batch >= 0 : out->batch > 0) && out->experts >= 0 &&
+           (sized || whole) && out->decode > 0 && out->batch >= 0 && out->experts >= 0 &&
            out->arrive >= 0;
 }
 

@@ -5,7 +5,7 @@
  *                                        + attention to the tokens before it
  *                                        + what reads ahead take of the processors' time
  *                              read    = bytes that are not in memory / disk
- * *                              arrive  = bytes read that must be repacked / rate of repacking
+ *                              arrive  = bytes read that must be repacked / rate of repacking
  *
  *   dense weights that are streamed are read ahead:  the longer of read and (compute + arrive)
  *   experts that are foreseen are read while everything else is computed; the others when the router

@@ -1,0 +1,148 @@
+#include "engine/speed.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/units.h"
+#include "engine/machine.h"
+#include "hw/disk.h"
+#include "model/meta.h"
+#include "os/memory.h"
+
+#define SLACK_BYTES   (64 * ST_MIB)
+#define PROBE_SECONDS 0.2
+/* What one read alone takes longer than its bytes is the disk's latency. */
+#define ALONE_BLOCK   (256u << 10)
+#define ALONE_SECONDS 0.01
+
+/* --- What is known -------------------------------------------------------------------------- */
+
+#define MOST_KINDS 48 /* of weights, that rates are wanted for */
+
+static int add_kind(struct st_machine_kind *kinds, int n, struct st_machine_kind kind)
+{
+    for (int i = 0; i < n; i++) {
+        if (memcmp(&kinds[i], &kind, sizeof kind) == 0) {
+            return n;
+        }
+    }
+    if (n < MOST_KINDS) {
+        kinds[n++] = kind;
+    }
+    return n;
+}
+
+enum strata_status st_speed_gather(struct strata_model *m, struct strata_error *err)
+{
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    m->history = st_history_open(ws);
+    m->curves = st_curves_new(ws, st_history_reuse(m->history));
+    struct st_machine_kind kinds[MOST_KINDS];
+    int n = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct st_tensor *t = &m->catalog->tensors[ws->weights[i].tensor];
+        n = add_kind(kinds, n, (struct st_machine_kind){.type = t->type});
+        if (ws->weights[i].group >= 0) {
+            n = add_kind(kinds, n,
+                (struct st_machine_kind){
+                    t->type, (int)t->ne[0], (int)t->ne[1], m->catalog->n_expert_used});
+        }
+    }
+    uint64_t taken = st_memory_rss() + SLACK_BYTES;
+    struct st_machine_request rq = {
+        .kinds = kinds,
+        .n_kinds = n,
+        .repack = m->options.repack,
+        .threads = m->options.threads,
+        .room_bytes = m->placement.budget_bytes > taken ? m->placement.budget_bytes - taken : 0,
+        .progress = m->options.progress,
+        .progress_user = m->options.progress_user,
+    };
+    return st_machine_profile(&rq, &m->profile, err);
+}
+
+void st_speed_probe_disk(struct strata_model *m)
+{
+    struct st_io_options io;
+    st_io_options_init(&io);
+    /* Faults are for the run, not for what comes before it. */
+    bool faults = strncmp(m->options.io_method, "fault:", 6) == 0;
+    io.method = faults ? "auto" : m->options.io_method;
+    struct st_file *sidecar = m->sidecar ? st_sidecar_file(m->sidecar) : NULL;
+    struct st_file *const *files = sidecar ? &sidecar : m->catalog->files;
+    int n = sidecar ? 1 : m->catalog->n_files;
+    double alone = 0;
+    for (int i = 0; i < 3; i++) { /* what disturbs only makes it slower */
+        struct st_disk_speed one = st_disk_measure(files, n, &io, ALONE_BLOCK, 1, ALONE_SECONDS);
+        alone = fmax(alone, one.sustained);
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* or there would be no burst */
+    struct st_disk_speed speed =
+        st_disk_measure(files, n, &io, ST_DISK_BLOCK, ST_DISK_DEPTH, PROBE_SECONDS);
+    m->disk_bytes_per_s = speed.sustained;
+    m->disk_burst = speed.sustained > 0 ? speed.burst / speed.sustained : 1;
+    m->disk_cpu_s = speed.cpu_s;
+    if (alone > 0 && speed.burst > 0) {
+        double latency = ALONE_BLOCK / alone - ALONE_BLOCK / speed.burst;
+        m->disk_latency_s = latency > 0 ? latency : 0;
+    }
+}
+
+/* --- What follows from it --------------------------------------------------------------------- */
+
+static const char *type_name(int type)
+{
+    return ggml_type_name((enum ggml_type)type);
+}
+
+double st_speed_usual_past(const struct strata_model *m)
+{
+    return st_min(m->options.batch, m->options.ctx);
+}
+
+/* Each head reads its keys and values, which several may share: a multiply-add for each of them. Where
+ * layers differ or see only a window, this is too much or too little. */
+double st_speed_attention_s(const struct strata_model *m, double past, bool batch)
+{
+    const struct gguf_context *meta = m->catalog->meta;
+    double heads = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count", 1);
+    double shared = (double)st_meta_arch_uint(meta, m->catalog->arch, "attention.head_count_kv", 0);
+    double cached = (double)m->needs.kv_bytes / sizeof(uint16_t) * past / st_model_cells(m);
+    const struct st_profile_rate *r =
+        st_profile_rate(&m->profile, ST_PROFILE_ATTENTION, false, m->options.threads);
+    double rate = !r ? 0 : batch ? r->batch : r->decode;
+    return rate > 0 ? cached * (shared > 0 ? heads / shared : 1) / rate : 0;
+}
+
+void st_speed_predict(const struct strata_model *m, const struct st_plan *plan, double disk,
+    double past, struct st_speed *out)
+{
+    const struct st_weights *ws = st_binding_weights(m->binding);
+    uint64_t touched = st_catalog_bytes_per_token(m->catalog), ours = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct st_weight *w = &ws->weights[i];
+        ours += w->file_bytes * (w->group < 0 ? 1 : (uint64_t)m->catalog->n_expert_used);
+    }
+    struct st_speed_inputs in = {
+        .weights = ws,
+        .plan = plan,
+        .curves = m->curves,
+        .profile = &m->profile,
+        .type_name = type_name,
+        .threads = m->options.threads,
+        .repack = m->options.repack,
+        .disk_bytes_per_s = disk > 0 ? disk : 1,
+        .disk_burst = m->disk_burst,
+        .disk_latency_s = m->disk_latency_s,
+        .other_bytes = touched > ours ? touched - ours : 0,
+        .foreseen = m->options.lookahead > 0 ? st_history_foreseen(m->history) : 0,
+        .attention_s = st_speed_attention_s(m, past, false),
+        .prompt_attention_s = st_speed_attention_s(m, m->options.batch / 2.0, true),
+        .read_cpu_s = m->disk_cpu_s,
+        .compute_s = st_history_compute_s(m->history, m->options.threads, m->options.repack),
+        .prompt_compute_s = st_history_prompt_s(m->history, m->options.threads, m->options.repack),
+        .batch = m->options.batch,
+    };
+    st_predict(&in, out);
+}
