@@ -7,6 +7,7 @@
  * (norms, biases, scales, embedding tables, convolutions) stays with llama.cpp, fully resident.
  */
 #include "backend/internal.h"
+#include "backend/shuffle.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,8 +134,10 @@ bool st_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
     if (!claim->form_extra) {
         ggml_backend_buffer_free(claim->form_buffer);
         claim->form_buffer = NULL;
+        return false;
     }
-    return claim->form_extra != NULL;
+    claim->shuffle = st_shuffle_of(claim);
+    return true;
 }
 
 static bool claimable(

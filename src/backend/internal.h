@@ -27,6 +27,7 @@ struct claim {
     /* A tensor of one unit in `layout`: shadows borrow its buffer and extra. */
     ggml_backend_buffer_t form_buffer;
     void *form_extra;
+    const struct shuffle *shuffle; /* how we put it into the layout; NULL: llama.cpp does */
 };
 
 /* What a layout makes of made-up rows (records.c). */
@@ -83,6 +84,9 @@ static inline uint64_t st_claim_row_bytes(const struct claim *claim)
 struct claim *st_claim_of(const struct ggml_tensor *tensor);
 
 /* --- Sidecar (records.c) ------------------------------------------------------------------- */
+
+/* Bytes to see with what a layout does to weights: layouts only move bits about, so any will do. */
+void st_made_up_bytes(unsigned char *out, size_t n);
 
 /* Has the weight read from the sidecar, if that has it in the claim's form. */
 void st_records_place(struct st_binding *b, const struct claim *claim, struct st_claim *out);

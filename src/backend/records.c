@@ -17,10 +17,22 @@
 /* Enough for every interleaving there is (4, 8, 16 or 32 rows). */
 #define PROBE_ROWS 64
 
-/* What the claim's layout makes of made-up rows. Layouts only move bits about, so any bits will do. */
+void st_made_up_bytes(unsigned char *out, size_t n)
+{
+    uint64_t x = 88172645463325252u;
+    for (size_t i = 0; i < n; i++) { /* xorshift */
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        out[i] = (unsigned char)(x >> 32);
+    }
+}
+
+/* What llama.cpp makes of made-up rows in the claim's layout. */
 static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
 {
     struct claim few = *claim;
+    few.shuffle = NULL;
     struct ggml_tensor t = {.type = few.type, .ne = {ne[0], ne[1], 1, 1}};
     t.nb[0] = ggml_type_size(t.type);
     t.nb[1] = ggml_row_size(t.type, ne[0]);
@@ -29,13 +41,7 @@ static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
     size_t raw_bytes = ggml_nbytes(&t);
     size_t form_bytes = ggml_backend_buft_get_alloc_size(few.layout, &t);
     unsigned char *raw = st_xmalloc(raw_bytes), *form = st_xcalloc(form_bytes, 1);
-    uint64_t x = 88172645463325252u;
-    for (size_t i = 0; i < raw_bytes; i++) { /* xorshift */
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        raw[i] = (unsigned char)(x >> 32);
-    }
+    st_made_up_bytes(raw, raw_bytes);
     struct unit unit = {&few, raw, form, raw_bytes};
     st_unit_put(&unit);
     uint64_t sum = st_hash64(form, form_bytes, 0);

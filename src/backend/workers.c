@@ -1,5 +1,6 @@
 /* workers.c - the CPU backend that computes for us, its threads, and repacking on all of them. */
 #include "backend/internal.h"
+#include "backend/shuffle.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -145,10 +146,8 @@ void st_workers_reset_ops(struct workers *w)
 
 /* --- Arrivals: repacking ------------------------------------------------------------------- */
 
-/* Rows per piece of work. The interleaved layouts group 4, 8 or 16 rows; a multiple of 32 rows
- * repacks to the same bytes alone as within the whole. */
+/* Rows per piece of work, a multiple of what a shuffle takes at a time. */
 #define PIECE_ROWS 64
-#define PIECE_STEP 32
 
 struct arriving {
     const struct unit *units;
@@ -158,37 +157,40 @@ struct arriving {
 
 static int64_t pieces_of(const struct claim *claim)
 {
-    bool by_rows = claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 &&
-                   claim->unit_ne[1] % PIECE_STEP == 0 &&
-                   strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0;
-    return by_rows ? (claim->unit_ne[1] + PIECE_ROWS - 1) / PIECE_ROWS : 1;
+    return claim->shuffle ? (claim->unit_ne[1] + PIECE_ROWS - 1) / PIECE_ROWS : 1;
 }
 
-/* Puts rows [first, first + rows) of a unit into place. */
 static void put_rows(const struct unit *u, int64_t first, int64_t rows)
 {
+    size_t at = (size_t)first * ggml_row_size(u->claim->type, u->claim->unit_ne[0]);
+    st_shuffle_put(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
+}
+
+/* As llama.cpp does it. */
+static void put_by_layout(const struct unit *u)
+{
     const struct claim *claim = u->claim;
-    size_t row_bytes = ggml_row_size(claim->type, claim->unit_ne[0]);
-    if (!claim->layout) {
-        memcpy(u->dest, u->raw, u->file_bytes);
-        return;
-    }
     struct ggml_tensor t = {.type = claim->type,
         .buffer = claim->form_buffer,
         .extra = claim->form_extra,
-        .ne = {claim->unit_ne[0], rows, claim->unit_ne[2], claim->unit_ne[3]},
-        .data = (char *)u->dest + (size_t)first * row_bytes};
+        .data = u->dest};
+    memcpy(t.ne, claim->unit_ne, sizeof t.ne);
     t.nb[0] = ggml_type_size(t.type);
-    t.nb[1] = row_bytes;
+    t.nb[1] = ggml_row_size(t.type, t.ne[0]);
     t.nb[2] = t.nb[1] * (size_t)t.ne[1];
     t.nb[3] = t.nb[2] * (size_t)t.ne[2];
-    t.buffer->iface.set_tensor(
-        t.buffer, &t, (const char *)u->raw + (size_t)first * row_bytes, 0, ggml_nbytes(&t));
+    t.buffer->iface.set_tensor(t.buffer, &t, u->raw, 0, ggml_nbytes(&t));
 }
 
 void st_unit_put(const struct unit *u)
 {
-    put_rows(u, 0, u->claim->unit_ne[1]);
+    if (u->claim->shuffle) {
+        put_rows(u, 0, u->claim->unit_ne[1]);
+    } else if (u->claim->layout) {
+        put_by_layout(u);
+    } else {
+        memcpy(u->dest, u->raw, u->file_bytes);
+    }
 }
 
 static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
@@ -203,10 +205,12 @@ static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
         for (int n; (n = (int)pieces_of(u->claim)) <= skip; u++) {
             skip -= n;
         }
-        int64_t n = pieces_of(u->claim), rows = u->claim->unit_ne[1];
-        int64_t first = n == 1 ? 0 : (int64_t)skip * PIECE_ROWS;
-        int64_t count = n == 1 ? rows : rows - first < PIECE_ROWS ? rows - first : PIECE_ROWS;
-        put_rows(u, first, count);
+        if (!u->claim->shuffle) {
+            st_unit_put(u);
+            continue;
+        }
+        int64_t first = (int64_t)skip * PIECE_ROWS, left = u->claim->unit_ne[1] - first;
+        put_rows(u, first, left < PIECE_ROWS ? left : PIECE_ROWS);
     }
 }
 

@@ -8,7 +8,7 @@
 
 #include "os/dirs.h"
 
-#define FORMAT 3 /* of the file; another number is another format */
+#define FORMAT 4 /* of the file; another number is another format */
 
 const uint32_t st_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t st_profile_depths[3] = {1, 4, 16};
