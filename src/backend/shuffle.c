@@ -1,6 +1,6 @@
 #include "backend/shuffle.h"
 
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -363,29 +363,35 @@ static bool is_interleaved(const struct claim *claim)
            ggml_backend_buft_get_alloc_size(claim->layout, &t) == ggml_nbytes(&t);
 }
 
-const struct shuffle *st_shuffle_of(const struct claim *claim)
+/* All that were learnt. They are not changed any more, and never freed. */
+static _Atomic(struct shuffle *) known;
+
+static struct shuffle *find(const struct claim *claim)
 {
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    static struct shuffle *known;
-    if (!is_interleaved(claim)) {
-        return NULL;
-    }
-    pthread_mutex_lock(&mutex);
-    struct shuffle *s = known;
+    struct shuffle *s = atomic_load(&known);
     while (s && (s->layout != claim->layout || s->extra != claim->form_extra ||
                     s->type != claim->type || s->columns != claim->unit_ne[0])) {
         s = s->next;
     }
-    if (!s) {
-        s = st_xcalloc(1, sizeof *s);
-        *s = (struct shuffle){.next = known,
-            .layout = claim->layout,
-            .extra = claim->form_extra,
-            .type = claim->type,
-            .columns = claim->unit_ne[0]};
-        learn(s, claim);
-        known = s;
+    return s;
+}
+
+const struct shuffle *st_shuffle_of(const struct claim *claim)
+{
+    if (!is_interleaved(claim)) {
+        return NULL;
     }
-    pthread_mutex_unlock(&mutex);
+    struct shuffle *s = find(claim);
+    if (!s) { /* two threads may both learn it: then there are two */
+        s = st_xcalloc(1, sizeof *s);
+        s->layout = claim->layout;
+        s->extra = claim->form_extra;
+        s->type = claim->type;
+        s->columns = claim->unit_ne[0];
+        learn(s, claim);
+        s->next = atomic_load(&known);
+        while (!atomic_compare_exchange_weak(&known, &s->next, s)) {
+        }
+    }
     return s->usable && claim->unit_ne[1] % s->rows == 0 ? s : NULL;
 }
