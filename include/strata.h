@@ -149,6 +149,7 @@ struct strata_model_options {
     float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */
     const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
+    uint64_t disk_bytes_per_s; /* what the disk does; 0: measured for a moment */
     const char *sidecar;       /* "auto": the one that strata_optimize made; "none"; or a path */
     strata_progress progress;  /* may be NULL */
     void *progress_user;
@@ -207,7 +208,7 @@ struct strata_speed {
     double load_s;
     double hit_rate;                                /* of expert requests; 1 for dense models */
     double read_bytes, read_s, compute_s, arrive_s; /* arrive: copying, repacking what was read */
-    double disk_bytes_per_s; /* as measured just now; 0: the disk is not needed */
+    double disk_bytes_per_s; /* as given or just measured; 0: the disk is not needed */
     const char *limit;       /* what limits it: "the disk", "computing", "repacking" */
     bool seen;               /* earlier runs of this model were taken into account */
     bool measured; /* the processor was measured: there is a cache directory to keep that in */

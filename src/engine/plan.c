@@ -5,8 +5,8 @@
 #include "base/units.h"
 #include "engine/libs.h"
 #include "engine/look.h"
-#include "engine/speed.h"
 #include "engine/machine.h"
+#include "engine/speed.h"
 #include "os/memory.h"
 
 struct strata_plan {

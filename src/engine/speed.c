@@ -64,6 +64,11 @@ enum strata_status st_speed_gather(struct strata_model *m, struct strata_error *
 
 void st_speed_probe_disk(struct strata_model *m)
 {
+    if (m->options.disk_bytes_per_s > 0) {
+        m->disk_bytes_per_s = (double)m->options.disk_bytes_per_s;
+        m->disk_burst = 1;
+        return;
+    }
     struct st_io_options io;
     st_io_options_init(&io);
     /* Faults are for the run, not for what comes before it. */

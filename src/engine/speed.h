@@ -10,7 +10,8 @@
 /* Fills in history, curves and profile, which measures what is missing. The model has its binding. */
 enum strata_status st_speed_gather(struct strata_model *model, struct strata_error *err);
 
-/* Fills in what is known of the disk, by reading from the model's files for a moment. */
+/* Fills in what is known of the disk: as the options say, or by reading from the model's files for a
+ * moment. */
 void st_speed_probe_disk(struct strata_model *model);
 
 /* Predicts for a plan and a disk (bytes per second) of a model that was looked at: a token after

@@ -4,6 +4,11 @@ small m.gguf
 strata plan m.gguf -t 1 -q --no-repack
 echo "== streamed"
 strata plan m.gguf -t 1 -q --no-repack --weights-mem 1100K
+echo "== a disk that is not there"
+for disk in 1M 2M; do
+    strata plan m.gguf -t 1 -q --no-repack --weights-mem 1100K --disk "$disk" |
+        sed -n 's/^limit: *\(.*\) a token takes \(.*\) of reading (.* at \(.*\)),.* computing.*/\1 \3/p'
+done
 echo "== too small"
 strata plan m.gguf -t 1 -q --mem 10M
 echo "exit code $?"
