@@ -19,6 +19,7 @@
 #include "base/units.h"
 #include "os/file.h"
 #include "os/memory.h"
+#include "os/populate.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -334,6 +335,43 @@ static void test_populate_keeps_contents(void **state)
         st_vm_populate(base, 0);
         st_vm_release(base, size);
     }
+}
+
+/* Pieces of 64 MiB, each begun by one of two threads; what is there stays. */
+static void test_a_populator_takes_all(void **state)
+{
+    (void)state;
+    uint64_t page = st_vm_page_size(), size = 130 * ST_MIB, done = 0;
+    struct st_vm_range ranges[] = {
+        {st_vm_reserve(size, true), size}, {NULL, 0}, {st_vm_reserve(page, false), page}};
+    unsigned char *base = ranges[0].base, *small = ranges[2].base;
+    base[70 * ST_MIB] = 9;
+    struct st_populator *p = st_populator_start(ranges, 3);
+    base[129 * ST_MIB] = 8;
+    while (st_populator_help(p, &done)) {
+        assert_in_range(done, 1, size + page);
+    }
+    assert_int_equal(done, size + page);
+    assert_int_equal(present(base, size), size / page);
+    assert_int_equal(present(small, page), 1);
+    assert_int_equal(base[70 * ST_MIB], 9);
+    assert_int_equal(base[129 * ST_MIB], 8);
+    assert_false(st_populator_help(p, &done));
+    st_populator_end(p);
+    st_vm_release(base, size);
+    st_vm_release(small, page);
+}
+
+static void test_a_populator_is_stopped(void **state)
+{
+    (void)state;
+    uint64_t size = 64 * ST_GIB; /* more than there is: had it to finish, it would show */
+    struct st_vm_range range = {st_vm_reserve(size, true), size};
+    st_populator_end(st_populator_start(&range, 1));
+    assert_in_range(present(range.base, size), 0, 4 * 64 * ST_MIB / st_vm_page_size());
+    st_vm_release(range.base, size);
+    st_populator_end(st_populator_start(NULL, 0));
+    st_populator_end(NULL);
 }
 
 static void test_discard_whole_pages_only(void **state)
@@ -764,6 +802,8 @@ int main(void)
         cmocka_unit_test(test_reserve),
         cmocka_unit_test(test_reserve_beyond_memory),
         cmocka_unit_test(test_populate_keeps_contents),
+        cmocka_unit_test(test_a_populator_takes_all),
+        cmocka_unit_test(test_a_populator_is_stopped),
         cmocka_unit_test(test_discard_whole_pages_only),
         cmocka_unit_test(test_forbid_faults),
         cmocka_unit_test(test_memory_figures),

@@ -11,6 +11,7 @@
 
 #define N_LAYERS  3
 #define N_EXPERTS 10
+#define N_DENSE   (2 * N_LAYERS + 1)
 #define ALL_PARTS 7u
 #define MAX_IDS   (N_LAYERS * N_EXPERTS)
 
@@ -946,35 +947,94 @@ static bool stop_at(const char *what, uint64_t done, uint64_t total, void *user)
     return --*(int *)user != 0;
 }
 
+/* With room for everything, which is read before the first token if `preload`. */
+static void start_with_all(const char *method, bool preload)
+{
+    struct st_plan *plan;
+    uint64_t budget = all_bytes() + 64 * ST_MIB;
+    assert_int_equal(st_plan_make(model->weights, budget, NULL, &plan, NULL), STRATA_OK);
+    struct st_stream_config config = config_of(plan, method);
+    config.preload = preload;
+    start(&config);
+    st_plan_free(plan);
+}
+
 static void test_loading_can_be_cancelled_at_every_report(void **state)
 {
     (void)state;
-    int n_cancelled = 0;
-    for (int after = 1;; after++) {
-        struct strata_error err = {0};
-        int left = after;
-        start_with_budget(all_bytes() + 64 * ST_MIB, "threads");
-        enum strata_status status = st_stream_load(stream, stop_at, &left, &err);
-        if (status == STRATA_OK) {
-            break;
+    for (int preload = 0; preload < 2; preload++) {
+        int n_cancelled = 0;
+        for (int after = 1;; after++) {
+            struct strata_error err = {0};
+            int left = after;
+            start_with_all("threads", preload);
+            enum strata_status status = st_stream_load(stream, stop_at, &left, &err);
+            if (status == STRATA_OK) {
+                break;
+            }
+            assert_int_equal(status, STRATA_E_CANCELLED);
+            n_cancelled++;
         }
-        assert_int_equal(status, STRATA_E_CANCELLED);
-        n_cancelled++;
+        /* At each dense weight and each layer of experts; memory may be there before it is asked for. */
+        assert_in_range(n_cancelled, N_DENSE + (preload ? N_LAYERS : 0), 100);
     }
-    assert_in_range(n_cancelled, 3 * N_LAYERS, 100);
 }
 
 static void test_a_failed_read_fails_the_load(void **state)
 {
     (void)state;
-    for (int nth = 1; nth <= 7; nth++) { /* there are seven dense weights */
-        char spec[64];
-        struct strata_error err = {0};
-        snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
-        start_with_budget(all_bytes() + 64 * ST_MIB, spec);
-        assert_int_equal(st_stream_load(stream, NULL, NULL, &err), STRATA_E_IO);
-        assert_non_null(strstr(err.message, model->path));
+    for (int preload = 0; preload < 2; preload++) {
+        int n_units = N_DENSE + (preload ? 3 * N_LAYERS * N_EXPERTS : 0), n_failed = 0;
+        for (int nth = 1;; nth++) {
+            char spec[64];
+            struct strata_error err = {0};
+            snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
+            start_with_all(spec, preload);
+            enum strata_status status = st_stream_load(stream, NULL, NULL, &err);
+            if (status == STRATA_OK) { /* there are fewer reads */
+                break;
+            }
+            assert_int_equal(status, STRATA_E_IO);
+            assert_non_null(strstr(err.message, model->path));
+            n_failed++;
+        }
+        assert_in_range(n_failed, n_units, 3 * n_units); /* large ones are read in pieces */
     }
+}
+
+static void test_what_is_preloaded_is_not_read_again(void **state)
+{
+    (void)state;
+    static const char *const ways[] = {"sync", "threads", "fault:threads,reorder=1,late_ms=1"};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        start_with_all(ways[i], true);
+        load();
+        uint64_t before = stats().io.read_bytes;
+        for (int group = 0; group < N_LAYERS; group++) {
+            for (int expert = 0; expert < N_EXPERTS; expert++) {
+                assert_true(st_stream_has(stream, group, expert, ALL_PARTS));
+                assert_int_equal(run_pass(group, &expert, NULL, 1, NULL), STRATA_OK);
+            }
+        }
+        check_resident();
+        assert_int_equal(stats().io.read_bytes, before);
+        assert_int_equal(stats().expert_requests, 0); /* nobody asked for them */
+    }
+}
+
+/* Nothing is preloaded where there are fewer slots than experts. */
+static void test_no_preload_without_room(void **state)
+{
+    (void)state;
+    bool resident[MAX_TENSORS] = {false};
+    int slots[N_LAYERS] = {N_EXPERTS, N_EXPERTS - 1, N_EXPERTS};
+    struct st_plan plan = {
+        .resident = resident, .slots = slots, .staging_bytes = 4 * stage_bytes()};
+    struct st_stream_config config = config_of(&plan, "sync");
+    config.preload = true;
+    start(&config);
+    load();
+    assert_int_equal(stats().io.read_bytes, 0);
 }
 
 static void test_a_failed_read_of_a_streamed_weight_is_reported(void **state)
@@ -1036,6 +1096,8 @@ int main(void)
         TEST(test_loading_through_a_ring_of_any_size),
         TEST(test_loading_can_be_cancelled_at_every_report),
         TEST(test_a_failed_read_fails_the_load),
+        TEST(test_what_is_preloaded_is_not_read_again),
+        TEST(test_no_preload_without_room),
         TEST(test_a_failed_read_of_a_streamed_weight_is_reported),
         TEST(test_slots_move_to_the_layer_that_needs_them),
         TEST(test_an_unknown_policy_is_refused),

@@ -17,7 +17,6 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "os/memory.h"
-#include "stream/preload.h"
 
 /* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
@@ -285,6 +284,7 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
         .staging_bytes = plan->staging_bytes,
         .check = b->sidecar ? st_records_check : NULL,
         .transit_bytes = plan->transit_bytes,
+        .preload = plan->everything_fits,
         .io = *io,
     };
     ST_ASSERT(b->weights && b->exec);
@@ -301,9 +301,6 @@ enum strata_status st_binding_start(struct st_binding *b, const struct st_plan *
         st_stream_new(b->weights, &config, st_workers_arrive, b, &b->stream, err);
     if (status == STRATA_OK) {
         status = st_stream_load(b->stream, progress, progress_user, err);
-        if (status == STRATA_OK && plan->everything_fits) {
-            status = st_preload(b->stream, b->weights, progress, progress_user, err);
-        }
         if (status != STRATA_OK) { /* nobody may compute with what is half loaded */
             st_stream_free(b->stream);
             b->stream = NULL;

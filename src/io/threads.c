@@ -10,10 +10,10 @@
 #include "io/method.h"
 
 #include "base/error.h"
+#include "os/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +23,7 @@
  * 8: 1.7, 16: 1.86, 64: 1.88. With 8 workers all of them could be at prefetches when a demand read
  * comes (9.9 ms for it, 6.2 with 16). The depth is larger than that so that the workers find work
  * while the caller computes. */
-#define MAX_WORKERS  16u
-#define WORKER_STACK (256u * 1024)
+#define MAX_WORKERS 16u
 
 struct list {
     struct st_io_read *head, **tail;
@@ -101,23 +100,14 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Starts up to `want` workers; 0 or the errno of the first that could not be. Signals are left to
- * the program's own threads. */
+/* Starts up to `want` workers; 0 or the errno of the first that could not be. */
 static int start_workers(struct threads *t, uint32_t want)
 {
-    sigset_t all, before;
-    pthread_attr_t attr;
     int errnum = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, WORKER_STACK);
     while (t->n_workers < want && !errnum) {
-        errnum = pthread_create(&t->workers[t->n_workers], &attr, worker, t);
+        errnum = st_thread_start(&t->workers[t->n_workers], worker, t);
         t->n_workers += !errnum;
     }
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return errnum;
 }
 

@@ -2,15 +2,13 @@
 #include "os/watch.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "base/error.h"
 #include "base/units.h"
-
-#define WATCH_STACK (256u * 1024)
+#include "os/thread.h"
 
 /* A look costs some 10 us (reads of /proc and of control files that stay open). */
 uint32_t st_watch_interval_us = 20000;
@@ -42,21 +40,6 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* Signals are for the program's own threads. */
-static int start_thread(struct st_watch *w)
-{
-    pthread_attr_t attr;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, WATCH_STACK);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&w->thread, &attr, run, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
-    return rc;
-}
-
 struct st_watch *st_watch_start(const struct st_watch_calls *calls, void *user)
 {
     struct st_watch *w = st_xcalloc(1, sizeof *w);
@@ -64,7 +47,7 @@ struct st_watch *st_watch_start(const struct st_watch_calls *calls, void *user)
     w->user = user;
     w->reader = st_memory_reader_new();
     pthread_mutex_init(&w->turn, NULL);
-    if (start_thread(w)) {
+    if (st_thread_start(&w->thread, run, w)) {
         st_memory_reader_free(w->reader);
         pthread_mutex_destroy(&w->turn);
         free(w);

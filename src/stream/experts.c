@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
+#include "os/populate.h"
 
 #define ROOM 2 /* times the slots planned; more is never asked for (bench/LOG.md) */
 
@@ -151,6 +152,7 @@ void st_experts_free(struct st_experts *x)
     if (!x) {
         return;
     }
+    st_populator_end(x->populator);
     for (int k = 0; k < x->n_open; k++) { /* what they bring is not put into place any more */
         struct st_io_request *request = &x->loads[x->order[k]].request;
         if (!st_io_cancel(x->io, request)) {
@@ -178,28 +180,33 @@ void st_experts_free(struct st_experts *x)
     free(x);
 }
 
-bool st_experts_populate(struct st_experts *x, strata_progress progress, void *user)
+void st_experts_take_memory(struct st_experts *x)
 {
-    uint64_t total = 0, done = 0;
     if (st_io_is_virtual(x->io)) {
-        return true;
+        return;
     }
+    struct st_vm_range *ranges = st_xcalloc((size_t)x->n_pools * ST_MAX_PARTS + 1, sizeof *ranges);
+    int n = 0;
     for (int i = 0; i < x->n_pools; i++) {
         for (int p = 0; p < x->pools[i].n_parts; p++) {
-            total += (uint64_t)x->pools[i].n_slots * x->pools[i].stride[p];
+            ranges[n++] = (struct st_vm_range){
+                x->pools[i].memory[p], (uint64_t)x->pools[i].n_slots * x->pools[i].stride[p]};
         }
     }
-    for (int i = 0; i < x->n_pools; i++) {
-        for (int p = 0; p < x->pools[i].n_parts; p++) {
-            uint64_t bytes = (uint64_t)x->pools[i].n_slots * x->pools[i].stride[p];
-            st_vm_populate(x->pools[i].memory[p], bytes);
-            done += bytes;
-            if (progress && !progress("taking memory for experts", done, total, user)) {
-                return false;
-            }
-        }
+    x->populator = st_populator_start(ranges, n);
+    free(ranges);
+}
+
+bool st_experts_wait_memory(struct st_experts *x, strata_progress progress, void *user)
+{
+    bool go_on = true;
+    uint64_t done, total = st_experts_held(x);
+    while (go_on && x->populator && st_populator_help(x->populator, &done)) {
+        go_on = !progress || progress("taking memory for experts", done, total, user);
     }
-    return true;
+    st_populator_end(x->populator);
+    x->populator = NULL;
+    return go_on;
 }
 
 void *st_experts_slots(const struct st_experts *x, int weight, uint64_t *stride, int *n_slots)

@@ -24,9 +24,10 @@ enum strata_status st_experts_new(struct st_arriver *arriver, const struct st_st
     struct st_experts **out, struct strata_error *err);
 void st_experts_free(struct st_experts *x);
 
-/* Takes the memory for the slots now, so that no page is zeroed while generating. False when
- * `progress` said to stop. */
-bool st_experts_populate(struct st_experts *x, strata_progress progress, void *user);
+/* Takes the memory for the slots, so that no page is zeroed while generating: begins with it, and
+ * returns when all is there. False when `progress` said to stop. */
+void st_experts_take_memory(struct st_experts *x);
+bool st_experts_wait_memory(struct st_experts *x, strata_progress progress, void *user);
 
 int st_experts_pass_limit(const struct st_experts *x, int group);
 void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, const int *experts,

@@ -50,7 +50,8 @@ struct st_experts {
     uint64_t staging_bytes, stage_size;
     int n_stages;
     bool *stage_busy;
-    struct ahead *ahead; /* [n_groups] */
+    struct ahead *ahead;            /* [n_groups] */
+    struct st_populator *populator; /* while the model loads */
 
     bool failed; /* a read failed, and no wait has reported it yet */
     struct strata_error error;

@@ -16,17 +16,32 @@ static bool room_for_all(const struct st_stream *stream, const struct st_weights
     return all;
 }
 
-/* Experts first, first + 1, ... of the group: as many as a pass takes. */
-static enum strata_status preload_pass(struct st_stream *stream, struct st_pass *pass, int group,
-    const struct st_group *info, int first, struct strata_error *err)
+/* Where reading has come to. */
+struct place {
+    int group, first;
+};
+
+/* Opens a pass over the next experts: as many of a group as a pass takes. */
+static void begin(struct st_stream *stream, const struct st_weights *weights, struct place *next,
+    struct st_pass *pass)
 {
+    const struct st_group *group = &weights->groups[next->group];
     int experts[PASS_MOST], n = 0;
-    for (; n < PASS_MOST && first + n < info->n_expert; n++) {
-        experts[n] = first + n;
+    for (; n < PASS_MOST && next->first + n < group->n_expert; n++) {
+        experts[n] = next->first + n;
     }
+    st_stream_begin(stream, pass, next->group, experts, NULL, n, st_group_parts(group));
+    next->first += n;
+    if (next->first == group->n_expert) {
+        *next = (struct place){next->group + 1, 0};
+    }
+}
+
+static enum strata_status finish(struct st_stream *stream, const struct st_weights *weights,
+    struct st_pass *pass, struct strata_error *err)
+{
     enum strata_status status = STRATA_OK;
-    st_stream_begin(stream, pass, group, experts, NULL, n, st_group_parts(info));
-    for (int part = 0; part < info->n_parts && status == STRATA_OK; part++) {
+    for (int part = 0; part < weights->groups[pass->group].n_parts && status == STRATA_OK; part++) {
         status = st_stream_wait(stream, pass, part, err);
     }
     st_stream_end(stream, pass);
@@ -36,19 +51,29 @@ static enum strata_status preload_pass(struct st_stream *stream, struct st_pass 
 enum strata_status st_preload(struct st_stream *stream, const struct st_weights *weights,
     strata_progress progress, void *progress_user, struct strata_error *err)
 {
-    struct st_pass pass = {.group = -1};
+    struct st_pass passes[2] = {{.group = -1}, {.group = -1}}; /* one reads, one is waited for */
+    struct place next = {0, 0};
     enum strata_status status = STRATA_OK;
     int n_groups = room_for_all(stream, weights) ? weights->n_groups : 0;
-    for (int g = 0; g < n_groups && status == STRATA_OK; g++) {
-        const struct st_group *info = &weights->groups[g];
-        for (int e = 0; e < info->n_expert && status == STRATA_OK; e += PASS_MOST) {
-            status = preload_pass(stream, &pass, g, info, e, err);
+    for (int i = 0; (next.group < n_groups || passes[!(i & 1)].group >= 0) && status == STRATA_OK;
+         i++) {
+        struct st_pass *before = &passes[!(i & 1)];
+        if (next.group < n_groups) {
+            begin(stream, weights, &next, &passes[i & 1]);
+        }
+        if (before->group >= 0) {
+            status = finish(stream, weights, before, err);
         }
         if (status == STRATA_OK && progress &&
-            !progress("reading experts", (uint64_t)g + 1, (uint64_t)n_groups, progress_user)) {
+            !progress("reading experts", (uint64_t)next.group, (uint64_t)n_groups, progress_user)) {
             status = st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
         }
     }
-    st_pass_release(&pass);
+    for (int i = 0; i < 2; i++) {
+        if (passes[i].group >= 0) {
+            st_stream_end(stream, &passes[i]);
+        }
+        st_pass_release(&passes[i]);
+    }
     return status;
 }

@@ -4,8 +4,9 @@
 
 #include "stream/stream.h"
 
-/* After st_stream_load. Fills the slots of a stream whose pools have one for every expert: then nothing is read while
- * generating. Any other stream is left as it is. E_CANCELLED when `progress` said to stop. */
+/* A part of st_stream_load. Fills the slots of a stream whose pools have one for every expert: then
+ * nothing is read while generating. Any other stream is left as it is. E_CANCELLED when `progress` said
+ * to stop. */
 enum strata_status st_preload(struct st_stream *stream, const struct st_weights *weights,
     strata_progress progress, void *progress_user, struct strata_error *err);
 

@@ -10,6 +10,7 @@
 #include "stream/batch.h"
 #include "stream/elastic.h"
 #include "stream/experts.h"
+#include "stream/preload.h"
 #include "stream/ring.h"
 #include "stream/transit.h"
 
@@ -33,6 +34,7 @@ struct st_stream {
     char *scratch;        /* ... or here, in its computed form */
     uint64_t scratch_bytes;
     uint64_t ring_bytes;
+    bool preload;
 
     struct st_experts *experts; /* NULL for dense models */
     struct st_transit *transit; /* NULL without batches */
@@ -118,6 +120,7 @@ enum strata_status st_stream_new(const struct st_weights *weights,
         return no_memory(s, "a weight in use", err);
     }
     s->ring_bytes = config->ring_bytes;
+    s->preload = config->preload;
     if (weights->n_groups > 0) {
         status = st_experts_new(&s->arriver, config, &s->experts, err);
         if (status != STRATA_OK) {
@@ -245,14 +248,13 @@ static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t
     return status;
 }
 
-static enum strata_status load_resident(
+/* What is not larger than the ring, through that. */
+static enum strata_status load_rest(
     struct st_stream *s, struct load_progress *progress, struct strata_error *err)
 {
-    /* What is larger than the ring comes first, while the ring has no memory yet (S4). */
-    enum strata_status status = load_aside(s, s->ring_bytes, UINT64_MAX, progress, err);
     uint64_t bytes = s->ring_bytes ? s->ring_bytes : s->elastic.ring_bytes;
-    if (status != STRATA_OK || bytes == 0) {
-        return status;
+    if (bytes == 0) {
+        return STRATA_OK;
     }
     s->ring = st_ring_new(&s->arriver, bytes, s->ring_bytes > 0);
     if (!s->ring) {
@@ -261,7 +263,7 @@ static enum strata_status load_resident(
     int n;
     uint64_t largest;
     int *order = kept_weights(s, 0, s->ring_bytes, &n, &largest);
-    status = load_through(s, s->ring, order, n, progress, err);
+    enum strata_status status = load_through(s, s->ring, order, n, progress, err);
     free(order);
     return status;
 }
@@ -270,8 +272,18 @@ enum strata_status st_stream_load(
     struct st_stream *s, strata_progress progress, void *user, struct strata_error *err)
 {
     struct load_progress p = {.report = progress, .user = user, .total = s->resident_bytes};
-    enum strata_status status = load_resident(s, &p, err);
-    if (status == STRATA_OK && s->experts && !st_experts_populate(s->experts, progress, user)) {
+    /* What is larger than the ring comes first, while ring and slots have no memory yet (S4). */
+    enum strata_status status = load_aside(s, s->ring_bytes, UINT64_MAX, &p, err);
+    if (status == STRATA_OK && s->experts) {
+        st_experts_take_memory(s->experts);
+    }
+    if (status == STRATA_OK) {
+        status = load_rest(s, &p, err);
+    }
+    if (status == STRATA_OK && s->preload) {
+        status = st_preload(s, s->weights, progress, user, err);
+    }
+    if (status == STRATA_OK && s->experts && !st_experts_wait_memory(s->experts, progress, user)) {
         return cancelled(err);
     }
     return status;

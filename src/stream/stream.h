@@ -48,6 +48,7 @@ struct st_stream_config {
     uint64_t ring_bytes;
     uint64_t staging_bytes;
     uint64_t transit_bytes; /* where a batch's experts pass through; 0: there will be no batches */
+    bool preload;           /* there is a slot for every expert: read all before the first token */
     const char *policy;     /* of the cache; NULL: the default */
     st_check_fn check;      /* may be NULL */
     struct st_io_options io;
@@ -73,7 +74,8 @@ enum strata_status st_stream_new(const struct st_weights *weights,
     struct strata_error *err);
 void st_stream_free(struct st_stream *stream);
 
-/* Reads the dense weights that are kept and takes the memory for slots. Call once, before use. */
+/* Reads the dense weights that are kept, experts if they are to be preloaded, and takes the memory for
+ * slots meanwhile. Call once, before use. */
 enum strata_status st_stream_load(struct st_stream *stream, strata_progress progress,
     void *progress_user, struct strata_error *err);
 

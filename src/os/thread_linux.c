@@ -1,0 +1,9 @@
+/* thread_linux.c - see thread.h. */
+#include "os/thread.h"
+
+#include <sys/resource.h>
+
+void st_thread_give_way(void)
+{
+    (void)setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone */
+}

@@ -1,0 +1,9 @@
+/* thread_macos.c - see thread.h. */
+#include <pthread/qos.h>
+
+#include "os/thread.h"
+
+void st_thread_give_way(void)
+{
+    (void)pthread_set_qos_class_self_np(QOS_CLASS_BACKGROUND, 0);
+}
