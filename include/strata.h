@@ -149,7 +149,7 @@ struct strata_model_options {
     float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */
     const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
-    uint64_t disk_bytes_per_s; /* what the disk does; 0: measured for a moment */
+    uint64_t disk_bytes_per_s; /* what the disk does, without latency; 0: measured for a moment */
     const char *sidecar;       /* "auto": the one that strata_optimize made; "none"; or a path */
     strata_progress progress;  /* may be NULL */
     void *progress_user;

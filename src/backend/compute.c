@@ -176,7 +176,8 @@ static double arrival_rate(struct st_bench *bench, struct claim *form, enum ggml
 {
     int64_t rows = (int64_t)st_round_down(ARRIVE_BYTES / ggml_row_size(type, ROW), 64);
     uint64_t bytes = ggml_row_size(type, ROW) * (uint64_t)rows;
-    char *raw = st_xcalloc(1, bytes);
+    unsigned char *raw = st_xmalloc(bytes);
+    st_made_up_bytes(raw, bytes); /* pages that nobody has written to are one and the same */
     uint64_t best = UINT64_MAX;
     struct unit unit = {form, raw, bench->memory, bytes};
     form->unit_ne[0] = ROW;
@@ -224,8 +225,8 @@ bool st_bench_type(
     return decode > 0 && batch > 0;
 }
 
-/* Bytes of weights per second for a token with its experts. Most often down, the one with fewer columns, has an input for each expert; gate and up have the
- * same one for all. */
+/* Bytes of weights per second for a token with its experts. Most often down, the one with fewer
+ * columns, has an input for each expert; gate and up have the same one for all. */
 static double experts_decode_rate(struct st_bench *bench, const struct claim *form,
     enum ggml_type type, int columns, int rows, int used, double seconds)
 {

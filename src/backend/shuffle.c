@@ -6,12 +6,13 @@
 
 #include "backend/internal.h"
 #include "base/error.h"
+#include "base/units.h"
 
-#define MOST_ROWS    16 /* of a tile */
-#define SAMPLE_ROWS  (2 * MOST_ROWS)
-#define SAMPLE_WIDE  2 /* blocks of a row */
-#define CHECKED_ROWS (4 * MOST_ROWS)
-#define MOST_MIXED   1024 /* bytes of a tile of which bits go apart */
+#define MOST_ROWS   16 /* of a tile */
+#define SAMPLE_ROWS (4 * MOST_ROWS)
+#define SAMPLE_WIDE 2             /* blocks of a row */
+#define MOST_BYTES  (16 * ST_MIB) /* of a row */
+#define MOST_MIXED  1024          /* bytes of a tile of which bits go apart */
 
 /* Bytes of the source, counted from a tile's first, that keep together; `flip` is what they are xored
  * with. */
@@ -321,11 +322,11 @@ static bool make_moves(struct shuffle *s, const struct order *o)
 /* Random rows, put into place by it and by llama.cpp. */
 static bool does_the_same(const struct shuffle *s, const struct claim *claim)
 {
-    size_t n = s->row_bytes * CHECKED_ROWS;
+    size_t n = s->row_bytes * SAMPLE_ROWS;
     uint8_t *raw = st_xmalloc(n), *ours = st_xcalloc(n, 1), *theirs = st_xcalloc(n, 1);
     st_made_up_bytes(raw, n);
-    st_shuffle_put(s, raw, CHECKED_ROWS, ours);
-    have_put(claim, s->columns, CHECKED_ROWS, raw, theirs);
+    st_shuffle_put(s, raw, SAMPLE_ROWS, ours);
+    have_put(claim, s->columns, SAMPLE_ROWS, raw, theirs);
     bool same = memcmp(ours, theirs, n) == 0;
     free(raw);
     free(ours);
@@ -358,7 +359,7 @@ static bool is_interleaved(const struct claim *claim)
     t.nb[0] = ggml_type_size(t.type);
     t.nb[1] = ggml_row_size(t.type, t.ne[0]);
     t.nb[2] = t.nb[3] = t.nb[1] * SAMPLE_ROWS;
-    return claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 &&
+    return claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 && t.nb[1] <= MOST_BYTES &&
            strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0 &&
            ggml_backend_buft_get_alloc_size(claim->layout, &t) == ggml_nbytes(&t);
 }

@@ -3,6 +3,7 @@
 #define ST_ENGINE_ENGINE_H
 
 #include "backend/backend.h"
+#include "base/units.h"
 #include "engine/devices.h"
 #include "engine/guard.h"
 #include "engine/history.h"
@@ -11,6 +12,9 @@
 #include "model/vgguf.h"
 #include "plan/predict.h"
 #include "strata.h"
+
+/* What a process takes besides what is counted: thread stacks, the allocator's slack. */
+#define SLACK_BYTES (64 * ST_MIB)
 
 struct strata_model {
     struct st_catalog *catalog;

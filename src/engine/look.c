@@ -12,7 +12,6 @@
 #include "model/meta.h"
 #include "os/memory.h"
 
-#define SLACK_BYTES   (64 * ST_MIB)
 #define BATCH_DEFAULT 512
 /* When experts are streamed, a longer pass reads them less often: up to so many tokens, until an
  * expert computes with so many rows of them on average (85 multiply-adds per byte read at 4.5 bits a

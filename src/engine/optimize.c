@@ -22,7 +22,6 @@
 #define AHEAD_READS 32
 #define AHEAD_BYTES (64 * ST_MIB)
 #define BATCH_BYTES (16 * ST_MIB)
-#define SLACK_BYTES (64 * ST_MIB)
 
 static struct st_sidecar_user user_of(const struct strata_model *m)
 {

@@ -10,7 +10,6 @@
 #include "model/meta.h"
 #include "os/memory.h"
 
-#define SLACK_BYTES   (64 * ST_MIB)
 #define PROBE_SECONDS 0.2
 /* What one read alone takes longer than its bytes is the disk's latency. */
 #define ALONE_BLOCK   (256u << 10)

@@ -10,7 +10,7 @@
 #include "os/memory.h"
 #include "os/thread.h"
 
-#define PIECE (64 * ST_MIB)
+#define PIECE (16 * ST_MIB) /* what may be waited for, of a thread that gives way */
 
 struct st_populator {
     struct st_vm_range *pieces;

@@ -13,8 +13,9 @@
 #include "stream/pool.h"
 
 /* Reads open at once. More would only queue in the engine. */
-#define MAX_LOADS 256
-#define MAX_AHEAD 64
+#define MAX_PASSES 2 /* open at once */
+#define MAX_LOADS  256
+#define MAX_AHEAD  64
 
 struct load {
     struct st_io_request request;
@@ -44,7 +45,8 @@ struct st_experts {
     struct load loads[MAX_LOADS];
     int order[MAX_LOADS]; /* of them: the n_open open ones, oldest first, then the free */
     int n_open;
-    int n_passes;        /* open */
+    struct st_pass *passes[MAX_PASSES]; /* the n_passes open ones, oldest first */
+    int n_passes;
     uint64_t most_bytes; /* of slots, as planned */
     char *staging;
     uint64_t staging_bytes, stage_size;

@@ -75,9 +75,11 @@ void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, con
     pass->n = n;
     pass->next_load = 0;
     pass->n_misses = 0;
-    if (x->n_passes++ == 0) {
+    if (x->n_passes == 0) {
         x->failed = false; /* a failure that nobody waited for: those parts are read again */
     }
+    ST_ASSERT(x->n_passes < MAX_PASSES);
+    x->passes[x->n_passes++] = pass;
     if (uses) {
         st_cache_step(x->cache, pool);
     }
@@ -155,7 +157,9 @@ enum strata_status st_experts_wait(
         if (st_experts_ready(x, pass, part)) {
             return STRATA_OK;
         }
-        pump(x, pass);
+        for (int i = 0; i < x->n_passes; i++) {
+            pump(x, x->passes[i]);
+        }
         st_ahead_pump(x, pass->group);
         if (st_loads_settle(x, part) == 0 && st_loads_settle(x, -1) == 0) {
             ST_ASSERT(x->n_open > 0);
@@ -173,5 +177,8 @@ void st_experts_end(struct st_experts *x, struct st_pass *pass)
     pass->group = -1;
     pass->n = 0;
     x->n_passes--;
+    if (x->passes[0] == pass) {
+        x->passes[0] = x->passes[1];
+    }
     x->pools[pool].n_passes--;
 }

@@ -51,29 +51,31 @@ static enum strata_status finish(struct st_stream *stream, const struct st_weigh
 enum strata_status st_preload(struct st_stream *stream, const struct st_weights *weights,
     strata_progress progress, void *progress_user, struct strata_error *err)
 {
-    struct st_pass passes[2] = {{.group = -1}, {.group = -1}}; /* one reads, one is waited for */
+    struct st_pass passes[2] = {{.group = -1}, {.group = -1}};
+    struct st_pass *older = &passes[0], *newer = &passes[1]; /* waited for; keeps the disk busy */
     struct place next = {0, 0};
     enum strata_status status = STRATA_OK;
     int n_groups = room_for_all(stream, weights) ? weights->n_groups : 0;
-    for (int i = 0; (next.group < n_groups || passes[!(i & 1)].group >= 0) && status == STRATA_OK;
-         i++) {
-        struct st_pass *before = &passes[!(i & 1)];
+    do {
         if (next.group < n_groups) {
-            begin(stream, weights, &next, &passes[i & 1]);
+            begin(stream, weights, &next, newer);
         }
-        if (before->group >= 0) {
-            status = finish(stream, weights, before, err);
+        if (older->group >= 0) {
+            status = finish(stream, weights, older, err);
         }
-        if (status == STRATA_OK && progress &&
-            !progress("reading experts", (uint64_t)next.group, (uint64_t)n_groups, progress_user)) {
+        struct st_pass *free_one = older;
+        older = newer;
+        newer = free_one;
+        int done = older->group >= 0 ? older->group : n_groups;
+        if (status == STRATA_OK && n_groups > 0 && progress &&
+            !progress("reading experts", (uint64_t)done, (uint64_t)n_groups, progress_user)) {
             status = st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
         }
+    } while (status == STRATA_OK && older->group >= 0);
+    if (older->group >= 0) {
+        st_stream_end(stream, older);
     }
-    for (int i = 0; i < 2; i++) {
-        if (passes[i].group >= 0) {
-            st_stream_end(stream, &passes[i]);
-        }
-        st_pass_release(&passes[i]);
-    }
+    st_pass_release(older);
+    st_pass_release(newer);
     return status;
 }
