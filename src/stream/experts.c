@@ -199,9 +199,10 @@ void st_experts_take_memory(struct st_experts *x)
 
 bool st_experts_wait_memory(struct st_experts *x, strata_progress progress, void *user)
 {
-    bool go_on = true;
+    bool more = x->populator != NULL, go_on = true;
     uint64_t done, total = st_experts_held(x);
-    while (go_on && x->populator && st_populator_help(x->populator, &done)) {
+    while (more && go_on) {
+        more = st_populator_help(x->populator, &done);
         go_on = !progress || progress("taking memory for experts", done, total, user);
     }
     st_populator_end(x->populator);
