@@ -171,25 +171,26 @@ static double experts_batch_rate(struct st_bench *bench, const struct claim *for
     return took > 0 ? (double)(columns * rows) * N_USED * tokens / took : 0;
 }
 
-/* Bytes per second that repacking delivers on all threads. */
+/* Bytes per second that repacking delivers on all threads, from place to place in our memory: what
+ * comes from a disk, and where it goes to, is in no cache of a processor. */
 static double arrival_rate(struct st_bench *bench, struct claim *form, enum ggml_type type)
 {
-    int64_t rows = (int64_t)st_round_down(ARRIVE_BYTES / ggml_row_size(type, ROW), 64);
-    uint64_t bytes = ggml_row_size(type, ROW) * (uint64_t)rows;
-    unsigned char *raw = st_xmalloc(bytes);
-    st_made_up_bytes(raw, bytes); /* pages that nobody has written to are one and the same */
-    uint64_t best = UINT64_MAX;
-    struct unit unit = {form, raw, bench->memory, bytes};
+    uint64_t row_bytes = ggml_row_size(type, ROW);
+    uint64_t most = st_min(ARRIVE_BYTES, bench->weight_bytes / 2);
+    int64_t rows = (int64_t)st_round_down(most / row_bytes, 64);
+    uint64_t bytes = row_bytes * (uint64_t)rows, took = 0;
+    int n = (int)(bench->weight_bytes / (2 * most));
     form->unit_ne[0] = ROW;
     form->unit_ne[1] = rows;
     form->unit_ne[2] = form->unit_ne[3] = 1;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < n; i++) {
+        char *raw = bench->memory + (uint64_t)i * 2 * most;
+        struct unit unit = {form, raw, raw + most, bytes};
         uint64_t start = st_now_ns();
         st_workers_put(&bench->workers, &unit, 1);
-        best = st_min(best, st_now_ns() - start);
+        took += st_now_ns() - start;
     }
-    free(raw);
-    return (double)bytes / ((double)best * 1e-9);
+    return took > 0 ? (double)bytes * n / ((double)took * 1e-9) : 0;
 }
 
 bool st_bench_type(
