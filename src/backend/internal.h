@@ -181,6 +181,11 @@ void st_workers_put(struct workers *w, const struct unit *units, int n);
 void st_workers_put_arrivals(
     struct workers *w, const struct st_binding *b, const struct st_arrival *arrivals, int n);
 
+/* A matrix in the claim's layout, which it has: its size there, and llama.cpp's own way into it. */
+size_t st_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows);
+void st_layout_put(
+    const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest);
+
 /* Puts one unit into place on the calling thread. */
 void st_unit_put(const struct unit *unit);
 

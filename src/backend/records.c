@@ -31,19 +31,11 @@ void st_made_up_bytes(unsigned char *out, size_t n)
 /* What llama.cpp makes of made-up rows in the claim's layout. */
 static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
 {
-    struct claim few = *claim;
-    few.shuffle = NULL;
-    struct ggml_tensor t = {.type = few.type, .ne = {ne[0], ne[1], 1, 1}};
-    t.nb[0] = ggml_type_size(t.type);
-    t.nb[1] = ggml_row_size(t.type, ne[0]);
-    t.nb[2] = t.nb[3] = t.nb[1] * (size_t)ne[1];
-    memcpy(few.unit_ne, t.ne, sizeof few.unit_ne);
-    size_t raw_bytes = ggml_nbytes(&t);
-    size_t form_bytes = ggml_backend_buft_get_alloc_size(few.layout, &t);
+    size_t raw_bytes = ggml_row_size(claim->type, ne[0]) * (size_t)ne[1];
+    size_t form_bytes = st_layout_bytes(claim, ne[0], ne[1]);
     unsigned char *raw = st_xmalloc(raw_bytes), *form = st_xcalloc(form_bytes, 1);
     st_made_up_bytes(raw, raw_bytes);
-    struct unit unit = {&few, raw, form, raw_bytes};
-    st_unit_put(&unit);
+    st_layout_put(claim, ne[0], ne[1], raw, form);
     uint64_t sum = st_hash64(form, form_bytes, 0);
     free(raw);
     free(form);

@@ -114,19 +114,6 @@ struct order {
     uint8_t *flips;   /* [n_bytes] what the result of zeros is */
 };
 
-/* Has llama.cpp put rows of so many columns into place. */
-static void have_put(
-    const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest)
-{
-    struct claim c = *claim;
-    c.shuffle = NULL;
-    c.unit_ne[0] = columns;
-    c.unit_ne[1] = rows;
-    c.unit_ne[2] = c.unit_ne[3] = 1;
-    struct unit unit = {&c, raw, dest, ggml_row_size(c.type, columns) * (size_t)rows};
-    st_unit_put(&unit);
-}
-
 /* Each bit's number, one binary digit at a time. */
 static void fill_digit(uint8_t *raw, size_t n, int digit)
 {
@@ -145,10 +132,10 @@ static void learn_order(struct order *o, const struct claim *claim, int64_t colu
     o->source = st_xcalloc(o->n_bytes * 8, sizeof *o->source);
     o->flips = st_xcalloc(o->n_bytes, 1);
     uint8_t *raw = st_xcalloc(o->n_bytes, 1), *form = st_xcalloc(o->n_bytes, 1);
-    have_put(claim, columns, SAMPLE_ROWS, raw, o->flips);
+    st_layout_put(claim, columns, SAMPLE_ROWS, raw, o->flips);
     for (int digit = 0; o->n_bytes * 8 >> digit; digit++) {
         fill_digit(raw, o->n_bytes, digit);
-        have_put(claim, columns, SAMPLE_ROWS, raw, form);
+        st_layout_put(claim, columns, SAMPLE_ROWS, raw, form);
         for (size_t i = 0; i < o->n_bytes; i++) {
             uint32_t ones = form[i] ^ o->flips[i];
             for (int k = 0; k < 8; k++) {
@@ -215,11 +202,10 @@ static bool keep_together(const struct order *o, size_t tile_bytes, size_t at, s
     return source[0] % 8 == 0 && origin_of(o, 8 * at).row == origin_of(o, 8 * (at + n) - 1).row;
 }
 
-static struct move move_of(
-    const struct shuffle *s, const struct order *o, size_t at, size_t n, size_t to)
+static struct move move_of(const struct shuffle *s, const struct order *o, size_t at, size_t n)
 {
     struct origin from = origin_of(o, 8 * at);
-    struct move m = {(uint32_t)(from.row * s->row_bytes + from.byte), (uint32_t)to, 0};
+    struct move m = {(uint32_t)(from.row * s->row_bytes + from.byte), (uint32_t)at, 0};
     memcpy(&m.flip, o->flips + at, n);
     return m;
 }
@@ -231,7 +217,7 @@ static int add_moves(
     int count = 0;
     for (size_t at = 0; at < s->tile_bytes; at++) {
         if (!moved[at] && keep_together(o, s->tile_bytes, at, n)) {
-            out[count++] = move_of(s, o, at, n, at);
+            out[count++] = move_of(s, o, at, n);
             memset(moved + at, true, n);
             at += n - 1;
         }
@@ -326,7 +312,7 @@ static bool does_the_same(const struct shuffle *s, const struct claim *claim)
     uint8_t *raw = st_xmalloc(n), *ours = st_xcalloc(n, 1), *theirs = st_xcalloc(n, 1);
     st_made_up_bytes(raw, n);
     st_shuffle_put(s, raw, SAMPLE_ROWS, ours);
-    have_put(claim, s->columns, SAMPLE_ROWS, raw, theirs);
+    st_layout_put(claim, s->columns, SAMPLE_ROWS, raw, theirs);
     bool same = memcmp(ours, theirs, n) == 0;
     free(raw);
     free(ours);
@@ -355,13 +341,10 @@ static void learn(struct shuffle *s, const struct claim *claim)
 /* Whether learning may be tried: the layouts that interleave rows, and take no more than these. */
 static bool is_interleaved(const struct claim *claim)
 {
-    struct ggml_tensor t = {.type = claim->type, .ne = {claim->unit_ne[0], SAMPLE_ROWS, 1, 1}};
-    t.nb[0] = ggml_type_size(t.type);
-    t.nb[1] = ggml_row_size(t.type, t.ne[0]);
-    t.nb[2] = t.nb[3] = t.nb[1] * SAMPLE_ROWS;
-    return claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 && t.nb[1] <= MOST_BYTES &&
+    size_t row_bytes = ggml_row_size(claim->type, claim->unit_ne[0]);
+    return claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 && row_bytes <= MOST_BYTES &&
            strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0 &&
-           ggml_backend_buft_get_alloc_size(claim->layout, &t) == ggml_nbytes(&t);
+           st_layout_bytes(claim, claim->unit_ne[0], SAMPLE_ROWS) == row_bytes * SAMPLE_ROWS;
 }
 
 /* All that were learnt. They are not changed any more, and never freed. */

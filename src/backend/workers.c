@@ -166,20 +166,37 @@ static void put_rows(const struct unit *u, int64_t first, int64_t rows)
     st_shuffle_put(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
 }
 
-/* As llama.cpp does it. */
-static void put_by_layout(const struct unit *u)
+static struct ggml_tensor tensor_of(const struct claim *claim, const int64_t ne[4])
 {
-    const struct claim *claim = u->claim;
-    struct ggml_tensor t = {.type = claim->type,
-        .buffer = claim->form_buffer,
-        .extra = claim->form_extra,
-        .data = u->dest};
-    memcpy(t.ne, claim->unit_ne, sizeof t.ne);
+    struct ggml_tensor t = {
+        .type = claim->type, .buffer = claim->form_buffer, .extra = claim->form_extra};
+    memcpy(t.ne, ne, sizeof t.ne);
     t.nb[0] = ggml_type_size(t.type);
     t.nb[1] = ggml_row_size(t.type, t.ne[0]);
     t.nb[2] = t.nb[1] * (size_t)t.ne[1];
     t.nb[3] = t.nb[2] * (size_t)t.ne[2];
-    t.buffer->iface.set_tensor(t.buffer, &t, u->raw, 0, ggml_nbytes(&t));
+    return t;
+}
+
+/* As llama.cpp does it. */
+static void put_by_layout(
+    const struct claim *claim, const int64_t ne[4], const void *raw, void *dest)
+{
+    struct ggml_tensor t = tensor_of(claim, ne);
+    t.data = dest;
+    t.buffer->iface.set_tensor(t.buffer, &t, raw, 0, ggml_nbytes(&t));
+}
+
+size_t st_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows)
+{
+    struct ggml_tensor t = tensor_of(claim, (int64_t[4]){columns, rows, 1, 1});
+    return ggml_backend_buft_get_alloc_size(claim->layout, &t);
+}
+
+void st_layout_put(
+    const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest)
+{
+    put_by_layout(claim, (int64_t[4]){columns, rows, 1, 1}, raw, dest);
 }
 
 void st_unit_put(const struct unit *u)
@@ -187,7 +204,7 @@ void st_unit_put(const struct unit *u)
     if (u->claim->shuffle) {
         put_rows(u, 0, u->claim->unit_ne[1]);
     } else if (u->claim->layout) {
-        put_by_layout(u);
+        put_by_layout(u->claim, u->claim->unit_ne, u->raw, u->dest);
     } else {
         memcpy(u->dest, u->raw, u->file_bytes);
     }

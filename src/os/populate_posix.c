@@ -16,6 +16,7 @@ struct st_populator {
     struct st_vm_range *pieces;
     int n;
     atomic_int next;
+    _Atomic uint64_t begun; /* bytes */
     pthread_t thread;
     bool running;
 };
@@ -27,6 +28,7 @@ static bool take_piece(struct st_populator *p)
         atomic_store(&p->next, p->n); /* or it would count on */
         return false;
     }
+    atomic_fetch_add(&p->begun, p->pieces[i].bytes);
     st_vm_populate(p->pieces[i].base, p->pieces[i].bytes);
     return true;
 }
@@ -71,10 +73,7 @@ bool st_populator_help(struct st_populator *p, uint64_t *done)
     if (!any) {
         join(p);
     }
-    *done = 0;
-    for (int i = atomic_load(&p->next) - 1; i >= 0; i--) {
-        *done += i < p->n ? p->pieces[i].bytes : 0;
-    }
+    *done = atomic_load(&p->begun);
     return any;
 }
 
