@@ -9,11 +9,12 @@
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 rounds=${1:-10}
+[[ $rounds =~ ^[1-9][0-9]*$ ]] || { usage; exit 2; }
 rm -f "$dir/header.gguf"
 "$strata" synth sparse --params 1T -q -o "$dir/header.gguf"
 
-# times COMMAND...: one line of the table.
-times() {
+# line COMMAND...: one line of the table.
+line() {
     local i
     for ((i = 0; i < rounds; i++)); do
         ${BENCH_TURN:-} bash -c 'TIMEFORMAT=%R; time "$@" >/dev/null' - "$@" 2>&1
@@ -25,6 +26,6 @@ times() {
 "$strata" plan "$dir/header.gguf" --mem 8G --disk 1G -q >/dev/null # measures the processors
 echo "| 1T parameters, 527 GiB | seconds |"
 echo "| --- | --- |"
-times "$strata" inspect "$dir/header.gguf"
-times "$strata" plan "$dir/header.gguf" --mem 8G --disk 1G -q
+line "$strata" inspect "$dir/header.gguf"
+line "$strata" plan "$dir/header.gguf" --mem 8G --disk 1G -q
 drop header
