@@ -12,6 +12,9 @@
 #   compute bound   tokens/s of the same model all in memory
 #   U               share of the disk bound that was reached
 #   of roofline     share of min(disk bound, compute bound) that was reached
+#   simulated       share of it that `strata sim` reaches with the run's routing, on a disk that reads
+#                   exactly so fast and with all that the next layer needs foreseen: tokens differ in
+#                   what they miss, and nobody knows the next token's experts while the disk is idle
 #
 # At 1G also llama.cpp (mmap), in turns with Strata, both under a memory limit of the budget and
 # 400 MiB. Results are kept in $BENCH_DIR/roofline.tsv: models can be run one by one. --report prints
@@ -37,6 +40,16 @@ done
 
 run='--tokens 0 -n 256 --warmup 128'
 
+# simulated NAME BYTES: tokens/s with so much memory for weights.
+simulated() {
+    local layout=--repack
+    [[ $options != *--no-repack* ]] || layout=
+    # shellcheck disable=SC2086
+    "$strata" sim "$dir/$1.gguf" --trace "$dir/$1.gguf.trace" --mem "$2" --disk "$disk" $layout --lookahead 1 \
+        --compute "$(awk "BEGIN { print 1e3 / $compute }")" --warm-up 128 --json |
+        awk -f bench/flatten.awk | awk '$1 == "decode.tok_per_s" { print $2 }'
+}
+
 # cell NAME BUDGET RATE: one line of results.
 cell() {
     local file_share under=(-r "$3") versus=() llama=-
@@ -49,9 +62,9 @@ cell() {
     bench "$1" "${under[@]}" -- $run --seconds "$seconds" --rounds "$rounds" --weights-mem "$file_share" \
         $options "${versus[@]}"
     [ "$3" != "$llama_rate" ] || llama=$(figure llama.cpp.decode_tok_per_s.median)
-    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$disk" "$compute" "$llama" "$(figure \
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$disk" "$compute" "$llama" "$(figure \
         strata.{decode_tok_per_s.{median,min,max},token_read_bytes.median,hit_rate.median} \
-        strata.{disk_bytes_per_s,token_s,token_scheduler_s,token_arrive_s}.median)"
+        strata.{disk_bytes_per_s,token_s,token_scheduler_s,token_arrive_s}.median)" "$(simulated "$1" "$file_share")"
 }
 
 one_model() { # TRACE SIZE LAYERS
@@ -60,6 +73,9 @@ one_model() { # TRACE SIZE LAYERS
     # shellcheck disable=SC2086
     bench "$name" -- $run --seconds "$seconds" --rounds "$rounds" $options
     compute=$(figure strata.decode_tok_per_s.median)
+    # shellcheck disable=SC2086
+    "$strata" run "$dir/$name.gguf" --tokens 0 -n 384 --temp 0 --ignore-eos -q --ids $options \
+        --trace-out "$dir/$name.gguf.trace" >"$dir/log"
     grep -qs . "$results" && sed -i "/^$name\t/d" "$results"
     for rate in $rates; do
         disk=$(disk_rate "$dir/$name.gguf" "$rate")
@@ -77,22 +93,25 @@ table() {
     $1 != name {
         name = $1; dat = dir "/roofline-" name ".dat"; printf "" >dat
         printf "\n%s, %.1f tokens/s all in memory\n\n", name, $5
-        print "| disk | memory | hits | read per token | tokens/s (range) | U | of roofline | scheduler | llama.cpp |"
-        print "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        print "| disk | memory | hits | read per token | tokens/s (range) | U | of roofline | simulated | scheduler | llama.cpp |"
+        print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     }
     {
         bound = $10 > 0 ? $4 / $10 : 1e9; roof = least(bound, $5); cells++
         if (bound <= $5) { limited++; busy += $7 / bound >= 0.85 }
         near += $7 / roof >= 0.9
-        printf "| %s (%.0f MB/s) | %d %% | %.1f %% | %.1f MB | %.2f (%.2f to %.2f) | %.2f%s | %.2f | %.1f %% | %s |\n", $3, $4 / 1e6, $2, \
-            $11 * 100, $10 / 1e6, $7, $8, $9, $7 / bound, bound <= $5 ? "" : " (CPU)", $7 / roof, $14 / $13 * 100, $6
+        possible += $16 / roof >= 0.9
+        as_simulated += $7 / $16 >= 0.95
+        printf "| %s (%.0f MB/s) | %d %% | %.1f %% | %.1f MB | %.2f (%.2f to %.2f) | %.2f%s | %.2f | %.2f | %.1f %% | %s |\n", $3, $4 / 1e6, $2, \
+            $11 * 100, $10 / 1e6, $7, $8, $9, $7 / bound, bound <= $5 ? "" : " (CPU)", $7 / roof, $16 / roof, $14 / $13 * 100, $6
         k = $3 == "500M" ? 0 : $3 == "1G" ? 1 : 2
         printf "Strata, %s\tpoints\t%d\t%s\t%s\t%s\t%s\n", $3, k, $2, $7, $8, $9 >dat
         printf "roofline, %s\tdashed\t%d\t%s\t%s\n", $3, k, $2, roof >dat
         if ($6 != "-") printf "llama.cpp (mmap), %s\tpoints\t7\t%s\t%s\n", $3, $2, $6 >dat
     }
     END {
-        printf "\nU >= 0.85 in %d of %d cells that the disk limits; >= 0.9 of the roofline in %d of %d cells\n", busy, limited, near, cells
+        printf "\nU >= 0.85 in %d of %d cells that the disk limits; >= 0.9 of the roofline in %d of %d cells, ", busy, limited, near, cells
+        printf "simulated in %d; >= 0.95 of the simulated speed in %d\n", possible, as_simulated
     }' "$results"
     local data
     for data in "$dir"/roofline-*.dat; do

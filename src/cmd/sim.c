@@ -68,8 +68,12 @@ static void print_inputs(const struct st_sim_report *r, const struct st_sim_opti
         printf(", %s of other weights", ST_SIZE(r->resident_bytes));
     }
     printf("; %s in all\n", ST_SIZE(r->memory_bytes));
-    printf("%-9s %.4g GB/s, %.4g us a read; computing %.4g ms a token\n", "disk",
+    printf("%-9s %.4g GB/s, %.4g us a read; computing %.4g ms a token", "disk",
         r->disk_bytes_per_s * 1e-9, o->latency_s * 1e6, o->compute_s * 1e3);
+    if (o->lookahead) {
+        printf("; experts foreseen %d layers ahead", o->lookahead);
+    }
+    printf("\n");
 }
 
 static void print_layers(const struct st_sim_report *r)
@@ -191,6 +195,7 @@ static int report_json(const struct st_sim_report *r, const struct st_sim_option
     set_real(root, "disk_bytes_per_s", r->disk_bytes_per_s);
     set_real(root, "latency_s", o->latency_s);
     set_real(root, "compute_s_per_token", o->compute_s);
+    set_integer(root, "lookahead", (uint64_t)o->lookahead);
     json_object_set_new(root, "decode", figures_json(&r->decode));
     set_integer(best, "expert_hits", r->optimum_hits);
     set_real(best, "hit_rate", percent(r->optimum_hits, r->decode.requests) / 100);
@@ -256,6 +261,10 @@ int cmd_sim(int argc, char **argv)
             .target = &latency_us, .min = 0, .max = 1e6},
         {CMD_FLOAT, 0, "compute", "MS", "milliseconds of each token (default 0: the disk alone)",
             .target = &compute_ms, .min = 0, .max = 1e6},
+        {CMD_INT, 0, "lookahead", "N",
+            "layers ahead for which a token's experts are foreseen and read, all of them rightly "
+            "(default 0)",
+            .target = &o.lookahead, .min = 0, .max = 1024},
         {CMD_GROUP, .help = "Output"}, {CMD_FLAG, 0, "json", NULL, "print JSON", .target = &json},
         {0}};
     const struct cmd_spec spec = {"sim", "MODEL|SHAPE --trace FILE --mem SIZE|--slots N [options]",

@@ -14,6 +14,7 @@ struct replay {
     struct st_sim_report *report;
     double layer_ns; /* compute time of one token in one layer */
     double owed_ns;  /* below one: what rounding left */
+    int lookahead;
 
     int *dense; /* streamed dense weights in the order of their use */
     int n_dense, next_dense;
@@ -140,19 +141,6 @@ static int part_at(const struct replay *r, int group, int position)
     return order[position];
 }
 
-static enum strata_status together(struct replay *r, int group, double ns, struct strata_error *err)
-{
-    const struct st_group *g = &r->weights->groups[group];
-    enum strata_status status = STRATA_OK;
-    st_stream_begin(r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, st_group_parts(g));
-    for (int i = 0; i < g->n_parts && !status; i++) {
-        status = st_stream_wait(r->stream, &r->pass, part_at(r, group, i), err);
-        compute(r, ns / g->n_parts);
-    }
-    st_stream_end(r->stream, &r->pass);
-    return status;
-}
-
 /* What each token of the step uses, of those that the layer computes. Returns how many do. */
 static int list_routes(struct replay *r, const struct step *step, int group)
 {
@@ -165,6 +153,55 @@ static int list_routes(struct replay *r, const struct step *step, int group)
         n += route != NULL;
     }
     return n;
+}
+
+/* A generated token's experts of the next layers, as if their routers could be asked already. */
+static void foresee(struct replay *r, const struct step *step, int group)
+{
+    int n_groups = r->weights->n_groups;
+    for (int g = group + 1; step->n == 1 && g < n_groups && g - group <= r->lookahead; g++) {
+        int tokens = list_routes(r, step, g);
+        st_stream_foresee(r->stream, g, r->routes, tokens * r->trace->top_k);
+    }
+}
+
+/* Computes parts first .. first+n-1, which do not need each other: the experts that are there, then
+ * the others. */
+static enum strata_status compute_parts(
+    struct replay *r, int group, int first, int n, double part_ns, struct strata_error *err)
+{
+    double left[ST_MAX_PARTS];
+    enum strata_status status = STRATA_OK;
+    for (int i = 0; i < n; i++) {
+        uint32_t part = 1u << part_at(r, group, first + i);
+        int there = 0;
+        for (int k = 0; k < r->pass.n; k++) {
+            there += st_stream_has(r->stream, group, r->pass.experts[k], part);
+        }
+        double done = part_ns * there / r->pass.n;
+        compute(r, done);
+        left[i] = part_ns - done;
+    }
+    for (int i = 0; i < n && !status; i++) {
+        status = st_stream_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
+        compute(r, left[i]);
+    }
+    return status;
+}
+
+static enum strata_status together(
+    struct replay *r, const struct step *step, int group, double ns, struct strata_error *err)
+{
+    const struct st_group *g = &r->weights->groups[group];
+    int down = g->n_parts > 1; /* the last part needs what the others made */
+    st_stream_begin(r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, st_group_parts(g));
+    foresee(r, step, group);
+    enum strata_status status = compute_parts(r, group, 0, g->n_parts - down, ns / g->n_parts, err);
+    if (!status) {
+        status = compute_parts(r, group, g->n_parts - down, down, ns / g->n_parts, err);
+    }
+    st_stream_end(r->stream, &r->pass);
+    return status;
 }
 
 static enum strata_status in_sets(
@@ -197,7 +234,7 @@ static enum strata_status experts(
     }
     return st_stream_wants_sets(r->stream, group, r->needed, r->n_needed, tokens)
                ? in_sets(r, group, tokens, ns, err)
-               : together(r, group, ns, err);
+               : together(r, step, group, ns, err);
 }
 
 /* Announces the expert matrices of a step in the order of their use. */
@@ -283,8 +320,8 @@ static int longest_step(const struct st_trace *trace)
 }
 
 enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weights *weights,
-    struct st_io_virtual *disk, const struct st_trace *trace, double compute_s, int warm_up,
-    struct st_sim_report *out, struct strata_error *err)
+    struct st_io_virtual *disk, const struct st_trace *trace, const struct st_sim_options *options,
+    int warm_up, struct st_sim_report *out, struct strata_error *err)
 {
     size_t n = (size_t)trace->n_expert;
     struct replay r = {.stream = stream,
@@ -292,7 +329,8 @@ enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weigh
         .disk = disk,
         .trace = trace,
         .report = out,
-        .layer_ns = compute_s * 1e9 / weights->n_groups};
+        .layer_ns = options->compute_s * 1e9 / weights->n_groups,
+        .lookahead = options->lookahead};
     r.seen = st_xcalloc(n, sizeof *r.seen);
     r.needed = st_xcalloc(n, sizeof *r.needed);
     r.uses = st_xcalloc(n, sizeof *r.uses);

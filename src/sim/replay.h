@@ -6,8 +6,8 @@
  * parts at once; or, where the stream wants that of a batch, set by set.
  *
  * Compute time (of a token, times the tokens of the step) is spread evenly over the layers with
- * experts: half of a layer's before its experts are known, the rest in equal shares after each part
- * of them has arrived.
+ * experts: half of a layer's before its experts are known, the rest in equal shares for each part of
+ * each of them. As in backend/partial.c, experts that are there do not wait for those that are not.
  */
 #ifndef ST_SIM_REPLAY_H
 #define ST_SIM_REPLAY_H
@@ -20,8 +20,8 @@
  * out->layers. The first `warm_up` decode tokens go into `warm`. The stream is loaded and unused;
  * `disk` is its virtual disk. */
 enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weights *weights,
-    struct st_io_virtual *disk, const struct st_trace *trace, double compute_s, int warm_up,
-    struct st_sim_report *out, struct strata_error *err);
+    struct st_io_virtual *disk, const struct st_trace *trace, const struct st_sim_options *options,
+    int warm_up, struct st_sim_report *out, struct strata_error *err);
 
 /* The tokens of a step, and what a layer needs for them. */
 struct step {

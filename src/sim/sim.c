@@ -151,8 +151,7 @@ static enum strata_status replay(const struct st_weights *ws, const struct st_pl
         status = st_stream_load(stream, NULL, NULL, err);
     }
     if (!status) {
-        status =
-            st_sim_replay(stream, ws, &disk, trace, options->compute_s, out->warm_up, out, err);
+        status = st_sim_replay(stream, ws, &disk, trace, options, out->warm_up, out, err);
     }
     st_stream_free(stream);
     return status;

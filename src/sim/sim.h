@@ -18,6 +18,7 @@ struct st_sim_options {
     double disk_bytes_per_s; /* > 0 */
     double latency_s;        /* of each read */
     double compute_s;        /* of each token */
+    int lookahead;           /* layers ahead for which a token's experts are foreseen, rightly */
     int warm_up;             /* decode tokens not counted; negative: a quarter, at most 64 */
     bool repack;             /* plan for weights that this CPU computes with in another layout */
     bool prefill;            /* replay the prefill tokens too, before and between the others */
