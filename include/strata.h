@@ -145,7 +145,7 @@ struct strata_model_options {
     bool plain;      /* plain llama.cpp, nothing streamed: the reference */
     bool mmap;       /* with plain: weights stay in llama.cpp's mapping of the file */
     const char *io_method;  /* "auto", "uring", "threads", "sync" */
-    uint32_t lookahead;     /* layers ahead for which experts are foreseen; 0: none */
+    uint32_t lookahead;     /* layers ahead for which experts are foreseen; 0: none, most: 4 */
     float lookahead_recall; /* share of what is foreseen that is left right, for experiments; 1 */
     const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
@@ -601,7 +601,7 @@ struct strata_stats {
 #undef STRATA_STATS_FIELD
 };
 
-/* Figures since the model was loaded; an eval of one token counts as decode, more as prompt. */
+/* Figures since the model was loaded; docs/STATS.md says what counts as prompt and what as decode. */
 STRATA_API void strata_stats_get(const struct strata_session *session, struct strata_stats *out);
 
 #ifdef __cplusplus

@@ -19,7 +19,7 @@ hw: base os io jansson.h
 plan: base model hw
 stream: base os io cache model
 synth: base os model GGML
-sim: base os io cache stream model plan
+sim: base io cache stream model plan
 backend: base os stream model sidecar plan GGML
 engine: base os model sidecar hw plan backend GGML LLAMA jansson.h
 serve: base jansson.h microhttpd.h pthread.h unistd.h dirent.h sys/stat.h sys/socket.h arpa/inet.h netdb.h

@@ -159,6 +159,24 @@ static void choose_route(struct made *m, int token, int layer)
     qsort(out, (size_t)m->top_k, sizeof *out, by_number);
 }
 
+/* Writes the trace; its first tokens are one batch of a prompt. */
+static void write_trace(const struct made *m, int prompt)
+{
+    FILE *f = fopen(m->path, "w");
+    assert_non_null(f);
+    st_trace_write_header(f, "made", m->layers, m->experts, m->top_k);
+    const int32_t **list = st_xcalloc((size_t)m->layers, sizeof *list);
+    for (int t = 0; t < m->tokens; t++) {
+        for (int l = 0; l < m->layers; l++) {
+            list[l] = route(m, t, l);
+        }
+        st_trace_write_token(
+            f, t, t < prompt, t < prompt ? 0 : (uint64_t)t, list, m->layers, m->top_k);
+    }
+    free(list);
+    assert_int_equal(fclose(f), 0);
+}
+
 static struct made make_trace(int layers, int experts, int top_k, int tokens, uint64_t bytes)
 {
     struct made m = {.layers = layers,
@@ -171,19 +189,12 @@ static struct made make_trace(int layers, int experts, int top_k, int tokens, ui
     snprintf(m.path, sizeof m.path, "%s", temp_path("made.jsonl"));
     snprintf(m.shape, sizeof m.shape, "%dx%d,%d,%llu", layers, experts, top_k,
         (unsigned long long)bytes);
-    FILE *f = fopen(m.path, "w");
-    assert_non_null(f);
-    st_trace_write_header(f, "made", layers, experts, top_k);
-    const int32_t **list = st_xcalloc((size_t)layers, sizeof *list);
     for (int t = 0; t < tokens; t++) {
         for (int l = 0; l < layers; l++) {
             choose_route(&m, t, l);
-            list[l] = route(&m, t, l);
         }
-        st_trace_write_token(f, t, false, (uint64_t)t, list, layers, top_k);
     }
-    free(list);
-    assert_int_equal(fclose(f), 0);
+    write_trace(&m, 0);
     return m;
 }
 
@@ -412,6 +423,37 @@ static void dense_weights_are_streamed(void **state)
     free(m.routes);
 }
 
+/* A batch that needs more experts than there are slots reads each of them once. */
+static void batches_need_no_slots(void **state)
+{
+    (void)state;
+    struct made m = make_trace(3, 32, 3, 50, 4096);
+    write_trace(&m, 40);
+    uint64_t distinct = 0;
+    for (int l = 0; l < m.layers; l++) {
+        bool seen[32] = {false};
+        for (int i = 0; i < 40 * m.top_k; i++) {
+            int *expert = &route(&m, i / m.top_k, l)[i % m.top_k];
+            distinct += !seen[*expert];
+            seen[*expert] = true;
+        }
+    }
+    for (int slots = m.top_k; slots <= m.experts; slots++) {
+        struct st_sim_options options;
+        struct st_sim_report r;
+        st_sim_options_init(&options);
+        options.slots = slots;
+        options.prefill = true;
+        simulate(m.shape, m.path, &options, &r);
+        assert_int_equal(r.prefill.tokens, 40);
+        assert_int_equal(r.prefill.requests, 40 * m.layers * m.top_k);
+        assert_int_equal(r.prefill.hits, 0);
+        assert_int_equal(r.prefill.expert_bytes, distinct * m.expert_bytes);
+        st_sim_report_release(&r);
+    }
+    free(m.routes);
+}
+
 /* --- Mistakes ------------------------------------------------------------------------------ */
 
 static void mistakes_are_told(void **state)
@@ -484,6 +526,7 @@ int main(void)
         cmocka_unit_test(the_optimum_is_one),
         cmocka_unit_test(huge_models_take_no_memory),
         cmocka_unit_test(dense_weights_are_streamed),
+        cmocka_unit_test(batches_need_no_slots),
         cmocka_unit_test(mistakes_are_told),
         cmocka_unit_test(the_method_needs_a_virtual_disk),
     };

@@ -756,6 +756,11 @@ static void test_a_failure_that_nobody_waited_for_is_forgotten(void **state)
     begin(&passes[0], 0, experts + 4, NULL, 4, ALL_PARTS);
     st_stream_end(stream, &passes[0]);
     assert_int_equal(run_pass(0, experts, NULL, 4, NULL), STRATA_OK);
+
+    start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
+    begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
+    st_stream_end(stream, &passes[0]);
+    assert_int_equal(run_pass(1, experts, NULL, 4, NULL), STRATA_OK);
 }
 
 /* Whichever of two passes a failed read was for, the evaluation is over and both end. */

@@ -55,7 +55,7 @@ struct batch {
     struct row *list;  /* the set's rows, by token */
     int *start;        /* [n_tokens + 1] where a token's rows begin in `list` */
     struct row *alike; /* those of tokens with equally many */
-    int cap_tokens, cap_rows, cap_experts;
+    int cap_tokens, cap_rows, cap_picks, cap_experts;
 
     /* The block being put together: */
     struct copies gather, scatter;
@@ -127,10 +127,12 @@ static void reserve(struct batch *x, int n_expert)
         x->cap_tokens = x->n_tokens;
         x->start = st_xrealloc(x->start, ((size_t)x->n_tokens + 1) * sizeof *x->start);
     }
-    if (x->n_tokens * x->n_picks > x->cap_rows) {
-        size_t n = (size_t)x->n_tokens * (size_t)x->n_picks;
-        size_t padded = n + MAX_PRODUCTS * MAX_FOLD * (size_t)x->n_picks;
-        x->cap_rows = (int)n;
+    int rows = x->n_tokens * x->n_picks;
+    if (rows > x->cap_rows || x->n_picks > x->cap_picks) {
+        x->cap_rows = rows > x->cap_rows ? rows : x->cap_rows;
+        x->cap_picks = x->n_picks > x->cap_picks ? x->n_picks : x->cap_picks;
+        size_t n = (size_t)x->cap_rows;
+        size_t padded = n + MAX_PRODUCTS * MAX_FOLD * (size_t)x->cap_picks;
         x->routes = st_xrealloc(x->routes, n * sizeof *x->routes);
         x->rows = st_xrealloc(x->rows, n * sizeof *x->rows);
         x->list = st_xrealloc(x->list, n * sizeof *x->list);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "base/log.h"
 #include "os/memory.h"
 
@@ -100,11 +101,9 @@ static bool buffer_copy(
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
     const struct buffer *b = buffer->context;
-    if (value == 0) {
-        st_vm_discard(b->base, buffer->size);
-    } else {
-        memset(b->base, value, buffer->size);
-    }
+    uint64_t whole = value == 0 ? st_round_down(buffer->size, st_vm_page_size()) : 0;
+    st_vm_discard(b->base, whole);
+    memset((char *)b->base + whole, value, buffer->size - whole);
 }
 
 static const struct ggml_backend_buffer_i buffer_table = {

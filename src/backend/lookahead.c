@@ -396,7 +396,8 @@ void st_lookahead_step(struct lookahead *la, struct exec *ex, struct st_binding 
         return;
     }
     layer->norm = norm_of(router->src[1]);
-    for (int d = 1; d <= st_lookahead.depth && group + d < la->n_layers; d++) {
+    int depth = st_lookahead.depth < MAX_DEPTH ? st_lookahead.depth : MAX_DEPTH;
+    for (int d = 1; d <= depth && group + d < la->n_layers; d++) {
         if (worth_asking(&la->layers[group + d], d)) {
             ask(la, ex, b, group, d, router->src[1]);
         }

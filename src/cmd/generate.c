@@ -141,8 +141,8 @@ int generate_parse(const char *name, const char *summary, const struct cmd_optio
     char **argv, struct generate_options *o)
 {
     struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(o), {CMD_GROUP, .help = "Generation"},
-        {CMD_UINT32, 'n', "predict", "N", "tokens to generate", .target = &o->n_predict, .min = 0,
-            .max = 1e9},
+        {CMD_UINT32, 'n', "predict", "N", "tokens to generate (default 128; verify: 32)",
+            .target = &o->n_predict, .min = 0, .max = 1e9},
         {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
             .target = &o->ignore_eos},
         CMD_SAMPLING_OPTIONS(

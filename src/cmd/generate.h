@@ -28,7 +28,7 @@ struct generate_options {
 /* clang-format off */
 /* Rows for a table of options. o: struct generate_options * */
 #define GENERATE_INPUT_OPTIONS(o) \
-    {CMD_GROUP, .help = "Input (one of)"}, \
+    {CMD_GROUP, .help = "Input (one of; default: a built-in text)"}, \
     {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &(o)->prompt}, \
     {CMD_STRING, 'f', "file", "FILE", "text to continue, from a file; - is standard input", \
         .target = &(o)->file}, \

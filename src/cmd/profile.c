@@ -80,7 +80,8 @@ int cmd_profile(int argc, char **argv)
         {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};
     const struct cmd_spec spec = {"profile", "[MODEL] [options]",
         "Measures this machine: memory, computing by type of weights and, with a model, the disk "
-        "that holds it (reading only). What is known is kept in the cache directory for a month; "
+        "that holds it (reading only). What is known is kept in the cache directory "
+        "($STRATA_CACHE_DIR, else the user's) for a month; "
         "`strata plan` and `strata run` use it.",
         options, 0, 1, NULL};
     const char *model = NULL;

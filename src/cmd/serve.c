@@ -157,7 +157,8 @@ static void print_plan(const struct serve_options *o, const struct strata_plan *
 static void print_endpoint(const struct serve_options *o, uint16_t port, bool ready)
 {
     bool v6 = strchr(o->server.host, ':') != NULL;
-    fprintf(stderr, "%s http://%s%s%s:%u  (OpenAI: /v1, Ollama: /api%s)%s\n",
+    fprintf(stderr,
+        "%s http://%s%s%s:%u  (OpenAI: /v1, Ollama: /api, Anthropic: /v1/messages%s)%s\n",
         ready ? "serving:" : "will be:", v6 ? "[" : "", o->server.host, v6 ? "]" : "", port,
         o->server.api_key ? "; an API key is needed" : "", ready ? "" : " once it is loaded");
     fflush(stderr);

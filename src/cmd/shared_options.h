@@ -17,15 +17,18 @@
 /* In a group that the table has begun. s: struct strata_sampling * */
 #define CMD_SAMPLING_OPTIONS(s, temp_help) \
     {CMD_FLOAT, 0, "temp", "T", temp_help, .target = &(s)->temp, .min = 0, .max = 100}, \
-    {CMD_INT, 0, "top-k", "K", "sample among the K likeliest; 0: all", \
+    {CMD_INT, 0, "top-k", "K", "sample among the K likeliest (default 40); 0: all", \
         .target = &(s)->top_k, .min = 0, .max = INT_MAX}, \
-    {CMD_FLOAT, 0, "top-p", "P", "... among those that make up P of the probability", \
+    {CMD_FLOAT, 0, "top-p", "P", "... among those that make up P of the probability " \
+        "(default 0.95)", \
         .target = &(s)->top_p, .min = 0, .max = 1}, \
-    {CMD_FLOAT, 0, "min-p", "P", "... among those at least P times as likely as the likeliest", \
+    {CMD_FLOAT, 0, "min-p", "P", "... among those at least P times as likely as the " \
+        "likeliest (default 0.05)", \
         .target = &(s)->min_p, .min = 0, .max = 1}, \
-    {CMD_FLOAT, 0, "repeat-penalty", "R", "make repetition less likely; 1: off", \
+    {CMD_FLOAT, 0, "repeat-penalty", "R", "make repetition less likely (default 1: off)", \
         .target = &(s)->repeat_penalty, .min = 0.01, .max = 100}, \
-    {CMD_UINT32, 0, "seed", "SEED", "of the random numbers", .target = &(s)->seed}
+    {CMD_UINT32, 0, "seed", "SEED", "of the random numbers (default 0; chat: another " \
+        "each time)", .target = &(s)->seed}
 
 /* A group of its own. m: struct strata_model_options * */
 #define CMD_MODEL_OPTIONS(m) \

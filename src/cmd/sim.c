@@ -273,8 +273,9 @@ int cmd_sim(int argc, char **argv)
         "no memory for them.",
         options, 1, 1,
         "MODEL is a GGUF file. SHAPE is LAYERSxEXPERTS,USED,BYTES: 48x128,6,2.6M is 48 layers of "
-        "128 experts of 2.6 MiB, of which a token uses 6. The trace must be of that shape; strata "
-        "run --trace-out FILE records one. docs/SIM.md says what the figures mean."};
+        "128 experts of 2.6 MiB, of which a token uses 6. The trace must have those layers and "
+        "experts, and may use fewer of them; strata run --trace-out FILE records one. docs/SIM.md "
+        "says what the figures mean."};
     int rc = cmd_parse(&spec, argc, argv, &model, NULL);
     if (rc != CMD_GO_ON) {
         return rc;

@@ -231,11 +231,12 @@ static int synth_inflate(int argc, char **argv)
             .target = &i.type},
         COMMON_OPTIONS(common, i.output), {0}};
     const struct cmd_spec spec = {"synth inflate", "MODEL -o FILE [options]",
-        "Makes a larger mixture of experts of a small model without changing its text: each "
-        "expert is the whole FFN with its neurons in another order.",
+        "Makes a larger mixture of experts of a small model without changing its text: of a dense "
+        "model each expert is the whole FFN, of a mixture one of its experts, with the neurons in "
+        "another order and zeros between them.",
         options, 1, 1,
         "Dense sources: llama, qwen3 and granite. The logits differ from the source's by rounding "
-        "only; a --type of fewer bits than the source's changes them, and the text, a little."};
+        "at most; a --type of fewer bits than the source's changes them, and the text, a little."};
     const char *source;
     int rc = parse(&spec, argc, argv, &source, &common, &i.output);
     if (rc != CMD_GO_ON) {

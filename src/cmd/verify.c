@@ -301,7 +301,7 @@ int cmd_verify(int argc, char **argv)
     int rc = generate_parse("verify",
         "Evaluates the same tokens with plain llama.cpp and with Strata, and compares every row of "
         "logits bit by bit. Exit code 0: identical; 1: not, or something failed; 3: plain "
-        "llama.cpp does not fit.",
+        "llama.cpp, or Strata in its budget, does not fit.",
         own, argc, argv, &o);
     if (rc != CMD_GO_ON) {
         return rc;

@@ -98,19 +98,25 @@ static uint64_t slots_minimum(const struct st_weights *ws)
     return st_min(shared, ws->expert_bytes);
 }
 
-/* For the experts of a batch: as much as helps, one layer's, but only a part of `room`, since single
- * tokens need it for slots. `room` is at least expert_minimum. */
+uint64_t st_plan_most_transit(const struct st_weights *ws)
+{
+    uint64_t unit = transit_unit(ws), most = 0;
+    for (int g = 0; g < ws->n_groups && unit > 0; g++) {
+        most = st_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
+    }
+    return st_round_down(st_max(st_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), 4096);
+}
+
+/* For the experts of a batch: as much as helps, but only a part of `room`, since single tokens need
+ * it for slots. `room` is at least expert_minimum. */
 static uint64_t transit_size(const struct st_weights *ws, uint64_t room)
 {
     uint64_t free = room - slots_minimum(ws) - 2 * staging_buffer(ws);
-    uint64_t unit = transit_unit(ws), most = 0;
+    uint64_t unit = transit_unit(ws);
     if (unit == 0) {
         return 0;
     }
-    for (int g = 0; g < ws->n_groups; g++) {
-        most = st_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
-    }
-    uint64_t bytes = st_min(st_min(room / TRANSIT_SHARE, TRANSIT_MAX), most);
+    uint64_t bytes = st_min(room / TRANSIT_SHARE, st_plan_most_transit(ws));
     uint64_t staging = staging_buffer(ws) ? st_max(STAGING_MAX, 2 * staging_buffer(ws)) : 0;
     uint64_t all = ws->expert_bytes + staging;
     if (all < room && bytes > room - all) {

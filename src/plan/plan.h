@@ -43,6 +43,9 @@ enum strata_status st_plan_make(const struct st_weights *weights, uint64_t budge
     const struct st_curves *curves, struct st_plan **out, struct strata_error *err);
 void st_plan_free(struct st_plan *plan);
 
+/* The most memory that helps the experts of a batch to pass through: one layer's, within bounds. */
+uint64_t st_plan_most_transit(const struct st_weights *weights);
+
 /* Memory one slot of the pool that all groups share takes: for each part the widest. */
 uint64_t st_plan_shared_slot_bytes(const struct st_weights *weights);
 

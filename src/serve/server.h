@@ -5,7 +5,8 @@
  *      http.c       connections, limits, keys, routes          (libmicrohttpd, a thread each)
  *      answer.c     whole answers and errors, in each API's way
  *      exchange.c   a request that generates: jobs out, pieces in, whole or as a stream
- *      openai_*.c, ollama_*.c, anthropic.c   what each API calls things
+ *      openai.c, ollama.c, anthropic.c   what each API calls things
+ *      info.c       cards of the model, health, metrics
  */
 #ifndef ST_SERVE_SERVER_H
 #define ST_SERVE_SERVER_H

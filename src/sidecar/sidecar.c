@@ -118,6 +118,8 @@ static enum strata_status read_all(
     if (status == STRATA_OK) {
         status = read_summed(s->file, head.sums_offset, 8 * head.n_sums, head.sums_sum,
             "its checksums are damaged", &s->sums, err);
+    }
+    if (status == STRATA_OK) {
         s->right = st_xcalloc(head.n_sums, sizeof *s->right);
     }
     return status;

@@ -64,8 +64,8 @@ static enum strata_status check_match(const struct subject *subject, const struc
 
 /* --- Memory ------------------------------------------------------------------------------- */
 
-/* A plan with so many slots in every layer, and all dense weights kept. */
-static struct st_plan *plan_of_slots(const struct st_weights *ws, int n)
+/* A plan with so many slots in every layer, all dense weights kept, and what batches need. */
+static struct st_plan *plan_of_slots(const struct st_weights *ws, int n, bool batches)
 {
     struct st_plan *plan = st_xcalloc(1, sizeof *plan);
     plan->n_weights = ws->n_weights;
@@ -83,7 +83,9 @@ static struct st_plan *plan_of_slots(const struct st_weights *ws, int n)
         plan->cache_bytes += (uint64_t)plan->slots[g] * ws->groups[g].slot_bytes;
     }
     plan->resident_bytes = ws->dense_bytes;
-    plan->total_bytes = plan->cache_bytes + plan->resident_bytes + plan->staging_bytes;
+    plan->transit_bytes = batches ? st_plan_most_transit(ws) : 0;
+    plan->total_bytes =
+        plan->cache_bytes + plan->resident_bytes + plan->staging_bytes + plan->transit_bytes;
     return plan;
 }
 
@@ -98,7 +100,7 @@ static enum strata_status make_plan(const struct st_weights *ws, const struct st
             "--slots %d is too few: a token needs %d experts of a layer at once", options->slots,
             trace->top_k);
     }
-    *out = plan_of_slots(ws, options->slots);
+    *out = plan_of_slots(ws, options->slots, options->prefill);
     return STRATA_OK;
 }
 

@@ -75,6 +75,7 @@ void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, con
     pass->n = n;
     pass->next_load = 0;
     pass->n_misses = 0;
+    st_loads_collect(x);
     if (x->n_passes == 0) {
         x->failed = false; /* a failure that nobody waited for: those parts are read again */
     }
@@ -83,7 +84,6 @@ void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, con
     if (uses) {
         st_cache_step(x->cache, pool);
     }
-    st_loads_collect(x);          /* from here on, what fails was asked for */
     for (int i = 0; i < n; i++) { /* hits first: a miss must not evict one of them */
         int id = first + experts[i];
         pass->experts[i] = experts[i];
