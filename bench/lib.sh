@@ -45,8 +45,8 @@ drop() { [ -n "${KEEP:-}" ] || rm -f "$dir/$1.gguf" "$dir/$1.gguf".*; }
 percent_of() { echo $(($(stat -c %s "$dir/$1.gguf") * $2 / 100)); }
 
 # disk_rate FILE RATE: bytes per second that fio reads at random under that limit, in 4 MiB blocks
-# of which 16 are open, after two seconds: throttling lets each burst through at first. `none`: no
-# limit. Without fio: 0.
+# of which 16 are open, for four seconds after two: throttling lets each burst through at first.
+# `none`: no limit. Without fio: 0.
 disk_rate() {
     local under=("$limit" -r "$2" -d "$1" --)
     [ "$2" != none ] || under=()
@@ -55,7 +55,7 @@ disk_rate() {
         return
     fi
     ${BENCH_TURN:-} "${under[@]}" fio --name=read --filename="$1" --readonly --rw=randread --bs=4M --direct=1 \
-        --ioengine=io_uring --iodepth=16 --ramp_time=2 --runtime=5 --time_based --minimal 2>/dev/null |
+        --ioengine=io_uring --iodepth=16 --ramp_time=2 --runtime=4 --time_based --minimal 2>/dev/null |
         awk -F';' '{ printf "%.0f\n", $7 * 1024 }'
 }
 

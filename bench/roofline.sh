@@ -9,7 +9,7 @@
 # 500M, 1G and 1500M bytes/s (../shared/tools/limit):
 #
 #   disk bound      what fio reads under the same limit, just before / bytes read per token
-#   compute bound   tokens/s of the same model all in memory
+#   compute bound   tokens/s of the same model all in memory, just before
 #   U               share of the disk bound that was reached
 #   of roofline     share of min(disk bound, compute bound) that was reached
 #   simulated       share of it that `strata sim` reaches with the run's routing, on a disk that reads
@@ -21,7 +21,7 @@
 # the table and draws $BENCH_DIR/roofline-*.svg from there without running anything. --quick: four
 # cells, without llama.cpp. Models are made when needed and deleted (KEEP=1 keeps them).
 # Environment: OPTIONS for strata bench (default --no-repack: weights as stored), ROUNDS (2),
-# SECONDS_EACH (4: a run warms up and measures so long at most). Takes 20 minutes and 4 GB of disk.
+# SECONDS_EACH (4: a run warms up and measures so long at most). Takes 30 minutes and 4 GB of disk.
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 options=${OPTIONS---no-repack} rounds=${ROUNDS:-2} seconds=${SECONDS_EACH:-4}
@@ -52,7 +52,11 @@ simulated() {
 
 # cell NAME BUDGET RATE: one line of results.
 cell() {
-    local file_share under=(-r "$3") versus=() llama=-
+    local disk compute file_share under=(-r "$3") versus=() llama=-
+    disk=$(disk_rate "$dir/$1.gguf" "$3")
+    # shellcheck disable=SC2086
+    bench "$1" -- $run --seconds "$seconds" --rounds 1 $options
+    compute=$(figure strata.decode_tok_per_s.median)
     file_share=$(percent_of "$1" "$2")
     if [ "$3" = "$llama_rate" ]; then
         under+=(-m $((file_share + (400 << 20))))
@@ -68,17 +72,13 @@ cell() {
 }
 
 one_model() { # TRACE SIZE LAYERS
-    local name=$1-$2 disk compute rate budget
+    local name=$1-$2 rate budget
     model "$name" replay "$shared/traces/$1.jsonl" --expert-bytes "$2" --layers "$3"
-    # shellcheck disable=SC2086
-    bench "$name" -- $run --seconds "$seconds" --rounds "$rounds" $options
-    compute=$(figure strata.decode_tok_per_s.median)
     # shellcheck disable=SC2086
     "$strata" run "$dir/$name.gguf" --tokens 0 -n 384 --temp 0 --ignore-eos -q --ids $options \
         --trace-out "$dir/$name.gguf.trace" >"$dir/log"
     grep -qs . "$results" && sed -i "/^$name\t/d" "$results"
     for rate in $rates; do
-        disk=$(disk_rate "$dir/$name.gguf" "$rate")
         for budget in $budgets; do
             cell "$name" "$budget" "$rate" | tee -a "$results" >&2
         done
@@ -92,9 +92,9 @@ table() {
     function least(a, b) { return a < b ? a : b }
     $1 != name {
         name = $1; dat = dir "/roofline-" name ".dat"; printf "" >dat
-        printf "\n%s, %.1f tokens/s all in memory\n\n", name, $5
-        print "| disk | memory | hits | read per token | tokens/s (range) | U | of roofline | simulated | scheduler | llama.cpp |"
-        print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        printf "\n%s\n\n", name
+        print "| disk | memory | hits | read per token | tokens/s (range) | all in memory | U | of roofline | simulated | scheduler | llama.cpp |"
+        print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     }
     {
         bound = $10 > 0 ? $4 / $10 : 1e9; roof = least(bound, $5); cells++
@@ -102,8 +102,8 @@ table() {
         near += $7 / roof >= 0.9
         possible += $16 / roof >= 0.9
         as_simulated += $7 / $16 >= 0.95
-        printf "| %s (%.0f MB/s) | %d %% | %.1f %% | %.1f MB | %.2f (%.2f to %.2f) | %.2f%s | %.2f | %.2f | %.1f %% | %s |\n", $3, $4 / 1e6, $2, \
-            $11 * 100, $10 / 1e6, $7, $8, $9, $7 / bound, bound <= $5 ? "" : " (CPU)", $7 / roof, $16 / roof, $14 / $13 * 100, $6
+        printf "| %s (%.0f MB/s) | %d %% | %.1f %% | %.1f MB | %.2f (%.2f to %.2f) | %.1f | %.2f%s | %.2f | %.2f | %.1f %% | %s |\n", $3, $4 / 1e6, $2, \
+            $11 * 100, $10 / 1e6, $7, $8, $9, $5, $7 / bound, bound <= $5 ? "" : " (CPU)", $7 / roof, $16 / roof, $14 / $13 * 100, $6
         k = $3 == "500M" ? 0 : $3 == "1G" ? 1 : 2
         printf "Strata, %s\tpoints\t%d\t%s\t%s\t%s\t%s\n", $3, k, $2, $7, $8, $9 >dat
         printf "roofline, %s\tdashed\t%d\t%s\t%s\n", $3, k, $2, roof >dat
