@@ -17,7 +17,10 @@ make_model() {
     case $1 in
     moe) model moe replay "$shared/traces/qwen3-30b-a3b-k6.jsonl" --expert-bytes 1.7M ;;
     dense) model dense random -a llama --type Q4_K --size 6.5G --vocab 32000 ;;
-    *) usage && exit 2 ;;
+    *)
+        usage
+        exit 2
+        ;;
     esac
 }
 

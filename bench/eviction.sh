@@ -10,6 +10,11 @@
 # move them between layers. Takes seconds, reads no weights. EVICTION_OPTIONS is passed on
 # (`--prefill`). Writes the plot to $EVICTION_SVG (build/eviction.svg).
 set -eu
+for trace in "$@"; do
+    path=$(realpath -e "$trace")
+    shift
+    set -- "$@" "$path"
+done
 cd "$(dirname "$0")/.."
 strata=build/release/strata
 svg=${EVICTION_SVG:-build/eviction.svg}

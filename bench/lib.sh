@@ -19,7 +19,7 @@ rm -rf "$STRATA_CACHE_DIR"
 [ -x "$strata" ] || { echo "$strata is missing: make build" >&2; exit 1; }
 
 # usage: prints the comment on top of the script.
-usage() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"; }
+usage() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "bench/${0##*/}"; }
 
 # model NAME SYNTH-ARGUMENTS...: makes $dir/NAME.gguf unless it is there. Its pages are written back,
 # so that the page cache can forget them.

@@ -13,7 +13,7 @@
 #
 # Needs curl, root (cgroups) and 5 GB of disk; see lib.sh.
 cd "$(dirname "$0")/.."
-case ${1:-} in -h | --help) sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"; exit ;; esac
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' bench/serve.sh; exit ;; esac
 . bench/lib.sh
 tokens=${1:-32}
 rate=${RATE:-1000M}

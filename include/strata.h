@@ -541,7 +541,7 @@ STRATA_API void strata_logprobs(struct strata_session *session, size_t row, int3
 
 /* --- Routing traces ----------------------------------------------------------------------- */
 
-/* From now on, writes to the file which experts each evaluated token uses in each layer: one JSON
+/* From now on, writes to the file which experts each token of strata_eval uses in each layer: one JSON
  * object per line (docs/SIM.md), for `strata sim` and `strata synth replay`. Also a process that is
  * killed leaves whole lines. E_UNSUPPORTED when there is nothing to see: a model without experts,
  * or whose experts are llama.cpp's. E_IO when the file cannot be made. */

@@ -342,6 +342,23 @@ static void generate(const struct strata_prompt *prompt, const struct strata_sam
     strata_session_free(session);
 }
 
+/* A megabyte of brackets is refused and not gone into, whatever is before each, or before them. */
+static void refuse_brackets(struct strata_sampling *sampling, const char *head, const char *bracket)
+{
+    struct strata_sampler *sampler;
+    struct strata_error err;
+    size_t cap = 1000000, n = strlen(head);
+    char *grammar = calloc(1, cap + 1);
+    memcpy(grammar, head, n);
+    for (size_t k = strlen(bracket); n + k <= cap; n += k) {
+        memcpy(grammar + n, bracket, k);
+    }
+    sampling->grammar = grammar;
+    assert_int_equal(strata_sampler_new(model, sampling, NULL, &sampler, &err), STRATA_E_USAGE);
+    assert_non_null(strstr(err.message, "nests too deeply"));
+    free(grammar);
+}
+
 static void test_grammars(void **state)
 {
     (void)state;
@@ -373,6 +390,9 @@ static void test_grammars(void **state)
     struct strata_error err;
     sampling.grammar = "root ::= (";
     assert_int_equal(strata_sampler_new(model, &sampling, NULL, &sampler, &err), STRATA_E_USAGE);
+    refuse_brackets(&sampling, "root ::= ", "(");
+    refuse_brackets(&sampling, "root ::= ", "\\(");
+    refuse_brackets(&sampling, "root ::= <\"> ", "(");
     sampling.grammar = NULL;
     sampling.temp = -1;
     assert_int_equal(strata_sampler_new(model, &sampling, NULL, &sampler, &err), STRATA_E_USAGE);

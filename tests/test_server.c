@@ -468,11 +468,15 @@ static void test_foreign_pages(void **state)
     struct answer a = ask_with("GET", "/v1/models", "Origin: http://localhost:3000\r\n", "", 0);
     assert_int_equal(a.status, 200);
     free(a.all);
-    int fd = dial();
-    const char *rebound =
-        "GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
-    send_all(fd, rebound, strlen(rebound));
-    assert_error(read_answer(fd), "/v1/models", 403);
+    static const char *const rebound[] = {"evil.example", "127.0.0.1.evil.example"};
+    for (int i = 0; i < 2; i++) {
+        char head[128];
+        int fd = dial();
+        snprintf(head, sizeof head,
+            "GET /v1/models HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", rebound[i]);
+        send_all(fd, head, strlen(head));
+        assert_error(read_answer(fd), "/v1/models", 403);
+    }
     stop();
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cmd/bench.h"
+#include "cmd/utf8.h"
 
 static const char *const program_names[] = {"strata", "llama.cpp"};
 
@@ -318,8 +319,8 @@ void bench_print_json(const struct bench_options *o, const struct bench_result *
     summary_init(&s, o, r);
     const struct bench_run *first = &r->runs[BENCH_STRATA][0];
     const struct strata_placement *p = &first->placement;
-    json_t *root = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:b}",
-        "model", o->generate.model_path, "arch", r->file.arch, "file_bytes",
+    json_t *root = json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:b}",
+        "model", utf8_json(o->generate.model_path), "arch", utf8_json(r->file.arch), "file_bytes",
         (json_int_t)r->file.file_bytes, "bytes_per_token", (json_int_t)r->file.bytes_per_token,
         "budget_bytes", (json_int_t)p->budget_bytes, "resident_bytes",
         (json_int_t)p->resident_bytes, "cache_bytes", (json_int_t)p->cache_bytes, "streamed_bytes",

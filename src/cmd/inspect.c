@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/utf8.h"
 
 /* What all tensors of one role or of one quantisation add up to. */
 struct sum {
@@ -201,22 +202,6 @@ static int report_text(const struct report *r, bool tensors)
 
 /* --- JSON --------------------------------------------------------------------------------- */
 
-/* A string of the file. What is not UTF-8 becomes '?'. */
-static json_t *text_json(const char *s)
-{
-    json_t *value = json_string(s);
-    if (value) {
-        return value;
-    }
-    char *ascii = st_xstrdup(s);
-    for (char *p = ascii; *p; p++) {
-        *p = (unsigned char)*p < 0x80 ? *p : '?';
-    }
-    value = json_string(ascii);
-    free(ascii);
-    return value;
-}
-
 static void set_integer(json_t *object, const char *key, uint64_t value)
 {
     json_object_set_new(object, key, json_integer((json_int_t)value));
@@ -228,7 +213,7 @@ static json_t *sums_json(const struct sums *sums)
     for (int i = 0; i < sums->n; i++) {
         const struct sum *s = &sums->sum[i];
         json_t *item = json_object();
-        json_object_set_new(item, sums->heading, text_json(s->label));
+        json_object_set_new(item, sums->heading, utf8_json(s->label));
         set_integer(item, "tensors", (uint64_t)s->n_tensors);
         set_integer(item, "parameters", s->parameters);
         set_integer(item, "bytes", s->bytes);
@@ -244,15 +229,15 @@ static json_t *tensor_json(const struct strata_tensor_info *t)
     for (int d = 0; d < t->n_dims; d++) {
         json_array_append_new(shape, json_integer(t->ne[d]));
     }
-    json_object_set_new(item, "name", text_json(t->name));
-    json_object_set_new(item, "type", text_json(t->type));
+    json_object_set_new(item, "name", utf8_json(t->name));
+    json_object_set_new(item, "type", utf8_json(t->type));
     json_object_set_new(item, "shape", shape);
-    json_object_set_new(item, "role", text_json(t->role));
+    json_object_set_new(item, "role", utf8_json(t->role));
     json_object_set_new(item, "layer", t->layer < 0 ? json_null() : json_integer(t->layer));
     set_integer(item, "bytes", t->bytes);
     set_integer(item, "experts", (uint64_t)t->n_expert);
     set_integer(item, "expert_bytes", t->expert_bytes);
-    json_object_set_new(item, "file", text_json(t->file));
+    json_object_set_new(item, "file", utf8_json(t->file));
     set_integer(item, "offset", t->offset);
     return item;
 }
@@ -272,9 +257,9 @@ static int report_json(const struct report *r, bool tensors)
 {
     const struct strata_file_info *info = &r->info;
     json_t *root = json_object();
-    json_object_set_new(root, "path", text_json(info->path));
-    json_object_set_new(root, "name", text_json(info->name));
-    json_object_set_new(root, "architecture", text_json(info->arch));
+    json_object_set_new(root, "path", utf8_json(info->path));
+    json_object_set_new(root, "name", utf8_json(info->name));
+    json_object_set_new(root, "architecture", utf8_json(info->arch));
     set_integer(root, "files", (uint64_t)info->n_files);
     set_integer(root, "tensor_count", (uint64_t)info->n_tensors);
     set_integer(root, "layers", (uint64_t)info->n_layer);

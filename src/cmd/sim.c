@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/units.h"
+#include "cmd/utf8.h"
 #include "sim/sim.h"
 
 /* --- Options ------------------------------------------------------------------------------ */
@@ -19,7 +20,8 @@ static const char *parse_rate(const char *text, void *target)
     static const char letters[] = "KMGT";
     char *end;
     double value = strtod(text, &end);
-    const char *letter = *end ? strchr(letters, *end & ~0x20) : NULL;
+    int upper = *end & ~0x20;
+    const char *letter = upper ? strchr(letters, upper) : NULL;
     if (end == text || text[strspn(text, "0123456789.")] != *end) {
         return "bytes per second like 1.8G or 550M";
     }
@@ -140,8 +142,7 @@ static void set_real(json_t *object, const char *key, double value)
 
 static void set_text(json_t *object, const char *key, const char *text)
 {
-    json_t *value = json_string(text);
-    json_object_set_new(object, key, value ? value : json_string("?")); /* not UTF-8 */
+    json_object_set_new(object, key, utf8_json(text));
 }
 
 static json_t *figures_json(const struct st_sim_figures *f)

@@ -1,6 +1,9 @@
 #include "cmd/utf8.h"
 
 #include <stdbool.h>
+#include <stdlib.h>
+
+#include "base/error.h"
 
 /* Bytes of the character that begins with `lead`; 1 where none does. */
 static size_t length_of(unsigned char lead)
@@ -30,4 +33,19 @@ void utf8_print(struct utf8_begun *begun, const char *bytes, size_t n, FILE *out
             release(begun, out);
         }
     }
+}
+
+json_t *utf8_json(const char *text)
+{
+    json_t *value = json_string(text);
+    if (value) {
+        return value;
+    }
+    char *ascii = st_xstrdup(text);
+    for (char *p = ascii; *p; p++) {
+        *p = (unsigned char)*p < 0x80 ? *p : '?';
+    }
+    value = json_string(ascii);
+    free(ascii);
+    return value;
 }

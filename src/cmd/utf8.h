@@ -2,6 +2,7 @@
 #ifndef ST_CMD_UTF8_H
 #define ST_CMD_UTF8_H
 
+#include <jansson.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -14,5 +15,8 @@ struct utf8_begun {
 /* Prints what was begun and n more bytes, up to the last whole character. Bytes that cannot be part
  * of one are printed as they are. What is begun when the text ends is never printed. */
 void utf8_print(struct utf8_begun *begun, const char *bytes, size_t n, FILE *out);
+
+/* The text as JSON; what is not ASCII becomes '?' if it is not all UTF-8. The caller's. */
+json_t *utf8_json(const char *text);
 
 #endif

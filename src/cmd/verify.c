@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -288,6 +289,20 @@ static void print_identical(const struct reference *ref)
     printf("\n");
 }
 
+/* A file that is gone when it is closed; unlike tmpfile's, where TMPDIR says. */
+static FILE *temporary_file(void)
+{
+    char path[1024];
+    const char *dir = getenv("TMPDIR");
+    int n = snprintf(path, sizeof path, "%s/strata-verify-XXXXXX", dir && *dir ? dir : "/tmp");
+    int fd = n > 0 && (size_t)n < sizeof path ? mkstemp(path) : -1;
+    if (fd < 0) {
+        return NULL;
+    }
+    unlink(path);
+    return fdopen(fd, "w+b");
+}
+
 int cmd_verify(int argc, char **argv)
 {
     struct generate_options o;
@@ -309,8 +324,9 @@ int cmd_verify(int argc, char **argv)
     o.model.n_seq = o.parallel;
     o.model.all_logits = o.parallel == 1;
     struct strata_error err = {0};
-    struct reference ref = {
-        .rows = tmpfile(), .n_seqs = o.parallel, .seqs = st_xcalloc(o.parallel, sizeof *ref.seqs)};
+    struct reference ref = {.rows = temporary_file(),
+        .n_seqs = o.parallel,
+        .seqs = st_xcalloc(o.parallel, sizeof *ref.seqs)};
     enum strata_status status = STRATA_OK;
     if (!ref.rows) {
         status = st_fail_errno(&err, STRATA_E_IO, errno, "Set TMPDIR to a writable directory.",

@@ -175,9 +175,12 @@ bool strata_chat_has_tools(const struct strata_chat *chat)
 
 /* Marks control tokens in the strings of a message, whatever is in it, and in descriptions of tools.
  * What is compared with a list (roles, names) or copied into a grammar is left alone. */
-static void protect_strings(
-    const ControlTokens &control, const ControlTokens::Marks &marks, common_json &value, bool here)
+static void protect_strings(const ControlTokens &control, const ControlTokens::Marks &marks,
+    common_json &value, bool here, int level = 0)
 {
+    if (level > st_levels_max) {
+        throw std::invalid_argument("the messages nest too deeply");
+    }
     if (value.is_string()) {
         if (here) {
             value = control.protect(value.get<std::string>(), marks);
@@ -186,11 +189,12 @@ static void protect_strings(
         for (const auto &[key, item] : value.items()) {
             bool name = key == "role" || key == "type" || key == "name" || key == "id" ||
                         key == "tool_call_id";
-            protect_strings(control, marks, item, (here && !name) || key == "description");
+            protect_strings(
+                control, marks, item, (here && !name) || key == "description", level + 1);
         }
     } else if (value.is_array()) {
         for (size_t i = 0; i < value.size(); i++) {
-            protect_strings(control, marks, value.at(i), here);
+            protect_strings(control, marks, value.at(i), here, level + 1);
         }
     }
 }

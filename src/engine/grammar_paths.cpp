@@ -56,11 +56,11 @@ static void skip_space(reader &r)
     }
 }
 
-/* Goes past the end of what began with `close`'s counterpart. */
+/* Goes past the end of what began with `close`'s counterpart. Names of tokens know no escapes. */
 static void skip_to(reader &r, char close)
 {
     for (r.at++; r.at < r.g.size() && r.g[r.at] != close; r.at++) {
-        r.at += r.g[r.at] == '\\';
+        r.at += r.g[r.at] == '\\' && close != '>';
     }
     r.at++;
 }
@@ -112,8 +112,11 @@ static int rule_named(reader &r, const std::string &name)
 }
 
 /* The alternatives of a rule, up to the next rule or the closing bracket. */
-static void read_rule(reader &r, int into)
+static void read_rule(reader &r, int into, int level)
 {
+    if (level > st_levels_max) { /* llama.cpp reads them by recursion, as we do */
+        throw std::invalid_argument("the grammar nests too deeply");
+    }
     for (skip_space(r); r.at < r.g.size() && r.g[r.at] != ')'; skip_space(r)) {
         char c = r.g[r.at];
         size_t start = r.at;
@@ -131,7 +134,7 @@ static void read_rule(reader &r, int into)
             items.push_back({group, false, 1});
             r.rules.emplace_back();
             r.at++;
-            read_rule(r, group);
+            read_rule(r, group, level + 1);
             r.at++;
         } else if (is_name(c)) {
             while (r.at < r.g.size() && is_name(r.g[r.at])) {
@@ -168,7 +171,7 @@ static void read_grammar(reader &r)
         r.at += 3;
         int named = rule_named(r, name);
         r.rules[named].alternatives.assign(1, {}); /* the last of the same name counts */
-        read_rule(r, named);
+        read_rule(r, named, 0);
     }
 }
 

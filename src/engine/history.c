@@ -53,8 +53,10 @@ static uint64_t mix(uint64_t hash, const void *data, size_t n)
     return hash;
 }
 
-static uint64_t model_id(const struct st_catalog *c)
+/* Of the model, and of the layers whose experts are ours: a device may hold others. */
+static uint64_t model_id(const struct st_weights *ws)
 {
+    const struct st_catalog *c = ws->catalog;
     uint64_t hash = 0xcbf29ce484222325u;
     hash = mix(hash, c->arch, strlen(c->arch));
     hash = mix(hash, c->name, strlen(c->name));
@@ -62,6 +64,9 @@ static uint64_t model_id(const struct st_catalog *c)
         hash = mix(hash, c->tensors[i].name, strlen(c->tensors[i].name));
         hash = mix(hash, &c->tensors[i].bytes, sizeof c->tensors[i].bytes);
         hash = mix(hash, &c->tensors[i].type, sizeof c->tensors[i].type);
+    }
+    for (int g = 0; g < ws->n_groups; g++) {
+        hash = mix(hash, &ws->groups[g].layer, sizeof ws->groups[g].layer);
     }
     return hash;
 }
@@ -150,7 +155,7 @@ struct st_history *st_history_open(const struct st_weights *ws)
         h->recent[g] = st_xcalloc(experts, sizeof *h->recent[g]);
     }
     char name[64];
-    snprintf(name, sizeof name, "models/%016llx.json", (unsigned long long)model_id(ws->catalog));
+    snprintf(name, sizeof name, "models/%016llx.json", (unsigned long long)model_id(ws));
     if (!st_cache_path(name, h->path, sizeof h->path)) {
         h->path[0] = 0;
         return h;

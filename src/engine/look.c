@@ -163,7 +163,7 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
 {
     struct strata_model_options *o = &m->options;
     if (o->threads == 0) {
-        o->threads = st_cpu_count();
+        o->threads = (int)st_min((uint64_t)st_cpu_count(), GGML_MAX_N_THREADS);
     }
     if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
         return st_fail(
@@ -246,11 +246,25 @@ static enum strata_status plan_once(struct strata_model *m, struct strata_error 
     return st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
 }
 
+/* What is known of the model's experts, by group: for other groups it must be found out again. */
+static void forget_groups(struct strata_model *m)
+{
+    st_history_free(m->history);
+    st_curves_free(m->curves);
+    m->history = NULL;
+    m->curves = NULL;
+}
+
+/* A larger batch may leave a device room for fewer layers, and us with more of them. */
 static enum strata_status plan_batch(
     struct strata_model *m, uint32_t batch, struct strata_error *err)
 {
     m->options.batch = batch;
     enum strata_status status = measure_devices(m, err);
+    if (status == STRATA_OK && m->curves->n_groups != st_binding_weights(m->binding)->n_groups) {
+        forget_groups(m);
+        status = st_speed_gather(m, err);
+    }
     return status == STRATA_OK ? plan_once(m, err) : status;
 }
 
@@ -318,10 +332,7 @@ static enum strata_status measure(struct strata_model *m, struct strata_error *e
     /* What such a device holds cannot be streamed. Unless it was asked for, better do without. */
     if (status == STRATA_E_NOFIT && m->devices.shared && strcmp(m->options.device, "auto") == 0) {
         st_devices_release(&m->devices);
-        st_history_free(m->history);
-        st_curves_free(m->curves);
-        m->history = NULL;
-        m->curves = NULL;
+        forget_groups(m);
         status = measure_and_plan(m, err);
     }
     return status;

@@ -126,7 +126,7 @@ static bool measure_compute(
 enum strata_status st_machine_profile(
     const struct st_machine_request *rq, struct st_profile *out, struct strata_error *err)
 {
-    char path[1024], machine[256];
+    char path[1024], machine[ST_PROFILE_MACHINE];
     const char *why = "";
     bool place = profile_path(path, sizeof path);
     describe(machine, sizeof machine);
@@ -134,7 +134,8 @@ enum strata_status st_machine_profile(
     if (why && place && strcmp(why, "there is none yet") != 0) {
         st_warn("the profile %s is measured anew: %s", path, why);
     }
-    int threads[2] = {rq->threads ? rq->threads : 1, st_cpu_count()};
+    int most = st_cpu_count() < GGML_MAX_N_THREADS ? st_cpu_count() : GGML_MAX_N_THREADS;
+    int threads[2] = {rq->threads ? rq->threads : 1, most};
     int n = rq->threads == 0 && threads[1] > 1 ? 2 : 1;
     bool changed = false;
     for (int i = 0; i < n && (place || rq->again); i++) {

@@ -4,39 +4,12 @@
 
 #include <stdexcept>
 
-static const int levels_max = 200;       /* of brackets, of schemas in schemas */
 static const size_t rules_max = 1 << 14; /* each may refer to the next */
 static const size_t refs_max = 256;      /* the same for schemas, with larger steps */
 static const size_t grammar_bytes_max = 1 << 20;
 static const size_t members_max = 256;    /* of an object; what is optional costs their square */
 static const size_t entries_max = 4096;   /* of a list, as of values or alternatives */
 static const size_t values_max = 1 << 16; /* in all */
-
-/* Brackets outside of quotes and character classes. */
-static int deepest(const std::string &g)
-{
-    int depth = 0, most = 0;
-    char inside = 0;
-    for (size_t i = 0; i < g.size(); i++) {
-        if (g[i] == '\\') {
-            i++;
-        } else if (inside) {
-            inside = g[i] == inside ? 0 : inside;
-        } else if (g[i] == '"' || g[i] == '[') {
-            inside = g[i] == '[' ? ']' : '"';
-        } else if (g[i] == '#') {
-            i = g.find('\n', i);
-            if (i == std::string::npos) {
-                break;
-            }
-        } else if (g[i] == '(') {
-            most = ++depth > most ? depth : most;
-        } else if (g[i] == ')') {
-            depth--;
-        }
-    }
-    return most;
-}
 
 static size_t count(const std::string &text, const char *word)
 {
@@ -52,9 +25,6 @@ void st_check_grammar(const std::string &grammar)
     if (grammar.size() > grammar_bytes_max || count(grammar, "::=") > rules_max) {
         throw std::invalid_argument("the grammar is too large");
     }
-    if (deepest(grammar) > levels_max) {
-        throw std::invalid_argument("the grammar nests too deeply");
-    }
     st_check_paths(grammar);
 }
 
@@ -64,7 +34,7 @@ struct tally {
 
 static void check(const common_json &value, int level, tally &sum)
 {
-    if (level > levels_max) {
+    if (level > st_levels_max) {
         throw std::invalid_argument("the schema nests too deeply");
     }
     if (++sum.values > values_max ||
@@ -102,7 +72,7 @@ void st_check_json(const std::string &text)
         } else if (quoted) {
             i += c == '\\';
         } else if (c == '[' || c == '{') {
-            if (++depth > levels_max) {
+            if (++depth > st_levels_max) {
                 throw std::invalid_argument("the arguments of a call nest too deeply");
             }
         } else if (c == ']' || c == '}') {

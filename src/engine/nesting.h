@@ -10,9 +10,11 @@
 
 #include "common/chat.h"
 
+const int st_levels_max = 200; /* of brackets, of schemas in schemas */
+
 /* Throw std::invalid_argument. */
 void st_check_grammar(const std::string &grammar);
-void st_check_paths(const std::string &grammar); /* a part of it; brackets are not too deep */
+void st_check_paths(const std::string &grammar); /* a part of it: brackets, and ways to begin */
 void st_check_schema(const common_json &schema);
 void st_check_json(const std::string &text); /* that is to be parsed */
 

@@ -67,16 +67,26 @@ enum strata_status st_optimized_open(struct strata_model *m, struct strata_error
 
 /* --- Where it goes ------------------------------------------------------------------------- */
 
+/* Whatever else is there is not ours to replace or delete. */
+static enum strata_status check_output(const char *path, struct strata_error *err)
+{
+    if (st_path_exists(path) && (st_path_is_no_file(path) || !st_sidecar_is_one(path))) {
+        return st_fail(err, STRATA_E_USAGE, "Give another name with -o.",
+            "%.200s is there, and is no sidecar", path);
+    }
+    return STRATA_OK;
+}
+
 static enum strata_status choose_path(const struct strata_model *m, const char *output, char *path,
     size_t cap, struct strata_error *err)
 {
     if (output) {
         int n = snprintf(path, cap, "%s", output);
-        if (n <= 0 || (size_t)n >= cap || st_path_is_directory(path)) {
+        if (n <= 0 || (size_t)n >= cap) {
             return st_fail(err, STRATA_E_USAGE, "Give the name of a file with -o.",
                 "%.100s is no name for a sidecar", output);
         }
-        return STRATA_OK;
+        return check_output(path, err);
     }
     if (st_sidecar_path(m->catalog, false, path, cap) && st_path_writable(path)) {
         return STRATA_OK;
@@ -479,7 +489,8 @@ enum strata_status strata_optimize_remove(
     int count = 0;
     enum strata_status status = STRATA_OK;
     if (output) {
-        status = remove_both(output, &count, err);
+        status = check_output(output, err);
+        status = status == STRATA_OK ? remove_both(output, &count, err) : status;
     } else if ((status = st_catalog_open(path, false, &catalog, err)) == STRATA_OK) {
         for (int kept = 0; kept < 2 && status == STRATA_OK; kept++) {
             if (st_sidecar_path(catalog, kept, place, sizeof place)) {

@@ -27,7 +27,8 @@ struct strata_plan {
 static void convert(const struct strata_model *m, const struct st_plan *plan,
     const struct st_speed *speed, double disk, struct strata_speed *out)
 {
-    bool seen = st_history_compute_s(m->history, m->options.threads, m->options.repack) > 0;
+    bool seen =
+        m->history && st_history_compute_s(m->history, m->options.threads, m->options.repack) > 0;
     bool measured = m->profile.n_rates > 0;
     double range = seen ? RANGE_SEEN : measured ? RANGE_UNSEEN : RANGE_GUESSED;
     uint64_t load = plan ? plan->resident_bytes : m->catalog->tensor_bytes;

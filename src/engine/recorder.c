@@ -21,12 +21,13 @@ struct recorder {
     struct rows *layers;      /* [n_layer] */
     const int32_t **of_token; /* [n_layer] */
     uint64_t n_passes;
+    bool in_pass; /* between begin and write: passes of several sequences are not recorded */
     struct strata_error error; /* the first one; nothing is written after it */
 };
 
 void st_recorder_note(struct recorder *r, int group, const int *experts, int n)
 {
-    if (!r) {
+    if (!r || !r->in_pass) {
         return;
     }
     struct rows *rows = &r->layers[group];
@@ -99,6 +100,9 @@ void st_recorder_begin(struct recorder *r)
     for (int l = 0; r && l < r->n_layer; l++) {
         r->layers[l].n = 0;
     }
+    if (r) {
+        r->in_pass = true;
+    }
 }
 
 /* The experts of token i of n in a layer; NULL when it has none there. */
@@ -113,7 +117,11 @@ static const int32_t *route(const struct recorder *r, int layer, size_t i, size_
 
 void st_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool prompt)
 {
-    if (!r || r->error.status) {
+    if (!r) {
+        return;
+    }
+    r->in_pass = false;
+    if (r->error.status) {
         return;
     }
     for (size_t i = 0; i < n; i++) {

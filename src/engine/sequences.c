@@ -173,12 +173,13 @@ enum strata_status strata_seq_save(struct strata_session *s, int seq, const int3
 enum strata_status strata_seq_load(
     struct strata_session *s, int seq, uint32_t n, const char *path, struct strata_error *err)
 {
-    int32_t *tokens = st_xcalloc(n, sizeof *tokens);
+    bool fits = n <= s->model->options.ctx;
+    int32_t *tokens = st_xcalloc(fits ? n : 0, sizeof *tokens);
     size_t got = 0;
     enum strata_status status = STRATA_OK;
     empty(s, seq);
-    if (n > s->model->options.ctx ||
-        llama_state_seq_load_file(s->model->ctx, path, seq, tokens, n, &got) == 0 || got != n) {
+    if (!fits || llama_state_seq_load_file(s->model->ctx, path, seq, tokens, n, &got) == 0 ||
+        got != n) {
         empty(s, seq);
         status = st_fail(err, STRATA_E_IO, "", "the state in %s cannot be taken up", path);
     } else {

@@ -328,6 +328,9 @@ enum strata_status strata_sampling_set(
 
 int32_t strata_sample(struct strata_session *s)
 {
+    if (s->n_rows == 0) {
+        return -1;
+    }
     if (!s->sampler) {
         struct strata_sampling greedy;
         strata_sampling_init(&greedy);

@@ -44,9 +44,11 @@ struct st_profile_disk {
 extern const uint32_t st_profile_blocks[4];
 extern const uint32_t st_profile_depths[3];
 
+#define ST_PROFILE_MACHINE 2048 /* the names of processors say all that they can do */
+
 struct st_profile {
-    char machine[256]; /* processor, cores, memory, llama.cpp: what it must match */
-    int64_t measured;  /* seconds since 1970, when it was begun */
+    char machine[ST_PROFILE_MACHINE]; /* processor, cores, memory, llama.cpp: what it must match */
+    int64_t measured;                 /* seconds since 1970, when it was begun */
     int cores;
     double memory_bytes_per_s[2]; /* read by one thread, by one per core */
     double op_s; /* one operation on a row of activations: what a node costs at least */

@@ -193,7 +193,7 @@ void st_cgroup_open(const char *root, struct st_cgroup *out)
     static const char *const controllers[] = {"memory", NULL};
     out->n = 0;
     out->pressure = -1;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2 && out->n < ST_CGROUP_LEVELS; i++) {
         struct hierarchy h;
         if (!find_hierarchy(root, controllers[i], &h)) {
             continue;

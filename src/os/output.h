@@ -45,9 +45,9 @@ uint64_t st_path_disk_bytes(const char *path);
 /* True when files can be made in the directory that `path` is in. */
 bool st_path_writable(const char *path);
 
-/* True when there is something at `path`. */
+/* True when there is something at `path`; when it is no regular file, which must not be replaced. */
 bool st_path_exists(const char *path);
-bool st_path_is_directory(const char *path);
+bool st_path_is_no_file(const char *path);
 
 /* Removes the file. True when there was one. */
 enum strata_status st_path_remove(const char *path, bool *removed, struct strata_error *err);

@@ -195,10 +195,10 @@ bool st_path_exists(const char *path)
     return access(path, F_OK) == 0;
 }
 
-bool st_path_is_directory(const char *path)
+bool st_path_is_no_file(const char *path)
 {
     struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
 }
 
 enum strata_status st_path_remove(const char *path, bool *removed, struct strata_error *err)

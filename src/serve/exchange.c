@@ -198,7 +198,9 @@ static void write_text(
     for (size_t i = 0; i < n_deltas; i++) {
         x->dialect->delta(x, c, &deltas[i], out);
     }
-    choice->text_offset += n;
+    for (size_t i = 0; i < n; i++) {
+        choice->text_offset += ((unsigned char)text[i] & 0xc0) != 0x80;
+    }
 }
 
 /* Waits a while for one choice. */
@@ -393,7 +395,14 @@ void st_exchange_run(struct st_exchange *x, const struct st_fields *f)
 
 uint32_t st_exchange_prompt_tokens(const struct st_exchange *x)
 {
-    return x->choices[0].result ? x->choices[0].result->n_prompt : 0;
+    size_t n = 0;
+    if (x->choices[0].result) {
+        return x->choices[0].result->n_prompt;
+    }
+    if (x->prompt) { /* not computed yet */
+        strata_prompt_tokens(x->prompt, &n);
+    }
+    return (uint32_t)n;
 }
 
 uint32_t st_exchange_reused_tokens(const struct st_exchange *x)

@@ -24,7 +24,7 @@ struct st_choice {
     const struct st_result *result; /* NULL: not ended */
     json_t *logprobs;               /* of the API's making; NULL: none */
     struct st_buffer text;          /* for APIs without a chat's parts */
-    size_t text_offset;             /* bytes of text so far */
+    size_t text_offset;             /* characters of text so far */
 };
 
 struct st_dialect {

@@ -238,6 +238,13 @@ static bool has_key(const struct st_request *r)
     return good | (plain && same_key(plain, key));
 }
 
+/* "NAME" or "NAME:8080" */
+static bool is_host(const char *host, const char *name)
+{
+    size_t n = strlen(name);
+    return strncasecmp(host, name, n) == 0 && (!host[n] || host[n] == ':');
+}
+
 /* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost" */
 static bool names_loopback(const char *host)
 {
@@ -245,8 +252,7 @@ static bool names_loopback(const char *host)
     host = scheme ? scheme + 3 : host;
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        size_t n = strlen(names[i]);
-        if (strncasecmp(host, names[i], n) == 0 && (!host[n] || host[n] == ':')) {
+        if (is_host(host, names[i])) {
             return true;
         }
     }
@@ -260,8 +266,7 @@ static bool is_foreign_page(const struct st_request *r)
     if (!r->server->loopback || r->server->options.api_key) {
         return false;
     }
-    bool host_ok = !host || names_loopback(host) ||
-                   strncasecmp(host, r->server->options.host, strlen(r->server->options.host)) == 0;
+    bool host_ok = !host || names_loopback(host) || is_host(host, r->server->options.host);
     return !host_ok || (origin && !names_loopback(origin));
 }
 

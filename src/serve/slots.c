@@ -128,23 +128,37 @@ static int make_empty(struct st_service *s, int keep)
 
 /* --- Starting ------------------------------------------------------------------------------ */
 
-/* Puts a state from the disk into an empty sequence. Returns how much of it the prompt begins with. */
-static uint32_t load(struct st_service *s, const struct st_job *job, int seq, int state)
+/* Puts the state on the disk that has most in common with the prompt into an empty sequence. NULL
+ * when there is none that can be taken up. */
+static const int32_t *take_up(struct st_service *s, const struct st_job *job, int seq, uint32_t *n)
+{
+    bool whole = !strata_seq_can_cut(s->session);
+    for (;;) { /* what is evicted is stored, too, perhaps in the place of what had been found */
+        uint32_t common;
+        struct strata_error err;
+        int state = st_kv_store_find(s->store, job->tokens, reusable(job), whole, &common);
+        const int32_t *tokens = state >= 0 ? st_kv_store_tokens(s->store, state, n) : NULL;
+        const char *path = state >= 0 ? st_kv_store_check(s->store, state) : NULL;
+        if (!path || *n > s->ctx) {
+            return NULL;
+        }
+        if (strata_seq_load(s->session, seq, *n, path, &err) == STRATA_OK) {
+            return tokens;
+        }
+        if (!st_slots_evict(s)) { /* so it was not for want of room */
+            st_warn("%s", err.message);
+            st_kv_store_drop(s->store, state);
+            return NULL;
+        }
+    }
+}
+
+/* The same. Returns how much of it the prompt begins with. */
+static uint32_t load(struct st_service *s, const struct st_job *job, int seq)
 {
     uint32_t n;
-    struct strata_error err;
-    const int32_t *tokens = st_kv_store_tokens(s->store, state, &n);
-    const char *path = st_kv_store_check(s->store, state);
-    if (!path || n > s->ctx) {
-        return 0;
-    }
-    enum strata_status status = strata_seq_load(s->session, seq, n, path, &err);
-    while (status != STRATA_OK && st_slots_evict(s)) { /* it may have been for want of room */
-        status = strata_seq_load(s->session, seq, n, path, &err);
-    }
-    if (status != STRATA_OK) {
-        st_warn("%s", err.message);
-        st_kv_store_drop(s->store, state);
+    const int32_t *tokens = take_up(s, job, seq, &n);
+    if (!tokens) {
         return 0;
     }
     st_prefix_add(&s->prefix, seq, tokens, n);
@@ -167,7 +181,7 @@ static int begin(struct st_service *s, const struct st_job *job, uint32_t *n, bo
     if (state >= 0 && stored >= common + WORTH_LOADING) {
         int fresh = make_empty(s, seq);
         s->prefix.seqs[fresh].busy = true;
-        *n = load(s, job, fresh, state);
+        *n = load(s, job, fresh);
         s->prefix.seqs[fresh].busy = false;
         if (*n >= common && *n > 0) {
             *from_disk = true;

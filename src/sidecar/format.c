@@ -60,6 +60,11 @@ uint64_t st_sidecar_data_offset(const struct st_sidecar_head *head)
     return st_round_up(head->sums_offset + 8 * head->n_sums, ST_SIDECAR_ALIGN);
 }
 
+bool st_sidecar_has_magic(const unsigned char *bytes)
+{
+    return memcmp(bytes, magic, sizeof magic) == 0;
+}
+
 bool st_sidecar_head_unpack(
     const unsigned char *bytes, struct st_sidecar_head *head, const char **why)
 {
@@ -71,7 +76,7 @@ bool st_sidecar_head_unpack(
         .index_sum = st_sidecar_load64(bytes + AT_INDEX_SUM),
         .sums_sum = st_sidecar_load64(bytes + AT_SUMS_SUM),
     };
-    *why = memcmp(bytes, magic, sizeof magic) != 0 ? "it is not a sidecar"
+    *why = !st_sidecar_has_magic(bytes) ? "it is not a sidecar"
            : st_sidecar_load64(bytes + AT_FORMAT) != ST_SIDECAR_FORMAT
                ? "it is of another format, from another version of Strata"
            : st_sidecar_load64(bytes + AT_HEAD_SUM) != st_hash64(bytes, AT_HEAD_SUM, 0)

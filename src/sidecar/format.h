@@ -21,6 +21,9 @@ struct st_sidecar_head {
 };
 
 void st_sidecar_head_pack(const struct st_sidecar_head *head, unsigned char *bytes);
+/* Whether a head begins as all do. */
+bool st_sidecar_has_magic(const unsigned char *bytes);
+
 /* False, and a reason, when the bytes are no head of this format. */
 bool st_sidecar_head_unpack(
     const unsigned char *bytes, struct st_sidecar_head *head, const char **why);

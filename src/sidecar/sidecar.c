@@ -125,6 +125,20 @@ static enum strata_status read_all(
     return status;
 }
 
+bool st_sidecar_is_one(const char *path)
+{
+    struct st_file *file;
+    unsigned char bytes[ST_SIDECAR_HEAD_BYTES];
+    if (st_file_open(path, false, &file, NULL) != STRATA_OK) {
+        return false;
+    }
+    bool is = file->size >= sizeof bytes &&
+              st_file_read(file, bytes, sizeof bytes, 0, NULL) == STRATA_OK &&
+              st_sidecar_has_magic(bytes);
+    st_file_close(file);
+    return is;
+}
+
 enum strata_status st_sidecar_open(const char *path, const struct st_sidecar_user *user,
     struct st_sidecar **out, struct strata_error *err)
 {

@@ -55,6 +55,9 @@ struct st_sidecar;
  * directory. False when there is no such place. */
 bool st_sidecar_path(const struct st_catalog *catalog, bool kept, char *path, size_t cap);
 
+/* Whether the file begins as sidecars do. False when it cannot be read. */
+bool st_sidecar_is_one(const char *path);
+
 /* Opens the sidecar at `path`. E_IO when it cannot be read, E_FORMAT when it is damaged or not
  * complete, E_UNSUPPORTED when it is of another model, processor, version or layout; the message says
  * which. The catalogue must outlive it. */

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/file.h"
+#include "os/output.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -89,6 +90,10 @@ static enum strata_status name_parts(struct writer *w, const char *path, struct 
                 w->n_parts);
         } else {
             snprintf(p->path, sizeof p->path, "%s", path);
+        }
+        if (st_path_is_no_file(p->path)) {
+            return st_fail(err, STRATA_E_USAGE, "Give the name of a file.",
+                "%.200s is there, and is no file", p->path);
         }
         snprintf(p->temporary, sizeof p->temporary, "%s.tmp", p->path);
     }

@@ -9,6 +9,11 @@ small m.gguf
 strata optimize m.gguf -q -o nowhere/x
 echo "exit code $?"
 strata optimize m.gguf -q -o .
+# What is there and no sidecar is neither replaced nor deleted.
+cp m.gguf copy.gguf
+strata optimize m.gguf -q -o m.gguf
+strata optimize m.gguf -q --remove -o m.gguf
+cmp m.gguf copy.gguf && echo "the model is as it was"
 strata optimize
 # A file may not get so large: what was written is no harm, and the next run makes it.
 (ulimit -f 100; trap '' XFSZ; strata optimize m.gguf -q -t 1)
