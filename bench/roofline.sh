@@ -96,7 +96,7 @@ table() {
         print "| disk | memory | hits | read per token | tokens/s (range) | all in memory | U | of roofline | simulated | scheduler | llama.cpp |"
         print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     }
-    {
+    $16 > 0 { # else of an older script
         bound = $10 > 0 ? $4 / $10 : 1e9; roof = least(bound, $5); cells++
         if (bound <= $5) { limited++; busy += $7 / bound >= 0.85 }
         near += $7 / roof >= 0.9

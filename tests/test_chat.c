@@ -393,6 +393,9 @@ static void test_grammars(void **state)
     refuse_brackets(&sampling, "root ::= ", "(");
     refuse_brackets(&sampling, "root ::= ", "\\(");
     refuse_brackets(&sampling, "root ::= <\"> ", "(");
+    refuse_brackets(&sampling, "root ::= (#\r", "(");
+    refuse_brackets(&sampling, "root ::= (\"a\"{1,2 #}\"\n} ", "(");
+    refuse_brackets(&sampling, "root ::= \"\xf0\"xy\"", "(");
     sampling.grammar = NULL;
     sampling.temp = -1;
     assert_int_equal(strata_sampler_new(model, &sampling, NULL, &sampler, &err), STRATA_E_USAGE);

@@ -180,6 +180,14 @@ static struct st_result one_turn(const char *text, const struct strata_model_opt
     return result;
 }
 
+static struct st_result say(struct fixture *f, const char *text, int n, char *got, size_t cap)
+{
+    struct strata_prompt *prompt = text_prompt(f->model, text);
+    struct st_result result = collect(submit(f, prompt, n), got, cap);
+    strata_prompt_free(prompt);
+    return result;
+}
+
 static void test_after_restart(void **state)
 {
     (void)state;
@@ -231,6 +239,46 @@ static void test_after_restart(void **state)
     options.repack = true;
     one_turn(turn, &options, 1000, second, sizeof second);
     assert_int_equal(files_in(kv_dir, file, sizeof file), 0);
+    rmdir(kv_dir);
+}
+
+/* A conversation goes on whose state is on the disk. To make room for it another one is stored, for
+ * which the disk has room only without the states that are there. */
+static void test_states_that_move(void **state)
+{
+    (void)state;
+    static const char *const short_ones[] = {"A cat", "The sun", "She said"};
+    char long_one[1024], first[2048], got[4096], want[2048], turn[4096], file[2 * PATH_MAX];
+    struct strata_model_options options = streamed(2);
+    struct st_service_options with_disk = {
+        .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = 1 << 30};
+    struct fixture f;
+    struct stat stat_of;
+    snprintf(kv_dir, sizeof kv_dir, "/tmp/strata-kv-%d", (int)getpid());
+    snprintf(long_one, sizeof long_one, "One day, a boy named Tim saw a dog. %s %s", STORY, STORY);
+    one_turn(long_one, &options, 1 << 30, got, sizeof got);
+    assert_int_equal(files_in(kv_dir, file, sizeof file), 1);
+    assert_int_equal(stat(file, &stat_of), 0);
+    unlink(file);
+    one_turn("Lily and Ben went to the park", &options, 1 << 30, got, sizeof got);
+    one_turn("Once upon a time", &options, 1 << 30, first, sizeof first);
+    assert_int_equal(files_in(kv_dir, file, sizeof file), 2);
+
+    snprintf(turn, sizeof turn, "Once upon a time%s Then a big", first);
+    run_alone(MODEL, &options, turn, 30, want, sizeof want);
+    with_disk.kv_max_bytes = (uint64_t)stat_of.st_size;
+    fixture_start(&f, MODEL, &options, &with_disk);
+    say(&f, long_one, 30, got, sizeof got);
+    for (int i = 0; i < 3; i++) { /* no sequence is empty */
+        say(&f, short_ones[i], 2, got, sizeof got);
+    }
+    struct st_result result = say(&f, turn, 30, got, sizeof got);
+    assert_string_equal(got, want);
+    assert_in_range(result.n_reused, 0, 1); /* the state is gone; all begin with the same token */
+    fixture_stop(&f);
+    while (files_in(kv_dir, file, sizeof file) > 0) {
+        unlink(file);
+    }
     rmdir(kv_dir);
 }
 
@@ -370,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_same_prompt_at_once),
         cmocka_unit_test(test_room_is_made),
         cmocka_unit_test(test_after_restart),
+        cmocka_unit_test(test_states_that_move),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_unread),
         cmocka_unit_test(test_logprobs_and_stops),

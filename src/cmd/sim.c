@@ -73,7 +73,7 @@ static void print_inputs(const struct st_sim_report *r, const struct st_sim_opti
     printf("%-9s %.4g GB/s, %.4g us a read; computing %.4g ms a token", "disk",
         r->disk_bytes_per_s * 1e-9, o->latency_s * 1e6, o->compute_s * 1e3);
     if (o->lookahead) {
-        printf("; experts foreseen %d layers ahead", o->lookahead);
+        printf("; experts foreseen %d layer%s ahead", o->lookahead, o->lookahead == 1 ? "" : "s");
     }
     printf("\n");
 }

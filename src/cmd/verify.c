@@ -295,6 +295,7 @@ static FILE *temporary_file(void)
     char path[1024];
     const char *dir = getenv("TMPDIR");
     int n = snprintf(path, sizeof path, "%s/strata-verify-XXXXXX", dir && *dir ? dir : "/tmp");
+    errno = ENAMETOOLONG;
     int fd = n > 0 && (size_t)n < sizeof path ? mkstemp(path) : -1;
     if (fd < 0) {
         return NULL;

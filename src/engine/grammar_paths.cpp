@@ -46,7 +46,7 @@ static void skip_space(reader &r)
 {
     while (r.at < r.g.size()) {
         if (r.g[r.at] == '#') {
-            r.at = std::min(r.g.find('\n', r.at), r.g.size());
+            r.at = std::min(r.g.find_first_of("\r\n", r.at), r.g.size());
         } else if (r.g[r.at] == ' ' || r.g[r.at] == '\t' || r.g[r.at] == '\r' ||
                    r.g[r.at] == '\n') {
             r.at++;
@@ -56,11 +56,18 @@ static void skip_space(reader &r)
     }
 }
 
-/* Goes past the end of what began with `close`'s counterpart. Names of tokens know no escapes. */
+/* Bytes of a character in quotes or brackets, as llama.cpp takes them: by the first one alone. */
+static size_t character(char first)
+{
+    unsigned char c = (unsigned char)first;
+    return c == '\\' ? 2 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
+}
+
+/* Goes past the end of what began with `close`'s counterpart. Names of tokens are plain bytes. */
 static void skip_to(reader &r, char close)
 {
-    for (r.at++; r.at < r.g.size() && r.g[r.at] != close; r.at++) {
-        r.at += r.g[r.at] == '\\' && close != '>';
+    for (r.at++; r.at < r.g.size() && r.g[r.at] != close;) {
+        r.at += close == '>' ? 1 : character(r.g[r.at]);
     }
     r.at++;
 }
@@ -91,6 +98,7 @@ static void read_repetition(reader &r, item &item)
         bool open = r.at < r.g.size() && r.g[r.at] == '}';
         max = open ? std::max<uint64_t>(min, 1) : read_number(r);
     }
+    skip_space(r);
     r.at = std::min(r.g.find('}', r.at), r.g.size());
     r.at++;
     if (max < min) {

@@ -67,7 +67,7 @@ enum strata_status st_optimized_open(struct strata_model *m, struct strata_error
 
 /* --- Where it goes ------------------------------------------------------------------------- */
 
-/* Whatever else is there is not ours to replace or delete. */
+/* What has the sidecar's name and is none is not ours to replace or delete. */
 static enum strata_status check_output(const char *path, struct strata_error *err)
 {
     if (st_path_exists(path) && (st_path_is_no_file(path) || !st_sidecar_is_one(path))) {
