@@ -18,8 +18,8 @@
 #define AS_IF    4
 /* A rank that comes true more often than this is read ahead. */
 #define CONFIDENT 0.5f
-/* A layer that misses less often, or where nothing that is missing comes true, is asked only now and
- * then, to see whether that is still so. */
+/* A layer that misses less often is not asked. One where nothing that is missing comes true is asked
+ * now and then, to see whether that is still so. */
 #define RARE   0.02f
 #define SELDOM 16
 
@@ -373,7 +373,7 @@ static bool worth_asking(struct layer *layer, int depth)
     for (int r = 0; r < o->n_ranks; r++) {
         any |= o->came_true[r] >= CONFIDENT;
     }
-    if ((any && layer->missed >= RARE) || ++layer->skipped >= SELDOM) {
+    if (layer->missed >= RARE && (any || ++layer->skipped >= SELDOM)) {
         layer->skipped = 0;
         return true;
     }
