@@ -166,6 +166,14 @@ static int files_in(const char *dir, char *last, size_t cap)
     return n;
 }
 
+static struct st_result say(struct fixture *f, const char *text, int n, char *got, size_t cap)
+{
+    struct strata_prompt *prompt = text_prompt(f->model, text);
+    struct st_result result = collect(submit(f, prompt, n), got, cap);
+    strata_prompt_free(prompt);
+    return result;
+}
+
 static struct st_result one_turn(const char *text, const struct strata_model_options *options,
     uint64_t kv_max_bytes, char *got, size_t cap)
 {
@@ -173,18 +181,8 @@ static struct st_result one_turn(const char *text, const struct strata_model_opt
     const struct st_service_options with_disk = {
         .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = kv_max_bytes};
     fixture_start(&f, MODEL, options, &with_disk);
-    struct strata_prompt *prompt = text_prompt(f.model, text);
-    struct st_result result = collect(submit(&f, prompt, 30), got, cap);
-    strata_prompt_free(prompt);
+    struct st_result result = say(&f, text, 30, got, cap);
     fixture_stop(&f);
-    return result;
-}
-
-static struct st_result say(struct fixture *f, const char *text, int n, char *got, size_t cap)
-{
-    struct strata_prompt *prompt = text_prompt(f->model, text);
-    struct st_result result = collect(submit(f, prompt, n), got, cap);
-    strata_prompt_free(prompt);
     return result;
 }
 

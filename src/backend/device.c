@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/units.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "os/memory.h"
 
 const struct device_hooks *st_hooks;

@@ -216,8 +216,7 @@ int cmd_plan(int argc, char **argv)
             .target = &o.sidecar},
         {CMD_SIZE, 0, "disk", "SIZE",
             "a disk that reads so many bytes a second (3.5G, in powers of 1024 as all sizes), "
-            "instead of "
-            "measuring this one",
+            "instead of measuring this one",
             .target = &o.disk_bytes_per_s, .min = 1, .max = 0x1p62},
         {CMD_FLAG, 0, "json", NULL, "print the plan as JSON", .target = &json},
         {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};

@@ -81,8 +81,7 @@ int cmd_profile(int argc, char **argv)
     const struct cmd_spec spec = {"profile", "[MODEL] [options]",
         "Measures this machine: memory, computing by type of weights and, with a model, the disk "
         "that holds it (reading only). What is known is kept in the cache directory "
-        "($STRATA_CACHE_DIR, else the user's) for a month; "
-        "`strata plan` and `strata run` use it.",
+        "($STRATA_CACHE_DIR, else the user's) for a month; `strata plan` and `strata run` use it.",
         options, 0, 1, NULL};
     const char *model = NULL;
     int n = 0, rc = cmd_parse(&spec, argc, argv, &model, &n);

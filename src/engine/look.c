@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/libs.h"
+#include "engine/machine.h"
 #include "engine/optimize.h"
 #include "engine/speed.h"
 #include "model/meta.h"
@@ -163,7 +164,7 @@ static enum strata_status fill_defaults(struct strata_model *m, struct strata_er
 {
     struct strata_model_options *o = &m->options;
     if (o->threads == 0) {
-        o->threads = (int)st_min((uint64_t)st_cpu_count(), GGML_MAX_N_THREADS);
+        o->threads = st_machine_threads();
     }
     if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
         return st_fail(

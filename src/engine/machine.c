@@ -123,6 +123,12 @@ static bool measure_compute(
     return go_on;
 }
 
+int st_machine_threads(void)
+{
+    int cores = st_cpu_count();
+    return cores < GGML_MAX_N_THREADS ? cores : GGML_MAX_N_THREADS;
+}
+
 enum strata_status st_machine_profile(
     const struct st_machine_request *rq, struct st_profile *out, struct strata_error *err)
 {
@@ -134,8 +140,7 @@ enum strata_status st_machine_profile(
     if (why && place && strcmp(why, "there is none yet") != 0) {
         st_warn("the profile %s is measured anew: %s", path, why);
     }
-    int most = st_cpu_count() < GGML_MAX_N_THREADS ? st_cpu_count() : GGML_MAX_N_THREADS;
-    int threads[2] = {rq->threads ? rq->threads : 1, most};
+    int threads[2] = {rq->threads ? rq->threads : 1, st_machine_threads()};
     int n = rq->threads == 0 && threads[1] > 1 ? 2 : 1;
     bool changed = false;
     for (int i = 0; i < n && (place || rq->again); i++) {

@@ -22,6 +22,9 @@ struct st_machine_request {
     void *progress_user;
 };
 
+/* Threads to compute with: one per core, as far as ggml has room for them. */
+int st_machine_threads(void);
+
 /* Fills the profile with what is known and, where there is a place to keep it, measures what is
  * missing and keeps it. Without that place only what `again` asks for is measured. E_CANCELLED. */
 enum strata_status st_machine_profile(

@@ -10,7 +10,7 @@
 
 #include "common/chat.h"
 
-const int st_levels_max = 200; /* of brackets, of schemas in schemas */
+const int st_levels_max = 200; /* of brackets, schemas in schemas, messages */
 
 /* Throw std::invalid_argument. */
 void st_check_grammar(const std::string &grammar);

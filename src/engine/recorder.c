@@ -97,11 +97,12 @@ enum strata_status st_recorder_close(struct recorder *r, struct strata_error *er
 
 void st_recorder_begin(struct recorder *r)
 {
-    for (int l = 0; r && l < r->n_layer; l++) {
-        r->layers[l].n = 0;
+    if (!r) {
+        return;
     }
-    if (r) {
-        r->in_pass = true;
+    r->in_pass = true;
+    for (int l = 0; l < r->n_layer; l++) {
+        r->layers[l].n = 0;
     }
 }
 

@@ -132,8 +132,7 @@ bool st_sidecar_is_one(const char *path)
     if (st_file_open(path, false, &file, NULL) != STRATA_OK) {
         return false;
     }
-    bool is = file->size >= sizeof bytes &&
-              st_file_read(file, bytes, sizeof bytes, 0, NULL) == STRATA_OK &&
+    bool is = st_file_read(file, bytes, sizeof bytes, 0, NULL) == STRATA_OK &&
               st_sidecar_has_magic(bytes);
     st_file_close(file);
     return is;
