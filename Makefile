@@ -1,8 +1,8 @@
 # The front door. The work is done by scripts/ and CMake; nothing here knows how to compile.
 #   make JOBS=N                        parallel compilations (default: one per core)
-#   make STRATA_LLAMA_SOURCE=DIR ...   your own llama.cpp checkout instead of the pinned one
+#   make FOREBAY_LLAMA_SOURCE=DIR ...   your own llama.cpp checkout instead of the pinned one
 PREFIX ?= /usr/local
-export STRATA_LLAMA_SOURCE JOBS
+export FOREBAY_LLAMA_SOURCE JOBS
 
 SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*/*.[ch] tests/*.cpp bench/*.[ch])
 
@@ -34,7 +34,7 @@ tsan: ## the tests under ThreadSanitizer
 
 load: ## two minutes of bad clients against a server with AddressSanitizer (needs ../shared)
 	@scripts/build.sh asan
-	@node tests/load.mjs build/asan/strata ../shared/models/stories260K-moe8.gguf 120
+	@node tests/load.mjs build/asan/forebay ../shared/models/stories260K-moe8.gguf 120
 
 aarch64: ## compile every file for 64-bit ARM (nothing is run)
 	@scripts/aarch64.sh

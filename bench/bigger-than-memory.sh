@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# bigger-than-memory.sh - Strata and llama.cpp (mmap) on models three times the memory they may use.
+# bigger-than-memory.sh - Forebay and llama.cpp (mmap) on models three times the memory they may use.
 #
 #   bench/bigger-than-memory.sh [moe|dense...]     default: both
 #
 # A 10 GB mixture of experts that replays a real routing trace, and a 6.5 GB dense model, each under a
-# memory limit of a third of the file (page cache included), cold, alternating; Strata with llama.cpp's
+# memory limit of a third of the file (page cache included), cold, alternating; Forebay with llama.cpp's
 # default layout of weights and with weights as stored (--no-repack). llama.cpp's runs end when they
 # have warmed up for a minute and measured for a minute.
 # Environment: ROUNDS (2). Takes 40 minutes and 11 GB of disk.
@@ -24,7 +24,7 @@ make_model() {
     esac
 }
 
-echo "| model | limit, peak | weights | Strata, tokens/s (range) | llama.cpp (range) | times llama.cpp | hits | U |"
+echo "| model | limit, peak | weights | Forebay, tokens/s (range) | llama.cpp (range) | times llama.cpp | hits | U |"
 echo "| --- | --- | --- | --- | --- | --- | --- | --- |"
 for kind in "$@"; do
     make_model "$kind"
@@ -34,8 +34,8 @@ for kind in "$@"; do
         # shellcheck disable=SC2086 # no layout is no argument
         bench "$kind" -m ${lim}M -- --vs llama.cpp --mem $((lim - 48))M --tokens 0 -n 100 --warmup 8 \
             --seconds 60 --rounds "$rounds" $layout
-        figure {strata,llama.cpp,strata_over_llama.cpp}.decode_tok_per_s.{median,min,max} \
-            strata.{hit_rate,disk_utilisation}.median |
+        figure {forebay,llama.cpp,forebay_over_llama.cpp}.decode_tok_per_s.{median,min,max} \
+            forebay.{hit_rate,disk_utilisation}.median |
             awk -F'\t' -v kind="$kind" -v lim="$lim" -v peak="$(peak)" -v layout="${layout:-repacked}" '{
                 printf "| %s | %d MiB, %d | %s | %.2f (%.2f to %.2f) | %.3f (%.3f to %.3f) | %.1f (%.1f to %.1f) | %.1f %% | %.2f |\n", \
                     kind, lim, peak, layout == "repacked" ? layout : "as stored", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 * 100, $11

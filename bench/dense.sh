@@ -6,7 +6,7 @@
 # A token needs every weight once. Those that are not kept are read, so tokens/s can be at most what
 # the disk delivers / the bytes that are not kept. The disk is measured with fio under the same limit,
 # just before. `of disk` is the share of that reached; `read` says how much more was read than had to be.
-# Environment: OPTIONS for strata bench (default --no-repack), ROUNDS (2). Takes 3 minutes, 2 GB of disk.
+# Environment: OPTIONS for forebay bench (default --no-repack), ROUNDS (2). Takes 3 minutes, 2 GB of disk.
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 [ $# -gt 0 ] || set -- 500M 1G 1500M
@@ -21,8 +21,8 @@ for rate in "$@"; do
     # shellcheck disable=SC2086 # options are words
     bench dense "${under[@]}" -- --tokens 1,2 -n 8 --warmup 2 --rounds "$rounds" \
         --weights-mem "$(percent_of dense 50)" ${OPTIONS---no-repack}
-    figure streamed_bytes strata.{token_read_bytes.median,decode_tok_per_s.{median,min,max}} \
-        strata.{token_s,token_demand_stall_s,token_prefetch_stall_s,token_compute_s,token_scheduler_s}.median |
+    figure streamed_bytes forebay.{token_read_bytes.median,decode_tok_per_s.{median,min,max}} \
+        forebay.{token_s,token_demand_stall_s,token_prefetch_stall_s,token_compute_s,token_scheduler_s}.median |
         awk -F'\t' -v rate="$rate" -v disk="$disk" '{
             printf "| %s (%.0f MB/s) | %.1f MB | %.1f MB | %.3f (%.3f to %.3f) | %.3f | %.1f %% | %.1f %% | %.2f %% |\n", \
                 rate, disk / 1e6, $1 / 1e6, $2 / 1e6, $3, $4, $5, (disk > 0 ? $3 * $1 / disk : 0), \

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # eviction.sh - what eviction policies make of routing traces, between LRU and Belady's optimum.
 #
-#   bench/eviction.sh [TRACE...]        default: the traces in $STRATA_SHARED (../shared)
+#   bench/eviction.sh [TRACE...]        default: the traces in $FOREBAY_SHARED (../shared)
 #
-# Replays each trace with `strata sim` (the cache and stream code that runs models) with the same
+# Replays each trace with `forebay sim` (the cache and stream code that runs models) with the same
 # slots in every layer, for 6 to 50 % of the experts. `way` is how far a policy comes from LRU's
 # misses to the optimum's; where that is under half a percent of the requests there is nothing to
 # win, and the line does not count in the averages. The optimum keeps each layer's slots; `echo` may
@@ -16,15 +16,15 @@ for trace in "$@"; do
     set -- "$@" "$path"
 done
 cd "$(dirname "$0")/.."
-strata=build/release/strata
+forebay=build/release/forebay
 svg=${EVICTION_SVG:-build/eviction.svg}
-[ $# -gt 0 ] || set -- "${STRATA_SHARED:-../shared}"/traces/*.jsonl
+[ $# -gt 0 ] || set -- "${FOREBAY_SHARED:-../shared}"/traces/*.jsonl
 
 field() { head -n 1 "$1" | sed -n "s/.*\"$2\": *\([0-9]*\).*/\1/p"; }
 # TRACE SHAPE SLOTS POLICY: requests, misses, misses of the optimum
 sim() {
     # shellcheck disable=SC2086
-    "$strata" sim "$2" --trace "$1" --slots "$3" --policy "$4" ${EVICTION_OPTIONS:-} --json |
+    "$forebay" sim "$2" --trace "$1" --slots "$3" --policy "$4" ${EVICTION_OPTIONS:-} --json |
         awk -F'[:,]' '/"optimum": {/ { best = 1 } /"warm_up": {/ { exit }
             /"expert_requests"/ { n = $2 } /"expert_hits"/ { hits[best + 0] = $2 }
             END { print n, n - hits[0], n - hits[1] }'

@@ -1,5 +1,5 @@
-# flatten.awk - JSON as strata prints it (one value a line) as lines "PATH VALUE":
-#   strata.decode_tok_per_s.median 6.93        strata.runs.0.hit_rate 0.71
+# flatten.awk - JSON as forebay prints it (one value a line) as lines "PATH VALUE":
+#   forebay.decode_tok_per_s.median 6.93        forebay.runs.0.hit_rate 0.71
 {
     line = $0
     gsub(/^ +|,$/, "", line)

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 rounds=${1:-10}
 [[ $rounds =~ ^[1-9][0-9]*$ ]] || { usage; exit 2; }
 rm -f "$dir/header.gguf"
-"$strata" synth sparse --params 1T -q -o "$dir/header.gguf"
+"$forebay" synth sparse --params 1T -q -o "$dir/header.gguf"
 
 # line COMMAND...: one line of the table.
 line() {
@@ -23,9 +23,9 @@ line() {
         END { printf "| `%s` | %.3f (%.3f to %.3f) |\n", what, s[int((NR + 1) / 2)], s[1], s[NR] }'
 }
 
-"$strata" plan "$dir/header.gguf" --mem 8G --disk 1G -q >/dev/null # measures the processors
+"$forebay" plan "$dir/header.gguf" --mem 8G --disk 1G -q >/dev/null # measures the processors
 echo "| 1T parameters, 527 GiB | seconds |"
 echo "| --- | --- |"
-line "$strata" inspect "$dir/header.gguf"
-line "$strata" plan "$dir/header.gguf" --mem 8G --disk 1G -q
+line "$forebay" inspect "$dir/header.gguf"
+line "$forebay" plan "$dir/header.gguf" --mem 8G --disk 1G -q
 drop header

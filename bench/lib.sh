@@ -1,22 +1,22 @@
 # lib.sh - what the scripts here share. Sourced after `cd` to the root of the project.
 #
-#   BENCH_DIR      where models and results go (default /tmp/strata-bench)
-#   STRATA_SHARED  traces and the limit tool (default ../shared)
-#   OPTIMIZE       1: make a sidecar of each model (strata optimize), for runs without --no-repack
+#   BENCH_DIR      where models and results go (default /tmp/forebay-bench)
+#   FOREBAY_SHARED  traces and the limit tool (default ../shared)
+#   OPTIMIZE       1: make a sidecar of each model (forebay optimize), for runs without --no-repack
 #   BENCH_TURN     a command that runs each measurement when it is its turn (default: none)
 #
 # Limiting memory or the disk needs root (cgroups); measuring needs a quiet machine. Each script
 # begins with nothing known of models and machine: what runs leave behind is kept in BENCH_DIR.
 # shellcheck shell=bash
 set -euo pipefail
-dir=${BENCH_DIR:-/tmp/strata-bench}
-shared=${STRATA_SHARED:-../shared}
+dir=${BENCH_DIR:-/tmp/forebay-bench}
+shared=${FOREBAY_SHARED:-../shared}
 limit=$shared/tools/limit
-strata=build/release/strata
+forebay=build/release/forebay
 mkdir -p "$dir"
-export STRATA_CACHE_DIR=$dir/cache LC_ALL=C
-rm -rf "$STRATA_CACHE_DIR"
-[ -x "$strata" ] || { echo "$strata is missing: make build" >&2; exit 1; }
+export FOREBAY_CACHE_DIR=$dir/cache LC_ALL=C
+rm -rf "$FOREBAY_CACHE_DIR"
+[ -x "$forebay" ] || { echo "$forebay is missing: make build" >&2; exit 1; }
 
 # usage: prints the comment on top of the script.
 usage() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "bench/${0##*/}"; }
@@ -28,13 +28,13 @@ model() {
     shift
     if [ ! -s "$file" ]; then
         echo "making ${file##*/}" >&2
-        "$strata" synth "$@" -q -o "$file.part"
+        "$forebay" synth "$@" -q -o "$file.part"
         mv "$file.part" "$file"
         sync "$file"
     fi
-    if [ -n "${OPTIMIZE:-}" ] && [ ! -s "$file.strata" ]; then
-        "$strata" optimize "$file" -q
-        sync "$file.strata"
+    if [ -n "${OPTIMIZE:-}" ] && [ ! -s "$file.forebay" ]; then
+        "$forebay" optimize "$file" -q
+        sync "$file.forebay"
     fi
 }
 
@@ -65,7 +65,7 @@ at_rate() {
     [ "$1" != none ] || under=()
 }
 
-# bench NAME [LIMIT-OPTION...] -- OPTIONS...: runs `strata bench` on the model, under a limit if any
+# bench NAME [LIMIT-OPTION...] -- OPTIONS...: runs `forebay bench` on the model, under a limit if any
 # are given; its figures go to $dir/figures, one per line.
 bench() {
     local file=$dir/$1.gguf under=("$limit")
@@ -76,7 +76,7 @@ bench() {
     done
     shift
     [ ${#under[@]} -gt 1 ] && under+=(-d "$file" --) || under=()
-    ${BENCH_TURN:-} "${under[@]}" "$strata" bench "$file" -q --json "$@" >"$dir/bench.json" 2>"$dir/log" ||
+    ${BENCH_TURN:-} "${under[@]}" "$forebay" bench "$file" -q --json "$@" >"$dir/bench.json" 2>"$dir/log" ||
         { cat "$dir/log" >&2; return 1; }
     awk -f bench/flatten.awk "$dir/bench.json" >"$dir/figures"
 }
@@ -94,7 +94,7 @@ figure() {
 # peak: MiB, as the limit tool saw it in the last bench (with a memory limit only).
 peak() { sed -n 's/^limit: peak \([0-9]*\) MiB.*/\1/p' "$dir/log"; }
 
-# The model that Strata is compared on with others: 4.7 GB, see peer.sh.
+# The model that Forebay is compared on with others: 4.7 GB, see peer.sh.
 peer_model() {
     model peer random -a qwen3moe --layers 12 --experts 128 --experts-used 8 --embd 2048 --ff 768 \
         --type Q4_K --vocab 152000

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# overhead.sh - what Strata costs where it has nothing to do.
+# overhead.sh - what Forebay costs where it has nothing to do.
 #
 #   bench/overhead.sh [PART...]    default: fits stored profile
 #
@@ -19,17 +19,17 @@ peer_model
 versus() { # OPTIONS...
     bench peer -- --vs llama.cpp -n 64 --prompt-tokens 128 --rounds "$rounds" "$@"
     printf '\n%s\n\n' "$part"
-    echo "|  | Strata | llama.cpp | Strata / llama.cpp |"
+    echo "|  | Forebay | llama.cpp | Forebay / llama.cpp |"
     echo "| --- | --- | --- | --- |"
     local what
     for what in load_s first_token_s prompt_tok_per_s decode_tok_per_s; do
-        figure {strata,llama.cpp,strata_over_llama.cpp}."$what".{median,min,max} |
+        figure {forebay,llama.cpp,forebay_over_llama.cpp}."$what".{median,min,max} |
             awk -F'\t' -v what="$what" '{
                 printf "| `%s` | %.2f (%.2f to %.2f) | %.2f (%.2f to %.2f) | %.3f (%.3f to %.3f) |\n", \
                     what, $1, $2, $3, $4, $5, $6, $7, $8, $9
             }'
     done
-    figure strata.{hit_rate,token_s,token_scheduler_s,token_arrive_s}.median |
+    figure forebay.{hit_rate,token_s,token_scheduler_s,token_arrive_s}.median |
         awk -F'\t' '$1 > 0 {
             printf "\nhits %.2f %%; of a token'\''s %.2f ms the scheduler takes %.2f %%, putting into place %.2f %%\n", \
                 $1 * 100, $2 * 1e3, $3 / $2 * 100, $4 / $2 * 100
@@ -49,10 +49,10 @@ profile() {
         until [ "$(wc -l <"$out/ids")" -gt 8 ]; do sleep 0.2; done
         perf record -q -e cpu-clock -F 997 -t "$run" -o "$out/perf.data" -- sleep 5 >/dev/null
         kill "$run"; wait "$run" || true' - \
-        "$dir" "$strata" run "$dir/peer.gguf" -q --ids --tokens 1,2 -n 100000 --ignore-eos -c 8192
+        "$dir" "$forebay" run "$dir/peer.gguf" -q --ids --tokens 1,2 -n 100000 --ignore-eos -c 8192
     perf report -i "$dir/perf.data" --sort dso --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 8
-    printf '\nthe ten functions of strata itself that take most\n\n'
-    perf report -i "$dir/perf.data" --dso strata --sort symbol --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 10
+    printf '\nthe ten functions of forebay itself that take most\n\n'
+    perf report -i "$dir/perf.data" --dso forebay --sort symbol --stdio 2>/dev/null | grep -E '^ +[0-9]' | head -n 10
 }
 
 for part in "$@"; do

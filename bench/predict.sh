@@ -4,24 +4,24 @@
 #   bench/predict.sh [RATE...]        default: 500M 1G 1500M
 #
 # Makes replay models of three routing traces and a dense model (some 6 GB in $BENCH_DIR, default
-# /tmp/strata-predict), limits the disk with ../shared/tools/limit, runs each pair twice in a cache
+# /tmp/forebay-predict), limits the disk with ../shared/tools/limit, runs each pair twice in a cache
 # directory of its own: the first run finds nothing known of the model, the second what the first
 # one showed. Prompts are a full batch of 512 tokens. Prints one line per run and, at the end, how
 # far off the second runs were. Needs root (cgroups) and a quiet machine.
 set -eu
 cd "$(dirname "$0")/.."
-dir=${BENCH_DIR:-/tmp/strata-predict}
-shared=${STRATA_SHARED:-../shared}
-strata=build/release/strata
-export STRATA_CACHE_DIR=$dir/cache
+dir=${BENCH_DIR:-/tmp/forebay-predict}
+shared=${FOREBAY_SHARED:-../shared}
+forebay=build/release/forebay
+export FOREBAY_CACHE_DIR=$dir/cache
 mkdir -p "$dir"
-rm -rf "$STRATA_CACHE_DIR"
+rm -rf "$FOREBAY_CACHE_DIR"
 [ $# -gt 0 ] || set -- 500M 1G 1500M
 
 model() { # NAME COMMAND...: make it once
     local file=$dir/$1.gguf
     shift
-    [ -s "$file" ] || "$strata" synth "$@" -o "$file" >&2
+    [ -s "$file" ] || "$forebay" synth "$@" -o "$file" >&2
 }
 model olmoe replay "$shared/traces/olmoe-1b-7b.jsonl" --expert-bytes 1M
 model qwen3 replay "$shared/traces/qwen3-30b-a3b-k6.jsonl" --expert-bytes 900K --layers 16
@@ -47,9 +47,9 @@ for rate in "$@"; do
         file=$dir/$name.gguf
         mem=$(($(stat -c %s "$file") / 100 * share))
         [ "$share" = 100 ] && mem=$((mem * 2))
-        rm -rf "$STRATA_CACHE_DIR/models"
+        rm -rf "$FOREBAY_CACHE_DIR/models"
         for run in 1 2; do
-            "$shared/tools/limit" -m 8G -r "$rate" -c -- "$strata" run "$file" --tokens "$prompt" -n "$n" \
+            "$shared/tools/limit" -m 8G -r "$rate" -c -- "$forebay" run "$file" --tokens "$prompt" -n "$n" \
                 --ids --ignore-eos --weights-mem $mem --ctx 640 -q --stats "$dir/stats.json" \
                 >/dev/null 2>"$dir/log" || { cat "$dir/log" >&2; exit 1; }
             awk -v OFS='\t' -v rate="$rate" -v name="$name" -v share="$share" -v run=$run \

@@ -7,7 +7,7 @@
 # the disk must deliver what is not kept at least once; `read` is what was read in all. `of bound` is
 # the share reached of min(the same model's prompt speed all in memory in plain llama.cpp, 2048 tokens /
 # the time to read the model once). Both with the same layout of weights and the same batch.
-# Environment: OPTIONS for strata bench (default --no-repack), BATCH (its default), ROUNDS (1). 3 minutes, 2 GB.
+# Environment: OPTIONS for forebay bench (default --no-repack), BATCH (its default), ROUNDS (1). 3 minutes, 2 GB.
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 [ $# -gt 0 ] || set -- 500M 1G
@@ -23,15 +23,15 @@ prompt() { # LIMIT-OPTION... -- OPTIONS...
 }
 
 prompt --
-resident=$(figure strata.prompt_tok_per_s.median)
+resident=$(figure forebay.prompt_tok_per_s.median)
 echo "| disk | prompt, tokens/s (range) | all in memory | read | of bound | waiting | into place | scheduler | computing |"
 echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 for rate in "$@"; do
     disk=$(disk_rate "$dir/prefill.gguf" "$rate")
     at_rate "$rate"
     prompt "${under[@]}" -- --weights-mem "$(percent_of prefill 35)"
-    figure strata.prompt_tok_per_s.{median,min,max} \
-        strata.prompt_{read_bytes,stall_s,arrive_s,scheduler_s,compute_s}.median |
+    figure forebay.prompt_tok_per_s.{median,min,max} \
+        forebay.prompt_{read_bytes,stall_s,arrive_s,scheduler_s,compute_s}.median |
         awk -F'\t' -v rate="$rate" -v disk="$disk" -v resident="$resident" -v size="$size" '{
             bound = 2048 * disk / size
             if (bound > resident || disk == 0) bound = resident

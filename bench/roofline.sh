@@ -12,15 +12,15 @@
 #   compute bound   tokens/s of the same model all in memory, just before
 #   U               share of the disk bound that was reached
 #   of roofline     share of min(disk bound, compute bound) that was reached
-#   simulated       share of it that `strata sim` reaches with the run's routing, on a disk that reads
+#   simulated       share of it that `forebay sim` reaches with the run's routing, on a disk that reads
 #                   exactly so fast and with all that the next layer needs foreseen: tokens differ in
 #                   what they miss, and nobody knows the next token's experts while the disk is idle
 #
-# At 1G also llama.cpp (mmap), in turns with Strata, both under a memory limit of the budget and
+# At 1G also llama.cpp (mmap), in turns with Forebay, both under a memory limit of the budget and
 # 400 MiB. Results are kept in $BENCH_DIR/roofline.tsv: models can be run one by one. --report prints
 # the table and draws $BENCH_DIR/roofline-*.svg from there without running anything. --quick: four
 # cells, without llama.cpp. Models are made when needed and deleted (KEEP=1 keeps them).
-# Environment: OPTIONS for strata bench (default --no-repack: weights as stored), ROUNDS (2),
+# Environment: OPTIONS for forebay bench (default --no-repack: weights as stored), ROUNDS (2),
 # SECONDS_EACH (4: a run warms up and measures so long at most). Takes 30 minutes and 4 GB of disk.
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
@@ -45,7 +45,7 @@ simulated() {
     local layout=--repack
     [[ $options != *--no-repack* ]] || layout=
     # shellcheck disable=SC2086
-    "$strata" sim "$dir/$1.gguf" --trace "$dir/$1.gguf.trace" --mem "$2" --disk "$disk" $layout --lookahead 1 \
+    "$forebay" sim "$dir/$1.gguf" --trace "$dir/$1.gguf.trace" --mem "$2" --disk "$disk" $layout --lookahead 1 \
         --compute "$(awk "BEGIN { print 1e3 / $compute }")" --warm-up 128 --json |
         awk -f bench/flatten.awk | awk '$1 == "decode.tok_per_s" { print $2 }'
 }
@@ -56,7 +56,7 @@ cell() {
     disk=$(disk_rate "$dir/$1.gguf" "$3")
     # shellcheck disable=SC2086
     bench "$1" -- $run --seconds "$seconds" --rounds 1 $options
-    compute=$(figure strata.decode_tok_per_s.median)
+    compute=$(figure forebay.decode_tok_per_s.median)
     file_share=$(percent_of "$1" "$2")
     if [ "$3" = "$llama_rate" ]; then
         under+=(-m $((file_share + (400 << 20))))
@@ -67,15 +67,15 @@ cell() {
         $options "${versus[@]}"
     [ "$3" != "$llama_rate" ] || llama=$(figure llama.cpp.decode_tok_per_s.median)
     printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$disk" "$compute" "$llama" "$(figure \
-        strata.{decode_tok_per_s.{median,min,max},token_read_bytes.median,hit_rate.median} \
-        strata.{disk_bytes_per_s,token_s,token_scheduler_s,token_arrive_s}.median)" "$(simulated "$1" "$file_share")"
+        forebay.{decode_tok_per_s.{median,min,max},token_read_bytes.median,hit_rate.median} \
+        forebay.{disk_bytes_per_s,token_s,token_scheduler_s,token_arrive_s}.median)" "$(simulated "$1" "$file_share")"
 }
 
 one_model() { # TRACE SIZE LAYERS
     local name=$1-$2 rate budget
     model "$name" replay "$shared/traces/$1.jsonl" --expert-bytes "$2" --layers "$3"
     # shellcheck disable=SC2086
-    "$strata" run "$dir/$name.gguf" --tokens 0 -n 384 --temp 0 --ignore-eos -q --ids $options \
+    "$forebay" run "$dir/$name.gguf" --tokens 0 -n 384 --temp 0 --ignore-eos -q --ids $options \
         --trace-out "$dir/$name.gguf.trace" >"$dir/log"
     grep -qs . "$results" && sed -i "/^$name\t/d" "$results"
     for rate in $rates; do
@@ -105,7 +105,7 @@ table() {
         printf "| %s (%.0f MB/s) | %d %% | %.1f %% | %.1f MB | %.2f (%.2f to %.2f) | %.1f | %.2f%s | %.2f | %.2f | %.1f %% | %s |\n", $3, $4 / 1e6, $2, \
             $11 * 100, $10 / 1e6, $7, $8, $9, $5, $7 / bound, bound <= $5 ? "" : " (CPU)", $7 / roof, $16 / roof, $14 / $13 * 100, $6
         k = $3 == "500M" ? 0 : $3 == "1G" ? 1 : 2
-        printf "Strata, %s\tpoints\t%d\t%s\t%s\t%s\t%s\n", $3, k, $2, $7, $8, $9 >dat
+        printf "Forebay, %s\tpoints\t%d\t%s\t%s\t%s\t%s\n", $3, k, $2, $7, $8, $9 >dat
         printf "roofline, %s\tdashed\t%d\t%s\t%s\n", $3, k, $2, roof >dat
         if ($6 != "-") printf "llama.cpp (mmap), %s\tpoints\t7\t%s\t%s\n", $3, $2, $6 >dat
     }

@@ -27,12 +27,12 @@ model serve-qwen3 replay "$shared/traces/qwen3-30b-a3b-k6.jsonl" --layers 16 --e
 model serve-gpt-oss replay "$shared/traces/gpt-oss-120b-k2.jsonl" --layers 16 --expert-bytes 1M
 model serve-dense random --arch llama --type Q4_K --size 1G --vocab 32000
 
-metric() { awk -v name="strata_$1" '$1 == name { print $2 }' "$2"; }
+metric() { awk -v name="forebay_$1" '$1 == name { print $2 }' "$2"; }
 
 start() { # MODEL WEIGHTS_BYTES
     # shellcheck disable=SC2016 # the inner shell's own number
     "$limit" -r "$rate" -d "$1" -- bash -c 'echo $$ >"$0"; exec "$@"' "$dir/serve.pid" \
-        "$strata" serve "$1" --weights-mem "$2" -c 256 --batch 64 --parallel 8 -t "$threads" \
+        "$forebay" serve "$1" --weights-mem "$2" -c 256 --batch 64 --parallel 8 -t "$threads" \
         --port "$port" -q 2>"$dir/serve.log" &
     for _ in $(seq 600); do
         if curl -sf "$url/health" >/dev/null; then

@@ -28,7 +28,7 @@ for header in liburing.h liburing jansson.h jansson_config.h histedit.h cmocka.h
     done
 done
 
-flags=(-O2 -g -fPIC -fvisibility=hidden -DSTRATA_BUILD -DSTRATA_LLAMA_LIB_DIR='""' -DOWN_MODELS_DIR='""' -Wall -Wextra
+flags=(-O2 -g -fPIC -fvisibility=hidden -DFOREBAY_BUILD -DFOREBAY_LLAMA_LIB_DIR='""' -DOWN_MODELS_DIR='""' -Wall -Wextra
     -Iinclude -Isrc -isystem deps/llama/include -isystem "$out/include" -c)
 n=0
 failed=0

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set-up and build: what is missing is installed, llama.cpp fetched, the preset configured and built.
 #   scripts/build.sh [PRESET]      release (default), asan or tsan
-# STRATA_LLAMA_SOURCE=DIR in the environment builds against your own llama.cpp checkout.
+# FOREBAY_LLAMA_SOURCE=DIR in the environment builds against your own llama.cpp checkout.
 # JOBS=N limits the parallel compilations (default: one per core).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,9 +10,9 @@ build=build/$preset
 
 scripts/setup.sh
 own=()
-if [ -n "${STRATA_LLAMA_SOURCE:-}" ]; then
-    own=("-DSTRATA_LLAMA_SOURCE=$STRATA_LLAMA_SOURCE")
-elif ! grep -qs '^STRATA_LLAMA_SOURCE:PATH=.' "$build/CMakeCache.txt"; then
+if [ -n "${FOREBAY_LLAMA_SOURCE:-}" ]; then
+    own=("-DFOREBAY_LLAMA_SOURCE=$FOREBAY_LLAMA_SOURCE")
+elif ! grep -qs '^FOREBAY_LLAMA_SOURCE:PATH=.' "$build/CMakeCache.txt"; then
     scripts/fetch-llama.sh
 fi
 if [ ! -e "$build/Makefile" ] || [ ${#own[@]} != 0 ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds Strata and runs every test: unit tests, dependency check, exports, golden tests.
+# Builds Forebay and runs every test: unit tests, dependency check, exports, golden tests.
 #   scripts/check.sh [PRESET]      release (default), asan or tsan
 # The last line is `N passed, M failed[, K skipped]`, counted in single cases. Exit 1 if any failed.
 set -euo pipefail

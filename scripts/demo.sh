@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 small=models/fable-moe.gguf
 dir=build/demo
-strata=build/release/strata
+forebay=build/release/forebay
 llama=build/release/tests/stock_llama
 llama_seconds=30
 request=${DEMO_REQUEST:-Tell me a story about a robot who wants to dance.}
@@ -46,7 +46,7 @@ elif [ "$free_mib" -lt $((mib + 256)) ]; then
     echo "The disk has no room for it: $free_mib MiB free. Try DEMO_MIB=$((free_mib / 2))."
     exit 1
 else
-    run "$strata" synth inflate "$small" --size "${mib}M" -o "$model"
+    run "$forebay" synth inflate "$small" --size "${mib}M" -o "$model"
 fi
 
 limited=(scripts/limit.sh "${limit}M")
@@ -54,19 +54,19 @@ if ! why=$("${limited[@]}" 2>&1); then
     limited=()
 fi
 forget "$model"
-say "2. Strata runs it in $limit MiB, a quarter of its size."
+say "2. Forebay runs it in $limit MiB, a quarter of its size."
 if [ ${#limited[@]} -gt 0 ]; then
     echo "   The kernel enforces that: more, and the program would be killed."
 else
-    echo "   Strata keeps to that by itself ($why)."
+    echo "   Forebay keeps to that by itself ($why)."
 fi
 printf '\n> %s\n\n' "$request"
-${limited[@]+"${limited[@]}"} "$strata" run "$model" --mem "$mem" --batch 32 -p "$prompt" -n 400 \
+${limited[@]+"${limited[@]}"} "$forebay" run "$model" --mem "$mem" --batch 32 -p "$prompt" -n 400 \
     --stats "$dir/stats.json" | tee "$dir/story"
 ours=$(field decode_tok_per_s)
 
 say "3. Is it the story that the small model tells, in plain llama.cpp?"
-"$strata" run "$small" -p "$prompt" -n 400 -q >"$dir/original"
+"$forebay" run "$small" -p "$prompt" -n 400 -q >"$dir/original"
 if cmp -s "$dir/story" "$dir/original"; then
     echo "Yes, word for word."
 else
@@ -82,20 +82,20 @@ if [ ${#limited[@]} -gt 0 ]; then
         2>"$dir/llama" || cat "$dir/llama"
     theirs=$(sed -n 's/^decode_tok_per_s //p' "$dir/llama")
     awk -v a="$ours" -v b="${theirs:-0}" 'BEGIN {
-        if (b > 0) printf "\nStrata: %.1f tokens/s. llama.cpp: %.2f tokens/s. %.0f times as fast.\n", a, b, a / b
-        else printf "\nStrata: %.1f tokens/s. llama.cpp: not one token in that time.\n", a
+        if (b > 0) printf "\nForebay: %.1f tokens/s. llama.cpp: %.2f tokens/s. %.0f times as fast.\n", a, b, a / b
+        else printf "\nForebay: %.1f tokens/s. llama.cpp: not one token in that time.\n", a
     }'
 else
     say "4. llama.cpp in the same memory is left out: without a limit it would take all there is."
 fi
 
 say "5. Are these llama.cpp's results? With memory for all of it, llama.cpp computes the beginning of" \
-    "   the story again; then Strata does, in its $mem; every logit is compared, bit by bit. This takes a few seconds."
+    "   the story again; then Forebay does, in its $mem; every logit is compared, bit by bit. This takes a few seconds."
 rc=0
-"$strata" verify "$model" --mem "$mem" --batch 32 -p "$prompt" -n 48 --quiet || rc=$?
+"$forebay" verify "$model" --mem "$mem" --batch 32 -p "$prompt" -n 48 --quiet || rc=$?
 [ $rc = 0 ] || [ $rc = 3 ] || exit $rc
 [ $rc = 0 ] || echo "This machine has not the memory to let llama.cpp show that; DEMO_MIB=1024 makes a smaller model."
 
-say "Now ask for your own:   $strata chat $model --mem $mem --batch 32" \
-    "or take your own model: $strata run MODEL.gguf -p 'Once upon a time'" \
+say "Now ask for your own:   $forebay chat $model --mem $mem --batch 32" \
+    "or take your own model: $forebay run MODEL.gguf -p 'Once upon a time'" \
     "make demo-clean removes what was made here ($mib MiB)."

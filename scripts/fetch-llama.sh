@@ -38,7 +38,7 @@ default_platform() {
     Darwin-arm64) echo mac-arm64-metal ;;
     Darwin-x86_64) echo mac-x64 ;;
     *) die "no prebuilt llama.cpp for $(uname -s) on $(uname -m)." \
-        "Build against your own checkout: cmake -DSTRATA_LLAMA_SOURCE=DIR." ;;
+        "Build against your own checkout: cmake -DFOREBAY_LLAMA_SOURCE=DIR." ;;
     esac
 }
 

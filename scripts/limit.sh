@@ -26,14 +26,14 @@ if [ "$(id -u)" != 0 ]; then
     exec systemd-run --user --scope --quiet -p MemoryMax="$bytes" -p MemorySwapMax=0 "$@"
 fi
 if [ -f $root/cgroup.controllers ]; then
-    group=$root/strata.$$
+    group=$root/forebay.$$
     { echo +memory >$root/cgroup.subtree_control; } 2>/dev/null
     mkdir $group 2>/dev/null || fail "$root is read-only"
     { echo "$bytes" >$group/memory.max; } 2>/dev/null ||
         { rmdir $group; fail "$root does not hand on the memory controller"; }
     { echo 0 >$group/memory.swap.max; } 2>/dev/null
 else
-    group=$root/memory/strata.$$
+    group=$root/memory/forebay.$$
     mkdir $group 2>/dev/null || fail "$root/memory is missing or read-only"
     { echo "$bytes" >$group/memory.limit_in_bytes; } 2>/dev/null ||
         { rmdir $group; fail "$group takes no limit"; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what Strata needs to build, by package name, where it is missing. Quick when nothing is.
+# Installs what Forebay needs to build, by package name, where it is missing. Quick when nothing is.
 #   scripts/setup.sh            installs (Debian and Ubuntu: apt-get; macOS: Homebrew)
 #   scripts/setup.sh --check    only says what is missing; exit 1 if anything is
 set -euo pipefail

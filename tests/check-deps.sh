@@ -6,7 +6,7 @@ set -euo pipefail
 src=${1:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/src}
 cd "$src"
 
-# module: what it may include, besides itself, strata.h and the C library. GGML, LLAMA and SYSTEM
+# module: what it may include, besides itself, forebay.h and the C library. GGML, LLAMA and SYSTEM
 # stand for the headers of those; FILE=HEADER is a leave for one file.
 table='
 base:
@@ -31,7 +31,7 @@ stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings t
 algorithm atomic cctype cmath cstddef cstdint cstdio cstdlib cstring exception functional map new random set stdexcept
 string vector'
 # Each overruns its buffer, hides an error, or keeps hidden state. Instead: snprintf, memcpy,
-# st_parse_size or strtol with its end pointer, strtok_r, the *_r forms of time, mkstemp.
+# fb_parse_size or strtol with its end pointer, strtok_r, the *_r forms of time, mkstemp.
 banned='strcpy strcat strncpy strncat sprintf vsprintf gets atoi atol atoll atof strtok alloca
 gmtime localtime ctime asctime tmpnam tempnam mktemp'
 
@@ -73,7 +73,7 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
     }
 
     function include_allowed(target,    base, owner) {
-        if (target == "strata.h") return 1
+        if (target == "forebay.h") return 1
         base = target; sub(/\.h$/, "", base)
         if (base in is_iso || (module, target) in may) return 1
         if (target ~ /^(gguf|ggml[a-z-]*)\.h$/) return (module, "GGML") in may
@@ -96,7 +96,7 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
         if (code ~ /^[ \t]*#[ \t]*include/) {
             target = raw
             sub(/^[^"<]*["<]/, "", target); sub(/[">].*/, "", target)
-            if (target ~ /^\.|\/\./ || (raw ~ /"/ && target !~ /\/|^(strata|gguf|ggml.*|llama.*)\.h$/))
+            if (target ~ /^\.|\/\./ || (raw ~ /"/ && target !~ /\/|^(forebay|gguf|ggml.*|llama.*)\.h$/))
                 bad("include", "includes are written module/file.h: " target)
             else if (!include_allowed(target)) bad("include", module " may not include " target)
             next

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The libraries export what they promise and nothing else.
-#   tests/check-exports.sh LIBSTRATA PLUGIN
+#   tests/check-exports.sh LIBFOREBAY PLUGIN
 set -euo pipefail
-header=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/include/strata.h
+header=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/include/forebay.h
 failed=0
 
 # check NUMBER TITLE EXPECTED GOT: two sorted lists, which must be equal
@@ -20,11 +20,11 @@ exported() {
     nm -D --defined-only "$1" | awk '$2 != "A" { print $3 }' | LC_ALL=C sort
 }
 
-# Every function that strata.h declares with STRATA_API.
-declared=$(tr '\n' ' ' <"$header" | grep -oE 'STRATA_API [^;(]*\(' |
-    grep -oE 'strata_[a-z0-9_]+ *\($' | tr -d ' (' | LC_ALL=C sort)
+# Every function that forebay.h declares with FOREBAY_API.
+declared=$(tr '\n' ' ' <"$header" | grep -oE 'FOREBAY_API [^;(]*\(' |
+    grep -oE 'forebay_[a-z0-9_]+ *\($' | tr -d ' (' | LC_ALL=C sort)
 echo "1..2"
-check 1 "libstrata exports the functions of strata.h" "$declared" "$(exported "$1")"
+check 1 "libforebay exports the functions of forebay.h" "$declared" "$(exported "$1")"
 check 2 "the plug-in exports its two entry points" \
     "$(printf 'ggml_backend_init\nggml_backend_score')" "$(exported "$2")"
 exit $failed

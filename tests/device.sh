@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 build=build/vulkan
-models=${STRATA_SHARED:-../shared}/models
+models=${FOREBAY_SHARED:-../shared}/models
 
 say() { echo "device: $1" >&2; }
 
@@ -37,12 +37,12 @@ fi
 scripts/setup.sh
 scripts/fetch-llama.sh linux-x64-vulkan --into deps/llama-vulkan
 mkdir -p "$build"
-cmake -S . -B "$build" -DSTRATA_TESTS=OFF -DSTRATA_LLAMA_DIR="$root/deps/llama-vulkan" \
+cmake -S . -B "$build" -DFOREBAY_TESTS=OFF -DFOREBAY_LLAMA_DIR="$root/deps/llama-vulkan" \
     >"$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
-cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target strata_cli >&2
+cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target forebay_cli >&2
 
 export GGML_VK_VISIBLE_DEVICES=0 # llama.cpp hides devices that are processors, unless told
-strata=$root/$build/strata
+forebay=$root/$build/forebay
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -69,7 +69,7 @@ number() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$2"; }
 verify() {
     local model=$1 what=$2 rc=0 held
     shift 2
-    timeout 600 "$strata" verify "$model" "${prompt[@]}" -n 4 "$@" >"$tmp/out" 2>"$tmp/err" || rc=$?
+    timeout 600 "$forebay" verify "$model" "${prompt[@]}" -n 4 "$@" >"$tmp/out" 2>"$tmp/err" || rc=$?
     held=$(sed -n 's/^device: //p' "$tmp/err")
     echo "${held:-nothing}" >>"$tmp/held"
     check $rc "$what: ${held:-nothing on the device}, $(head -n 1 "$tmp/out")"
@@ -87,7 +87,7 @@ every_split() {
     local name=$1 model=$2 size all percent share
     size=$(stat -c %s "$model")
     : >"$tmp/held"
-    "$strata" run "$model" "${prompt[@]}" -b 7 -n 1 -q --ids --device Vulkan0 --device-mem 1G \
+    "$forebay" run "$model" "${prompt[@]}" -b 7 -n 1 -q --ids --device Vulkan0 --device-mem 1G \
         --stats "$tmp/stats" >/dev/null
     all=$(number device_bytes "$tmp/stats")
     for percent in 100 75 50 30 20 12; do
@@ -104,7 +104,7 @@ every_split() {
 }
 
 synth() {
-    "$strata" synth random --type Q8_0 --layers 6 --vocab 500 -q -o "$tmp/$1.gguf" "${@:2}"
+    "$forebay" synth random --type Q8_0 --layers 6 --vocab 500 -q -o "$tmp/$1.gguf" "${@:2}"
 }
 
 dense() {
@@ -137,7 +137,7 @@ stories() {
 # A software device is taken only by its name.
 choice() {
     synth choice -a llama --embd 256 --heads 4 --ff 256
-    local run=("$strata" run "$tmp/choice.gguf" "${prompt[@]}" -n 1 -q --ids --stats "$tmp/stats")
+    local run=("$forebay" run "$tmp/choice.gguf" "${prompt[@]}" -n 1 -q --ids --stats "$tmp/stats")
     "${run[@]}" >/dev/null && grep -q '"device_name": "none"' "$tmp/stats" && check 0 "auto" || check 1 "auto"
     "${run[@]}" --device Vulkan0 >/dev/null && grep -q '"device_name": "Vulkan0"' "$tmp/stats" &&
         check 0 "by name" || check 1 "by name"

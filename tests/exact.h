@@ -1,13 +1,13 @@
 /*
- * exact.h - the promise as a test: logits bit-identical to llama.cpp's, whatever Strata is set to.
+ * exact.h - the promise as a test: logits bit-identical to llama.cpp's, whatever Forebay is set to.
  *
  * Two kinds of numbers describe a run. The *shape* is what llama.cpp's own logits depend on: batch,
- * threads, layout of the weights, rows wanted. The *means* are Strata's: budget and I/O method. For
- * each shape plain llama.cpp evaluates a prompt and continues it; then Strata does the same by every
+ * threads, layout of the weights, rows wanted. The *means* are Forebay's: budget and I/O method. For
+ * each shape plain llama.cpp evaluates a prompt and continues it; then Forebay does the same by every
  * means, and every row of logits must have the same bits.
  *
  * A model is tested in a process of its own, plain llama.cpp first: it then computes in a process
- * that has never heard of Strata's device, and a crash costs one model.
+ * that has never heard of Forebay's device, and a crash costs one model.
  */
 #ifndef TESTS_EXACT_H
 #define TESTS_EXACT_H
@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 
 #include "model_files.h"
-#include "strata.h"
+#include "forebay.h"
 
 #define COUNT(list) ((int)(sizeof(list) / sizeof(list)[0]))
 
@@ -66,10 +66,10 @@ static inline void rows_add(struct rows *rows, const float *row)
     memcpy(rows->values + rows->n++ * rows->n_vocab, row, bytes);
 }
 
-static inline struct strata_model_options shape_options(const struct shape *shape)
+static inline struct forebay_model_options shape_options(const struct shape *shape)
 {
-    struct strata_model_options options;
-    strata_model_options_init(&options);
+    struct forebay_model_options options;
+    forebay_model_options_init(&options);
     options.ctx = 512;
     options.batch = shape->batch;
     options.all_logits = !shape->last_row;
@@ -81,53 +81,53 @@ static inline struct strata_model_options shape_options(const struct shape *shap
 /* --- One run ------------------------------------------------------------------------------ */
 
 /* Evaluates a prompt that is the same for all, and continues it with the likeliest tokens. */
-static inline enum strata_status evaluate_session(struct strata_session *session,
-    const struct shape *shape, struct rows *rows, struct strata_error *err)
+static inline enum forebay_status evaluate_session(struct forebay_session *session,
+    const struct shape *shape, struct rows *rows, struct forebay_error *err)
 {
     int32_t tokens[512];
     for (size_t i = 0; i < shape->prompt; i++) {
         tokens[i] = (int32_t)(1 + (37 * i + i * i) % (rows->n_vocab - 1));
     }
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     size_t pass = shape->last_row ? shape->prompt : shape->batch;
-    for (size_t done = 0; done < shape->prompt && status == STRATA_OK; done += pass) {
+    for (size_t done = 0; done < shape->prompt && status == FOREBAY_OK; done += pass) {
         size_t n = shape->prompt - done < pass ? shape->prompt - done : pass;
-        status = strata_eval(session, tokens + done, n, !shape->last_row, err);
-        for (size_t i = 0; status == STRATA_OK && i < (shape->last_row ? 1 : n); i++) {
-            rows_add(rows, strata_logits(session, i));
+        status = forebay_eval(session, tokens + done, n, !shape->last_row, err);
+        for (size_t i = 0; status == FOREBAY_OK && i < (shape->last_row ? 1 : n); i++) {
+            rows_add(rows, forebay_logits(session, i));
         }
     }
-    for (size_t i = 0; status == STRATA_OK && i < shape->generated; i++) {
-        int32_t token = strata_sample(session);
-        status = strata_eval(session, &token, 1, false, err);
-        if (status == STRATA_OK) {
-            rows_add(rows, strata_logits(session, 0));
+    for (size_t i = 0; status == FOREBAY_OK && i < shape->generated; i++) {
+        int32_t token = forebay_sample(session);
+        status = forebay_eval(session, &token, 1, false, err);
+        if (status == FOREBAY_OK) {
+            rows_add(rows, forebay_logits(session, 0));
         }
     }
     return status;
 }
 
 /* Loads the model, runs it, frees it. `placement` may be NULL. */
-static inline enum strata_status evaluate(const char *path, const struct shape *shape,
-    const struct strata_model_options *options, struct rows *rows,
-    struct strata_placement *placement, struct strata_error *err)
+static inline enum forebay_status evaluate(const char *path, const struct shape *shape,
+    const struct forebay_model_options *options, struct rows *rows,
+    struct forebay_placement *placement, struct forebay_error *err)
 {
-    struct strata_model *model = NULL;
-    struct strata_session *session = NULL;
+    struct forebay_model *model = NULL;
+    struct forebay_session *session = NULL;
     *rows = (struct rows){0};
-    enum strata_status status = strata_model_load(path, options, &model, err);
-    if (status == STRATA_OK) {
-        rows->n_vocab = (size_t)strata_model_n_vocab(model);
+    enum forebay_status status = forebay_model_load(path, options, &model, err);
+    if (status == FOREBAY_OK) {
+        rows->n_vocab = (size_t)forebay_model_n_vocab(model);
         if (placement) {
-            strata_model_placement(model, placement);
+            forebay_model_placement(model, placement);
         }
-        status = strata_session_new(model, &session, err);
+        status = forebay_session_new(model, &session, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         status = evaluate_session(session, shape, rows, err);
     }
-    strata_session_free(session);
-    strata_model_free(model);
+    forebay_session_free(session);
+    forebay_model_free(model);
     return status;
 }
 
@@ -149,10 +149,10 @@ struct exact {
 
 /* Reports the failure of a run; the child's stderr is the test's log. */
 static inline void complain(struct exact *x, const struct shape *shape,
-    const struct strata_model_options *options, const char *format, ...)
+    const struct forebay_model_options *options, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 static inline void complain(struct exact *x, const struct shape *shape,
-    const struct strata_model_options *options, const char *format, ...)
+    const struct forebay_model_options *options, const char *format, ...)
 {
     va_list ap;
     x->failures++;
@@ -167,7 +167,7 @@ static inline void complain(struct exact *x, const struct shape *shape,
 }
 
 static inline void complain_difference(struct exact *x, const struct shape *shape,
-    const struct strata_model_options *options, const struct rows *want, const struct rows *got)
+    const struct forebay_model_options *options, const struct rows *want, const struct rows *got)
 {
     size_t i = 0, n = want->n * want->n_vocab;
     while (i < n && got->n == want->n && memcmp(&want->values[i], &got->values[i], 4) == 0) {
@@ -177,15 +177,15 @@ static inline void complain_difference(struct exact *x, const struct shape *shap
         i / want->n_vocab, got->n, want->n, i % want->n_vocab);
 }
 
-/* One run by Strata, compared with the reference of its shape. */
+/* One run by Forebay, compared with the reference of its shape. */
 static inline void compare_run(
-    struct exact *x, int shape, const struct strata_model_options *options, int percent)
+    struct exact *x, int shape, const struct forebay_model_options *options, int percent)
 {
     const struct rows *want = &x->reference[shape];
-    struct strata_placement placement = {0};
-    struct strata_error err = {0};
+    struct forebay_placement placement = {0};
+    struct forebay_error err = {0};
     struct rows got;
-    if (evaluate(x->path, &shapes[shape], options, &got, &placement, &err) != STRATA_OK) {
+    if (evaluate(x->path, &shapes[shape], options, &got, &placement, &err) != FOREBAY_OK) {
         complain(x, &shapes[shape], options, "%s", err.message);
     } else if (!same_rows(want, &got)) {
         complain_difference(x, &shapes[shape], options, want, &got);
@@ -200,16 +200,16 @@ static inline void compare_run(
 /* Below the minimum there must be an error, and no attempt. */
 static inline void check_too_little(struct exact *x)
 {
-    struct strata_model_options options = shape_options(&shapes[0]);
-    struct strata_model *model = NULL;
-    struct strata_error err = {0};
+    struct forebay_model_options options = shape_options(&shapes[0]);
+    struct forebay_model *model = NULL;
+    struct forebay_error err = {0};
     options.weights_mem_bytes = x->minimum_bytes[options.repack] - 1;
-    enum strata_status status = strata_model_load(x->path, &options, &model, &err);
-    if (status != STRATA_E_NOFIT || !err.message[0] || !err.hint[0]) {
+    enum forebay_status status = forebay_model_load(x->path, &options, &model, &err);
+    if (status != FOREBAY_E_NOFIT || !err.message[0] || !err.hint[0]) {
         complain(x, &shapes[0], &options, "below the minimum: %s, \"%s\"",
-            strata_status_name(status), err.message);
+            forebay_status_name(status), err.message);
     }
-    strata_model_free(model);
+    forebay_model_free(model);
 }
 
 static inline uint64_t budget_bytes(const struct exact *x, int percent, bool repack)
@@ -221,21 +221,21 @@ static inline uint64_t budget_bytes(const struct exact *x, int percent, bool rep
 /* A run of plain llama.cpp. */
 static inline void run_plain(struct exact *x, int shape, struct rows *rows)
 {
-    struct strata_model_options options = shape_options(&shapes[shape]);
-    struct strata_placement placement;
-    struct strata_error err = {0};
+    struct forebay_model_options options = shape_options(&shapes[shape]);
+    struct forebay_placement placement;
+    struct forebay_error err = {0};
     options.plain = true;
-    if (evaluate(x->path, &shapes[shape], &options, rows, &placement, &err) != STRATA_OK) {
+    if (evaluate(x->path, &shapes[shape], &options, rows, &placement, &err) != FOREBAY_OK) {
         complain(x, &shapes[shape], &options, "%s", err.message);
     } else {
         x->weights_bytes = placement.weights_bytes;
     }
 }
 
-/* The device that Strata has registered by now must leave plain llama.cpp alone. */
+/* The device that Forebay has registered by now must leave plain llama.cpp alone. */
 static inline void check_plain_again(struct exact *x)
 {
-    struct strata_model_options options = shape_options(&shapes[0]);
+    struct forebay_model_options options = shape_options(&shapes[0]);
     struct rows again;
     run_plain(x, 0, &again);
     if (!same_rows(&x->reference[0], &again)) {
@@ -257,7 +257,7 @@ static inline int exact_model(const char *path, int number)
     for (int c = 0; c < COUNT(chosen) && x.failures == 0; c++) {
         const struct shape *shape = &shapes[chosen[c]];
         for (int i = 0; i < COUNT(budgets); i++) {
-            struct strata_model_options options = shape_options(shape);
+            struct forebay_model_options options = shape_options(shape);
             options.io_method = methods[method++ % COUNT(methods)];
             options.weights_mem_bytes = budget_bytes(&x, budgets[i], shape->repack);
             if (shape->threads == 1 || i == number % COUNT(budgets)) {
@@ -282,7 +282,7 @@ static inline void assert_exact(const char *path, int number)
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        strata_log_set_level(STRATA_LOG_ERROR);
+        forebay_log_set_level(FOREBAY_LOG_ERROR);
         exit(exact_model(path, number) != 0);
     }
     int status;

@@ -2,8 +2,8 @@
  * io_fixture.h - what the tests of io share: files with known contents, an engine over them, and the
  * check that a request's bytes are the file's. The oracle is what was written to the file.
  */
-#ifndef STRATA_TESTS_IO_FIXTURE_H
-#define STRATA_TESTS_IO_FIXTURE_H
+#ifndef FOREBAY_TESTS_IO_FIXTURE_H
+#define FOREBAY_TESTS_IO_FIXTURE_H
 
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FILE_BYTES  (3 * ST_MIB + 12345) /* not a multiple of any block */
+#define FILE_BYTES  (3 * FB_MIB + 12345) /* not a multiple of any block */
 #define CHUNK_BYTES (64u * 1024)
 #define GUARD_BYTES 4096u
 #define GUARD       0xa7
@@ -45,10 +45,10 @@ static inline uint64_t rnd(void)
     return z ^ (z >> 31);
 }
 
-static inline void note_log(enum strata_log_level level, const char *line, void *user)
+static inline void note_log(enum forebay_log_level level, const char *line, void *user)
 {
     (void)user;
-    if (level <= STRATA_LOG_WARN) {
+    if (level <= FOREBAY_LOG_WARN) {
         n_warnings++;
         snprintf(last_warning, sizeof last_warning, "%s", line);
     }
@@ -57,7 +57,7 @@ static inline void note_log(enum strata_log_level level, const char *line, void 
 static inline int make_contents(void **state)
 {
     (void)state;
-    strata_log_set_sink(note_log, NULL);
+    forebay_log_set_sink(note_log, NULL);
     random_state = 1;
     contents = malloc(FILE_BYTES);
     for (uint64_t i = 0; i < FILE_BYTES; i++) {
@@ -80,11 +80,11 @@ static inline const char *disk_dir(void)
 }
 
 /* A new file in `dir` with `contents`, opened; `path` gets its name, the caller unlinks it. */
-static inline struct st_file *make_file(const char *dir, bool direct, char *path, size_t cap)
+static inline struct fb_file *make_file(const char *dir, bool direct, char *path, size_t cap)
 {
-    struct strata_error err;
-    struct st_file *file = NULL;
-    snprintf(path, cap, "%s/strata-io-XXXXXX", dir);
+    struct forebay_error err;
+    struct fb_file *file = NULL;
+    snprintf(path, cap, "%s/forebay-io-XXXXXX", dir);
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     for (uint64_t at = 0; at < FILE_BYTES;) {
@@ -93,7 +93,7 @@ static inline struct st_file *make_file(const char *dir, bool direct, char *path
         at += (uint64_t)n;
     }
     close(fd);
-    assert_int_equal(st_file_open(path, direct, &file, &err), STRATA_OK);
+    assert_int_equal(fb_file_open(path, direct, &file, &err), FOREBAY_OK);
     return file;
 }
 
@@ -109,17 +109,17 @@ struct variant {
 struct rig {
     const struct variant *variant;
     char path[256];
-    struct st_file *file;
-    struct st_io_engine *io;
+    struct fb_file *file;
+    struct fb_io_engine *io;
     unsigned char *memory; /* buffers are cut from here */
     uint64_t memory_bytes;
 };
 
 static inline void open_engine(struct rig *rig, uint32_t depth)
 {
-    struct strata_error err = {0};
-    struct st_io_options options;
-    st_io_options_init(&options);
+    struct forebay_error err = {0};
+    struct fb_io_options options;
+    fb_io_options_init(&options);
     options.method = rig->variant->method;
     options.chunk_bytes = CHUNK_BYTES;
     options.queue_depth = depth;
@@ -128,28 +128,28 @@ static inline void open_engine(struct rig *rig, uint32_t depth)
         options.arena = rig->memory;
         options.arena_bytes = rig->memory_bytes / 2; /* some buffers lie outside */
     }
-    if (st_io_open(&options, &rig->io, &err)) {
+    if (fb_io_open(&options, &rig->io, &err)) {
         fail_msg("%s: %s", options.method, err.message);
     }
 }
 
 /* Prepares a request on a buffer at `memory + place`, with guard bytes behind its envelope. */
 static inline void prepare(
-    struct rig *rig, struct st_io_request *r, uint64_t place, uint64_t offset, uint64_t length)
+    struct rig *rig, struct fb_io_request *r, uint64_t place, uint64_t offset, uint64_t length)
 {
-    *r = (struct st_io_request){
+    *r = (struct fb_io_request){
         .file = rig->file, .offset = offset, .length = length, .buffer = rig->memory + place};
-    uint64_t size = st_io_envelope(offset, length);
+    uint64_t size = fb_io_envelope(offset, length);
     assert_true(place + size + GUARD_BYTES <= rig->memory_bytes);
     memset(r->buffer, 0x11, size);
     memset((char *)r->buffer + size, GUARD, GUARD_BYTES);
 }
 
 /* The bytes are the file's, and nothing was written behind the envelope. */
-static inline void check_bytes(const struct st_io_request *r)
+static inline void check_bytes(const struct fb_io_request *r)
 {
-    const unsigned char *got = (unsigned char *)r->buffer + st_io_delta(r->offset);
-    const unsigned char *end = (unsigned char *)r->buffer + st_io_envelope(r->offset, r->length);
+    const unsigned char *got = (unsigned char *)r->buffer + fb_io_delta(r->offset);
+    const unsigned char *end = (unsigned char *)r->buffer + fb_io_envelope(r->offset, r->length);
     if (memcmp(got, contents + r->offset, r->length)) {
         uint64_t i = 0;
         while (got[i] == contents[r->offset + i]) {
@@ -163,12 +163,12 @@ static inline void check_bytes(const struct st_io_request *r)
     }
 }
 
-static inline void check_done(const struct st_io_request *r)
+static inline void check_done(const struct fb_io_request *r)
 {
-    if (r->state == ST_IO_FAILED) {
+    if (r->state == FB_IO_FAILED) {
         fail_msg("FAILED: %s", r->error.message);
     }
-    assert_int_equal(r->state, ST_IO_DONE);
+    assert_int_equal(r->state, FB_IO_DONE);
     check_bytes(r);
 }
 

@@ -1,5 +1,5 @@
 // load.mjs - good clients among malformed, slow and vanishing ones.
-//   node tests/load.mjs STRATA MODEL SECONDS
+//   node tests/load.mjs FOREBAY MODEL SECONDS
 // Clients of all kinds come and go, at random but in the same order each time. Afterwards nothing
 // may run or wait, no descriptor be open, and the server must end by itself when it is asked to; one
 // that is built with AddressSanitizer then also says what it leaked. Reports in TAP.
@@ -298,8 +298,8 @@ test('good requests were answered among the bad ones', () => {
 
 test('nothing runs or waits afterwards', () => eventually(async () => {
     const figures = await server.metrics();
-    assert.equal(figures.strata_queue_active, 0);
-    assert.equal(figures.strata_queue_waiting, 0);
+    assert.equal(figures.forebay_queue_active, 0);
+    assert.equal(figures.forebay_queue_waiting, 0);
 }, 10000));
 
 test('a good request is answered as at first', () => clients.good());

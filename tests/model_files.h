@@ -57,7 +57,7 @@ static inline void list_models_in(struct model_list *list, const char *dir)
 static inline void find_models(struct model_list *list)
 {
     static const char *const folders[] = {"models", "models/archs", "models/split"};
-    const char *shared = getenv("STRATA_SHARED");
+    const char *shared = getenv("FOREBAY_SHARED");
     list->n = 0;
     list_models_in(list, OWN_MODELS_DIR);
     for (size_t i = 0; shared && i < sizeof folders / sizeof folders[0]; i++) {
@@ -79,7 +79,7 @@ static inline void free_models(struct model_list *list)
 static inline const char *shared_file(const char *name)
 {
     static char path[PATH_MAX];
-    const char *shared = getenv("STRATA_SHARED");
+    const char *shared = getenv("FOREBAY_SHARED");
     snprintf(path, sizeof path, "%s/%s", shared ? shared : "", name);
     if (!shared || access(path, R_OK)) {
         skip();
@@ -95,7 +95,7 @@ static inline const char *temp_dir(void)
     static char dir[PATH_MAX];
     if (!dir[0]) {
         const char *base = getenv("TMPDIR");
-        snprintf(dir, sizeof dir, "%s/strata-test-XXXXXX", base ? base : "/tmp");
+        snprintf(dir, sizeof dir, "%s/forebay-test-XXXXXX", base ? base : "/tmp");
         assert_non_null(mkdtemp(dir));
     }
     return dir;

@@ -1,6 +1,6 @@
 /* optimum.h - the most hits that any policy can have, found by trying everything. */
-#ifndef STRATA_TESTS_OPTIMUM_H
-#define STRATA_TESTS_OPTIMUM_H
+#ifndef FOREBAY_TESTS_OPTIMUM_H
+#define FOREBAY_TESTS_OPTIMUM_H
 
 #include <stdbool.h>
 #include <string.h>

@@ -15,8 +15,8 @@ for model in "$@"; do
         for mmap in 0 1; do
             want=$(ran "$model" 1 $repack $mmap)
             for mem in "" 1 ; do # 1 byte: too little, must fail with a word, not with wrong tokens
-                got=$(GGML_BACKEND_PATH=$build/libggml-strata.so STRATA_REPACK=$repack \
-                    STRATA_MEM=$mem ran "$model" 1 $repack $mmap)
+                got=$(GGML_BACKEND_PATH=$build/libggml-forebay.so FOREBAY_REPACK=$repack \
+                    FOREBAY_MEM=$mem ran "$model" 1 $repack $mmap)
                 name="$(basename "$model") repack=$repack mmap=$mmap mem=${mem:-default}"
                 if [ -n "$mem" ]; then
                     grep -q "too small" "$build/tests/plugin.err" && [ -z "$(echo "$got" | grep logits)" ]

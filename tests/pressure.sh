@@ -2,7 +2,7 @@
 # pressure.sh - random models under random memory limits; in every second run the limit is lowered
 # by up to 40 % while tokens are made.
 #
-#   tests/pressure.sh [N [SEED [STRATA]]]      N pairs (100), random numbers from SEED (1)
+#   tests/pressure.sh [N [SEED [FOREBAY]]]      N pairs (100), random numbers from SEED (1)
 #
 # Each pair: a model of 100 to 600 MB, the tokens it makes without a limit, and the same in a cgroup
 # (v1 or v2) that is limited. It passes if it was not killed, never went over the limit, and made
@@ -12,8 +12,8 @@
 set -u
 n=${1:-100}
 RANDOM=${2:-1}
-strata=${3:-$(dirname "$0")/../build/release/strata}
-name=strata-pressure.$$
+forebay=${3:-$(dirname "$0")/../build/release/forebay}
+name=forebay-pressure.$$
 dir=$(mktemp -d)
 trap 'rmdir "$group" 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
@@ -68,13 +68,13 @@ make_model() { # sets arch, type, size
         experts=(--experts "$(one_of 8 16 32 64 128)" --experts-used "$(one_of 1 2 4 8)")
         ;;
     esac
-    "$strata" synth random -a "$arch" --type "$type" --size "${size}M" --embd "$embd" --heads 8 \
+    "$forebay" synth random -a "$arch" --type "$type" --size "${size}M" --embd "$embd" --heads 8 \
         --vocab "$(within 1000 8000)" "${experts[@]}" -o "$dir/model.gguf" >"$dir/synth.log" 2>&1
 }
 
 # The smallest budget in MiB, from the error's own hint.
 least_mib() {
-    "$strata" run "$dir/model.gguf" "${options[@]}" --mem 1 -n 1 2>&1 |
+    "$forebay" run "$dir/model.gguf" "${options[@]}" --mem 1 -n 1 2>&1 |
         sed -n 's/.*--mem \([0-9]*\)M.*/\1/p' | head -1
 }
 
@@ -105,7 +105,7 @@ run_limited() { # TOKENS. Sets rc, peak, killed, lowered.
     : >"$dir/got"
     (
         echo "$BASHPID" >"$group/cgroup.procs"
-        exec "$strata" run "$dir/model.gguf" "${options[@]}" "${budget[@]}" -n "$1" --ids \
+        exec "$forebay" run "$dir/model.gguf" "${options[@]}" "${budget[@]}" -n "$1" --ids \
             --stats "$dir/stats.json" >"$dir/got" 2>"$dir/err"
     ) &
     local pid=$!
@@ -132,7 +132,7 @@ try_pair() { # NUMBER
     [ $((RANDOM % 3)) != 0 ] || options+=(--no-repack)
     local tokens cut=0 seconds
     for seconds in 4 20 60; do # the later ones for machines that are busy
-        timeout -s INT $seconds "$strata" run "$dir/model.gguf" "${options[@]}" -n 1000 --ids -q \
+        timeout -s INT $seconds "$forebay" run "$dir/model.gguf" "${options[@]}" -n 1000 --ids -q \
             >"$dir/want"
         [ ! -s "$dir/want" ] || break
     done

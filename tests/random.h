@@ -1,6 +1,6 @@
 /* random.h - numbers that are the same on every machine. Set random_state before, not to 0. */
-#ifndef STRATA_TESTS_RANDOM_H
-#define STRATA_TESTS_RANDOM_H
+#ifndef FOREBAY_TESTS_RANDOM_H
+#define FOREBAY_TESTS_RANDOM_H
 
 #include <stdint.h>
 

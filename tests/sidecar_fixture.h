@@ -16,10 +16,10 @@
 static char said[1024];
 static int n_said;
 
-static inline void note_warning(enum strata_log_level level, const char *line, void *user)
+static inline void note_warning(enum forebay_log_level level, const char *line, void *user)
 {
     (void)user;
-    if (level == STRATA_LOG_WARN) {
+    if (level == FOREBAY_LOG_WARN) {
         snprintf(said, sizeof said, "%s", line);
         n_said++;
     }
@@ -40,9 +40,9 @@ struct kind {
 
 static inline void make_kind(const char *path, const struct kind *kind, uint64_t seed)
 {
-    struct st_synth_shape s;
-    struct strata_error err;
-    st_synth_shape_init(&s);
+    struct fb_synth_shape s;
+    struct forebay_error err;
+    fb_synth_shape_init(&s);
     s.arch = kind->arch;
     s.type = kind->type;
     s.layers = 2;
@@ -54,7 +54,7 @@ static inline void make_kind(const char *path, const struct kind *kind, uint64_t
     s.experts_used = kind->experts ? 2 : 0;
     s.fused_experts = kind->fused;
     s.output.seed = seed;
-    if (st_synth_random(&s, path, NULL, &err) != STRATA_OK) {
+    if (fb_synth_random(&s, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
 }

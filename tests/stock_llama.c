@@ -1,5 +1,5 @@
 /*
- * stock_llama.c - a program on plain llama.cpp that knows nothing of Strata.
+ * stock_llama.c - a program on plain llama.cpp that knows nothing of Forebay.
  *
  *      stock_llama MODEL N_PREDICT N_THREADS REPACK(0|1) MMAP(0|1) [FIRST_TOKEN]
  *      stock_llama MODEL N_PREDICT N_THREADS REPACK(0|1) MMAP(0|1) -p TEXT [SECONDS]
@@ -118,7 +118,7 @@ int main(int argc, char **argv)
         deadline_s = now_s() + strtod(argv[8], NULL);
     }
     llama_log_set(only_errors, NULL);
-    ggml_backend_load_all_from_path(STRATA_LLAMA_LIB_DIR);
+    ggml_backend_load_all_from_path(FOREBAY_LLAMA_LIB_DIR);
     struct llama_model_params mp = llama_model_default_params();
     mp.n_gpu_layers = 0;
     mp.use_extra_bufts = strtol(argv[4], NULL, 10) != 0;
@@ -130,7 +130,7 @@ int main(int argc, char **argv)
     struct llama_context_params cp = llama_context_default_params();
     cp.n_ctx = has_text ? 1024 : 256;
     if (has_text) {
-        cp.n_batch = cp.n_ubatch = 64; /* as the demo has Strata do: less memory for the buffers */
+        cp.n_batch = cp.n_ubatch = 64; /* as the demo has Forebay do: less memory for the buffers */
     }
     cp.abort_callback = time_is_up;
     cp.n_threads = cp.n_threads_batch = (int32_t)strtol(argv[3], NULL, 10);

@@ -34,7 +34,7 @@ static inline struct runner runner_open(
     static bool loaded;
     if (!loaded) {
         llama_log_set(only_errors, NULL);
-        ggml_backend_load_all_from_path(STRATA_LLAMA_LIB_DIR);
+        ggml_backend_load_all_from_path(FOREBAY_LLAMA_LIB_DIR);
         loaded = true;
     }
     struct llama_model_params mp = llama_model_default_params();

@@ -32,16 +32,16 @@ static void test_parse_size_accepts(void **state)
         {"4096", 4096},
         {"17B", 17},
         {"17 b", 17},
-        {"1k", ST_KIB},
-        {"512m", 512 * ST_MIB},
-        {"512MiB", 512 * ST_MIB},
-        {"2 GB", 2 * ST_GIB},
-        {"2gb", 2 * ST_GIB},
-        {"4G", 4 * ST_GIB},
-        {"1.5GiB", 3 * ST_GIB / 2},
+        {"1k", FB_KIB},
+        {"512m", 512 * FB_MIB},
+        {"512MiB", 512 * FB_MIB},
+        {"2 GB", 2 * FB_GIB},
+        {"2gb", 2 * FB_GIB},
+        {"4G", 4 * FB_GIB},
+        {"1.5GiB", 3 * FB_GIB / 2},
         {".5K", 512},
         {"3.", 3},
-        {"1T", 1024 * ST_GIB},
+        {"1T", 1024 * FB_GIB},
         {"2P", (uint64_t)2 << 50},
         {"8191P", (uint64_t)8191 << 50},
         {"7E", (uint64_t)7 << 60},
@@ -50,7 +50,7 @@ static void test_parse_size_accepts(void **state)
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         uint64_t bytes = 99;
-        if (!st_parse_size(cases[i].text, &bytes)) {
+        if (!fb_parse_size(cases[i].text, &bytes)) {
             fail_msg("\"%s\" was refused", cases[i].text);
         }
         if (bytes != cases[i].bytes) {
@@ -70,7 +70,7 @@ static void test_parse_size_refuses(void **state)
         "4\xff", "\xd9\xa4"};
     for (size_t i = 0; i < COUNT(cases); i++) {
         uint64_t bytes = 99;
-        if (st_parse_size(cases[i], &bytes)) {
+        if (fb_parse_size(cases[i], &bytes)) {
             fail_msg("\"%s\" was accepted as %llu", cases[i], (unsigned long long)bytes);
         }
         assert_int_equal(bytes, 99); /* untouched */
@@ -80,17 +80,17 @@ static void test_parse_size_refuses(void **state)
 static void test_format_size(void **state)
 {
     (void)state;
-    assert_string_equal(ST_SIZE(0), "0 B");
-    assert_string_equal(ST_SIZE(17), "17 B");
-    assert_string_equal(ST_SIZE(1023), "1023 B");
-    assert_string_equal(ST_SIZE(ST_KIB), "1.0 KiB");
-    assert_string_equal(ST_SIZE(512 * ST_MIB), "512 MiB");
-    assert_string_equal(ST_SIZE(34 * ST_GIB / 10), "3.4 GiB");
-    assert_string_equal(ST_SIZE((uint64_t)3 << 50), "3.0 PiB");
-    assert_string_equal(ST_SIZE(UINT64_MAX), "16.0 EiB");
+    assert_string_equal(FB_SIZE(0), "0 B");
+    assert_string_equal(FB_SIZE(17), "17 B");
+    assert_string_equal(FB_SIZE(1023), "1023 B");
+    assert_string_equal(FB_SIZE(FB_KIB), "1.0 KiB");
+    assert_string_equal(FB_SIZE(512 * FB_MIB), "512 MiB");
+    assert_string_equal(FB_SIZE(34 * FB_GIB / 10), "3.4 GiB");
+    assert_string_equal(FB_SIZE((uint64_t)3 << 50), "3.0 PiB");
+    assert_string_equal(FB_SIZE(UINT64_MAX), "16.0 EiB");
 
     char small[4] = {'x', 'x', 'x', 'x'};
-    assert_ptr_equal(st_format_size(512 * ST_MIB, small, sizeof small), small);
+    assert_ptr_equal(fb_format_size(512 * FB_MIB, small, sizeof small), small);
     assert_string_equal(small, "512");
 }
 
@@ -105,10 +105,10 @@ static void test_size_round_trip(void **state)
         seed ^= seed << 17;
         uint64_t bytes = (seed >> 2) >> (i % 62);
         uint64_t back = 0;
-        assert_true(st_parse_size(ST_SIZE(bytes), &back));
+        assert_true(fb_parse_size(FB_SIZE(bytes), &back));
         uint64_t off = bytes > back ? bytes - back : back - bytes;
         assert_true(off <= bytes / 20);
-        assert_true(bytes >= ST_KIB || off == 0);
+        assert_true(bytes >= FB_KIB || off == 0);
     }
 }
 
@@ -117,22 +117,22 @@ static void test_rounding(void **state)
     (void)state;
     for (uint64_t n = 0; n < 300; n++) {
         for (uint64_t step = 1; step < 70; step++) {
-            uint64_t up = st_round_up(n, step), down = st_round_down(n, step);
+            uint64_t up = fb_round_up(n, step), down = fb_round_down(n, step);
             assert_true(up >= n && up < n + step && up % step == 0);
             assert_true(down <= n && down + step > n && down % step == 0);
         }
     }
-    assert_int_equal(st_min(3, UINT64_MAX), 3);
-    assert_int_equal(st_max(3, UINT64_MAX), UINT64_MAX);
+    assert_int_equal(fb_min(3, UINT64_MAX), 3);
+    assert_int_equal(fb_max(3, UINT64_MAX), UINT64_MAX);
 }
 
 static void test_clock_never_goes_back(void **state)
 {
     (void)state;
-    uint64_t last = st_now_ns();
+    uint64_t last = fb_now_ns();
     assert_true(last > 0);
     for (int i = 0; i < 10000; i++) {
-        uint64_t now = st_now_ns();
+        uint64_t now = fb_now_ns();
         assert_true(now >= last);
         last = now;
     }
@@ -143,7 +143,7 @@ static void test_clock_never_goes_back(void **state)
 /* An error between two guards, which no message may touch. */
 struct guarded {
     char before[32];
-    struct strata_error err;
+    struct forebay_error err;
     char after[32];
 };
 
@@ -163,15 +163,15 @@ static void check_guard(const struct guarded *g)
 static void test_fail_fills_and_returns(void **state)
 {
     (void)state;
-    struct strata_error err;
-    assert_int_equal(st_fail(&err, STRATA_E_FORMAT, "Get it again.", "%s: bad at %d", "m.gguf", 7),
-        STRATA_E_FORMAT);
-    assert_int_equal(err.status, STRATA_E_FORMAT);
+    struct forebay_error err;
+    assert_int_equal(fb_fail(&err, FOREBAY_E_FORMAT, "Get it again.", "%s: bad at %d", "m.gguf", 7),
+        FOREBAY_E_FORMAT);
+    assert_int_equal(err.status, FOREBAY_E_FORMAT);
     assert_string_equal(err.message, "m.gguf: bad at 7");
     assert_string_equal(err.hint, "Get it again.");
 
-    assert_int_equal(st_fail_errno(&err, STRATA_E_IO, ENOENT, NULL, "%s", "m.gguf"), STRATA_E_IO);
-    assert_int_equal(err.status, STRATA_E_IO);
+    assert_int_equal(fb_fail_errno(&err, FOREBAY_E_IO, ENOENT, NULL, "%s", "m.gguf"), FOREBAY_E_IO);
+    assert_int_equal(err.status, FOREBAY_E_IO);
     assert_string_equal(err.message, "m.gguf: No such file or directory");
     assert_string_equal(err.hint, "");
 }
@@ -179,8 +179,8 @@ static void test_fail_fills_and_returns(void **state)
 static void test_fail_without_an_error(void **state)
 {
     (void)state;
-    assert_int_equal(st_fail(NULL, STRATA_E_NOFIT, "", "%d", 1), STRATA_E_NOFIT);
-    assert_int_equal(st_fail_errno(NULL, STRATA_E_IO, EIO, "", "%d", 1), STRATA_E_IO);
+    assert_int_equal(fb_fail(NULL, FOREBAY_E_NOFIT, "", "%d", 1), FOREBAY_E_NOFIT);
+    assert_int_equal(fb_fail_errno(NULL, FOREBAY_E_IO, EIO, "", "%d", 1), FOREBAY_E_IO);
 }
 
 /* Around the field's size, with and without an errno text that must be cut too. */
@@ -188,31 +188,31 @@ static void test_fail_cuts_long_texts(void **state)
 {
     (void)state;
     static char text[2000];
-    const size_t field = sizeof((struct strata_error *)0)->message - 1;
-    const size_t hint_field = sizeof((struct strata_error *)0)->hint - 1;
+    const size_t field = sizeof((struct forebay_error *)0)->message - 1;
+    const size_t hint_field = sizeof((struct forebay_error *)0)->hint - 1;
     for (size_t n = 0; n<sizeof text; n += n> 200 && n < 560 ? 1 : 61) {
         memset(text, 'a', n);
         text[n] = 0;
         struct guarded g;
         guard(&g);
-        st_fail(&g.err, STRATA_E_IO, text, "%s", text);
+        fb_fail(&g.err, FOREBAY_E_IO, text, "%s", text);
         check_guard(&g);
-        assert_int_equal(strlen(g.err.message), st_min(n, field));
-        assert_int_equal(strlen(g.err.hint), st_min(n, hint_field));
+        assert_int_equal(strlen(g.err.message), fb_min(n, field));
+        assert_int_equal(strlen(g.err.hint), fb_min(n, hint_field));
 
         guard(&g);
-        st_fail_errno(&g.err, STRATA_E_IO, ENOSPC, text, "%s", text);
+        fb_fail_errno(&g.err, FOREBAY_E_IO, ENOSPC, text, "%s", text);
         check_guard(&g);
         assert_int_equal(
-            strlen(g.err.message), st_min(n + strlen(": ") + strlen(strerror(ENOSPC)), field));
+            strlen(g.err.message), fb_min(n + strlen(": ") + strlen(strerror(ENOSPC)), field));
     }
 }
 
 static void test_status_out_of_range(void **state)
 {
     (void)state;
-    assert_string_equal(strata_status_name((enum strata_status)77), "?");
-    assert_string_equal(strata_status_text((enum strata_status)77), "?");
+    assert_string_equal(forebay_status_name((enum forebay_status)77), "?");
+    assert_string_equal(forebay_status_text((enum forebay_status)77), "?");
 }
 
 /* Runs `body` in a child; its stderr goes to `said`. Returns the wait status. */
@@ -247,13 +247,13 @@ static int in_child(void (*body)(void), char *said, size_t cap)
 static void break_an_assertion(void)
 {
     int slots = 3;
-    ST_ASSERT(slots == 4);
+    FB_ASSERT(slots == 4);
 }
 
 static void keep_an_assertion(void)
 {
     int slots = 4;
-    ST_ASSERT(slots == 4);
+    FB_ASSERT(slots == 4);
 }
 
 static void test_bug_reports_and_aborts(void **state)
@@ -263,7 +263,7 @@ static void test_bug_reports_and_aborts(void **state)
     int status = in_child(break_an_assertion, said, sizeof said);
     assert_true(WIFSIGNALED(status));
     assert_int_equal(WTERMSIG(status), SIGABRT);
-    assert_non_null(strstr(said, "strata: bug at "));
+    assert_non_null(strstr(said, "forebay: bug at "));
     assert_non_null(strstr(said, "test_base.c:"));
     assert_non_null(strstr(said, "assertion failed: slots == 4"));
 
@@ -275,20 +275,20 @@ static void test_bug_reports_and_aborts(void **state)
 static void test_bookkeeping_memory(void **state)
 {
     (void)state;
-    void *nothing = st_xmalloc(0);
+    void *nothing = fb_xmalloc(0);
     assert_non_null(nothing);
     free(nothing);
 
-    unsigned char *zeros = st_xcalloc(100, 7);
+    unsigned char *zeros = fb_xcalloc(100, 7);
     for (int i = 0; i < 700; i++) {
         assert_int_equal(zeros[i], 0);
     }
     memset(zeros, 3, 700);
-    zeros = st_xrealloc(zeros, 5000);
+    zeros = fb_xrealloc(zeros, 5000);
     assert_int_equal(zeros[699], 3);
     free(zeros);
 
-    char *copy = st_xstrdup("expert");
+    char *copy = fb_xstrdup("expert");
     assert_string_equal(copy, "expert");
     free(copy);
 }
@@ -297,11 +297,11 @@ static void test_bookkeeping_memory(void **state)
 
 struct heard {
     int n;
-    enum strata_log_level level;
+    enum forebay_log_level level;
     char line[2048];
 };
 
-static void hear(enum strata_log_level level, const char *line, void *user)
+static void hear(enum forebay_log_level level, const char *line, void *user)
 {
     struct heard *heard = user;
     heard->n++;
@@ -312,26 +312,26 @@ static void hear(enum strata_log_level level, const char *line, void *user)
 static int reset_log(void **state)
 {
     (void)state;
-    strata_log_set_sink(NULL, NULL);
-    strata_log_set_level(STRATA_LOG_WARN);
+    forebay_log_set_sink(NULL, NULL);
+    forebay_log_set_level(FOREBAY_LOG_WARN);
     return 0;
 }
 
 static void test_log_levels(void **state)
 {
     (void)state;
-    assert_true(st_log_enabled(STRATA_LOG_WARN)); /* the default */
-    assert_false(st_log_enabled(STRATA_LOG_INFO));
+    assert_true(fb_log_enabled(FOREBAY_LOG_WARN)); /* the default */
+    assert_false(fb_log_enabled(FOREBAY_LOG_INFO));
 
     struct heard heard = {0};
-    strata_log_set_sink(hear, &heard);
-    for (int threshold = STRATA_LOG_ERROR; threshold <= STRATA_LOG_DEBUG; threshold++) {
-        strata_log_set_level((enum strata_log_level)threshold);
-        for (int level = STRATA_LOG_ERROR; level <= STRATA_LOG_DEBUG; level++) {
+    forebay_log_set_sink(hear, &heard);
+    for (int threshold = FOREBAY_LOG_ERROR; threshold <= FOREBAY_LOG_DEBUG; threshold++) {
+        forebay_log_set_level((enum forebay_log_level)threshold);
+        for (int level = FOREBAY_LOG_ERROR; level <= FOREBAY_LOG_DEBUG; level++) {
             heard.n = 0;
-            st_log((enum strata_log_level)level, "slot %d of %s", level, "four");
+            fb_log((enum forebay_log_level)level, "slot %d of %s", level, "four");
             assert_int_equal(heard.n, level <= threshold);
-            assert_int_equal(st_log_enabled((enum strata_log_level)level), level <= threshold);
+            assert_int_equal(fb_log_enabled((enum forebay_log_level)level), level <= threshold);
             if (heard.n) {
                 char expected[32];
                 snprintf(expected, sizeof expected, "slot %d of four", level);
@@ -348,8 +348,8 @@ static void test_log_cuts_long_lines(void **state)
     static char text[5000];
     memset(text, 'b', sizeof text - 1);
     struct heard heard = {0};
-    strata_log_set_sink(hear, &heard);
-    st_log(STRATA_LOG_ERROR, "%s", text);
+    forebay_log_set_sink(hear, &heard);
+    fb_log(FOREBAY_LOG_ERROR, "%s", text);
     assert_int_equal(heard.n, 1);
     assert_int_equal(strlen(heard.line), 1023);
     assert_int_equal(strspn(heard.line, "b"), 1023);
@@ -357,11 +357,11 @@ static void test_log_cuts_long_lines(void **state)
 
 static void log_to_stderr(void)
 {
-    strata_log_set_level(STRATA_LOG_DEBUG);
-    st_log(STRATA_LOG_ERROR, "one");
-    st_log(STRATA_LOG_WARN, "two");
-    st_log(STRATA_LOG_INFO, "three");
-    st_log(STRATA_LOG_DEBUG, "four");
+    forebay_log_set_level(FOREBAY_LOG_DEBUG);
+    fb_log(FOREBAY_LOG_ERROR, "one");
+    fb_log(FOREBAY_LOG_WARN, "two");
+    fb_log(FOREBAY_LOG_INFO, "three");
+    fb_log(FOREBAY_LOG_DEBUG, "four");
 }
 
 static void test_log_without_a_sink(void **state)
@@ -370,7 +370,7 @@ static void test_log_without_a_sink(void **state)
     char said[256];
     in_child(log_to_stderr, said, sizeof said);
     assert_string_equal(
-        said, "strata: error: one\nstrata: warning: two\nstrata: three\nstrata: debug: four\n");
+        said, "forebay: error: one\nforebay: warning: two\nforebay: three\nforebay: debug: four\n");
 }
 
 int main(void)

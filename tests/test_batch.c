@@ -15,8 +15,8 @@
 
 static struct model own;
 static struct model *model = &own;
-static struct st_stream *stream;
-static struct st_pass pass;
+static struct fb_stream *stream;
+static struct fb_pass pass;
 
 /* Each part arrives in another way: read in place (whole blocks), copied, repacked. */
 static int set_up(void **state)
@@ -41,8 +41,8 @@ static int tear_down(void **state)
 static int close_after(void **state)
 {
     (void)state;
-    st_stream_free(stream);
-    st_pass_release(&pass);
+    fb_stream_free(stream);
+    fb_pass_release(&pass);
     stream = NULL;
     return 0;
 }
@@ -52,21 +52,21 @@ static void start(int places, const char *method)
 {
     static const bool resident[MAX_TENSORS] = {false};
     static const int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
-    struct st_stream_config config = {.resident = resident,
+    struct fb_stream_config config = {.resident = resident,
         .slots = slots,
         .staging_bytes = (uint64_t)places * largest_unit(model),
         .transit_bytes = (uint64_t)places * largest_unit(model)};
     small_io_options(&config.io, method);
     close_after(NULL);
     assert_int_equal(
-        st_stream_new(model->weights, &config, arrive, &model->weights, &stream, NULL), STRATA_OK);
-    assert_int_equal(st_stream_load(stream, NULL, NULL, NULL), STRATA_OK);
+        fb_stream_new(model->weights, &config, arrive, &model->weights, &stream, NULL), FOREBAY_OK);
+    assert_int_equal(fb_stream_load(stream, NULL, NULL, NULL), FOREBAY_OK);
 }
 
-static struct st_stream_stats stats(void)
+static struct fb_stream_stats stats(void)
 {
-    struct st_stream_stats s;
-    st_stream_stats(stream, &s);
+    struct fb_stream_stats s;
+    fb_stream_stats(stream, &s);
     return s;
 }
 
@@ -76,28 +76,28 @@ static void run_pass(int group, const int *experts, int n)
     for (int i = 0; i < n; i++) {
         uses[i] = 1;
     }
-    st_stream_begin(stream, &pass, group, experts, uses, n, ALL_PARTS);
+    fb_stream_begin(stream, &pass, group, experts, uses, n, ALL_PARTS);
     for (int p = 0; p < 3; p++) {
         int weight = model->weights->groups[group].weight[p], n_slots;
         uint64_t stride;
-        assert_int_equal(st_stream_wait(stream, &pass, p, NULL), STRATA_OK);
-        const char *base = st_stream_slots(stream, weight, &stride, &n_slots);
+        assert_int_equal(fb_stream_wait(stream, &pass, p, NULL), FOREBAY_OK);
+        const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
         for (int i = 0; i < n; i++) {
             assert_true(
                 form_is_right(model, weight, experts[i], base + (uint64_t)pass.slots[i] * stride));
         }
     }
-    st_stream_end(stream, &pass);
+    fb_stream_end(stream, &pass);
 }
 
 /* Goes through the sets of one matrix. */
 static void check_sets(int weight, const bool *needed)
 {
     bool had[N_EXPERTS] = {false};
-    struct strata_error err;
-    struct st_set set = {.n = 1};
+    struct forebay_error err;
+    struct fb_set set = {.n = 1};
     while (set.n > 0) {
-        assert_int_equal(st_stream_batch_next(stream, weight, &set, &err), STRATA_OK);
+        assert_int_equal(fb_stream_batch_next(stream, weight, &set, &err), FOREBAY_OK);
         for (int i = 0; i < set.n; i++) {
             int e = set.experts[i];
             assert_true(needed[e] && !had[e] && set.index[i] < set.n_index);
@@ -112,21 +112,21 @@ static void check_sets(int weight, const bool *needed)
 static void run_batch(int group, const int *experts, int tokens, int picks)
 {
     const int *weights = model->weights->groups[group].weight;
-    struct st_expert_use uses[3];
-    struct st_routes routes = {experts, tokens, picks};
+    struct fb_expert_use uses[3];
+    struct fb_routes routes = {experts, tokens, picks};
     bool needed[N_EXPERTS] = {false};
     for (int i = 0; i < tokens * picks; i++) {
         needed[experts[i]] = true;
     }
     for (int p = 0; p < 3; p++) {
-        uses[p] = (struct st_expert_use){weights[p], tokens, picks};
+        uses[p] = (struct fb_expert_use){weights[p], tokens, picks};
     }
-    st_stream_expect_experts(stream, uses, 3);
-    st_stream_batch_begin(stream, weights[0], &routes);
+    fb_stream_expect_experts(stream, uses, 3);
+    fb_stream_batch_begin(stream, weights[0], &routes);
     for (int p = 0; p < 3; p++) {
         check_sets(weights[p], needed);
     }
-    st_stream_batch_end(stream);
+    fb_stream_batch_end(stream);
 }
 
 static uint64_t expert_bytes(int group)
@@ -144,7 +144,7 @@ static void read_ahead(void)
     uint64_t before;
     do {
         before = stats().io.read_bytes;
-        st_stream_poll(stream);
+        fb_stream_poll(stream);
     } while (stats().io.read_bytes > before);
 }
 
@@ -170,7 +170,7 @@ static void run_random(void)
     if (rnd_below(2)) {
         int n = (int)rnd_below(N_SLOTS + 3);
         choose(experts, n);
-        st_stream_foresee(stream, group, experts, n);
+        fb_stream_foresee(stream, group, experts, n);
     }
     if (rnd_below(2)) {
         int n = 1 + (int)rnd_below(N_SLOTS);
@@ -194,7 +194,7 @@ static void test_random_batches_between_passes(void **state)
         start(2 + (int)m * 2, methods[m]);
         for (int k = 0; k < 100; k++) {
             run_random();
-            struct st_stream_stats s = stats();
+            struct fb_stream_stats s = stats();
             assert_true(s.prefetch_used_bytes <= s.prefetch_bytes);
             assert_true(s.expert_hits <= s.expert_requests);
         }
@@ -207,15 +207,15 @@ static void test_a_batch_may_evict_what_was_foreseen(void **state)
     static const int foreseen[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
     (void)state;
     start(24, "sync");
-    st_stream_foresee(stream, 1, foreseen, 4);
+    fb_stream_foresee(stream, 1, foreseen, 4);
     read_ahead();
     run_batch(1, needed, N_SLOTS, 1);
     for (int i = 0; i < N_SLOTS; i++) {
-        assert_true(st_stream_has(stream, 1, needed[i], ALL_PARTS));
+        assert_true(fb_stream_has(stream, 1, needed[i], ALL_PARTS));
     }
     assert_int_equal(stats().expert_hits, 0);
     run_pass(1, needed, N_SLOTS);
-    struct st_stream_stats s = stats();
+    struct fb_stream_stats s = stats();
     assert_int_equal(s.expert_hits, N_SLOTS);
     assert_int_equal(s.prefetch_used_bytes, 0);
     assert_int_equal(s.expert_bytes, N_SLOTS * expert_bytes(1));
@@ -227,7 +227,7 @@ static void test_a_batch_may_use_what_was_foreseen(void **state)
     static const int foreseen[] = {3, 8};
     (void)state;
     start(24, "sync");
-    st_stream_foresee(stream, 1, foreseen, 2);
+    fb_stream_foresee(stream, 1, foreseen, 2);
     read_ahead();
     run_batch(1, foreseen, 2, 1);
     assert_int_equal(stats().expert_hits, 0);
@@ -241,22 +241,22 @@ static void test_a_batch_may_use_what_was_foreseen(void **state)
 static void test_a_failed_read_fails_one_batch(void **state)
 {
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    struct st_routes routes = {experts, 8, 1};
+    struct fb_routes routes = {experts, 8, 1};
     (void)state;
     for (int nth = 1; nth <= 8; nth++) {
         const int *weights = model->weights->groups[1].weight;
         char spec[64];
-        struct strata_error err;
-        struct st_set set = {.n = 1};
+        struct forebay_error err;
+        struct fb_set set = {.n = 1};
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start(6, spec);
-        st_stream_batch_begin(stream, weights[0], &routes);
-        enum strata_status status = STRATA_OK;
+        fb_stream_batch_begin(stream, weights[0], &routes);
+        enum forebay_status status = FOREBAY_OK;
         while (set.n > 0 && !status) {
-            status = st_stream_batch_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
+            status = fb_stream_batch_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
         }
-        assert_int_equal(status, STRATA_E_IO);
-        st_stream_batch_end(stream);
+        assert_int_equal(status, FOREBAY_E_IO);
+        fb_stream_batch_end(stream);
         run_batch(1, experts, 8, 1);
         run_batch(1, experts, 8, 1);
     }

@@ -139,7 +139,7 @@ static int naive_acquire(struct naive *m, int expert, int *evicted)
 /* --- Random sequences ---------------------------------------------------------------------- */
 
 struct pair {
-    struct st_cache *cache;
+    struct fb_cache *cache;
     struct naive model[N_LAYERS];
     uint64_t answers; /* hash of everything the cache answered */
 };
@@ -153,7 +153,7 @@ static void pair_init(struct pair *p, int policy, uint64_t seed)
         n_slots[l] = 1 + random_below(n_experts[l]);
         naive_init(&p->model[l], policy == 1, n_experts[l], n_slots[l]);
     }
-    p->cache = st_cache_new(N_LAYERS, n_experts, n_slots, st_cache_policy(policy_names[policy]));
+    p->cache = fb_cache_new(N_LAYERS, n_experts, n_slots, fb_cache_policy(policy_names[policy]));
     p->answers = 0;
 }
 
@@ -165,20 +165,20 @@ static void remember(struct pair *p, int answer)
 /* Everything that can be seen of the cache equals the model; C1 on the way. */
 static void compare(const struct pair *p)
 {
-    st_cache_check(p->cache);
+    fb_cache_check(p->cache);
     for (int l = 0; l < N_LAYERS; l++) {
         const struct naive *m = &p->model[l];
         int resident = 0, occupied = 0;
-        assert_int_equal(st_cache_slots(p->cache, l), m->n_slots);
+        assert_int_equal(fb_cache_slots(p->cache, l), m->n_slots);
         for (int e = 0; e < m->n_experts; e++) {
-            assert_int_equal(st_cache_find(p->cache, l, e), naive_find(m, e));
-            assert_int_equal(st_cache_protected(p->cache, l, e), naive_protected(m, e));
-            resident += st_cache_find(p->cache, l, e) >= 0;
+            assert_int_equal(fb_cache_find(p->cache, l, e), naive_find(m, e));
+            assert_int_equal(fb_cache_protected(p->cache, l, e), naive_protected(m, e));
+            resident += fb_cache_find(p->cache, l, e) >= 0;
         }
         for (int s = 0; s < m->n_slots; s++) {
-            assert_int_equal(st_cache_expert(p->cache, l, s), m->expert[s]);
-            assert_int_equal(st_cache_parts(p->cache, l, s), m->parts[s]);
-            occupied += st_cache_expert(p->cache, l, s) >= 0;
+            assert_int_equal(fb_cache_expert(p->cache, l, s), m->expert[s]);
+            assert_int_equal(fb_cache_parts(p->cache, l, s), m->parts[s]);
+            occupied += fb_cache_expert(p->cache, l, s) >= 0;
         }
         assert_int_equal(resident, occupied);
     }
@@ -189,7 +189,7 @@ static void do_acquire(struct pair *p, int l, int expert)
     struct naive *m = &p->model[l];
     struct naive before = *m;
     int evicted = -7, expected_evicted;
-    int slot = st_cache_acquire(p->cache, l, expert, &evicted);
+    int slot = fb_cache_acquire(p->cache, l, expert, &evicted);
     assert_int_equal(slot, naive_acquire(m, expert, &expected_evicted));
     assert_int_equal(evicted, expected_evicted);
     if (evicted >= 0) { /* C2, in the words of the rule */
@@ -218,7 +218,7 @@ static void do_resize(struct pair *p, int l)
         naive_drop(m, s);
     }
     m->n_slots = n;
-    st_cache_resize(p->cache, l, n);
+    fb_cache_resize(p->cache, l, n);
 }
 
 static void do_move(struct pair *p, int l, int from)
@@ -233,7 +233,7 @@ static void do_move(struct pair *p, int l, int from)
     if (from != to) {
         naive_drop(m, from);
     }
-    st_cache_move(p->cache, l, from, to);
+    fb_cache_move(p->cache, l, from, to);
 }
 
 static void do_step(struct pair *p, int l, int expert)
@@ -242,10 +242,10 @@ static void do_step(struct pair *p, int l, int expert)
     int steps = random_below(3) + random_below(2) * random_below(40);
     if (random_below(2)) {
         m->n_steps++;
-        st_cache_step(p->cache, l);
+        fb_cache_step(p->cache, l);
     } else {
         m->guarded_until[expert] = steps ? m->n_steps + steps : 0;
-        st_cache_protect(p->cache, l, expert, steps);
+        fb_cache_protect(p->cache, l, expert, steps);
     }
 }
 
@@ -254,16 +254,16 @@ static void do_slot(struct pair *p, int l, int slot, int what)
     struct naive *m = &p->model[l];
     if (what == 0 && m->pins[slot] == 0) {
         naive_drop(m, slot);
-        st_cache_drop(p->cache, l, slot);
+        fb_cache_drop(p->cache, l, slot);
     } else if (what == 1 && m->pins[slot] > 0) {
         m->pins[slot]--;
-        st_cache_unpin(p->cache, l, slot);
+        fb_cache_unpin(p->cache, l, slot);
     } else if (what == 2 && m->expert[slot] >= 0) {
         m->pins[slot]++;
-        st_cache_pin(p->cache, l, slot);
+        fb_cache_pin(p->cache, l, slot);
     } else if (what == 3 && m->expert[slot] >= 0) {
         m->parts[slot] = (uint32_t)random_below(8);
-        st_cache_set_parts(p->cache, l, slot, m->parts[slot]);
+        fb_cache_set_parts(p->cache, l, slot, m->parts[slot]);
     }
 }
 
@@ -277,7 +277,7 @@ static void do_something(struct pair *p)
     if (dice < 35) {
         m->touched[m->n_touched++] = expert;
         m->guarded_until[expert] = 0;
-        st_cache_touch(p->cache, l, expert);
+        fb_cache_touch(p->cache, l, expert);
     } else if (dice < 65) {
         do_acquire(p, l, expert);
     } else if (dice < 75) {
@@ -306,7 +306,7 @@ static uint64_t play(int policy, uint64_t seed)
         do_something(&p);
         compare(&p);
     }
-    st_cache_free(p.cache);
+    fb_cache_free(p.cache);
     return p.answers;
 }
 
@@ -338,17 +338,17 @@ static void test_repeats_exactly(void **state)
 
 /* --- Worked examples ----------------------------------------------------------------------- */
 
-static struct st_cache *one_layer(const char *policy, int n_experts, int n_slots)
+static struct fb_cache *one_layer(const char *policy, int n_experts, int n_slots)
 {
-    return st_cache_new(1, &n_experts, &n_slots, st_cache_policy(policy));
+    return fb_cache_new(1, &n_experts, &n_slots, fb_cache_policy(policy));
 }
 
 /* Touches and acquires; returns the expert that was evicted. */
-static int use(struct st_cache *cache, int expert)
+static int use(struct fb_cache *cache, int expert)
 {
     int evicted;
-    st_cache_touch(cache, 0, expert);
-    assert_true(st_cache_acquire(cache, 0, expert, &evicted) >= 0);
+    fb_cache_touch(cache, 0, expert);
+    assert_true(fb_cache_acquire(cache, 0, expert, &evicted) >= 0);
     return evicted;
 }
 
@@ -356,19 +356,19 @@ static void test_policies_have_names(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        assert_non_null(st_cache_policy(policy_names[i]));
+        assert_non_null(fb_cache_policy(policy_names[i]));
     }
-    assert_string_equal(st_cache_policy_names(), "lru, lfu, echo");
-    assert_ptr_not_equal(st_cache_policy("lru"), st_cache_policy("lfu"));
-    assert_null(st_cache_policy(""));
-    assert_null(st_cache_policy("lr"));
-    assert_null(st_cache_policy("lru, lfu"));
+    assert_string_equal(fb_cache_policy_names(), "lru, lfu, echo");
+    assert_ptr_not_equal(fb_cache_policy("lru"), fb_cache_policy("lfu"));
+    assert_null(fb_cache_policy(""));
+    assert_null(fb_cache_policy("lr"));
+    assert_null(fb_cache_policy("lru, lfu"));
 }
 
 static void test_lru_evicts_oldest_use(void **state)
 {
     (void)state;
-    struct st_cache *cache = one_layer("lru", 8, 3);
+    struct fb_cache *cache = one_layer("lru", 8, 3);
     assert_int_equal(use(cache, 1), -1);
     assert_int_equal(use(cache, 2), -1);
     assert_int_equal(use(cache, 3), -1);
@@ -376,41 +376,41 @@ static void test_lru_evicts_oldest_use(void **state)
     assert_int_equal(use(cache, 4), 2);
     assert_int_equal(use(cache, 5), 3);
     assert_int_equal(use(cache, 2), 1);
-    st_cache_free(cache);
+    fb_cache_free(cache);
 }
 
 static void test_lfu_counts_while_absent(void **state)
 {
     (void)state;
     enum { A, B, C };
-    struct st_cache *cache = one_layer("lfu", 3, 2);
-    st_cache_touch(cache, 0, A);
-    st_cache_touch(cache, 0, A);
+    struct fb_cache *cache = one_layer("lfu", 3, 2);
+    fb_cache_touch(cache, 0, A);
+    fb_cache_touch(cache, 0, A);
     assert_int_equal(use(cache, A), -1); /* A 3 uses */
     assert_int_equal(use(cache, B), -1); /* B 1 */
     assert_int_equal(use(cache, C), B);  /* C 1 */
     assert_int_equal(use(cache, B), C);  /* B 2: its first use was not forgotten */
-    st_cache_touch(cache, 0, C);         /* C 2, absent */
+    fb_cache_touch(cache, 0, C);         /* C 2, absent */
     assert_int_equal(use(cache, C), B);  /* C 3 */
     assert_int_equal(use(cache, B), A);  /* B 3; A and C tie at 3, A is the older use */
-    st_cache_free(cache);
+    fb_cache_free(cache);
 }
 
 static void test_ties_go_to_the_lower_slot(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct st_cache *cache = one_layer(policy_names[i], 8, 3);
+        struct fb_cache *cache = one_layer(policy_names[i], 8, 3);
         int evicted;
         for (int e = 5; e <= 7; e++) {
-            assert_int_equal(st_cache_acquire(cache, 0, e, &evicted), e - 5);
+            assert_int_equal(fb_cache_acquire(cache, 0, e, &evicted), e - 5);
         }
-        assert_int_equal(st_cache_acquire(cache, 0, 1, &evicted), 0);
+        assert_int_equal(fb_cache_acquire(cache, 0, 1, &evicted), 0);
         assert_int_equal(evicted, 5);
-        st_cache_touch(cache, 0, 1);
-        assert_int_equal(st_cache_acquire(cache, 0, 2, &evicted), 1);
+        fb_cache_touch(cache, 0, 1);
+        assert_int_equal(fb_cache_acquire(cache, 0, 2, &evicted), 1);
         assert_int_equal(evicted, 6);
-        st_cache_free(cache);
+        fb_cache_free(cache);
     }
 }
 
@@ -418,22 +418,22 @@ static void test_only_touch_teaches(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct st_cache *cache = one_layer(policy_names[i], 8, 2);
+        struct fb_cache *cache = one_layer(policy_names[i], 8, 2);
         use(cache, 1);
         use(cache, 2);
         for (int n = 0; n < 3; n++) { /* none of this makes 1 worth more */
             int evicted;
-            int slot = st_cache_acquire(cache, 0, 1, &evicted);
-            assert_int_equal(slot, st_cache_find(cache, 0, 1));
-            st_cache_pin(cache, 0, slot);
-            st_cache_set_parts(cache, 0, slot, 7);
-            st_cache_unpin(cache, 0, slot);
-            st_cache_step(cache, 0);
+            int slot = fb_cache_acquire(cache, 0, 1, &evicted);
+            assert_int_equal(slot, fb_cache_find(cache, 0, 1));
+            fb_cache_pin(cache, 0, slot);
+            fb_cache_set_parts(cache, 0, slot, 7);
+            fb_cache_unpin(cache, 0, slot);
+            fb_cache_step(cache, 0);
         }
-        st_cache_touch(cache, 0, 3);
-        assert_int_equal(st_cache_find(cache, 0, 3), -1);
+        fb_cache_touch(cache, 0, 3);
+        assert_int_equal(fb_cache_find(cache, 0, 3), -1);
         assert_int_equal(use(cache, 3), 1);
-        st_cache_free(cache);
+        fb_cache_free(cache);
     }
 }
 
@@ -441,196 +441,196 @@ static void test_pins_nest_and_hold(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct st_cache *cache = one_layer(policy_names[i], 8, 2);
+        struct fb_cache *cache = one_layer(policy_names[i], 8, 2);
         int evicted = 0;
         use(cache, 1);
         use(cache, 2);
-        st_cache_pin(cache, 0, 0);
-        st_cache_pin(cache, 0, 0);
-        st_cache_pin(cache, 0, 1);
-        assert_int_equal(st_cache_acquire(cache, 0, 3, &evicted), -1); /* C3 */
+        fb_cache_pin(cache, 0, 0);
+        fb_cache_pin(cache, 0, 0);
+        fb_cache_pin(cache, 0, 1);
+        assert_int_equal(fb_cache_acquire(cache, 0, 3, &evicted), -1); /* C3 */
         assert_int_equal(evicted, -1);
-        assert_int_equal(st_cache_acquire(cache, 0, 1, &evicted), 0); /* its own needs no victim */
-        st_cache_unpin(cache, 0, 0);
-        assert_int_equal(st_cache_acquire(cache, 0, 3, &evicted), -1); /* still pinned once */
-        assert_int_equal(st_cache_find(cache, 0, 1), 0);
-        st_cache_unpin(cache, 0, 0);
+        assert_int_equal(fb_cache_acquire(cache, 0, 1, &evicted), 0); /* its own needs no victim */
+        fb_cache_unpin(cache, 0, 0);
+        assert_int_equal(fb_cache_acquire(cache, 0, 3, &evicted), -1); /* still pinned once */
+        assert_int_equal(fb_cache_find(cache, 0, 1), 0);
+        fb_cache_unpin(cache, 0, 0);
         assert_int_equal(use(cache, 3), 1); /* C2: never the pinned 2 */
         assert_int_equal(use(cache, 4), 3);
-        st_cache_check(cache);
-        st_cache_free(cache);
+        fb_cache_check(cache);
+        fb_cache_free(cache);
     }
 }
 
 static void test_parts_belong_to_the_expert(void **state)
 {
     (void)state;
-    struct st_cache *cache = one_layer("lru", 8, 1);
+    struct fb_cache *cache = one_layer("lru", 8, 1);
     use(cache, 1);
-    assert_int_equal(st_cache_parts(cache, 0, 0), 0);
-    st_cache_set_parts(cache, 0, 0, 0x80000005u);
+    assert_int_equal(fb_cache_parts(cache, 0, 0), 0);
+    fb_cache_set_parts(cache, 0, 0, 0x80000005u);
     use(cache, 1);
-    assert_int_equal(st_cache_parts(cache, 0, 0), 0x80000005u);
+    assert_int_equal(fb_cache_parts(cache, 0, 0), 0x80000005u);
     assert_int_equal(use(cache, 2), 1);
-    assert_int_equal(st_cache_parts(cache, 0, 0), 0);
-    st_cache_set_parts(cache, 0, 0, 3);
-    st_cache_drop(cache, 0, 0);
-    assert_int_equal(st_cache_parts(cache, 0, 0), 0);
-    assert_int_equal(st_cache_expert(cache, 0, 0), -1);
-    assert_int_equal(st_cache_find(cache, 0, 2), -1);
-    st_cache_drop(cache, 0, 0); /* of a free slot: nothing to forget */
-    st_cache_check(cache);
-    st_cache_free(cache);
+    assert_int_equal(fb_cache_parts(cache, 0, 0), 0);
+    fb_cache_set_parts(cache, 0, 0, 3);
+    fb_cache_drop(cache, 0, 0);
+    assert_int_equal(fb_cache_parts(cache, 0, 0), 0);
+    assert_int_equal(fb_cache_expert(cache, 0, 0), -1);
+    assert_int_equal(fb_cache_find(cache, 0, 2), -1);
+    fb_cache_drop(cache, 0, 0); /* of a free slot: nothing to forget */
+    fb_cache_check(cache);
+    fb_cache_free(cache);
 }
 
 static void test_resize(void **state)
 {
     (void)state;
-    struct st_cache *cache = one_layer("lfu", 8, 4);
+    struct fb_cache *cache = one_layer("lfu", 8, 4);
     for (int e = 0; e < 4; e++) {
         use(cache, e);
     }
     use(cache, 3);
-    st_cache_pin(cache, 0, 1);
-    st_cache_resize(cache, 0, 2);
-    assert_int_equal(st_cache_slots(cache, 0), 2);
-    assert_int_equal(st_cache_find(cache, 0, 2), -1);
-    assert_int_equal(st_cache_find(cache, 0, 3), -1);
+    fb_cache_pin(cache, 0, 1);
+    fb_cache_resize(cache, 0, 2);
+    assert_int_equal(fb_cache_slots(cache, 0), 2);
+    assert_int_equal(fb_cache_find(cache, 0, 2), -1);
+    assert_int_equal(fb_cache_find(cache, 0, 3), -1);
     assert_int_equal(use(cache, 3), 0); /* 1 is pinned; 3 keeps its two uses: */
-    st_cache_unpin(cache, 0, 1);
+    fb_cache_unpin(cache, 0, 1);
     assert_int_equal(use(cache, 2), 1);
-    st_cache_resize(cache, 0, 8);
+    fb_cache_resize(cache, 0, 8);
     for (int e = 4; e < 8; e++) { /* room for all, nobody leaves */
         assert_int_equal(use(cache, e), -1);
     }
-    assert_int_equal(st_cache_find(cache, 0, 3), 0);
-    assert_int_equal(st_cache_find(cache, 0, 7), 5);
-    st_cache_check(cache);
-    st_cache_free(cache);
+    assert_int_equal(fb_cache_find(cache, 0, 3), 0);
+    assert_int_equal(fb_cache_find(cache, 0, 7), 5);
+    fb_cache_check(cache);
+    fb_cache_free(cache);
 }
 
 static void test_protection_ends(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct st_cache *cache = one_layer(policy_names[i], 8, 2);
-        st_cache_protect(cache, 0, 1, 2); /* before it is there */
+        struct fb_cache *cache = one_layer(policy_names[i], 8, 2);
+        fb_cache_protect(cache, 0, 1, 2); /* before it is there */
         use(cache, 2);
         use(cache, 2);
         int evicted;
-        assert_int_equal(st_cache_acquire(cache, 0, 1, &evicted), 1); /* read ahead, never used */
+        assert_int_equal(fb_cache_acquire(cache, 0, 1, &evicted), 1); /* read ahead, never used */
         assert_int_equal(use(cache, 3), 2);                           /* C5 */
-        st_cache_step(cache, 0);
-        assert_true(st_cache_protected(cache, 0, 1));
+        fb_cache_step(cache, 0);
+        assert_true(fb_cache_protected(cache, 0, 1));
         assert_int_equal(use(cache, 4), 3);
-        st_cache_step(cache, 0); /* the second: nobody came */
-        assert_false(st_cache_protected(cache, 0, 1));
+        fb_cache_step(cache, 0); /* the second: nobody came */
+        assert_false(fb_cache_protected(cache, 0, 1));
         assert_int_equal(use(cache, 5), 1);
 
-        st_cache_protect(cache, 0, 4, 9);
-        st_cache_protect(cache, 0, 5, 9);
+        fb_cache_protect(cache, 0, 4, 9);
+        fb_cache_protect(cache, 0, 5, 9);
         assert_int_equal(use(cache, 6), 4); /* all are: the policy chooses again */
-        st_cache_protect(cache, 0, 6, 9);
-        st_cache_protect(cache, 0, 5, 0);
+        fb_cache_protect(cache, 0, 6, 9);
+        fb_cache_protect(cache, 0, 5, 0);
         assert_int_equal(use(cache, 7), 5); /* taken back */
         use(cache, 6);                      /* used: no longer protected */
-        assert_false(st_cache_protected(cache, 0, 6));
-        st_cache_check(cache);
-        st_cache_free(cache);
+        assert_false(fb_cache_protected(cache, 0, 6));
+        fb_cache_check(cache);
+        fb_cache_free(cache);
     }
 }
 
 static void test_slots_that_move(void **state)
 {
     (void)state;
-    struct st_cache *cache = one_layer("lru", 8, 4);
+    struct fb_cache *cache = one_layer("lru", 8, 4);
     for (int e = 0; e < 3; e++) {
         use(cache, e);
-        st_cache_set_parts(cache, 0, e, (uint32_t)e + 1);
+        fb_cache_set_parts(cache, 0, e, (uint32_t)e + 1);
     }
-    st_cache_pin(cache, 0, 0);
-    st_cache_move(cache, 0, 2, 3);
-    assert_int_equal(st_cache_expert(cache, 0, 2), -1);
-    assert_int_equal(st_cache_find(cache, 0, 2), 3);
-    assert_int_equal(st_cache_parts(cache, 0, 3), 3);
-    assert_int_equal(st_cache_parts(cache, 0, 2), 0);
-    st_cache_move(cache, 0, 2, 2); /* nothing, to where it is */
+    fb_cache_pin(cache, 0, 0);
+    fb_cache_move(cache, 0, 2, 3);
+    assert_int_equal(fb_cache_expert(cache, 0, 2), -1);
+    assert_int_equal(fb_cache_find(cache, 0, 2), 3);
+    assert_int_equal(fb_cache_parts(cache, 0, 3), 3);
+    assert_int_equal(fb_cache_parts(cache, 0, 2), 0);
+    fb_cache_move(cache, 0, 2, 2); /* nothing, to where it is */
     assert_int_equal(use(cache, 7), -1);
-    assert_int_equal(st_cache_find(cache, 0, 7), 2);
-    st_cache_check(cache);
-    st_cache_free(cache);
+    assert_int_equal(fb_cache_find(cache, 0, 7), 2);
+    fb_cache_check(cache);
+    fb_cache_free(cache);
 }
 
 /* --- Our bugs abort ------------------------------------------------------------------------ */
 
-static struct st_cache *victim_cache;
+static struct fb_cache *victim_cache;
 
 static void unpin_unpinned(void)
 {
-    st_cache_unpin(victim_cache, 0, 0);
+    fb_cache_unpin(victim_cache, 0, 0);
 }
 
 static void drop_pinned(void)
 {
-    st_cache_pin(victim_cache, 0, 0);
-    st_cache_drop(victim_cache, 0, 0);
+    fb_cache_pin(victim_cache, 0, 0);
+    fb_cache_drop(victim_cache, 0, 0);
 }
 
 static void resize_below_pin(void)
 {
-    st_cache_pin(victim_cache, 0, 1);
-    st_cache_resize(victim_cache, 0, 1);
+    fb_cache_pin(victim_cache, 0, 1);
+    fb_cache_resize(victim_cache, 0, 1);
 }
 
 static void resize_above_experts(void)
 {
-    st_cache_resize(victim_cache, 0, 9);
+    fb_cache_resize(victim_cache, 0, 9);
 }
 
 static void pin_free_slot(void)
 {
-    st_cache_pin(victim_cache, 0, 2);
+    fb_cache_pin(victim_cache, 0, 2);
 }
 
 static void parts_of_free_slot(void)
 {
-    st_cache_set_parts(victim_cache, 0, 2, 1);
+    fb_cache_set_parts(victim_cache, 0, 2, 1);
 }
 
 static void find_expert_beyond(void)
 {
-    st_cache_find(victim_cache, 0, 8);
+    fb_cache_find(victim_cache, 0, 8);
 }
 
 static void touch_negative_expert(void)
 {
-    st_cache_touch(victim_cache, 0, -1);
+    fb_cache_touch(victim_cache, 0, -1);
 }
 
 static void slot_beyond_share(void)
 {
-    st_cache_expert(victim_cache, 0, 3);
+    fb_cache_expert(victim_cache, 0, 3);
 }
 
 static void move_pinned(void)
 {
-    st_cache_pin(victim_cache, 0, 0);
-    st_cache_move(victim_cache, 0, 0, 2);
+    fb_cache_pin(victim_cache, 0, 0);
+    fb_cache_move(victim_cache, 0, 0, 2);
 }
 
 static void move_onto_another(void)
 {
-    st_cache_move(victim_cache, 0, 0, 1);
+    fb_cache_move(victim_cache, 0, 0, 1);
 }
 
 static void protect_for_less_than_nothing(void)
 {
-    st_cache_protect(victim_cache, 0, 0, -1);
+    fb_cache_protect(victim_cache, 0, 0, -1);
 }
 
 static void layer_beyond(void)
 {
-    st_cache_step(victim_cache, 1);
+    fb_cache_step(victim_cache, 1);
 }
 
 static bool aborts(void (*f)(void))
@@ -664,8 +664,8 @@ static void test_misuse_aborts(void **state)
             fail_msg("misuse %zu went unnoticed", i);
         }
     }
-    st_cache_free(victim_cache);
-    st_cache_free(NULL);
+    fb_cache_free(victim_cache);
+    fb_cache_free(NULL);
 }
 
 int main(void)

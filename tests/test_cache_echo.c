@@ -142,7 +142,7 @@ static struct step next_step(int layer, int back)
     return step;
 }
 
-static void take(const struct st_cache_policy *policy, void *echo, const struct step *step)
+static void take(const struct fb_cache_policy *policy, void *echo, const struct step *step)
 {
     policy->step(echo, step->layer);
     for (int i = 0; i < step->n; i++) {
@@ -158,7 +158,7 @@ static void take(const struct st_cache_policy *policy, void *echo, const struct 
 static void test_equals_its_definition(void **state)
 {
     (void)state;
-    const struct st_cache_policy *policy = st_cache_policy("echo");
+    const struct fb_cache_policy *policy = fb_cache_policy("echo");
     for (uint64_t seed = 1; seed <= 2; seed++) {
         void *echo = policy->make(N_LAYERS, N_EXPERTS);
         int compared = 0;
@@ -192,27 +192,27 @@ static void test_equals_its_definition(void **state)
 
 /* --- What it is for ---------------------------------------------------------------------------- */
 
-static int use(struct st_cache *cache, int layer, int expert)
+static int use(struct fb_cache *cache, int layer, int expert)
 {
     int evicted;
-    st_cache_step(cache, layer);
-    st_cache_touch(cache, layer, expert);
-    assert_true(st_cache_acquire(cache, layer, expert, &evicted) >= 0);
+    fb_cache_step(cache, layer);
+    fb_cache_touch(cache, layer, expert);
+    assert_true(fb_cache_acquire(cache, layer, expert, &evicted) >= 0);
     return evicted;
 }
 
 static int misses_of_a_cycle(const char *policy)
 {
     const int n_experts = 8, n_slots = 4;
-    struct st_cache *cache = st_cache_new(1, &n_experts, &n_slots, st_cache_policy(policy));
+    struct fb_cache *cache = fb_cache_new(1, &n_experts, &n_slots, fb_cache_policy(policy));
     int misses = 0;
     for (int t = 0; t < 90; t++) {
         int expert = t % 6;
-        misses += t >= 30 && st_cache_find(cache, 0, expert) < 0;
+        misses += t >= 30 && fb_cache_find(cache, 0, expert) < 0;
         use(cache, 0, expert);
     }
-    st_cache_check(cache);
-    st_cache_free(cache);
+    fb_cache_check(cache);
+    fb_cache_free(cache);
     return misses;
 }
 
@@ -227,12 +227,12 @@ static void test_a_passage_that_comes_again_is_recognised(void **state)
 
 /* --- Slots that move ----------------------------------------------------------------------------- */
 
-static struct st_cache *two_layers(const char *policy, int floor)
+static struct fb_cache *two_layers(const char *policy, int floor)
 {
     const int n_experts[] = {8, 8}, n_slots[] = {4, 4};
-    struct st_cache *cache = st_cache_new(2, n_experts, n_slots, st_cache_policy(policy));
-    st_cache_set_floor(cache, 0, floor);
-    st_cache_set_floor(cache, 1, floor);
+    struct fb_cache *cache = fb_cache_new(2, n_experts, n_slots, fb_cache_policy(policy));
+    fb_cache_set_floor(cache, 0, floor);
+    fb_cache_set_floor(cache, 1, floor);
     for (int t = 0; t < 60; t++) { /* layer 0 uses one expert, layer 1 needs all at random */
         use(cache, 0, t < 4 ? t : 0);
         use(cache, 1, (t * 5 + t / 8) % 8);
@@ -244,50 +244,50 @@ static void test_a_slot_is_offered_where_it_is_worth_little(void **state)
 {
     (void)state;
     int from = -7, slot = -7;
-    struct st_cache *cache = two_layers("echo", 2);
-    st_cache_step(cache, 1);
-    assert_true(st_cache_trade(cache, 1, &from, &slot));
+    struct fb_cache *cache = two_layers("echo", 2);
+    fb_cache_step(cache, 1);
+    assert_true(fb_cache_trade(cache, 1, &from, &slot));
     assert_int_equal(from, 0);
-    assert_int_not_equal(st_cache_expert(cache, 0, slot), 0);
-    int offered = st_cache_expert(cache, 0, slot);
-    st_cache_protect(cache, 0, offered, 5); /* another one then, while there are others */
-    assert_true(st_cache_trade(cache, 1, &from, &slot));
-    assert_int_not_equal(st_cache_expert(cache, 0, slot), offered);
+    assert_int_not_equal(fb_cache_expert(cache, 0, slot), 0);
+    int offered = fb_cache_expert(cache, 0, slot);
+    fb_cache_protect(cache, 0, offered, 5); /* another one then, while there are others */
+    assert_true(fb_cache_trade(cache, 1, &from, &slot));
+    assert_int_not_equal(fb_cache_expert(cache, 0, slot), offered);
     for (int s = 0; s < 4; s++) {
-        st_cache_pin(cache, 0, s);
+        fb_cache_pin(cache, 0, s);
     }
-    assert_false(st_cache_trade(cache, 1, &from, &slot));
+    assert_false(fb_cache_trade(cache, 1, &from, &slot));
     for (int s = 0; s < 4; s++) {
-        st_cache_unpin(cache, 0, s);
+        fb_cache_unpin(cache, 0, s);
     }
-    assert_false(st_cache_trade(cache, 0, &from, &slot)); /* not the other way */
-    st_cache_resize(cache, 0, 3);
-    st_cache_resize(cache, 1, 5);
-    assert_false(st_cache_trade(cache, 1, &from, &slot)); /* there is a free one now */
-    st_cache_check(cache);
-    st_cache_free(cache);
+    assert_false(fb_cache_trade(cache, 0, &from, &slot)); /* not the other way */
+    fb_cache_resize(cache, 0, 3);
+    fb_cache_resize(cache, 1, 5);
+    assert_false(fb_cache_trade(cache, 1, &from, &slot)); /* there is a free one now */
+    fb_cache_check(cache);
+    fb_cache_free(cache);
 }
 
 static void test_no_layer_falls_below_its_floor(void **state)
 {
     (void)state;
     int from, slot;
-    struct st_cache *cache = two_layers("echo", 4);
-    assert_false(st_cache_trade(cache, 1, &from, &slot));
-    st_cache_set_floor(cache, 0, 3);
-    assert_true(st_cache_trade(cache, 1, &from, &slot));
-    st_cache_free(cache);
+    struct fb_cache *cache = two_layers("echo", 4);
+    assert_false(fb_cache_trade(cache, 1, &from, &slot));
+    fb_cache_set_floor(cache, 0, 3);
+    assert_true(fb_cache_trade(cache, 1, &from, &slot));
+    fb_cache_free(cache);
 }
 
 static void test_an_unused_slot_goes_first(void **state)
 {
     (void)state;
     int from, slot;
-    struct st_cache *cache = two_layers("echo", 2);
-    st_cache_drop(cache, 0, 2);
-    assert_true(st_cache_trade(cache, 1, &from, &slot));
+    struct fb_cache *cache = two_layers("echo", 2);
+    fb_cache_drop(cache, 0, 2);
+    assert_true(fb_cache_trade(cache, 1, &from, &slot));
     assert_int_equal(slot, 2);
-    st_cache_free(cache);
+    fb_cache_free(cache);
 }
 
 static void test_only_worths_that_compare_are_compared(void **state)
@@ -296,9 +296,9 @@ static void test_only_worths_that_compare_are_compared(void **state)
     int from, slot;
     const char *const others[] = {"lru", "lfu"};
     for (int i = 0; i < 2; i++) {
-        struct st_cache *cache = two_layers(others[i], 2);
-        assert_false(st_cache_trade(cache, 1, &from, &slot));
-        st_cache_free(cache);
+        struct fb_cache *cache = two_layers(others[i], 2);
+        assert_false(fb_cache_trade(cache, 1, &from, &slot));
+        fb_cache_free(cache);
     }
 }
 

@@ -13,7 +13,7 @@
  *   - Every layer has `slots` slots of its own; all experts of the token at the layer are pinned
  *     while the layer computes.
  *
- * The traces are found through STRATA_SHARED; without them only the optimum checks itself.
+ * The traces are found through FOREBAY_SHARED; without them only the optimum checks itself.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -64,7 +64,7 @@ static void trace_add(struct trace *t, const json_t *line)
 {
     const json_t *layers = json_object_get(line, "layers");
     size_t row = (size_t)t->n_layers * (size_t)t->top_k;
-    t->experts = st_xrealloc(t->experts, ((size_t)t->n_tokens + 1) * row * sizeof(int));
+    t->experts = fb_xrealloc(t->experts, ((size_t)t->n_tokens + 1) * row * sizeof(int));
     int *to = t->experts + (size_t)t->n_tokens++ * row;
     assert_int_equal(json_array_size(layers), t->n_layers);
     for (int l = 0; l < t->n_layers; l++, to += t->top_k) {
@@ -82,7 +82,7 @@ static struct trace trace_load(const char *name)
 {
     struct trace t = {0};
     char path[4096];
-    const char *shared = getenv("STRATA_SHARED");
+    const char *shared = getenv("FOREBAY_SHARED");
     snprintf(path, sizeof path, "%s/traces/%s", shared ? shared : "", name);
     FILE *file = shared ? fopen(path, "r") : NULL;
     if (!file) {
@@ -112,44 +112,44 @@ static struct trace trace_load(const char *name)
 /* --- Through the cache, as the backend does it ---------------------------------------------- */
 
 /* One token at one layer. Returns the hits. */
-static int replay_layer(struct st_cache *cache, int layer, const int *route, int top_k)
+static int replay_layer(struct fb_cache *cache, int layer, const int *route, int top_k)
 {
     int slots[MAX_TOP_K], missing[MAX_TOP_K];
     int n_held = 0, n_missing = 0, evicted;
-    st_cache_step(cache, layer);
+    fb_cache_step(cache, layer);
     for (int i = 0; i < top_k; i++) {
-        st_cache_touch(cache, layer, route[i]);
-        int slot = st_cache_find(cache, layer, route[i]);
+        fb_cache_touch(cache, layer, route[i]);
+        int slot = fb_cache_find(cache, layer, route[i]);
         if (slot < 0) {
             missing[n_missing++] = route[i];
             continue;
         }
-        assert_int_equal(st_cache_parts(cache, layer, slot), ALL_PARTS);
-        st_cache_pin(cache, layer, slot);
+        assert_int_equal(fb_cache_parts(cache, layer, slot), ALL_PARTS);
+        fb_cache_pin(cache, layer, slot);
         slots[n_held++] = slot;
     }
     for (int i = 0; i < n_missing; i++) {
-        int slot = st_cache_acquire(cache, layer, missing[i], &evicted);
+        int slot = fb_cache_acquire(cache, layer, missing[i], &evicted);
         assert_true(slot >= 0);
-        st_cache_pin(cache, layer, slot);
-        st_cache_set_parts(cache, layer, slot, ALL_PARTS);
+        fb_cache_pin(cache, layer, slot);
+        fb_cache_set_parts(cache, layer, slot, ALL_PARTS);
         slots[n_held++] = slot;
     }
     for (int i = 0; i < n_held; i++) {
-        st_cache_unpin(cache, layer, slots[i]);
+        fb_cache_unpin(cache, layer, slots[i]);
     }
     return top_k - n_missing;
 }
 
 static double replay(const struct trace *t, const char *policy, int slots, int warm_up)
 {
-    int *n_experts = st_xcalloc((size_t)t->n_layers, sizeof(int));
-    int *n_slots = st_xcalloc((size_t)t->n_layers, sizeof(int));
+    int *n_experts = fb_xcalloc((size_t)t->n_layers, sizeof(int));
+    int *n_slots = fb_xcalloc((size_t)t->n_layers, sizeof(int));
     for (int l = 0; l < t->n_layers; l++) {
         n_experts[l] = t->n_experts;
         n_slots[l] = slots;
     }
-    struct st_cache *cache = st_cache_new(t->n_layers, n_experts, n_slots, st_cache_policy(policy));
+    struct fb_cache *cache = fb_cache_new(t->n_layers, n_experts, n_slots, fb_cache_policy(policy));
     long hits = 0;
     for (int token = 0; token < t->n_tokens; token++) {
         for (int l = 0; l < t->n_layers; l++) {
@@ -157,8 +157,8 @@ static double replay(const struct trace *t, const char *policy, int slots, int w
             hits += token < warm_up ? 0 : n;
         }
     }
-    st_cache_check(cache);
-    st_cache_free(cache);
+    fb_cache_check(cache);
+    fb_cache_free(cache);
     free(n_experts);
     free(n_slots);
     return 100.0 * (double)hits / ((double)(t->n_tokens - warm_up) * t->n_layers * t->top_k);
@@ -227,7 +227,7 @@ static long belady_layer(const struct trace *t, int layer, int *resident, int sl
 
 static double belady(const struct trace *t, int slots, int warm_up)
 {
-    int *resident = st_xcalloc((size_t)slots, sizeof(int));
+    int *resident = fb_xcalloc((size_t)slots, sizeof(int));
     long hits = 0;
     for (int l = 0; l < t->n_layers; l++) {
         hits += belady_layer(t, l, resident, slots, warm_up);

@@ -19,67 +19,67 @@ static void test_roles(void **state)
 {
     static const struct {
         const char *name;
-        enum st_role role;
+        enum fb_role role;
         int layer;
         int expert_dim;
     } cases[] = {
-        {"token_embd.weight", ST_ROLE_EMBEDDING, -1, -1},
-        {"position_embd.weight", ST_ROLE_EMBEDDING, -1, -1},
-        {"token_types.weight", ST_ROLE_EMBEDDING, -1, -1},
-        {"per_layer_token_embd.weight", ST_ROLE_EMBEDDING, -1, -1},
-        {"per_layer_model_proj.weight", ST_ROLE_OTHER, -1, -1},
-        {"token_embd_norm.weight", ST_ROLE_NORM, -1, -1},
-        {"output_norm.weight", ST_ROLE_NORM, -1, -1},
-        {"output.weight", ST_ROLE_OUTPUT, -1, -1},
-        {"cls.output.weight", ST_ROLE_OUTPUT, -1, -1},
-        {"rope_freqs.weight", ST_ROLE_OTHER, -1, -1},
-        {"blk.0.attn_q.weight", ST_ROLE_ATTENTION, 0, -1},
-        {"blk.17.attn_output.bias", ST_ROLE_ATTENTION, 17, -1},
-        {"blk.17.attn_q_norm.weight", ST_ROLE_NORM, 17, -1},
-        {"blk.3.attn_kv_a_mqa.weight", ST_ROLE_ATTENTION, 3, -1},
-        {"blk.3.ssm_a", ST_ROLE_ATTENTION, 3, -1},
-        {"blk.3.ssm_conv1d.weight", ST_ROLE_ATTENTION, 3, -1},
-        {"blk.3.time_mix_key.weight", ST_ROLE_ATTENTION, 3, -1},
-        {"blk.3.time_mix_ln.weight", ST_ROLE_NORM, 3, -1},
-        {"blk.3.channel_mix_key.weight", ST_ROLE_DENSE_FFN, 3, -1},
-        {"blk.3.shortconv.in_proj.weight", ST_ROLE_ATTENTION, 3, -1},
-        {"blk.3.ffn_norm.weight", ST_ROLE_NORM, 3, -1},
-        {"blk.3.ffn_gate.weight", ST_ROLE_DENSE_FFN, 3, -1},
-        {"blk.3.ffn_down.bias", ST_ROLE_DENSE_FFN, 3, -1},
-        {"blk.3.ffn_gate_inp.weight", ST_ROLE_ROUTER, 3, -1},
-        {"blk.3.ffn_gate_inp.bias", ST_ROLE_ROUTER, 3, -1},
-        {"blk.3.exp_probs_b.bias", ST_ROLE_ROUTER, 3, -1},
-        {"blk.127.ffn_gate_exps.weight", ST_ROLE_EXPERT_GATE, 127, 2},
-        {"blk.127.ffn_up_exps.weight", ST_ROLE_EXPERT_UP, 127, 2},
-        {"blk.127.ffn_down_exps.weight", ST_ROLE_EXPERT_DOWN, 127, 2},
-        {"blk.127.ffn_gate_up_exps.weight", ST_ROLE_EXPERT_GATE_UP, 127, 2},
-        {"blk.1.ffn_up_exps.bias", ST_ROLE_EXPERT_AUX, 1, 1},
-        {"blk.1.ffn_up_exps.scale", ST_ROLE_EXPERT_AUX, 1, 0},
-        {"blk.1.ffn_up_exps.input_scale", ST_ROLE_EXPERT_AUX, 1, 0},
-        {"blk.1.ffn_norm_exps.weight", ST_ROLE_NORM, 1, -1},
-        {"blk.1.ffn_up_chexps.weight", ST_ROLE_EXPERT_UP, 1, 2},
-        {"blk.1.ffn_up_shexp.weight", ST_ROLE_SHARED_EXPERT, 1, -1},
-        {"blk.1.ffn_gate_inp_shexp.weight", ST_ROLE_SHARED_EXPERT, 1, -1},
-        {"blk.4.ffn_down.7.weight", ST_ROLE_EXPERT_DOWN, 4, -1},
-        {"enc.blk.2.attn_q.weight", ST_ROLE_ATTENTION, 2, -1},
-        {"dec.blk.5.cross_attn_k.weight", ST_ROLE_ATTENTION, 5, -1},
-        {"convnext.6.pw1.weight", ST_ROLE_OTHER, 6, -1},
-        {"blk.9.nextn.embed_tokens.weight", ST_ROLE_EMBEDDING, 9, -1},
-        {"blk.9.nextn.shared_head_head.weight", ST_ROLE_OUTPUT, 9, -1},
-        {"", ST_ROLE_OTHER, -1, -1},
-        {".", ST_ROLE_OTHER, -1, -1},
-        {"blk.", ST_ROLE_OTHER, -1, -1},
-        {"blk.99999999999.attn_q.weight", ST_ROLE_OTHER, -1, -1},
-        {"blk.-1.attn_q.weight", ST_ROLE_OTHER, -1, -1},
+        {"token_embd.weight", FB_ROLE_EMBEDDING, -1, -1},
+        {"position_embd.weight", FB_ROLE_EMBEDDING, -1, -1},
+        {"token_types.weight", FB_ROLE_EMBEDDING, -1, -1},
+        {"per_layer_token_embd.weight", FB_ROLE_EMBEDDING, -1, -1},
+        {"per_layer_model_proj.weight", FB_ROLE_OTHER, -1, -1},
+        {"token_embd_norm.weight", FB_ROLE_NORM, -1, -1},
+        {"output_norm.weight", FB_ROLE_NORM, -1, -1},
+        {"output.weight", FB_ROLE_OUTPUT, -1, -1},
+        {"cls.output.weight", FB_ROLE_OUTPUT, -1, -1},
+        {"rope_freqs.weight", FB_ROLE_OTHER, -1, -1},
+        {"blk.0.attn_q.weight", FB_ROLE_ATTENTION, 0, -1},
+        {"blk.17.attn_output.bias", FB_ROLE_ATTENTION, 17, -1},
+        {"blk.17.attn_q_norm.weight", FB_ROLE_NORM, 17, -1},
+        {"blk.3.attn_kv_a_mqa.weight", FB_ROLE_ATTENTION, 3, -1},
+        {"blk.3.ssm_a", FB_ROLE_ATTENTION, 3, -1},
+        {"blk.3.ssm_conv1d.weight", FB_ROLE_ATTENTION, 3, -1},
+        {"blk.3.time_mix_key.weight", FB_ROLE_ATTENTION, 3, -1},
+        {"blk.3.time_mix_ln.weight", FB_ROLE_NORM, 3, -1},
+        {"blk.3.channel_mix_key.weight", FB_ROLE_DENSE_FFN, 3, -1},
+        {"blk.3.shortconv.in_proj.weight", FB_ROLE_ATTENTION, 3, -1},
+        {"blk.3.ffn_norm.weight", FB_ROLE_NORM, 3, -1},
+        {"blk.3.ffn_gate.weight", FB_ROLE_DENSE_FFN, 3, -1},
+        {"blk.3.ffn_down.bias", FB_ROLE_DENSE_FFN, 3, -1},
+        {"blk.3.ffn_gate_inp.weight", FB_ROLE_ROUTER, 3, -1},
+        {"blk.3.ffn_gate_inp.bias", FB_ROLE_ROUTER, 3, -1},
+        {"blk.3.exp_probs_b.bias", FB_ROLE_ROUTER, 3, -1},
+        {"blk.127.ffn_gate_exps.weight", FB_ROLE_EXPERT_GATE, 127, 2},
+        {"blk.127.ffn_up_exps.weight", FB_ROLE_EXPERT_UP, 127, 2},
+        {"blk.127.ffn_down_exps.weight", FB_ROLE_EXPERT_DOWN, 127, 2},
+        {"blk.127.ffn_gate_up_exps.weight", FB_ROLE_EXPERT_GATE_UP, 127, 2},
+        {"blk.1.ffn_up_exps.bias", FB_ROLE_EXPERT_AUX, 1, 1},
+        {"blk.1.ffn_up_exps.scale", FB_ROLE_EXPERT_AUX, 1, 0},
+        {"blk.1.ffn_up_exps.input_scale", FB_ROLE_EXPERT_AUX, 1, 0},
+        {"blk.1.ffn_norm_exps.weight", FB_ROLE_NORM, 1, -1},
+        {"blk.1.ffn_up_chexps.weight", FB_ROLE_EXPERT_UP, 1, 2},
+        {"blk.1.ffn_up_shexp.weight", FB_ROLE_SHARED_EXPERT, 1, -1},
+        {"blk.1.ffn_gate_inp_shexp.weight", FB_ROLE_SHARED_EXPERT, 1, -1},
+        {"blk.4.ffn_down.7.weight", FB_ROLE_EXPERT_DOWN, 4, -1},
+        {"enc.blk.2.attn_q.weight", FB_ROLE_ATTENTION, 2, -1},
+        {"dec.blk.5.cross_attn_k.weight", FB_ROLE_ATTENTION, 5, -1},
+        {"convnext.6.pw1.weight", FB_ROLE_OTHER, 6, -1},
+        {"blk.9.nextn.embed_tokens.weight", FB_ROLE_EMBEDDING, 9, -1},
+        {"blk.9.nextn.shared_head_head.weight", FB_ROLE_OUTPUT, 9, -1},
+        {"", FB_ROLE_OTHER, -1, -1},
+        {".", FB_ROLE_OTHER, -1, -1},
+        {"blk.", FB_ROLE_OTHER, -1, -1},
+        {"blk.99999999999.attn_q.weight", FB_ROLE_OTHER, -1, -1},
+        {"blk.-1.attn_q.weight", FB_ROLE_OTHER, -1, -1},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         print_message("%s\n", cases[i].name);
-        assert_string_equal(st_role_name(st_role_of(cases[i].name)), st_role_name(cases[i].role));
-        assert_int_equal(st_layer_of(cases[i].name), cases[i].layer);
-        assert_int_equal(st_expert_dim_of(cases[i].name), cases[i].expert_dim);
+        assert_string_equal(fb_role_name(fb_role_of(cases[i].name)), fb_role_name(cases[i].role));
+        assert_int_equal(fb_layer_of(cases[i].name), cases[i].layer);
+        assert_int_equal(fb_expert_dim_of(cases[i].name), cases[i].expert_dim);
     }
-    assert_string_equal(st_role_name(ST_ROLE_EXPERT_GATE_UP), "expert gate_up");
+    assert_string_equal(fb_role_name(FB_ROLE_EXPERT_GATE_UP), "expert gate_up");
 }
 
 static void test_names(void **state)
@@ -87,42 +87,42 @@ static void test_names(void **state)
     enum { N = 5000 };
     (void)state;
     char(*text)[12] = malloc(sizeof *text * N);
-    struct st_names *names = st_names_new(N);
-    assert_int_equal(st_names_find(names, "a", 1), -1);
+    struct fb_names *names = fb_names_new(N);
+    assert_int_equal(fb_names_find(names, "a", 1), -1);
     for (int i = 0; i < N; i++) {
         snprintf(text[i], sizeof text[i], "t%d", i * 7);
-        assert_int_equal(st_names_add(names, text[i], strlen(text[i])), -1);
+        assert_int_equal(fb_names_add(names, text[i], strlen(text[i])), -1);
     }
     for (int i = 0; i < N; i++) {
         char copy[12];
         snprintf(copy, sizeof copy, "t%d", i * 7);
-        assert_int_equal(st_names_find(names, copy, strlen(copy)), i);
-        assert_int_equal(st_names_add(names, copy, strlen(copy)), i);
+        assert_int_equal(fb_names_find(names, copy, strlen(copy)), i);
+        assert_int_equal(fb_names_add(names, copy, strlen(copy)), i);
         snprintf(copy, sizeof copy, "t%d", i * 7 + 1);
-        assert_int_equal(st_names_find(names, copy, strlen(copy)), -1);
+        assert_int_equal(fb_names_find(names, copy, strlen(copy)), -1);
     }
-    assert_int_equal(st_names_find(names, "t77", 2), 1); /* "t7" */
-    st_names_free(names);
+    assert_int_equal(fb_names_find(names, "t77", 2), 1); /* "t7" */
+    fb_names_free(names);
     free(text);
 }
 
 static void test_split_names(void **state)
 {
     (void)state;
-    assert_true(st_split_is_named("/a/m-00001-of-00003.gguf", 0, 3));
-    assert_false(st_split_is_named("/a/m-00002-of-00003.gguf", 0, 3));
-    assert_false(st_split_is_named("-00001-of-00003.gguf", 0, 3));
-    assert_false(st_split_is_named("/a/m.gguf", 0, 3));
-    char *path = st_split_path("/a/m-00002-of-00003.gguf", 0, 3);
+    assert_true(fb_split_is_named("/a/m-00001-of-00003.gguf", 0, 3));
+    assert_false(fb_split_is_named("/a/m-00002-of-00003.gguf", 0, 3));
+    assert_false(fb_split_is_named("-00001-of-00003.gguf", 0, 3));
+    assert_false(fb_split_is_named("/a/m.gguf", 0, 3));
+    char *path = fb_split_path("/a/m-00002-of-00003.gguf", 0, 3);
     assert_string_equal(path, "/a/m-00001-of-00003.gguf");
     free(path);
-    path = st_split_path("m-x-00001-of-12345.gguf", 12344, 12345);
+    path = fb_split_path("m-x-00001-of-12345.gguf", 12344, 12345);
     assert_string_equal(path, "m-x-12345-of-12345.gguf");
     free(path);
-    assert_null(st_split_path("m-00001-of-00004.gguf", 0, 3));
-    assert_null(st_split_path("m-0001-of-00003.gguf", 0, 3));
-    assert_null(st_split_path("m-0000x-of-00003.gguf", 0, 3));
-    assert_null(st_split_path("", 0, 3));
+    assert_null(fb_split_path("m-00001-of-00004.gguf", 0, 3));
+    assert_null(fb_split_path("m-0001-of-00003.gguf", 0, 3));
+    assert_null(fb_split_path("m-0000x-of-00003.gguf", 0, 3));
+    assert_null(fb_split_path("", 0, 3));
 }
 
 /* --- A model worked by hand ----------------------------------------------------------------- */
@@ -150,11 +150,11 @@ static struct gguf_context *small_model(bool tied)
     return g;
 }
 
-static struct st_catalog *open_ok(const char *path)
+static struct fb_catalog *open_ok(const char *path)
 {
-    struct st_catalog *c = NULL;
-    struct strata_error err = {0};
-    if (st_catalog_open(path, false, &c, &err)) {
+    struct fb_catalog *c = NULL;
+    struct forebay_error err = {0};
+    if (fb_catalog_open(path, false, &c, &err)) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
     return c;
@@ -166,7 +166,7 @@ static void test_small_model(void **state)
     const char *path = temp_path("small.gguf");
     struct gguf_context *g = small_model(false);
     write_model(g, path);
-    struct st_catalog *c = open_ok(path);
+    struct fb_catalog *c = open_ok(path);
 
     assert_string_equal(c->arch, "tiny");
     assert_string_equal(c->name, "A tiny model");
@@ -179,10 +179,10 @@ static void test_small_model(void **state)
     assert_int_equal(c->parameters, 320 + 32 + 128 + 384 + 12 + 4 + 1280 + 160 + 320);
     assert_int_equal(c->file_bytes, gguf_get_meta_size(g) + data_size(g));
 
-    const struct st_tensor *up = &c->tensors[3];
+    const struct fb_tensor *up = &c->tensors[3];
     assert_string_equal(up->name, "blk.0.ffn_up_exps.weight");
     assert_int_equal(up->type, GGML_TYPE_Q4_0);
-    assert_int_equal(up->role, ST_ROLE_EXPERT_UP);
+    assert_int_equal(up->role, FB_ROLE_EXPERT_UP);
     assert_int_equal(up->layer, 0);
     assert_int_equal(up->n_dims, 3);
     assert_int_equal(up->n_expert, 4);
@@ -198,22 +198,22 @@ static void test_small_model(void **state)
     assert_false(c->tensors[1].matrix);
 
     for (int i = 0; i < c->n_tensors; i++) {
-        assert_int_equal(st_catalog_find(c, c->tensors[i].name), i);
+        assert_int_equal(fb_catalog_find(c, c->tensors[i].name), i);
     }
-    assert_int_equal(st_catalog_find(c, "blk.0.ffn_up_exps"), -1);
-    assert_int_equal(st_catalog_find(c, ""), -1);
+    assert_int_equal(fb_catalog_find(c, "blk.0.ffn_up_exps"), -1);
+    assert_int_equal(fb_catalog_find(c, ""), -1);
 
     /* one row of the embedding, 2 of 4 experts, 2 of 8 chunks, all else */
     assert_int_equal(
-        st_catalog_bytes_per_token(c), 128 + 128 + 512 + 108 + 24 + 8 + 640 + 320 + 640);
-    st_catalog_free(c);
+        fb_catalog_bytes_per_token(c), 128 + 128 + 512 + 108 + 24 + 8 + 640 + 320 + 640);
+    fb_catalog_free(c);
     gguf_free(g);
 
     g = small_model(true);
     write_model(g, path);
     c = open_ok(path);
-    assert_int_equal(st_catalog_bytes_per_token(c), 1280 + 128 + 512 + 108 + 24 + 8 + 640 + 320);
-    st_catalog_free(c);
+    assert_int_equal(fb_catalog_bytes_per_token(c), 1280 + 128 + 512 + 108 + 24 + 8 + 640 + 320);
+    fb_catalog_free(c);
     gguf_free(g);
 }
 
@@ -230,21 +230,21 @@ static void test_odd_keys(void **state)
     gguf_set_arr_data(g, "odd.expert_used_count", GGUF_TYPE_INT32, used, 4);
     gguf_set_val_u8(g, "general.name", 1);
     write_model(g, path);
-    struct st_catalog *c = open_ok(path);
+    struct fb_catalog *c = open_ok(path);
     assert_string_equal(c->name, "");
     assert_int_equal(c->n_tensors, 0);
     assert_int_equal(c->n_layer, 0);
     assert_int_equal(c->n_expert, 0);
     assert_int_equal(c->n_expert_used, 3);
-    assert_int_equal(st_catalog_bytes_per_token(c), 0);
-    st_catalog_free(c);
+    assert_int_equal(fb_catalog_bytes_per_token(c), 0);
+    fb_catalog_free(c);
     gguf_free(g);
 }
 
 /* --- The shared models ---------------------------------------------------------------------- */
 
 /* gguf.h's own view of one file of the model. Returns the number of its tensors. */
-static int compare_with_gguf(const struct st_catalog *c, int file, int first)
+static int compare_with_gguf(const struct fb_catalog *c, int file, int first)
 {
     struct ggml_context *shapes = NULL;
     struct gguf_init_params params = {.no_alloc = true, .ctx = &shapes};
@@ -252,7 +252,7 @@ static int compare_with_gguf(const struct st_catalog *c, int file, int first)
     assert_non_null(g);
     int n = (int)gguf_get_n_tensors(g);
     for (int i = 0; i < n; i++) {
-        const struct st_tensor *t = &c->tensors[first + i];
+        const struct fb_tensor *t = &c->tensors[first + i];
         const struct ggml_tensor *s = ggml_get_tensor(shapes, t->name);
         assert_string_equal(t->name, gguf_get_tensor_name(g, i));
         assert_non_null(s);
@@ -269,10 +269,10 @@ static int compare_with_gguf(const struct st_catalog *c, int file, int first)
     return n;
 }
 
-static void check_experts(const struct st_catalog *c)
+static void check_experts(const struct fb_catalog *c)
 {
     for (int i = 0; i < c->n_tensors; i++) {
-        const struct st_tensor *t = &c->tensors[i];
+        const struct fb_tensor *t = &c->tensors[i];
         bool stacked = strstr(t->name, "_exps.") != NULL;
         if (stacked) {
             assert_int_equal(t->n_expert, c->n_expert);
@@ -281,7 +281,7 @@ static void check_experts(const struct st_catalog *c)
         } else {
             assert_int_equal(t->n_expert, 0);
         }
-        if (t->role == ST_ROLE_OTHER) {
+        if (t->role == FB_ROLE_OTHER) {
             assert_non_null(strstr(t->name, "rope_"));
         }
     }
@@ -294,7 +294,7 @@ static void test_shared_models(void **state)
     find_models(&list);
     for (int m = 0; m < list.n; m++) {
         print_message("%s\n", list.path[m]);
-        struct st_catalog *c = open_ok(list.path[m]);
+        struct fb_catalog *c = open_ok(list.path[m]);
         int n = 0;
         uint64_t bytes = 0;
         for (int file = 0; file < c->n_files; file++) {
@@ -302,17 +302,17 @@ static void test_shared_models(void **state)
         }
         assert_int_equal(n, c->n_tensors);
         for (int i = 0; i < n; i++) {
-            assert_int_equal(st_catalog_find(c, c->tensors[i].name), i);
+            assert_int_equal(fb_catalog_find(c, c->tensors[i].name), i);
             bytes += c->tensors[i].bytes;
         }
         assert_int_equal(bytes, c->tensor_bytes);
         assert_true(strstr(list.path[m], "-moe") ? c->n_expert > 0 : c->n_expert == 0);
         assert_true(c->n_expert_used <= c->n_expert);
         check_experts(c);
-        uint64_t touched = st_catalog_bytes_per_token(c);
+        uint64_t touched = fb_catalog_bytes_per_token(c);
         assert_true(touched > 0 && touched <= bytes);
-        assert_int_equal(st_catalog_check_files(c, NULL), STRATA_OK);
-        st_catalog_free(c);
+        assert_int_equal(fb_catalog_check_files(c, NULL), FOREBAY_OK);
+        fb_catalog_free(c);
     }
     free_models(&list);
 }
@@ -321,8 +321,8 @@ static void test_shared_models(void **state)
 static void test_split_equals_single(void **state)
 {
     (void)state;
-    struct st_catalog *one = open_ok(shared_file("models/stories260K-moe8.gguf"));
-    struct st_catalog *split =
+    struct fb_catalog *one = open_ok(shared_file("models/stories260K-moe8.gguf"));
+    struct fb_catalog *split =
         open_ok(shared_file("models/split/stories260K-moe8-00001-of-00003.gguf"));
     assert_int_equal(split->n_files, 3);
     assert_int_equal(split->n_tensors, one->n_tensors);
@@ -330,68 +330,68 @@ static void test_split_equals_single(void **state)
     assert_int_equal(split->tensor_bytes, one->tensor_bytes);
     assert_string_equal(split->arch, one->arch);
     assert_int_equal(split->n_expert, 8);
-    assert_int_equal(st_catalog_bytes_per_token(split), st_catalog_bytes_per_token(one));
+    assert_int_equal(fb_catalog_bytes_per_token(split), fb_catalog_bytes_per_token(one));
     for (int i = 0; i < one->n_tensors; i++) {
-        const struct st_tensor *a = &one->tensors[i];
-        int j = st_catalog_find(split, a->name);
+        const struct fb_tensor *a = &one->tensors[i];
+        int j = fb_catalog_find(split, a->name);
         assert_true(j >= 0);
-        const struct st_tensor *b = &split->tensors[j];
+        const struct fb_tensor *b = &split->tensors[j];
         assert_int_equal(a->bytes, b->bytes);
         char *x = malloc(a->bytes), *y = malloc(b->bytes);
-        assert_int_equal(st_file_read(one->files[0], x, a->bytes, a->offset, NULL), STRATA_OK);
+        assert_int_equal(fb_file_read(one->files[0], x, a->bytes, a->offset, NULL), FOREBAY_OK);
         assert_int_equal(
-            st_file_read(split->files[b->file], y, b->bytes, b->offset, NULL), STRATA_OK);
+            fb_file_read(split->files[b->file], y, b->bytes, b->offset, NULL), FOREBAY_OK);
         assert_memory_equal(x, y, a->bytes);
         free(x);
         free(y);
     }
-    st_catalog_free(one);
-    st_catalog_free(split);
+    fb_catalog_free(one);
+    fb_catalog_free(split);
 }
 
 /* --- What cannot be opened ------------------------------------------------------------------- */
 
 /* Opening fails with `status`; message and hint contain these parts. */
 static void expect_failure(
-    const char *path, enum strata_status status, const char *message, const char *hint)
+    const char *path, enum forebay_status status, const char *message, const char *hint)
 {
-    struct st_catalog *c = (struct st_catalog *)&c; /* must stay as it is */
-    struct st_catalog *before = c;
-    struct strata_error err = {0};
-    enum strata_status got = st_catalog_open(path, false, &c, &err);
+    struct fb_catalog *c = (struct fb_catalog *)&c; /* must stay as it is */
+    struct fb_catalog *before = c;
+    struct forebay_error err = {0};
+    enum forebay_status got = fb_catalog_open(path, false, &c, &err);
     print_message("%s | %s\n", err.message, err.hint);
     assert_int_equal(got, status);
     assert_int_equal(err.status, status);
     assert_ptr_equal(c, before);
     assert_non_null(strstr(err.message, message));
     assert_non_null(strstr(err.hint, hint));
-    assert_int_equal(st_catalog_open(path, false, &c, NULL), status);
+    assert_int_equal(fb_catalog_open(path, false, &c, NULL), status);
 }
 
 static void test_not_a_model(void **state)
 {
     (void)state;
     char message[PATH_MAX + 64];
-    expect_failure(temp_dir(), STRATA_E_IO, "directory", "");
-    expect_failure(temp_path("nothing.gguf"), STRATA_E_IO, "nothing.gguf", "");
-    expect_failure("", STRATA_E_IO, "", "");
-    expect_failure("/dev/null", STRATA_E_IO, "/dev/null", "");
+    expect_failure(temp_dir(), FOREBAY_E_IO, "directory", "");
+    expect_failure(temp_path("nothing.gguf"), FOREBAY_E_IO, "nothing.gguf", "");
+    expect_failure("", FOREBAY_E_IO, "", "");
+    expect_failure("/dev/null", FOREBAY_E_IO, "/dev/null", "");
     const char *path = temp_path("text.gguf");
     write_file(path, "", 0);
     snprintf(message, sizeof message, "%s is empty", path);
-    expect_failure(path, STRATA_E_FORMAT, message, "GGUF");
+    expect_failure(path, FOREBAY_E_FORMAT, message, "GGUF");
     write_file(path, "abc", 3);
-    expect_failure(path, STRATA_E_FORMAT, "is not a GGUF file", "GGUF");
+    expect_failure(path, FOREBAY_E_FORMAT, "is not a GGUF file", "GGUF");
     write_file(path, "Once upon a time there was a little girl", 40);
-    expect_failure(path, STRATA_E_FORMAT, "is not a GGUF file", "GGUF");
+    expect_failure(path, FOREBAY_E_FORMAT, "is not a GGUF file", "GGUF");
     write_file(path, "GGUF", 4);
-    expect_failure(path, STRATA_E_FORMAT, "truncated", "again");
+    expect_failure(path, FOREBAY_E_FORMAT, "truncated", "again");
     write_file(path, "GGUF\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
-    expect_failure(path, STRATA_E_FORMAT, "version 1", "Convert");
+    expect_failure(path, FOREBAY_E_FORMAT, "version 1", "Convert");
     write_file(path, "GGUF\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
-    expect_failure(path, STRATA_E_FORMAT, "version 4", "later");
+    expect_failure(path, FOREBAY_E_FORMAT, "version 4", "later");
     write_file(path, "GGUF\0\0\0\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
-    expect_failure(path, STRATA_E_FORMAT, "version", "big-endian");
+    expect_failure(path, FOREBAY_E_FORMAT, "version", "big-endian");
 }
 
 static void test_unreadable(void **state)
@@ -406,7 +406,7 @@ static void test_unreadable(void **state)
     if (root && seteuid(65534)) {
         skip();
     }
-    expect_failure(path, STRATA_E_IO, strerror(EACCES), "permissions");
+    expect_failure(path, FOREBAY_E_IO, strerror(EACCES), "permissions");
     if (root) {
         assert_int_equal(seteuid(0), 0);
     }
@@ -423,20 +423,20 @@ static void test_truncated(void **state)
     gguf_free(g);
     char *bytes = read_whole(whole, &size);
     for (size_t n = 0; n < size; n += n < header ? 1 : 97) {
-        struct st_catalog *c;
-        struct strata_error err = {0};
+        struct fb_catalog *c;
+        struct forebay_error err = {0};
         write_file(cut, bytes, n);
-        assert_int_equal(st_catalog_open(cut, false, &c, &err), STRATA_E_FORMAT);
+        assert_int_equal(fb_catalog_open(cut, false, &c, &err), FOREBAY_E_FORMAT);
         assert_true(err.message[0] && err.hint[0]);
     }
     write_file(cut, bytes, size - 1);
-    expect_failure(cut, STRATA_E_FORMAT, "truncated: 1 bytes", "again");
+    expect_failure(cut, FOREBAY_E_FORMAT, "truncated: 1 bytes", "again");
     write_file(cut, bytes, header);
     char message[64];
     snprintf(message, sizeof message, "truncated: %zu bytes", size - header);
-    expect_failure(cut, STRATA_E_FORMAT, message, "again");
+    expect_failure(cut, FOREBAY_E_FORMAT, message, "again");
     write_file(cut, bytes, size);
-    st_catalog_free(open_ok(cut));
+    fb_catalog_free(open_ok(cut));
     free(bytes);
 }
 
@@ -447,13 +447,13 @@ static void test_file_changes(void **state)
     struct gguf_context *g = small_model(false);
     write_model(g, path);
     gguf_free(g);
-    struct st_catalog *c = open_ok(path);
-    assert_int_equal(st_catalog_check_files(c, NULL), STRATA_OK);
+    struct fb_catalog *c = open_ok(path);
+    assert_int_equal(fb_catalog_check_files(c, NULL), FOREBAY_OK);
     assert_int_equal(truncate(path, 100), 0);
-    struct strata_error err = {0};
-    assert_int_equal(st_catalog_check_files(c, &err), STRATA_E_IO);
+    struct forebay_error err = {0};
+    assert_int_equal(fb_catalog_check_files(c, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, path));
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* --- Split sets ------------------------------------------------------------------------------ */
@@ -487,38 +487,38 @@ static void test_split_errors(void **state)
     const char *first = write_part("m", 0, 0, 3, 3, "a.weight");
     const char *second = write_part("m", 1, 1, 3, 3, "b.weight");
     const char *third = write_part("m", 2, 2, 3, 3, "c.weight");
-    struct st_catalog *c = open_ok(first);
+    struct fb_catalog *c = open_ok(first);
     assert_int_equal(c->n_tensors, 3);
     assert_int_equal(c->n_layer, 2);
     assert_int_equal(c->tensors[2].file, 2);
     assert_string_equal(c->files[2]->path, third);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 
-    expect_failure(second, STRATA_E_FORMAT, "is part 2 of 3", "m-00001-of-00003.gguf");
+    expect_failure(second, FOREBAY_E_FORMAT, "is part 2 of 3", "m-00001-of-00003.gguf");
     const char *renamed = temp_path("renamed.gguf");
     assert_int_equal(rename(second, renamed), 0);
-    expect_failure(renamed, STRATA_E_FORMAT, "is part 2 of 3", "first file");
-    expect_failure(first, STRATA_E_IO, second, "all parts");
+    expect_failure(renamed, FOREBAY_E_FORMAT, "is part 2 of 3", "first file");
+    expect_failure(first, FOREBAY_E_IO, second, "all parts");
     assert_int_equal(rename(first, second), 0);
-    expect_failure(second, STRATA_E_FORMAT, "not named", "NAME-00001-of-00003.gguf");
+    expect_failure(second, FOREBAY_E_FORMAT, "not named", "NAME-00001-of-00003.gguf");
 
     write_part("m", 0, 0, 3, 3, "a.weight");
     write_part("m", 1, -1, 0, 0, "b.weight");
-    expect_failure(first, STRATA_E_FORMAT, second, "all parts");
+    expect_failure(first, FOREBAY_E_FORMAT, second, "all parts");
     write_part("m", 1, 2, 3, 3, "b.weight");
-    expect_failure(first, STRATA_E_FORMAT, "part 3 of 3, not part 2", "all parts");
+    expect_failure(first, FOREBAY_E_FORMAT, "part 3 of 3, not part 2", "all parts");
     write_part("m", 1, 1, 4, 4, "b.weight");
-    expect_failure(first, STRATA_E_FORMAT, "part 2 of 4", "all parts");
+    expect_failure(first, FOREBAY_E_FORMAT, "part 2 of 4", "all parts");
     write_part("m", 1, 1, 3, 3, "a.weight");
-    expect_failure(first, STRATA_E_FORMAT, "both hold tensor 'a.weight'", "all parts");
+    expect_failure(first, FOREBAY_E_FORMAT, "both hold tensor 'a.weight'", "all parts");
     write_part("m", 1, 1, 3, 3, "b.weight");
     write_part("m", 0, 0, 3, 4, "a.weight");
-    expect_failure(first, STRATA_E_FORMAT, "hold 3 tensors, not 4", "all parts");
+    expect_failure(first, FOREBAY_E_FORMAT, "hold 3 tensors, not 4", "all parts");
     write_part("m", 0, 0, 3, 3, "a.weight");
     assert_int_equal(truncate(second, 300), 0);
-    expect_failure(first, STRATA_E_FORMAT, second, "again");
+    expect_failure(first, FOREBAY_E_FORMAT, second, "again");
     write_part("m", 1, 1, 3, 3, "b.weight");
-    st_catalog_free(open_ok(first));
+    fb_catalog_free(open_ok(first));
 }
 
 /* --- Values that llama.cpp would abort on --------------------------------------------------- */
@@ -527,12 +527,12 @@ static void expect_contradiction(struct gguf_context *g, const char *message)
 {
     const char *path = temp_path("values.gguf");
     write_model(g, path);
-    struct st_catalog *c = open_ok(path);
-    struct strata_error err = {0};
-    enum strata_status status = st_catalog_check_runnable(c, &err);
-    assert_int_equal(status, message ? STRATA_E_FORMAT : STRATA_OK);
+    struct fb_catalog *c = open_ok(path);
+    struct forebay_error err = {0};
+    enum forebay_status status = fb_catalog_check_runnable(c, &err);
+    assert_int_equal(status, message ? FOREBAY_E_FORMAT : FOREBAY_OK);
     assert_non_null(strstr(err.message, message ? message : ""));
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 static void test_contradictions(void **state)
@@ -568,18 +568,18 @@ static void test_public(void **state)
     const char *path = temp_path("public.gguf");
     struct gguf_context *g = small_model(false);
     write_model(g, path);
-    struct strata_file *file = NULL;
-    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
-    struct strata_file_info info;
-    strata_file_describe(file, &info);
+    struct forebay_file *file = NULL;
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    struct forebay_file_info info;
+    forebay_file_describe(file, &info);
     assert_string_equal(info.path, path);
     assert_string_equal(info.name, "A tiny model");
     assert_string_equal(info.arch, "tiny");
     assert_int_equal(info.n_tensors, 9);
     assert_int_equal(info.n_expert_used, 2);
     assert_int_equal(info.tensor_bytes, 5720);
-    struct strata_tensor_info t;
-    strata_file_tensor(file, 3, &t);
+    struct forebay_tensor_info t;
+    forebay_file_tensor(file, 3, &t);
     assert_string_equal(t.name, "blk.0.ffn_up_exps.weight");
     assert_string_equal(t.type, "Q4_0");
     assert_string_equal(t.role, "expert up");
@@ -588,9 +588,9 @@ static void test_public(void **state)
     assert_int_equal(t.ne[2], 4);
     assert_int_equal(t.expert_bytes, 54);
     assert_int_equal(t.offset, gguf_get_meta_size(g) + 1920);
-    strata_file_free(file);
-    strata_file_free(NULL);
-    assert_int_equal(strata_file_open(temp_path("none"), &file, NULL), STRATA_E_IO);
+    forebay_file_free(file);
+    forebay_file_free(NULL);
+    assert_int_equal(forebay_file_open(temp_path("none"), &file, NULL), FOREBAY_E_IO);
     gguf_free(g);
 }
 
@@ -613,14 +613,14 @@ static void test_large_header(void **state)
     gguf_get_meta_data(g, header);
     write_file(path, header, size);
     assert_int_equal(truncate(path, (off_t)(size + data_size(g))), 0);
-    uint64_t start = st_now_ns();
-    struct st_catalog *c = open_ok(path);
-    double seconds = (double)(st_now_ns() - start) * 1e-9;
+    uint64_t start = fb_now_ns();
+    struct fb_catalog *c = open_ok(path);
+    double seconds = (double)(fb_now_ns() - start) * 1e-9;
     print_message(
         "%d tensors, %.0f GB: %.3f s\n", c->n_tensors, (double)c->file_bytes * 1e-9, seconds);
     assert_true(c->parameters > 1000000000000);
     assert_true(seconds < 1); /* 0.03 s without sanitizers */
-    st_catalog_free(c);
+    fb_catalog_free(c);
     free(header);
     gguf_free(g);
 }

@@ -1,6 +1,6 @@
 /* test_chat.c - chats, prompts, grammars, and generated tokens as text, on a small real model. */
 #include "model_files.h"
-#include "strata.h"
+#include "forebay.h"
 
 /* "<s>" and "</s>" are control tokens 1 and 2 of the model. */
 static const char simple[] =
@@ -14,18 +14,18 @@ static const char with_tools[] =
     "\"arguments\": {{ c.function.arguments | tojson }}}</tool_call>{% endfor %}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>{% endif %}";
 
-static struct strata_model *model;
+static struct forebay_model *model;
 
 static int load(void **state)
 {
     (void)state;
-    const char *shared = getenv("STRATA_SHARED");
+    const char *shared = getenv("FOREBAY_SHARED");
     char path[PATH_MAX];
-    struct strata_model_options options;
+    struct forebay_model_options options;
     snprintf(path, sizeof path, "%s/models/stories260K.gguf", shared ? shared : "/nowhere");
-    strata_model_options_init(&options);
+    forebay_model_options_init(&options);
     options.threads = 1;
-    if (strata_model_load(path, &options, &model, NULL) != STRATA_OK) {
+    if (forebay_model_load(path, &options, &model, NULL) != FOREBAY_OK) {
         model = NULL;
     }
     return 0;
@@ -34,7 +34,7 @@ static int load(void **state)
 static int unload(void **state)
 {
     (void)state;
-    strata_model_free(model);
+    forebay_model_free(model);
     return 0;
 }
 
@@ -45,30 +45,30 @@ static void need_model(void)
     }
 }
 
-static struct strata_chat *new_chat(const char *text)
+static struct forebay_chat *new_chat(const char *text)
 {
-    struct strata_chat *chat;
-    struct strata_error err;
-    if (strata_chat_new(model, text, &chat, &err) != STRATA_OK) {
+    struct forebay_chat *chat;
+    struct forebay_error err;
+    if (forebay_chat_new(model, text, &chat, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return chat;
 }
 
-static struct strata_prompt *render(const struct strata_chat *chat, const char *request)
+static struct forebay_prompt *render(const struct forebay_chat *chat, const char *request)
 {
-    struct strata_prompt *prompt;
-    struct strata_error err;
-    if (strata_chat_render(chat, request, strlen(request), &prompt, &err) != STRATA_OK) {
+    struct forebay_prompt *prompt;
+    struct forebay_error err;
+    if (forebay_chat_render(chat, request, strlen(request), &prompt, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", request, err.message);
     }
     return prompt;
 }
 
-static size_t count(const struct strata_prompt *prompt, int32_t token)
+static size_t count(const struct forebay_prompt *prompt, int32_t token)
 {
     size_t n, found = 0;
-    const int32_t *tokens = strata_prompt_tokens(prompt, &n);
+    const int32_t *tokens = forebay_prompt_tokens(prompt, &n);
     for (size_t i = 0; i < n; i++) {
         found += tokens[i] == token;
     }
@@ -77,14 +77,14 @@ static size_t count(const struct strata_prompt *prompt, int32_t token)
 
 /* --- Prompts ------------------------------------------------------------------------------- */
 
-static void assert_same_as_text(const struct strata_prompt *prompt)
+static void assert_same_as_text(const struct forebay_prompt *prompt)
 {
     int32_t want[512];
     size_t n_want, n, length;
-    const char *text = strata_prompt_text(prompt, &length);
+    const char *text = forebay_prompt_text(prompt, &length);
     assert_int_equal(
-        strata_tokenize(model, text, length, true, want, 512, &n_want, NULL), STRATA_OK);
-    const int32_t *got = strata_prompt_tokens(prompt, &n);
+        forebay_tokenize(model, text, length, true, want, 512, &n_want, NULL), FOREBAY_OK);
+    const int32_t *got = forebay_prompt_tokens(prompt, &n);
     assert_int_equal(n, n_want);
     assert_memory_equal(got, want, n * sizeof *got);
 }
@@ -93,19 +93,19 @@ static void test_render(void **state)
 {
     (void)state;
     need_model();
-    struct strata_chat *chat = new_chat(simple);
-    struct strata_prompt *prompt = render(chat,
+    struct forebay_chat *chat = new_chat(simple);
+    struct forebay_prompt *prompt = render(chat,
         "{\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"},"
         "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"Hi, a < b\"}]}]}");
-    assert_string_equal(strata_prompt_text(prompt, NULL),
+    assert_string_equal(forebay_prompt_text(prompt, NULL),
         "system: Be brief.</s><s>user: Hi, a < b</s><s>assistant:");
     assert_same_as_text(prompt);
     assert_int_equal(count(prompt, 1), 3);
     assert_int_equal(count(prompt, 2), 2);
-    assert_string_equal(strata_chat_template(chat), simple);
-    assert_false(strata_chat_is_default(chat));
-    strata_prompt_free(prompt);
-    strata_chat_free(chat);
+    assert_string_equal(forebay_chat_template(chat), simple);
+    assert_false(forebay_chat_is_default(chat));
+    forebay_prompt_free(prompt);
+    forebay_chat_free(chat);
 }
 
 /* Whatever a message says, it makes no control token, and its text reaches the model unchanged. */
@@ -116,19 +116,19 @@ static void test_control_tokens_are_text(void **state)
         "</\\ufDd1s>\\uFdD0<s\\uFDd1>"};
     (void)state;
     need_model();
-    struct strata_chat *chat = new_chat(simple);
+    struct forebay_chat *chat = new_chat(simple);
     for (size_t i = 0; i < sizeof contents / sizeof *contents; i++) {
         char request[256], text[512] = "";
         snprintf(request, sizeof request, "{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
             contents[i]);
-        struct strata_prompt *prompt = render(chat, request);
+        struct forebay_prompt *prompt = render(chat, request);
         size_t n, used = 0;
-        const int32_t *tokens = strata_prompt_tokens(prompt, &n);
+        const int32_t *tokens = forebay_prompt_tokens(prompt, &n);
         assert_int_equal(count(prompt, 1), 2);
         assert_int_equal(count(prompt, 2), 1);
         assert_int_equal(count(prompt, 0), 0);
         for (size_t t = 0; t < n; t++) {
-            used += strata_token_bytes(model, tokens[t], text + used, sizeof text - used - 1);
+            used += forebay_token_bytes(model, tokens[t], text + used, sizeof text - used - 1);
         }
         text[used] = 0;
         const char *content = strstr(contents[i], "<unk>") ? "<unk>"
@@ -137,9 +137,9 @@ static void test_control_tokens_are_text(void **state)
         if (!strstr(text, content)) {
             fail_msg("'%s' became '%s'", contents[i], text);
         }
-        strata_prompt_free(prompt);
+        forebay_prompt_free(prompt);
     }
-    strata_chat_free(chat);
+    forebay_chat_free(chat);
 }
 
 /* Two parts that make a control token's name only together. */
@@ -147,14 +147,14 @@ static void test_control_tokens_from_parts(void **state)
 {
     (void)state;
     need_model();
-    struct strata_chat *chat = new_chat(
+    struct forebay_chat *chat = new_chat(
         "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}!");
-    struct strata_prompt *prompt = render(chat,
+    struct forebay_prompt *prompt = render(chat,
         "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a</\"},"
         "{\"type\":\"text\",\"text\":\"s> b\"}]}]}");
     assert_int_equal(count(prompt, 2), 0);
-    strata_prompt_free(prompt);
-    strata_chat_free(chat);
+    forebay_prompt_free(prompt);
+    forebay_chat_free(chat);
 }
 
 static void test_bad_requests(void **state)
@@ -173,18 +173,18 @@ static void test_bad_requests(void **state)
         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"chat_template_kwargs\":[1]}"};
     (void)state;
     need_model();
-    struct strata_chat *chat = new_chat(simple);
+    struct forebay_chat *chat = new_chat(simple);
     for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
-        struct strata_prompt *prompt = NULL;
-        struct strata_error err = {0};
-        enum strata_status status =
-            strata_chat_render(chat, requests[i], strlen(requests[i]), &prompt, &err);
-        if (status != STRATA_E_USAGE || prompt || !err.message[0]) {
-            fail_msg("%s: %s", requests[i], strata_status_name(status));
+        struct forebay_prompt *prompt = NULL;
+        struct forebay_error err = {0};
+        enum forebay_status status =
+            forebay_chat_render(chat, requests[i], strlen(requests[i]), &prompt, &err);
+        if (status != FOREBAY_E_USAGE || prompt || !err.message[0]) {
+            fail_msg("%s: %s", requests[i], forebay_status_name(status));
         }
     }
-    strata_chat_free(chat);
-    assert_int_equal(strata_chat_new(model, "{% for %}", &chat, NULL), STRATA_E_USAGE);
+    forebay_chat_free(chat);
+    assert_int_equal(forebay_chat_new(model, "{% for %}", &chat, NULL), FOREBAY_E_USAGE);
 }
 
 /* --- Text ---------------------------------------------------------------------------------- */
@@ -198,21 +198,21 @@ static int32_t byte_token(unsigned char byte)
 static void check_text(const char *bytes, const char *const *stops, size_t n_stops,
     const char *want, const char *want_stop)
 {
-    struct strata_text *text;
+    struct forebay_text *text;
     char got[256];
     size_t used = 0, n;
-    assert_int_equal(strata_text_new(model, NULL, stops, n_stops, &text, NULL), STRATA_OK);
+    assert_int_equal(forebay_text_new(model, NULL, stops, n_stops, &text, NULL), FOREBAY_OK);
     for (const char *c = bytes; *c; c++) {
-        const char *piece = strata_text_add(text, byte_token((unsigned char)*c), &n);
+        const char *piece = forebay_text_add(text, byte_token((unsigned char)*c), &n);
         memcpy(got + used, piece, n);
         used += n;
     }
-    const char *rest = strata_text_end(text, &n);
+    const char *rest = forebay_text_end(text, &n);
     memcpy(got + used, rest, n + 1);
     assert_string_equal(got, want);
-    const char *stop = strata_text_stop(text);
+    const char *stop = forebay_text_stop(text);
     assert_string_equal(stop ? stop : "", want_stop);
-    strata_text_free(text);
+    forebay_text_free(text);
 }
 
 static void test_text(void **state)
@@ -239,20 +239,21 @@ static void test_text(void **state)
 
 /* Reads `text` byte by byte; the deltas put together must be the message. */
 static void check_reply(
-    const struct strata_prompt *prompt, const char *text, struct strata_message *want)
+    const struct forebay_prompt *prompt, const char *text, struct forebay_message *want)
 {
-    struct strata_reply *reply;
-    struct strata_message message;
-    const struct strata_delta *deltas;
+    struct forebay_reply *reply;
+    struct forebay_message message;
+    const struct forebay_delta *deltas;
     size_t n;
     char content[512] = "", arguments[4][512] = {"", "", "", ""}, names[4][64] = {"", "", "", ""};
-    assert_int_equal(strata_reply_new(prompt, &reply, NULL), STRATA_OK);
+    assert_int_equal(forebay_reply_new(prompt, &reply, NULL), FOREBAY_OK);
     for (size_t i = 0; i <= strlen(text); i++) {
         bool last = i == strlen(text);
         assert_int_equal(
-            strata_reply_add(reply, text + i, !last, last, &deltas, &n, NULL), STRATA_OK);
+            forebay_reply_add(reply, text + i, !last, last, &deltas, &n, NULL), FOREBAY_OK);
         for (size_t d = 0; d < n; d++) {
-            char *to = deltas[d].kind == STRATA_DELTA_CONTENT ? content : arguments[deltas[d].call];
+            char *to =
+                deltas[d].kind == FOREBAY_DELTA_CONTENT ? content : arguments[deltas[d].call];
             strncat(to, deltas[d].text, deltas[d].length);
             if (deltas[d].name) {
                 assert_string_equal(names[deltas[d].call], "");
@@ -261,7 +262,7 @@ static void check_reply(
             }
         }
     }
-    strata_reply_message(reply, &message);
+    forebay_reply_message(reply, &message);
     assert_string_equal(message.content, want->content);
     assert_string_equal(content, want->content);
     assert_int_equal(message.n_calls, want->n_calls);
@@ -271,7 +272,7 @@ static void check_reply(
         assert_string_equal(message.calls[c].arguments, want->calls[c].arguments);
         assert_string_equal(arguments[c], want->calls[c].arguments);
     }
-    strata_reply_free(reply);
+    forebay_reply_free(reply);
 }
 
 #define TOOL                                                                                       \
@@ -284,69 +285,70 @@ static void test_replies(void **state)
 {
     (void)state;
     need_model();
-    struct strata_chat *chat = new_chat(with_tools);
-    struct strata_prompt *prompt = render(chat, ASK "}");
-    check_reply(prompt, "It rains.", &(struct strata_message){.content = "It rains."});
-    strata_prompt_free(prompt);
+    struct forebay_chat *chat = new_chat(with_tools);
+    struct forebay_prompt *prompt = render(chat, ASK "}");
+    check_reply(prompt, "It rains.", &(struct forebay_message){.content = "It rains."});
+    forebay_prompt_free(prompt);
 
     prompt = render(chat, ASK "," TOOL "}");
     assert_int_equal(count(prompt, 2), 1);
-    check_reply(prompt, "I am not sure.", &(struct strata_message){.content = "I am not sure."});
-    const struct strata_tool_call call = {NULL, "get_weather", "{\"city\": \"Paris\"}"};
+    check_reply(prompt, "I am not sure.", &(struct forebay_message){.content = "I am not sure."});
+    const struct forebay_tool_call call = {NULL, "get_weather", "{\"city\": \"Paris\"}"};
     check_reply(prompt,
         "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}</tool_call>",
-        &(struct strata_message){.content = "", .calls = &call, .n_calls = 1});
-    strata_prompt_free(prompt);
-    strata_chat_free(chat);
+        &(struct forebay_message){.content = "", .calls = &call, .n_calls = 1});
+    forebay_prompt_free(prompt);
+    forebay_chat_free(chat);
 }
 
 /* --- Samplers ------------------------------------------------------------------------------ */
 
 /* Continues the prompt; the text goes to `got`. */
-static void generate(const struct strata_prompt *prompt, const struct strata_sampling *sampling,
+static void generate(const struct forebay_prompt *prompt, const struct forebay_sampling *sampling,
     int n_predict, char *got, size_t cap)
 {
-    struct strata_session *session;
-    struct strata_sampler *sampler;
-    struct strata_text *text;
-    struct strata_error err;
+    struct forebay_session *session;
+    struct forebay_sampler *sampler;
+    struct forebay_text *text;
+    struct forebay_error err;
     size_t n, used = 0;
-    const int32_t *tokens = strata_prompt_tokens(prompt, &n);
-    assert_int_equal(strata_session_new(model, &session, NULL), STRATA_OK);
-    if (strata_sampler_new(model, sampling, prompt, &sampler, &err) != STRATA_OK) {
+    const int32_t *tokens = forebay_prompt_tokens(prompt, &n);
+    assert_int_equal(forebay_session_new(model, &session, NULL), FOREBAY_OK);
+    if (forebay_sampler_new(model, sampling, prompt, &sampler, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
-    assert_int_equal(strata_text_new(model, prompt, NULL, 0, &text, NULL), STRATA_OK);
-    assert_int_equal(strata_eval(session, tokens, n, false, NULL), STRATA_OK);
+    assert_int_equal(forebay_text_new(model, prompt, NULL, 0, &text, NULL), FOREBAY_OK);
+    assert_int_equal(forebay_eval(session, tokens, n, false, NULL), FOREBAY_OK);
     for (int i = 0; i < n_predict; i++) {
         int32_t token;
         float chosen;
-        struct strata_logprob top[3];
-        assert_int_equal(strata_sampler_pick(sampler, session, 0, &token, &err), STRATA_OK);
-        strata_logprobs(session, 0, token, &chosen, top, 3);
+        struct forebay_logprob top[3];
+        assert_int_equal(forebay_sampler_pick(sampler, session, 0, &token, &err), FOREBAY_OK);
+        forebay_logprobs(session, 0, token, &chosen, top, 3);
         assert_true(chosen <= top[0].logprob && top[0].logprob <= 0);
         assert_true(top[0].logprob >= top[1].logprob && top[1].logprob >= top[2].logprob);
-        if (strata_model_is_eog(model, token)) {
+        if (forebay_model_is_eog(model, token)) {
             break;
         }
-        const char *piece = strata_text_add(text, token, &n);
+        const char *piece = forebay_text_add(text, token, &n);
         assert_true(used + n < cap);
         memcpy(got + used, piece, n);
         used += n;
-        assert_int_equal(strata_eval(session, &token, 1, false, NULL), STRATA_OK);
+        assert_int_equal(forebay_eval(session, &token, 1, false, NULL), FOREBAY_OK);
     }
-    const char *rest = strata_text_end(text, &n);
+    const char *rest = forebay_text_end(text, &n);
     memcpy(got + used, rest, n + 1);
-    strata_text_free(text);
-    strata_sampler_free(sampler);
-    strata_session_free(session);
+    forebay_text_free(text);
+    forebay_sampler_free(sampler);
+    forebay_session_free(session);
 }
 
 /* A megabyte of brackets is refused and not gone into, whatever is before each, or before them. */
-static void refuse_brackets(struct strata_sampling *sampling, const char *head, const char *bracket)
+static void refuse_brackets(
+    struct forebay_sampling *sampling, const char *head, const char *bracket)
 {
-    struct strata_sampler *sampler;
-    struct strata_error err;
+    struct forebay_sampler *sampler;
+    struct forebay_error err;
     size_t cap = 1000000, n = strlen(head);
     char *grammar = calloc(1, cap + 1);
     memcpy(grammar, head, n);
@@ -354,7 +356,7 @@ static void refuse_brackets(struct strata_sampling *sampling, const char *head, 
         memcpy(grammar + n, bracket, k);
     }
     sampling->grammar = grammar;
-    assert_int_equal(strata_sampler_new(model, sampling, NULL, &sampler, &err), STRATA_E_USAGE);
+    assert_int_equal(forebay_sampler_new(model, sampling, NULL, &sampler, &err), FOREBAY_E_USAGE);
     assert_non_null(strstr(err.message, "nests too deeply"));
     free(grammar);
 }
@@ -363,11 +365,11 @@ static void test_grammars(void **state)
 {
     (void)state;
     need_model();
-    struct strata_chat *chat = new_chat(with_tools);
-    struct strata_sampling sampling;
+    struct forebay_chat *chat = new_chat(with_tools);
+    struct forebay_sampling sampling;
     char got[2048];
-    strata_sampling_init(&sampling);
-    struct strata_prompt *prompt = render(chat, ASK
+    forebay_sampling_init(&sampling);
+    struct forebay_prompt *prompt = render(chat, ASK
         ",\"response_format\":{\"type\":\"json_schema\","
         "\"json_schema\":{\"schema\":{\"type\":\"object\",\"properties\":{\"n\":{\"enum\":[7]}},"
         "\"required\":[\"n\"],\"additionalProperties\":false}}}}");
@@ -380,16 +382,16 @@ static void test_grammars(void **state)
     }
     *to = 0;
     assert_string_equal(squeezed, "{\"n\":7}");
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
 
-    assert_int_equal(strata_prompt_from_text(model, "Once upon", 9, &prompt, NULL), STRATA_OK);
+    assert_int_equal(forebay_prompt_from_text(model, "Once upon", 9, &prompt, NULL), FOREBAY_OK);
     sampling.grammar = "root ::= \" yes\" | \" no\"";
     generate(prompt, &sampling, 60, got, sizeof got);
     assert_true(strcmp(got, " yes") == 0 || strcmp(got, " no") == 0);
-    struct strata_sampler *sampler;
-    struct strata_error err;
+    struct forebay_sampler *sampler;
+    struct forebay_error err;
     sampling.grammar = "root ::= (";
-    assert_int_equal(strata_sampler_new(model, &sampling, NULL, &sampler, &err), STRATA_E_USAGE);
+    assert_int_equal(forebay_sampler_new(model, &sampling, NULL, &sampler, &err), FOREBAY_E_USAGE);
     refuse_brackets(&sampling, "root ::= ", "(");
     refuse_brackets(&sampling, "root ::= ", "\\(");
     refuse_brackets(&sampling, "root ::= <\"> ", "(");
@@ -398,9 +400,9 @@ static void test_grammars(void **state)
     refuse_brackets(&sampling, "root ::= \"\xf0\"xy\"", "(");
     sampling.grammar = NULL;
     sampling.temp = -1;
-    assert_int_equal(strata_sampler_new(model, &sampling, NULL, &sampler, &err), STRATA_E_USAGE);
-    strata_prompt_free(prompt);
-    strata_chat_free(chat);
+    assert_int_equal(forebay_sampler_new(model, &sampling, NULL, &sampler, &err), FOREBAY_E_USAGE);
+    forebay_prompt_free(prompt);
+    forebay_chat_free(chat);
 }
 
 /* A model that would rather stop at once must first make the call it was told to make. */
@@ -408,23 +410,23 @@ static void test_forced_tool_call(void **state)
 {
     (void)state;
     need_model();
-    static const struct strata_bias eager = {2, 100};
-    struct strata_chat *chat = new_chat(with_tools);
-    struct strata_sampling sampling;
+    static const struct forebay_bias eager = {2, 100};
+    struct forebay_chat *chat = new_chat(with_tools);
+    struct forebay_sampling sampling;
     char got[4096];
-    strata_sampling_init(&sampling);
+    forebay_sampling_init(&sampling);
     sampling.biases = &eager;
     sampling.n_biases = 1;
-    struct strata_prompt *prompt = render(chat, ASK "," TOOL "}");
+    struct forebay_prompt *prompt = render(chat, ASK "," TOOL "}");
     generate(prompt, &sampling, 20, got, sizeof got);
     assert_string_equal(got, "");
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
     prompt = render(chat, ASK "," TOOL ",\"tool_choice\":{\"type\":\"function\",\"function\":"
                               "{\"name\":\"get_weather\"}}}");
     generate(prompt, &sampling, 20, got, sizeof got);
     assert_string_not_equal(got, "");
-    strata_prompt_free(prompt);
-    strata_chat_free(chat);
+    forebay_prompt_free(prompt);
+    forebay_chat_free(chat);
 }
 
 static void test_schema_grammar(void **state)
@@ -433,10 +435,10 @@ static void test_schema_grammar(void **state)
     need_model();
     char *grammar;
     assert_int_equal(
-        strata_schema_grammar("{\"type\":\"integer\"}", 18, &grammar, NULL), STRATA_OK);
+        forebay_schema_grammar("{\"type\":\"integer\"}", 18, &grammar, NULL), FOREBAY_OK);
     assert_non_null(strstr(grammar, "root ::="));
     free(grammar);
-    assert_int_equal(strata_schema_grammar("{\"type\":3", 9, &grammar, NULL), STRATA_E_USAGE);
+    assert_int_equal(forebay_schema_grammar("{\"type\":3", 9, &grammar, NULL), FOREBAY_E_USAGE);
 }
 
 int main(void)
@@ -452,6 +454,6 @@ int main(void)
         cmocka_unit_test(test_forced_tool_call),
         cmocka_unit_test(test_schema_grammar),
     };
-    strata_log_set_level(STRATA_LOG_ERROR);
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
     return cmocka_run_group_tests(tests, load, unload);
 }

@@ -24,7 +24,7 @@ static void make_layers(struct model *m, int n_layers, int n_expert, int n_used)
     model_init(m, 0);
     m->catalog.n_expert_used = n_used;
     for (int l = 0; l < n_layers; l++) {
-        add_weight(m, ST_ROLE_EXPERT_UP, l, n_expert ? n_expert : 2 + (int)rnd_below(63), 64, 0);
+        add_weight(m, FB_ROLE_EXPERT_UP, l, n_expert ? n_expert : 2 + (int)rnd_below(63), 64, 0);
     }
     claim_all(m);
 }
@@ -35,18 +35,18 @@ static double random_count(void)
     return rnd() % 3 ? (double)(rnd_below((uint64_t)1 << rnd_below(40))) : 0;
 }
 
-static void fill(struct st_reuse *seen, const struct model *m)
+static void fill(struct fb_reuse *seen, const struct model *m)
 {
     for (int g = 0; g < m->weights->n_groups; g++) {
         int n = m->weights->groups[g].n_expert;
-        seen[g] = (struct st_reuse){n, calloc((size_t)n + 1, sizeof(double))};
+        seen[g] = (struct fb_reuse){n, calloc((size_t)n + 1, sizeof(double))};
         for (int d = 0; d <= n; d++) {
             seen[g].count[d] = random_count();
         }
     }
 }
 
-static void release(struct st_reuse *seen, int n)
+static void release(struct fb_reuse *seen, int n)
 {
     for (int g = 0; g < n; g++) {
         free(seen[g].count);
@@ -55,7 +55,7 @@ static void release(struct st_reuse *seen, int n)
 
 /* --- Rules --------------------------------------------------------------------------------- */
 
-static void check_v1(const struct st_curve *c)
+static void check_v1(const struct fb_curve *c)
 {
     assert_true(c->hit[0] == 0);
     assert_true(c->hit[c->n_expert] == 1);
@@ -66,7 +66,7 @@ static void check_v1(const struct st_curve *c)
 
 /* The sum of the gains is nowhere below the hits, meets them where the gain falls, and its gain
  * never rises: so it is concave, above the curve, and no concave curve above it is lower. */
-static void check_v2(const struct st_curve *c)
+static void check_v2(const struct fb_curve *c)
 {
     double sum = 0;
     for (int s = 0; s < c->n_expert; s++) {
@@ -83,16 +83,16 @@ static void check_v2(const struct st_curve *c)
     }
 }
 
-static void check_rules(const struct model *m, const struct st_reuse *seen)
+static void check_rules(const struct model *m, const struct fb_reuse *seen)
 {
-    struct st_curves *curves = st_curves_new(m->weights, seen);
+    struct fb_curves *curves = fb_curves_new(m->weights, seen);
     assert_int_equal(curves->n_groups, m->weights->n_groups);
     for (int g = 0; g < curves->n_groups; g++) {
         assert_int_equal(curves->groups[g].n_expert, m->weights->groups[g].n_expert);
         check_v1(&curves->groups[g]);
         check_v2(&curves->groups[g]);
     }
-    st_curves_free(curves);
+    fb_curves_free(curves);
 }
 
 static void test_v1_and_v2_hold_for_any_histogram(void **state)
@@ -100,7 +100,7 @@ static void test_v1_and_v2_hold_for_any_histogram(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct model m;
-        struct st_reuse seen[4];
+        struct fb_reuse seen[4];
         random_state = seed;
         make_layers(&m, 1 + (int)rnd_below(4), 0, 1 + (int)rnd_below(MAX_USED));
         fill(seen, &m);
@@ -130,15 +130,15 @@ static void test_a_cliff_is_replaced_by_a_line(void **state)
     (void)state;
     struct model m;
     double count[9] = {0, 0, 0, 0, 0, 0, 0, 1e12, 0};
-    struct st_reuse seen = {8, count};
+    struct fb_reuse seen = {8, count};
     make_layers(&m, 1, 8, 2);
-    struct st_curves *curves = st_curves_new(m.weights, &seen);
+    struct fb_curves *curves = fb_curves_new(m.weights, &seen);
     assert_true(fabs(curves->groups[0].hit[2] - SAVED / 2) < 1e-9); /* one token's slots */
     assert_true(fabs(curves->groups[0].hit[7] - SAVED) < 1e-9);
     for (int s = 0; s < 8; s++) {
         assert_true(fabs(curves->groups[0].gain[s] - 0.125) < 1e-9);
     }
-    st_curves_free(curves);
+    fb_curves_free(curves);
     model_close(&m);
 }
 
@@ -166,7 +166,7 @@ static void test_the_prior_is_near_what_lru_did(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof lru / sizeof *lru; i++) {
-        double hit = st_curve_prior(lru[i].slots, lru[i].n_expert, lru[i].n_used);
+        double hit = fb_curve_prior(lru[i].slots, lru[i].n_expert, lru[i].n_used);
         double off = 2 * lru[i].slots < lru[i].n_expert ? PRIOR_OFF : PRIOR_OFF_HALF;
         if (fabs(hit - lru[i].hit) > off) {
             fail_msg(
@@ -180,9 +180,9 @@ static void test_where_all_experts_are_used_the_prior_has_no_habits(void **state
     (void)state;
     for (int s = 0; s <= 16; s++) {
         /* p = 1.25 sqrt(16 / 16) = 1.25: a little better than s / 16, and 1 at the end. */
-        assert_true(fabs(st_curve_prior(s, 16, 16) - (1 - pow(1 - s / 16.0, 1.25))) < ROUNDING);
+        assert_true(fabs(fb_curve_prior(s, 16, 16) - (1 - pow(1 - s / 16.0, 1.25))) < ROUNDING);
         /* More used than there are: p would be below 1. */
-        assert_true(fabs(st_curve_prior(s, 16, 64) - s / 16.0) < ROUNDING);
+        assert_true(fabs(fb_curve_prior(s, 16, 64) - s / 16.0) < ROUNDING);
     }
 }
 
@@ -198,16 +198,16 @@ static void test_the_prior_weighs_as_much_as_8_tokens(void **state)
         struct model m;
         double count[17] = {0}, requests = times[i] * PRIOR_TOKENS * used;
         count[2] = requests; /* all at distance 3 */
-        struct st_reuse seen = {n, count};
+        struct fb_reuse seen = {n, count};
         make_layers(&m, 1, n, used);
-        struct st_curves *curves = st_curves_new(m.weights, &seen);
+        struct fb_curves *curves = fb_curves_new(m.weights, &seen);
         for (int s = 0; s <= n; s++) {
-            double prior = st_curve_prior(s, n, used), own = s >= 3 ? 1 : SAVED * s / 4;
+            double prior = fb_curve_prior(s, n, used), own = s >= 3 ? 1 : SAVED * s / 4;
             double want = (prior + times[i] * own) / (1 + times[i]);
             assert_true(fabs(curves->groups[0].hit[s] - (s == n ? 1 : want)) < ROUNDING);
         }
         assert_int_equal(curves->requests, (uint64_t)requests);
-        st_curves_free(curves);
+        fb_curves_free(curves);
         model_close(&m);
     }
 }
@@ -217,13 +217,13 @@ static void test_first_uses_count_as_misses_unless_all_have_slots(void **state)
     (void)state;
     struct model m;
     double count[5] = {0, 0, 0, 0, 1e12};
-    struct st_reuse seen = {4, count};
+    struct fb_reuse seen = {4, count};
     make_layers(&m, 1, 4, 1);
-    struct st_curves *curves = st_curves_new(m.weights, &seen);
+    struct fb_curves *curves = fb_curves_new(m.weights, &seen);
     assert_true(curves->groups[0].hit[3] < 1e-9);
     assert_true(curves->groups[0].hit[4] == 1);
-    st_curves_free(curves);
-    st_curves_free(NULL);
+    fb_curves_free(curves);
+    fb_curves_free(NULL);
     model_close(&m);
 }
 

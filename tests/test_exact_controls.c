@@ -12,9 +12,9 @@ static const struct shape small = {
 
 static void make_model_using(const char *path, const char *arch, int experts, int used)
 {
-    struct st_synth_shape s;
-    struct strata_error err;
-    st_synth_shape_init(&s);
+    struct fb_synth_shape s;
+    struct forebay_error err;
+    fb_synth_shape_init(&s);
     s.arch = arch;
     s.type = "Q4_K_M";
     s.layers = 2;
@@ -24,7 +24,7 @@ static void make_model_using(const char *path, const char *arch, int experts, in
     s.vocab = 300;
     s.experts = experts;
     s.experts_used = used;
-    if (st_synth_random(&s, path, NULL, &err) != STRATA_OK) {
+    if (fb_synth_random(&s, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
 }
@@ -36,11 +36,11 @@ static void make_model(const char *path, const char *arch, int experts)
 
 static struct rows plain_rows(const char *path, const struct shape *shape)
 {
-    struct strata_model_options options = shape_options(shape);
-    struct strata_error err;
+    struct forebay_model_options options = shape_options(shape);
+    struct forebay_error err;
     struct rows rows;
     options.plain = true;
-    if (evaluate(path, shape, &options, &rows, NULL, &err) != STRATA_OK) {
+    if (evaluate(path, shape, &options, &rows, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return rows;
@@ -49,18 +49,18 @@ static struct rows plain_rows(const char *path, const struct shape *shape)
 /* Memory for a part of the weights: enough for what dense weights there are, not for all experts. */
 static uint64_t part_of_weights(const char *path, uint64_t percent)
 {
-    struct strata_file *file;
-    struct strata_file_info info;
-    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
-    strata_file_describe(file, &info);
-    strata_file_free(file);
+    struct forebay_file *file;
+    struct forebay_file_info info;
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    forebay_file_describe(file, &info);
+    forebay_file_free(file);
     return info.tensor_bytes * percent / 100;
 }
 
-static enum strata_status streamed_rows(
-    const char *path, const char *method, struct rows *rows, struct strata_error *err)
+static enum forebay_status streamed_rows(
+    const char *path, const char *method, struct rows *rows, struct forebay_error *err)
 {
-    struct strata_model_options options = shape_options(&small);
+    struct forebay_model_options options = shape_options(&small);
     options.io_method = method;
     options.weights_mem_bytes = part_of_weights(path, 60);
     return evaluate(path, &small, &options, rows, NULL, err);
@@ -77,9 +77,9 @@ static int count_reads(const char *path)
         char method[64];
         struct rows rows;
         snprintf(method, sizeof method, "fault:sync,eio_at=%d", middle);
-        enum strata_status status = streamed_rows(path, method, &rows, NULL);
-        assert_true(status == STRATA_OK || status == STRATA_E_IO);
-        *(status == STRATA_OK ? &high : &low) = middle;
+        enum forebay_status status = streamed_rows(path, method, &rows, NULL);
+        assert_true(status == FOREBAY_OK || status == FOREBAY_E_IO);
+        *(status == FOREBAY_OK ? &high : &low) = middle;
         rows_free(&rows);
     }
     return low;
@@ -96,7 +96,7 @@ static void check_corruption(const char *path)
         char method[64];
         struct rows got;
         snprintf(method, sizeof method, "fault:sync,corrupt_at=%d", i ? i : 1);
-        assert_int_equal(streamed_rows(path, method, &got, NULL), STRATA_OK);
+        assert_int_equal(streamed_rows(path, method, &got, NULL), FOREBAY_OK);
         if (same_rows(&want, &got) != (i > n)) {
             fail_msg("read %d of %d corrupted: %s", i, n, i > n ? "a difference" : "not noticed");
         }
@@ -117,7 +117,7 @@ static void test_corrupted_reads_show(void **state)
 }
 
 /* Exchanges the first two experts of a tensor in the file. */
-static void swap_experts(const char *path, const struct strata_tensor_info *tensor)
+static void swap_experts(const char *path, const struct forebay_tensor_info *tensor)
 {
     size_t size;
     char *bytes = read_whole(path, &size);
@@ -138,20 +138,20 @@ static void test_swapped_experts_show(void **state)
     const char *path = temp_path("swapped.gguf");
     make_model(path, "qwen3moe", 8);
     struct rows original = plain_rows(path, &small);
-    struct strata_file *file;
-    struct strata_file_info info;
+    struct forebay_file *file;
+    struct forebay_file_info info;
     int n_swapped = 0;
-    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
-    strata_file_describe(file, &info);
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    forebay_file_describe(file, &info);
     for (int i = 0; i < info.n_tensors; i++) {
-        struct strata_tensor_info tensor;
-        strata_file_tensor(file, i, &tensor);
+        struct forebay_tensor_info tensor;
+        forebay_file_tensor(file, i, &tensor);
         if (tensor.n_expert == 0) {
             continue;
         }
         struct rows swapped;
         swap_experts(path, &tensor);
-        assert_int_equal(streamed_rows(path, "auto", &swapped, NULL), STRATA_OK);
+        assert_int_equal(streamed_rows(path, "auto", &swapped, NULL), FOREBAY_OK);
         assert_false(same_rows(&original, &swapped));
         rows_free(&swapped);
         swap_experts(path, &tensor);
@@ -159,24 +159,24 @@ static void test_swapped_experts_show(void **state)
     }
     assert_int_equal(n_swapped, 6); /* gate, up and down of two layers */
     struct rows again;
-    assert_int_equal(streamed_rows(path, "auto", &again, NULL), STRATA_OK);
+    assert_int_equal(streamed_rows(path, "auto", &again, NULL), FOREBAY_OK);
     assert_true(same_rows(&original, &again));
     rows_free(&again);
     rows_free(&original);
-    strata_file_free(file);
+    forebay_file_free(file);
 }
 
 /* --- Reads that fail ---------------------------------------------------------------------- */
 
-/* As strata_eval, but tried again once after a read failed. */
-static enum strata_status eval_again(struct strata_session *session, const int32_t *tokens,
-    size_t n, int *n_failed, struct strata_error *err)
+/* As forebay_eval, but tried again once after a read failed. */
+static enum forebay_status eval_again(struct forebay_session *session, const int32_t *tokens,
+    size_t n, int *n_failed, struct forebay_error *err)
 {
-    enum strata_status status = strata_eval(session, tokens, n, false, err);
-    if (status == STRATA_E_IO) {
+    enum forebay_status status = forebay_eval(session, tokens, n, false, err);
+    if (status == FOREBAY_E_IO) {
         ++*n_failed;
         assert_true(err->message[0]);
-        status = strata_eval(session, tokens, n, false, err);
+        status = forebay_eval(session, tokens, n, false, err);
     }
     return status;
 }
@@ -186,29 +186,29 @@ static enum strata_status eval_again(struct strata_session *session, const int32
 static int row_despite_failure(const char *path, const char *method, struct rows *rows)
 {
     static const int32_t tokens[] = {7, 6, 5, 4, 3, 2, 1, 9, 8, 7};
-    struct strata_model_options options = shape_options(&small);
-    struct strata_model *model = NULL;
-    struct strata_session *session;
-    struct strata_error err;
+    struct forebay_model_options options = shape_options(&small);
+    struct forebay_model *model = NULL;
+    struct forebay_session *session;
+    struct forebay_error err;
     int n_failed = 0;
     options.io_method = method;
     options.weights_mem_bytes = part_of_weights(path, 60);
-    enum strata_status status = strata_model_load(path, &options, &model, &err);
-    if (status != STRATA_OK) {
-        assert_int_equal(status, STRATA_E_IO);
+    enum forebay_status status = forebay_model_load(path, &options, &model, &err);
+    if (status != FOREBAY_OK) {
+        assert_int_equal(status, FOREBAY_E_IO);
         return 1;
     }
-    assert_int_equal(strata_session_new(model, &session, &err), STRATA_OK);
+    assert_int_equal(forebay_session_new(model, &session, &err), FOREBAY_OK);
     status = eval_again(session, tokens, 5, &n_failed, &err);
-    for (int i = 0; i < 2 && status == STRATA_OK; i++) {
+    for (int i = 0; i < 2 && status == FOREBAY_OK; i++) {
         status = eval_again(session, tokens + 5 + 3 * i, i ? 2 : 3, &n_failed, &err);
     }
-    if (status == STRATA_OK) {
-        rows->n_vocab = (size_t)strata_model_n_vocab(model);
-        rows_add(rows, strata_logits(session, 0));
+    if (status == FOREBAY_OK) {
+        rows->n_vocab = (size_t)forebay_model_n_vocab(model);
+        rows_add(rows, forebay_logits(session, 0));
     }
-    strata_session_free(session);
-    strata_model_free(model);
+    forebay_session_free(session);
+    forebay_model_free(model);
     return n_failed;
 }
 
@@ -268,13 +268,13 @@ static void test_blocks_of_rows(void **state)
     for (int repack = 0; repack < 2; repack++) {
         const struct shape shape = {
             .batch = 400, .threads = 1, .prompt = 400, .generated = 1, .repack = repack};
-        struct strata_model_options options = shape_options(&shape);
+        struct forebay_model_options options = shape_options(&shape);
         struct rows want = plain_rows(path, &shape), got;
-        uint64_t usual = st_moe_block_bytes;
+        uint64_t usual = fb_moe_block_bytes;
         options.weights_mem_bytes = part_of_weights(path, 60);
-        st_moe_block_bytes = 1;
-        assert_int_equal(evaluate(path, &shape, &options, &got, NULL, NULL), STRATA_OK);
-        st_moe_block_bytes = usual;
+        fb_moe_block_bytes = 1;
+        assert_int_equal(evaluate(path, &shape, &options, &got, NULL, NULL), FOREBAY_OK);
+        fb_moe_block_bytes = usual;
         assert_true(same_rows(&want, &got));
         rows_free(&got);
         rows_free(&want);
@@ -289,21 +289,21 @@ static void test_many_rows_wait_for_their_experts(void **state)
     const char *path = temp_path("rows.gguf");
     const struct shape shape = {
         .batch = 10, .threads = 1, .prompt = 20, .generated = 1, .repack = true};
-    struct strata_model_options options = shape_options(&shape);
+    struct forebay_model_options options = shape_options(&shape);
     options.io_method = "fault:threads,late_ms=2";
     make_model_using(path, "qwen3moe", 16, 12);
     struct rows want = plain_rows(path, &shape), got;
-    uint64_t usual = st_moe_block_bytes;
-    struct strata_placement placement;
-    st_moe_block_bytes = 1;
+    uint64_t usual = fb_moe_block_bytes;
+    struct forebay_placement placement;
+    fb_moe_block_bytes = 1;
     uint64_t percent = 150;
     do { /* down to where one slot is missing: not all is read at first, one layer has all slots */
         options.weights_mem_bytes = part_of_weights(path, percent--);
-        assert_int_equal(evaluate(path, &shape, &options, &got, &placement, NULL), STRATA_OK);
+        assert_int_equal(evaluate(path, &shape, &options, &got, &placement, NULL), FOREBAY_OK);
         assert_true(same_rows(&want, &got));
         rows_free(&got);
     } while (placement.n_slots == placement.n_experts);
-    st_moe_block_bytes = usual;
+    fb_moe_block_bytes = usual;
     assert_true(placement.n_slots > placement.n_experts - 4);
     rows_free(&want);
 }
@@ -318,6 +318,6 @@ int main(void)
         cmocka_unit_test(test_blocks_of_rows),
         cmocka_unit_test(test_many_rows_wait_for_their_experts),
     };
-    strata_log_set_level(STRATA_LOG_ERROR);
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
     return cmocka_run_group_tests_name("exact_controls", tests, NULL, temp_remove);
 }

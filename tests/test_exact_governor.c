@@ -39,13 +39,13 @@ static const struct governed cases[] = {
 static atomic_uint looked;
 
 /* Three looks of too little (how little, varies), nine of plenty. Its reserve is 256 KiB. */
-static void moody(struct st_memory_state *out)
+static void moody(struct fb_memory_state *out)
 {
     unsigned n = atomic_fetch_add(&looked, 1);
-    uint64_t little = (n * 2654435761u >> 16) % (256 * ST_KIB);
-    *out = (struct st_memory_state){
-        .total_bytes = 2 * ST_MIB,
-        .available_bytes = n % 12 < 3 ? little : ST_GIB,
+    uint64_t little = (n * 2654435761u >> 16) % (256 * FB_KIB);
+    *out = (struct fb_memory_state){
+        .total_bytes = 2 * FB_MIB,
+        .available_bytes = n % 12 < 3 ? little : FB_GIB,
         .limit_bytes = UINT64_MAX,
         .pressure = n % 100 == 99 ? 0.5 : 0,
     };
@@ -61,72 +61,72 @@ static void let_it_look(unsigned times)
 
 /* --- Runs --------------------------------------------------------------------------------- */
 
-static enum strata_status run_session(struct strata_session *session, const struct shape *shape,
-    bool governed, struct rows *rows, struct strata_error *err)
+static enum forebay_status run_session(struct forebay_session *session, const struct shape *shape,
+    bool governed, struct rows *rows, struct forebay_error *err)
 {
     int32_t tokens[512];
     for (size_t i = 0; i < shape->prompt; i++) {
         tokens[i] = (int32_t)(1 + (37 * i + i * i) % (rows->n_vocab - 1));
     }
-    enum strata_status status = strata_eval(session, tokens, shape->prompt, false, err);
-    for (size_t i = 0; status == STRATA_OK && i < shape->generated; i++) {
-        rows_add(rows, strata_logits(session, 0));
-        int32_t token = strata_sample(session);
+    enum forebay_status status = forebay_eval(session, tokens, shape->prompt, false, err);
+    for (size_t i = 0; status == FOREBAY_OK && i < shape->generated; i++) {
+        rows_add(rows, forebay_logits(session, 0));
+        int32_t token = forebay_sample(session);
         if (governed && i % 2) {
             let_it_look(3);
         }
-        status = strata_eval(session, &token, 1, false, err);
+        status = forebay_eval(session, &token, 1, false, err);
     }
     return status;
 }
 
 static struct rows run(const char *path, const struct shape *shape,
-    const struct strata_model_options *options, struct strata_stats *stats)
+    const struct forebay_model_options *options, struct forebay_stats *stats)
 {
-    struct strata_model *model;
-    struct strata_session *session;
-    struct strata_placement placement;
-    struct strata_error err;
+    struct forebay_model *model;
+    struct forebay_session *session;
+    struct forebay_placement placement;
+    struct forebay_error err;
     struct rows rows = {0};
-    if (strata_model_load(path, options, &model, &err) != STRATA_OK) {
+    if (forebay_model_load(path, options, &model, &err) != FOREBAY_OK) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
-    rows.n_vocab = (size_t)strata_model_n_vocab(model);
-    strata_model_placement(model, &placement);
-    assert_int_equal(strata_session_new(model, &session, &err), STRATA_OK);
-    st_memory_override(options->plain ? NULL : moody);
-    if (run_session(session, shape, !options->plain, &rows, &err) != STRATA_OK) {
+    rows.n_vocab = (size_t)forebay_model_n_vocab(model);
+    forebay_model_placement(model, &placement);
+    assert_int_equal(forebay_session_new(model, &session, &err), FOREBAY_OK);
+    fb_memory_override(options->plain ? NULL : moody);
+    if (run_session(session, shape, !options->plain, &rows, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
-    st_memory_override(NULL);
-    strata_stats_get(session, stats);
-    strata_session_free(session);
-    strata_model_free(model);
+    fb_memory_override(NULL);
+    forebay_stats_get(session, stats);
+    forebay_session_free(session);
+    forebay_model_free(model);
     return rows;
 }
 
 /* The smallest budget for weights, in the words of the error. */
-static uint64_t least_budget(const char *path, struct strata_model_options options)
+static uint64_t least_budget(const char *path, struct forebay_model_options options)
 {
-    uint64_t low = 1, high = 64 * ST_MIB; /* low is too little, high is enough */
+    uint64_t low = 1, high = 64 * FB_MIB; /* low is too little, high is enough */
     while (high - low > 1024) {
-        struct strata_model *model = NULL;
+        struct forebay_model *model = NULL;
         options.weights_mem_bytes = (low + high) / 2;
-        enum strata_status status = strata_model_load(path, &options, &model, NULL);
-        assert_true(status == STRATA_OK || status == STRATA_E_NOFIT);
-        *(status == STRATA_OK ? &high : &low) = (low + high) / 2;
-        strata_model_free(model);
+        enum forebay_status status = forebay_model_load(path, &options, &model, NULL);
+        assert_true(status == FOREBAY_OK || status == FOREBAY_E_NOFIT);
+        *(status == FOREBAY_OK ? &high : &low) = (low + high) / 2;
+        forebay_model_free(model);
     }
     return high;
 }
 
 static void make_model(const struct governed *c, const char *path, uint64_t *bytes)
 {
-    struct st_synth_shape s;
-    struct strata_error err;
-    struct strata_file *file;
-    struct strata_file_info info;
-    st_synth_shape_init(&s);
+    struct fb_synth_shape s;
+    struct forebay_error err;
+    struct forebay_file *file;
+    struct forebay_file_info info;
+    fb_synth_shape_init(&s);
     s.arch = c->arch;
     s.type = "Q4_K_M";
     s.layers = 4;
@@ -134,14 +134,14 @@ static void make_model(const struct governed *c, const char *path, uint64_t *byt
     s.heads = 4;
     s.ff = 512;
     s.vocab = 300;
-    s.experts = st_synth_arch_has_experts(c->arch) ? 16 : 0;
+    s.experts = fb_synth_arch_has_experts(c->arch) ? 16 : 0;
     s.experts_used = s.experts ? 4 : 0;
-    if (st_synth_random(&s, path, NULL, &err) != STRATA_OK) {
+    if (fb_synth_random(&s, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
-    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
-    strata_file_describe(file, &info);
-    strata_file_free(file);
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    forebay_file_describe(file, &info);
+    forebay_file_free(file);
     *bytes = info.tensor_bytes;
 }
 
@@ -154,10 +154,10 @@ static void test_case(void **state)
         .generated = 60,
         .repack = c->repack,
         .last_row = true};
-    struct strata_model_options options = shape_options(&shape);
+    struct forebay_model_options options = shape_options(&shape);
     const char *path = temp_path("governed.gguf");
     uint64_t bytes;
-    struct strata_stats stats;
+    struct forebay_stats stats;
     make_model(c, path, &bytes);
     options.plain = true;
     struct rows want = run(path, &shape, &options, &stats);
@@ -187,8 +187,8 @@ int main(void)
         tests[i] = (struct CMUnitTest){
             .name = names[i], .test_func = test_case, .initial_state = (void *)&cases[i]};
     }
-    strata_log_set_level(STRATA_LOG_ERROR);
-    st_watch_interval_us = 100;
-    st_governor_calm_ns = 1;
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
+    fb_watch_interval_us = 100;
+    fb_governor_calm_ns = 1;
     return _cmocka_run_group_tests("exact_governor", tests, COUNT(tests), NULL, temp_remove);
 }

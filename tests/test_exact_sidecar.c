@@ -15,25 +15,25 @@ static const struct shape shape_of[] = {
 
 static const struct kind experts = {"qwen3moe", "Q4_K", 8, 256, false};
 
-static struct strata_model_options some_memory(const char *path, bool repack, uint64_t percent)
+static struct forebay_model_options some_memory(const char *path, bool repack, uint64_t percent)
 {
-    struct strata_model_options options = shape_options(&shape_of[repack]);
-    struct strata_file *file;
-    struct strata_file_info info;
-    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
-    strata_file_describe(file, &info);
-    strata_file_free(file);
+    struct forebay_model_options options = shape_options(&shape_of[repack]);
+    struct forebay_file *file;
+    struct forebay_file_info info;
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    forebay_file_describe(file, &info);
+    forebay_file_free(file);
     options.weights_mem_bytes = info.tensor_bytes * percent / 100;
     return options;
 }
 
 static struct rows plain(const char *path, bool repack)
 {
-    struct strata_model_options options = shape_options(&shape_of[repack]);
-    struct strata_error err;
+    struct forebay_model_options options = shape_options(&shape_of[repack]);
+    struct forebay_error err;
     struct rows rows;
     options.plain = true;
-    if (evaluate(path, &shape_of[repack], &options, &rows, NULL, &err) != STRATA_OK) {
+    if (evaluate(path, &shape_of[repack], &options, &rows, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return rows;
@@ -41,36 +41,36 @@ static struct rows plain(const char *path, bool repack)
 
 /* Runs, and demands the rows. Returns the bytes that the sidecar serves. */
 static uint64_t same_as(
-    const struct rows *want, const char *path, const struct strata_model_options *options)
+    const struct rows *want, const char *path, const struct forebay_model_options *options)
 {
-    struct strata_placement placement;
-    struct strata_error err;
+    struct forebay_placement placement;
+    struct forebay_error err;
     struct rows got;
-    enum strata_status status =
+    enum forebay_status status =
         evaluate(path, &shape_of[options->repack], options, &got, &placement, &err);
-    if (status != STRATA_OK || !same_rows(want, &got)) {
+    if (status != FOREBAY_OK || !same_rows(want, &got)) {
         fail_msg("%s, --io %s, %llu bytes: %s", path, options->io_method,
             (unsigned long long)options->weights_mem_bytes,
-            status == STRATA_OK ? "other rows" : err.message);
+            status == FOREBAY_OK ? "other rows" : err.message);
     }
     rows_free(&got);
     return placement.sidecar_bytes;
 }
 
-static enum strata_status optimize(
-    const char *path, bool repack, struct strata_optimized *out, struct strata_error *err)
+static enum forebay_status optimize(
+    const char *path, bool repack, struct forebay_optimized *out, struct forebay_error *err)
 {
-    struct strata_optimize_options o;
-    strata_optimize_options_init(&o);
+    struct forebay_optimize_options o;
+    forebay_optimize_options_init(&o);
     o.repack = repack;
     o.threads = 1;
-    return strata_optimize(path, &o, out, err);
+    return forebay_optimize(path, &o, out, err);
 }
 
-static void must_optimize(const char *path, bool repack, struct strata_optimized *out)
+static void must_optimize(const char *path, bool repack, struct forebay_optimized *out)
 {
-    struct strata_error err;
-    if (optimize(path, repack, out, &err) != STRATA_OK) {
+    struct forebay_error err;
+    if (optimize(path, repack, out, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", path, err.message);
     }
 }
@@ -78,7 +78,7 @@ static void must_optimize(const char *path, bool repack, struct strata_optimized
 static void remove_sidecars(const char *path, int want)
 {
     int n;
-    assert_int_equal(strata_optimize_remove(path, NULL, &n, NULL), STRATA_OK);
+    assert_int_equal(forebay_optimize_remove(path, NULL, &n, NULL), FOREBAY_OK);
     assert_int_equal(n, want);
 }
 
@@ -87,21 +87,21 @@ static void remove_sidecars(const char *path, int want)
 /* One model in one layout, by every method and with more and less memory. */
 static void check_model(const char *path, bool repack, int number)
 {
-    struct strata_optimized done;
-    struct strata_error err;
+    struct forebay_optimized done;
+    struct forebay_error err;
     struct rows want = plain(path, repack);
-    enum strata_status status = optimize(path, repack, &done, &err);
-    if (status == STRATA_E_UNSUPPORTED) { /* dense weights as stored */
+    enum forebay_status status = optimize(path, repack, &done, &err);
+    if (status == FOREBAY_E_UNSUPPORTED) { /* dense weights as stored */
         assert_non_null(strstr(err.message, "nothing to optimize"));
         rows_free(&want);
         return;
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         fail_msg("%s: %s", path, err.message);
     }
     forget_warnings();
     for (int i = 0; i < COUNT(methods); i++) {
-        struct strata_model_options options = some_memory(path, repack, i % 2 ? 60 : 85);
+        struct forebay_model_options options = some_memory(path, repack, i % 2 ? 60 : 85);
         options.io_method = methods[(i + number) % COUNT(methods)];
         assert_true(same_as(&want, path, &options) > 0);
     }
@@ -137,10 +137,10 @@ static void test_models(void **state)
 
 static void test_split_model(void **state)
 {
-    struct st_synth_shape s;
-    struct strata_error err;
+    struct fb_synth_shape s;
+    struct forebay_error err;
     (void)state;
-    st_synth_shape_init(&s);
+    fb_synth_shape_init(&s);
     s.arch = "qwen3moe";
     s.type = "Q4_K";
     s.layers = 4;
@@ -151,7 +151,7 @@ static void test_split_model(void **state)
     s.experts = 8;
     s.experts_used = 2;
     s.output.split_max_bytes = 1500000;
-    if (st_synth_random(&s, temp_path("split.gguf"), NULL, &err) != STRATA_OK) {
+    if (fb_synth_random(&s, temp_path("split.gguf"), NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     const char *path = NULL;
@@ -169,13 +169,13 @@ static void test_split_model(void **state)
 /* Wherever a byte is another one, the logits are the same, and it is said. */
 static void test_damaged_anywhere(void **state)
 {
-    struct strata_optimized done;
+    struct forebay_optimized done;
     (void)state;
     const char *path = temp_path("damaged.gguf");
     make_kind(path, &experts, 2);
     struct rows want = plain(path, true);
     must_optimize(path, true, &done);
-    struct strata_model_options options = some_memory(path, true, 60);
+    struct forebay_model_options options = some_memory(path, true, 60);
     uint64_t size = size_of(done.path), step = size / 37;
     int n_refused = 0, n_repaired = 0;
     for (uint64_t at = 0; at < size; at += step) {
@@ -197,14 +197,14 @@ static void test_damaged_anywhere(void **state)
     assert_int_equal(n_said, 1);
     options.io_method = "auto";
     /* All of it, as on a disk that lost it. */
-    struct st_sidecar_head head;
+    struct fb_sidecar_head head;
     unsigned char bytes[4096];
     const char *why;
     size_t n;
     char *whole = read_whole(done.path, &n);
     memcpy(bytes, whole, sizeof bytes);
-    assert_true(st_sidecar_head_unpack(bytes, &head, &why));
-    uint64_t data = st_sidecar_data_offset(&head);
+    assert_true(fb_sidecar_head_unpack(bytes, &head, &why));
+    uint64_t data = fb_sidecar_data_offset(&head);
     memset(whole + data, 0, n - data);
     write_file(done.path, whole, n);
     free(whole);
@@ -220,18 +220,18 @@ static void test_damaged_anywhere(void **state)
 static void test_changed_under_way(void **state)
 {
     static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8};
-    struct strata_optimized done;
-    struct strata_model *model;
-    struct strata_session *session;
-    struct strata_error err;
+    struct forebay_optimized done;
+    struct forebay_model *model;
+    struct forebay_session *session;
+    struct forebay_error err;
     (void)state;
     const char *path = temp_path("lost.gguf");
     make_kind(path, &experts, 3);
-    struct strata_model_options options = some_memory(path, true, 60);
+    struct forebay_model_options options = some_memory(path, true, 60);
     for (int change = 0; change < 3; change++) {
         must_optimize(path, true, &done);
-        assert_int_equal(strata_model_load(path, &options, &model, &err), STRATA_OK);
-        assert_int_equal(strata_session_new(model, &session, &err), STRATA_OK);
+        assert_int_equal(forebay_model_load(path, &options, &model, &err), FOREBAY_OK);
+        assert_int_equal(forebay_session_new(model, &session, &err), FOREBAY_OK);
         if (change == 0) {
             assert_int_equal(truncate(done.path, 20000), 0);
         } else if (change == 1) {
@@ -239,11 +239,11 @@ static void test_changed_under_way(void **state)
         } else {
             remove_sidecars(path, 1);
         }
-        enum strata_status status = strata_eval(session, tokens, 8, false, &err);
-        assert_int_equal(status, change < 2 ? STRATA_E_IO : STRATA_OK);
+        enum forebay_status status = forebay_eval(session, tokens, 8, false, &err);
+        assert_int_equal(status, change < 2 ? FOREBAY_E_IO : FOREBAY_OK);
         assert_true(change == 2 || strstr(err.message, "changed while in use"));
-        strata_session_free(session);
-        strata_model_free(model);
+        forebay_session_free(session);
+        forebay_model_free(model);
     }
 }
 
@@ -251,16 +251,16 @@ static void test_changed_under_way(void **state)
 
 static void test_foreign(void **state)
 {
-    struct strata_optimized done;
+    struct forebay_optimized done;
     (void)state;
     const char *path = temp_path("mine.gguf"), *other = temp_path("other.gguf");
     make_kind(path, &experts, 4);
     make_kind(other, &experts, 5); /* another seed: alike, but for what the weights are */
     struct rows want = plain(path, true), want_stored = plain(path, false);
-    struct strata_model_options options = some_memory(path, true, 60);
+    struct forebay_model_options options = some_memory(path, true, 60);
     must_optimize(other, true, &done);
     char place[PATH_MAX];
-    snprintf(place, sizeof place, "%s.strata", path);
+    snprintf(place, sizeof place, "%s.forebay", path);
     assert_int_equal(rename(done.path, place), 0);
     forget_warnings();
     assert_int_equal(same_as(&want, path, &options), 0);
@@ -280,7 +280,7 @@ static void test_foreign(void **state)
     assert_true(same_as(&want, path, &options) > 0);
     must_optimize(path, true, &done);
     assert_true(done.was_there);
-    struct strata_model_options stored = some_memory(path, false, 60);
+    struct forebay_model_options stored = some_memory(path, false, 60);
     forget_warnings();
     assert_int_equal(same_as(&want_stored, path, &stored), 0);
     assert_non_null(strstr(said, "--no-repack"));
@@ -290,9 +290,9 @@ static void test_foreign(void **state)
     assert_int_equal(same_as(&want, path, &options), 0);
     assert_int_equal(n_said, 0);
     options.sidecar = temp_path("not there");
-    struct strata_error err;
+    struct forebay_error err;
     struct rows got;
-    assert_int_equal(evaluate(path, &shape_of[1], &options, &got, NULL, &err), STRATA_E_IO);
+    assert_int_equal(evaluate(path, &shape_of[1], &options, &got, NULL, &err), FOREBAY_E_IO);
     rows_free(&want);
     rows_free(&want_stored);
 }
@@ -314,7 +314,7 @@ static bool die_at(const char *what, uint64_t done, uint64_t total, void *user)
 
 static void test_killed(void **state)
 {
-    struct strata_optimized whole;
+    struct forebay_optimized whole;
     (void)state;
     const char *path = temp_path("killed.gguf"), *out = temp_path("killed.out");
     struct kind kind = experts;
@@ -326,17 +326,17 @@ static void test_killed(void **state)
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0) {
-            struct strata_optimize_options o;
-            struct strata_optimized result;
+            struct forebay_optimize_options o;
+            struct forebay_optimized result;
             int n = 2;
-            strata_optimize_options_init(&o);
+            forebay_optimize_options_init(&o);
             o.threads = 1;
             o.output = out;
             o.progress = die_at;
             o.progress_user = &n;
-            st_sidecar_checkpoint_bytes = 100000;
-            enum strata_status status = strata_optimize(path, &o, &result, NULL);
-            _exit(status == STRATA_OK && result.resumed_from > 0 ? 0 : 1);
+            fb_sidecar_checkpoint_bytes = 100000;
+            enum forebay_status status = forebay_optimize(path, &o, &result, NULL);
+            _exit(status == FOREBAY_OK && result.resumed_from > 0 ? 0 : 1);
         }
         int status;
         assert_int_equal(waitpid(child, &status, 0), child);
@@ -360,7 +360,7 @@ int main(void)
         cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_killed),
     };
-    strata_log_set_level(STRATA_LOG_WARN);
-    strata_log_set_sink(note_warning, NULL);
+    forebay_log_set_level(FOREBAY_LOG_WARN);
+    forebay_log_set_sink(note_warning, NULL);
     return cmocka_run_group_tests_name("exact_sidecar", tests, NULL, temp_remove);
 }

@@ -18,9 +18,9 @@ struct made {
 static void test_model(void **state)
 {
     const struct made *made = *state;
-    struct strata_error err;
-    struct st_synth_shape shape;
-    st_synth_shape_init(&shape);
+    struct forebay_error err;
+    struct fb_synth_shape shape;
+    fb_synth_shape_init(&shape);
     shape.arch = made->arch;
     shape.type = made->type;
     shape.layers = 4;
@@ -28,9 +28,9 @@ static void test_model(void **state)
     shape.heads = 4;
     shape.ff = 256;
     shape.vocab = 300;
-    shape.experts = st_synth_arch_has_experts(made->arch) ? 16 : 0;
+    shape.experts = fb_synth_arch_has_experts(made->arch) ? 16 : 0;
     const char *path = temp_path("model.gguf");
-    if (st_synth_random(&shape, path, NULL, &err) != STRATA_OK) {
+    if (fb_synth_random(&shape, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", made->name, err.message);
     }
     assert_exact(path, made->number);
@@ -43,13 +43,13 @@ int main(void)
     static struct made made[MOST];
     static struct CMUnitTest tests[MOST];
     int n_types = 0, n = 0;
-    while (st_synth_type_name(n_types)) {
+    while (fb_synth_type_name(n_types)) {
         n_types++;
     }
-    for (int a = 0; st_synth_arch_name(a) && n + 2 <= MOST; a++) {
+    for (int a = 0; fb_synth_arch_name(a) && n + 2 <= MOST; a++) {
         for (int twice = 0; twice < 2; twice++, n++) {
             struct made *m = &made[n];
-            *m = (struct made){st_synth_arch_name(a), st_synth_type_name(n % n_types), n, ""};
+            *m = (struct made){fb_synth_arch_name(a), fb_synth_type_name(n % n_types), n, ""};
             snprintf(m->name, sizeof m->name, "%s in %s", m->arch, m->type);
             tests[n] =
                 (struct CMUnitTest){.name = m->name, .test_func = test_model, .initial_state = m};

@@ -134,14 +134,14 @@ static void checksums(const char *path, uint64_t *sums)
 
 static const char *inflate(int experts, int ff, uint64_t size_bytes)
 {
-    struct st_synth_inflate o;
-    struct strata_error err;
+    struct fb_synth_inflate o;
+    struct forebay_error err;
     const char *path = temp_path("inflated.gguf");
-    st_synth_inflate_init(&o);
+    fb_synth_inflate_init(&o);
     o.experts = experts;
     o.ff = ff;
     o.size_bytes = size_bytes;
-    if (st_synth_inflate(&o, fable, path, NULL, &err)) {
+    if (fb_synth_inflate(&o, fable, path, NULL, &err)) {
         fail_msg("%s", err.message);
     }
     return path;
@@ -253,7 +253,7 @@ static void swap_bytes(FILE *f, uint64_t a, uint64_t b, size_t n)
 
 /* Exchanges the experts a and b, numbered through all layers; a second time puts them back. `parts`
  * is a set of gate, up and down. */
-static void swap_experts(const char *path, const struct st_catalog *c, int a, int b, int parts)
+static void swap_experts(const char *path, const struct fb_catalog *c, int a, int b, int parts)
 {
     static const char *const names[] = {"gate", "up", "down"};
     FILE *f = fopen(path, "r+b");
@@ -265,7 +265,7 @@ static void swap_experts(const char *path, const struct st_catalog *c, int a, in
             char name[64];
             snprintf(
                 name, sizeof name, "blk.%d.ffn_%s_exps.weight", experts[i] / EXPERTS, names[p]);
-            const struct st_tensor *t = &c->tensors[st_catalog_find(c, name)];
+            const struct fb_tensor *t = &c->tensors[fb_catalog_find(c, name)];
             bytes = t->expert_bytes;
             at[i] = t->offset + bytes * (uint64_t)(experts[i] % EXPERTS);
         }
@@ -277,7 +277,7 @@ static void swap_experts(const char *path, const struct st_catalog *c, int a, in
 }
 
 static void assert_noticed(
-    const char *path, const struct st_catalog *c, int a, int b, int parts, const uint64_t *want)
+    const char *path, const struct fb_catalog *c, int a, int b, int parts, const uint64_t *want)
 {
     swap_experts(path, c, a, b, parts);
     if (first_difference(path, want) == n_texts) {
@@ -306,9 +306,9 @@ static void a_swap_of_any_two_experts_is_noticed(void **state)
     const char *path = inflate(0, 64, 0);
     uint64_t want[MAX_TEXTS];
     int order[LAYERS * EXPERTS];
-    struct st_catalog *c;
+    struct fb_catalog *c;
     checksums(path, want);
-    assert_int_equal(st_catalog_open(path, false, &c, NULL), STRATA_OK);
+    assert_int_equal(fb_catalog_open(path, false, &c, NULL), FOREBAY_OK);
     for (int layer = 0; layer < LAYERS; layer++) {
         shuffle(order, EXPERTS, (uint32_t)layer);
         for (int i = 0; i < EXPERTS / 2; i += 2) {
@@ -321,7 +321,7 @@ static void a_swap_of_any_two_experts_is_noticed(void **state)
         assert_noticed(path, c, order[i], order[i + 1], 1 + i / 2 % 7, want);
     }
     assert_int_equal(first_difference(path, want), n_texts);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 int main(void)

@@ -20,21 +20,21 @@ static void test_bodies(void **state)
         {"{\"a\":\"\\ud800\"}", 14}};
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        struct st_fields f;
-        json_t *object = st_fields_parse(&f, bad[i].body, bad[i].n);
+        struct fb_fields f;
+        json_t *object = fb_fields_parse(&f, bad[i].body, bad[i].n);
         if (object || !f.bad || !f.message[0]) {
             fail_msg("accepted: %s", bad[i].body);
         }
     }
     char deep[20000];
     memset(deep, '[', sizeof deep);
-    struct st_fields f;
-    assert_null(st_fields_parse(&f, deep, sizeof deep));
+    struct fb_fields f;
+    assert_null(fb_fields_parse(&f, deep, sizeof deep));
 }
 
-static json_t *parse(struct st_fields *f, const char *text)
+static json_t *parse(struct fb_fields *f, const char *text)
 {
-    json_t *object = st_fields_parse(f, text, strlen(text));
+    json_t *object = fb_fields_parse(f, text, strlen(text));
     assert_non_null(object);
     return object;
 }
@@ -42,28 +42,28 @@ static json_t *parse(struct st_fields *f, const char *text)
 static void test_values(void **state)
 {
     (void)state;
-    struct st_fields f;
+    struct fb_fields f;
     json_t *o = parse(&f, "{\"i\":7,\"whole\":2.0,\"r\":0.5,\"s\":\"x\",\"t\":true,\"n\":null,"
                           "\"l\":[1],\"o\":{\"a\":1}}");
-    assert_int_equal(st_field_int(&f, "i", 1, 0, 10), 7);
-    assert_int_equal(st_field_int(&f, "whole", 1, 0, 10), 2);
-    assert_int_equal(st_field_int(&f, "n", 5, 0, 10), 5);
-    assert_int_equal(st_field_int(&f, "missing", 5, 0, 10), 5);
-    assert_true(st_field_number(&f, "r", 1, 0, 1) == 0.5);
-    assert_true(st_field_number(&f, "i", 1, 0, 10) == 7);
-    assert_string_equal(st_field_string(&f, "s", "y"), "x");
-    assert_true(st_field_bool(&f, "t", false));
-    assert_true(st_field_bool(&f, "n", true));
-    assert_int_equal(json_array_size(st_field_array(&f, "l")), 1);
-    assert_int_equal(json_object_size(st_field_object(&f, "o")), 1);
-    assert_null(st_field_array(&f, "n"));
+    assert_int_equal(fb_field_int(&f, "i", 1, 0, 10), 7);
+    assert_int_equal(fb_field_int(&f, "whole", 1, 0, 10), 2);
+    assert_int_equal(fb_field_int(&f, "n", 5, 0, 10), 5);
+    assert_int_equal(fb_field_int(&f, "missing", 5, 0, 10), 5);
+    assert_true(fb_field_number(&f, "r", 1, 0, 1) == 0.5);
+    assert_true(fb_field_number(&f, "i", 1, 0, 10) == 7);
+    assert_string_equal(fb_field_string(&f, "s", "y"), "x");
+    assert_true(fb_field_bool(&f, "t", false));
+    assert_true(fb_field_bool(&f, "n", true));
+    assert_int_equal(json_array_size(fb_field_array(&f, "l")), 1);
+    assert_int_equal(json_object_size(fb_field_object(&f, "o")), 1);
+    assert_null(fb_field_array(&f, "n"));
     assert_false(f.bad);
     json_decref(o);
 }
 
-static void check_bad(const char *text, const char *says, void (*read)(struct st_fields *f))
+static void check_bad(const char *text, const char *says, void (*read)(struct fb_fields *f))
 {
-    struct st_fields f;
+    struct fb_fields f;
     json_t *o = parse(&f, text);
     read(&f);
     assert_true(f.bad);
@@ -71,20 +71,20 @@ static void check_bad(const char *text, const char *says, void (*read)(struct st
     json_decref(o);
 }
 
-static void read_int(struct st_fields *f)
+static void read_int(struct fb_fields *f)
 {
-    st_field_int(f, "x", 1, 0, 10);
+    fb_field_int(f, "x", 1, 0, 10);
 }
 
-static void read_number(struct st_fields *f)
+static void read_number(struct fb_fields *f)
 {
-    st_field_number(f, "x", 1, 0, 1);
+    fb_field_number(f, "x", 1, 0, 1);
 }
 
-static void read_others(struct st_fields *f)
+static void read_others(struct fb_fields *f)
 {
-    st_field_bool(f, "x", false);
-    st_field_string(f, "x", NULL); /* the first mistake is the one that is told */
+    fb_field_bool(f, "x", false);
+    fb_field_string(f, "x", NULL); /* the first mistake is the one that is told */
 }
 
 static void test_mistakes(void **state)

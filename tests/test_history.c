@@ -20,7 +20,7 @@ static char dir[256];
 static int make_dir(void **state)
 {
     make_contents(state);
-    snprintf(dir, sizeof dir, "%s/strata_history_XXXXXX", disk_dir());
+    snprintf(dir, sizeof dir, "%s/forebay_history_XXXXXX", disk_dir());
     assert_non_null(mkdtemp(dir));
     return 0;
 }
@@ -53,7 +53,7 @@ static int clear(void **state)
     if (find_file(path, sizeof path)) {
         remove(path);
     }
-    setenv("STRATA_CACHE_DIR", dir, 1);
+    setenv("FOREBAY_CACHE_DIR", dir, 1);
     random_state = 7;
     n_warnings = 0;
     return 0;
@@ -75,25 +75,25 @@ static void make_model(struct model *m, int n_expert)
     model_init(m, 0);
     m->catalog.n_expert_used = 2;
     for (int l = 0; l < N_GROUPS; l++) {
-        m->tensors[add_weight(m, ST_ROLE_EXPERT_UP, l, n_expert, 64, false)].name = names[l];
+        m->tensors[add_weight(m, FB_ROLE_EXPERT_UP, l, n_expert, 64, false)].name = names[l];
     }
     claim_all(m);
 }
 
 /* `n` generated tokens, two experts each in every layer. */
-static void generate(struct st_history *h, int n)
+static void generate(struct fb_history *h, int n)
 {
     for (int t = 0; t < n; t++) {
-        st_history_count(h, true);
+        fb_history_count(h, true);
         for (int g = 0; g < N_GROUPS; g++) {
             int first = (int)rnd_below(N_EXPERT);
             int both[2] = {first, (first + 1 + (int)rnd_below(N_EXPERT - 1)) % N_EXPERT};
-            st_history_note(h, g, both, 2);
+            fb_history_note(h, g, both, 2);
         }
     }
 }
 
-static double requests(const struct st_reuse *seen)
+static double requests(const struct fb_reuse *seen)
 {
     double sum = 0;
     for (int d = 0; d <= seen->n_expert; d++) {
@@ -128,20 +128,20 @@ static void test_distances_are_those_of_the_slow_way(void **state)
     double want[N_EXPERT + 1] = {0};
     struct model m;
     make_model(&m, N_EXPERT);
-    struct st_history *h = st_history_open(m.weights);
+    struct fb_history *h = fb_history_open(m.weights);
     for (int i = 0; i < N; i++) {
         /* Some experts more often than others, and two kinds of passes. */
         used[i] = (int)rnd_below(1 + rnd_below(N_EXPERT));
         bool generating = i / 50 % 3 != 0;
-        st_history_count(h, generating);
-        st_history_note(h, 1, &used[i], 1);
+        fb_history_count(h, generating);
+        fb_history_note(h, 1, &used[i], 1);
         want[distance(used, i) - 1] += generating;
     }
-    const struct st_reuse *seen = st_history_reuse(h);
+    const struct fb_reuse *seen = fb_history_reuse(h);
     assert_int_equal(seen[1].n_expert, N_EXPERT);
     assert_memory_equal(seen[1].count, want, sizeof want);
     assert_true(requests(&seen[0]) == 0 && requests(&seen[2]) == 0);
-    st_history_free(h);
+    fb_history_free(h);
     model_close(&m);
 }
 
@@ -151,14 +151,14 @@ static void test_a_prompt_alone_says_nothing(void **state)
     static const int experts[] = {1, 2, 1};
     struct model m;
     make_model(&m, N_EXPERT);
-    struct st_history *h = st_history_open(m.weights);
-    assert_null(st_history_reuse(h));
-    st_history_count(h, false);
-    st_history_note(h, 0, experts, 3);
-    assert_null(st_history_reuse(h));
-    assert_true(st_history_compute_s(h, 1, true) == 0);
-    st_history_free(h);
-    st_history_free(NULL);
+    struct fb_history *h = fb_history_open(m.weights);
+    assert_null(fb_history_reuse(h));
+    fb_history_count(h, false);
+    fb_history_note(h, 0, experts, 3);
+    assert_null(fb_history_reuse(h));
+    assert_true(fb_history_compute_s(h, 1, true) == 0);
+    fb_history_free(h);
+    fb_history_free(NULL);
     model_close(&m);
 }
 
@@ -169,39 +169,39 @@ static void test_what_is_saved_is_known_to_the_next_run(void **state)
     (void)state;
     struct model m;
     make_model(&m, N_EXPERT);
-    struct st_history *h = st_history_open(m.weights);
+    struct fb_history *h = fb_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 4, true, (struct st_computed){100, 50}, (struct st_computed){512, 64});
-    struct st_history *next = st_history_open(m.weights);
-    const struct st_reuse *was = st_history_reuse(h), *is = st_history_reuse(next);
+    fb_history_save(h, 4, true, (struct fb_computed){100, 50}, (struct fb_computed){512, 64});
+    struct fb_history *next = fb_history_open(m.weights);
+    const struct fb_reuse *was = fb_history_reuse(h), *is = fb_history_reuse(next);
     for (int g = 0; g < N_GROUPS; g++) {
         assert_int_equal(is[g].n_expert, N_EXPERT);
         assert_memory_equal(is[g].count, was[g].count, (N_EXPERT + 1) * sizeof(double));
         assert_true(requests(&is[g]) == 200);
     }
-    assert_true(st_history_compute_s(next, 4, true) == 0.5);
-    assert_true(st_history_compute_s(next, 4, false) == 0);
-    assert_true(st_history_prompt_s(next, 4, true) == 0.125);
-    assert_true(st_history_prompt_s(next, 4, false) == 0);
-    assert_true(st_history_compute_s(next, 2, true) == 0);
+    assert_true(fb_history_compute_s(next, 4, true) == 0.5);
+    assert_true(fb_history_compute_s(next, 4, false) == 0);
+    assert_true(fb_history_prompt_s(next, 4, true) == 0.125);
+    assert_true(fb_history_prompt_s(next, 4, false) == 0);
+    assert_true(fb_history_compute_s(next, 2, true) == 0);
     /* Three quarters of the way to what is faster; of what is slower, a fifth of at most as much
      * again: 0.5, 0.3125, 0.375. */
     generate(next, 20);
-    st_history_save(next, 4, true, (struct st_computed){20, 20 * 0.25}, (struct st_computed){0});
-    assert_true(fabs(st_history_compute_s(next, 4, true) - 0.3125) < 1e-6);
+    fb_history_save(next, 4, true, (struct fb_computed){20, 20 * 0.25}, (struct fb_computed){0});
+    assert_true(fabs(fb_history_compute_s(next, 4, true) - 0.3125) < 1e-6);
     assert_true(
-        st_history_prompt_s(next, 4, true) == 0.125); /* no prompt, or a short one: as it was */
-    st_history_save(next, 4, true, (struct st_computed){20, 20 * 100.0}, (struct st_computed){0});
-    st_history_save(next, 2, true, (struct st_computed){20, 20}, (struct st_computed){127, 1});
-    st_history_free(h);
-    h = st_history_open(m.weights);
-    assert_true(fabs(st_history_compute_s(h, 4, true) - 0.375) < 1e-6);
-    assert_true(fabs(st_history_compute_s(h, 2, true) - 1) < 1e-6);
-    assert_true(st_history_prompt_s(h, 2, true) == 0);
-    assert_true(requests(&st_history_reuse(h)[0]) == 240);
+        fb_history_prompt_s(next, 4, true) == 0.125); /* no prompt, or a short one: as it was */
+    fb_history_save(next, 4, true, (struct fb_computed){20, 20 * 100.0}, (struct fb_computed){0});
+    fb_history_save(next, 2, true, (struct fb_computed){20, 20}, (struct fb_computed){127, 1});
+    fb_history_free(h);
+    h = fb_history_open(m.weights);
+    assert_true(fabs(fb_history_compute_s(h, 4, true) - 0.375) < 1e-6);
+    assert_true(fabs(fb_history_compute_s(h, 2, true) - 1) < 1e-6);
+    assert_true(fb_history_prompt_s(h, 2, true) == 0);
+    assert_true(requests(&fb_history_reuse(h)[0]) == 240);
     assert_int_equal(n_warnings, 0);
-    st_history_free(next);
-    st_history_free(h);
+    fb_history_free(next);
+    fb_history_free(h);
     model_close(&m);
 }
 
@@ -212,15 +212,15 @@ static void test_another_model_has_another_history(void **state)
     char path[600];
     make_model(&m, N_EXPERT);
     make_model(&other, N_EXPERT + 1);
-    struct st_history *h = st_history_open(m.weights);
+    struct fb_history *h = fb_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 1, true, (struct st_computed){100, 1}, (struct st_computed){0});
-    st_history_free(h);
+    fb_history_save(h, 1, true, (struct fb_computed){100, 1}, (struct fb_computed){0});
+    fb_history_free(h);
     assert_true(find_file(path, sizeof path));
-    h = st_history_open(other.weights);
-    assert_null(st_history_reuse(h));
+    h = fb_history_open(other.weights);
+    assert_null(fb_history_reuse(h));
     assert_int_equal(n_warnings, 0);
-    st_history_free(h);
+    fb_history_free(h);
     model_close(&m);
     model_close(&other);
 }
@@ -230,18 +230,18 @@ static void test_what_was_seen_fades(void **state)
     (void)state;
     struct model m;
     make_model(&m, N_EXPERT);
-    struct st_history *h = st_history_open(m.weights);
+    struct fb_history *h = fb_history_open(m.weights);
     generate(h, TOKENS_FADE);
-    st_history_save(h, 1, true, (struct st_computed){TOKENS_FADE, 1}, (struct st_computed){0});
-    assert_true(requests(&st_history_reuse(h)[0]) == 2 * TOKENS_FADE); /* not yet */
+    fb_history_save(h, 1, true, (struct fb_computed){TOKENS_FADE, 1}, (struct fb_computed){0});
+    assert_true(requests(&fb_history_reuse(h)[0]) == 2 * TOKENS_FADE); /* not yet */
     generate(h, TOKENS_FADE);
-    double before = st_history_reuse(h)[0].count[N_EXPERT - 1];
-    st_history_save(h, 1, true, (struct st_computed){TOKENS_FADE, 1}, (struct st_computed){0});
+    double before = fb_history_reuse(h)[0].count[N_EXPERT - 1];
+    fb_history_save(h, 1, true, (struct fb_computed){TOKENS_FADE, 1}, (struct fb_computed){0});
     for (int g = 0; g < N_GROUPS; g++) {
-        assert_true(fabs(requests(&st_history_reuse(h)[g]) - 2 * TOKENS_FADE) < 1e-6);
+        assert_true(fabs(requests(&fb_history_reuse(h)[g]) - 2 * TOKENS_FADE) < 1e-6);
     }
-    assert_true(fabs(st_history_reuse(h)[0].count[N_EXPERT - 1] - before / 2) < 1e-6);
-    st_history_free(h);
+    assert_true(fabs(fb_history_reuse(h)[0].count[N_EXPERT - 1] - before / 2) < 1e-6);
+    fb_history_free(h);
     model_close(&m);
 }
 
@@ -251,22 +251,22 @@ static void test_a_short_run_and_one_without_a_place_write_nothing(void **state)
     struct model m;
     char path[600];
     make_model(&m, N_EXPERT);
-    struct st_history *h = st_history_open(m.weights);
+    struct fb_history *h = fb_history_open(m.weights);
     generate(h, TOKENS_MIN - 1);
-    st_history_save(h, 1, true, (struct st_computed){TOKENS_MIN - 1, 1}, (struct st_computed){0});
+    fb_history_save(h, 1, true, (struct fb_computed){TOKENS_MIN - 1, 1}, (struct fb_computed){0});
     assert_false(find_file(path, sizeof path));
-    setenv("STRATA_CACHE_DIR", "/dev/null/none", 1);
-    struct st_history *nowhere = st_history_open(m.weights);
+    setenv("FOREBAY_CACHE_DIR", "/dev/null/none", 1);
+    struct fb_history *nowhere = fb_history_open(m.weights);
     generate(nowhere, 100);
-    assert_non_null(st_history_reuse(nowhere)); /* known as long as it runs */
-    st_history_save(nowhere, 1, true, (struct st_computed){100, 1}, (struct st_computed){0});
-    setenv("STRATA_CACHE_DIR", dir, 1);
+    assert_non_null(fb_history_reuse(nowhere)); /* known as long as it runs */
+    fb_history_save(nowhere, 1, true, (struct fb_computed){100, 1}, (struct fb_computed){0});
+    setenv("FOREBAY_CACHE_DIR", dir, 1);
     assert_false(find_file(path, sizeof path));
-    st_history_save(h, 1, true, (struct st_computed){TOKENS_MIN, 1}, (struct st_computed){0});
+    fb_history_save(h, 1, true, (struct fb_computed){TOKENS_MIN, 1}, (struct fb_computed){0});
     assert_true(find_file(path, sizeof path)); /* so it would have been found */
     assert_int_equal(n_warnings, 0);
-    st_history_free(nowhere);
-    st_history_free(h);
+    fb_history_free(nowhere);
+    fb_history_free(h);
     model_close(&m);
 }
 
@@ -279,12 +279,12 @@ static void check_ignored(const struct model *m, const char *path, const char *t
     assert_int_equal(fwrite(text, 1, n, f), n);
     fclose(f);
     n_warnings = 0;
-    struct st_history *h = st_history_open(m->weights);
-    if (n_warnings != 1 || !strstr(last_warning, path) || st_history_reuse(h) ||
-        st_history_compute_s(h, 4, true) != 0) {
+    struct fb_history *h = fb_history_open(m->weights);
+    if (n_warnings != 1 || !strstr(last_warning, path) || fb_history_reuse(h) ||
+        fb_history_compute_s(h, 4, true) != 0) {
         fail_msg("taken, or no warning: %.*s", (int)n, text);
     }
-    st_history_free(h);
+    fb_history_free(h);
 }
 
 static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
@@ -313,10 +313,10 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
     struct model m;
     char path[600], good[4096] = {0}, text[5000];
     make_model(&m, N_EXPERT);
-    struct st_history *h = st_history_open(m.weights);
+    struct fb_history *h = fb_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 4, true, (struct st_computed){100, 50}, (struct st_computed){0});
-    st_history_free(h);
+    fb_history_save(h, 4, true, (struct fb_computed){100, 50}, (struct fb_computed){0});
+    fb_history_free(h);
     assert_true(find_file(path, sizeof path));
     FILE *f = fopen(path, "rb");
     size_t n = fread(good, 1, sizeof good - 1, f);
@@ -332,15 +332,15 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
         check_ignored(&m, path, text, (size_t)length);
     }
     /* The next run that is long enough puts it right. */
-    h = st_history_open(m.weights);
+    h = fb_history_open(m.weights);
     generate(h, 100);
-    st_history_save(h, 4, true, (struct st_computed){100, 50}, (struct st_computed){0});
-    st_history_free(h);
+    fb_history_save(h, 4, true, (struct fb_computed){100, 50}, (struct fb_computed){0});
+    fb_history_free(h);
     n_warnings = 0;
-    h = st_history_open(m.weights);
+    h = fb_history_open(m.weights);
     assert_int_equal(n_warnings, 0);
-    assert_true(requests(&st_history_reuse(h)[0]) == 200);
-    st_history_free(h);
+    assert_true(requests(&fb_history_reuse(h)[0]) == 200);
+    fb_history_free(h);
     model_close(&m);
 }
 

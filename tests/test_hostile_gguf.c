@@ -13,7 +13,7 @@
 #include "model/header.h"
 #include "model/vgguf.h"
 
-#define MEMORY_LIMIT (3 * ST_GIB)
+#define MEMORY_LIMIT (3 * FB_GIB)
 
 /* --- Headers by hand ------------------------------------------------------------------------ */
 
@@ -70,49 +70,49 @@ static void put_tensor(struct bytes *b, const char *name, uint32_t n_dims, const
 /* --- Opening -------------------------------------------------------------------------------- */
 
 /* Opens, and checks what must hold for accepted and refused files alike. */
-static enum strata_status open_checked(const char *path, struct strata_error *err)
+static enum forebay_status open_checked(const char *path, struct forebay_error *err)
 {
-    struct st_catalog *c = NULL;
+    struct fb_catalog *c = NULL;
     memset(err, 0, sizeof *err);
-    enum strata_status status = st_catalog_open(path, false, &c, err);
+    enum forebay_status status = fb_catalog_open(path, false, &c, err);
     if (status) {
         assert_null(c);
-        assert_true(status == STRATA_E_FORMAT || status == STRATA_E_IO);
+        assert_true(status == FOREBAY_E_FORMAT || status == FOREBAY_E_IO);
         assert_true(err->message[0] != 0);
         return status;
     }
     for (int i = 0; i < c->n_tensors; i++) {
-        const struct st_tensor *t = &c->tensors[i];
+        const struct fb_tensor *t = &c->tensors[i];
         uint64_t size = c->files[t->file]->size;
         assert_true(t->bytes <= size && t->offset <= size - t->bytes);
         assert_true(t->n_expert >= 0);
         assert_true(t->expert_bytes * (uint64_t)t->n_expert <= t->bytes);
-        assert_int_equal(st_catalog_find(c, t->name), i);
+        assert_int_equal(fb_catalog_find(c, t->name), i);
     }
-    assert_true(st_catalog_bytes_per_token(c) <= c->tensor_bytes);
+    assert_true(fb_catalog_bytes_per_token(c) <= c->tensor_bytes);
     static int accepted;
     FILE *f;
-    if (accepted++ % 50 == 0 && st_vgguf_open(c, NULL, NULL, &f, NULL) == STRATA_OK) {
+    if (accepted++ % 50 == 0 && fb_vgguf_open(c, NULL, NULL, &f, NULL) == FOREBAY_OK) {
         fclose(f);
     }
-    st_catalog_free(c);
-    return STRATA_OK;
+    fb_catalog_free(c);
+    return FOREBAY_OK;
 }
 
 /* The file of these bytes, padded with zeros to `size`, is refused for the reason given. */
 static void refuse(const struct bytes *b, uint64_t size, const char *reason)
 {
     const char *path = temp_path("hostile.gguf");
-    struct strata_error err;
+    struct forebay_error err;
     write_file(path, b->data, b->size);
     if (size > b->size) {
         assert_int_equal(truncate(path, (off_t)size), 0);
     }
-    uint64_t begin = st_now_ns();
-    enum strata_status status = open_checked(path, &err);
-    double seconds = (double)(st_now_ns() - begin) * 1e-9;
+    uint64_t begin = fb_now_ns();
+    enum forebay_status status = open_checked(path, &err);
+    double seconds = (double)(fb_now_ns() - begin) * 1e-9;
     print_message("%s (%.3f s)\n", err.message, seconds);
-    assert_int_equal(status, STRATA_E_FORMAT);
+    assert_int_equal(status, FOREBAY_E_FORMAT);
     assert_non_null(strstr(err.message, reason));
     assert_true(seconds < 5);
 }
@@ -236,10 +236,10 @@ static void test_alignment(void **state)
     put_tensor(&b, "a", 1, one, GGML_TYPE_F32, 0);
     refuse(&b, 4099, "truncated: 1 bytes");
     const char *path = temp_path("aligned.gguf");
-    struct strata_error err;
+    struct forebay_error err;
     write_file(path, b.data, b.size);
     assert_int_equal(truncate(path, 4100), 0);
-    assert_int_equal(open_checked(path, &err), STRATA_OK);
+    assert_int_equal(open_checked(path, &err), FOREBAY_OK);
 }
 
 static void refuse_tensor(
@@ -300,18 +300,18 @@ static void test_splits(void **state)
     put_string(&b, "split.count");
     put_u32(&b, GGUF_TYPE_UINT64);
     put_u64(&b, UINT64_MAX - 1);
-    struct strata_error err;
+    struct forebay_error err;
     const char *path = temp_path("many-00001-of-65000.gguf");
     write_file(path, b.data, b.size);
-    assert_int_equal(open_checked(path, &err), STRATA_OK); /* -2 is no count */
+    assert_int_equal(open_checked(path, &err), FOREBAY_OK); /* -2 is no count */
     b.size -= 8;
     put_u64(&b, 1000000);
     write_file(path, b.data, b.size);
-    assert_int_equal(open_checked(path, &err), STRATA_E_FORMAT);
+    assert_int_equal(open_checked(path, &err), FOREBAY_E_FORMAT);
     b.size -= 8;
     put_u64(&b, 65000);
     write_file(path, b.data, b.size);
-    assert_int_equal(open_checked(path, &err), STRATA_E_IO);
+    assert_int_equal(open_checked(path, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, "many-00002-of-65000.gguf"));
 }
 
@@ -321,8 +321,8 @@ static void test_most_tensors(void **state)
     (void)state;
     const char *path = temp_path("most.gguf");
     FILE *f = fopen(path, "wb");
-    struct bytes b = start(ST_HEADER_MAX_TENSORS, 0);
-    for (uint32_t i = 0; i < ST_HEADER_MAX_TENSORS; i++) {
+    struct bytes b = start(FB_HEADER_MAX_TENSORS, 0);
+    for (uint32_t i = 0; i < FB_HEADER_MAX_TENSORS; i++) {
         char name[64];
         snprintf(name, sizeof name, "a.common.beginning.that.makes.comparing.slow.%u", i);
         put_tensor(&b, name, 0, NULL, GGML_TYPE_F32, (uint64_t)32 * i);
@@ -331,11 +331,11 @@ static void test_most_tensors(void **state)
     }
     fclose(f);
     assert_int_equal(truncate(path, 8 << 20), 0);
-    struct strata_error err;
-    uint64_t begin = st_now_ns();
-    assert_int_equal(open_checked(path, &err), STRATA_OK);
-    double seconds = (double)(st_now_ns() - begin) * 1e-9;
-    print_message("%u tensors: %.2f s\n", ST_HEADER_MAX_TENSORS, seconds);
+    struct forebay_error err;
+    uint64_t begin = fb_now_ns();
+    assert_int_equal(open_checked(path, &err), FOREBAY_OK);
+    double seconds = (double)(fb_now_ns() - begin) * 1e-9;
+    print_message("%u tensors: %.2f s\n", FB_HEADER_MAX_TENSORS, seconds);
     assert_true(seconds < 20);
 }
 
@@ -409,14 +409,14 @@ static int fuzz(const char *seed, size_t header, int rounds)
     size_t size;
     int accepted = 0;
     char *good = read_whole(seed, &size), *data = malloc(size);
-    struct strata_error err;
+    struct forebay_error err;
     for (int i = 0; i < rounds; i++) {
         size_t length = size;
         memcpy(data, good, size);
         mutate(data, header, &length);
         remove(path); /* cutting the old one to nothing would cost a flush */
         write_file(path, data, length);
-        accepted += open_checked(path, &err) == STRATA_OK;
+        accepted += open_checked(path, &err) == FOREBAY_OK;
     }
     free(good);
     free(data);

@@ -13,13 +13,13 @@
 #include <sys/wait.h>
 
 #include "base/units.h"
-#include "strata.h"
+#include "forebay.h"
 #include "synth/synth.h"
 
 #define RUNS_OF_A_MODEL 60
 #define MAX_CHANGES     3
 #define MAX_SECONDS     30
-#define MAX_MEMORY      (6 * ST_GIB)
+#define MAX_MEMORY      (6 * FB_GIB)
 
 struct change {
     uint64_t at;
@@ -46,46 +46,46 @@ static void limit_child(void)
 #endif
 }
 
-static enum strata_status run_model(
-    const char *path, uint64_t weights_mem_bytes, struct strata_error *err)
+static enum forebay_status run_model(
+    const char *path, uint64_t weights_mem_bytes, struct forebay_error *err)
 {
     static const int32_t prompt[] = {1, 2, 3, 4, 5};
-    struct strata_model_options options;
-    struct strata_model *model = NULL;
-    struct strata_session *session = NULL;
-    strata_model_options_init(&options);
+    struct forebay_model_options options;
+    struct forebay_model *model = NULL;
+    struct forebay_session *session = NULL;
+    forebay_model_options_init(&options);
     options.ctx = 32;
     options.batch = 4;
     options.threads = 1;
     options.weights_mem_bytes = weights_mem_bytes;
-    enum strata_status status = strata_model_load(path, &options, &model, err);
-    if (status == STRATA_OK) {
-        status = strata_session_new(model, &session, err);
+    enum forebay_status status = forebay_model_load(path, &options, &model, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_session_new(model, &session, err);
     }
-    if (status == STRATA_OK) {
-        status = strata_eval(session, prompt, 5, false, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_eval(session, prompt, 5, false, err);
     }
-    if (status == STRATA_OK) {
-        int32_t token = strata_sample(session);
+    if (status == FOREBAY_OK) {
+        int32_t token = forebay_sample(session);
         char text[256];
-        strata_token_bytes(model, token, text, sizeof text);
-        status = strata_eval(session, &token, 1, false, err);
+        forebay_token_bytes(model, token, text, sizeof text);
+        status = forebay_eval(session, &token, 1, false, err);
     }
-    strata_session_free(session);
-    strata_model_free(model);
+    forebay_session_free(session);
+    forebay_model_free(model);
     return status;
 }
 
 /* Exit code: 0 it ran, 1 it was refused, 2 it was refused without saying why. */
 static int child(const char *path, uint64_t weights_mem_bytes)
 {
-    struct strata_error err = {0};
+    struct forebay_error err = {0};
     limit_child();
-    strata_log_set_level(STRATA_LOG_ERROR);
-    if (run_model(path, weights_mem_bytes, &err) == STRATA_OK) {
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
+    if (run_model(path, weights_mem_bytes, &err) == FOREBAY_OK) {
         return 0;
     }
-    return err.status != STRATA_OK && err.message[0] ? 1 : 2;
+    return err.status != FOREBAY_OK && err.message[0] ? 1 : 2;
 }
 
 /* --- The parent --------------------------------------------------------------------------- */
@@ -93,17 +93,17 @@ static int child(const char *path, uint64_t weights_mem_bytes)
 /* Bytes before the data of the first tensor; and memory for most of the weights. */
 static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
 {
-    struct strata_file *file;
-    struct strata_file_info info;
-    struct strata_tensor_info tensor;
+    struct forebay_file *file;
+    struct forebay_file_info info;
+    struct forebay_tensor_info tensor;
     uint64_t bytes = UINT64_MAX;
-    assert_int_equal(strata_file_open(path, &file, NULL), STRATA_OK);
-    strata_file_describe(file, &info);
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    forebay_file_describe(file, &info);
     for (int i = 0; i < info.n_tensors; i++) {
-        strata_file_tensor(file, i, &tensor);
-        bytes = st_min(bytes, tensor.offset);
+        forebay_file_tensor(file, i, &tensor);
+        bytes = fb_min(bytes, tensor.offset);
     }
-    strata_file_free(file);
+    forebay_file_free(file);
     *weights_mem_bytes = info.tensor_bytes * 3 / 4;
     return bytes;
 }
@@ -186,18 +186,18 @@ static void test_made_models(void **state)
     static const char *const archs[] = {"llama", "qwen3moe", "gpt-oss", "deepseek2", "jamba"};
     (void)state;
     for (size_t i = 0; i < sizeof archs / sizeof archs[0]; i++) {
-        struct st_synth_shape shape;
+        struct fb_synth_shape shape;
         const char *path = temp_path("made.gguf");
-        st_synth_shape_init(&shape);
+        fb_synth_shape_init(&shape);
         shape.arch = archs[i];
         shape.layers = 2;
         shape.embd = 256;
         shape.heads = 4;
         shape.ff = 256;
         shape.vocab = 280;
-        shape.experts = st_synth_arch_has_experts(archs[i]) ? 4 : 0;
+        shape.experts = fb_synth_arch_has_experts(archs[i]) ? 4 : 0;
         shape.experts_used = shape.experts ? 1 : 0;
-        assert_int_equal(st_synth_random(&shape, path, NULL, NULL), STRATA_OK);
+        assert_int_equal(fb_synth_random(&shape, path, NULL, NULL), FOREBAY_OK);
         damage(archs[i], path);
     }
 }

@@ -20,9 +20,9 @@ static struct rig fault_rig;
 static int fault_set_up(void **state)
 {
     (void)state;
-    fault_rig = (struct rig){.memory_bytes = 8 * ST_MIB};
+    fault_rig = (struct rig){.memory_bytes = 8 * FB_MIB};
     fault_rig.file = make_file(disk_dir(), true, fault_rig.path, sizeof fault_rig.path);
-    fault_rig.memory = st_vm_reserve(fault_rig.memory_bytes, false);
+    fault_rig.memory = fb_vm_reserve(fault_rig.memory_bytes, false);
     n_warnings = 0;
     return 0;
 }
@@ -30,10 +30,10 @@ static int fault_set_up(void **state)
 static int fault_tear_down(void **state)
 {
     (void)state;
-    st_io_free(fault_rig.io);
-    st_vm_release(fault_rig.memory, fault_rig.memory_bytes);
+    fb_io_free(fault_rig.io);
+    fb_vm_release(fault_rig.memory, fault_rig.memory_bytes);
     unlink(fault_rig.path);
-    st_file_close(fault_rig.file);
+    fb_file_close(fault_rig.file);
     return 0;
 }
 
@@ -42,23 +42,23 @@ static void fault_engine(const char *method)
     static struct variant v;
     v = (struct variant){method, DIRECT, false};
     fault_rig.variant = &v;
-    st_io_free(fault_rig.io);
+    fb_io_free(fault_rig.io);
     fault_rig.io = NULL;
     open_engine(&fault_rig, 0);
 }
 
 /* Reads half a MiB (8 chunks) and returns the status; leaves the request in *r. */
-static enum strata_status read_some(struct st_io_request *r, struct strata_error *err)
+static enum forebay_status read_some(struct fb_io_request *r, struct forebay_error *err)
 {
     prepare(&fault_rig, r, 0, 1000, 8 * CHUNK_BYTES - 1000);
-    st_io_submit(fault_rig.io, r);
-    return st_io_wait(fault_rig.io, r, err);
+    fb_io_submit(fault_rig.io, r);
+    return fb_io_wait(fault_rig.io, r, err);
 }
 
 static const char *const inners[] = {
     "threads",
     "sync",
-#ifdef ST_HAVE_LIBURING
+#ifdef FB_HAVE_LIBURING
     "uring",
 #endif
 };
@@ -74,21 +74,21 @@ static const char *spec(size_t inner, const char *keys)
 static void test_eio(void **state)
 {
     (void)state;
-    struct st_io_request r;
+    struct fb_io_request r;
     for (size_t k = 0; k < N_INNERS; k++) {
-        struct strata_error err = {0};
+        struct forebay_error err = {0};
         fault_engine(spec(k, ",eio_at=3"));
-        assert_non_null(strstr(st_io_method_name(fault_rig.io), "fault:"));
-        assert_int_equal(read_some(&r, &err), STRATA_E_IO);
+        assert_non_null(strstr(fb_io_method_name(fault_rig.io), "fault:"));
+        assert_int_equal(read_some(&r, &err), FOREBAY_E_IO);
         assert_non_null(strstr(err.message, fault_rig.path));
         assert_non_null(strstr(err.message, "131072")); /* the third chunk */
         assert_non_null(strstr(err.message, strerror(EIO)));
         assert_true(err.hint[0]);
-        assert_int_equal(read_some(&r, &err), STRATA_OK); /* only the third */
+        assert_int_equal(read_some(&r, &err), FOREBAY_OK); /* only the third */
         check_done(&r);
         fault_engine(spec(k, ",eio_every=8"));
-        assert_int_equal(read_some(&r, &err), STRATA_E_IO);
-        assert_int_equal(read_some(&r, &err), STRATA_E_IO);
+        assert_int_equal(read_some(&r, &err), FOREBAY_E_IO);
+        assert_int_equal(read_some(&r, &err), FOREBAY_E_IO);
     }
 }
 
@@ -97,15 +97,15 @@ static void test_retried_faults(void **state)
     (void)state;
     static const char *const keys[] = {
         ",short=2", ",short=1", ",eintr=2", ",eagain=3", ",eintr=2,eagain=3,short=2", ",short=5"};
-    struct st_io_request r;
+    struct fb_io_request r;
     for (size_t k = 0; k < N_INNERS; k++) {
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-            struct strata_error err = {0};
-            struct st_io_counters c;
+            struct forebay_error err = {0};
+            struct fb_io_counters c;
             fault_engine(spec(k, keys[i]));
-            assert_int_equal(read_some(&r, &err), STRATA_OK);
+            assert_int_equal(read_some(&r, &err), FOREBAY_OK);
             check_done(&r);
-            st_io_counters(fault_rig.io, &c);
+            fb_io_counters(fault_rig.io, &c);
             assert_true(c.retries > 0);
         }
     }
@@ -116,13 +116,13 @@ static void test_retried_faults(void **state)
 static void test_endless_eagain(void **state)
 {
     (void)state;
-    struct st_io_request r;
+    struct fb_io_request r;
     for (size_t k = 0; k < N_INNERS; k++) {
-        struct strata_error err = {0};
+        struct forebay_error err = {0};
         fault_engine(spec(k, k % 2 ? ",eagain=1" : ",eintr=1"));
         prepare(&fault_rig, &r, 0, 70, 7);
-        st_io_submit(fault_rig.io, &r);
-        assert_int_equal(st_io_wait(fault_rig.io, &r, &err), STRATA_E_IO);
+        fb_io_submit(fault_rig.io, &r);
+        assert_int_equal(fb_io_wait(fault_rig.io, &r, &err), FOREBAY_E_IO);
         assert_non_null(strstr(err.message, strerror(k % 2 ? EAGAIN : EINTR)));
     }
 }
@@ -131,10 +131,10 @@ static void test_endless_eagain(void **state)
 static void test_corruption_shows(void **state)
 {
     (void)state;
-    struct st_io_request r;
+    struct fb_io_request r;
     for (size_t k = 0; k < N_INNERS; k++) {
         fault_engine(spec(k, ",corrupt_at=2"));
-        assert_int_equal(read_some(&r, NULL), STRATA_OK);
+        assert_int_equal(read_some(&r, NULL), FOREBAY_OK);
         const unsigned char *got = (unsigned char *)r.buffer; /* envelope begins at offset 0 */
         assert_memory_equal(got + 1000, contents + 1000, CHUNK_BYTES - 1000);
         for (uint64_t i = CHUNK_BYTES; i < 2 * CHUNK_BYTES; i++) {
@@ -147,7 +147,7 @@ static void test_corruption_shows(void **state)
 static void test_einval_on_a_real_file(void **state)
 {
     (void)state;
-    struct st_io_request r;
+    struct fb_io_request r;
     if (fault_rig.file->fd_direct < 0) {
         skip();
     }
@@ -155,7 +155,7 @@ static void test_einval_on_a_real_file(void **state)
         n_warnings = 0;
         fault_rig.file->direct_refused = false;
         fault_engine(spec(k, ",einval_at=2"));
-        assert_int_equal(read_some(&r, NULL), STRATA_OK);
+        assert_int_equal(read_some(&r, NULL), FOREBAY_OK);
         check_done(&r);
         assert_true(fault_rig.file->direct_refused);
         assert_int_equal(n_warnings, 1);
@@ -165,16 +165,16 @@ static void test_einval_on_a_real_file(void **state)
 static void test_late(void **state)
 {
     (void)state;
-    struct st_io_request r;
+    struct fb_io_request r;
     for (size_t k = 0; k < N_INNERS; k++) {
         fault_engine(spec(k, ",late_ms=30"));
         prepare(&fault_rig, &r, 0, 0, 1000);
-        uint64_t start = st_now_ns();
-        st_io_submit(fault_rig.io, &r);
-        assert_int_equal(st_io_poll(fault_rig.io), 0);
-        assert_true(st_now_ns() - start > 30000000 || r.state == ST_IO_ACTIVE);
-        assert_int_equal(st_io_wait(fault_rig.io, &r, NULL), STRATA_OK);
-        assert_true(st_now_ns() - start >= 30000000);
+        uint64_t start = fb_now_ns();
+        fb_io_submit(fault_rig.io, &r);
+        assert_int_equal(fb_io_poll(fault_rig.io), 0);
+        assert_true(fb_now_ns() - start > 30000000 || r.state == FB_IO_ACTIVE);
+        assert_int_equal(fb_io_wait(fault_rig.io, &r, NULL), FOREBAY_OK);
+        assert_true(fb_now_ns() - start >= 30000000);
         check_done(&r);
     }
 }
@@ -182,7 +182,7 @@ static void test_late(void **state)
 static void test_reorder(void **state)
 {
     (void)state;
-    static struct st_io_request r[16];
+    static struct fb_io_request r[16];
     int descents = 0;
     for (int seed = 1; seed <= 5; seed++) {
         char keys[32];
@@ -193,15 +193,15 @@ static void test_reorder(void **state)
         fault_engine(spec(0, keys));
         for (int i = 0; i < 16; i++) {
             prepare(&fault_rig, &r[i], 16384u * (unsigned)i, 8192u * (unsigned)i, 4096);
-            st_io_submit(fault_rig.io, &r[i]);
+            fb_io_submit(fault_rig.io, &r[i]);
         }
         /* None has come back yet; after this, all have. */
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         while (n < 16) {
             int before = n;
-            st_io_wait_any(fault_rig.io);
+            fb_io_wait_any(fault_rig.io);
             for (int i = 0; i < 16; i++) {
-                if (r[i].state == ST_IO_DONE && !seen[i]) {
+                if (r[i].state == FB_IO_DONE && !seen[i]) {
                     check_done(&r[i]);
                     seen[i] = true;
                     order[n++] = i;
@@ -224,34 +224,34 @@ static void test_unusable_options(void **state)
         "fault:sync,eio_at=99999999999", "fault:sync,eio=1", "fault:sync,=1",
         "fault:sync,short=3,bogus=1", "sync,short=3"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        struct strata_error err = {0};
-        struct st_io_options options;
-        struct st_io_engine *io = (struct st_io_engine *)&err;
-        st_io_options_init(&options);
+        struct forebay_error err = {0};
+        struct fb_io_options options;
+        struct fb_io_engine *io = (struct fb_io_engine *)&err;
+        fb_io_options_init(&options);
         options.method = bad[i];
-        enum strata_status status = st_io_open(&options, &io, &err);
-        assert_int_equal(status, STRATA_E_USAGE);
+        enum forebay_status status = fb_io_open(&options, &io, &err);
+        assert_int_equal(status, FOREBAY_E_USAGE);
         assert_ptr_equal(io, &err);
         assert_true(err.message[0] && err.hint[0]);
     }
-    struct st_io_options options;
-    struct st_io_engine *io;
-    struct strata_error err;
-    st_io_options_init(&options);
+    struct fb_io_options options;
+    struct fb_io_engine *io;
+    struct forebay_error err;
+    fb_io_options_init(&options);
     options.chunk_bytes = 5000;
-    assert_int_equal(st_io_open(&options, &io, &err), STRATA_E_USAGE);
+    assert_int_equal(fb_io_open(&options, &io, &err), FOREBAY_E_USAGE);
     options.chunk_bytes = 1u << 31;
-    assert_int_equal(st_io_open(&options, &io, &err), STRATA_E_USAGE);
+    assert_int_equal(fb_io_open(&options, &io, &err), FOREBAY_E_USAGE);
     options.chunk_bytes = 0;
     options.queue_depth = 100000;
-    assert_int_equal(st_io_open(&options, &io, &err), STRATA_E_USAGE);
+    assert_int_equal(fb_io_open(&options, &io, &err), FOREBAY_E_USAGE);
     options.queue_depth = 4096;
-    assert_int_equal(st_io_open(&options, &io, &err), STRATA_OK);
-    st_io_free(io);
-    st_io_free(NULL);
+    assert_int_equal(fb_io_open(&options, &io, &err), FOREBAY_OK);
+    fb_io_free(io);
+    fb_io_free(NULL);
 }
 
-#if defined(__linux__) && defined(ST_HAVE_LIBURING)
+#if defined(__linux__) && defined(FB_HAVE_LIBURING)
 
 /* Makes io_uring_setup, or only its use, fail with `errnum` in this process from now on. */
 static void forbid_uring(int syscall_number, int errnum)
@@ -272,27 +272,27 @@ static void forbid_uring(int syscall_number, int errnum)
 /* In a child: 0 when the engine fell back to threads with one warning and reads right. */
 static int fall_back(const char *method, int syscall_number, int errnum)
 {
-    struct strata_error err;
-    struct st_io_options options;
-    struct st_io_engine *io;
+    struct forebay_error err;
+    struct fb_io_options options;
+    struct fb_io_engine *io;
     forbid_uring(syscall_number, errnum);
-    st_io_options_init(&options);
+    fb_io_options_init(&options);
     options.method = method;
     for (int i = 0; i < 2; i++) {
-        if (st_io_open(&options, &io, &err)) {
+        if (fb_io_open(&options, &io, &err)) {
             return 1;
         }
-        if (strcmp(st_io_method_name(io), "threads")) {
+        if (strcmp(fb_io_method_name(io), "threads")) {
             return 2;
         }
-        struct st_io_request r = {
+        struct fb_io_request r = {
             .file = fault_rig.file, .offset = 5000, .length = 300000, .buffer = fault_rig.memory};
-        st_io_submit(io, &r);
-        if (st_io_wait(io, &r, &err) ||
-            memcmp(fault_rig.memory + st_io_delta(5000), contents + 5000, 300000)) {
+        fb_io_submit(io, &r);
+        if (fb_io_wait(io, &r, &err) ||
+            memcmp(fault_rig.memory + fb_io_delta(5000), contents + 5000, 300000)) {
             return 3;
         }
-        st_io_free(io);
+        fb_io_free(io);
     }
     if (n_warnings != 1) {
         return 4;
@@ -313,13 +313,13 @@ static void check_child(pid_t pid)
 
 static bool uring_works(void)
 {
-    struct st_io_options options;
-    struct st_io_engine *io;
-    st_io_options_init(&options);
+    struct fb_io_options options;
+    struct fb_io_engine *io;
+    fb_io_options_init(&options);
     options.method = "uring";
-    assert_int_equal(st_io_open(&options, &io, NULL), STRATA_OK);
-    bool works = !strcmp(st_io_method_name(io), "uring");
-    st_io_free(io);
+    assert_int_equal(fb_io_open(&options, &io, NULL), FOREBAY_OK);
+    bool works = !strcmp(fb_io_method_name(io), "uring");
+    fb_io_free(io);
     n_warnings = 0;
     return works;
 }
@@ -353,25 +353,25 @@ static void test_uring_refused(void **state)
 static int no_locked_memory(void)
 {
     struct rlimit none = {65536, 65536};
-    struct st_io_options options;
-    struct st_io_engine *io;
+    struct fb_io_options options;
+    struct fb_io_engine *io;
     if (setrlimit(RLIMIT_MEMLOCK, &none) || (geteuid() == 0 && setuid(65534))) {
         return 77;
     }
-    st_io_options_init(&options);
+    fb_io_options_init(&options);
     options.method = "uring";
     options.arena = fault_rig.memory;
     options.arena_bytes = fault_rig.memory_bytes;
-    if (st_io_open(&options, &io, NULL) || strcmp(st_io_method_name(io), "uring")) {
+    if (fb_io_open(&options, &io, NULL) || strcmp(fb_io_method_name(io), "uring")) {
         return 1;
     }
-    struct st_io_request r = {
+    struct fb_io_request r = {
         .file = fault_rig.file, .offset = 1, .length = 500000, .buffer = fault_rig.memory};
-    st_io_submit(io, &r);
-    if (st_io_wait(io, &r, NULL) || memcmp(fault_rig.memory + 1, contents + 1, 500000)) {
+    fb_io_submit(io, &r);
+    if (fb_io_wait(io, &r, NULL) || memcmp(fault_rig.memory + 1, contents + 1, 500000)) {
         return 2;
     }
-    st_io_free(io);
+    fb_io_free(io);
     return n_warnings ? 3 : 0;
 }
 
@@ -402,7 +402,7 @@ int main(void)
         FAULT_TEST(test_late),
         FAULT_TEST(test_reorder),
         FAULT_TEST(test_unusable_options),
-#if defined(__linux__) && defined(ST_HAVE_LIBURING)
+#if defined(__linux__) && defined(FB_HAVE_LIBURING)
         FAULT_TEST(test_uring_refused),
         FAULT_TEST(test_no_locked_memory),
 #endif

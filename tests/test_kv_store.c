@@ -1,7 +1,7 @@
 /* test_kv_store.c - states on disk: found again, bounded, never believed when damaged. */
 #include "model_files.h"
 #include "serve/kv_store.h"
-#include "strata.h"
+#include "forebay.h"
 
 #define PRINT 0x1234u
 
@@ -10,7 +10,7 @@ static char dir[64];
 static int make_dir(void **state)
 {
     (void)state;
-    strcpy(dir, "/tmp/strata-kv-test-XXXXXX");
+    strcpy(dir, "/tmp/forebay-kv-test-XXXXXX");
     return mkdtemp(dir) ? 0 : -1;
 }
 
@@ -28,43 +28,43 @@ static int remove_dir(void **state)
     return rmdir(dir);
 }
 
-static struct st_kv_store *open_store(uint64_t max_bytes, uint64_t print)
+static struct fb_kv_store *open_store(uint64_t max_bytes, uint64_t print)
 {
-    struct st_kv_store *store;
-    struct strata_error err;
-    if (st_kv_store_open(dir, max_bytes, print, &store, &err) != STRATA_OK) {
+    struct fb_kv_store *store;
+    struct forebay_error err;
+    if (fb_kv_store_open(dir, max_bytes, print, &store, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return store;
 }
 
 /* A state of so many bytes, the number of which is its content. */
-static enum strata_status write_bytes(void *user, const char *path, struct strata_error *err)
+static enum forebay_status write_bytes(void *user, const char *path, struct forebay_error *err)
 {
     int n = *(int *)user;
     FILE *f = n >= 0 ? fopen(path, "wb") : NULL;
     if (!f) {
-        err->status = STRATA_E_IO;
-        return STRATA_E_IO;
+        err->status = FOREBAY_E_IO;
+        return FOREBAY_E_IO;
     }
     for (int i = 0; i < n; i++) {
         fputc(n + i, f);
     }
     fclose(f);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static void put(struct st_kv_store *store, const int32_t *tokens, uint32_t n, int bytes)
+static void put(struct fb_kv_store *store, const int32_t *tokens, uint32_t n, int bytes)
 {
-    struct strata_error err;
-    assert_int_equal(st_kv_store_put(store, tokens, n, write_bytes, &bytes, &err), STRATA_OK);
+    struct forebay_error err;
+    assert_int_equal(fb_kv_store_put(store, tokens, n, write_bytes, &bytes, &err), FOREBAY_OK);
 }
 
 static uint32_t common(
-    const struct st_kv_store *store, const int32_t *tokens, uint32_t n, bool whole)
+    const struct fb_kv_store *store, const int32_t *tokens, uint32_t n, bool whole)
 {
     uint32_t have;
-    st_kv_store_find(store, tokens, n, whole, &have);
+    fb_kv_store_find(store, tokens, n, whole, &have);
     return have;
 }
 
@@ -73,7 +73,7 @@ static const int32_t a[] = {1, 2, 3, 4, 5, 6}, b[] = {1, 2, 9, 9}, c[] = {7, 7, 
 static void test_found_again(void **state)
 {
     (void)state;
-    struct st_kv_store *store = open_store(1 << 20, PRINT);
+    struct fb_kv_store *store = open_store(1 << 20, PRINT);
     uint32_t have, n;
     int count;
     put(store, a, 4, 1000);
@@ -82,40 +82,40 @@ static void test_found_again(void **state)
     assert_int_equal(common(store, b, 3, true), 0);
     assert_int_equal(common(store, b, 3, false), 3);
     put(store, a, 6, 1002); /* goes on where the first ended */
-    st_kv_store_bytes(store, &count);
+    fb_kv_store_bytes(store, &count);
     assert_int_equal(count, 2);
-    st_kv_store_free(store);
+    fb_kv_store_free(store);
 
     store = open_store(1 << 20, PRINT);
-    int i = st_kv_store_find(store, a, 6, true, &have);
+    int i = fb_kv_store_find(store, a, 6, true, &have);
     assert_int_equal(have, 6);
-    assert_memory_equal(st_kv_store_tokens(store, i, &n), a, sizeof a);
-    const char *path = st_kv_store_check(store, i);
+    assert_memory_equal(fb_kv_store_tokens(store, i, &n), a, sizeof a);
+    const char *path = fb_kv_store_check(store, i);
     assert_non_null(path);
     FILE *f = fopen(path, "rb");
     assert_int_equal(fgetc(f), 1002 % 256);
     fclose(f);
-    st_kv_store_free(store);
+    fb_kv_store_free(store);
 
     store = open_store(1 << 20, PRINT + 1); /* another model: not its own, and not deleted */
     assert_int_equal(common(store, a, 6, false), 0);
-    st_kv_store_free(store);
+    fb_kv_store_free(store);
     store = open_store(1 << 20, PRINT);
     assert_int_equal(common(store, a, 6, false), 6);
-    st_kv_store_free(store);
+    fb_kv_store_free(store);
 }
 
 /* Every byte counts: whichever is changed, the state is not given out. */
 static void test_damaged(void **state)
 {
     (void)state;
-    struct st_kv_store *store = open_store(1 << 20, PRINT);
+    struct fb_kv_store *store = open_store(1 << 20, PRINT);
     uint32_t have;
     put(store, a, 6, 37);
     char path[512];
     snprintf(path, sizeof path, "%s",
-        st_kv_store_check(store, st_kv_store_find(store, a, 6, true, &have)));
-    st_kv_store_free(store);
+        fb_kv_store_check(store, fb_kv_store_find(store, a, 6, true, &have)));
+    fb_kv_store_free(store);
     char whole[512];
     FILE *f = fopen(path, "rb");
     size_t size = fread(whole, 1, sizeof whole, f);
@@ -127,48 +127,48 @@ static void test_damaged(void **state)
         whole[at % size] ^= at < size;
         fclose(f);
         store = open_store(1 << 20, PRINT);
-        int i = st_kv_store_find(store, a, 6, true, &have);
-        if (i >= 0 && st_kv_store_check(store, i)) {
+        int i = fb_kv_store_find(store, a, 6, true, &have);
+        if (i >= 0 && fb_kv_store_check(store, i)) {
             fail_msg("byte %zu is wrong, and it is believed", at);
         }
-        st_kv_store_free(store);
+        fb_kv_store_free(store);
     }
 }
 
 static void test_bound(void **state)
 {
     (void)state;
-    struct st_kv_store *store = open_store(2500, PRINT);
+    struct fb_kv_store *store = open_store(2500, PRINT);
     uint32_t have;
     int n;
     put(store, a, 6, 1000);
     put(store, b, 4, 1000);
-    assert_non_null(st_kv_store_check(store, st_kv_store_find(store, a, 6, true, &have)));
+    assert_non_null(fb_kv_store_check(store, fb_kv_store_find(store, a, 6, true, &have)));
     put(store, c, 3, 1000); /* b was not used for longest */
-    assert_true(st_kv_store_bytes(store, &n) <= 2500);
+    assert_true(fb_kv_store_bytes(store, &n) <= 2500);
     assert_int_equal(n, 2);
     assert_int_equal(common(store, b, 4, false), 2); /* what it shares with a */
     assert_int_equal(common(store, a, 6, true), 6);
     assert_int_equal(common(store, c, 3, true), 3);
     put(store, b, 4, 9999); /* larger than all */
     assert_int_equal(common(store, b, 4, true), 0);
-    st_kv_store_free(store);
+    fb_kv_store_free(store);
 }
 
 static void test_failures(void **state)
 {
     (void)state;
-    struct st_kv_store *store = open_store(1 << 20, PRINT);
-    struct strata_error err;
+    struct fb_kv_store *store = open_store(1 << 20, PRINT);
+    struct forebay_error err;
     int fails = -1, n;
     char foreign[512];
-    assert_int_equal(st_kv_store_put(store, a, 6, write_bytes, &fails, &err), STRATA_E_IO);
-    st_kv_store_bytes(store, &n);
+    assert_int_equal(fb_kv_store_put(store, a, 6, write_bytes, &fails, &err), FOREBAY_E_IO);
+    fb_kv_store_bytes(store, &n);
     assert_int_equal(n, 0);
     put(store, a, 6, 100);
-    st_kv_store_drop(store, st_kv_store_find(store, a, 6, true, &(uint32_t){0}));
+    fb_kv_store_drop(store, fb_kv_store_find(store, a, 6, true, &(uint32_t){0}));
     assert_int_equal(common(store, a, 6, true), 0);
-    st_kv_store_free(store);
+    fb_kv_store_free(store);
 
     snprintf(foreign, sizeof foreign, "%s/letter.txt", dir);
     FILE *f = fopen(foreign, "wb");
@@ -176,8 +176,8 @@ static void test_failures(void **state)
     fclose(f);
     store = open_store(1, PRINT);
     assert_int_equal(access(foreign, F_OK), 0);
-    st_kv_store_free(store);
-    assert_int_equal(st_kv_store_open("/dev/null/x", 1, 1, &store, &err), STRATA_E_IO);
+    fb_kv_store_free(store);
+    assert_int_equal(fb_kv_store_open("/dev/null/x", 1, 1, &store, &err), FOREBAY_E_IO);
 }
 
 int main(void)
@@ -188,6 +188,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bound, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_failures, make_dir, remove_dir),
     };
-    strata_log_set_level(STRATA_LOG_ERROR);
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

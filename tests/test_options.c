@@ -158,8 +158,8 @@ static void test_refused(void **state)
         if (!strstr(err, cases[i].message)) {
             fail_msg("'%s' gave: %s", cases[i].words, err);
         }
-        assert_int_equal(strncmp(err, "strata: ", 8), 0);
-        assert_non_null(strstr(err, "usage: strata try MODEL [FILE] [options]\n"));
+        assert_int_equal(strncmp(err, "forebay: ", 8), 0);
+        assert_non_null(strstr(err, "usage: forebay try MODEL [FILE] [options]\n"));
         assert_string_equal(out, "");
     }
 }
@@ -171,26 +171,26 @@ static void test_help(void **state)
     for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
         assert_int_equal(parse(asked[i]), CMD_OK);
         assert_string_equal(err, "");
-        assert_non_null(strstr(out, "Usage: strata try MODEL [FILE] [options]"));
+        assert_non_null(strstr(out, "Usage: forebay try MODEL [FILE] [options]"));
         assert_non_null(strstr(out, "  -p, --prompt TEXT   text\n"));
         assert_non_null(strstr(out, "      --no-repack     as stored\n"));
         assert_non_null(strstr(out, "  -n N                up to 1000\n"));
         assert_non_null(strstr(out, "--version"));
     }
     assert_int_equal(parse("--version"), CMD_OK);
-    assert_non_null(strstr(out, strata_version()));
+    assert_non_null(strstr(out, forebay_version()));
 }
 
 static void test_exit_codes(void **state)
 {
     (void)state;
-    assert_int_equal(cmd_exit_code(STRATA_OK), 0);
-    assert_int_equal(cmd_exit_code(STRATA_E_IO), 1);
-    assert_int_equal(cmd_exit_code(STRATA_E_FORMAT), 1);
-    assert_int_equal(cmd_exit_code(STRATA_E_LLAMA), 1);
-    assert_int_equal(cmd_exit_code(STRATA_E_CANCELLED), 1);
-    assert_int_equal(cmd_exit_code(STRATA_E_USAGE), 2);
-    assert_int_equal(cmd_exit_code(STRATA_E_NOFIT), 3);
+    assert_int_equal(cmd_exit_code(FOREBAY_OK), 0);
+    assert_int_equal(cmd_exit_code(FOREBAY_E_IO), 1);
+    assert_int_equal(cmd_exit_code(FOREBAY_E_FORMAT), 1);
+    assert_int_equal(cmd_exit_code(FOREBAY_E_LLAMA), 1);
+    assert_int_equal(cmd_exit_code(FOREBAY_E_CANCELLED), 1);
+    assert_int_equal(cmd_exit_code(FOREBAY_E_USAGE), 2);
+    assert_int_equal(cmd_exit_code(FOREBAY_E_NOFIT), 3);
 }
 
 int main(void)

@@ -48,7 +48,7 @@ static int make_scratch(void **state)
 {
     (void)state;
     const char *tmp = getenv("TMPDIR");
-    snprintf(scratch, sizeof scratch, "%s/strata-os-XXXXXX", tmp ? tmp : "/tmp");
+    snprintf(scratch, sizeof scratch, "%s/forebay-os-XXXXXX", tmp ? tmp : "/tmp");
     return mkdtemp(scratch) ? 0 : -1;
 }
 
@@ -96,12 +96,12 @@ static const char *pattern_file(const char *name, size_t size)
 static void test_open_and_read(void **state)
 {
     (void)state;
-    struct strata_error err;
-    struct st_file *file = NULL;
+    struct forebay_error err;
+    struct fb_file *file = NULL;
     struct stat st;
     const char *path = pattern_file("plain", 100001);
     assert_int_equal(stat(path, &st), 0);
-    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_int_equal(fb_file_open(path, false, &file, &err), FOREBAY_OK);
     assert_string_equal(file->path, path);
     assert_int_equal(file->size, 100001);
     assert_int_equal(file->fd_direct, -1);
@@ -110,46 +110,46 @@ static void test_open_and_read(void **state)
     unsigned char bytes[5000];
     static const uint64_t at[] = {0, 1, 4095, 4096, 50000, 95001};
     for (size_t k = 0; k < sizeof at / sizeof *at; k++) {
-        assert_int_equal(st_file_read(file, bytes, sizeof bytes, at[k], &err), STRATA_OK);
+        assert_int_equal(fb_file_read(file, bytes, sizeof bytes, at[k], &err), FOREBAY_OK);
         for (size_t i = 0; i < sizeof bytes; i++) {
             assert_int_equal(bytes[i], pattern(at[k] + i));
         }
     }
-    assert_int_equal(st_file_read(file, bytes, 0, 100001, &err), STRATA_OK);
-    st_file_drop_cache(file, 0, file->size);
-    assert_int_equal(st_file_read(file, bytes, 100, 7, &err), STRATA_OK);
+    assert_int_equal(fb_file_read(file, bytes, 0, 100001, &err), FOREBAY_OK);
+    fb_file_drop_cache(file, 0, file->size);
+    assert_int_equal(fb_file_read(file, bytes, 100, 7, &err), FOREBAY_OK);
     assert_int_equal(bytes[0], pattern(7));
-    st_file_close(file);
-    st_file_close(NULL);
+    fb_file_close(file);
+    fb_file_close(NULL);
 }
 
 static void test_read_past_the_end(void **state)
 {
     (void)state;
-    struct strata_error err;
-    struct st_file *file = NULL;
+    struct forebay_error err;
+    struct fb_file *file = NULL;
     char bytes[100];
-    assert_int_equal(st_file_open(pattern_file("short", 1000), false, &file, &err), STRATA_OK);
-    assert_int_equal(st_file_read(file, bytes, 100, 901, &err), STRATA_E_FORMAT);
+    assert_int_equal(fb_file_open(pattern_file("short", 1000), false, &file, &err), FOREBAY_OK);
+    assert_int_equal(fb_file_read(file, bytes, 100, 901, &err), FOREBAY_E_FORMAT);
     assert_non_null(strstr(err.message, file->path));
     assert_non_null(strstr(err.message, "901"));
     assert_true(err.hint[0]);
-    assert_int_equal(st_file_read(file, bytes, 1, 1000, &err), STRATA_E_FORMAT);
-    assert_int_equal(st_file_read(file, bytes, 1, 1u << 30, NULL), STRATA_E_FORMAT);
-    st_file_close(file);
+    assert_int_equal(fb_file_read(file, bytes, 1, 1000, &err), FOREBAY_E_FORMAT);
+    assert_int_equal(fb_file_read(file, bytes, 1, 1u << 30, NULL), FOREBAY_E_FORMAT);
+    fb_file_close(file);
 }
 
 static void check_refused(const char *path, const char *word)
 {
-    struct strata_error err = {0};
-    struct st_file *file = (struct st_file *)&err; /* must stay untouched */
-    assert_int_equal(st_file_open(path, true, &file, &err), STRATA_E_IO);
+    struct forebay_error err = {0};
+    struct fb_file *file = (struct fb_file *)&err; /* must stay untouched */
+    assert_int_equal(fb_file_open(path, true, &file, &err), FOREBAY_E_IO);
     assert_ptr_equal(file, &err);
-    assert_int_equal(err.status, STRATA_E_IO);
+    assert_int_equal(err.status, FOREBAY_E_IO);
     assert_non_null(strstr(err.message, path));
     assert_non_null(strstr(err.message, word));
     assert_true(err.hint[0]);
-    assert_int_equal(st_file_open(path, true, &file, NULL), STRATA_E_IO);
+    assert_int_equal(fb_file_open(path, true, &file, NULL), FOREBAY_E_IO);
 }
 
 static void test_open_refuses(void **state)
@@ -171,12 +171,12 @@ static void test_open_refuses(void **state)
 static void test_direct_descriptor(void **state)
 {
     (void)state;
-    struct strata_error err;
-    struct st_file *file = NULL;
+    struct forebay_error err;
+    struct fb_file *file = NULL;
     static const size_t sizes[] = {0, 1, 4095, 4096, 4097, 70000};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         assert_int_equal(
-            st_file_open(pattern_file("direct", sizes[k]), true, &file, &err), STRATA_OK);
+            fb_file_open(pattern_file("direct", sizes[k]), true, &file, &err), FOREBAY_OK);
         if (file->fd_direct >= 0) {
             uint32_t a = file->alignment;
             assert_true(a > 0 && a <= 4096 && (a & (a - 1)) == 0);
@@ -189,65 +189,65 @@ static void test_direct_descriptor(void **state)
             }
             free(block);
         }
-        st_file_close(file);
+        fb_file_close(file);
     }
 }
 
 static void test_check_notices_changes(void **state)
 {
     (void)state;
-    struct strata_error err;
-    struct st_file *file = NULL;
+    struct forebay_error err;
+    struct fb_file *file = NULL;
     char path[512];
     snprintf(path, sizeof path, "%s", pattern_file("watched", 9000));
-    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
-    assert_int_equal(st_file_check(file, &err), STRATA_OK);
+    assert_int_equal(fb_file_open(path, false, &file, &err), FOREBAY_OK);
+    assert_int_equal(fb_file_check(file, &err), FOREBAY_OK);
 
     /* Replaced by rename, even removed: the descriptor still reads the old file. */
     char other[512];
     snprintf(other, sizeof other, "%s", pattern_file("other", 5));
     assert_int_equal(rename(other, path), 0);
-    assert_int_equal(st_file_check(file, &err), STRATA_OK);
-    st_file_close(file);
+    assert_int_equal(fb_file_check(file, &err), FOREBAY_OK);
+    fb_file_close(file);
 
     snprintf(path, sizeof path, "%s", pattern_file("watched", 9000));
-    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_int_equal(fb_file_open(path, false, &file, &err), FOREBAY_OK);
     assert_int_equal(truncate(path, 8999), 0);
-    assert_int_equal(st_file_check(file, &err), STRATA_E_IO);
+    assert_int_equal(fb_file_check(file, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, path));
-    st_file_close(file);
+    fb_file_close(file);
 
-    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
+    assert_int_equal(fb_file_open(path, false, &file, &err), FOREBAY_OK);
     int fd = open(path, O_WRONLY);
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000000000}};
     assert_int_equal(pwrite(fd, "x", 1, 0), 1);
     assert_int_equal(futimens(fd, times), 0); /* same size, another time */
     close(fd);
-    assert_int_equal(st_file_check(file, &err), STRATA_E_IO);
-    st_file_close(file);
+    assert_int_equal(fb_file_check(file, &err), FOREBAY_E_IO);
+    fb_file_close(file);
 }
 
 static void test_make_sparse(void **state)
 {
     (void)state;
-    struct strata_error err;
+    struct forebay_error err;
     struct stat st;
     const char *path = pattern_file("sparse", 5000);
-    assert_int_equal(st_file_make_sparse(path, 40 * ST_GIB, &err), STRATA_OK);
+    assert_int_equal(fb_file_make_sparse(path, 40 * FB_GIB, &err), FOREBAY_OK);
     assert_int_equal(stat(path, &st), 0);
-    assert_int_equal(st.st_size, 40 * ST_GIB);
-    assert_true((uint64_t)st.st_blocks * 512 < ST_MIB);
-    struct st_file *file = NULL;
+    assert_int_equal(st.st_size, 40 * FB_GIB);
+    assert_true((uint64_t)st.st_blocks * 512 < FB_MIB);
+    struct fb_file *file = NULL;
     unsigned char bytes[100];
-    assert_int_equal(st_file_open(path, false, &file, &err), STRATA_OK);
-    assert_int_equal(st_file_read(file, bytes, sizeof bytes, 39 * ST_GIB, &err), STRATA_OK);
+    assert_int_equal(fb_file_open(path, false, &file, &err), FOREBAY_OK);
+    assert_int_equal(fb_file_read(file, bytes, sizeof bytes, 39 * FB_GIB, &err), FOREBAY_OK);
     assert_int_equal(bytes[99], 0);
-    assert_int_equal(st_file_read(file, bytes, sizeof bytes, 0, &err), STRATA_OK);
+    assert_int_equal(fb_file_read(file, bytes, sizeof bytes, 0, &err), FOREBAY_OK);
     assert_int_equal(bytes[50], 0); /* the old contents are gone */
-    st_file_close(file);
-    assert_int_equal(st_file_make_sparse(in_scratch("no/such/dir"), 1, &err), STRATA_E_IO);
+    fb_file_close(file);
+    assert_int_equal(fb_file_make_sparse(in_scratch("no/such/dir"), 1, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, "no/such/dir"));
-    assert_int_equal(st_file_make_sparse(path, UINT64_MAX, &err), STRATA_E_IO);
+    assert_int_equal(fb_file_make_sparse(path, UINT64_MAX, &err), FOREBAY_E_IO);
 }
 
 /* --- Address space -------------------------------------------------------------------------- */
@@ -255,7 +255,7 @@ static void test_make_sparse(void **state)
 /* Pages of the range that are in memory, by the system's own account. */
 static uint64_t present(void *base, uint64_t size)
 {
-    uint64_t n = size / st_vm_page_size(), count = 0;
+    uint64_t n = size / fb_vm_page_size(), count = 0;
     unsigned char *map = malloc(n);
     assert_int_equal(mincore(base, size, (void *)map), 0);
     for (uint64_t i = 0; i < n; i++) {
@@ -268,24 +268,24 @@ static uint64_t present(void *base, uint64_t size)
 static void test_reserve(void **state)
 {
     (void)state;
-    uint64_t page = st_vm_page_size();
+    uint64_t page = fb_vm_page_size();
     assert_int_equal(page, sysconf(_SC_PAGESIZE));
     for (int huge = 0; huge < 2; huge++) {
-        uint64_t size = 9 * ST_MIB + 5;
-        unsigned char *base = st_vm_reserve(size, huge);
+        uint64_t size = 9 * FB_MIB + 5;
+        unsigned char *base = fb_vm_reserve(size, huge);
         assert_non_null(base);
-        assert_int_equal((uintptr_t)base % (huge ? 2 * ST_MIB : page), 0);
-        assert_int_equal(present(base, 9 * ST_MIB), 0);
-        assert_int_equal(base[0] | base[size - 1] | base[4 * ST_MIB], 0);
+        assert_int_equal((uintptr_t)base % (huge ? 2 * FB_MIB : page), 0);
+        assert_int_equal(present(base, 9 * FB_MIB), 0);
+        assert_int_equal(base[0] | base[size - 1] | base[4 * FB_MIB], 0);
         base[size - 1] = 1;
-        st_vm_release(base, size);
+        fb_vm_release(base, size);
         assert_int_equal(mincore(base, page, (void *)&(unsigned char){0}), -1);
-        assert_int_equal(mincore(base + 9 * ST_MIB, page, (void *)&(unsigned char){0}), -1);
+        assert_int_equal(mincore(base + 9 * FB_MIB, page, (void *)&(unsigned char){0}), -1);
     }
-    assert_null(st_vm_reserve(0, false));
-    assert_null(st_vm_reserve(UINT64_MAX, true));
-    assert_null(st_vm_reserve((uint64_t)1 << 62, false));
-    st_vm_release(NULL, 5);
+    assert_null(fb_vm_reserve(0, false));
+    assert_null(fb_vm_reserve(UINT64_MAX, true));
+    assert_null(fb_vm_reserve((uint64_t)1 << 62, false));
+    fb_vm_release(NULL, 5);
 }
 
 #ifdef __linux__
@@ -294,14 +294,14 @@ static void test_reserve_leaks_nothing(void **state)
 {
     (void)state;
     char before[128], after[128];
-    st_vm_release(st_vm_reserve(4096, true), 4096);
-    assert_true(st_proc_text("", "/proc/self/statm", before, sizeof before));
+    fb_vm_release(fb_vm_reserve(4096, true), 4096);
+    assert_true(fb_proc_text("", "/proc/self/statm", before, sizeof before));
     for (int i = 0; i < 50; i++) {
-        st_vm_release(st_vm_reserve(4096 * (unsigned)(i + 1), true), 4096 * (unsigned)(i + 1));
+        fb_vm_release(fb_vm_reserve(4096 * (unsigned)(i + 1), true), 4096 * (unsigned)(i + 1));
     }
-    assert_true(st_proc_text("", "/proc/self/statm", after, sizeof after));
+    assert_true(fb_proc_text("", "/proc/self/statm", after, sizeof after));
     uint64_t pages = strtoull(before, NULL, 10);
-    assert_in_range(strtoull(after, NULL, 10), 0, pages + 8 * ST_MIB / st_vm_page_size());
+    assert_in_range(strtoull(after, NULL, 10), 0, pages + 8 * FB_MIB / fb_vm_page_size());
 }
 #endif
 
@@ -312,28 +312,28 @@ static void test_reserve_beyond_memory(void **state)
 #if defined(__SANITIZE_THREAD__)
     skip(); /* its address space has no such hole */
 #endif
-    uint64_t before = st_memory_rss();
-    unsigned char *base = st_vm_reserve(1024 * ST_GIB, true);
+    uint64_t before = fb_memory_rss();
+    unsigned char *base = fb_vm_reserve(1024 * FB_GIB, true);
     assert_non_null(base);
-    base[1000 * ST_GIB] = 7;
-    assert_int_equal(base[1000 * ST_GIB], 7);
-    assert_in_range(st_memory_rss(), 0, before + 16 * ST_MIB);
-    st_vm_release(base, 1024 * ST_GIB);
+    base[1000 * FB_GIB] = 7;
+    assert_int_equal(base[1000 * FB_GIB], 7);
+    assert_in_range(fb_memory_rss(), 0, before + 16 * FB_MIB);
+    fb_vm_release(base, 1024 * FB_GIB);
 }
 
 static void test_populate_keeps_contents(void **state)
 {
     (void)state;
-    uint64_t page = st_vm_page_size(), size = 64 * page;
+    uint64_t page = fb_vm_page_size(), size = 64 * page;
     for (int huge = 0; huge < 2; huge++) {
-        unsigned char *base = st_vm_reserve(size, huge);
+        unsigned char *base = fb_vm_reserve(size, huge);
         base[3 * page] = 9;
-        st_vm_populate(base, size);
+        fb_vm_populate(base, size);
         assert_int_equal(present(base, size), 64);
         assert_int_equal(base[3 * page], 9);
         assert_int_equal(base[4 * page], 0);
-        st_vm_populate(base, 0);
-        st_vm_release(base, size);
+        fb_vm_populate(base, 0);
+        fb_vm_release(base, size);
     }
 }
 
@@ -341,72 +341,72 @@ static void test_populate_keeps_contents(void **state)
 static void test_a_populator_takes_all(void **state)
 {
     (void)state;
-    uint64_t page = st_vm_page_size(), size = 130 * ST_MIB, done = 0;
-    struct st_vm_range ranges[] = {
-        {st_vm_reserve(size, true), size}, {NULL, 0}, {st_vm_reserve(page, false), page}};
+    uint64_t page = fb_vm_page_size(), size = 130 * FB_MIB, done = 0;
+    struct fb_vm_range ranges[] = {
+        {fb_vm_reserve(size, true), size}, {NULL, 0}, {fb_vm_reserve(page, false), page}};
     unsigned char *base = ranges[0].base, *small = ranges[2].base;
-    base[70 * ST_MIB] = 9;
-    struct st_populator *p = st_populator_start(ranges, 3);
-    base[129 * ST_MIB] = 8;
-    while (st_populator_help(p, &done)) {
+    base[70 * FB_MIB] = 9;
+    struct fb_populator *p = fb_populator_start(ranges, 3);
+    base[129 * FB_MIB] = 8;
+    while (fb_populator_help(p, &done)) {
         assert_in_range(done, 1, size + page);
     }
     assert_int_equal(done, size + page);
     assert_int_equal(present(base, size), size / page);
     assert_int_equal(present(small, page), 1);
-    assert_int_equal(base[70 * ST_MIB], 9);
-    assert_int_equal(base[129 * ST_MIB], 8);
-    assert_false(st_populator_help(p, &done));
-    st_populator_end(p);
-    st_vm_release(base, size);
-    st_vm_release(small, page);
+    assert_int_equal(base[70 * FB_MIB], 9);
+    assert_int_equal(base[129 * FB_MIB], 8);
+    assert_false(fb_populator_help(p, &done));
+    fb_populator_end(p);
+    fb_vm_release(base, size);
+    fb_vm_release(small, page);
 }
 
 static void test_a_populator_is_stopped(void **state)
 {
     (void)state;
-    uint64_t size = 64 * ST_GIB; /* more than there is: had it to finish, it would show */
-    struct st_vm_range range = {st_vm_reserve(size, true), size};
-    st_populator_end(st_populator_start(&range, 1));
-    assert_in_range(present(range.base, size), 0, size / 2 / st_vm_page_size());
-    st_vm_release(range.base, size);
-    st_populator_end(st_populator_start(NULL, 0));
-    st_populator_end(NULL);
+    uint64_t size = 64 * FB_GIB; /* more than there is: had it to finish, it would show */
+    struct fb_vm_range range = {fb_vm_reserve(size, true), size};
+    fb_populator_end(fb_populator_start(&range, 1));
+    assert_in_range(present(range.base, size), 0, size / 2 / fb_vm_page_size());
+    fb_vm_release(range.base, size);
+    fb_populator_end(fb_populator_start(NULL, 0));
+    fb_populator_end(NULL);
 }
 
 static void test_discard_whole_pages_only(void **state)
 {
     (void)state;
-    uint64_t page = st_vm_page_size();
-    unsigned char *base = st_vm_reserve(8 * page, false);
+    uint64_t page = fb_vm_page_size();
+    unsigned char *base = fb_vm_reserve(8 * page, false);
     memset(base, 0x55, 8 * page);
-    st_vm_discard(base + 2 * page + 1, 3 * page); /* whole pages inside: 3 and 4 */
+    fb_vm_discard(base + 2 * page + 1, 3 * page); /* whole pages inside: 3 and 4 */
     for (uint64_t i = 0; i < 8 * page; i++) {
         bool gone = i >= 3 * page && i < 5 * page;
         assert_int_equal(base[i], gone ? 0 : 0x55);
     }
     memset(base, 0x66, 8 * page);
-    st_vm_discard(base + 1, page); /* none */
-    st_vm_discard(base + page, 0);
+    fb_vm_discard(base + 1, page); /* none */
+    fb_vm_discard(base + page, 0);
     assert_int_equal(base[page], 0x66);
-    st_vm_discard(base, 8 * page);
+    fb_vm_discard(base, 8 * page);
     assert_int_equal(present(base, 8 * page), 0);
     /* Locked memory cannot be given back, but must read as zero all the same. */
     if (mlock(base, page) == 0) {
         memset(base, 0x77, page);
-        st_vm_discard(base, page);
+        fb_vm_discard(base, page);
         assert_int_equal(base[page / 2], 0);
     }
-    st_vm_release(base, 8 * page);
+    fb_vm_release(base, 8 * page);
 }
 
 static void test_forbid_faults(void **state)
 {
     (void)state;
-    uint64_t page = st_vm_page_size();
-    volatile unsigned char *base = st_vm_reserve(4 * page, false);
+    uint64_t page = fb_vm_page_size();
+    volatile unsigned char *base = fb_vm_reserve(4 * page, false);
     base[0] = 1;
-    st_vm_forbid((void *)(base + 1), 3 * page); /* whole pages inside: 1 and 2 */
+    fb_vm_forbid((void *)(base + 1), 3 * page); /* whole pages inside: 1 and 2 */
     base[page - 1] = 1;
     base[3 * page] = 1;
     for (int k = 1; k <= 2; k++) {
@@ -421,7 +421,7 @@ static void test_forbid_faults(void **state)
         assert_int_equal(waitpid(pid, &status, 0), pid);
         assert_true(WIFSIGNALED(status));
     }
-    st_vm_release((void *)base, 4 * page);
+    fb_vm_release((void *)base, 4 * page);
 }
 
 /* --- Figures -------------------------------------------------------------------------------- */
@@ -429,51 +429,51 @@ static void test_forbid_faults(void **state)
 static void test_memory_figures(void **state)
 {
     (void)state;
-    struct st_memory_state m;
-    st_memory_state(&m);
-    uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * st_vm_page_size();
+    struct fb_memory_state m;
+    fb_memory_state(&m);
+    uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * fb_vm_page_size();
     assert_in_range(m.total_bytes, total / 2, total * 2);
     assert_in_range(m.available_bytes, 1, m.total_bytes);
     assert_true(m.limit_bytes == UINT64_MAX || m.limit_bytes < m.total_bytes);
-    assert_in_range(st_memory_headroom(&m), 0, m.available_bytes);
+    assert_in_range(fb_memory_headroom(&m), 0, m.available_bytes);
 
-    uint64_t size = 64 * ST_MIB;
-    unsigned char *base = st_vm_reserve(size, false);
-    uint64_t before = st_memory_rss();
-    st_vm_populate(base, size);
-    uint64_t after = st_memory_rss();
+    uint64_t size = 64 * FB_MIB;
+    unsigned char *base = fb_vm_reserve(size, false);
+    uint64_t before = fb_memory_rss();
+    fb_vm_populate(base, size);
+    uint64_t after = fb_memory_rss();
     assert_in_range(after, before + size / 2, before + size + size / 2);
     /* Half, because the kernel counts pages per processor and adds the counts up now and then. */
-    assert_true(st_memory_peak_rss() >= before + size / 2);
-    st_vm_release(base, size);
-    assert_in_range(st_memory_rss(), 0, after - size / 2);
-    assert_true(st_memory_peak_rss() >= before + size / 2);
+    assert_true(fb_memory_peak_rss() >= before + size / 2);
+    fb_vm_release(base, size);
+    assert_in_range(fb_memory_rss(), 0, after - size / 2);
+    assert_true(fb_memory_peak_rss() >= before + size / 2);
 }
 
 static void test_headroom(void **state)
 {
     (void)state;
-    struct st_memory_state m = {.total_bytes = 100, .available_bytes = 70};
+    struct fb_memory_state m = {.total_bytes = 100, .available_bytes = 70};
     m.limit_bytes = UINT64_MAX;
-    assert_int_equal(st_memory_headroom(&m), 70);
+    assert_int_equal(fb_memory_headroom(&m), 70);
     m.limit_used_bytes = 50; /* of a limit that is none */
-    assert_int_equal(st_memory_headroom(&m), 70);
+    assert_int_equal(fb_memory_headroom(&m), 70);
     m.limit_bytes = 80;
-    assert_int_equal(st_memory_headroom(&m), 30);
+    assert_int_equal(fb_memory_headroom(&m), 30);
     m.limit_bytes = 500;
-    assert_int_equal(st_memory_headroom(&m), 70);
+    assert_int_equal(fb_memory_headroom(&m), 70);
     m.limit_bytes = 40; /* lowered below what is used */
-    assert_int_equal(st_memory_headroom(&m), 0);
+    assert_int_equal(fb_memory_headroom(&m), 0);
 }
 
 static void test_processors(void **state)
 {
     (void)state;
-    int n = st_cpu_count();
+    int n = fb_cpu_count();
     assert_in_range(n, 1, sysconf(_SC_NPROCESSORS_ONLN));
-    assert_true(strlen(st_cpu_name()) > 3);
-    assert_null(strchr(st_cpu_name(), '\n'));
-    assert_ptr_equal(st_cpu_name(), st_cpu_name());
+    assert_true(strlen(fb_cpu_name()) > 3);
+    assert_null(strchr(fb_cpu_name(), '\n'));
+    assert_ptr_equal(fb_cpu_name(), fb_cpu_name());
 #ifdef __linux__
     cpu_set_t before, one;
     assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
@@ -484,7 +484,7 @@ static void test_processors(void **state)
         }
     }
     assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
-    assert_int_equal(st_cpu_count(), 1);
+    assert_int_equal(fb_cpu_count(), 1);
     assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
 #endif
 }
@@ -513,7 +513,7 @@ static void put(const char *root, const char *path, const char *text)
 static void check_limit(const char *root, uint64_t limit, uint64_t used)
 {
     uint64_t got_limit = 1, got_used = 1;
-    st_cgroup_memory(in_scratch(root), 64 * ST_GIB, &got_limit, &got_used);
+    fb_cgroup_memory(in_scratch(root), 64 * FB_GIB, &got_limit, &got_used);
     assert_int_equal(got_limit, limit);
     assert_int_equal(got_used, used);
 }
@@ -586,7 +586,7 @@ static void test_cgroup_v2(void **state)
 /* A file that stays open shows every change. The root's pressure is that of the machine. */
 static void test_cgroup_stays_open(void **state)
 {
-    struct st_cgroup group;
+    struct fb_cgroup group;
     uint64_t limit, used;
     char text[256];
     (void)state;
@@ -594,37 +594,37 @@ static void test_cgroup_stays_open(void **state)
     put("open", "/proc/self/mountinfo", V2_MOUNT);
     put("open", "/sys/fs/cgroup/a/memory.pressure", "some avg10=1.00 total=7\n");
     put_v2("open", "/a", "3000000\n", "1000000\n", "inactive_file 0\n");
-    st_cgroup_open(in_scratch("open"), &group);
+    fb_cgroup_open(in_scratch("open"), &group);
     for (int i = 1; i < 5; i++) {
         snprintf(text, sizeof text, "%d00000\n", i);
         put_v2("open", "/a", "2000000\n", text, "inactive_file 0\n");
-        st_cgroup_read(&group, ST_GIB, &limit, &used);
+        fb_cgroup_read(&group, FB_GIB, &limit, &used);
         assert_int_equal(limit, 2000000);
         assert_int_equal(used, i * 100000);
     }
-    assert_true(st_proc_again(group.pressure, text, sizeof text));
+    assert_true(fb_proc_again(group.pressure, text, sizeof text));
     assert_string_equal(text, "some avg10=1.00 total=7\n");
-    st_cgroup_close(&group);
+    fb_cgroup_close(&group);
     put("open", "/proc/self/cgroup", "0::/\n");
     put("open", "/sys/fs/cgroup/memory.pressure", "some avg10=1.00 total=7\n");
-    st_cgroup_open(in_scratch("open"), &group);
+    fb_cgroup_open(in_scratch("open"), &group);
     assert_int_equal(group.pressure, -1);
-    st_cgroup_close(&group);
-    assert_false(st_proc_again(-1, text, sizeof text));
+    fb_cgroup_close(&group);
+    assert_false(fb_proc_again(-1, text, sizeof text));
 }
 
 static void test_pressure_text(void **state)
 {
     uint64_t us = 5;
     (void)state;
-    assert_true(st_psi_total("some avg10=0.00 avg60=0.00 avg300=0.00 total=131917020\n"
+    assert_true(fb_psi_total("some avg10=0.00 avg60=0.00 avg300=0.00 total=131917020\n"
                              "full avg10=0.00 avg60=0.00 avg300=0.00 total=80429980\n",
         &us));
     assert_int_equal(us, 131917020);
     static const char *const bad[] = {"", "some", "full avg10=0.00 total=5", "some total=x",
         "some total=", "some total=-1", "\n"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_false(st_psi_total(bad[i], &us));
+        assert_false(fb_psi_total(bad[i], &us));
     }
     assert_int_equal(us, 131917020);
 }
@@ -703,37 +703,37 @@ static void test_cgroup_cpus(void **state)
     put("cpu2", "/proc/self/cgroup", "0::/a/b\n");
     put("cpu2", "/proc/self/mountinfo", V2_MOUNT);
     put("cpu2", "/sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
-    assert_true(st_cgroup_cpus(in_scratch("cpu2")) == 0);
+    assert_true(fb_cgroup_cpus(in_scratch("cpu2")) == 0);
     put("cpu2", "/sys/fs/cgroup/a/cpu.max", "150000 100000\n");
-    assert_true(st_cgroup_cpus(in_scratch("cpu2")) == 1.5);
+    assert_true(fb_cgroup_cpus(in_scratch("cpu2")) == 1.5);
     put("cpu2", "/sys/fs/cgroup/a/b/cpu.max", "50000 100000\n");
-    assert_true(st_cgroup_cpus(in_scratch("cpu2")) == 0.5);
+    assert_true(fb_cgroup_cpus(in_scratch("cpu2")) == 0.5);
 
     put("cpu1", "/proc/self/cgroup", "2:cpu,cpuacct:/a\n3:cpuset:/\n");
     put("cpu1", "/proc/self/mountinfo", V1_CPU_MOUNT);
     put("cpu1", "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "-1\n");
     put("cpu1", "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
-    assert_true(st_cgroup_cpus(in_scratch("cpu1")) == 0);
+    assert_true(fb_cgroup_cpus(in_scratch("cpu1")) == 0);
     put("cpu1", "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "400000\n");
-    assert_true(st_cgroup_cpus(in_scratch("cpu1")) == 4);
+    assert_true(fb_cgroup_cpus(in_scratch("cpu1")) == 4);
 }
 
 static void test_memory_state_of_a_container(void **state)
 {
     (void)state;
-    struct st_memory_state m;
+    struct fb_memory_state m;
     put("m", "/proc/meminfo",
         "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    9000000 kB\n");
-    st_memory_state_at(in_scratch("m"), &m);
-    assert_int_equal(m.total_bytes, 16000000 * ST_KIB);
-    assert_int_equal(m.available_bytes, 9000000 * ST_KIB);
+    fb_memory_state_at(in_scratch("m"), &m);
+    assert_int_equal(m.total_bytes, 16000000 * FB_KIB);
+    assert_int_equal(m.available_bytes, 9000000 * FB_KIB);
     assert_int_equal(m.limit_bytes, UINT64_MAX);
     put("m", "/proc/self/cgroup", "0::/\n");
     put("m", "/proc/self/mountinfo", V2_MOUNT);
     put_v2("m", "", "4194304000\n", "94304000\n", "");
-    st_memory_state_at(in_scratch("m"), &m);
-    assert_int_equal(st_memory_headroom(&m), 4100000000);
-    st_memory_state_at(in_scratch("nothing"), &m); /* no /proc at all */
+    fb_memory_state_at(in_scratch("m"), &m);
+    assert_int_equal(fb_memory_headroom(&m), 4100000000);
+    fb_memory_state_at(in_scratch("nothing"), &m); /* no /proc at all */
     assert_true(m.total_bytes > 0 && m.available_bytes == m.total_bytes);
 }
 
@@ -748,10 +748,10 @@ static void test_cores(void **state)
             path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
         put("cores", path, siblings[i]);
     }
-    assert_int_equal(st_cpu_cores(in_scratch("cores"), cpus, 6), 4);
-    assert_int_equal(st_cpu_cores(in_scratch("cores"), cpus + 3, 2), 2);
-    assert_int_equal(st_cpu_cores(in_scratch("cores"), (int[]){0, 3}, 2), 1);
-    assert_int_equal(st_cpu_cores(in_scratch("none"), cpus, 6), 6);
+    assert_int_equal(fb_cpu_cores(in_scratch("cores"), cpus, 6), 4);
+    assert_int_equal(fb_cpu_cores(in_scratch("cores"), cpus + 3, 2), 2);
+    assert_int_equal(fb_cpu_cores(in_scratch("cores"), (int[]){0, 3}, 2), 1);
+    assert_int_equal(fb_cpu_cores(in_scratch("none"), cpus, 6), 6);
 }
 
 static void test_cpu_description(void **state)
@@ -761,23 +761,23 @@ static void test_cpu_description(void **state)
     put("x86", "/proc/cpuinfo",
         "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Frobnicator 9000\n"
         "flags\t\t: fpu vme avx avx2 sse4_1 smep fma nx\nbugs\t\t: avx_bug\n\nprocessor\t: 1\n");
-    st_cpu_describe(in_scratch("x86"), text, sizeof text);
+    fb_cpu_describe(in_scratch("x86"), text, sizeof text);
     assert_string_equal(text, "Frobnicator 9000: avx avx2 sse4_1 fma");
-    st_cpu_describe(in_scratch("x86"), tiny, sizeof tiny);
+    fb_cpu_describe(in_scratch("x86"), tiny, sizeof tiny);
     assert_string_equal(tiny, "Frobnicator");
     put("arm", "/proc/cpuinfo",
         "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU implementer\t: 0x41\n"
         "CPU part\t: 0xd0c\n");
-    st_cpu_describe(in_scratch("arm"), text, sizeof text);
+    fb_cpu_describe(in_scratch("arm"), text, sizeof text);
     assert_string_equal(text, "Arm 0x41/0xd0c: asimd asimddp i8mm");
-    st_cpu_describe(in_scratch("none"), text, sizeof text);
+    fb_cpu_describe(in_scratch("none"), text, sizeof text);
     assert_string_equal(text, "unknown processor");
 }
 
 static void test_written_bytes(void **state)
 {
     (void)state;
-    uint64_t before = st_os_written_bytes();
+    uint64_t before = fb_os_written_bytes();
     static char bytes[1 << 20];
     const char *path = in_scratch("written");
     int fd = open(path, O_CREAT | O_WRONLY, 0600);
@@ -785,7 +785,7 @@ static void test_written_bytes(void **state)
     assert_int_equal(fsync(fd), 0);
     close(fd);
     if (access("/proc/self/io", R_OK) == 0) {
-        assert_in_range(st_os_written_bytes(), before + sizeof bytes, before + 64 * ST_MIB);
+        assert_in_range(fb_os_written_bytes(), before + sizeof bytes, before + 64 * FB_MIB);
     }
 }
 #endif

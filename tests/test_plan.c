@@ -8,13 +8,13 @@
 
 #define N_MODELS 300
 /* Experts that are not read in place arrive in at most this, or in two buffers (plan.c). */
-#define STAGING_MAX (64 * ST_MIB)
+#define STAGING_MAX (64 * FB_MIB)
 
-static struct st_plan *plan_for(const struct model *m, uint64_t budget)
+static struct fb_plan *plan_for(const struct model *m, uint64_t budget)
 {
-    struct st_plan *plan = NULL;
-    struct strata_error err;
-    if (st_plan_make(m->weights, budget, NULL, &plan, &err)) {
+    struct fb_plan *plan = NULL;
+    struct forebay_error err;
+    if (fb_plan_make(m->weights, budget, NULL, &plan, &err)) {
         fail_msg("a budget of %llu: %s", (unsigned long long)budget, err.message);
     }
     return plan;
@@ -29,19 +29,19 @@ static uint64_t all_bytes(const struct model *m)
 /* The i-th of n budgets from the minimum to more than the model needs, closer together below. */
 static uint64_t budget_at(const struct model *m, int i, int n)
 {
-    uint64_t minimum = st_plan_minimum(m->weights);
-    uint64_t all = st_max(all_bytes(m), minimum) + 2 * STAGING_MAX;
+    uint64_t minimum = fb_plan_minimum(m->weights);
+    uint64_t all = fb_max(all_bytes(m), minimum) + 2 * STAGING_MAX;
     double part = (double)i / (n - 1);
     return minimum + (uint64_t)((double)(all - minimum) * part * part);
 }
 
 /* --- What holds for every plan ----------------------------------------------------------------- */
 
-static void check_dense(const struct st_weights *ws, const struct st_plan *plan)
+static void check_dense(const struct fb_weights *ws, const struct fb_plan *plan)
 {
     uint64_t kept = 0, streamed = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        const struct st_weight *w = &ws->weights[i];
+        const struct fb_weight *w = &ws->weights[i];
         if (w->group >= 0) {
             assert_false(plan->resident[i]);
             continue;
@@ -49,13 +49,13 @@ static void check_dense(const struct st_weights *ws, const struct st_plan *plan)
         kept += plan->resident[i] ? w->stride : 0;
         streamed += plan->resident[i] ? 0 : w->stride;
         if (!plan->resident[i]) {
-            assert_true(plan->ring_bytes >= st_weight_envelope(ws, i));
-            assert_true(w->arrival == ST_ARRIVE_DIRECT || plan->scratch_bytes >= w->stride);
+            assert_true(plan->ring_bytes >= fb_weight_envelope(ws, i));
+            assert_true(w->arrival == FB_ARRIVE_DIRECT || plan->scratch_bytes >= w->stride);
         }
     }
     assert_int_equal(plan->resident_bytes, kept);
     assert_int_equal(plan->streamed_bytes, streamed);
-    assert_int_equal(plan->ring_bytes % ST_IO_ALIGN, 0);
+    assert_int_equal(plan->ring_bytes % FB_IO_ALIGN, 0);
     assert_true(streamed > 0 || (plan->ring_bytes == 0 && plan->scratch_bytes == 0));
 }
 
@@ -64,11 +64,11 @@ static int tokens_need(const struct model *m)
     return m->catalog.n_expert_used > 2 ? m->catalog.n_expert_used : 2;
 }
 
-static void check_own_pools(const struct model *m, const struct st_plan *plan)
+static void check_own_pools(const struct model *m, const struct fb_plan *plan)
 {
     uint64_t cache = 0;
     for (int g = 0; g < plan->n_groups; g++) {
-        const struct st_group *group = &m->weights->groups[g];
+        const struct fb_group *group = &m->weights->groups[g];
         assert_true(plan->slots[g] <= group->n_expert);
         assert_true(plan->slots[g] >= tokens_need(m) || plan->slots[g] == group->n_expert);
         cache += (uint64_t)plan->slots[g] * group->slot_bytes;
@@ -76,9 +76,9 @@ static void check_own_pools(const struct model *m, const struct st_plan *plan)
     assert_int_equal(plan->cache_bytes, cache);
 }
 
-static void check_experts(const struct model *m, const struct st_plan *plan)
+static void check_experts(const struct model *m, const struct fb_plan *plan)
 {
-    const struct st_weights *ws = m->weights;
+    const struct fb_weights *ws = m->weights;
     int all = 0, widest = 0;
     uint64_t buffer = 0;
     for (int g = 0; g < ws->n_groups; g++) {
@@ -86,15 +86,15 @@ static void check_experts(const struct model *m, const struct st_plan *plan)
         widest = widest > ws->groups[g].n_expert ? widest : ws->groups[g].n_expert;
     }
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
-            buffer = st_max(buffer, st_weight_envelope(ws, i));
-            buffer = st_max(buffer, st_round_up(ws->weights[i].stride, ST_IO_ALIGN));
+        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_ARRIVE_DIRECT) {
+            buffer = fb_max(buffer, fb_weight_envelope(ws, i));
+            buffer = fb_max(buffer, fb_round_up(ws->weights[i].stride, FB_IO_ALIGN));
         }
         if (ws->weights[i].group >= 0 && widest > 2) {
-            assert_true(plan->transit_bytes >= 2 * st_weight_envelope(ws, i));
+            assert_true(plan->transit_bytes >= 2 * fb_weight_envelope(ws, i));
         }
     }
-    assert_int_equal(plan->transit_bytes % ST_IO_ALIGN, 0);
+    assert_int_equal(plan->transit_bytes % FB_IO_ALIGN, 0);
     assert_true(widest > 2 || plan->transit_bytes == 0);
     assert_true(buffer ? plan->staging_bytes >= 2 * buffer : plan->staging_bytes == 0);
     if (plan->shared_slots > 0) {
@@ -102,7 +102,7 @@ static void check_experts(const struct model *m, const struct st_plan *plan)
         assert_true(plan->shared_slots <= all);
         assert_true(plan->shared_slots >= tokens_need(m) || plan->shared_slots >= widest);
         assert_int_equal(
-            plan->cache_bytes, (uint64_t)plan->shared_slots * st_plan_shared_slot_bytes(ws));
+            plan->cache_bytes, (uint64_t)plan->shared_slots * fb_plan_shared_slot_bytes(ws));
     } else if (ws->n_groups > 0) {
         check_own_pools(m, plan);
     } else {
@@ -110,7 +110,7 @@ static void check_experts(const struct model *m, const struct st_plan *plan)
     }
 }
 
-static bool every_expert_has_a_slot(const struct model *m, const struct st_plan *plan)
+static bool every_expert_has_a_slot(const struct model *m, const struct fb_plan *plan)
 {
     for (int g = 0; g < plan->n_groups; g++) {
         if (!plan->slots || plan->slots[g] < m->weights->groups[g].n_expert) {
@@ -120,7 +120,7 @@ static bool every_expert_has_a_slot(const struct model *m, const struct st_plan 
     return true;
 }
 
-static void check_plan(const struct model *m, const struct st_plan *plan, uint64_t budget)
+static void check_plan(const struct model *m, const struct fb_plan *plan, uint64_t budget)
 {
     assert_int_equal(plan->n_weights, m->weights->n_weights);
     assert_int_equal(plan->n_groups, m->weights->n_groups);
@@ -144,9 +144,9 @@ static void test_no_plan_takes_more_than_its_budget(void **state)
         random_model(&m, seed, 32);
         for (int i = 0; i < 60; i++) {
             uint64_t budget = budget_at(&m, i, 60);
-            struct st_plan *plan = plan_for(&m, budget);
+            struct fb_plan *plan = plan_for(&m, budget);
             check_plan(&m, plan, budget);
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         model_close(&m);
     }
@@ -157,18 +157,18 @@ static void test_the_minimum_is_enough_and_a_byte_less_is_not(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct model m;
-        struct strata_error err = {0};
-        struct st_plan *none = NULL;
+        struct forebay_error err = {0};
+        struct fb_plan *none = NULL;
         random_model(&m, seed, 32);
-        uint64_t minimum = st_plan_minimum(m.weights);
-        struct st_plan *plan = plan_for(&m, minimum);
+        uint64_t minimum = fb_plan_minimum(m.weights);
+        struct fb_plan *plan = plan_for(&m, minimum);
         check_plan(&m, plan, minimum);
-        assert_int_equal(st_plan_make(m.weights, minimum - 1, NULL, &none, &err), STRATA_E_NOFIT);
+        assert_int_equal(fb_plan_make(m.weights, minimum - 1, NULL, &none, &err), FOREBAY_E_NOFIT);
         assert_null(none);
         assert_true(err.hint[0]);
-        assert_int_equal(st_plan_make(m.weights, 0, NULL, &none, &err), STRATA_E_NOFIT);
-        assert_non_null(strstr(err.message, ST_SIZE(minimum)));
-        st_plan_free(plan);
+        assert_int_equal(fb_plan_make(m.weights, 0, NULL, &none, &err), FOREBAY_E_NOFIT);
+        assert_non_null(strstr(err.message, FB_SIZE(minimum)));
+        fb_plan_free(plan);
         model_close(&m);
     }
 }
@@ -184,28 +184,28 @@ static void test_what_could_fit_does(void **state)
         uint64_t transit = 0; /* two parts of an expert */
         uint64_t arrival = 0; /* while loading, the largest dense weight */
         for (int i = 0; i < m.weights->n_weights; i++) {
-            const struct st_weight *w = &m.weights->weights[i];
-            if (w->group >= 0 && w->arrival != ST_ARRIVE_DIRECT) {
-                uint64_t one = st_max(st_weight_envelope(m.weights, i), w->stride);
-                buffer = st_max(buffer, st_max(STAGING_MAX, 2 * st_round_up(one, ST_IO_ALIGN)));
+            const struct fb_weight *w = &m.weights->weights[i];
+            if (w->group >= 0 && w->arrival != FB_ARRIVE_DIRECT) {
+                uint64_t one = fb_max(fb_weight_envelope(m.weights, i), w->stride);
+                buffer = fb_max(buffer, fb_max(STAGING_MAX, 2 * fb_round_up(one, FB_IO_ALIGN)));
             }
             if (w->group >= 0) {
-                transit = st_max(transit, 2 * st_weight_envelope(m.weights, i));
+                transit = fb_max(transit, 2 * fb_weight_envelope(m.weights, i));
             }
             if (w->group < 0) {
-                arrival = st_max(arrival, st_weight_envelope(m.weights, i));
+                arrival = fb_max(arrival, fb_weight_envelope(m.weights, i));
             }
         }
         uint64_t all = all_bytes(&m) + buffer + transit + arrival;
-        assert_true(st_plan_minimum(m.weights) <= all);
-        struct st_plan *plan = plan_for(&m, all);
+        assert_true(fb_plan_minimum(m.weights) <= all);
+        struct fb_plan *plan = plan_for(&m, all);
         assert_true(plan->everything_fits);
         assert_int_equal(plan->resident_bytes + plan->cache_bytes, all_bytes(&m));
-        st_plan_free(plan);
-        if (all_bytes(&m) - 1 >= st_plan_minimum(m.weights)) {
+        fb_plan_free(plan);
+        if (all_bytes(&m) - 1 >= fb_plan_minimum(m.weights)) {
             plan = plan_for(&m, all_bytes(&m) - 1);
             assert_false(plan->everything_fits);
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         model_close(&m);
     }
@@ -218,10 +218,10 @@ static void test_nothing_that_fits_is_left_out(void **state)
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct model m;
         random_model(&m, seed, 32);
-        const struct st_weights *ws = m.weights;
+        const struct fb_weights *ws = m.weights;
         for (int i = 0; i < 60; i++) {
             uint64_t budget = budget_at(&m, i, 60);
-            struct st_plan *plan = plan_for(&m, budget);
+            struct fb_plan *plan = plan_for(&m, budget);
             uint64_t left = budget - plan->total_bytes;
             for (int w = 0; ws->n_groups == 0 && w < ws->n_weights; w++) {
                 assert_true(plan->resident[w] || ws->weights[w].stride > left);
@@ -230,18 +230,18 @@ static void test_nothing_that_fits_is_left_out(void **state)
                 assert_true(
                     plan->slots[g] == ws->groups[g].n_expert || ws->groups[g].slot_bytes > left);
             }
-            assert_true(plan->shared_slots == 0 || left < st_plan_shared_slot_bytes(ws) ||
+            assert_true(plan->shared_slots == 0 || left < fb_plan_shared_slot_bytes(ws) ||
                         plan->cache_bytes >= ws->expert_bytes);
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         model_close(&m);
     }
 }
 
 /* Bytes of weights in memory: what the slots could hold, but never more than there is. */
-static uint64_t kept_bytes(const struct model *m, const struct st_plan *plan)
+static uint64_t kept_bytes(const struct model *m, const struct fb_plan *plan)
 {
-    return plan->resident_bytes + st_min(plan->cache_bytes, m->weights->expert_bytes);
+    return plan->resident_bytes + fb_min(plan->cache_bytes, m->weights->expert_bytes);
 }
 
 /* The step in which a plan can grow: one dense weight, one slot, the buffers next to them. */
@@ -249,11 +249,11 @@ static uint64_t granule(const struct model *m)
 {
     uint64_t dense = 0, buffer = 0;
     for (int i = 0; i < m->weights->n_weights; i++) {
-        const struct st_weight *w = &m->weights->weights[i];
-        dense = st_max(dense, w->group < 0 ? w->stride : 0);
-        buffer = st_max(buffer, w->group < 0 ? 0 : st_weight_envelope(m->weights, i));
+        const struct fb_weight *w = &m->weights->weights[i];
+        dense = fb_max(dense, w->group < 0 ? w->stride : 0);
+        buffer = fb_max(buffer, w->group < 0 ? 0 : fb_weight_envelope(m->weights, i));
     }
-    return dense + st_plan_shared_slot_bytes(m->weights) + 2 * buffer + ST_IO_ALIGN;
+    return dense + fb_plan_shared_slot_bytes(m->weights) + 2 * buffer + FB_IO_ALIGN;
 }
 
 static void test_more_budget_never_keeps_less(void **state)
@@ -264,14 +264,14 @@ static void test_more_budget_never_keeps_less(void **state)
         random_model(&m, seed, 32);
         uint64_t most = 0, slack = granule(&m);
         for (int i = 0; i < 200; i++) {
-            struct st_plan *plan = plan_for(&m, budget_at(&m, i, 200));
+            struct fb_plan *plan = plan_for(&m, budget_at(&m, i, 200));
             uint64_t kept = kept_bytes(&m, plan);
             if (kept + slack < most) {
                 fail_msg("model %d, budget %d: %llu kept, before %llu, step %llu", (int)seed, i,
                     (unsigned long long)kept, (unsigned long long)most, (unsigned long long)slack);
             }
-            most = st_max(most, kept);
-            st_plan_free(plan);
+            most = fb_max(most, kept);
+            fb_plan_free(plan);
         }
         model_close(&m);
     }
@@ -282,12 +282,12 @@ static void test_the_same_question_gets_the_same_answer(void **state)
     (void)state;
     struct model m;
     random_model(&m, 7, 32);
-    struct st_plan *a = plan_for(&m, budget_at(&m, 3, 9)), *b = plan_for(&m, budget_at(&m, 3, 9));
+    struct fb_plan *a = plan_for(&m, budget_at(&m, 3, 9)), *b = plan_for(&m, budget_at(&m, 3, 9));
     assert_memory_equal(a->resident, b->resident, (size_t)a->n_weights * sizeof *a->resident);
     assert_int_equal(a->cache_bytes, b->cache_bytes);
     assert_int_equal(a->total_bytes, b->total_bytes);
-    st_plan_free(a);
-    st_plan_free(b);
+    fb_plan_free(a);
+    fb_plan_free(b);
     model_close(&m);
 }
 
@@ -298,13 +298,13 @@ static void test_huge_sizes_do_not_overflow(void **state)
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct model m;
         random_model(&m, seed, 48);
-        uint64_t minimum = st_plan_minimum(m.weights);
+        uint64_t minimum = fb_plan_minimum(m.weights);
         uint64_t budgets[] = {minimum, minimum + (UINT64_MAX - minimum) / 1000, UINT64_MAX};
         for (int i = 0; i < 3; i++) {
-            struct st_plan *plan = plan_for(&m, budgets[i]);
+            struct fb_plan *plan = plan_for(&m, budgets[i]);
             check_plan(&m, plan, budgets[i]);
             assert_true(plan->everything_fits || i < 2);
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         model_close(&m);
     }
@@ -318,12 +318,12 @@ static void test_a_model_without_weights_needs_nothing(void **state)
     struct model m;
     model_init(&m, 0);
     claim_all(&m);
-    assert_int_equal(st_plan_minimum(m.weights), 0);
-    struct st_plan *plan = plan_for(&m, 0);
+    assert_int_equal(fb_plan_minimum(m.weights), 0);
+    struct fb_plan *plan = plan_for(&m, 0);
     assert_int_equal(plan->total_bytes, 0);
     assert_true(plan->everything_fits);
-    st_plan_free(plan);
-    st_plan_free(NULL);
+    fb_plan_free(plan);
+    fb_plan_free(NULL);
     model_close(&m);
 }
 
@@ -335,13 +335,13 @@ static void test_streamed_weights_are_spread_over_the_pass(void **state)
     struct model m;
     model_init(&m, 0);
     for (int i = 0; i < 64; i++) {
-        add_dense(&m, ST_MIB, false);
+        add_dense(&m, FB_MIB, false);
     }
     claim_all(&m);
-    assert_int_equal(st_plan_minimum(m.weights), ST_MIB + 4096);
-    struct st_plan *plan = plan_for(&m, 32 * ST_MIB);
-    assert_int_equal(plan->ring_bytes, 8 * ST_MIB);
-    assert_int_equal(plan->resident_bytes, 24 * ST_MIB);
+    assert_int_equal(fb_plan_minimum(m.weights), FB_MIB + 4096);
+    struct fb_plan *plan = plan_for(&m, 32 * FB_MIB);
+    assert_int_equal(plan->ring_bytes, 8 * FB_MIB);
+    assert_int_equal(plan->resident_bytes, 24 * FB_MIB);
     for (int first = 0; first + 8 <= 64; first++) {
         int kept = 0;
         for (int i = first; i < first + 8; i++) {
@@ -349,7 +349,7 @@ static void test_streamed_weights_are_spread_over_the_pass(void **state)
         }
         assert_in_range(kept, 2, 4); /* 24 of 64 are 3 of 8 */
     }
-    st_plan_free(plan);
+    fb_plan_free(plan);
     model_close(&m);
 }
 
@@ -360,16 +360,16 @@ static void test_a_large_output_matrix_stays(void **state)
     struct model m;
     model_init(&m, 0);
     for (int i = 0; i < 50; i++) {
-        add_dense(&m, 10 * ST_MIB, false);
+        add_dense(&m, 10 * FB_MIB, false);
     }
-    int output = add_weight(&m, ST_ROLE_OUTPUT, -1, 0, 100 * ST_MIB, false);
+    int output = add_weight(&m, FB_ROLE_OUTPUT, -1, 0, 100 * FB_MIB, false);
     int norm = add_dense(&m, 1000, false);
     claim_all(&m);
-    struct st_plan *plan = plan_for(&m, 450 * ST_MIB);
+    struct fb_plan *plan = plan_for(&m, 450 * FB_MIB);
     assert_true(plan->resident[output]);
     assert_true(plan->resident[norm]);
-    assert_in_range(plan->ring_bytes, 10 * ST_MIB, 32 * ST_MIB);
-    st_plan_free(plan);
+    assert_in_range(plan->ring_bytes, 10 * FB_MIB, 32 * FB_MIB);
+    fb_plan_free(plan);
     model_close(&m);
 }
 
@@ -379,9 +379,9 @@ static void four_layers(struct model *m)
     model_init(m, 0);
     m->catalog.n_expert_used = 2;
     for (int l = 0; l < 4; l++) {
-        add_weight(m, ST_ROLE_EXPERT_GATE, l, 8, 4096, false);
-        add_weight(m, ST_ROLE_EXPERT_UP, l, 8, 4096, false);
-        add_weight(m, ST_ROLE_EXPERT_DOWN, l, 8, 4096, false);
+        add_weight(m, FB_ROLE_EXPERT_GATE, l, 8, 4096, false);
+        add_weight(m, FB_ROLE_EXPERT_UP, l, 8, 4096, false);
+        add_weight(m, FB_ROLE_EXPERT_DOWN, l, 8, 4096, false);
     }
     claim_all(m);
 }
@@ -392,24 +392,24 @@ static void test_layers_share_a_pool_until_each_has_slots_for_a_token(void **sta
     const uint64_t slot = 3 * 4096, transit = 2 * 2 * 4096; /* two parts, in envelopes */
     struct model m;
     four_layers(&m);
-    assert_int_equal(st_plan_minimum(m.weights), 2 * slot + transit);
-    struct st_plan *plan = plan_for(&m, 8 * slot + transit - 1);
+    assert_int_equal(fb_plan_minimum(m.weights), 2 * slot + transit);
+    struct fb_plan *plan = plan_for(&m, 8 * slot + transit - 1);
     assert_int_equal(plan->shared_slots, 7);
-    st_plan_free(plan);
+    fb_plan_free(plan);
     plan = plan_for(&m, 8 * slot + transit);
     assert_int_equal(plan->shared_slots, 0);
     for (int g = 0; g < 4; g++) {
         assert_int_equal(plan->slots[g], 2);
     }
-    st_plan_free(plan);
+    fb_plan_free(plan);
     plan = plan_for(&m, 14 * slot + transit); /* 3 each, and what is left to the first */
     static const int want[] = {4, 4, 3, 3};
     assert_memory_equal(plan->slots, want, sizeof want);
     assert_false(plan->everything_fits);
-    st_plan_free(plan);
+    fb_plan_free(plan);
     plan = plan_for(&m, 32 * slot + transit);
     assert_true(plan->everything_fits);
-    st_plan_free(plan);
+    fb_plan_free(plan);
     model_close(&m);
 }
 
@@ -421,12 +421,12 @@ static void test_a_layer_of_few_experts_gets_them_all(void **state)
     struct model m;
     model_init(&m, 0);
     m.catalog.n_expert_used = 8;
-    add_weight(&m, ST_ROLE_EXPERT_UP, 0, 16, 4096, false);
-    add_weight(&m, ST_ROLE_EXPERT_UP, 1, 2, 64 * 4096, false);
+    add_weight(&m, FB_ROLE_EXPERT_UP, 0, 16, 4096, false);
+    add_weight(&m, FB_ROLE_EXPERT_UP, 1, 2, 64 * 4096, false);
     claim_all(&m);
-    struct st_plan *plan = plan_for(&m, (16 + 2 * 64 + 2 * 65) * 4096);
+    struct fb_plan *plan = plan_for(&m, (16 + 2 * 64 + 2 * 65) * 4096);
     assert_true(plan->everything_fits);
-    st_plan_free(plan);
+    fb_plan_free(plan);
     model_close(&m);
 }
 

@@ -19,12 +19,12 @@ static const char *type_name(int type)
 }
 
 static void add_rate(
-    struct st_profile *p, int type, bool repacked, double decode, double batch, double arrive)
+    struct fb_profile *p, int type, bool repacked, double decode, double batch, double arrive)
 {
-    struct st_profile_rate rate = {
+    struct fb_profile_rate rate = {
         .repacked = repacked, .threads = 1, .decode = decode, .batch = batch, .arrive = arrive};
     snprintf(rate.type, sizeof rate.type, "%s", type_name(type));
-    st_profile_put_rate(p, &rate);
+    fb_profile_put_rate(p, &rate);
 }
 
 static bool near(double got, double want)
@@ -38,12 +38,12 @@ static bool near(double got, double want)
  * and 300 elements, 2 of them used. The machine: 1 s to compute with the matrix, 1 s per expert. */
 struct example {
     struct model m;
-    struct st_profile profile;
-    struct st_plan plan;
+    struct fb_profile profile;
+    struct fb_plan plan;
     bool resident[2];
     int slots[1];
-    struct st_curves *curves;
-    struct st_speed_inputs in;
+    struct fb_curves *curves;
+    struct fb_speed_inputs in;
 };
 
 static void example_init(struct example *e)
@@ -53,7 +53,7 @@ static void example_init(struct example *e)
     e->m.catalog.n_expert_used = 2;
     e->m.catalog.n_layer = 1;
     int dense = add_dense(&e->m, 8000, true);
-    int expert = add_weight(&e->m, ST_ROLE_EXPERT_UP, 0, 4, 1000, false);
+    int expert = add_weight(&e->m, FB_ROLE_EXPERT_UP, 0, 4, 1000, false);
     const int64_t shape[4] = {10, 10, 1, 1}, stack[4] = {10, 30, 4, 1};
     memcpy(e->m.tensors[dense].ne, shape, sizeof shape);
     memcpy(e->m.tensors[expert].ne, stack, sizeof stack);
@@ -63,9 +63,9 @@ static void example_init(struct example *e)
     add_rate(&e->profile, 1, false, 1000, 1000, 0);
     e->profile.op_s = 0.001;
     e->plan =
-        (struct st_plan){.n_weights = 2, .n_groups = 1, .resident = e->resident, .slots = e->slots};
-    e->curves = st_curves_new(e->m.weights, NULL);
-    e->in = (struct st_speed_inputs){.weights = e->m.weights,
+        (struct fb_plan){.n_weights = 2, .n_groups = 1, .resident = e->resident, .slots = e->slots};
+    e->curves = fb_curves_new(e->m.weights, NULL);
+    e->in = (struct fb_speed_inputs){.weights = e->m.weights,
         .plan = &e->plan,
         .curves = e->curves,
         .profile = &e->profile,
@@ -80,7 +80,7 @@ static void example_init(struct example *e)
 
 static void example_release(struct example *e)
 {
-    st_curves_free(e->curves);
+    fb_curves_free(e->curves);
     model_close(&e->m);
 }
 
@@ -88,12 +88,12 @@ static void test_a_token_worked_by_hand(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed s;
+    struct fb_speed s;
     example_init(&e);
     /* 1.25 sqrt(4 / 2) = 1.7678; half of the slots: 1 - 0.5^1.7678 */
     double hit = 1 - pow(0.5, 1.25 * sqrt(2)), missing = 2 * (1 - hit);
     double waited = missing * 1000 / 4000 + missing * 0.01;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(near(s.hit_rate, hit));
     /* matrix 1, experts 2, the rest 0.1, 40 operations 0.04 */
     assert_true(near(s.compute_s, 3.14));
@@ -103,7 +103,7 @@ static void test_a_token_worked_by_hand(void **state)
     assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited)));
     assert_string_equal(s.limit, "computing");
     e.in.disk_bytes_per_s = 1000; /* now it is not: 8 s */
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(near(s.decode_tok_per_s, 1 / (8 + missing * 1 + missing * 0.01)));
     assert_string_equal(s.limit, "the disk");
     example_release(&e);
@@ -115,16 +115,16 @@ static void test_foresight_and_bursts_worked_by_hand(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed s;
+    struct fb_speed s;
     example_init(&e);
     double missing = 2 * pow(0.5, 1.25 * sqrt(2));
     e.in.foreseen = 0.5;
     e.in.disk_burst = 2;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     double waited = missing * 1000 / 4000 + missing * 0.01;
     assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited / 4)));
     e.in.disk_bytes_per_s = 1000;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(near(s.decode_tok_per_s, 1 / (8 + missing * 1 + missing * 0.01)));
     example_release(&e);
 }
@@ -133,33 +133,33 @@ static void test_a_prompt_worked_by_hand(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed s;
+    struct fb_speed s;
     example_init(&e);
     /* 4 tokens use 4 (1 - 0.5^4) = 3.75 of the experts; half of those are there. 8 rows of 300
      * elements take 2.4 s, less than the weights' 3.75; sqrt(4) times the operations. Only a third
      * of the layer's reading is waited for. */
     double seconds = 1.1 + 0.5 + 3.75 + 0.08 + (1.875 * 1000 / 4000 + 0.01) / 3;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(near(s.prompt_tok_per_s, 4 / seconds));
     e.in.batch = 100; /* 100 rows of the matrix: 10 s; all experts: 200 rows, 60 s */
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     seconds = 10.1 + 0.5 + 60 + 0.4 + (2 * 1000.0 / 4000 + 0.01) / 3;
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     /* Experts of their own choice are computed with at half the rate. */
     e.profile.rates[1].experts = 500;
     seconds += 60;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.prompt_attention_s = 0.1; /* of each of 100 */
     seconds += 10;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.prompt_compute_s = 0.2; /* what was seen replaces what is worked out */
     seconds = 20 + 0.5 + (2 * 1000.0 / 4000 + 0.01) / 3;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.disk_bytes_per_s = 10; /* so slow that only reading counts */
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(s.prompt_tok_per_s < 100 / (2 * 1000.0 / 10));
     example_release(&e);
 }
@@ -168,11 +168,11 @@ static void test_what_earlier_runs_computed_replaces_the_profile(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed worked_out, seen;
+    struct fb_speed worked_out, seen;
     example_init(&e);
-    st_predict(&e.in, &worked_out);
+    fb_predict(&e.in, &worked_out);
     e.in.compute_s = 6.28;
-    st_predict(&e.in, &seen);
+    fb_predict(&e.in, &seen);
     assert_true(near(seen.compute_s, 6.28));
     assert_true(near(seen.arrive_s, worked_out.arrive_s));
     assert_true(near(1 / seen.decode_tok_per_s - 1 / worked_out.decode_tok_per_s, 6.28 - 3.14));
@@ -185,25 +185,25 @@ static void test_experts_of_a_size_have_their_own_rate(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed s;
+    struct fb_speed s;
     example_init(&e);
-    struct st_profile_rate rate = {.type = "t1",
+    struct fb_profile_rate rate = {.type = "t1",
         .columns = 10,
         .rows = 30,
         .used = 2,
         .threads = 1,
         .decode = 500,
         .experts = 200};
-    st_profile_put_rate(&e.profile, &rate);
-    st_predict(&e.in, &s);
+    fb_profile_put_rate(&e.profile, &rate);
+    fb_predict(&e.in, &s);
     assert_true(near(s.compute_s, 3.14 + 2));
     e.in.disk_bytes_per_s = 1e12;
     e.in.disk_latency_s = 0;
     e.in.batch = 100; /* 100 rows of the matrix: 10 s; 200 rows of experts: 300 s */
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / (10.1 + 0.5 + 300 + 0.4)) < 1e-6);
     e.profile.rates[2].used = 3; /* those of another model */
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(near(s.compute_s, 3.14));
     example_release(&e);
 }
@@ -213,14 +213,14 @@ static void test_attention_and_reading_take_the_processors_time(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed before, after;
+    struct fb_speed before, after;
     example_init(&e);
     for (e.in.compute_s = 0; e.in.compute_s < 10; e.in.compute_s += 6.28) {
         e.in.attention_s = e.in.read_cpu_s = 0;
-        st_predict(&e.in, &before);
+        fb_predict(&e.in, &before);
         e.in.attention_s = 0.25;
         e.in.read_cpu_s = 1e-4;
-        st_predict(&e.in, &after);
+        fb_predict(&e.in, &after);
         double more = 0.25 + 8000 * 1e-4; /* the matrix; experts are waited for in any case */
         assert_true(near(after.compute_s, before.compute_s + more));
         assert_true(near(1 / after.decode_tok_per_s, 1 / before.decode_tok_per_s + more));
@@ -233,11 +233,11 @@ static void test_bytes_read_do_not_depend_on_the_disk(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed s;
+    struct fb_speed s;
     example_init(&e);
     double missing = 2 * pow(0.5, 1.25 * sqrt(2));
     for (e.in.disk_bytes_per_s = 100; e.in.disk_bytes_per_s < 1e9; e.in.disk_bytes_per_s *= 10) {
-        st_predict(&e.in, &s);
+        fb_predict(&e.in, &s);
         assert_true(near(s.read_bytes, 8000 + missing * 1000));
     }
     example_release(&e);
@@ -247,14 +247,14 @@ static void test_a_pool_that_one_token_empties_never_hits(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed s;
+    struct fb_speed s;
     example_init(&e);
     e.plan.slots = NULL;
     e.plan.shared_slots = 1;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(s.hit_rate == 0);
     e.plan.shared_slots = 2;
-    st_predict(&e.in, &s);
+    fb_predict(&e.in, &s);
     assert_true(near(s.hit_rate, 1 - pow(0.5, 1.25 * sqrt(2))));
     example_release(&e);
 }
@@ -263,14 +263,14 @@ static void test_weights_in_memory_are_not_read(void **state)
 {
     (void)state;
     struct example e;
-    struct st_speed plain, kept;
+    struct fb_speed plain, kept;
     example_init(&e);
     e.in.plan = NULL;
-    st_predict(&e.in, &plain);
+    fb_predict(&e.in, &plain);
     e.in.plan = &e.plan;
     e.resident[0] = true;
     e.slots[0] = 4;
-    st_predict(&e.in, &kept);
+    fb_predict(&e.in, &kept);
     assert_true(plain.read_s == 0 && plain.read_bytes == 0 && plain.arrive_s == 0);
     assert_true(plain.hit_rate == 1);
     assert_true(near(plain.decode_tok_per_s, 1 / 3.14));
@@ -282,16 +282,16 @@ static void test_weights_in_memory_are_not_read(void **state)
 
 struct made_up {
     struct model m;
-    struct st_profile profile;
-    struct st_reuse seen[MAX_GROUPS];
-    struct st_curves *curves;
-    struct st_speed_inputs in;
+    struct fb_profile profile;
+    struct fb_reuse seen[MAX_GROUPS];
+    struct fb_curves *curves;
+    struct fb_speed_inputs in;
 };
 
 /* Requests by distance, fewer the further: then a curve and its hull are the same. */
-static void concave_reuse(struct st_reuse *seen, int n_expert)
+static void concave_reuse(struct fb_reuse *seen, int n_expert)
 {
-    *seen = (struct st_reuse){n_expert, calloc((size_t)n_expert + 1, sizeof(double))};
+    *seen = (struct fb_reuse){n_expert, calloc((size_t)n_expert + 1, sizeof(double))};
     double count = (double)rnd_below(100000);
     for (int d = 0; d < n_expert; d++) {
         seen->count[d] = count;
@@ -303,7 +303,7 @@ static void concave_reuse(struct st_reuse *seen, int n_expert)
 static void finish(struct made_up *u, bool seen, bool measured)
 {
     for (int i = 0; i < u->m.catalog.n_tensors; i++) {
-        struct st_tensor *t = &u->m.tensors[i];
+        struct fb_tensor *t = &u->m.tensors[i];
         t->type = (int)rnd_below(3);
         t->ne[0] = (int64_t)t->bytes;
         t->ne[1] = 1 + (int64_t)rnd_below(2);
@@ -318,8 +318,8 @@ static void finish(struct made_up *u, bool seen, bool measured)
     for (int g = 0; g < u->m.weights->n_groups; g++) {
         concave_reuse(&u->seen[g], u->m.weights->groups[g].n_expert);
     }
-    u->curves = st_curves_new(u->m.weights, seen ? u->seen : NULL);
-    u->in = (struct st_speed_inputs){.weights = u->m.weights,
+    u->curves = fb_curves_new(u->m.weights, seen ? u->seen : NULL);
+    u->in = (struct fb_speed_inputs){.weights = u->m.weights,
         .curves = u->curves,
         .profile = &u->profile,
         .type_name = type_name,
@@ -344,22 +344,22 @@ static void made_up_release(struct made_up *u)
     for (int g = 0; g < MAX_GROUPS; g++) {
         free(u->seen[g].count);
     }
-    st_curves_free(u->curves);
+    fb_curves_free(u->curves);
     model_close(&u->m);
 }
 
-static struct st_plan *plan_for(const struct made_up *u, uint64_t budget)
+static struct fb_plan *plan_for(const struct made_up *u, uint64_t budget)
 {
-    struct st_plan *plan = NULL;
-    assert_int_equal(st_plan_make(u->m.weights, budget, u->curves, &plan, NULL), STRATA_OK);
+    struct fb_plan *plan = NULL;
+    assert_int_equal(fb_plan_make(u->m.weights, budget, u->curves, &plan, NULL), FOREBAY_OK);
     return plan;
 }
 
 /* The i-th of n budgets from the minimum to all there is. */
 static uint64_t budget_at(const struct model *m, int i, int n)
 {
-    const uint64_t enough = 256 * ST_MIB; /* for what weights arrive in */
-    uint64_t minimum = st_plan_minimum(m->weights);
+    const uint64_t enough = 256 * FB_MIB; /* for what weights arrive in */
+    uint64_t minimum = fb_plan_minimum(m->weights);
     uint64_t all = m->weights->dense_bytes + m->weights->expert_bytes + minimum + enough;
     return minimum + (uint64_t)((double)(all - minimum) * i / (n - 1));
 }
@@ -369,7 +369,7 @@ static bool sane(double x)
     return isfinite(x) && x >= 0;
 }
 
-static void check_sane(const struct st_speed *s)
+static void check_sane(const struct fb_speed *s)
 {
     assert_true(sane(s->decode_tok_per_s) && s->decode_tok_per_s > 0);
     assert_true(sane(s->prompt_tok_per_s) && s->prompt_tok_per_s > 0);
@@ -384,18 +384,18 @@ static void test_no_prediction_is_nonsense(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct made_up u;
-        struct st_speed s;
+        struct fb_speed s;
         made_up_init(&u, seed, seed % 2, seed / 2 % 2);
         u.in.compute_s = seed / 4 % 2 ? 0.5 : 0;
-        st_predict(&u.in, &s);
+        fb_predict(&u.in, &s);
         check_sane(&s);
         for (int i = 0; i < 10; i++) {
-            struct st_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
+            struct fb_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
             u.in.plan = plan;
-            st_predict(&u.in, &s);
+            fb_predict(&u.in, &s);
             check_sane(&s);
             assert_true(!plan->everything_fits || s.read_bytes == 0);
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         made_up_release(&u);
     }
@@ -408,17 +408,17 @@ static void test_a_faster_disk_never_predicts_slower(void **state)
         struct made_up u;
         made_up_init(&u, seed, seed % 2, true);
         for (int i = 0; i < 10; i++) {
-            struct st_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
-            struct st_speed before = {0}, s;
+            struct fb_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
+            struct fb_speed before = {0}, s;
             u.in.plan = plan;
             for (u.in.disk_bytes_per_s = 1e6; u.in.disk_bytes_per_s < 1e12;
                  u.in.disk_bytes_per_s *= 3) {
-                st_predict(&u.in, &s);
+                fb_predict(&u.in, &s);
                 assert_true(s.decode_tok_per_s >= before.decode_tok_per_s);
                 assert_true(s.prompt_tok_per_s >= before.prompt_tok_per_s);
                 before = s;
             }
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         made_up_release(&u);
     }
@@ -429,13 +429,13 @@ static double largest_fall(struct made_up *u)
 {
     double fastest = 0, worst = 0;
     for (int i = 0; i < 40; i++) {
-        struct st_plan *plan = plan_for(u, budget_at(&u->m, i, 40));
-        struct st_speed s;
+        struct fb_plan *plan = plan_for(u, budget_at(&u->m, i, 40));
+        struct fb_speed s;
         u->in.plan = plan;
-        st_predict(&u->in, &s);
+        fb_predict(&u->in, &s);
         worst = fmax(worst, 1 - s.decode_tok_per_s / fastest);
         fastest = fmax(fastest, s.decode_tok_per_s);
-        st_plan_free(plan);
+        fb_plan_free(plan);
     }
     return worst;
 }
@@ -461,15 +461,15 @@ static void test_nothing_is_faster_than_everything_in_memory(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
         struct made_up u;
-        struct st_speed all, s;
+        struct fb_speed all, s;
         made_up_init(&u, seed, seed % 2, true);
-        st_predict(&u.in, &all);
+        fb_predict(&u.in, &all);
         for (int i = 0; i < 40; i++) {
-            struct st_plan *plan = plan_for(&u, budget_at(&u.m, i, 40));
+            struct fb_plan *plan = plan_for(&u, budget_at(&u.m, i, 40));
             u.in.plan = plan;
-            st_predict(&u.in, &s);
+            fb_predict(&u.in, &s);
             assert_true(s.decode_tok_per_s <= all.decode_tok_per_s * (1 + 1e-9));
-            st_plan_free(plan);
+            fb_plan_free(plan);
         }
         made_up_release(&u);
     }
@@ -483,18 +483,18 @@ static void alike_init(struct made_up *u, uint64_t seed, bool experts)
     random_state = seed;
     model_init(&u->m, 0);
     u->m.catalog.n_expert_used = 1 + (int)rnd_below(8);
-    dense[0] = ST_MIB * (1 + rnd_below(32));
-    dense[1] = ST_MIB * (1 + rnd_below(32));
+    dense[0] = FB_MIB * (1 + rnd_below(32));
+    dense[1] = FB_MIB * (1 + rnd_below(32));
     expert = 4096 * (1 + rnd_below(2000));
     int n_expert = 8 << rnd_below(5);
     int n_layers = u->m.catalog.n_layer = 2 + (int)rnd_below(22);
     bool repacked = rnd() % 2;
     for (int l = 0; l < n_layers; l++) {
-        add_weight(&u->m, ST_ROLE_ATTENTION, l, 0, dense[0], repacked);
-        add_weight(&u->m, ST_ROLE_ATTENTION, l, 0, dense[1], repacked);
+        add_weight(&u->m, FB_ROLE_ATTENTION, l, 0, dense[0], repacked);
+        add_weight(&u->m, FB_ROLE_ATTENTION, l, 0, dense[1], repacked);
         for (int p = 0; experts && p < 3; p++) {
             add_weight(
-                &u->m, (enum st_role)(ST_ROLE_EXPERT_GATE + p), l, n_expert, expert, repacked);
+                &u->m, (enum fb_role)(FB_ROLE_EXPERT_GATE + p), l, n_expert, expert, repacked);
         }
     }
     claim_all(&u->m);
@@ -540,13 +540,13 @@ static void few_experts_init(struct made_up *u, uint64_t seed, bool alike)
     int n_groups = 2 + (int)rnd_below(2);
     for (int g = 0; g < n_groups; g++) {
         int n_expert = 2 + (int)rnd_below(4);
-        int i = add_weight(&u->m, ST_ROLE_EXPERT_UP, g, n_expert, 64 + rnd_below(4096), true);
+        int i = add_weight(&u->m, FB_ROLE_EXPERT_UP, g, n_expert, 64 + rnd_below(4096), true);
         u->m.claims[i].unit_bytes = alike ? 4096 : 64 * (1 + rnd_below(100));
         concave_reuse(&u->seen[g], n_expert);
     }
     claim_all(&u->m);
-    u->curves = st_curves_new(u->m.weights, u->seen);
-    u->in = (struct st_speed_inputs){.weights = u->m.weights,
+    u->curves = fb_curves_new(u->m.weights, u->seen);
+    u->in = (struct fb_speed_inputs){.weights = u->m.weights,
         .curves = u->curves,
         .profile = &u->profile,
         .type_name = type_name,
@@ -555,23 +555,23 @@ static void few_experts_init(struct made_up *u, uint64_t seed, bool alike)
         .batch = 1};
 }
 
-static double reading(const struct made_up *u, const struct st_plan *plan)
+static double reading(const struct made_up *u, const struct fb_plan *plan)
 {
-    struct st_speed_inputs in = u->in;
-    struct st_speed s;
+    struct fb_speed_inputs in = u->in;
+    struct fb_speed s;
     in.plan = plan;
-    st_predict(&in, &s);
+    fb_predict(&in, &s);
     return s.read_s;
 }
 
 /* The least reading of all assignments that take at most `room` and give each group what a token
  * needs, groups before g as in `plan`. */
-static double least_reading(const struct made_up *u, struct st_plan *plan, int g, uint64_t room)
+static double least_reading(const struct made_up *u, struct fb_plan *plan, int g, uint64_t room)
 {
     if (g == plan->n_groups) {
         return reading(u, plan);
     }
-    const struct st_group *group = &u->m.weights->groups[g];
+    const struct fb_group *group = &u->m.weights->groups[g];
     int k = u->m.catalog.n_expert_used > 2 ? u->m.catalog.n_expert_used : 2;
     double least = INFINITY;
     for (int n = k < group->n_expert ? k : group->n_expert; n <= group->n_expert; n++) {
@@ -585,7 +585,7 @@ static double least_reading(const struct made_up *u, struct st_plan *plan, int g
 }
 
 /* What one more slot would save in the group where it saves most. */
-static double next_slot(const struct made_up *u, const struct st_plan *plan)
+static double next_slot(const struct made_up *u, const struct fb_plan *plan)
 {
     double most = 0;
     for (int g = 0; g < plan->n_groups; g++) {
@@ -604,9 +604,9 @@ static int compare_with_all(const struct made_up *u, bool alike)
 {
     int compared = 0;
     for (int i = 0; i < 25; i++) {
-        uint64_t minimum = st_plan_minimum(u->m.weights);
+        uint64_t minimum = fb_plan_minimum(u->m.weights);
         uint64_t budget = minimum + u->m.weights->expert_bytes * (uint64_t)i / 24;
-        struct st_plan *plan = plan_for(u, budget);
+        struct fb_plan *plan = plan_for(u, budget);
         if (plan->slots) {
             double got = reading(u, plan), spare = alike ? 0 : next_slot(u, plan);
             double best =
@@ -616,7 +616,7 @@ static int compare_with_all(const struct made_up *u, bool alike)
             }
             compared++;
         }
-        st_plan_free(plan);
+        fb_plan_free(plan);
     }
     return compared;
 }

@@ -30,7 +30,7 @@ static uint32_t naive_common(const struct naive *s, const int32_t *tokens, uint3
 }
 
 /* The longest match must be found, and an idle sequence rather than a busy one. */
-static void check_find(const struct st_prefix *p, const struct naive *model, bool whole)
+static void check_find(const struct fb_prefix *p, const struct naive *model, bool whole)
 {
     int32_t wanted[LONG];
     uint32_t n = (uint32_t)rand() % LONG, best = 0, got;
@@ -49,7 +49,7 @@ static void check_find(const struct st_prefix *p, const struct naive *model, boo
             common > best ? !model[i].busy : idle_best || (common == best && !model[i].busy);
         best = common > best ? common : best;
     }
-    int seq = st_prefix_find(p, wanted, n, whole, &got);
+    int seq = fb_prefix_find(p, wanted, n, whole, &got);
     assert_int_equal(got, best);
     assert_int_equal(seq >= 0, best > 0);
     if (seq >= 0) {
@@ -61,9 +61,9 @@ static void check_find(const struct st_prefix *p, const struct naive *model, boo
 static void test_random_steps(void **state)
 {
     (void)state;
-    struct st_prefix p;
+    struct fb_prefix p;
     struct naive model[N_SEQ] = {0};
-    st_prefix_init(&p, N_SEQ);
+    fb_prefix_init(&p, N_SEQ);
     srand(1);
     for (int step = 0; step < 20000; step++) {
         int seq = rand() % N_SEQ;
@@ -74,45 +74,45 @@ static void test_random_steps(void **state)
             break;
         case 1:
             m->n = m->n ? (uint32_t)rand() % m->n : 0;
-            st_prefix_cut(&p, seq, m->n);
+            fb_prefix_cut(&p, seq, m->n);
             break;
         default:
             for (int i = rand() % 6; i > 0 && m->n < LONG; i--) {
                 int32_t token = rand() % 3;
                 m->tokens[m->n++] = token;
-                st_prefix_add(&p, seq, &token, 1);
+                fb_prefix_add(&p, seq, &token, 1);
             }
         }
         assert_int_equal(p.seqs[seq].n, m->n);
         check_find(&p, model, step % 2);
     }
-    st_prefix_release(&p);
+    fb_prefix_release(&p);
 }
 
 static void test_victims(void **state)
 {
     (void)state;
-    struct st_prefix p;
+    struct fb_prefix p;
     const int32_t tokens[] = {1, 2, 3};
-    st_prefix_init(&p, 3);
-    assert_int_equal(st_prefix_victim(&p, -1), 0);
-    assert_int_equal(st_prefix_oldest(&p, -1), -1);
+    fb_prefix_init(&p, 3);
+    assert_int_equal(fb_prefix_victim(&p, -1), 0);
+    assert_int_equal(fb_prefix_oldest(&p, -1), -1);
     for (int i = 0; i < 3; i++) {
-        st_prefix_add(&p, i, tokens, 3);
-        st_prefix_touch(&p, i);
+        fb_prefix_add(&p, i, tokens, 3);
+        fb_prefix_touch(&p, i);
     }
-    assert_int_equal(st_prefix_victim(&p, -1), 0);
-    assert_int_equal(st_prefix_victim(&p, 0), 1);
-    st_prefix_touch(&p, 0);
-    assert_int_equal(st_prefix_victim(&p, -1), 1);
+    assert_int_equal(fb_prefix_victim(&p, -1), 0);
+    assert_int_equal(fb_prefix_victim(&p, 0), 1);
+    fb_prefix_touch(&p, 0);
+    assert_int_equal(fb_prefix_victim(&p, -1), 1);
     p.seqs[1].busy = true;
-    assert_int_equal(st_prefix_victim(&p, -1), 2);
-    st_prefix_cut(&p, 0, 0);
-    assert_int_equal(st_prefix_victim(&p, -1), 0); /* an empty one first */
-    assert_int_equal(st_prefix_oldest(&p, -1), 2);
+    assert_int_equal(fb_prefix_victim(&p, -1), 2);
+    fb_prefix_cut(&p, 0, 0);
+    assert_int_equal(fb_prefix_victim(&p, -1), 0); /* an empty one first */
+    assert_int_equal(fb_prefix_oldest(&p, -1), 2);
     p.seqs[0].busy = p.seqs[2].busy = true;
-    assert_int_equal(st_prefix_victim(&p, -1), -1);
-    st_prefix_release(&p);
+    assert_int_equal(fb_prefix_victim(&p, -1), -1);
+    fb_prefix_release(&p);
 }
 
 int main(void)

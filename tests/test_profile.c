@@ -21,7 +21,7 @@ static char dir[256], path[300];
 static int make_dir(void **state)
 {
     (void)state;
-    snprintf(dir, sizeof dir, "%s/strata_profile_XXXXXX", disk_dir());
+    snprintf(dir, sizeof dir, "%s/forebay_profile_XXXXXX", disk_dir());
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/profile.json", dir);
     return 0;
@@ -54,9 +54,9 @@ static void write_text(const char *text, size_t n)
     fclose(f);
 }
 
-static struct st_profile_rate rate(const char *type, bool repacked, int threads, double decode)
+static struct fb_profile_rate rate(const char *type, bool repacked, int threads, double decode)
 {
-    struct st_profile_rate r = {.repacked = repacked,
+    struct fb_profile_rate r = {.repacked = repacked,
         .threads = threads,
         .decode = decode,
         .batch = 5e10,
@@ -66,9 +66,9 @@ static struct st_profile_rate rate(const char *type, bool repacked, int threads,
     return r;
 }
 
-static struct st_profile_disk disk(uint64_t device, int64_t measured)
+static struct fb_profile_disk disk(uint64_t device, int64_t measured)
 {
-    struct st_profile_disk d = {
+    struct fb_profile_disk d = {
         .device = device, .bytes_per_s = 2.5e9, .latency_s = 0.00015, .measured = measured};
     for (int b = 0; b < 4; b++) {
         for (int q = 0; q < 3; q++) {
@@ -78,31 +78,31 @@ static struct st_profile_disk disk(uint64_t device, int64_t measured)
     return d;
 }
 
-static void example(struct st_profile *p)
+static void example(struct fb_profile *p)
 {
-    *p = (struct st_profile){.machine = MACHINE,
+    *p = (struct fb_profile){.machine = MACHINE,
         .measured = NOW,
         .cores = 4,
         .memory_bytes_per_s = {1.25e10, 3.5e10},
         .op_s = 2.5e-6};
-    struct st_profile_rate a = rate("q4_K", false, 1, 6e9), b = rate("q4_K", true, 4, 2.5e10);
-    struct st_profile_disk c = disk(1, NOW), d = disk(UINT64_MAX - 7, NOW - DAY);
-    st_profile_put_rate(p, &a);
-    st_profile_put_rate(p, &b);
-    st_profile_put_disk(p, &c);
-    st_profile_put_disk(p, &d);
+    struct fb_profile_rate a = rate("q4_K", false, 1, 6e9), b = rate("q4_K", true, 4, 2.5e10);
+    struct fb_profile_disk c = disk(1, NOW), d = disk(UINT64_MAX - 7, NOW - DAY);
+    fb_profile_put_rate(p, &a);
+    fb_profile_put_rate(p, &b);
+    fb_profile_put_disk(p, &c);
+    fb_profile_put_disk(p, &d);
 }
 
 /* Loading says no, why, and gives an empty profile of this machine. */
 static void check_refused(const char *what)
 {
-    static struct st_profile none, got;
+    static struct fb_profile none, got;
     const char *why = NULL;
     memset(&none, 0, sizeof none);
     memset(&got, 0xaa, sizeof got);
     none.measured = NOW;
     snprintf(none.machine, sizeof none.machine, "%s", MACHINE);
-    if (st_profile_load(path, MACHINE, NOW, &got, &why) || !why) {
+    if (fb_profile_load(path, MACHINE, NOW, &got, &why) || !why) {
         fail_msg("%s: taken, or no reason", what);
     }
     assert_memory_equal(&got, &none, sizeof none);
@@ -110,9 +110,9 @@ static void check_refused(const char *what)
 
 static const char *reason(int64_t now, const char *machine)
 {
-    static struct st_profile got;
+    static struct fb_profile got;
     const char *why;
-    return st_profile_load(path, machine, now, &got, &why) ? NULL : why;
+    return fb_profile_load(path, machine, now, &got, &why) ? NULL : why;
 }
 
 /* --- The file ------------------------------------------------------------------------------ */
@@ -120,12 +120,12 @@ static const char *reason(int64_t now, const char *machine)
 static void test_what_is_saved_is_loaded(void **state)
 {
     (void)state;
-    static struct st_profile saved, loaded;
+    static struct fb_profile saved, loaded;
     const char *why = "";
     example(&saved);
-    assert_true(st_profile_save(path, &saved));
+    assert_true(fb_profile_save(path, &saved));
     memset(&loaded, 0xaa, sizeof loaded);
-    assert_true(st_profile_load(path, MACHINE, NOW, &loaded, &why));
+    assert_true(fb_profile_load(path, MACHINE, NOW, &loaded, &why));
     assert_null(why);
     assert_memory_equal(&loaded, &saved, sizeof saved);
 }
@@ -133,11 +133,11 @@ static void test_what_is_saved_is_loaded(void **state)
 static void test_an_empty_profile_is_one_too(void **state)
 {
     (void)state;
-    static struct st_profile saved, loaded;
+    static struct fb_profile saved, loaded;
     const char *why;
-    saved = (struct st_profile){.machine = MACHINE, .measured = NOW};
-    assert_true(st_profile_save(path, &saved));
-    assert_true(st_profile_load(path, MACHINE, NOW, &loaded, &why));
+    saved = (struct fb_profile){.machine = MACHINE, .measured = NOW};
+    assert_true(fb_profile_save(path, &saved));
+    assert_true(fb_profile_load(path, MACHINE, NOW, &loaded, &why));
     assert_memory_equal(&loaded, &saved, sizeof saved);
 }
 
@@ -157,13 +157,13 @@ static void test_no_file_is_no_profile(void **state)
 static void test_a_profile_is_of_one_machine_and_a_month(void **state)
 {
     (void)state;
-    static struct st_profile saved;
+    static struct fb_profile saved;
     example(&saved);
-    assert_true(st_profile_save(path, &saved));
+    assert_true(fb_profile_save(path, &saved));
     assert_non_null(strstr(reason(NOW, "another"), "another machine"));
     assert_non_null(strstr(reason(NOW, ""), "another machine"));
-    assert_null(reason(NOW + ST_PROFILE_DAYS * DAY - 1, MACHINE));
-    assert_string_equal(reason(NOW + ST_PROFILE_DAYS * DAY, MACHINE), "it is too old");
+    assert_null(reason(NOW + FB_PROFILE_DAYS * DAY - 1, MACHINE));
+    assert_string_equal(reason(NOW + FB_PROFILE_DAYS * DAY, MACHINE), "it is too old");
     assert_null(reason(NOW - DAY, MACHINE)); /* clocks are set */
     assert_string_equal(reason(NOW - DAY - 1, MACHINE), "it is too old");
 }
@@ -171,9 +171,9 @@ static void test_a_profile_is_of_one_machine_and_a_month(void **state)
 static void test_a_truncated_profile_is_refused(void **state)
 {
     (void)state;
-    static struct st_profile saved;
+    static struct fb_profile saved;
     example(&saved);
-    char *text = st_profile_json(&saved);
+    char *text = fb_profile_json(&saved);
     size_t n = strlen(text);
     for (size_t keep = 0; keep < n; keep++) {
         write_text(text, keep);
@@ -187,10 +187,10 @@ static void test_a_truncated_profile_is_refused(void **state)
 /* Replaces the first `old` in a good profile and loads that. */
 static void check_refused_with(const char *old, const char *new)
 {
-    static struct st_profile saved;
+    static struct fb_profile saved;
     char text[8192];
     example(&saved);
-    char *good = st_profile_json(&saved), *at = strstr(good, old);
+    char *good = fb_profile_json(&saved), *at = strstr(good, old);
     if (!at) {
         fail_msg("%s is not in a profile", old);
         return;
@@ -260,9 +260,9 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
 static void test_a_changed_byte_does_no_harm(void **state)
 {
     (void)state;
-    static struct st_profile saved, got;
+    static struct fb_profile saved, got;
     example(&saved);
-    char *text = st_profile_json(&saved);
+    char *text = fb_profile_json(&saved);
     size_t n = strlen(text);
     int refused = 0;
     random_state = 1;
@@ -271,7 +271,7 @@ static void test_a_changed_byte_does_no_harm(void **state)
         char was = text[at];
         text[at] = (char)rnd();
         write_text(text, n);
-        refused += !st_profile_load(path, MACHINE, NOW, &got, &why);
+        refused += !fb_profile_load(path, MACHINE, NOW, &got, &why);
         assert_true(got.op_s >= 0 && got.cores >= 0);
         for (int i = 0; i < got.n_rates; i++) {
             assert_true(got.rates[i].decode > 0 && got.rates[i].threads > 0);
@@ -290,77 +290,77 @@ static void test_a_changed_byte_does_no_harm(void **state)
 static void test_rates_are_found_by_type_layout_and_threads(void **state)
 {
     (void)state;
-    static struct st_profile p;
+    static struct fb_profile p;
     example(&p);
-    assert_true(st_profile_rate(&p, "q4_K", false, 1)->decode == 6e9);
-    assert_true(st_profile_rate(&p, "q4_K", true, 4)->decode == 2.5e10);
-    assert_null(st_profile_rate(&p, "q4_K", true, 1));
-    assert_null(st_profile_rate(&p, "q4_K", false, 4));
-    assert_null(st_profile_rate(&p, "q4", false, 1));
-    struct st_profile_rate again = rate("q4_K", false, 1, 7e9);
-    st_profile_put_rate(&p, &again);
+    assert_true(fb_profile_rate(&p, "q4_K", false, 1)->decode == 6e9);
+    assert_true(fb_profile_rate(&p, "q4_K", true, 4)->decode == 2.5e10);
+    assert_null(fb_profile_rate(&p, "q4_K", true, 1));
+    assert_null(fb_profile_rate(&p, "q4_K", false, 4));
+    assert_null(fb_profile_rate(&p, "q4", false, 1));
+    struct fb_profile_rate again = rate("q4_K", false, 1, 7e9);
+    fb_profile_put_rate(&p, &again);
     assert_int_equal(p.n_rates, 2);
-    assert_true(st_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
-    struct st_profile_rate small = rate("q4_K", false, 1, 5e9);
+    assert_true(fb_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
+    struct fb_profile_rate small = rate("q4_K", false, 1, 5e9);
     small.columns = 256;
     small.rows = 2048;
     small.used = 8;
-    st_profile_put_rate(&p, &small);
+    fb_profile_put_rate(&p, &small);
     assert_int_equal(p.n_rates, 3);
-    assert_true(st_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
-    assert_true(st_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 8)->decode == 5e9);
-    assert_null(st_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 6));
-    assert_null(st_profile_expert_rate(&p, "q4_K", false, 1, 2048, 256, 8));
+    assert_true(fb_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
+    assert_true(fb_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 8)->decode == 5e9);
+    assert_null(fb_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 6));
+    assert_null(fb_profile_expert_rate(&p, "q4_K", false, 1, 2048, 256, 8));
 }
 
 static void test_the_oldest_rate_goes_when_there_is_no_room(void **state)
 {
     (void)state;
-    static struct st_profile p, loaded;
+    static struct fb_profile p, loaded;
     const char *why;
-    p = (struct st_profile){.machine = MACHINE, .measured = NOW};
-    for (int i = 1; i <= ST_PROFILE_RATES + 3; i++) {
-        struct st_profile_rate r = rate("f16", false, i, i);
-        st_profile_put_rate(&p, &r);
+    p = (struct fb_profile){.machine = MACHINE, .measured = NOW};
+    for (int i = 1; i <= FB_PROFILE_RATES + 3; i++) {
+        struct fb_profile_rate r = rate("f16", false, i, i);
+        fb_profile_put_rate(&p, &r);
     }
-    assert_int_equal(p.n_rates, ST_PROFILE_RATES);
-    assert_null(st_profile_rate(&p, "f16", false, 3));
-    for (int i = 4; i <= ST_PROFILE_RATES + 3; i++) {
-        assert_true(st_profile_rate(&p, "f16", false, i)->decode == i);
+    assert_int_equal(p.n_rates, FB_PROFILE_RATES);
+    assert_null(fb_profile_rate(&p, "f16", false, 3));
+    for (int i = 4; i <= FB_PROFILE_RATES + 3; i++) {
+        assert_true(fb_profile_rate(&p, "f16", false, i)->decode == i);
     }
-    assert_true(st_profile_save(path, &p));
-    assert_true(st_profile_load(path, MACHINE, NOW, &loaded, &why));
+    assert_true(fb_profile_save(path, &p));
+    assert_true(fb_profile_load(path, MACHINE, NOW, &loaded, &why));
     assert_memory_equal(&loaded, &p, sizeof p);
 }
 
 static void test_disks_are_found_while_they_are_fresh(void **state)
 {
     (void)state;
-    static struct st_profile p;
+    static struct fb_profile p;
     example(&p);
-    assert_int_equal(st_profile_disk(&p, 1, NOW)->measured, NOW);
-    assert_null(st_profile_disk(&p, 2, NOW));
-    assert_null(st_profile_disk(&p, 1, NOW + ST_PROFILE_DAYS * DAY));
-    assert_null(st_profile_disk(&p, 1, NOW - 2 * DAY)); /* of the future */
-    struct st_profile_disk again = disk(1, NOW + 5);
-    st_profile_put_disk(&p, &again);
+    assert_int_equal(fb_profile_disk(&p, 1, NOW)->measured, NOW);
+    assert_null(fb_profile_disk(&p, 2, NOW));
+    assert_null(fb_profile_disk(&p, 1, NOW + FB_PROFILE_DAYS * DAY));
+    assert_null(fb_profile_disk(&p, 1, NOW - 2 * DAY)); /* of the future */
+    struct fb_profile_disk again = disk(1, NOW + 5);
+    fb_profile_put_disk(&p, &again);
     assert_int_equal(p.n_disks, 2);
-    assert_int_equal(st_profile_disk(&p, 1, NOW)->measured, NOW + 5);
+    assert_int_equal(fb_profile_disk(&p, 1, NOW)->measured, NOW + 5);
 }
 
 static void test_the_oldest_disk_goes_when_there_is_no_room(void **state)
 {
     (void)state;
-    static struct st_profile p;
-    p = (struct st_profile){0};
-    for (uint64_t i = 1; i <= ST_PROFILE_DISKS + 2; i++) {
-        struct st_profile_disk d = disk(i, NOW);
-        st_profile_put_disk(&p, &d);
+    static struct fb_profile p;
+    p = (struct fb_profile){0};
+    for (uint64_t i = 1; i <= FB_PROFILE_DISKS + 2; i++) {
+        struct fb_profile_disk d = disk(i, NOW);
+        fb_profile_put_disk(&p, &d);
     }
-    assert_int_equal(p.n_disks, ST_PROFILE_DISKS);
-    assert_null(st_profile_disk(&p, 2, NOW));
-    for (uint64_t i = 3; i <= ST_PROFILE_DISKS + 2; i++) {
-        assert_int_equal(st_profile_disk(&p, i, NOW)->device, i);
+    assert_int_equal(p.n_disks, FB_PROFILE_DISKS);
+    assert_null(fb_profile_disk(&p, 2, NOW));
+    for (uint64_t i = 3; i <= FB_PROFILE_DISKS + 2; i++) {
+        assert_int_equal(fb_profile_disk(&p, i, NOW)->device, i);
     }
 }
 
@@ -380,28 +380,28 @@ static void check_holds(const char *want)
 static void test_a_file_is_replaced_whole_or_not_at_all(void **state)
 {
     (void)state;
-    char *large = calloc(1, ST_MIB), nowhere[400];
+    char *large = calloc(1, FB_MIB), nowhere[400];
     struct rlimit usual, small;
     remove(path);
-    assert_true(st_file_replace(path, "one", 3));
+    assert_true(fb_file_replace(path, "one", 3));
     check_holds("one");
-    assert_true(st_file_replace(path, "another", 7));
+    assert_true(fb_file_replace(path, "another", 7));
     check_holds("another");
     /* The disk is full half-way: as far as a program can tell, the same as a limit on files. */
     getrlimit(RLIMIT_FSIZE, &usual);
-    small = (struct rlimit){64 * ST_KIB, usual.rlim_max};
+    small = (struct rlimit){64 * FB_KIB, usual.rlim_max};
     void (*before)(int) = signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    bool replaced = st_file_replace(path, large, ST_MIB);
+    bool replaced = fb_file_replace(path, large, FB_MIB);
     setrlimit(RLIMIT_FSIZE, &usual);
     signal(SIGXFSZ, before);
     assert_false(replaced);
     check_holds("another");
     snprintf(nowhere, sizeof nowhere, "%s/none/profile.json", dir);
-    assert_false(st_file_replace(nowhere, "one", 3));
+    assert_false(fb_file_replace(nowhere, "one", 3));
     remove(path);
     assert_int_equal(mkdir(path, 0700), 0);
-    assert_false(st_file_replace(path, "one", 3));
+    assert_false(fb_file_replace(path, "one", 3));
     assert_int_equal(files_in_dir(), 1);
     assert_int_equal(rmdir(path), 0);
     free(large);
@@ -410,11 +410,11 @@ static void test_a_file_is_replaced_whole_or_not_at_all(void **state)
 static void test_what_cannot_be_written_is_said(void **state)
 {
     (void)state;
-    static struct st_profile p;
+    static struct fb_profile p;
     char nowhere[400];
     example(&p);
     snprintf(nowhere, sizeof nowhere, "%s/none/profile.json", dir);
-    assert_false(st_profile_save(nowhere, &p));
+    assert_false(fb_profile_save(nowhere, &p));
     assert_int_equal(files_in_dir(), 0);
 }
 

@@ -1,11 +1,11 @@
 /*
- * test_public_header.c - include/strata.h stands alone, and its lists are complete.
+ * test_public_header.c - include/forebay.h stands alone, and its lists are complete.
  *
- * strata.h comes first on purpose: nothing included before it can lend it a definition. Nothing here
+ * forebay.h comes first on purpose: nothing included before it can lend it a definition. Nothing here
  * needs more than ISO C11, so that the build may compile this file with -std=c11 -pedantic-errors.
  * tests/header_cpp.cpp is the C++17 half.
  */
-#include "strata.h"
+#include "forebay.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,24 +22,24 @@ struct listed {
     int value;
 };
 
-#define STATUS_ENTRY(name, value, text) {#name, text, STRATA_##name},
-static const struct listed statuses[] = {STRATA_STATUS_LIST(STATUS_ENTRY)};
+#define STATUS_ENTRY(name, value, text) {#name, text, FOREBAY_##name},
+static const struct listed statuses[] = {FOREBAY_STATUS_LIST(STATUS_ENTRY)};
 
 #define STATS_ENTRY(type, name) #name,
-static const char *const stats_keys[] = {STRATA_STATS_LIST(STATS_ENTRY)};
+static const char *const stats_keys[] = {FOREBAY_STATS_LIST(STATS_ENTRY)};
 
 static void test_every_status_has_name_and_text(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT(statuses); i++) {
-        enum strata_status status = (enum strata_status)statuses[i].value;
+        enum forebay_status status = (enum forebay_status)statuses[i].value;
         assert_int_equal(statuses[i].value, i); /* 0, 1, 2, ... without gaps */
-        assert_string_equal(strata_status_name(status), statuses[i].name);
-        assert_string_equal(strata_status_text(status), statuses[i].text);
+        assert_string_equal(forebay_status_name(status), statuses[i].name);
+        assert_string_equal(forebay_status_text(status), statuses[i].text);
         assert_true(strlen(statuses[i].text) > 0);
         assert_true(i == 0 || strncmp(statuses[i].name, "E_", 2) == 0);
     }
-    assert_int_equal(STRATA_OK, 0); /* so that `if (status)` means failure */
+    assert_int_equal(FOREBAY_OK, 0); /* so that `if (status)` means failure */
 }
 
 static void test_statuses_are_distinct(void **state)
@@ -59,8 +59,8 @@ static void test_unknown_status_is_no_crash(void **state)
     (void)state;
     const int unknown[] = {-1, (int)COUNT(statuses), 1 << 20};
     for (size_t i = 0; i < COUNT(unknown); i++) {
-        assert_string_equal(strata_status_name((enum strata_status)unknown[i]), "?");
-        assert_string_equal(strata_status_text((enum strata_status)unknown[i]), "?");
+        assert_string_equal(forebay_status_name((enum forebay_status)unknown[i]), "?");
+        assert_string_equal(forebay_status_text((enum forebay_status)unknown[i]), "?");
     }
 }
 

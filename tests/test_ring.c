@@ -10,9 +10,9 @@
 
 static struct model sized;
 static struct model *model = &sized;
-static struct st_io_engine *io;
-static struct st_arriver arriver;
-static struct st_ring *ring;
+static struct fb_io_engine *io;
+static struct fb_arriver arriver;
+static struct fb_ring *ring;
 static int order[MAX_TENSORS];
 
 /* --- Rig ------------------------------------------------------------------------------------- */
@@ -38,8 +38,8 @@ static int tear_down(void **state)
 
 static void close_ring(void)
 {
-    st_ring_free(ring);
-    st_io_free(io);
+    fb_ring_free(ring);
+    fb_io_free(io);
     ring = NULL;
     io = NULL;
 }
@@ -55,8 +55,8 @@ static void open_ring(const char *method, uint64_t bytes)
 {
     close_ring();
     io = open_small_engine(method);
-    arriver = (struct st_arriver){.io = io, .weights = model->weights};
-    ring = st_ring_new(&arriver, bytes, true);
+    arriver = (struct fb_arriver){.io = io, .weights = model->weights};
+    ring = fb_ring_new(&arriver, bytes, true);
     assert_non_null(ring);
 }
 
@@ -75,26 +75,26 @@ static uint64_t pass_bytes(void)
 }
 
 /* Takes the weight; while it is used, all read-ahead there is room for comes in (S1). */
-static enum strata_status use(int weight, struct strata_error *err)
+static enum forebay_status use(int weight, struct forebay_error *err)
 {
     const void *raw = NULL;
-    enum strata_status status = st_ring_take(ring, weight, &raw, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = fb_ring_take(ring, weight, &raw, err);
+    if (status != FOREBAY_OK) {
         assert_null(raw);
         return status;
     }
     assert_true(form_is_right(model, weight, 0, raw));
-    st_ring_pump(ring);
-    st_io_wait_any(io);
+    fb_ring_pump(ring);
+    fb_io_wait_any(io);
     assert_true(form_is_right(model, weight, 0, raw));
-    st_ring_release(ring);
-    return STRATA_OK;
+    fb_ring_release(ring);
+    return FOREBAY_OK;
 }
 
 static void use_all(const int *weights, int n)
 {
-    struct strata_error err;
-    st_ring_expect(ring, weights, n);
+    struct forebay_error err;
+    fb_ring_expect(ring, weights, n);
     for (int i = 0; i < n; i++) {
         if (use(weights[i], &err)) {
             fail_msg("weight %d: %s", weights[i], err.message);
@@ -111,8 +111,8 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
 static void test_every_pass_brings_the_bytes_of_the_file(void **state)
 {
     (void)state;
-    const uint64_t sizes[] = {smallest_ring(), smallest_ring() + ST_IO_ALIGN,
-        2 * smallest_ring() + 3 * ST_IO_ALIGN, 8 * ST_MIB};
+    const uint64_t sizes[] = {smallest_ring(), smallest_ring() + FB_IO_ALIGN,
+        2 * smallest_ring() + 3 * FB_IO_ALIGN, 8 * FB_MIB};
     for (size_t m = 0; m < N_METHODS; m++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             open_ring(methods[m], sizes[s]);
@@ -128,7 +128,7 @@ static void test_the_ring_wraps_anywhere(void **state)
 {
     (void)state;
     for (uint64_t pages = 0; pages < 60; pages += 3) {
-        open_ring("sync", smallest_ring() + pages * ST_IO_ALIGN);
+        open_ring("sync", smallest_ring() + pages * FB_IO_ALIGN);
         for (int pass = 0; pass < 4; pass++) {
             use_all(order, N_WEIGHTS);
         }
@@ -142,7 +142,7 @@ static void test_a_weight_in_use_stays_while_the_ring_reads_ahead(void **state)
     for (int pass = 0; pass < 2; pass++) {
         use_all(order, N_WEIGHTS);
     }
-    struct st_ring_stats stats = *st_ring_stats(ring);
+    struct fb_ring_stats stats = *fb_ring_stats(ring);
     assert_true(stats.prefetch_used_bytes > pass_bytes() / 2);
     assert_true(stats.stall_ns > 0);
 }
@@ -153,9 +153,9 @@ static void test_a_corrupted_read_would_be_noticed(void **state)
     (void)state;
     const void *raw;
     open_ring("fault:sync,corrupt_at=1", smallest_ring());
-    assert_int_equal(st_ring_take(ring, 0, &raw, NULL), STRATA_OK);
+    assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
     assert_false(form_is_right(model, 0, 0, raw));
-    st_ring_release(ring);
+    fb_ring_release(ring);
 }
 
 /* More weights than the ring has entries for. */
@@ -170,7 +170,7 @@ static void test_many_tiny_weights(void **state)
     }
     model_open(&tiny);
     model = &tiny;
-    open_ring("threads", 8 * ST_MIB);
+    open_ring("threads", 8 * FB_MIB);
     for (int pass = 0; pass < 3; pass++) {
         use_all(all, MAX_TENSORS);
     }
@@ -183,8 +183,8 @@ static void test_many_tiny_weights(void **state)
 
 static uint64_t moved_bytes(void)
 {
-    struct st_io_counters c;
-    st_io_counters(io, &c);
+    struct fb_io_counters c;
+    fb_io_counters(io, &c);
     return c.read_bytes;
 }
 
@@ -193,8 +193,8 @@ static uint64_t envelopes(int from, int to)
 {
     uint64_t sum = 0;
     for (int i = from; i < to; i++) {
-        uint64_t offset = st_weight_offset(model->weights, i % N_WEIGHTS, 0);
-        sum += st_io_envelope(offset, model->weights->weights[i % N_WEIGHTS].file_bytes);
+        uint64_t offset = fb_weight_offset(model->weights, i % N_WEIGHTS, 0);
+        sum += fb_io_envelope(offset, model->weights->weights[i % N_WEIGHTS].file_bytes);
     }
     return sum;
 }
@@ -205,12 +205,12 @@ static void test_each_byte_is_read_once_per_pass(void **state)
 {
     (void)state;
     const int n_passes = 7;
-    for (uint64_t bytes = 2 * smallest_ring(); bytes < 3 * ST_MIB; bytes *= 2) {
+    for (uint64_t bytes = 2 * smallest_ring(); bytes < 3 * FB_MIB; bytes *= 2) {
         open_ring("sync", bytes);
         for (int pass = 0; pass < n_passes; pass++) {
             use_all(order, N_WEIGHTS);
         }
-        const struct st_ring_stats *stats = st_ring_stats(ring);
+        const struct fb_ring_stats *stats = fb_ring_stats(ring);
         uint64_t first = model->weights->weights[0].file_bytes;
         assert_int_equal(stats->demand_bytes, 2 * first);
         assert_int_equal(stats->prefetch_used_bytes, n_passes * pass_bytes() - 2 * first);
@@ -229,21 +229,21 @@ static void test_each_byte_is_read_once_per_pass(void **state)
 static void test_reading_ahead_goes_over_the_end_of_a_pass(void **state)
 {
     (void)state;
-    open_ring("sync", 8 * ST_MIB);
+    open_ring("sync", 8 * FB_MIB);
     use_all(order, N_WEIGHTS);
     use_all(order, N_WEIGHTS);
-    uint64_t demand = st_ring_stats(ring)->demand_bytes;
+    uint64_t demand = fb_ring_stats(ring)->demand_bytes;
     use_all(order, N_WEIGHTS);
     use_all(order, N_WEIGHTS);
-    assert_int_equal(st_ring_stats(ring)->demand_bytes, demand);
+    assert_int_equal(fb_ring_stats(ring)->demand_bytes, demand);
 }
 
 static void test_the_first_pass_reads_nothing_in_vain(void **state)
 {
     (void)state;
-    open_ring("sync", 8 * ST_MIB);
+    open_ring("sync", 8 * FB_MIB);
     use_all(order, N_WEIGHTS);
-    const struct st_ring_stats *stats = st_ring_stats(ring);
+    const struct fb_ring_stats *stats = fb_ring_stats(ring);
     assert_int_equal(stats->demand_bytes + stats->prefetch_bytes, pass_bytes());
     assert_int_equal(stats->prefetch_used_bytes, stats->prefetch_bytes);
 }
@@ -256,9 +256,9 @@ static void test_a_pass_may_stop_anywhere_and_start_anew(void **state)
     for (size_t m = 0; m < N_METHODS; m++) {
         open_ring(methods[m], 3 * smallest_ring());
         for (int n = 1; n < N_WEIGHTS; n++) {
-            st_ring_expect(ring, order, N_WEIGHTS);
+            fb_ring_expect(ring, order, N_WEIGHTS);
             for (int i = 0; i < n; i++) {
-                assert_int_equal(use(i, NULL), STRATA_OK);
+                assert_int_equal(use(i, NULL), FOREBAY_OK);
             }
         }
         use_all(order, N_WEIGHTS);
@@ -270,11 +270,11 @@ static void test_any_weight_may_be_next(void **state)
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
         open_ring(methods[m], 2 * smallest_ring());
-        st_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_expect(ring, order, N_WEIGHTS);
         for (int i = 0; i < 150; i++) {
-            assert_int_equal(use((int)rnd_below(N_WEIGHTS), NULL), STRATA_OK);
+            assert_int_equal(use((int)rnd_below(N_WEIGHTS), NULL), FOREBAY_OK);
         }
-        const struct st_ring_stats *stats = st_ring_stats(ring);
+        const struct fb_ring_stats *stats = fb_ring_stats(ring);
         assert_true(stats->prefetch_used_bytes < stats->prefetch_bytes);
     }
 }
@@ -283,12 +283,12 @@ static void test_any_weight_may_be_next(void **state)
 static void test_skipping_keeps_what_was_read_behind_it(void **state)
 {
     (void)state;
-    open_ring("sync", 8 * ST_MIB);
-    st_ring_expect(ring, order, N_WEIGHTS);
+    open_ring("sync", 8 * FB_MIB);
+    fb_ring_expect(ring, order, N_WEIGHTS);
     for (int i = 0; i < N_WEIGHTS; i += 2) {
-        assert_int_equal(use(i, NULL), STRATA_OK);
+        assert_int_equal(use(i, NULL), FOREBAY_OK);
     }
-    assert_int_equal(st_ring_stats(ring)->demand_bytes, model->weights->weights[0].file_bytes);
+    assert_int_equal(fb_ring_stats(ring)->demand_bytes, model->weights->weights[0].file_bytes);
 }
 
 static void test_a_new_order_is_learned(void **state)
@@ -298,14 +298,14 @@ static void test_a_new_order_is_learned(void **state)
     for (int i = 0; i < N_WEIGHTS; i++) {
         backwards[i] = N_WEIGHTS - 1 - i;
     }
-    open_ring("sync", 8 * ST_MIB);
+    open_ring("sync", 8 * FB_MIB);
     use_all(order, N_WEIGHTS);
     use_all(order, N_WEIGHTS);
     use_all(backwards, N_WEIGHTS);
     use_all(backwards, N_WEIGHTS);
-    uint64_t demand = st_ring_stats(ring)->demand_bytes;
+    uint64_t demand = fb_ring_stats(ring)->demand_bytes;
     use_all(backwards, N_WEIGHTS);
-    assert_int_equal(st_ring_stats(ring)->demand_bytes, demand);
+    assert_int_equal(fb_ring_stats(ring)->demand_bytes, demand);
 }
 
 /* --- Failures ---------------------------------------------------------------------------------- */
@@ -315,11 +315,11 @@ static int failures_in(int n_passes)
 {
     int failures = 0;
     for (int pass = 0; pass < n_passes; pass++) {
-        st_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_expect(ring, order, N_WEIGHTS);
         for (int i = 0; i < N_WEIGHTS; i++) {
-            struct strata_error err = {0};
+            struct forebay_error err = {0};
             if (use(i, &err)) {
-                assert_int_equal(err.status, STRATA_E_IO);
+                assert_int_equal(err.status, FOREBAY_E_IO);
                 assert_non_null(strstr(err.message, model->path));
                 failures++;
             }
@@ -359,17 +359,17 @@ static void test_a_failing_disk_never_hangs_the_ring(void **state)
 static void test_a_weight_beyond_the_end_of_the_file_fails(void **state)
 {
     (void)state;
-    struct st_weight *last = &model->weights->weights[N_WEIGHTS - 1];
-    struct st_weight saved = *last;
+    struct fb_weight *last = &model->weights->weights[N_WEIGHTS - 1];
+    struct fb_weight saved = *last;
     last->offset = FILE_BYTES - last->file_bytes + 1;
-    open_ring("sync", 8 * ST_MIB);
-    struct strata_error err = {0};
+    open_ring("sync", 8 * FB_MIB);
+    struct forebay_error err = {0};
     for (int pass = 0; pass < 2; pass++) {
-        st_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_expect(ring, order, N_WEIGHTS);
         for (int i = 0; i < N_WEIGHTS - 1; i++) {
-            assert_int_equal(use(i, NULL), STRATA_OK);
+            assert_int_equal(use(i, NULL), FOREBAY_OK);
         }
-        assert_int_equal(use(N_WEIGHTS - 1, &err), STRATA_E_FORMAT);
+        assert_int_equal(use(N_WEIGHTS - 1, &err), FOREBAY_E_FORMAT);
         assert_non_null(strstr(err.message, model->path));
     }
     *last = saved;
@@ -382,19 +382,19 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
     (void)state;
     for (int taken = 0; taken < 2; taken++) {
         const void *raw;
-        open_ring("fault:threads,late_ms=2", 8 * ST_MIB);
-        st_ring_expect(ring, order, N_WEIGHTS);
-        assert_int_equal(st_ring_take(ring, 0, &raw, NULL), STRATA_OK);
+        open_ring("fault:threads,late_ms=2", 8 * FB_MIB);
+        fb_ring_expect(ring, order, N_WEIGHTS);
+        assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
         if (!taken) {
-            st_ring_release(ring);
+            fb_ring_release(ring);
         }
-        st_ring_free(ring);
+        fb_ring_free(ring);
         ring = NULL;
         uint64_t moved = moved_bytes();
-        st_io_wait_any(io);
+        fb_io_wait_any(io);
         assert_int_equal(moved_bytes(), moved);
     }
-    st_ring_free(NULL);
+    fb_ring_free(NULL);
 }
 
 #define TEST(name) cmocka_unit_test_teardown(name, close_after)

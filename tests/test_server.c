@@ -18,16 +18,16 @@
 #define NAME  "stories"
 
 static struct fixture f;
-static struct st_server *server;
+static struct fb_server *server;
 
 static void start_with(const char *api_key, bool client_templates)
 {
-    struct strata_model_options model = small_model(2);
-    struct st_server_options options;
-    struct strata_error err;
+    struct forebay_model_options model = small_model(2);
+    struct fb_server_options options;
+    struct forebay_error err;
     model.weights_mem_bytes = 3u << 20;
-    fixture_start(&f, MODEL, &model, &(struct st_service_options){.parallel = 2, .queue_max = 2});
-    st_server_options_init(&options);
+    fixture_start(&f, MODEL, &model, &(struct fb_service_options){.parallel = 2, .queue_max = 2});
+    fb_server_options_init(&options);
     options.port = 0;
     options.name = NAME;
     options.path = shared_model(MODEL);
@@ -36,7 +36,7 @@ static void start_with(const char *api_key, bool client_templates)
     options.body_max_bytes = 64 << 10;
     options.timeout_s = 2;
     options.connections_max = 16;
-    if (st_server_start(f.service, &options, &server, &err) != STRATA_OK) {
+    if (fb_server_start(f.service, &options, &server, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
 }
@@ -48,7 +48,7 @@ static void start(const char *api_key)
 
 static void stop(void)
 {
-    st_server_stop(server);
+    fb_server_stop(server);
     fixture_stop(&f);
 }
 
@@ -61,7 +61,7 @@ static int dial(void)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     struct timeval limit = {.tv_sec = PATIENCE_S};
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(st_server_port(server))};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(fb_server_port(server))};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     assert_true(fd >= 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -167,7 +167,7 @@ static void test_answers(void **state)
 {
     (void)state;
     char want[2048];
-    struct strata_model_options options = small_model(1);
+    struct forebay_model_options options = small_model(1);
     options.weights_mem_bytes = 3u << 20;
     run_alone(MODEL, &options, "Once upon a time", 12, want, sizeof want);
     start(NULL);
@@ -375,9 +375,9 @@ static void test_excesses(void **state)
             assert_true(n < sizeof body);
         }
         snprintf(body + n, sizeof body - n, "%s", excesses[i].tail);
-        uint64_t began = st_now_ns();
+        uint64_t began = fb_now_ns();
         struct answer a = post(excesses[i].path, body);
-        if (a.status != excesses[i].status || st_now_ns() - began > 10 * (uint64_t)1000000000) {
+        if (a.status != excesses[i].status || fb_now_ns() - began > 10 * (uint64_t)1000000000) {
             fail_msg("%zu, %s: %d: %s", i, excesses[i].head, a.status, a.body);
         }
         free(a.all);
@@ -501,16 +501,16 @@ static int begin_stream(void)
 
 static void wait_until_empty(void)
 {
-    for (int i = 0; i < 2000 && !st_service_is_empty(f.service); i++) {
+    for (int i = 0; i < 2000 && !fb_service_is_empty(f.service); i++) {
         usleep(5000);
     }
-    assert_true(st_service_is_empty(f.service));
+    assert_true(fb_service_is_empty(f.service));
 }
 
 static void test_leaving(void **state)
 {
     (void)state;
-    struct st_service_stats stats;
+    struct fb_service_stats stats;
     start(NULL);
     for (int i = 0; i < 6; i++) {
         int fd = begin_stream();
@@ -521,7 +521,7 @@ static void test_leaving(void **state)
         close(fd);
     }
     wait_until_empty();
-    st_service_stats(f.service, &stats);
+    fb_service_stats(f.service, &stats);
     assert_int_equal(stats.failed, 0);
     struct answer a = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}");
     assert_int_equal(a.status, 200);
@@ -542,7 +542,7 @@ static void test_half_closing(void **state)
         {"/api/generate", "{" OLLAMA ",\"prompt\":\"Once\"}"},
         {"/api/generate", "{" OLLAMA ",\"prompt\":\"Once\",\"stream\":false}"},
     };
-    struct st_service_stats stats;
+    struct fb_service_stats stats;
     start(NULL);
     for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
         char request[512];
@@ -556,7 +556,7 @@ static void test_half_closing(void **state)
         assert_error(a, requests[i].path, 400);
     }
     wait_until_empty();
-    st_service_stats(f.service, &stats);
+    fb_service_stats(f.service, &stats);
     assert_true(stats.cancelled > 0);
     stop();
 }
@@ -627,8 +627,8 @@ static void test_dripping(void **state)
         fds[i] = dial();
         send_all(fds[i], beginnings[i], strlen(beginnings[i]));
     }
-    uint64_t end = st_now_ns() + (uint64_t)PATIENCE_S * 1000000000u;
-    while (open > 0 && st_now_ns() < end) {
+    uint64_t end = fb_now_ns() + (uint64_t)PATIENCE_S * 1000000000u;
+    while (open > 0 && fb_now_ns() < end) {
         usleep(200000); /* often enough for a timeout of silence never to pass */
         for (int i = 0; i < N; i++) {
             char some[4096];
@@ -653,10 +653,10 @@ static void test_draining(void **state)
     (void)state;
     start(NULL);
     int fd = begin_stream();
-    while (st_service_is_empty(f.service)) {
+    while (fb_service_is_empty(f.service)) {
         usleep(1000);
     }
-    st_service_drain(f.service);
+    fb_service_drain(f.service);
     assert_error(
         post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}"), "/v1/completions", 503);
     struct answer a = read_answer(fd);
@@ -682,6 +682,6 @@ int main(void)
         cmocka_unit_test(test_dripping),
         cmocka_unit_test(test_draining),
     };
-    strata_log_set_level(STRATA_LOG_ERROR);
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,11 +4,11 @@
 #define MODEL "stories260K-moe8.gguf"
 #define STORY "Once upon a time, there was a little girl named Lily. She loved to play outside"
 
-static const struct st_service_options four = {.parallel = 4, .queue_max = 16};
+static const struct fb_service_options four = {.parallel = 4, .queue_max = 16};
 
-static struct strata_model_options streamed(uint32_t parallel)
+static struct forebay_model_options streamed(uint32_t parallel)
 {
-    struct strata_model_options options = small_model(parallel);
+    struct forebay_model_options options = small_model(parallel);
     options.weights_mem_bytes = 3u << 20; /* of 5: experts come and go */
     return options;
 }
@@ -20,16 +20,16 @@ static void test_equals_run(void **state)
     (void)state;
     struct fixture f;
     char want[2048], got[2048];
-    struct strata_model_options options = streamed(4);
+    struct forebay_model_options options = streamed(4);
     run_alone(MODEL, &options, STORY, 60, want, sizeof want);
     fixture_start(&f, MODEL, &options, &four);
-    struct strata_prompt *prompt = text_prompt(f.model, STORY);
-    struct st_result result = collect(submit(&f, prompt, 60), got, sizeof got);
+    struct forebay_prompt *prompt = text_prompt(f.model, STORY);
+    struct fb_result result = collect(submit(&f, prompt, 60), got, sizeof got);
     assert_string_equal(got, want);
-    assert_int_equal(result.end, ST_END_LENGTH);
+    assert_int_equal(result.end, FB_END_LENGTH);
     assert_int_equal(result.n_generated, 60);
     assert_int_equal(result.n_reused, 0);
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
 }
 
@@ -43,10 +43,10 @@ static void test_parallel_equals_alone(void **state)
 {
     (void)state;
     struct fixture f;
-    struct st_job *jobs[N_PROMPTS];
-    struct strata_prompt *ps[N_PROMPTS];
+    struct fb_job *jobs[N_PROMPTS];
+    struct forebay_prompt *ps[N_PROMPTS];
     char want[N_PROMPTS][2048], got[2048];
-    struct strata_model_options options = streamed(4);
+    struct forebay_model_options options = streamed(4);
     for (int i = 0; i < N_PROMPTS; i++) {
         run_alone(MODEL, &options, prompts[i], 40, want[i], sizeof want[i]);
     }
@@ -58,10 +58,10 @@ static void test_parallel_equals_alone(void **state)
     for (int i = 0; i < N_PROMPTS; i++) {
         collect(jobs[i], got, sizeof got);
         assert_string_equal(got, want[i]);
-        strata_prompt_free(ps[i]);
+        forebay_prompt_free(ps[i]);
     }
-    struct st_service_stats stats;
-    st_service_stats(f.service, &stats);
+    struct fb_service_stats stats;
+    fb_service_stats(f.service, &stats);
     assert_true(stats.decode_rows > 2 * stats.decode_passes); /* they shared passes */
     fixture_stop(&f);
 }
@@ -73,25 +73,25 @@ static void test_second_turn(void **state)
     (void)state;
     struct fixture f;
     char first[2048], second[2048], want[2048], turn[4096];
-    struct strata_model_options options = streamed(2);
-    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 4});
-    struct strata_prompt *prompt = text_prompt(f.model, STORY);
-    struct st_result result = collect(submit(&f, prompt, 20), first, sizeof first);
+    struct forebay_model_options options = streamed(2);
+    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 2, .queue_max = 4});
+    struct forebay_prompt *prompt = text_prompt(f.model, STORY);
+    struct fb_result result = collect(submit(&f, prompt, 20), first, sizeof first);
     uint32_t before = result.n_prompt;
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
 
     snprintf(turn, sizeof turn, "%s%s Then a big", STORY, first);
     prompt = text_prompt(f.model, turn);
     result = collect(submit(&f, prompt, 20), second, sizeof second);
     assert_true(result.n_reused >= before + 15);
     assert_true(result.n_reused < result.n_prompt);
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
 
     /* The first prompt again: its beginning is still there, to be copied. */
     prompt = text_prompt(f.model, STORY " in the");
     result = collect(submit(&f, prompt, 5), first, sizeof first);
     assert_true(result.n_reused >= before);
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
     run_alone(MODEL, &options, turn, 20, want, sizeof want);
     assert_string_equal(second, want);
@@ -102,13 +102,13 @@ static void test_same_prompt_at_once(void **state)
 {
     (void)state;
     struct fixture f;
-    struct st_job *jobs[4];
+    struct fb_job *jobs[4];
     char got[4][2048];
-    struct strata_model_options options = streamed(4);
+    struct forebay_model_options options = streamed(4);
     fixture_start(&f, MODEL, &options, &four);
-    struct strata_prompt *prompt = text_prompt(f.model, STORY " and " STORY);
+    struct forebay_prompt *prompt = text_prompt(f.model, STORY " and " STORY);
     size_t n;
-    strata_prompt_tokens(prompt, &n);
+    forebay_prompt_tokens(prompt, &n);
     for (int i = 0; i < 4; i++) {
         jobs[i] = submit(&f, prompt, 10);
     }
@@ -116,11 +116,11 @@ static void test_same_prompt_at_once(void **state)
         collect(jobs[i], got[i], sizeof got[i]);
         assert_string_equal(got[i], got[0]);
     }
-    struct st_service_stats stats;
-    st_service_stats(f.service, &stats);
+    struct fb_service_stats stats;
+    fb_service_stats(f.service, &stats);
     assert_int_equal(stats.prompt_tokens_computed, n + 3);
     assert_int_equal(stats.prompt_tokens_reused, 3 * (n - 1));
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
 }
 
@@ -130,17 +130,17 @@ static void test_room_is_made(void **state)
     (void)state;
     struct fixture f;
     char got[4096];
-    struct strata_model_options options = streamed(2);
+    struct forebay_model_options options = streamed(2);
     options.ctx = 128;
-    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 4});
+    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 2, .queue_max = 4});
     for (int i = 0; i < 12; i++) {
         char text[256];
         snprintf(text, sizeof text, "Story number %d. %s", i * 7919, STORY);
-        struct strata_prompt *prompt = text_prompt(f.model, text);
-        struct st_result result = collect(submit(&f, prompt, -1), got, sizeof got);
-        assert_true(result.end == ST_END_LENGTH || result.end == ST_END_STOP);
+        struct forebay_prompt *prompt = text_prompt(f.model, text);
+        struct fb_result result = collect(submit(&f, prompt, -1), got, sizeof got);
+        assert_true(result.end == FB_END_LENGTH || result.end == FB_END_STOP);
         assert_true(result.n_prompt + result.n_generated <= 129);
-        strata_prompt_free(prompt);
+        forebay_prompt_free(prompt);
     }
     fixture_stop(&f);
 }
@@ -166,22 +166,22 @@ static int files_in(const char *dir, char *last, size_t cap)
     return n;
 }
 
-static struct st_result say(struct fixture *f, const char *text, int n, char *got, size_t cap)
+static struct fb_result say(struct fixture *f, const char *text, int n, char *got, size_t cap)
 {
-    struct strata_prompt *prompt = text_prompt(f->model, text);
-    struct st_result result = collect(submit(f, prompt, n), got, cap);
-    strata_prompt_free(prompt);
+    struct forebay_prompt *prompt = text_prompt(f->model, text);
+    struct fb_result result = collect(submit(f, prompt, n), got, cap);
+    forebay_prompt_free(prompt);
     return result;
 }
 
-static struct st_result one_turn(const char *text, const struct strata_model_options *options,
+static struct fb_result one_turn(const char *text, const struct forebay_model_options *options,
     uint64_t kv_max_bytes, char *got, size_t cap)
 {
     struct fixture f;
-    const struct st_service_options with_disk = {
+    const struct fb_service_options with_disk = {
         .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = kv_max_bytes};
     fixture_start(&f, MODEL, options, &with_disk);
-    struct st_result result = say(&f, text, 30, got, cap);
+    struct fb_result result = say(&f, text, 30, got, cap);
     fixture_stop(&f);
     return result;
 }
@@ -190,9 +190,9 @@ static void test_after_restart(void **state)
 {
     (void)state;
     char first[2048], second[2048], want[2048], turn[4096], file[2 * PATH_MAX];
-    struct strata_model_options options = streamed(2);
-    snprintf(kv_dir, sizeof kv_dir, "/tmp/strata-kv-%d", (int)getpid());
-    struct st_result result = one_turn(STORY, &options, 1 << 30, first, sizeof first);
+    struct forebay_model_options options = streamed(2);
+    snprintf(kv_dir, sizeof kv_dir, "/tmp/forebay-kv-%d", (int)getpid());
+    struct fb_result result = one_turn(STORY, &options, 1 << 30, first, sizeof first);
     assert_int_equal(result.n_reused, 0);
     assert_int_equal(files_in(kv_dir, file, sizeof file), 1);
 
@@ -247,12 +247,12 @@ static void test_states_that_move(void **state)
     (void)state;
     static const char *const short_ones[] = {"A cat", "The sun", "She said"};
     char long_one[1024], first[2048], got[4096], want[2048], turn[4096], file[2 * PATH_MAX];
-    struct strata_model_options options = streamed(2);
-    struct st_service_options with_disk = {
+    struct forebay_model_options options = streamed(2);
+    struct fb_service_options with_disk = {
         .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = 1 << 30};
     struct fixture f;
     struct stat stat_of;
-    snprintf(kv_dir, sizeof kv_dir, "/tmp/strata-kv-%d", (int)getpid());
+    snprintf(kv_dir, sizeof kv_dir, "/tmp/forebay-kv-%d", (int)getpid());
     snprintf(long_one, sizeof long_one, "One day, a boy named Tim saw a dog. %s %s", STORY, STORY);
     one_turn(long_one, &options, 1 << 30, got, sizeof got);
     assert_int_equal(files_in(kv_dir, file, sizeof file), 1);
@@ -270,7 +270,7 @@ static void test_states_that_move(void **state)
     for (int i = 0; i < 3; i++) { /* no sequence is empty */
         say(&f, short_ones[i], 2, got, sizeof got);
     }
-    struct st_result result = say(&f, turn, 30, got, sizeof got);
+    struct fb_result result = say(&f, turn, 30, got, sizeof got);
     assert_string_equal(got, want);
     assert_in_range(result.n_reused, 0, 1); /* the state is gone; all begin with the same token */
     fixture_stop(&f);
@@ -286,45 +286,45 @@ static void test_refusals(void **state)
 {
     (void)state;
     struct fixture f;
-    struct strata_model_options options = streamed(1);
-    struct st_job *jobs[8], *more;
-    struct strata_error err = {0};
+    struct forebay_model_options options = streamed(1);
+    struct fb_job *jobs[8], *more;
+    struct forebay_error err = {0};
     int accepted = 0;
     char got[4096];
-    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 1, .queue_max = 2});
-    struct strata_prompt *prompt = text_prompt(f.model, STORY);
-    struct st_job_options job = {.prompt = prompt, .n_predict = -1, .n_top = -1};
-    strata_sampling_init(&job.sampling);
+    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 1, .queue_max = 2});
+    struct forebay_prompt *prompt = text_prompt(f.model, STORY);
+    struct fb_job_options job = {.prompt = prompt, .n_predict = -1, .n_top = -1};
+    forebay_sampling_init(&job.sampling);
     job.sampling.ignore_eos = true;
     while (
-        accepted < 8 && st_service_submit(f.service, &job, &jobs[accepted], &err) == ST_ACCEPTED) {
+        accepted < 8 && fb_service_submit(f.service, &job, &jobs[accepted], &err) == FB_ACCEPTED) {
         accepted++;
     }
     assert_in_range(accepted, 2, 3); /* one may be active already */
     job.sampling.repeat_penalty = -1;
     for (int i = 0; i < accepted; i++) {
-        st_job_release(jobs[i]); /* nobody wants them */
+        fb_job_release(jobs[i]); /* nobody wants them */
     }
-    while (!st_service_is_empty(f.service)) {
+    while (!fb_service_is_empty(f.service)) {
         usleep(1000);
     }
-    assert_int_equal(st_service_submit(f.service, &job, &more, &err), ST_INVALID);
-    assert_int_equal(err.status, STRATA_E_USAGE);
+    assert_int_equal(fb_service_submit(f.service, &job, &more, &err), FB_INVALID);
+    assert_int_equal(err.status, FOREBAY_E_USAGE);
 
     char text[4096] = "";
     for (int i = 0; i < 40; i++) {
         strcat(text, STORY);
     }
-    struct strata_prompt *large = text_prompt(f.model, text);
+    struct forebay_prompt *large = text_prompt(f.model, text);
     job.prompt = large;
-    assert_int_equal(st_service_submit(f.service, &job, &more, &err), ST_INVALID);
-    strata_prompt_free(large);
+    assert_int_equal(fb_service_submit(f.service, &job, &more, &err), FB_INVALID);
+    forebay_prompt_free(large);
 
     collect(submit(&f, prompt, 3), got, sizeof got); /* it lives */
-    st_service_drain(f.service);
+    fb_service_drain(f.service);
     job.prompt = prompt;
-    assert_int_equal(st_service_submit(f.service, &job, &more, &err), ST_DRAINING);
-    strata_prompt_free(prompt);
+    assert_int_equal(fb_service_submit(f.service, &job, &more, &err), FB_DRAINING);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
 }
 
@@ -334,16 +334,16 @@ static void test_unread(void **state)
     (void)state;
     struct fixture f;
     char got[4096];
-    struct strata_model_options options = streamed(2);
-    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 4});
-    struct strata_prompt *prompt = text_prompt(f.model, STORY);
-    struct st_job *unread = submit(&f, prompt, -1);
+    struct forebay_model_options options = streamed(2);
+    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 2, .queue_max = 4});
+    struct forebay_prompt *prompt = text_prompt(f.model, STORY);
+    struct fb_job *unread = submit(&f, prompt, -1);
     for (int i = 0; i < 3; i++) {
-        struct st_result result = collect(submit(&f, prompt, 10), got, sizeof got);
-        assert_int_equal(result.end, ST_END_LENGTH);
+        struct fb_result result = collect(submit(&f, prompt, 10), got, sizeof got);
+        assert_int_equal(result.end, FB_END_LENGTH);
     }
-    st_job_release(unread);
-    strata_prompt_free(prompt);
+    fb_job_release(unread);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
 }
 
@@ -351,19 +351,19 @@ static void test_logprobs_and_stops(void **state)
 {
     (void)state;
     struct fixture f;
-    struct strata_model_options options = streamed(1);
-    struct st_job *job;
-    struct st_piece piece;
+    struct forebay_model_options options = streamed(1);
+    struct fb_job *job;
+    struct fb_piece piece;
     char text[4096] = "";
     int n = 0;
-    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 1, .queue_max = 2});
-    struct strata_prompt *prompt = text_prompt(f.model, "Once upon a time");
+    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 1, .queue_max = 2});
+    struct forebay_prompt *prompt = text_prompt(f.model, "Once upon a time");
     const char *stops[] = {"named"};
-    struct st_job_options o = {
+    struct fb_job_options o = {
         .prompt = prompt, .n_predict = 50, .n_top = 3, .stops = stops, .n_stops = 1};
-    strata_sampling_init(&o.sampling);
-    assert_int_equal(st_service_submit(f.service, &o, &job, NULL), ST_ACCEPTED);
-    while (st_job_next(job, 60000, &piece) == ST_JOB_PIECE) {
+    forebay_sampling_init(&o.sampling);
+    assert_int_equal(fb_service_submit(f.service, &o, &job, NULL), FB_ACCEPTED);
+    while (fb_job_next(job, 60000, &piece) == FB_JOB_PIECE) {
         strncat(text, piece.text, piece.length);
         assert_int_equal(piece.n_top, 3);
         assert_int_equal(piece.top[0].token, piece.token); /* greedy */
@@ -371,11 +371,11 @@ static void test_logprobs_and_stops(void **state)
         n++;
     }
     assert_string_equal(text, ", there was a little girl ");
-    assert_int_equal(st_job_result(job)->end, ST_END_STRING);
-    assert_string_equal(st_job_result(job)->stop, "named");
-    assert_int_equal(st_job_result(job)->n_generated, n);
-    st_job_release(job);
-    strata_prompt_free(prompt);
+    assert_int_equal(fb_job_result(job)->end, FB_END_STRING);
+    assert_string_equal(fb_job_result(job)->stop, "named");
+    assert_int_equal(fb_job_result(job)->n_generated, n);
+    fb_job_release(job);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
 }
 
@@ -385,16 +385,16 @@ static void test_io_errors(void **state)
     (void)state;
     struct fixture f;
     char want[2048], got[2048];
-    struct strata_model_options options = streamed(2);
+    struct forebay_model_options options = streamed(2);
     run_alone(MODEL, &options, STORY, 30, want, sizeof want);
     options.io_method = "fault:threads,eio_every=1500";
-    fixture_start(&f, MODEL, &options, &(struct st_service_options){.parallel = 2, .queue_max = 8});
-    struct strata_prompt *prompt = text_prompt(f.model, STORY);
+    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 2, .queue_max = 8});
+    struct forebay_prompt *prompt = text_prompt(f.model, STORY);
     int failed = 0, fine = 0;
     for (int i = 0; i < 200 && (failed == 0 || fine == 0); i++) {
-        struct st_result result = collect(submit(&f, prompt, 30), got, sizeof got);
-        if (result.end == ST_END_FAILED) {
-            assert_int_equal(result.error.status, STRATA_E_IO);
+        struct fb_result result = collect(submit(&f, prompt, 30), got, sizeof got);
+        if (result.end == FB_END_FAILED) {
+            assert_int_equal(result.error.status, FOREBAY_E_IO);
             assert_non_null(strstr(result.error.message, MODEL));
             failed++;
         } else {
@@ -403,7 +403,7 @@ static void test_io_errors(void **state)
         }
     }
     assert_true(failed > 0 && fine > 0);
-    strata_prompt_free(prompt);
+    forebay_prompt_free(prompt);
     fixture_stop(&f);
 }
 
@@ -422,6 +422,6 @@ int main(void)
         cmocka_unit_test(test_logprobs_and_stops),
         cmocka_unit_test(test_io_errors),
     };
-    strata_log_set_level(STRATA_LOG_ERROR);
+    forebay_log_set_level(FOREBAY_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

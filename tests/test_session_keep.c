@@ -7,17 +7,17 @@
 enum { TOKENS = 150, KEPT = 90 }; /* both longer than the sliding window of 64 */
 
 struct fixture {
-    struct strata_model *model;
-    struct strata_session *session;
+    struct forebay_model *model;
+    struct forebay_session *session;
     int32_t tokens[TOKENS];
     size_t row_bytes;
 };
 
 static void open_model(struct fixture *f, const char *arch)
 {
-    struct st_synth_shape s;
-    struct strata_error err;
-    st_synth_shape_init(&s);
+    struct fb_synth_shape s;
+    struct forebay_error err;
+    fb_synth_shape_init(&s);
     s.arch = arch;
     s.layers = 2;
     s.embd = 256;
@@ -26,20 +26,20 @@ static void open_model(struct fixture *f, const char *arch)
     s.vocab = 300;
     s.experts = strcmp(arch, "qwen3moe") == 0 ? 8 : 0;
     s.experts_used = s.experts ? 2 : 0;
-    if (st_synth_random(&s, "keep.gguf", NULL, &err) != STRATA_OK) {
+    if (fb_synth_random(&s, "keep.gguf", NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
-    struct strata_model_options options;
-    strata_model_options_init(&options);
+    struct forebay_model_options options;
+    forebay_model_options_init(&options);
     options.ctx = 256;
     options.threads = 1;
     options.weights_mem_bytes = s.experts ? 1100 << 10 : 0;
-    if (strata_model_load("keep.gguf", &options, &f->model, &err) != STRATA_OK ||
-        strata_session_new(f->model, &f->session, &err) != STRATA_OK) {
+    if (forebay_model_load("keep.gguf", &options, &f->model, &err) != FOREBAY_OK ||
+        forebay_session_new(f->model, &f->session, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     remove("keep.gguf"); /* it stays open */
-    f->row_bytes = (size_t)strata_model_n_vocab(f->model) * sizeof(float);
+    f->row_bytes = (size_t)forebay_model_n_vocab(f->model) * sizeof(float);
     for (int i = 0; i < TOKENS; i++) {
         f->tokens[i] = (i * 37 + i * i) % 300;
     }
@@ -47,19 +47,20 @@ static void open_model(struct fixture *f, const char *arch)
 
 static void close_model(struct fixture *f)
 {
-    strata_session_free(f->session);
-    strata_model_free(f->model);
+    forebay_session_free(f->session);
+    forebay_model_free(f->model);
 }
 
 /* Evaluates tokens [from, to) in one pass; the last row, to be freed. */
 static float *eval(struct fixture *f, int from, int to)
 {
-    struct strata_error err;
-    if (strata_eval(f->session, f->tokens + from, (size_t)(to - from), false, &err) != STRATA_OK) {
+    struct forebay_error err;
+    if (forebay_eval(f->session, f->tokens + from, (size_t)(to - from), false, &err) !=
+        FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     float *row = malloc(f->row_bytes);
-    memcpy(row, strata_logits(f->session, 0), f->row_bytes);
+    memcpy(row, forebay_logits(f->session, 0), f->row_bytes);
     return row;
 }
 
@@ -75,19 +76,19 @@ static void go_back(const char *arch)
     open_model(&f, arch);
     float *first = eval(&f, 0, KEPT);
     float *second = eval(&f, KEPT, TOKENS);
-    assert_int_equal(strata_session_keep(f.session, 999), TOKENS);
-    assert_int_equal(strata_session_keep(f.session, KEPT), KEPT);
-    assert_int_equal(strata_session_n_past(f.session), KEPT);
+    assert_int_equal(forebay_session_keep(f.session, 999), TOKENS);
+    assert_int_equal(forebay_session_keep(f.session, KEPT), KEPT);
+    assert_int_equal(forebay_session_n_past(f.session), KEPT);
 
     f.tokens[KEPT + 1] ^= 1; /* another text from here */
     float *other = eval(&f, KEPT, TOKENS);
     assert_same(&f, other, second, false);
     f.tokens[KEPT + 1] ^= 1;
-    assert_int_equal(strata_session_keep(f.session, KEPT), KEPT);
+    assert_int_equal(forebay_session_keep(f.session, KEPT), KEPT);
     float *again = eval(&f, KEPT, TOKENS);
     assert_same(&f, again, second, true);
 
-    assert_int_equal(strata_session_keep(f.session, 0), 0);
+    assert_int_equal(forebay_session_keep(f.session, 0), 0);
     float *from_start = eval(&f, 0, KEPT);
     assert_same(&f, from_start, first, true);
     free(first);
@@ -118,9 +119,9 @@ static void test_recurrent(void **state)
     open_model(&f, "jamba");
     float *first = eval(&f, 0, KEPT);
     free(eval(&f, KEPT, TOKENS));
-    assert_int_equal(strata_session_keep(f.session, TOKENS), TOKENS);
-    assert_int_equal(strata_session_keep(f.session, KEPT), 0);
-    assert_int_equal(strata_session_n_past(f.session), 0);
+    assert_int_equal(forebay_session_keep(f.session, TOKENS), TOKENS);
+    assert_int_equal(forebay_session_keep(f.session, KEPT), 0);
+    assert_int_equal(forebay_session_n_past(f.session), 0);
     float *again = eval(&f, 0, KEPT);
     assert_same(&f, again, first, true);
     free(first);
@@ -133,19 +134,19 @@ static void test_recurrent(void **state)
 static void test_rows(void **state)
 {
     struct fixture f;
-    struct strata_error err;
+    struct forebay_error err;
     (void)state;
     open_model(&f, "qwen3moe");
-    assert_int_equal(strata_eval(f.session, f.tokens, 2, true, &err), STRATA_E_USAGE);
-    struct strata_item items[2] = {{f.tokens[0], 0, true}, {f.tokens[1], 0, true}};
-    assert_int_equal(strata_decode(f.session, items, 2, &err), STRATA_E_USAGE);
-    assert_int_equal(strata_session_n_past(f.session), 0);
+    assert_int_equal(forebay_eval(f.session, f.tokens, 2, true, &err), FOREBAY_E_USAGE);
+    struct forebay_item items[2] = {{f.tokens[0], 0, true}, {f.tokens[1], 0, true}};
+    assert_int_equal(forebay_decode(f.session, items, 2, &err), FOREBAY_E_USAGE);
+    assert_int_equal(forebay_session_n_past(f.session), 0);
     float *whole = eval(&f, 0, 2);
-    assert_int_equal(strata_session_keep(f.session, 0), 0);
+    assert_int_equal(forebay_session_keep(f.session, 0), 0);
     items[0].logits = false;
-    assert_int_equal(strata_decode(f.session, items, 2, &err), STRATA_OK);
+    assert_int_equal(forebay_decode(f.session, items, 2, &err), FOREBAY_OK);
     float *row = malloc(f.row_bytes);
-    memcpy(row, strata_logits(f.session, 1), f.row_bytes);
+    memcpy(row, forebay_logits(f.session, 1), f.row_bytes);
     assert_same(&f, row, whole, true);
     free(row);
     free(whole);

@@ -33,8 +33,8 @@ static void check_unit(const struct claim *claim)
     for (size_t i = 0; i < n; i++) {
         raw[i] = (unsigned char)((i * 2654435761u) >> 13 ^ i >> 3);
     }
-    st_unit_put(&unit);
-    st_unit_put(&by_layout);
+    fb_unit_put(&unit);
+    fb_unit_put(&by_layout);
     if (memcmp(ours, theirs, n) != 0) {
         fail_msg("%s, %lld x %lld", ggml_type_name(claim->type), (long long)claim->unit_ne[0],
             (long long)claim->unit_ne[1]);
@@ -53,7 +53,7 @@ static bool claim_of(struct claim *claim, enum ggml_type type, int64_t columns, 
     struct ggml_tensor *input = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, columns, 1);
     *claim = (struct claim){0};
     bool chosen =
-        st_claim_choose_form(claim, ggml_mul_mat(ctx, weight, input), weight, true, false);
+        fb_claim_choose_form(claim, ggml_mul_mat(ctx, weight, input), weight, true, false);
     ggml_free(ctx);
     return chosen && claim->layout;
 }
@@ -171,7 +171,7 @@ static bool is_learnt(make_tile make, int rows, bool by_column)
     made_up.rows = rows;
     made_up.by_column = by_column;
     struct claim claim = made_up_claim(&type, &buffer, make);
-    claim.shuffle = st_shuffle_of(&claim);
+    claim.shuffle = fb_shuffle_of(&claim);
     if (claim.shuffle) {
         check_unit(&claim);
     }
@@ -310,27 +310,27 @@ static void test_layouts_that_are_not_tried(void **state)
     made_up.by_column = false;
     struct claim claim = made_up_claim(&type, &buffer, interleave);
     type.iface.get_name = other_name;
-    assert_null(st_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&claim));
     type.iface.get_name = repack_name;
     type.iface.get_alloc_size = larger;
-    assert_null(st_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&claim));
     type.iface.get_alloc_size = NULL;
     claim.unit_ne[2] = 2;
-    assert_null(st_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&claim));
     claim.unit_ne[2] = 1;
     claim.unit_ne[1] = ROWS + 1; /* no whole number of tiles */
-    assert_null(st_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&claim));
     claim.unit_ne[1] = ROWS;
-    assert_non_null(st_shuffle_of(&claim));
+    assert_non_null(fb_shuffle_of(&claim));
     claim.layout = NULL; /* as stored */
-    assert_null(st_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&claim));
 }
 
 static int load_llama(void **state)
 {
     (void)state;
-    struct strata_error err;
-    return st_libs_load(&err) == STRATA_OK ? 0 : -1;
+    struct forebay_error err;
+    return fb_libs_load(&err) == FOREBAY_OK ? 0 : -1;
 }
 
 int main(void)

@@ -22,16 +22,16 @@ static int rnd(int n)
     return (int)(random_state >> 8) % n;
 }
 
-static void simulate(const char *model, const char *trace, const struct st_sim_options *options,
-    struct st_sim_report *out)
+static void simulate(const char *model, const char *trace, const struct fb_sim_options *options,
+    struct fb_sim_report *out)
 {
-    struct strata_error err;
-    if (st_sim_run(model, trace, options, out, &err)) {
+    struct forebay_error err;
+    if (fb_sim_run(model, trace, options, out, &err)) {
         fail_msg("%s with %s: %s", model, trace, err.message);
     }
 }
 
-static double rate(uint64_t hits, const struct st_sim_figures *f)
+static double rate(uint64_t hits, const struct fb_sim_figures *f)
 {
     return 100 * (double)hits / (double)f->requests;
 }
@@ -70,9 +70,9 @@ static void known_hit_rates(void **state)
     const char *trace = shared_file(x->file);
     for (int i = 0; i < 2; i++) {
         for (int lfu = 0; lfu < 2; lfu++) {
-            struct st_sim_options options;
-            struct st_sim_report r;
-            st_sim_options_init(&options);
+            struct fb_sim_options options;
+            struct fb_sim_report r;
+            fb_sim_options_init(&options);
             options.slots = x->at[i].slots;
             options.policy = lfu ? "lfu" : "lru";
             simulate(x->shape, trace, &options, &r);
@@ -80,7 +80,7 @@ static void known_hit_rates(void **state)
             expect(options.policy, options.slots, rate(r.decode.hits, &r.decode),
                 lfu ? x->at[i].lfu : x->at[i].lru);
             expect("Belady", options.slots, rate(r.optimum_hits, &r.decode), x->at[i].belady);
-            st_sim_report_release(&r);
+            fb_sim_report_release(&r);
         }
     }
 }
@@ -88,9 +88,9 @@ static void known_hit_rates(void **state)
 /* How far the policy comes from LRU's misses to the optimum's. */
 static double way(const struct expected *x, const char *trace, int slots)
 {
-    struct st_sim_options options;
-    struct st_sim_report lru, own;
-    st_sim_options_init(&options);
+    struct fb_sim_options options;
+    struct fb_sim_report lru, own;
+    fb_sim_options_init(&options);
     options.slots = slots;
     simulate(x->shape, trace, &options, &own);
     options.policy = "lru";
@@ -99,8 +99,8 @@ static double way(const struct expected *x, const char *trace, int slots)
     assert_true(own.decode.requests == lru.decode.requests);
     double saved = (double)own.decode.hits - (double)lru.decode.hits;
     double possible = (double)lru.optimum_hits - (double)lru.decode.hits;
-    st_sim_report_release(&lru);
-    st_sim_report_release(&own);
+    fb_sim_report_release(&lru);
+    fb_sim_report_release(&own);
     return 100 * saved / possible;
 }
 
@@ -164,13 +164,13 @@ static void write_trace(const struct made *m, int prompt)
 {
     FILE *f = fopen(m->path, "w");
     assert_non_null(f);
-    st_trace_write_header(f, "made", m->layers, m->experts, m->top_k);
-    const int32_t **list = st_xcalloc((size_t)m->layers, sizeof *list);
+    fb_trace_write_header(f, "made", m->layers, m->experts, m->top_k);
+    const int32_t **list = fb_xcalloc((size_t)m->layers, sizeof *list);
     for (int t = 0; t < m->tokens; t++) {
         for (int l = 0; l < m->layers; l++) {
             list[l] = route(m, t, l);
         }
-        st_trace_write_token(
+        fb_trace_write_token(
             f, t, t < prompt, t < prompt ? 0 : (uint64_t)t, list, m->layers, m->top_k);
     }
     free(list);
@@ -185,7 +185,7 @@ static struct made make_trace(int layers, int experts, int top_k, int tokens, ui
         .tokens = tokens,
         .expert_bytes = bytes};
     size_t n = (size_t)tokens * (size_t)layers * (size_t)top_k;
-    m.routes = st_xcalloc(n, sizeof *m.routes);
+    m.routes = fb_xcalloc(n, sizeof *m.routes);
     snprintf(m.path, sizeof m.path, "%s", temp_path("made.jsonl"));
     snprintf(m.shape, sizeof m.shape, "%dx%d,%d,%llu", layers, experts, top_k,
         (unsigned long long)bytes);
@@ -207,9 +207,9 @@ static void what_holds_for_any_trace(void **state)
         uint64_t optimum = 0;
         for (int slots = m.top_k; slots <= m.experts; slots++) {
             for (int lfu = 0; lfu < 2; lfu++) {
-                struct st_sim_options options;
-                struct st_sim_report r;
-                st_sim_options_init(&options);
+                struct fb_sim_options options;
+                struct fb_sim_report r;
+                fb_sim_options_init(&options);
                 options.slots = slots;
                 options.policy = lfu ? "lfu" : "lru";
                 options.warm_up = 0;
@@ -227,7 +227,7 @@ static void what_holds_for_any_trace(void **state)
                     hits += r.layers[l].hits;
                 }
                 assert_true(hits == r.decode.hits);
-                st_sim_report_release(&r);
+                fb_sim_report_release(&r);
             }
         }
         free(m.routes);
@@ -240,8 +240,8 @@ static void what_holds_for_any_trace(void **state)
 static int *naive_misses(const struct made *m, int slots)
 {
     size_t n = (size_t)m->layers * (size_t)m->experts;
-    long *stamp = st_xcalloc(n, sizeof *stamp); /* 0: not in memory */
-    int *misses = st_xcalloc((size_t)m->tokens * (size_t)m->layers, sizeof *misses);
+    long *stamp = fb_xcalloc(n, sizeof *stamp); /* 0: not in memory */
+    int *misses = fb_xcalloc((size_t)m->tokens * (size_t)m->layers, sizeof *misses);
     long now = 0;
     for (int i = 0; i < m->tokens * m->layers; i++) {
         int t = i / m->layers, l = i % m->layers;
@@ -270,7 +270,7 @@ static int *naive_misses(const struct made *m, int slots)
 /* Experts of whole blocks, in one part. A layer's reads begin when its experts are known, or are
  * foreseen: one layer before, at most. What is there by the time that they are known is computed
  * while the others are read. */
-static void naive(const struct made *m, int slots, const struct st_sim_options *o, double *seconds,
+static void naive(const struct made *m, int slots, const struct fb_sim_options *o, double *seconds,
     double *stall_s, uint64_t *hits)
 {
     int *misses = naive_misses(m, slots);
@@ -312,11 +312,11 @@ static void virtual_time_is_what_the_formula_says(void **state)
         struct made m = make_trace(cases[i][0], cases[i][1], cases[i][2], cases[i][3],
             (uint64_t)(1 + rnd(256)) * 4096); /* no more than is read ahead at a time */
         for (int slots = m.top_k; slots <= m.experts; slots += 3) {
-            struct st_sim_options options;
-            struct st_sim_report r;
+            struct fb_sim_options options;
+            struct fb_sim_report r;
             double seconds, stall_s;
             uint64_t hits;
-            st_sim_options_init(&options);
+            fb_sim_options_init(&options);
             options.policy = "lru";
             options.slots = slots;
             options.warm_up = 0;
@@ -333,7 +333,7 @@ static void virtual_time_is_what_the_formula_says(void **state)
             }
             error = r.decode.stall_s - stall_s;
             assert_true(error * error <= 1e-10 * seconds * seconds);
-            st_sim_report_release(&r);
+            fb_sim_report_release(&r);
         }
         free(m.routes);
     }
@@ -357,7 +357,7 @@ static void the_optimum_is_one(void **state)
         }
         for (int slots = TINY_NEED; slots < TINY_IDS; slots++) {
             int hits = 0;
-            st_belady(&(struct st_belady_steps){TINY_STEPS, first, ids, TINY_IDS}, slots, hit);
+            fb_belady(&(struct fb_belady_steps){TINY_STEPS, first, ids, TINY_IDS}, slots, hit);
             for (int i = 0; i < TINY_STEPS * TINY_NEED; i++) {
                 hits += hit[i];
             }
@@ -371,18 +371,18 @@ static void the_optimum_is_one(void **state)
 static void huge_models_take_no_memory(void **state)
 {
     (void)state;
-    struct made m = make_trace(61, 384, 8, 6, 45 * ST_MIB); /* a trillion parameters and a bit */
-    struct st_sim_options options;
-    struct st_sim_report r;
-    st_sim_options_init(&options);
-    options.mem_bytes = 300 * ST_GIB;
+    struct made m = make_trace(61, 384, 8, 6, 45 * FB_MIB); /* a trillion parameters and a bit */
+    struct fb_sim_options options;
+    struct fb_sim_report r;
+    fb_sim_options_init(&options);
+    options.mem_bytes = 300 * FB_GIB;
     options.prefill = true;
-    uint64_t before = st_memory_rss();
+    uint64_t before = fb_memory_rss();
     simulate(m.shape, m.path, &options, &r);
-    assert_true(r.cache_bytes > 290 * ST_GIB && r.memory_bytes <= options.mem_bytes);
-    st_sim_report_release(&r);
+    assert_true(r.cache_bytes > 290 * FB_GIB && r.memory_bytes <= options.mem_bytes);
+    fb_sim_report_release(&r);
     /* Its bookkeeping, and what ends in a page: not a byte of a slot. */
-    assert_true(st_memory_rss() < before + 64 * ST_MIB);
+    assert_true(fb_memory_rss() < before + 64 * FB_MIB);
     free(m.routes);
 }
 
@@ -391,9 +391,9 @@ static void dense_weights_are_streamed(void **state)
 {
     (void)state;
     struct made m = make_trace(4, 16, 3, 20, 1);
-    struct st_synth_shape shape;
+    struct fb_synth_shape shape;
     const char *path = temp_path("dense.gguf");
-    st_synth_shape_init(&shape);
+    fb_synth_shape_init(&shape);
     shape.arch = "qwen3moe";
     shape.layers = 4;
     shape.embd = 1024;
@@ -402,13 +402,13 @@ static void dense_weights_are_streamed(void **state)
     shape.experts = 16;
     shape.experts_used = 3;
     shape.vocab = 300;
-    assert_int_equal(st_synth_random(&shape, path, NULL, NULL), STRATA_OK);
+    assert_int_equal(fb_synth_random(&shape, path, NULL, NULL), FOREBAY_OK);
     uint64_t last = UINT64_MAX;
     for (uint64_t mem = 4; mem <= 32; mem += 4) {
-        struct st_sim_options options;
-        struct st_sim_report r;
-        st_sim_options_init(&options);
-        options.mem_bytes = mem * ST_MIB;
+        struct fb_sim_options options;
+        struct fb_sim_report r;
+        fb_sim_options_init(&options);
+        options.mem_bytes = mem * FB_MIB;
         options.warm_up = 5;
         simulate(path, m.path, &options, &r);
         assert_true(r.memory_bytes <= options.mem_bytes);
@@ -417,7 +417,7 @@ static void dense_weights_are_streamed(void **state)
         assert_true(a_token <= last);
         assert_true(r.decode.seconds > 0 && r.decode.stall_s <= r.decode.seconds);
         last = a_token;
-        st_sim_report_release(&r);
+        fb_sim_report_release(&r);
     }
     assert_true(last == 0);
     free(m.routes);
@@ -439,9 +439,9 @@ static void batches_need_no_slots(void **state)
         }
     }
     for (int slots = m.top_k; slots <= m.experts; slots++) {
-        struct st_sim_options options;
-        struct st_sim_report r;
-        st_sim_options_init(&options);
+        struct fb_sim_options options;
+        struct fb_sim_report r;
+        fb_sim_options_init(&options);
         options.slots = slots;
         options.prefill = true;
         simulate(m.shape, m.path, &options, &r);
@@ -449,7 +449,7 @@ static void batches_need_no_slots(void **state)
         assert_int_equal(r.prefill.requests, 40 * m.layers * m.top_k);
         assert_int_equal(r.prefill.hits, 0);
         assert_int_equal(r.prefill.expert_bytes, distinct * m.expert_bytes);
-        st_sim_report_release(&r);
+        fb_sim_report_release(&r);
     }
     free(m.routes);
 }
@@ -464,35 +464,35 @@ static void mistakes_are_told(void **state)
         const char *shape;
         int slots, warm_up;
         uint64_t mem_bytes;
-        enum strata_status status;
+        enum forebay_status status;
         const char *complaint;
     } cases[] = {
-        {"2x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "2 layers of 16 experts, 3 used"},
-        {"4x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "(made: 3 layers of 16 experts, 3 used)"},
-        {"3x15,3,4K", 4, 0, 0, STRATA_E_USAGE, "another model"},
-        {"3x16,2,4K", 4, 0, 0, STRATA_E_USAGE, "another model"},
-        {"3x16,17,4K", 4, 0, 0, STRATA_E_USAGE, "17 experts used of 16"},
-        {"0x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "layers"},
-        {"3x1,1,4K", 4, 0, 0, STRATA_E_USAGE, "experts"},
-        {"99999999999x16,3,4K", 4, 0, 0, STRATA_E_USAGE, "not a shape"},
-        {"3x16,3,2T", 4, 0, 0, STRATA_E_USAGE, "at most 1T"},
-        {"3x16,3,0", 4, 0, 0, STRATA_E_USAGE, "at least one byte"},
-        {"3x16,3,4Q", 4, 0, 0, STRATA_E_USAGE, "not a shape"},
-        {"3x16,3", 4, 0, 0, STRATA_E_USAGE, "not a shape"},
-        {"3x16,3,4K", 2, 0, 0, STRATA_E_USAGE, "too few"},
-        {"3x16,3,4K", 4, 12, 0, STRATA_E_USAGE, "nothing is left"},
-        {"3x16,3,4K", 0, 0, 1000, STRATA_E_NOFIT, "at least"},
-        {"missing.gguf", 4, 0, 0, STRATA_E_IO, "missing.gguf"},
+        {"2x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "2 layers of 16 experts, 3 used"},
+        {"4x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "(made: 3 layers of 16 experts, 3 used)"},
+        {"3x15,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "another model"},
+        {"3x16,2,4K", 4, 0, 0, FOREBAY_E_USAGE, "another model"},
+        {"3x16,17,4K", 4, 0, 0, FOREBAY_E_USAGE, "17 experts used of 16"},
+        {"0x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "layers"},
+        {"3x1,1,4K", 4, 0, 0, FOREBAY_E_USAGE, "experts"},
+        {"99999999999x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "not a shape"},
+        {"3x16,3,2T", 4, 0, 0, FOREBAY_E_USAGE, "at most 1T"},
+        {"3x16,3,0", 4, 0, 0, FOREBAY_E_USAGE, "at least one byte"},
+        {"3x16,3,4Q", 4, 0, 0, FOREBAY_E_USAGE, "not a shape"},
+        {"3x16,3", 4, 0, 0, FOREBAY_E_USAGE, "not a shape"},
+        {"3x16,3,4K", 2, 0, 0, FOREBAY_E_USAGE, "too few"},
+        {"3x16,3,4K", 4, 12, 0, FOREBAY_E_USAGE, "nothing is left"},
+        {"3x16,3,4K", 0, 0, 1000, FOREBAY_E_NOFIT, "at least"},
+        {"missing.gguf", 4, 0, 0, FOREBAY_E_IO, "missing.gguf"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct st_sim_options options;
-        struct st_sim_report r;
-        struct strata_error err = {0};
-        st_sim_options_init(&options);
+        struct fb_sim_options options;
+        struct fb_sim_report r;
+        struct forebay_error err = {0};
+        fb_sim_options_init(&options);
         options.slots = cases[i].slots;
         options.warm_up = cases[i].warm_up;
         options.mem_bytes = cases[i].mem_bytes;
-        enum strata_status status = st_sim_run(cases[i].shape, m.path, &options, &r, &err);
+        enum forebay_status status = fb_sim_run(cases[i].shape, m.path, &options, &r, &err);
         if (status != cases[i].status || !strstr(err.message, cases[i].complaint)) {
             fail_msg("%s: status %d, %s", cases[i].shape, status, err.message);
         }
@@ -504,14 +504,14 @@ static void mistakes_are_told(void **state)
 static void the_method_needs_a_virtual_disk(void **state)
 {
     (void)state;
-    struct st_io_options options;
-    struct st_io_engine *engine;
-    struct st_io_virtual disk = {0};
-    st_io_options_init(&options);
+    struct fb_io_options options;
+    struct fb_io_engine *engine;
+    struct fb_io_virtual disk = {0};
+    fb_io_options_init(&options);
     options.method = "sim";
-    assert_int_equal(st_io_open(&options, &engine, NULL), STRATA_E_USAGE);
+    assert_int_equal(fb_io_open(&options, &engine, NULL), FOREBAY_E_USAGE);
     options.virtual_disk = &disk; /* without a rate */
-    assert_int_equal(st_io_open(&options, &engine, NULL), STRATA_E_USAGE);
+    assert_int_equal(fb_io_open(&options, &engine, NULL), FOREBAY_E_USAGE);
 }
 
 int main(void)

@@ -17,8 +17,8 @@
 
 static struct model mixed;
 static struct model *model = &mixed;
-static struct st_stream *stream;
-static struct st_pass passes[2];
+static struct fb_stream *stream;
+static struct fb_pass passes[2];
 
 /* --- Rig ------------------------------------------------------------------------------------- */
 
@@ -36,7 +36,7 @@ static int set_up(void **state)
         add_expert_layer(model, l, N_EXPERTS, sizes[l]);
         add_dense(model, l == 0 ? 25000 : 1 + rnd_below(20000), true);
     }
-    add_weight(model, ST_ROLE_OUTPUT, -1, 0, 150001, false);
+    add_weight(model, FB_ROLE_OUTPUT, -1, 0, 150001, false);
     model_open(model);
     return 0;
 }
@@ -49,10 +49,10 @@ static int tear_down(void **state)
 
 static void close_stream(void)
 {
-    st_stream_free(stream);
+    fb_stream_free(stream);
     stream = NULL;
-    st_pass_release(&passes[0]);
-    st_pass_release(&passes[1]);
+    fb_pass_release(&passes[0]);
+    fb_pass_release(&passes[1]);
 }
 
 static int close_after(void **state)
@@ -62,9 +62,9 @@ static int close_after(void **state)
     return 0;
 }
 
-static struct st_stream_config config_of(const struct st_plan *plan, const char *method)
+static struct fb_stream_config config_of(const struct fb_plan *plan, const char *method)
 {
-    struct st_stream_config config = {.resident = plan->resident,
+    struct fb_stream_config config = {.resident = plan->resident,
         .slots = plan->slots,
         .shared_slots = plan->shared_slots,
         .ring_bytes = plan->ring_bytes,
@@ -74,19 +74,19 @@ static struct st_stream_config config_of(const struct st_plan *plan, const char 
     return config;
 }
 
-static void start(const struct st_stream_config *config)
+static void start(const struct fb_stream_config *config)
 {
-    struct strata_error err;
+    struct forebay_error err;
     close_stream();
-    if (st_stream_new(model->weights, config, arrive, &model->weights, &stream, &err)) {
+    if (fb_stream_new(model->weights, config, arrive, &model->weights, &stream, &err)) {
         fail_msg("%s: %s", config->io.method, err.message);
     }
 }
 
 static void load(void)
 {
-    struct strata_error err;
-    if (st_stream_load(stream, NULL, NULL, &err)) {
+    struct forebay_error err;
+    if (fb_stream_load(stream, NULL, NULL, &err)) {
         fail_msg("loading: %s", err.message);
     }
 }
@@ -94,19 +94,19 @@ static void load(void)
 /* As a plan for the budget says. */
 static void start_with_budget(uint64_t budget, const char *method)
 {
-    struct st_plan *plan;
-    assert_int_equal(st_plan_make(model->weights, budget, NULL, &plan, NULL), STRATA_OK);
-    struct st_stream_config config = config_of(plan, method);
+    struct fb_plan *plan;
+    assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
+    struct fb_stream_config config = config_of(plan, method);
     start(&config);
-    st_plan_free(plan);
+    fb_plan_free(plan);
 }
 
 static uint64_t stage_bytes(void)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < model->weights->n_weights; i++) {
-        bytes = st_max(bytes,
-            model->weights->weights[i].group >= 0 ? st_weight_envelope(model->weights, i) : 0);
+        bytes = fb_max(bytes,
+            model->weights->weights[i].group >= 0 ? fb_weight_envelope(model->weights, i) : 0);
     }
     return bytes;
 }
@@ -116,19 +116,19 @@ static void start_with_slots(int own, int shared, int n_stages, const char *meth
 {
     bool resident[MAX_TENSORS] = {false};
     int slots[N_LAYERS] = {own, own, own};
-    struct st_plan plan = {.resident = resident,
+    struct fb_plan plan = {.resident = resident,
         .slots = shared ? NULL : slots,
         .shared_slots = shared,
         .staging_bytes = (uint64_t)n_stages * stage_bytes()};
-    struct st_stream_config config = config_of(&plan, method);
+    struct fb_stream_config config = config_of(&plan, method);
     start(&config);
     load();
 }
 
-static struct st_stream_stats stats(void)
+static struct fb_stream_stats stats(void)
 {
-    struct st_stream_stats s;
-    st_stream_stats(stream, &s);
+    struct fb_stream_stats s;
+    fb_stream_stats(stream, &s);
     return s;
 }
 
@@ -187,7 +187,7 @@ static void naive_make_room(struct naive *n, int group, const int *experts, int 
 static void naive_pass(
     struct naive *n, int group, const int *experts, const int *uses, int n_experts)
 {
-    const struct st_group *g = &model->weights->groups[group];
+    const struct fb_group *g = &model->weights->groups[group];
     int missing[N_EXPERTS], n_missing = 0;
     for (int i = 0; i < n_experts; i++) {
         int at = naive_find(n, id_of(group, experts[i]));
@@ -214,12 +214,12 @@ static void naive_pass(
 
 static void compare(const struct naive *n)
 {
-    struct st_stream_stats s = stats();
+    struct fb_stream_stats s = stats();
     assert_int_equal(s.expert_requests, n->requests);
     assert_int_equal(s.expert_hits, n->hits);
     assert_int_equal(s.demand_bytes, n->read_bytes);
     for (int id = 0; id < MAX_IDS; id++) {
-        bool has = st_stream_has(stream, id / N_EXPERTS, id % N_EXPERTS, ALL_PARTS);
+        bool has = fb_stream_has(stream, id / N_EXPERTS, id % N_EXPERTS, ALL_PARTS);
         assert_int_equal(has, naive_find(n, id) >= 0);
     }
 }
@@ -242,13 +242,13 @@ static void choose(int *experts, int n)
 }
 
 /* S1: the part is in the slots the pass names, and each expert has a slot of its own. */
-static void check_part(const struct st_pass *pass, int part)
+static void check_part(const struct fb_pass *pass, int part)
 {
     int weight = model->weights->groups[pass->group].weight[part];
     uint64_t stride;
     int n_slots;
-    const char *base = st_stream_slots(stream, weight, &stride, &n_slots);
-    assert_true(st_stream_ready(stream, pass, part));
+    const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
+    assert_true(fb_stream_ready(stream, pass, part));
     for (int i = 0; i < pass->n; i++) {
         assert_in_range(pass->slots[i], 0, n_slots - 1);
         for (int k = 0; k < i; k++) {
@@ -262,19 +262,20 @@ static void check_part(const struct st_pass *pass, int part)
 }
 
 static void begin(
-    struct st_pass *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
+    struct fb_pass *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
 {
-    st_stream_begin(stream, pass, group, experts, uses, n, parts);
+    fb_stream_begin(stream, pass, group, experts, uses, n, parts);
     assert_int_equal(pass->n, n);
     assert_memory_equal(pass->experts, experts, (size_t)n * sizeof *experts);
 }
 
 /* Waits for the parts of `parts` in order; all stay until the end. The first failure ends it. */
-static enum strata_status wait_parts(struct st_pass *pass, uint32_t parts, struct strata_error *err)
+static enum forebay_status wait_parts(
+    struct fb_pass *pass, uint32_t parts, struct forebay_error *err)
 {
     for (int p = 0; p < 3; p++) {
-        enum strata_status status =
-            parts & 1u << p ? st_stream_wait(stream, pass, p, err) : STRATA_OK;
+        enum forebay_status status =
+            parts & 1u << p ? fb_stream_wait(stream, pass, p, err) : FOREBAY_OK;
         if (status) {
             return status;
         }
@@ -284,20 +285,20 @@ static enum strata_status wait_parts(struct st_pass *pass, uint32_t parts, struc
             }
         }
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status run_pass(
-    int group, const int *experts, const int *uses, int n, struct strata_error *err)
+static enum forebay_status run_pass(
+    int group, const int *experts, const int *uses, int n, struct forebay_error *err)
 {
     begin(&passes[0], group, experts, uses, n, ALL_PARTS);
-    enum strata_status status = wait_parts(&passes[0], ALL_PARTS, err);
-    st_stream_end(stream, &passes[0]);
+    enum forebay_status status = wait_parts(&passes[0], ALL_PARTS, err);
+    fb_stream_end(stream, &passes[0]);
     return status;
 }
 
 /* One random pass through the stream. */
-static enum strata_status run_random(int most, struct strata_error *err)
+static enum forebay_status run_random(int most, struct forebay_error *err)
 {
     int experts[N_EXPERTS];
     int n = 1 + (int)rnd_below((uint64_t)most);
@@ -315,7 +316,7 @@ static void pass_against_model(struct naive *naive, int most)
         uses[i] = 1 + (int)rnd_below(4);
     }
     naive_pass(naive, group, experts, uses, n);
-    assert_int_equal(run_pass(group, experts, uses, n, NULL), STRATA_OK);
+    assert_int_equal(run_pass(group, experts, uses, n, NULL), FOREBAY_OK);
 }
 
 static void run_against_model(struct naive *naive, int n_passes, int most)
@@ -365,13 +366,13 @@ static void test_with_room_for_all_each_expert_is_read_once(void **state)
     static const int all[N_EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     uint64_t bytes = 0;
     for (int i = 0; i < model->weights->n_weights; i++) {
-        const struct st_weight *w = &model->weights->weights[i];
+        const struct fb_weight *w = &model->weights->weights[i];
         bytes += w->group >= 0 ? w->file_bytes * N_EXPERTS : 0;
     }
     for (int shared = 0; shared < 2; shared++) {
         start_with_slots(N_EXPERTS, shared ? MAX_IDS : 0, 2, "threads");
         for (int k = 0; k < 3 * N_LAYERS; k++) {
-            assert_int_equal(run_pass(k % N_LAYERS, all, NULL, N_EXPERTS, NULL), STRATA_OK);
+            assert_int_equal(run_pass(k % N_LAYERS, all, NULL, N_EXPERTS, NULL), FOREBAY_OK);
         }
         assert_int_equal(stats().demand_bytes, bytes);
         assert_int_equal(stats().expert_requests, 0); /* nobody said to count */
@@ -388,15 +389,15 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
         start_with_slots(4, 0, 2, "threads");
         for (int p = 0; p < 3; p++) { /* part by part: each of these passes misses */
             begin(&passes[0], group, experts, uses, 2, 1u << p);
-            assert_int_equal(wait_parts(&passes[0], 1u << p, NULL), STRATA_OK);
-            st_stream_end(stream, &passes[0]);
+            assert_int_equal(wait_parts(&passes[0], 1u << p, NULL), FOREBAY_OK);
+            fb_stream_end(stream, &passes[0]);
             read += 2 * model->weights->weights[weight[p]].file_bytes;
             assert_int_equal(stats().demand_bytes, read);
-            assert_true(st_stream_has(stream, group, 4, (2u << p) - 1));
-            assert_int_equal(st_stream_has(stream, group, 4, ALL_PARTS), p == 2);
+            assert_true(fb_stream_has(stream, group, 4, (2u << p) - 1));
+            assert_int_equal(fb_stream_has(stream, group, 4, ALL_PARTS), p == 2);
             assert_int_equal(stats().expert_hits, 0);
         }
-        assert_int_equal(run_pass(group, experts, uses, 2, NULL), STRATA_OK);
+        assert_int_equal(run_pass(group, experts, uses, 2, NULL), FOREBAY_OK);
         assert_int_equal(stats().demand_bytes, read);
         assert_int_equal(stats().expert_hits, 2);
     }
@@ -408,22 +409,22 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
 static void check_two_passes(int group)
 {
     int experts[N_EXPERTS];
-    int n = st_stream_pass_limit(stream, group) / 2;
+    int n = fb_stream_pass_limit(stream, group) / 2;
     choose(experts, n + n);
     begin(&passes[0], group, experts, NULL, n, ALL_PARTS);
     begin(&passes[1], group, experts + n, NULL, n, ALL_PARTS);
     if (rnd() % 2) {
-        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), STRATA_OK);
+        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
     }
-    assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), STRATA_OK);
-    assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), STRATA_OK);
+    assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), FOREBAY_OK);
+    assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < n; k++) {
             assert_int_not_equal(passes[0].slots[i], passes[1].slots[k]);
         }
     }
-    st_stream_end(stream, &passes[rnd() % 2]);
-    st_stream_end(stream, &passes[passes[0].group < 0]);
+    fb_stream_end(stream, &passes[rnd() % 2]);
+    fb_stream_end(stream, &passes[passes[0].group < 0]);
 }
 
 static void test_what_an_open_pass_uses_is_never_evicted(void **state)
@@ -442,7 +443,7 @@ static void test_what_an_open_pass_uses_is_never_evicted(void **state)
 /* File bytes of all parts of one expert. */
 static uint64_t unit_bytes(int group)
 {
-    const struct st_group *g = &model->weights->groups[group];
+    const struct fb_group *g = &model->weights->groups[group];
     uint64_t sum = 0;
     for (int p = 0; p < g->n_parts; p++) {
         sum += model->weights->weights[g->weight[p]].file_bytes;
@@ -456,7 +457,7 @@ static int count_slots(int *slots)
     int sum = 0;
     for (int g = 0; g < N_LAYERS; g++) {
         uint64_t stride;
-        st_stream_slots(stream, model->weights->groups[g].weight[0], &stride, &slots[g]);
+        fb_stream_slots(stream, model->weights->groups[g].weight[0], &stride, &slots[g]);
         sum += slots[g];
     }
     return sum;
@@ -471,13 +472,13 @@ static void test_slots_move_to_the_layer_that_needs_them(void **state)
         bool resident[MAX_TENSORS] = {false};
         int slots[N_LAYERS] = {8, 8, 8}, experts[3];
         const int uses[3] = {1, 1, 1};
-        struct st_plan plan = {
+        struct fb_plan plan = {
             .resident = resident, .slots = slots, .staging_bytes = 2 * stage_bytes()};
-        struct st_stream_config config = config_of(&plan, methods[m]);
+        struct fb_stream_config config = config_of(&plan, methods[m]);
         config.policy = "echo";
         start(&config);
         load();
-        uint64_t most = st_stream_most(stream);
+        uint64_t most = fb_stream_most(stream);
         int greedy = 0;
         for (int g = 1; g < N_LAYERS;
              g++) { /* the one whose slots cost least may always take one */
@@ -488,8 +489,8 @@ static void test_slots_move_to_the_layer_that_needs_them(void **state)
             experts[0] = (int)rnd_below((uint64_t)few);
             experts[1] = (experts[0] + 1) % few;
             experts[2] = (experts[0] + 2) % few;
-            assert_int_equal(run_pass(group, experts, uses, 3, NULL), STRATA_OK);
-            assert_true(st_stream_most(stream) <= most);
+            assert_int_equal(run_pass(group, experts, uses, 3, NULL), FOREBAY_OK);
+            assert_true(fb_stream_most(stream) <= most);
         }
         assert_int_equal(count_slots(slots), 3 * 8);
         assert_int_equal(slots[greedy], N_EXPERTS);
@@ -507,14 +508,14 @@ static void test_two_passes_may_share_experts(void **state)
         start_with_slots(6, 0, 12, methods[m]);
         begin(&passes[0], 1, one, NULL, 3, ALL_PARTS);
         begin(&passes[1], 1, two, NULL, 3, ALL_PARTS);
-        assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), STRATA_OK);
-        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), STRATA_OK);
+        assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
         assert_int_equal(passes[0].slots[0], passes[1].slots[2]);
         assert_int_equal(passes[0].slots[2], passes[1].slots[0]);
         assert_int_equal(stats().demand_bytes, 4 * unit_bytes(1)); /* and none is read twice */
-        st_stream_end(stream, &passes[0]);
+        fb_stream_end(stream, &passes[0]);
         check_part(&passes[1], 0);
-        st_stream_end(stream, &passes[1]);
+        fb_stream_end(stream, &passes[1]);
     }
 }
 
@@ -528,8 +529,8 @@ static void test_a_pass_may_end_before_its_reads(void **state)
             int experts[N_EXPERTS];
             choose(experts, 8);
             begin(&passes[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
-            st_stream_end(stream, &passes[0]);
-            assert_int_equal(run_pass(k % N_LAYERS, experts + 4, NULL, 4, NULL), STRATA_OK);
+            fb_stream_end(stream, &passes[0]);
+            assert_int_equal(run_pass(k % N_LAYERS, experts + 4, NULL, 4, NULL), FOREBAY_OK);
         }
     }
 }
@@ -544,20 +545,20 @@ static void test_a_pass_of_more_reads_than_may_be_open(void **state)
     int experts[100], slots[] = {100};
     model_init(&wide, 5);
     for (int p = 0; p < 3; p++) {
-        add_weight(&wide, ST_ROLE_EXPERT_UP, 0, 100, p == 1 ? 50 : 4096, p == 2);
+        add_weight(&wide, FB_ROLE_EXPERT_UP, 0, 100, p == 1 ? 50 : 4096, p == 2);
     }
     model_open(&wide);
     for (int i = 0; i < 100; i++) {
         experts[i] = (i * 37 + 11) % 100;
     }
-    struct st_plan plan = {.slots = slots, .staging_bytes = 2 * 4096};
-    struct st_stream_config config = config_of(&plan, "threads");
+    struct fb_plan plan = {.slots = slots, .staging_bytes = 2 * 4096};
+    struct fb_stream_config config = config_of(&plan, "threads");
     model = &wide;
     for (int n_stages = 1; n_stages <= 300; n_stages += 299) {
         config.staging_bytes = (uint64_t)n_stages * 2 * 4096;
         start(&config);
         load();
-        assert_int_equal(run_pass(0, experts, NULL, 100, NULL), STRATA_OK);
+        assert_int_equal(run_pass(0, experts, NULL, 100, NULL), FOREBAY_OK);
     }
     close_stream();
     model_close(&wide);
@@ -579,7 +580,7 @@ static void foresee_random(void)
 {
     int experts[N_EXPERTS], n = (int)rnd_below(6);
     choose(experts, n);
-    st_stream_foresee(stream, (int)rnd_below(N_LAYERS), experts, n);
+    fb_stream_foresee(stream, (int)rnd_below(N_LAYERS), experts, n);
 }
 
 /* Whatever is foreseen: passes have the right bytes (check_part), and where nothing is evicted each
@@ -594,7 +595,7 @@ static void test_foresight_changes_neither_bytes_nor_hits(void **state)
             foresee_random();
             pass_against_model(&naive, 6);
         }
-        struct st_stream_stats s = stats();
+        struct fb_stream_stats s = stats();
         assert_int_equal(s.expert_hits, naive.hits);
         assert_true(s.prefetch_used_bytes > 0 && s.prefetch_used_bytes <= s.prefetch_bytes);
         assert_int_equal(s.demand_bytes + s.prefetch_used_bytes, naive.read_bytes);
@@ -609,9 +610,9 @@ static void test_foresight_in_small_pools(void **state)
         start_with_slots(slots, 0, 1 + slots % 3, slots % 2 ? "threads" : "auto");
         for (int k = 0; k < 150; k++) {
             foresee_random();
-            assert_int_equal(run_random(slots, NULL), STRATA_OK);
+            assert_int_equal(run_random(slots, NULL), FOREBAY_OK);
         }
-        struct st_stream_stats s = stats();
+        struct fb_stream_stats s = stats();
         assert_true(s.prefetch_used_bytes <= s.prefetch_bytes);
     }
 }
@@ -619,7 +620,7 @@ static void test_foresight_in_small_pools(void **state)
 static void read_all_ahead(uint64_t bytes)
 {
     for (int i = 0; i < 2000 && stats().io.read_bytes < bytes; i++) {
-        st_stream_poll(stream);
+        fb_stream_poll(stream);
         usleep(1000);
     }
 }
@@ -630,15 +631,15 @@ static void test_what_was_foreseen_is_there(void **state)
     static const int foreseen[] = {3, 8, 1}, needed[] = {8, 3, 5};
     static const int uses[] = {1, 1, 1};
     start_with_slots(4, 0, 12, "threads");
-    st_stream_foresee(stream, 1, foreseen, 3);
+    fb_stream_foresee(stream, 1, foreseen, 3);
     assert_int_equal(stats().prefetch_bytes, 3 * expert_bytes(1));
     read_all_ahead(3 * expert_bytes(1));
-    assert_int_equal(run_pass(1, needed, uses, 3, NULL), STRATA_OK);
-    struct st_stream_stats s = stats();
+    assert_int_equal(run_pass(1, needed, uses, 3, NULL), FOREBAY_OK);
+    struct fb_stream_stats s = stats();
     assert_int_equal(s.demand_bytes, expert_bytes(1));
     assert_int_equal(s.prefetch_used_bytes, 2 * expert_bytes(1));
     assert_int_equal(s.expert_hits, 0); /* they were read for this request */
-    assert_int_equal(run_pass(1, needed, uses, 3, NULL), STRATA_OK);
+    assert_int_equal(run_pass(1, needed, uses, 3, NULL), FOREBAY_OK);
     assert_int_equal(stats().expert_hits, 3);
 }
 
@@ -648,12 +649,12 @@ static void test_stalls_are_told_apart(void **state)
     (void)state;
     static const int foreseen[] = {3, 8}, other[] = {0, 1};
     start_with_slots(4, 0, 12, "fault:threads,late_ms=10");
-    st_stream_foresee(stream, 1, foreseen, 2);
-    assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), STRATA_OK);
+    fb_stream_foresee(stream, 1, foreseen, 2);
+    assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), FOREBAY_OK);
     uint64_t late = stats().prefetch_stall_ns;
     assert_true(late > 0);
     assert_int_equal(late, stats().stall_ns);
-    assert_int_equal(run_pass(0, other, NULL, 2, NULL), STRATA_OK);
+    assert_int_equal(run_pass(0, other, NULL, 2, NULL), FOREBAY_OK);
     assert_int_equal(stats().prefetch_stall_ns, late);
     assert_true(stats().stall_ns > late);
 }
@@ -663,10 +664,10 @@ static void test_one_foreseen_is_not_evicted_for_another(void **state)
     (void)state;
     static const int before[] = {0, 1, 2, 3}, foreseen[] = {7, 0, 8, 1};
     start_with_slots(4, 0, 12, "sync");
-    assert_int_equal(run_pass(0, before, NULL, 4, NULL), STRATA_OK);
-    st_stream_foresee(stream, 0, foreseen, 4);
-    assert_true(st_stream_has(stream, 0, 0, ALL_PARTS) && st_stream_has(stream, 0, 1, ALL_PARTS));
-    assert_int_equal(run_pass(0, foreseen, NULL, 4, NULL), STRATA_OK);
+    assert_int_equal(run_pass(0, before, NULL, 4, NULL), FOREBAY_OK);
+    fb_stream_foresee(stream, 0, foreseen, 4);
+    assert_true(fb_stream_has(stream, 0, 0, ALL_PARTS) && fb_stream_has(stream, 0, 1, ALL_PARTS));
+    assert_int_equal(run_pass(0, foreseen, NULL, 4, NULL), FOREBAY_OK);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(0));
 }
 
@@ -679,10 +680,10 @@ static void test_a_failed_read_ahead_is_read_again(void **state)
         char spec[64];
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start_with_slots(4, 0, 12, spec);
-        st_stream_foresee(stream, 1, foreseen, 2);
+        fb_stream_foresee(stream, 1, foreseen, 2);
         read_all_ahead(2 * expert_bytes(1));
-        assert_int_equal(run_pass(0, other, NULL, 2, NULL), STRATA_OK);
-        assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), STRATA_OK);
+        assert_int_equal(run_pass(0, other, NULL, 2, NULL), FOREBAY_OK);
+        assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), FOREBAY_OK);
     }
 }
 
@@ -699,9 +700,9 @@ static void test_one_failed_read_fails_one_pass(void **state)
         snprintf(spec, sizeof spec, "fault:%s,eio_at=%d", inners[nth % 2], nth);
         start_with_slots(4, nth % 3 ? 0 : 6, 2, spec);
         for (int k = 0; k < 40; k++) {
-            struct strata_error err = {0};
+            struct forebay_error err = {0};
             if (run_random(4, &err)) {
-                assert_int_equal(err.status, STRATA_E_IO);
+                assert_int_equal(err.status, FOREBAY_E_IO);
                 assert_non_null(strstr(err.message, model->path));
                 failures++;
             }
@@ -717,14 +718,14 @@ static void test_a_failed_pass_can_be_repeated(void **state)
     static const int experts[] = {7, 2, 9};
     for (int nth = 1; nth <= 9; nth++) {
         char spec[64];
-        struct strata_error err = {0};
+        struct forebay_error err = {0};
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start_with_slots(3, 0, 1, spec);
-        assert_int_equal(run_pass(0, experts, NULL, 3, &err), STRATA_E_IO);
-        assert_false(st_stream_has(stream, 0, 7, ALL_PARTS) &&
-                     st_stream_has(stream, 0, 2, ALL_PARTS) &&
-                     st_stream_has(stream, 0, 9, ALL_PARTS));
-        assert_int_equal(run_pass(0, experts, NULL, 3, &err), STRATA_OK);
+        assert_int_equal(run_pass(0, experts, NULL, 3, &err), FOREBAY_E_IO);
+        assert_false(fb_stream_has(stream, 0, 7, ALL_PARTS) &&
+                     fb_stream_has(stream, 0, 2, ALL_PARTS) &&
+                     fb_stream_has(stream, 0, 9, ALL_PARTS));
+        assert_int_equal(run_pass(0, experts, NULL, 3, &err), FOREBAY_OK);
     }
 }
 
@@ -734,14 +735,14 @@ static void test_only_the_failed_read_is_repeated(void **state)
     (void)state;
     static const int experts[] = {7, 2, 9};
     start_with_slots(3, 0, 12, "fault:threads,eio_at=1,late_ms=1");
-    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), STRATA_E_IO);
-    assert_false(st_stream_has(stream, 0, 7, 1u));
-    assert_true(st_stream_has(stream, 0, 7, 6u));
-    assert_true(st_stream_has(stream, 0, 2, ALL_PARTS));
-    assert_true(st_stream_has(stream, 0, 9, ALL_PARTS));
+    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), FOREBAY_E_IO);
+    assert_false(fb_stream_has(stream, 0, 7, 1u));
+    assert_true(fb_stream_has(stream, 0, 7, 6u));
+    assert_true(fb_stream_has(stream, 0, 2, ALL_PARTS));
+    assert_true(fb_stream_has(stream, 0, 9, ALL_PARTS));
     uint64_t before = stats().demand_bytes;
     int weight = model->weights->groups[0].weight[0];
-    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), STRATA_OK);
+    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), FOREBAY_OK);
     assert_int_equal(stats().demand_bytes - before, model->weights->weights[weight].file_bytes);
 }
 
@@ -752,15 +753,15 @@ static void test_a_failure_that_nobody_waited_for_is_forgotten(void **state)
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
     begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    st_stream_end(stream, &passes[0]);
+    fb_stream_end(stream, &passes[0]);
     begin(&passes[0], 0, experts + 4, NULL, 4, ALL_PARTS);
-    st_stream_end(stream, &passes[0]);
-    assert_int_equal(run_pass(0, experts, NULL, 4, NULL), STRATA_OK);
+    fb_stream_end(stream, &passes[0]);
+    assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
 
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
     begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    st_stream_end(stream, &passes[0]);
-    assert_int_equal(run_pass(1, experts, NULL, 4, NULL), STRATA_OK);
+    fb_stream_end(stream, &passes[0]);
+    assert_int_equal(run_pass(1, experts, NULL, 4, NULL), FOREBAY_OK);
 }
 
 /* Whichever of two passes a failed read was for, the evaluation is over and both end. */
@@ -772,10 +773,10 @@ static void test_after_a_failure_with_two_passes_open_the_next_is_clean(void **s
         start_with_slots(4, 0, 2, "fault:sync,eio_at=1");
         begin(&passes[0], 0, experts, NULL, 2, ALL_PARTS);
         begin(&passes[1], 0, experts + 2, NULL, 2, ALL_PARTS);
-        assert_int_equal(st_stream_wait(stream, &passes[waited], 0, NULL), STRATA_E_IO);
-        st_stream_end(stream, &passes[0]);
-        st_stream_end(stream, &passes[1]);
-        assert_int_equal(run_pass(0, experts, NULL, 4, NULL), STRATA_OK);
+        assert_int_equal(fb_stream_wait(stream, &passes[waited], 0, NULL), FOREBAY_E_IO);
+        fb_stream_end(stream, &passes[0]);
+        fb_stream_end(stream, &passes[1]);
+        assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
     }
 }
 
@@ -788,13 +789,13 @@ static void test_a_failing_disk_never_hangs_a_pass(void **state)
         int failures = 0;
         start_with_slots(4, s == 2 ? 5 : 0, 2, specs[s]);
         for (int k = 0; k < 60; k++) {
-            failures += run_random(4, NULL) != STRATA_OK;
+            failures += run_random(4, NULL) != FOREBAY_OK;
         }
         assert_in_range(failures, 1, 59);
     }
     start_with_slots(4, 0, 2, "fault:threads,eio_every=1");
     for (int k = 0; k < 20; k++) {
-        assert_int_equal(run_random(4, NULL), STRATA_E_IO);
+        assert_int_equal(run_random(4, NULL), FOREBAY_E_IO);
     }
 }
 
@@ -807,12 +808,12 @@ static void test_a_corrupted_read_would_be_noticed(void **state)
     int n_slots;
     start_with_slots(4, 0, 2, "fault:sync,corrupt_at=1");
     begin(&passes[0], 0, &expert, NULL, 1, 1u);
-    assert_int_equal(st_stream_wait(stream, &passes[0], 0, NULL), STRATA_OK);
+    assert_int_equal(fb_stream_wait(stream, &passes[0], 0, NULL), FOREBAY_OK);
     int weight = model->weights->groups[0].weight[0];
-    char *base = st_stream_slots(stream, weight, &stride, &n_slots);
+    char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
     assert_false(
         form_is_right(model, weight, expert, base + (uint64_t)passes[0].slots[0] * stride));
-    st_stream_end(stream, &passes[0]);
+    fb_stream_end(stream, &passes[0]);
 }
 
 static void test_freeing_waits_for_reads_in_flight(void **state)
@@ -823,9 +824,9 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
         start_with_slots(4, 0, 4, "fault:threads,late_ms=2");
         begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
         if (!open) {
-            st_stream_end(stream, &passes[0]);
+            fb_stream_end(stream, &passes[0]);
         }
-        assert_false(st_stream_has(stream, 0, 0, ALL_PARTS));
+        assert_false(fb_stream_has(stream, 0, 0, ALL_PARTS));
         close_stream();
     }
 }
@@ -835,34 +836,34 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
 static void check_resident(void)
 {
     for (int i = 0; i < model->weights->n_weights; i++) {
-        if (model->weights->weights[i].group < 0 && st_stream_is_resident(stream, i)) {
-            assert_true(form_is_right(model, i, 0, st_stream_resident(stream, i)));
+        if (model->weights->weights[i].group < 0 && fb_stream_is_resident(stream, i)) {
+            assert_true(form_is_right(model, i, 0, fb_stream_resident(stream, i)));
         }
     }
 }
 
-static enum strata_status use_streamed(int n_passes, struct strata_error *err)
+static enum forebay_status use_streamed(int n_passes, struct forebay_error *err)
 {
     int order[MAX_TENSORS], n = 0;
     for (int i = 0; i < model->weights->n_weights; i++) {
-        if (model->weights->weights[i].group < 0 && !st_stream_is_resident(stream, i)) {
+        if (model->weights->weights[i].group < 0 && !fb_stream_is_resident(stream, i)) {
             order[n++] = i;
         }
     }
     for (int k = 0; k < n_passes * n; k++) {
         const void *form;
         if (k % n == 0) {
-            st_stream_expect(stream, order, n);
+            fb_stream_expect(stream, order, n);
         }
-        enum strata_status status = st_stream_dense(stream, order[k % n], &form, err);
+        enum forebay_status status = fb_stream_dense(stream, order[k % n], &form, err);
         if (status) {
             return status;
         }
-        st_stream_poll(stream);
+        fb_stream_poll(stream);
         assert_true(form_is_right(model, order[k % n], 0, form));
-        st_stream_dense_done(stream);
+        fb_stream_dense_done(stream);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static uint64_t all_bytes(void)
@@ -875,7 +876,7 @@ static int smallest_limit(void)
 {
     int smallest = N_EXPERTS;
     for (int g = 0; g < N_LAYERS; g++) {
-        int limit = st_stream_pass_limit(stream, g);
+        int limit = fb_stream_pass_limit(stream, g);
         smallest = limit < smallest ? limit : smallest;
     }
     return smallest;
@@ -885,7 +886,7 @@ static int smallest_limit(void)
 static void test_every_plan_runs_in_its_memory(void **state)
 {
     (void)state;
-    uint64_t minimum = st_plan_minimum(model->weights);
+    uint64_t minimum = fb_plan_minimum(model->weights);
     for (int i = 0; i <= 12; i++) {
         uint64_t budget = minimum + (all_bytes() + stage_bytes() * 24 - minimum) * (uint64_t)i / 12;
         start_with_budget(budget, methods[i % (int)N_METHODS]);
@@ -893,8 +894,8 @@ static void test_every_plan_runs_in_its_memory(void **state)
         load();
         check_resident();
         for (int k = 0; k < 10; k++) {
-            assert_int_equal(use_streamed(1, NULL), STRATA_OK);
-            assert_int_equal(run_random(smallest_limit(), NULL), STRATA_OK);
+            assert_int_equal(use_streamed(1, NULL), FOREBAY_OK);
+            assert_int_equal(run_random(smallest_limit(), NULL), FOREBAY_OK);
         }
         check_resident();
     }
@@ -904,12 +905,12 @@ static void test_every_plan_runs_in_its_memory(void **state)
 static void test_loading_reads_each_kept_byte_once(void **state)
 {
     (void)state;
-    uint64_t minimum = st_plan_minimum(model->weights);
+    uint64_t minimum = fb_plan_minimum(model->weights);
     for (int i = 0; i <= 12; i++) {
-        struct st_plan *plan;
+        struct fb_plan *plan;
         uint64_t kept = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
-        assert_int_equal(st_plan_make(model->weights, budget, NULL, &plan, NULL), STRATA_OK);
-        struct st_stream_config config = config_of(plan, "sync");
+        assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
+        struct fb_stream_config config = config_of(plan, "sync");
         config.io.direct = false;
         start(&config);
         load();
@@ -917,7 +918,7 @@ static void test_loading_reads_each_kept_byte_once(void **state)
             kept += plan->resident[w] ? model->weights->weights[w].file_bytes : 0;
         }
         assert_int_equal(stats().io.read_bytes, kept);
-        st_plan_free(plan);
+        fb_plan_free(plan);
     }
 }
 
@@ -932,11 +933,11 @@ static void test_loading_through_a_ring_of_any_size(void **state)
         kept += resident[i] ? model->weights->weights[i].file_bytes : 0;
     }
     for (int i = 0; i < model->weights->n_weights; i++) {
-        struct st_plan plan = {.resident = resident,
+        struct fb_plan plan = {.resident = resident,
             .shared_slots = 4,
             .staging_bytes = stage_bytes(),
-            .ring_bytes = st_weight_envelope(model->weights, i)};
-        struct st_stream_config config = config_of(&plan, "sync");
+            .ring_bytes = fb_weight_envelope(model->weights, i)};
+        struct fb_stream_config config = config_of(&plan, "sync");
         config.io.direct = false;
         start(&config);
         load();
@@ -955,13 +956,13 @@ static bool stop_at(const char *what, uint64_t done, uint64_t total, void *user)
 /* With room for everything, which is read before the first token if `preload`. */
 static void start_with_all(const char *method, bool preload)
 {
-    struct st_plan *plan;
-    uint64_t budget = all_bytes() + 64 * ST_MIB;
-    assert_int_equal(st_plan_make(model->weights, budget, NULL, &plan, NULL), STRATA_OK);
-    struct st_stream_config config = config_of(plan, method);
+    struct fb_plan *plan;
+    uint64_t budget = all_bytes() + 64 * FB_MIB;
+    assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
+    struct fb_stream_config config = config_of(plan, method);
     config.preload = preload;
     start(&config);
-    st_plan_free(plan);
+    fb_plan_free(plan);
 }
 
 static void test_loading_can_be_cancelled_at_every_report(void **state)
@@ -970,14 +971,14 @@ static void test_loading_can_be_cancelled_at_every_report(void **state)
     for (int preload = 0; preload < 2; preload++) {
         int n_cancelled = 0;
         for (int after = 1;; after++) {
-            struct strata_error err = {0};
+            struct forebay_error err = {0};
             int left = after;
             start_with_all("threads", preload);
-            enum strata_status status = st_stream_load(stream, stop_at, &left, &err);
-            if (status == STRATA_OK) {
+            enum forebay_status status = fb_stream_load(stream, stop_at, &left, &err);
+            if (status == FOREBAY_OK) {
                 break;
             }
-            assert_int_equal(status, STRATA_E_CANCELLED);
+            assert_int_equal(status, FOREBAY_E_CANCELLED);
             n_cancelled++;
         }
         /* At each dense weight, each layer of experts, and when memory is waited for. */
@@ -992,14 +993,14 @@ static void test_a_failed_read_fails_the_load(void **state)
         int n_units = N_DENSE + (preload ? 3 * N_LAYERS * N_EXPERTS : 0), n_failed = 0;
         for (int nth = 1;; nth++) {
             char spec[64];
-            struct strata_error err = {0};
+            struct forebay_error err = {0};
             snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
             start_with_all(spec, preload);
-            enum strata_status status = st_stream_load(stream, NULL, NULL, &err);
-            if (status == STRATA_OK) { /* there are fewer reads */
+            enum forebay_status status = fb_stream_load(stream, NULL, NULL, &err);
+            if (status == FOREBAY_OK) { /* there are fewer reads */
                 break;
             }
-            assert_int_equal(status, STRATA_E_IO);
+            assert_int_equal(status, FOREBAY_E_IO);
             assert_non_null(strstr(err.message, model->path));
             n_failed++;
         }
@@ -1017,8 +1018,8 @@ static void test_what_is_preloaded_is_not_read_again(void **state)
         uint64_t before = stats().io.read_bytes;
         for (int group = 0; group < N_LAYERS; group++) {
             for (int expert = 0; expert < N_EXPERTS; expert++) {
-                assert_true(st_stream_has(stream, group, expert, ALL_PARTS));
-                assert_int_equal(run_pass(group, &expert, NULL, 1, NULL), STRATA_OK);
+                assert_true(fb_stream_has(stream, group, expert, ALL_PARTS));
+                assert_int_equal(run_pass(group, &expert, NULL, 1, NULL), FOREBAY_OK);
             }
         }
         check_resident();
@@ -1033,9 +1034,9 @@ static void test_no_preload_without_room(void **state)
     (void)state;
     bool resident[MAX_TENSORS] = {false};
     int slots[N_LAYERS] = {N_EXPERTS, N_EXPERTS - 1, N_EXPERTS};
-    struct st_plan plan = {
+    struct fb_plan plan = {
         .resident = resident, .slots = slots, .staging_bytes = 4 * stage_bytes()};
-    struct st_stream_config config = config_of(&plan, "sync");
+    struct fb_stream_config config = config_of(&plan, "sync");
     config.preload = true;
     start(&config);
     load();
@@ -1045,10 +1046,10 @@ static void test_no_preload_without_room(void **state)
 static void test_a_failed_read_of_a_streamed_weight_is_reported(void **state)
 {
     (void)state;
-    struct strata_error err = {0};
-    start_with_budget(st_plan_minimum(model->weights), "fault:threads,eio_every=4");
-    if (st_stream_load(stream, NULL, NULL, &err) == STRATA_OK) {
-        assert_int_equal(use_streamed(4, &err), STRATA_E_IO);
+    struct forebay_error err = {0};
+    start_with_budget(fb_plan_minimum(model->weights), "fault:threads,eio_every=4");
+    if (fb_stream_load(stream, NULL, NULL, &err) == FOREBAY_OK) {
+        assert_int_equal(use_streamed(4, &err), FOREBAY_E_IO);
     }
     assert_non_null(strstr(err.message, model->path));
 }
@@ -1057,13 +1058,13 @@ static void test_an_unknown_policy_is_refused(void **state)
 {
     (void)state;
     bool resident[MAX_TENSORS] = {false};
-    struct strata_error err = {0};
-    struct st_plan plan = {
+    struct forebay_error err = {0};
+    struct fb_plan plan = {
         .resident = resident, .shared_slots = 4, .staging_bytes = 2 * stage_bytes()};
-    struct st_stream_config config = config_of(&plan, "sync");
+    struct fb_stream_config config = config_of(&plan, "sync");
     config.policy = "fifo";
-    assert_int_equal(st_stream_new(model->weights, &config, arrive, &model->weights, &stream, &err),
-        STRATA_E_USAGE);
+    assert_int_equal(fb_stream_new(model->weights, &config, arrive, &model->weights, &stream, &err),
+        FOREBAY_E_USAGE);
     assert_null(stream);
     assert_non_null(strstr(err.message, "fifo"));
     assert_non_null(strstr(err.hint, "lru"));

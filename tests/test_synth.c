@@ -9,22 +9,22 @@
 #include "synth/synth.h"
 
 /* A model small enough for a test of its own. */
-static struct st_synth_shape tiny(const char *arch, const char *type)
+static struct fb_synth_shape tiny(const char *arch, const char *type)
 {
-    struct st_synth_shape s;
-    st_synth_shape_init(&s);
+    struct fb_synth_shape s;
+    fb_synth_shape_init(&s);
     s.arch = arch;
     s.type = type;
     s.embd = 256;
-    s.experts = st_synth_arch_has_experts(arch) ? 4 : 0;
+    s.experts = fb_synth_arch_has_experts(arch) ? 4 : 0;
     return s;
 }
 
-static const char *make(const struct st_synth_shape *shape, const char *name)
+static const char *make(const struct fb_synth_shape *shape, const char *name)
 {
     const char *path = temp_path(name);
-    struct strata_error err;
-    if (st_synth_random(shape, path, NULL, &err)) {
+    struct forebay_error err;
+    if (fb_synth_random(shape, path, NULL, &err)) {
         fail_msg("%s %s: %s", shape->arch, shape->type ? shape->type : "", err.message);
     }
     return path;
@@ -48,7 +48,7 @@ static void assert_sensible(const char *what, const float *logits, int n)
     }
 }
 
-static void try_model(const struct st_synth_shape *shape, const char *what)
+static void try_model(const struct fb_synth_shape *shape, const char *what)
 {
     const char *path = make(shape, "tiny.gguf");
     int n;
@@ -60,8 +60,8 @@ static void try_model(const struct st_synth_shape *shape, const char *what)
 static void every_architecture_decodes(void **state)
 {
     (void)state;
-    for (int i = 0; st_synth_arch_name(i); i++) {
-        struct st_synth_shape s = tiny(st_synth_arch_name(i), NULL);
+    for (int i = 0; fb_synth_arch_name(i); i++) {
+        struct fb_synth_shape s = tiny(fb_synth_arch_name(i), NULL);
         try_model(&s, s.arch);
     }
 }
@@ -69,9 +69,9 @@ static void every_architecture_decodes(void **state)
 static void every_type_decodes(void **state)
 {
     (void)state;
-    for (int i = 0; st_synth_type_name(i); i++) {
-        struct st_synth_shape dense = tiny("llama", st_synth_type_name(i));
-        struct st_synth_shape mixture = tiny("mixtral", st_synth_type_name(i));
+    for (int i = 0; fb_synth_type_name(i); i++) {
+        struct fb_synth_shape dense = tiny("llama", fb_synth_type_name(i));
+        struct fb_synth_shape mixture = tiny("mixtral", fb_synth_type_name(i));
         try_model(&dense, dense.type);
         try_model(&mixture, mixture.type);
     }
@@ -80,22 +80,22 @@ static void every_type_decodes(void **state)
 static void fused_experts_decode(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("deepseek2", "Q4_K");
+    struct fb_synth_shape s = tiny("deepseek2", "Q4_K");
     s.fused_experts = true;
     try_model(&s, "fused experts");
-    struct st_catalog *c;
-    assert_int_equal(st_catalog_open(temp_path("tiny.gguf"), false, &c, NULL), STRATA_OK);
-    int fused = st_catalog_find(c, "blk.1.ffn_gate_up_exps.weight");
+    struct fb_catalog *c;
+    assert_int_equal(fb_catalog_open(temp_path("tiny.gguf"), false, &c, NULL), FOREBAY_OK);
+    int fused = fb_catalog_find(c, "blk.1.ffn_gate_up_exps.weight");
     assert_true(fused >= 0);
-    assert_int_equal(c->tensors[fused].role, ST_ROLE_EXPERT_GATE_UP);
+    assert_int_equal(c->tensors[fused].role, FB_ROLE_EXPERT_GATE_UP);
     assert_int_equal(c->tensors[fused].n_expert, 4);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 static void the_seed_decides(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("qwen3moe", "Q4_K_M");
+    struct fb_synth_shape s = tiny("qwen3moe", "Q4_K_M");
     make(&s, "a.gguf");
     make(&s, "b.gguf");
     assert_true(same_files(temp_path("a.gguf"), temp_path("b.gguf")));
@@ -133,16 +133,16 @@ static const char *const expert_names[] = {
 static void each_expert_counts(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("qwen3moe", "Q4_K");
+    struct fb_synth_shape s = tiny("qwen3moe", "Q4_K");
     s.experts_used = s.experts;
     const char *path = make(&s, "tiny.gguf");
     int n;
     float *logits = fixed_logits(path, &n);
-    struct st_catalog *c;
-    assert_int_equal(st_catalog_open(path, false, &c, NULL), STRATA_OK);
-    const struct st_tensor *parts[3];
+    struct fb_catalog *c;
+    assert_int_equal(fb_catalog_open(path, false, &c, NULL), FOREBAY_OK);
+    const struct fb_tensor *parts[3];
     for (int i = 0; i < 3; i++) {
-        parts[i] = &c->tensors[st_catalog_find(c, expert_names[i])];
+        parts[i] = &c->tensors[fb_catalog_find(c, expert_names[i])];
         for (int expert = 0; expert < s.experts; expert++) {
             uint64_t at = parts[i]->offset + (uint64_t)expert * parts[i]->expert_bytes + 7 * 144;
             damage(path, at + 16, 128); /* the weights of row 7, a block of 144 bytes */
@@ -151,22 +151,22 @@ static void each_expert_counts(void **state)
         }
     }
     for (int i = 0; i < 3; i++) {
-        const struct st_tensor *t = parts[i];
+        const struct fb_tensor *t = parts[i];
         copy_bytes(path, t->offset, t->offset + 2 * t->expert_bytes, (size_t)t->expert_bytes);
     }
     assert_other_logits(path, logits);
-    st_catalog_free(c);
+    fb_catalog_free(c);
     free(logits);
 }
 
 static void a_split_set_is_the_same_model(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("olmoe", "Q4_K");
+    struct fb_synth_shape s = tiny("olmoe", "Q4_K");
     make(&s, "whole.gguf");
     s.output.split_max_bytes = 300000;
-    struct st_synth_report report;
-    assert_int_equal(st_synth_random(&s, temp_path("set.gguf"), &report, NULL), STRATA_OK);
+    struct fb_synth_report report;
+    assert_int_equal(fb_synth_random(&s, temp_path("set.gguf"), &report, NULL), FOREBAY_OK);
     assert_non_null(strstr(report.path, "set-00001-of-0000"));
     int n;
     float *whole = fixed_logits(temp_path("whole.gguf"), &n);
@@ -174,21 +174,21 @@ static void a_split_set_is_the_same_model(void **state)
     assert_memory_equal(whole, split, (size_t)n * sizeof *whole);
     free(whole);
     free(split);
-    struct st_catalog *c;
-    assert_int_equal(st_catalog_open(report.path, false, &c, NULL), STRATA_OK);
+    struct fb_catalog *c;
+    assert_int_equal(fb_catalog_open(report.path, false, &c, NULL), FOREBAY_OK);
     assert_true(c->n_files >= 3);
     assert_true(c->file_bytes == report.file_bytes);
     for (int i = 0; i < c->n_files; i++) { /* only a tensor that is larger may exceed the limit */
         assert_true(c->files[i]->size < 300000 + 65536);
     }
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* The tokenizer splits text at the words, and any other text into bytes. */
 static void text_goes_in_and_out(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("llama", "Q4_0");
+    struct fb_synth_shape s = tiny("llama", "Q4_0");
     struct runner r = runner_open(make(&s, "tiny.gguf"), NULL, NULL);
     static const char text[] = "w7 w12 w1 ?\n";
     const llama_token want[] = {7, 12, 1, r.n_vocab - 259 + '?', r.n_vocab - 259 + '\n'};
@@ -220,16 +220,16 @@ static void sizes_are_met(void **state)
     static const char *const archs[] = {"llama", "mixtral", "qwen3moe", "gpt-oss", "deepseek2"};
     for (int i = 0; i < 5; i++) {
         for (uint64_t size = 20 << 20; size < (uint64_t)1 << 40; size *= 7) {
-            struct st_synth_shape s;
-            struct st_dims dims;
-            struct st_synth_model model;
-            st_synth_shape_init(&s);
+            struct fb_synth_shape s;
+            struct fb_dims dims;
+            struct fb_synth_model model;
+            fb_synth_shape_init(&s);
             s.arch = archs[i];
             s.size_bytes = size;
-            assert_int_equal(st_dims_resolve(&s, &dims, NULL), STRATA_OK);
-            st_dims_build(&dims, &model);
-            assert_near(st_synth_model_bytes(&model), size, s.arch);
-            st_synth_model_release(&model);
+            assert_int_equal(fb_dims_resolve(&s, &dims, NULL), FOREBAY_OK);
+            fb_dims_build(&dims, &model);
+            assert_near(fb_synth_model_bytes(&model), size, s.arch);
+            fb_synth_model_release(&model);
         }
     }
 }
@@ -238,7 +238,7 @@ static void sizes_are_met(void **state)
 static void given_numbers_are_kept(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("qwen3moe", "Q8_0");
+    struct fb_synth_shape s = tiny("qwen3moe", "Q8_0");
     s.layers = 3;
     s.heads = 8;
     s.kv_heads = 2;
@@ -247,8 +247,8 @@ static void given_numbers_are_kept(void **state)
     s.experts_used = 5;
     s.vocab = 300;
     s.ctx = 77;
-    struct st_dims d;
-    assert_int_equal(st_dims_resolve(&s, &d, NULL), STRATA_OK);
+    struct fb_dims d;
+    assert_int_equal(fb_dims_resolve(&s, &d, NULL), FOREBAY_OK);
     assert_int_equal(d.layers, 3);
     assert_int_equal(d.embd, 256);
     assert_int_equal(d.heads, 8);
@@ -258,13 +258,13 @@ static void given_numbers_are_kept(void **state)
     assert_int_equal(d.used, 5);
     assert_int_equal(d.vocab, 300);
     assert_int_equal(d.ctx, 77);
-    assert_int_equal(st_dims_expert_bytes(&d), 3 * 256 * 96 / 32 * 34);
+    assert_int_equal(fb_dims_expert_bytes(&d), 3 * 256 * 96 / 32 * 34);
 }
 
 static void impossible_shapes_are_refused(void **state)
 {
     (void)state;
-    struct st_synth_shape no_arch = tiny("llamma", NULL), no_type = tiny("llama", "Q4_X"),
+    struct fb_synth_shape no_arch = tiny("llamma", NULL), no_type = tiny("llama", "Q4_X"),
                           heads = tiny("llama", NULL), kv_heads = tiny("llama", NULL),
                           used = tiny("mixtral", NULL), dense = tiny("gemma3", NULL),
                           shared = tiny("qwen3moe", NULL), fused = tiny("mixtral", NULL),
@@ -281,12 +281,12 @@ static void impossible_shapes_are_refused(void **state)
     both.layers = 2;
     both.ff = 512;
     both.size_bytes = 1 << 20;
-    const struct st_synth_shape *all[] = {&no_arch, &no_type, &heads, &kv_heads, &used, &dense,
+    const struct fb_synth_shape *all[] = {&no_arch, &no_type, &heads, &kv_heads, &used, &dense,
         &shared, &fused, &vocab, &steps, &both};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        struct strata_error err = {0};
+        struct forebay_error err = {0};
         const char *path = temp_path("refused.gguf");
-        assert_int_equal(st_synth_random(all[i], path, NULL, &err), STRATA_E_USAGE);
+        assert_int_equal(fb_synth_random(all[i], path, NULL, &err), FOREBAY_E_USAGE);
         assert_true(err.message[0] != 0);
         assert_int_not_equal(access(path, F_OK), 0);
     }
@@ -297,12 +297,12 @@ static void impossible_shapes_are_refused(void **state)
 static void sparse_models_decode(void **state)
 {
     (void)state;
-    struct st_synth_shape s = tiny("deepseek2", "Q4_K");
+    struct fb_synth_shape s = tiny("deepseek2", "Q4_K");
     s.experts = 64;
     s.ff = 2048;
-    struct st_synth_report report;
+    struct fb_synth_report report;
     const char *path = temp_path("sparse.gguf");
-    assert_int_equal(st_synth_sparse(&s, path, &report, NULL), STRATA_OK);
+    assert_int_equal(fb_synth_sparse(&s, path, &report, NULL), FOREBAY_OK);
     struct stat st;
     assert_int_equal(stat(path, &st), 0);
     assert_true((uint64_t)st.st_size == report.file_bytes && report.file_bytes > 50 << 20);
@@ -318,16 +318,16 @@ static void a_trillion_parameters_are_a_small_file(void **state)
     (void)state;
     static const char *const archs[] = {"qwen3moe", "mixtral", "deepseek2"};
     for (int i = 0; i < 3; i++) {
-        struct st_synth_shape s;
-        st_synth_shape_init(&s);
+        struct fb_synth_shape s;
+        fb_synth_shape_init(&s);
         s.arch = archs[i];
         s.parameters = 1000000000000;
         const char *path = temp_path("trillion.gguf");
-        assert_int_equal(st_synth_sparse(&s, path, NULL, NULL), STRATA_OK);
-        struct st_catalog *c;
-        assert_int_equal(st_catalog_open(path, false, &c, NULL), STRATA_OK);
+        assert_int_equal(fb_synth_sparse(&s, path, NULL, NULL), FOREBAY_OK);
+        struct fb_catalog *c;
+        assert_int_equal(fb_catalog_open(path, false, &c, NULL), FOREBAY_OK);
         assert_near(c->parameters, s.parameters, s.arch);
-        st_catalog_free(c);
+        fb_catalog_free(c);
         struct stat st;
         assert_int_equal(stat(path, &st), 0);
         assert_true(st.st_size > (off_t)400 << 30);
@@ -360,11 +360,11 @@ static void stopping_leaves_nothing(void **state)
 {
     (void)state;
     int before = files_in_temp();
-    struct st_synth_shape s = tiny("mixtral", "Q8_0");
+    struct fb_synth_shape s = tiny("mixtral", "Q8_0");
     s.output.progress = stop_in_the_middle;
     s.output.split_max_bytes = 500000;
     const char *path = temp_path("stopped.gguf");
-    assert_int_equal(st_synth_random(&s, path, NULL, NULL), STRATA_E_CANCELLED);
+    assert_int_equal(fb_synth_random(&s, path, NULL, NULL), FOREBAY_E_CANCELLED);
     assert_int_equal(files_in_temp(), before);
 }
 
@@ -379,11 +379,11 @@ static void a_full_disk_leaves_nothing(void **state)
     low.rlim_cur = 1 << 20;
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
-    struct strata_error err = {0};
-    struct st_synth_shape s = tiny("mixtral", "Q8_0");
-    enum strata_status status = st_synth_random(&s, temp_path("full.gguf"), NULL, &err);
+    struct forebay_error err = {0};
+    struct fb_synth_shape s = tiny("mixtral", "Q8_0");
+    enum forebay_status status = fb_synth_random(&s, temp_path("full.gguf"), NULL, &err);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
-    assert_int_equal(status, STRATA_E_IO);
+    assert_int_equal(status, FOREBAY_E_IO);
     assert_non_null(strstr(err.message, "full.gguf"));
     assert_int_equal(files_in_temp(), before);
 }
@@ -391,10 +391,10 @@ static void a_full_disk_leaves_nothing(void **state)
 static void a_missing_directory_is_named(void **state)
 {
     (void)state;
-    struct strata_error err = {0};
-    struct st_synth_shape s = tiny("llama", NULL);
+    struct forebay_error err = {0};
+    struct fb_synth_shape s = tiny("llama", NULL);
     const char *path = temp_path("missing/model.gguf");
-    assert_int_equal(st_synth_random(&s, path, NULL, &err), STRATA_E_IO);
+    assert_int_equal(fb_synth_random(&s, path, NULL, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, path));
 }
 

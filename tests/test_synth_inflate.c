@@ -6,20 +6,20 @@
 
 #define TEXT_TOKENS 200
 
-static const char *inflate(const struct st_synth_inflate *options, const char *source)
+static const char *inflate(const struct fb_synth_inflate *options, const char *source)
 {
     const char *path = temp_path("inflated.gguf");
-    struct strata_error err;
-    if (st_synth_inflate(options, source, path, NULL, &err)) {
+    struct forebay_error err;
+    if (fb_synth_inflate(options, source, path, NULL, &err)) {
         fail_msg("%s: %s", source, err.message);
     }
     return path;
 }
 
-static struct st_synth_inflate options_of(int experts, int used, int ff)
+static struct fb_synth_inflate options_of(int experts, int used, int ff)
 {
-    struct st_synth_inflate o;
-    st_synth_inflate_init(&o);
+    struct fb_synth_inflate o;
+    fb_synth_inflate_init(&o);
     o.experts = experts;
     o.experts_used = used;
     o.ff = ff;
@@ -43,7 +43,7 @@ static void generate(const char *path, llama_token out[TEXT_TOKENS])
     runner_close(&r);
 }
 
-static void assert_same_text(const char *source, struct st_synth_inflate o)
+static void assert_same_text(const char *source, struct fb_synth_inflate o)
 {
     llama_token want[TEXT_TOKENS], got[TEXT_TOKENS];
     generate(source, want);
@@ -57,7 +57,7 @@ static void a_real_model_keeps_its_text(void **state)
     const char *source = shared_file("models/stories260K.gguf");
     assert_same_text(source, options_of(8, 2, 0));
     assert_same_text(source, options_of(5, 3, 400));
-    struct st_synth_inflate f16 = options_of(3, 1, 256);
+    struct fb_synth_inflate f16 = options_of(3, 1, 256);
     f16.type = "F16";
     assert_same_text(source, f16);
 }
@@ -75,19 +75,19 @@ static void a_real_mixture_keeps_its_text(void **state)
 
 static const char *make(const char *arch, const char *type)
 {
-    struct st_synth_shape s;
-    st_synth_shape_init(&s);
+    struct fb_synth_shape s;
+    fb_synth_shape_init(&s);
     s.arch = arch;
     s.type = type;
     s.embd = 256;
     s.ff = 512;
-    s.experts = st_synth_arch_has_experts(arch) ? 4 : 0;
+    s.experts = fb_synth_arch_has_experts(arch) ? 4 : 0;
     const char *path = temp_path("source.gguf");
-    assert_int_equal(st_synth_random(&s, path, NULL, NULL), STRATA_OK);
+    assert_int_equal(fb_synth_random(&s, path, NULL, NULL), FOREBAY_OK);
     return path;
 }
 
-static void assert_same_logits(const char *arch, const char *type, struct st_synth_inflate o)
+static void assert_same_logits(const char *arch, const char *type, struct fb_synth_inflate o)
 {
     const char *source = make(arch, type);
     int n, m;
@@ -142,11 +142,11 @@ static void other_mixtures_become_wider(void **state)
 static void experts_are_not_alike(void **state)
 {
     (void)state;
-    struct st_synth_inflate o = options_of(4, 2, 1024);
+    struct fb_synth_inflate o = options_of(4, 2, 1024);
     const char *path = inflate(&o, make("llama", "Q4_K"));
-    struct st_catalog *c;
-    assert_int_equal(st_catalog_open(path, false, &c, NULL), STRATA_OK);
-    const struct st_tensor *t = &c->tensors[st_catalog_find(c, "blk.0.ffn_gate_exps.weight")];
+    struct fb_catalog *c;
+    assert_int_equal(fb_catalog_open(path, false, &c, NULL), FOREBAY_OK);
+    const struct fb_tensor *t = &c->tensors[fb_catalog_find(c, "blk.0.ffn_gate_exps.weight")];
     size_t size;
     char *bytes = read_whole(path, &size);
     for (int a = 0; a < 4; a++) {
@@ -157,17 +157,17 @@ static void experts_are_not_alike(void **state)
         }
     }
     free(bytes);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* --- What cannot be done ------------------------------------------------------------------ */
 
 static void assert_refused(
-    const char *source, struct st_synth_inflate o, enum strata_status want, const char *complaint)
+    const char *source, struct fb_synth_inflate o, enum forebay_status want, const char *complaint)
 {
-    struct strata_error err = {0};
+    struct forebay_error err = {0};
     const char *out = temp_path("refused.gguf");
-    assert_int_equal(st_synth_inflate(&o, source, out, NULL, &err), want);
+    assert_int_equal(fb_synth_inflate(&o, source, out, NULL, &err), want);
     if (!strstr(err.message, complaint)) {
         fail_msg("%s: %s", source, err.message);
     }
@@ -178,20 +178,20 @@ static void the_impossible_is_refused(void **state)
 {
     (void)state;
     const char *source = make("llama", "Q4_K");
-    assert_refused(source, options_of(0, 0, 0), STRATA_E_USAGE, "experts");
-    assert_refused(source, options_of(4, 5, 0), STRATA_E_USAGE, "5 of 4");
-    assert_refused(source, options_of(4, 2, 256), STRATA_E_USAGE, "--ff");
-    assert_refused(source, options_of(4, 2, 600), STRATA_E_USAGE, "--ff");
-    assert_refused(source, options_of(2000, 2, 0), STRATA_E_USAGE, "2000");
+    assert_refused(source, options_of(0, 0, 0), FOREBAY_E_USAGE, "experts");
+    assert_refused(source, options_of(4, 5, 0), FOREBAY_E_USAGE, "5 of 4");
+    assert_refused(source, options_of(4, 2, 256), FOREBAY_E_USAGE, "--ff");
+    assert_refused(source, options_of(4, 2, 600), FOREBAY_E_USAGE, "--ff");
+    assert_refused(source, options_of(2000, 2, 0), FOREBAY_E_USAGE, "2000");
     source = make("qwen3moe", "Q4_K");
-    assert_refused(source, options_of(6, 0, 0), STRATA_E_USAGE, "6 experts");
-    assert_refused(source, options_of(8, 2, 0), STRATA_E_USAGE, "4 experts per token");
+    assert_refused(source, options_of(6, 0, 0), FOREBAY_E_USAGE, "6 experts");
+    assert_refused(source, options_of(8, 2, 0), FOREBAY_E_USAGE, "4 experts per token");
     source = make("gemma3", "Q4_K");
-    assert_refused(source, options_of(4, 2, 0), STRATA_E_UNSUPPORTED, "gemma3");
+    assert_refused(source, options_of(4, 2, 0), FOREBAY_E_UNSUPPORTED, "gemma3");
     source = make("deepseek2", "Q4_K");
-    assert_refused(source, options_of(8, 0, 0), STRATA_E_UNSUPPORTED, "deepseek2");
-    assert_refused(source, options_of(4, 0, 1024), STRATA_E_UNSUPPORTED, "shared");
-    assert_refused(temp_path("missing.gguf"), options_of(4, 2, 0), STRATA_E_IO, "missing.gguf");
+    assert_refused(source, options_of(8, 0, 0), FOREBAY_E_UNSUPPORTED, "deepseek2");
+    assert_refused(source, options_of(4, 0, 1024), FOREBAY_E_UNSUPPORTED, "shared");
+    assert_refused(temp_path("missing.gguf"), options_of(4, 2, 0), FOREBAY_E_IO, "missing.gguf");
 }
 
 /* A source whose tensors do not have the shapes that its numbers promise. */
@@ -213,10 +213,10 @@ static void inconsistent_sources_are_refused(void **state)
         const char *path = temp_path("inconsistent.gguf");
         write_model(g, path);
         gguf_free(g);
-        struct st_synth_inflate o = options_of(16, 0, 0);
-        struct strata_error err = {0};
+        struct fb_synth_inflate o = options_of(16, 0, 0);
+        struct forebay_error err = {0};
         assert_int_not_equal(
-            st_synth_inflate(&o, path, temp_path("refused.gguf"), NULL, &err), STRATA_OK);
+            fb_synth_inflate(&o, path, temp_path("refused.gguf"), NULL, &err), FOREBAY_OK);
         if (!strstr(err.message, cases[i].complaint)) {
             fail_msg("%s", err.message);
         }

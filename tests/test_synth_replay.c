@@ -8,7 +8,7 @@
 /* --- Watching the routes ------------------------------------------------------------------ */
 
 struct watch {
-    const struct st_trace *trace;
+    const struct fb_trace *trace;
     int token; /* being evaluated */
     long routes;
 };
@@ -24,7 +24,7 @@ static bool on_node(struct ggml_tensor *t, bool ask, void *user)
     if (ask) {
         return true;
     }
-    const uint16_t *want = st_trace_route(w->trace, w->token, layer);
+    const uint16_t *want = fb_trace_route(w->trace, w->token, layer);
     assert_int_equal(t->ne[0], w->trace->top_k);
     assert_int_equal(t->ne[1], 1);
     for (int k = 0; k < w->trace->top_k; k++) {
@@ -43,7 +43,7 @@ static bool on_node(struct ggml_tensor *t, bool ask, void *user)
 }
 
 /* Decodes the whole trace and a little of its repetition from the text "w0 ". */
-static void follow(const char *path, const struct st_trace *trace)
+static void follow(const char *path, const struct fb_trace *trace)
 {
     struct watch w = {.trace = trace};
     struct runner r = runner_open(path, on_node, &w);
@@ -64,21 +64,21 @@ static void follow(const char *path, const struct st_trace *trace)
     runner_close(&r);
 }
 
-static void make_and_follow(const struct st_synth_replay *replay, const char *trace_path)
+static void make_and_follow(const struct fb_synth_replay *replay, const char *trace_path)
 {
-    struct strata_error err;
-    struct st_trace trace;
-    struct st_synth_report report;
-    if (st_synth_replay(replay, trace_path, temp_path("replay.gguf"), &report, &err)) {
+    struct forebay_error err;
+    struct fb_trace trace;
+    struct fb_synth_report report;
+    if (fb_synth_replay(replay, trace_path, temp_path("replay.gguf"), &report, &err)) {
         fail_msg("%s: %s", trace_path, err.message);
     }
     assert_int_equal(
-        st_trace_read(trace_path,
-            &(struct st_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace,
+        fb_trace_read(trace_path,
+            &(struct fb_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace,
             NULL),
-        STRATA_OK);
+        FOREBAY_OK);
     follow(report.path, &trace);
-    st_trace_release(&trace);
+    fb_trace_release(&trace);
 }
 
 /* --- Traces ------------------------------------------------------------------------------- */
@@ -123,8 +123,8 @@ static void random_traces_are_repeated(void **state)
         {2, 64, 8, 150, 160, "Q8_0"}, {40, 4, 1, 10, 256, "MXFP4"}, {1, 2, 2, 1, 256, "IQ2_XXS"},
         {3, 8, 3, 256, 256, "F32"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct st_synth_replay replay;
-        st_synth_replay_init(&replay);
+        struct fb_synth_replay replay;
+        fb_synth_replay_init(&replay);
         replay.type = cases[i].type;
         replay.embd = cases[i].embd;
         replay.expert_bytes = 1;
@@ -140,8 +140,8 @@ static void shared_traces_are_repeated(void **state)
     for (int i = 0; i < 3; i++) {
         char name[64];
         snprintf(name, sizeof name, "traces/%s.jsonl", names[i]);
-        struct st_synth_replay replay;
-        st_synth_replay_init(&replay);
+        struct fb_synth_replay replay;
+        fb_synth_replay_init(&replay);
         replay.type = "Q4_0";
         replay.embd = 512;
         replay.expert_bytes = 1;
@@ -152,8 +152,8 @@ static void shared_traces_are_repeated(void **state)
 static void the_first_part_of_a_trace_is_enough(void **state)
 {
     (void)state;
-    struct st_synth_replay replay;
-    st_synth_replay_init(&replay);
+    struct fb_synth_replay replay;
+    fb_synth_replay_init(&replay);
     replay.embd = 256;
     replay.layers = 2;
     replay.tokens = 17;
@@ -171,23 +171,23 @@ static void expert_sizes_are_met(void **state)
         {900000, "MXFP4"}, {8000000, "F16"}};
     const char *trace = write_trace(1, 2, 1, 3);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct st_synth_replay replay;
-        struct st_synth_report report;
-        st_synth_replay_init(&replay);
+        struct fb_synth_replay replay;
+        struct fb_synth_report report;
+        fb_synth_replay_init(&replay);
         replay.type = cases[i].type;
         replay.expert_bytes = cases[i].bytes;
         assert_int_equal(
-            st_synth_replay(&replay, trace, temp_path("replay.gguf"), &report, NULL), STRATA_OK);
+            fb_synth_replay(&replay, trace, temp_path("replay.gguf"), &report, NULL), FOREBAY_OK);
         assert_true(report.expert_bytes > cases[i].bytes / 100 * 93);
         assert_true(report.expert_bytes < cases[i].bytes / 100 * 107);
-        struct st_catalog *c;
-        assert_int_equal(st_catalog_open(report.path, false, &c, NULL), STRATA_OK);
+        struct fb_catalog *c;
+        assert_int_equal(fb_catalog_open(report.path, false, &c, NULL), FOREBAY_OK);
         uint64_t sum = 0;
         for (int t = 0; t < c->n_tensors; t++) {
             sum += c->tensors[t].expert_bytes;
         }
         assert_true(sum == report.expert_bytes);
-        st_catalog_free(c);
+        fb_catalog_free(c);
     }
 }
 
@@ -195,19 +195,19 @@ static void expert_sizes_are_met(void **state)
 static void bytes_of_used_experts_count(void **state)
 {
     (void)state;
-    struct st_synth_replay replay;
-    struct st_trace trace;
-    st_synth_replay_init(&replay);
+    struct fb_synth_replay replay;
+    struct fb_trace trace;
+    fb_synth_replay_init(&replay);
     replay.embd = 256;
     const char *trace_path = write_trace(3, 8, 2, 40), *path = temp_path("replay.gguf");
-    assert_int_equal(st_synth_replay(&replay, trace_path, path, NULL, NULL), STRATA_OK);
+    assert_int_equal(fb_synth_replay(&replay, trace_path, path, NULL, NULL), FOREBAY_OK);
     assert_int_equal(
-        st_trace_read(trace_path, &(struct st_trace_part){0}, &trace, NULL), STRATA_OK);
-    int used[2] = {st_trace_route(&trace, 0, 1)[0], st_trace_route(&trace, 0, 1)[1]};
-    st_trace_release(&trace);
-    struct st_catalog *c;
-    assert_int_equal(st_catalog_open(path, false, &c, NULL), STRATA_OK);
-    const struct st_tensor *t = &c->tensors[st_catalog_find(c, "blk.1.ffn_down_exps.weight")];
+        fb_trace_read(trace_path, &(struct fb_trace_part){0}, &trace, NULL), FOREBAY_OK);
+    int used[2] = {fb_trace_route(&trace, 0, 1)[0], fb_trace_route(&trace, 0, 1)[1]};
+    fb_trace_release(&trace);
+    struct fb_catalog *c;
+    assert_int_equal(fb_catalog_open(path, false, &c, NULL), FOREBAY_OK);
+    const struct fb_tensor *t = &c->tensors[fb_catalog_find(c, "blk.1.ffn_down_exps.weight")];
     float *reference = NULL;
     for (int expert = -1; expert < 8; expert++) {
         uint64_t at = t->offset + (uint64_t)(expert < 0 ? 0 : expert) * t->expert_bytes;
@@ -229,7 +229,7 @@ static void bytes_of_used_experts_count(void **state)
         runner_close(&r);
     }
     free(reference);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* --- Broken traces ------------------------------------------------------------------------ */
@@ -266,10 +266,10 @@ static void broken_traces_are_refused(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *path = temp_path("broken.jsonl"), *out = temp_path("broken.gguf");
         write_file(path, cases[i].text, strlen(cases[i].text));
-        struct st_synth_replay replay;
-        struct strata_error err = {0};
-        st_synth_replay_init(&replay);
-        assert_int_equal(st_synth_replay(&replay, path, out, NULL, &err), STRATA_E_FORMAT);
+        struct fb_synth_replay replay;
+        struct forebay_error err = {0};
+        fb_synth_replay_init(&replay);
+        assert_int_equal(fb_synth_replay(&replay, path, out, NULL, &err), FOREBAY_E_FORMAT);
         if (!strstr(err.message, cases[i].complaint) || !strstr(err.message, path)) {
             fail_msg("case %zu: %s", i, err.message);
         }
@@ -280,25 +280,25 @@ static void broken_traces_are_refused(void **state)
 static void impossible_replays_are_refused(void **state)
 {
     (void)state;
-    struct st_synth_replay narrow, layers, type, ff;
-    st_synth_replay_init(&narrow);
+    struct fb_synth_replay narrow, layers, type, ff;
+    fb_synth_replay_init(&narrow);
     layers = type = ff = narrow;
     narrow.embd = 64;
     layers.layers = 3;
     type.type = "Q4";
     ff.ff = 1;
-    const struct st_synth_replay *all[] = {&narrow, &layers, &type, &ff};
+    const struct fb_synth_replay *all[] = {&narrow, &layers, &type, &ff};
     const char *trace = write_trace(2, 8, 2, 100);
     for (int i = 0; i < 4; i++) {
-        struct strata_error err = {0};
+        struct forebay_error err = {0};
         assert_int_equal(
-            st_synth_replay(all[i], trace, temp_path("r.gguf"), NULL, &err), STRATA_E_USAGE);
+            fb_synth_replay(all[i], trace, temp_path("r.gguf"), NULL, &err), FOREBAY_E_USAGE);
         assert_true(err.message[0] != 0);
     }
-    struct strata_error err = {0};
+    struct forebay_error err = {0};
     const char *missing = temp_path("missing.jsonl"), *out = temp_path("r.gguf");
-    assert_int_equal(st_synth_replay(&type, missing, out, NULL, &err), STRATA_E_IO);
-    assert_int_equal(st_synth_replay(&type, temp_dir(), out, NULL, &err), STRATA_E_IO);
+    assert_int_equal(fb_synth_replay(&type, missing, out, NULL, &err), FOREBAY_E_IO);
+    assert_int_equal(fb_synth_replay(&type, temp_dir(), out, NULL, &err), FOREBAY_E_IO);
 }
 
 int main(void)

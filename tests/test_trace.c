@@ -7,7 +7,7 @@
 #include "base/units.h"
 #include "model/trace.h"
 #include "sim/sim.h"
-#include "strata.h"
+#include "forebay.h"
 #include "synth/synth.h"
 
 #define PROMPT    23
@@ -16,10 +16,10 @@
 
 static const char *make_model(const char *arch, const char *type)
 {
-    struct st_synth_shape shape;
-    struct strata_error err;
+    struct fb_synth_shape shape;
+    struct forebay_error err;
     const char *path = temp_path("model.gguf");
-    st_synth_shape_init(&shape);
+    fb_synth_shape_init(&shape);
     shape.arch = arch;
     shape.type = type;
     shape.layers = 3;
@@ -30,79 +30,79 @@ static const char *make_model(const char *arch, const char *type)
     shape.experts_used = arch ? 3 : 0;
     shape.vocab = 300;
     shape.arch = arch ? arch : "llama";
-    if (st_synth_random(&shape, path, NULL, &err)) {
+    if (fb_synth_random(&shape, path, NULL, &err)) {
         fail_msg("%s", err.message);
     }
     return path;
 }
 
 struct run {
-    struct strata_stats stats;
-    struct strata_placement placement;
+    struct forebay_stats stats;
+    struct forebay_placement placement;
     int32_t tokens[GENERATED];
 };
 
 /* Loads the model and starts a trace; `start` is what that came to. */
-static struct strata_session *open_session(const char *model_path, uint64_t mem_bytes,
-    const char *trace, struct strata_model **model, enum strata_status *start,
-    struct strata_error *err)
+static struct forebay_session *open_session(const char *model_path, uint64_t mem_bytes,
+    const char *trace, struct forebay_model **model, enum forebay_status *start,
+    struct forebay_error *err)
 {
-    struct strata_model_options options;
-    struct strata_session *session;
-    strata_model_options_init(&options);
+    struct forebay_model_options options;
+    struct forebay_session *session;
+    forebay_model_options_init(&options);
     options.ctx = 128;
     options.batch = BATCH;
     options.threads = 1;
     options.repack = false;
     options.weights_mem_bytes = mem_bytes;
     options.lookahead = 0; /* the simulator foresees nothing */
-    if (strata_model_load(model_path, &options, model, err) ||
-        strata_session_new(*model, &session, err)) {
+    if (forebay_model_load(model_path, &options, model, err) ||
+        forebay_session_new(*model, &session, err)) {
         fail_msg("%s", err->message);
     }
-    *start = strata_trace_start(session, trace, err);
+    *start = forebay_trace_start(session, trace, err);
     return session;
 }
 
 static struct run record(const char *model_path, uint64_t mem_bytes, const char *trace)
 {
     struct run run;
-    struct strata_error err;
-    struct strata_model *model;
-    enum strata_status status;
+    struct forebay_error err;
+    struct forebay_model *model;
+    enum forebay_status status;
     int32_t prompt[PROMPT];
     for (int i = 0; i < PROMPT; i++) {
         prompt[i] = 1 + (37 * i + i * i) % 250;
     }
-    struct strata_session *session =
+    struct forebay_session *session =
         open_session(model_path, mem_bytes, trace, &model, &status, &err);
-    assert_int_equal(status, STRATA_OK);
-    assert_int_equal(strata_trace_start(session, trace, NULL), STRATA_E_USAGE); /* not twice */
-    assert_int_equal(strata_eval(session, prompt, PROMPT, false, &err), STRATA_OK);
+    assert_int_equal(status, FOREBAY_OK);
+    assert_int_equal(forebay_trace_start(session, trace, NULL), FOREBAY_E_USAGE); /* not twice */
+    assert_int_equal(forebay_eval(session, prompt, PROMPT, false, &err), FOREBAY_OK);
     for (int i = 0; i < GENERATED; i++) {
-        run.tokens[i] = strata_sample(session);
-        assert_int_equal(strata_eval(session, &run.tokens[i], 1, false, &err), STRATA_OK);
+        run.tokens[i] = forebay_sample(session);
+        assert_int_equal(forebay_eval(session, &run.tokens[i], 1, false, &err), FOREBAY_OK);
     }
-    assert_int_equal(strata_trace_stop(session, &err), STRATA_OK);
-    assert_int_equal(strata_trace_stop(session, &err), STRATA_OK);
-    strata_stats_get(session, &run.stats);
-    strata_model_placement(model, &run.placement);
-    strata_session_free(session);
-    strata_model_free(model);
+    assert_int_equal(forebay_trace_stop(session, &err), FOREBAY_OK);
+    assert_int_equal(forebay_trace_stop(session, &err), FOREBAY_OK);
+    forebay_stats_get(session, &run.stats);
+    forebay_model_placement(model, &run.placement);
+    forebay_session_free(session);
+    forebay_model_free(model);
     return run;
 }
 
 static void check_simulation(
     const char *model, const char *trace, uint64_t mem_bytes, const struct run *run)
 {
-    struct st_sim_options options;
-    struct st_sim_report r;
-    struct strata_error err;
-    st_sim_options_init(&options);
+    struct fb_sim_options options;
+    struct fb_sim_report r;
+    struct forebay_error err;
+    fb_sim_options_init(&options);
     options.mem_bytes = mem_bytes;
     options.warm_up = 0;
     options.prefill = true;
-    if (st_sim_run(model, trace, &options, &r, &err)) {
+    if (fb_sim_run(model, trace, &options, &r, &err)) {
         fail_msg("%s", err.message);
     }
     assert_int_equal(r.n_slots, run->placement.n_slots);
@@ -115,7 +115,7 @@ static void check_simulation(
         /* The run has read everything before its first token; a simulation starts with nothing. */
         assert_int_equal(run->stats.expert_hits, run->stats.expert_requests);
         assert_int_equal(run->stats.demand_bytes, 0);
-        st_sim_report_release(&r);
+        fb_sim_report_release(&r);
         return;
     }
     assert_int_equal(r.prefill.hits + r.decode.hits, run->stats.expert_hits);
@@ -123,7 +123,7 @@ static void check_simulation(
         assert_int_equal(r.prefill.expert_bytes + r.decode.expert_bytes,
             run->stats.demand_bytes + run->stats.prefetch_used_bytes);
     }
-    st_sim_report_release(&r);
+    fb_sim_report_release(&r);
 }
 
 static void simulations_are_what_the_run_was(void **state)
@@ -138,7 +138,7 @@ static void simulations_are_what_the_run_was(void **state)
         struct stat s;
         assert_int_equal(stat(model, &s), 0);
         for (size_t i = 0; i < sizeof percents / sizeof *percents; i++) {
-            uint64_t mem = (uint64_t)s.st_size * percents[i] / 100 + 850 * ST_KIB;
+            uint64_t mem = (uint64_t)s.st_size * percents[i] / 100 + 850 * FB_KIB;
             const char *trace = temp_path("run.jsonl");
             struct run run = record(model, mem, trace);
             size_t size;
@@ -163,10 +163,10 @@ static void the_file_says_all(void **state)
 {
     (void)state;
     const char *model = make_model("qwen3moe", NULL), *path = temp_path("run.jsonl");
-    struct st_trace t;
-    record(model, 1200 * ST_KIB, path);
+    struct fb_trace t;
+    record(model, 1200 * FB_KIB, path);
     assert_int_equal(
-        st_trace_read(path, &(struct st_trace_part){.prefill = true}, &t, NULL), STRATA_OK);
+        fb_trace_read(path, &(struct fb_trace_part){.prefill = true}, &t, NULL), FOREBAY_OK);
     assert_int_equal(t.n_layer, 3);
     assert_int_equal(t.n_expert, 16);
     assert_int_equal(t.top_k, 3);
@@ -180,21 +180,21 @@ static void the_file_says_all(void **state)
         for (int l = 0; l < t.n_layer; l++) {
             /* The last layer computes what is wanted: the prompt's last token. */
             assert_int_equal(
-                st_trace_route(&t, i, l) != NULL, !prefill || l < 2 || i == PROMPT - 1);
+                fb_trace_route(&t, i, l) != NULL, !prefill || l < 2 || i == PROMPT - 1);
         }
     }
-    st_trace_release(&t);
+    fb_trace_release(&t);
 
     /* Without prefill tokens, and replayed as a model of its own. */
-    assert_int_equal(st_trace_read(path, &(struct st_trace_part){0}, &t, NULL), STRATA_OK);
+    assert_int_equal(fb_trace_read(path, &(struct fb_trace_part){0}, &t, NULL), FOREBAY_OK);
     assert_int_equal(t.n_tokens, GENERATED);
     assert_int_equal(t.n_prefill, 0);
-    st_trace_release(&t);
-    struct st_synth_replay replay;
-    st_synth_replay_init(&replay);
+    fb_trace_release(&t);
+    struct fb_synth_replay replay;
+    fb_synth_replay_init(&replay);
     replay.embd = 256;
     assert_int_equal(
-        st_synth_replay(&replay, path, temp_path("replay.gguf"), NULL, NULL), STRATA_OK);
+        fb_synth_replay(&replay, path, temp_path("replay.gguf"), NULL, NULL), FOREBAY_OK);
 }
 
 /* --- Where there is nothing to record ------------------------------------------------------- */
@@ -202,32 +202,32 @@ static void the_file_says_all(void **state)
 static void no_trace_without_routes(void **state)
 {
     (void)state;
-    struct strata_error err;
-    struct strata_model *model;
-    enum strata_status status;
+    struct forebay_error err;
+    struct forebay_model *model;
+    enum forebay_status status;
     const char *trace = temp_path("none.jsonl");
     const char *dense = make_model(NULL, NULL);
-    struct strata_session *session = open_session(dense, 1 * ST_MIB, trace, &model, &status, &err);
-    assert_int_equal(status, STRATA_E_UNSUPPORTED);
-    strata_session_free(session);
-    strata_model_free(model);
+    struct forebay_session *session = open_session(dense, 1 * FB_MIB, trace, &model, &status, &err);
+    assert_int_equal(status, FOREBAY_E_UNSUPPORTED);
+    forebay_session_free(session);
+    forebay_model_free(model);
 
     const char *moe = make_model("qwen3moe", NULL);
     assert_int_not_equal(access(trace, F_OK), 0);
     session = open_session(moe, 0, trace, &model, &status, &err); /* fits, but has routes */
-    assert_int_equal(status, STRATA_OK);
-    strata_session_free(session);
-    strata_model_free(model);
+    assert_int_equal(status, FOREBAY_OK);
+    forebay_session_free(session);
+    forebay_model_free(model);
 
-    session = open_session(moe, 1200 * ST_KIB, temp_dir(), &model, &status, &err);
-    assert_int_equal(status, STRATA_E_IO);
-    if (strata_trace_start(session, "/dev/full", &err) == STRATA_OK) {
+    session = open_session(moe, 1200 * FB_KIB, temp_dir(), &model, &status, &err);
+    assert_int_equal(status, FOREBAY_E_IO);
+    if (forebay_trace_start(session, "/dev/full", &err) == FOREBAY_OK) {
         int32_t token = 1;
-        assert_int_equal(strata_eval(session, &token, 1, false, &err), STRATA_OK);
-        assert_int_equal(strata_trace_stop(session, &err), STRATA_E_IO);
+        assert_int_equal(forebay_eval(session, &token, 1, false, &err), FOREBAY_OK);
+        assert_int_equal(forebay_trace_stop(session, &err), FOREBAY_E_IO);
     }
-    strata_session_free(session);
-    strata_model_free(model);
+    forebay_session_free(session);
+    forebay_model_free(model);
 }
 
 int main(void)

@@ -11,9 +11,9 @@
 
 static struct model sized;
 static struct model *model = &sized;
-static struct st_io_engine *io;
-static struct st_arriver arriver;
-static struct st_transit *transit;
+static struct fb_io_engine *io;
+static struct fb_arriver arriver;
+static struct fb_transit *transit;
 static bool present[N_LAYERS][N_EXPERTS]; /* in slots, as far as the transit is told */
 
 static bool is_absent(void *user, int group, int expert)
@@ -43,8 +43,8 @@ static int tear_down(void **state)
 static int close_after(void **state)
 {
     (void)state;
-    st_transit_free(transit);
-    st_io_free(io);
+    fb_transit_free(transit);
+    fb_io_free(io);
     transit = NULL;
     io = NULL;
     return 0;
@@ -54,8 +54,8 @@ static void open_transit(const char *method, uint64_t bytes)
 {
     close_after(NULL);
     io = open_small_engine(method);
-    arriver = (struct st_arriver){.io = io, .weights = model->weights};
-    transit = st_transit_new(&arriver, bytes, is_absent, NULL);
+    arriver = (struct fb_arriver){.io = io, .weights = model->weights};
+    transit = fb_transit_new(&arriver, bytes, is_absent, NULL);
     assert_non_null(transit);
 }
 
@@ -67,51 +67,51 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
 
 static void expect_all(int tokens)
 {
-    struct st_expert_use uses[N_LAYERS * 3];
+    struct fb_expert_use uses[N_LAYERS * 3];
     int n = 0;
     for (int g = 0; g < N_LAYERS; g++) {
         for (int p = 0; p < 3; p++) {
-            uses[n++] = (struct st_expert_use){model->weights->groups[g].weight[p], tokens, 2};
+            uses[n++] = (struct fb_expert_use){model->weights->groups[g].weight[p], tokens, 2};
         }
     }
-    st_transit_expect(transit, uses, n);
+    fb_transit_expect(transit, uses, n);
 }
 
 /* Takes all of a matrix; each of the needed must come once, and nothing else. */
-static enum strata_status take_all(int weight, const bool *needed, struct strata_error *err)
+static enum forebay_status take_all(int weight, const bool *needed, struct forebay_error *err)
 {
     bool had[N_EXPERTS] = {false};
-    struct st_unit units[4];
-    for (int n; (n = st_transit_take(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
+    struct fb_unit units[4];
+    for (int n; (n = fb_transit_take(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
         if (n < 0) {
             return err->status;
         }
         for (int i = 0; i < n; i++) {
             uint64_t distance = (uint64_t)((const char *)units[i].raw - (const char *)units[0].raw);
-            bool same_delta = model->weights->weights[weight].arrival == ST_ARRIVE_DIRECT;
+            bool same_delta = model->weights->weights[weight].arrival == FB_ARRIVE_DIRECT;
             assert_true(needed[units[i].expert] && !had[units[i].expert]);
-            assert_true(!same_delta || distance % st_weight_envelope(model->weights, weight) == 0);
+            assert_true(!same_delta || distance % fb_weight_envelope(model->weights, weight) == 0);
             had[units[i].expert] = true;
         }
-        st_io_wait_any(io); /* whatever is being read, is not read over what was taken */
+        fb_io_wait_any(io); /* whatever is being read, is not read over what was taken */
         for (int i = 0; i < n; i++) {
-            const struct st_weight *w = &model->weights->weights[weight];
+            const struct fb_weight *w = &model->weights->weights[weight];
             const unsigned char *file = contents + model->tensors[w->tensor].offset +
                                         (uint64_t)units[i].expert * w->file_bytes;
             assert_memory_equal(units[i].raw, file, w->file_bytes);
         }
         for (int i = n - 1; i >= 0; i--) {
-            st_transit_release(transit, &units[i]);
+            fb_transit_release(transit, &units[i]);
         }
     }
     assert_memory_equal(had, needed, sizeof had);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* One layer with a random need of what is not present. */
-static enum strata_status use_layer(int group, int percent, struct strata_error *err)
+static enum forebay_status use_layer(int group, int percent, struct forebay_error *err)
 {
-    const struct st_group *info = &model->weights->groups[group];
+    const struct fb_group *info = &model->weights->groups[group];
     bool needed[N_EXPERTS];
     int list[N_EXPERTS], n = 0, first = 0;
     for (int e = 0; e < N_EXPERTS; e++) {
@@ -120,9 +120,9 @@ static enum strata_status use_layer(int group, int percent, struct strata_error 
             list[n++] = e;
         }
     }
-    st_transit_need(transit, info->weight[first], list, n, n);
-    enum strata_status status = STRATA_OK;
-    for (int p = 0; p < info->n_parts && status == STRATA_OK; p++) {
+    fb_transit_need(transit, info->weight[first], list, n, n);
+    enum forebay_status status = FOREBAY_OK;
+    for (int p = 0; p < info->n_parts && status == FOREBAY_OK; p++) {
         status = take_all(info->weight[p], needed, err);
     }
     return status;
@@ -130,12 +130,12 @@ static enum strata_status use_layer(int group, int percent, struct strata_error 
 
 static uint64_t demand(void)
 {
-    return st_transit_stats(transit)->demand_bytes;
+    return fb_transit_stats(transit)->demand_bytes;
 }
 
 static uint64_t wasted(void)
 {
-    const struct st_transit_stats *s = st_transit_stats(transit);
+    const struct fb_transit_stats *s = fb_transit_stats(transit);
     return s->prefetch_bytes - s->prefetch_used_bytes;
 }
 
@@ -145,7 +145,7 @@ static void test_every_needed_unit_comes_once(void **state)
     static const int percents[] = {100, 60, 5, 0};
     for (size_t m = 0; m < N_METHODS; m++) {
         for (uint64_t room = 1; room <= 64; room *= 4) {
-            struct strata_error err;
+            struct forebay_error err;
             open_transit(methods[m], room * largest_unit(model));
             for (int pass = 0; pass < 8; pass++) {
                 random_state = (m + 1) * 1000 + room * 10 + (uint64_t)pass;
@@ -156,7 +156,7 @@ static void test_every_needed_unit_comes_once(void **state)
                 expect_all(pass % 2 ? 100 : 2);
                 for (int g = 0; g < N_LAYERS; g++) {
                     present[rnd_below(N_LAYERS)][rnd_below(N_EXPERTS)] ^= true; /* memory moves */
-                    assert_int_equal(use_layer(g, percents[pass % 4], &err), STRATA_OK);
+                    assert_int_equal(use_layer(g, percents[pass % 4], &err), FOREBAY_OK);
                 }
             }
         }
@@ -167,7 +167,7 @@ static void test_every_needed_unit_comes_once(void **state)
 static void test_a_large_batch_reads_all_once_and_ahead(void **state)
 {
     (void)state;
-    struct strata_error err;
+    struct forebay_error err;
     uint64_t all = 0;
     memset(present, 0, sizeof present);
     for (int i = 0; i < model->weights->n_weights; i++) {
@@ -176,32 +176,32 @@ static void test_a_large_batch_reads_all_once_and_ahead(void **state)
     open_transit("threads", 40 * largest_unit(model));
     expect_all(1000);
     for (int g = 0; g < N_LAYERS; g++) {
-        assert_int_equal(use_layer(g, 100, &err), STRATA_OK);
+        assert_int_equal(use_layer(g, 100, &err), FOREBAY_OK);
     }
-    assert_int_equal(demand() + st_transit_stats(transit)->prefetch_used_bytes, all);
+    assert_int_equal(demand() + fb_transit_stats(transit)->prefetch_used_bytes, all);
     assert_int_equal(wasted(), 0);
-    assert_true(st_transit_stats(transit)->prefetch_used_bytes > all / 2);
+    assert_true(fb_transit_stats(transit)->prefetch_used_bytes > all / 2);
 }
 
 /* So few tokens that most experts are not needed: nothing is read before it is known. */
 static void test_a_small_batch_reads_nothing_in_vain(void **state)
 {
     (void)state;
-    struct strata_error err;
+    struct forebay_error err;
     memset(present, 0, sizeof present);
     open_transit("sync", 40 * largest_unit(model));
     expect_all(3);
     for (int g = 0; g < N_LAYERS; g++) {
-        assert_int_equal(use_layer(g, 30, &err), STRATA_OK);
+        assert_int_equal(use_layer(g, 30, &err), FOREBAY_OK);
     }
-    assert_int_equal(st_transit_stats(transit)->prefetch_bytes, 0);
+    assert_int_equal(fb_transit_stats(transit)->prefetch_bytes, 0);
 }
 
 /* A matrix that nobody expected, and one that comes in another order. */
 static void test_the_unexpected_is_read_too(void **state)
 {
     (void)state;
-    struct strata_error err;
+    struct forebay_error err;
     const bool all[N_EXPERTS] = {
         true, true, true, true, true, true, true, true, true, true, true, true};
     const int list[N_EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
@@ -212,10 +212,10 @@ static void test_the_unexpected_is_read_too(void **state)
             expect_all(100);
         }
         for (int g = N_LAYERS - 1; g >= 0; g--) {
-            const struct st_group *info = &model->weights->groups[g];
-            st_transit_need(transit, info->weight[0], list, N_EXPERTS, N_EXPERTS);
+            const struct fb_group *info = &model->weights->groups[g];
+            fb_transit_need(transit, info->weight[0], list, N_EXPERTS, N_EXPERTS);
             for (int p = 2; p >= 0; p--) {
-                assert_int_equal(take_all(info->weight[p], all, &err), STRATA_OK);
+                assert_int_equal(take_all(info->weight[p], all, &err), FOREBAY_OK);
             }
         }
     }
@@ -227,19 +227,19 @@ static void test_after_a_failed_read_all_comes_again(void **state)
     (void)state;
     memset(present, 0, sizeof present);
     for (int at = 1; at < 60; at += 7) {
-        struct strata_error err;
+        struct forebay_error err;
         char method[64];
         int failures = 0;
         snprintf(method, sizeof method, "fault:threads,eio_at=%d", at);
         open_transit(method, 8 * largest_unit(model));
         for (int pass = 0; pass < 3; pass++) {
-            enum strata_status status = STRATA_OK;
+            enum forebay_status status = FOREBAY_OK;
             expect_all(100);
-            for (int g = 0; g < N_LAYERS && status == STRATA_OK; g++) {
+            for (int g = 0; g < N_LAYERS && status == FOREBAY_OK; g++) {
                 status = use_layer(g, 100, &err);
             }
-            failures += status != STRATA_OK;
-            assert_true(status == STRATA_OK || status == STRATA_E_IO);
+            failures += status != FOREBAY_OK;
+            assert_true(status == FOREBAY_OK || status == FOREBAY_E_IO);
         }
         assert_int_equal(failures, 1);
     }

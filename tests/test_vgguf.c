@@ -16,22 +16,22 @@
 
 #define POISON 0xa5
 
-static struct st_catalog *open_ok(const char *path)
+static struct fb_catalog *open_ok(const char *path)
 {
-    struct st_catalog *c = NULL;
-    struct strata_error err = {0};
-    if (st_catalog_open(path, false, &c, &err)) {
+    struct fb_catalog *c = NULL;
+    struct forebay_error err = {0};
+    if (fb_catalog_open(path, false, &c, &err)) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
     return c;
 }
 
 static FILE *stream_ok(
-    struct st_catalog *c, struct st_vgguf_stats *stats, struct strata_error *io_error)
+    struct fb_catalog *c, struct fb_vgguf_stats *stats, struct forebay_error *io_error)
 {
     FILE *f = NULL;
-    struct strata_error err = {0};
-    if (st_vgguf_open(c, stats, io_error, &f, &err)) {
+    struct forebay_error err = {0};
+    if (fb_vgguf_open(c, stats, io_error, &f, &err)) {
         fail_msg("%s", err.message);
     }
     return f;
@@ -48,7 +48,7 @@ struct image {
 
 /* The header as the stream has it (compared on its own elsewhere), every tensor as its file has it,
  * and zeros between them. */
-static struct image make_image(struct st_catalog *c)
+static struct image make_image(struct fb_catalog *c)
 {
     struct image m;
     FILE *f = stream_ok(c, NULL, NULL);
@@ -63,10 +63,11 @@ static struct image make_image(struct st_catalog *c)
     fclose(f);
     assert_int_equal(gguf_get_n_tensors(m.meta), c->n_tensors);
     for (int i = 0; i < c->n_tensors; i++) {
-        const struct st_tensor *t = &c->tensors[i];
+        const struct fb_tensor *t = &c->tensors[i];
         assert_string_equal(gguf_get_tensor_name(m.meta, i), t->name);
         unsigned char *to = m.bytes + m.header + gguf_get_tensor_offset(m.meta, i);
-        assert_int_equal(st_file_read(c->files[t->file], to, t->bytes, t->offset, NULL), STRATA_OK);
+        assert_int_equal(
+            fb_file_read(c->files[t->file], to, t->bytes, t->offset, NULL), FOREBAY_OK);
     }
     return m;
 }
@@ -82,7 +83,7 @@ static void check_range(FILE *f, const struct image *m, size_t at, size_t length
     unsigned char *got = malloc(length + 1);
     memset(got, POISON, length + 1);
     assert_int_equal(fseeko(f, (off_t)at, SEEK_SET), 0);
-    size_t expected = at < m->size ? st_min(length, m->size - at) : 0;
+    size_t expected = at < m->size ? fb_min(length, m->size - at) : 0;
     assert_int_equal(fread(got, 1, length, f), expected);
     assert_memory_equal(got, m->bytes + (at < m->size ? at : 0), expected);
     assert_int_equal(ftello(f), at + expected);
@@ -91,10 +92,10 @@ static void check_range(FILE *f, const struct image *m, size_t at, size_t length
 }
 
 /* Any range, read in any order, equals the image; what llama.cpp reads is read once. */
-static void check_stream(struct st_catalog *c)
+static void check_stream(struct fb_catalog *c)
 {
     struct image m = make_image(c);
-    struct st_vgguf_stats stats = {0};
+    struct fb_vgguf_stats stats = {0};
     FILE *f = stream_ok(c, &stats, NULL);
     assert_int_equal(stats.read_bytes, 0);
     assert_int_equal(fseeko(f, 0, SEEK_END), 0);
@@ -116,7 +117,7 @@ static void check_stream(struct st_catalog *c)
         size_t tensor = (size_t)(random >> 40) % (size_t)c->n_tensors;
         size_t at = m.header + gguf_get_tensor_offset(m.meta, (int64_t)tensor);
         at += (size_t)((random >> 33) % 60000);
-        at -= st_min(at, i % 10000);
+        at -= fb_min(at, i % 10000);
         size_t length = (size_t)((random >> 20) % (i % 3 ? 100 : 50000));
         check_range(f, &m, at, length);
     }
@@ -134,9 +135,9 @@ static void test_streams(void **state)
     for (int i = 0; i < list.n; i++) {
         struct stat st;
         if (stat(list.path[i], &st) == 0 && st.st_size < 10000000) {
-            struct st_catalog *c = open_ok(list.path[i]);
+            struct fb_catalog *c = open_ok(list.path[i]);
             check_stream(c);
-            st_catalog_free(c);
+            fb_catalog_free(c);
         }
     }
     free_models(&list);
@@ -173,7 +174,7 @@ static void test_own_split(void **state)
         write_model(g, temp_path(name[no]));
         gguf_free(g);
     }
-    struct st_catalog *c = open_ok(temp_path(name[0]));
+    struct fb_catalog *c = open_ok(temp_path(name[0]));
     assert_int_equal(c->n_tensors, 4);
     check_stream(c);
     struct image m = make_image(c);
@@ -181,7 +182,7 @@ static void test_own_split(void **state)
     assert_int_equal(gguf_find_key(m.meta, "split.count"), -1);
     assert_string_equal(gguf_get_arr_str(m.meta, gguf_find_key(m.meta, "words"), 2), "word");
     free_image(&m);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* The keys alone, as bytes. */
@@ -208,14 +209,14 @@ static void test_keys(void **state)
     size_t size, n;
     char *expected = key_bytes(file, &size);
     for (int i = 0; i < 2; i++) {
-        struct st_catalog *c = open_ok(shared_file(name[i]));
+        struct fb_catalog *c = open_ok(shared_file(name[i]));
         struct image m = make_image(c);
         char *got = key_bytes(m.meta, &n);
         assert_int_equal(n, size);
         assert_memory_equal(got, expected, n);
         free(got);
         free_image(&m);
-        st_catalog_free(c);
+        fb_catalog_free(c);
     }
     free(expected);
     gguf_free(file);
@@ -223,7 +224,7 @@ static void test_keys(void **state)
 
 /* --- Errors and cost ------------------------------------------------------------------------ */
 
-static struct st_catalog *two_tensors(const char *path)
+static struct fb_catalog *two_tensors(const char *path)
 {
     struct gguf_context *g = gguf_init_empty();
     gguf_set_val_str(g, "general.architecture", "tiny");
@@ -238,8 +239,8 @@ static void test_read_error(void **state)
 {
     (void)state;
     const char *path = temp_path("cut.gguf");
-    struct st_catalog *c = two_tensors(path);
-    struct strata_error io_error = {0};
+    struct fb_catalog *c = two_tensors(path);
+    struct forebay_error io_error = {0};
     FILE *f = stream_ok(c, NULL, &io_error);
     struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
     struct gguf_context *g = gguf_init_from_file_ptr(f, params);
@@ -251,17 +252,17 @@ static void test_read_error(void **state)
     assert_int_equal(fseeko(f, start + (off_t)gguf_get_tensor_offset(g, 1), SEEK_SET), 0);
     assert_int_equal(fread(to, c->tensors[1].bytes, 1, f), 0);
     assert_true(ferror(f));
-    assert_true(io_error.status != STRATA_OK);
+    assert_true(io_error.status != FOREBAY_OK);
     assert_non_null(strstr(io_error.message, path));
     fclose(f);
 
     /* And a file that changed before is not even opened. */
-    struct strata_error err = {0};
-    assert_int_equal(st_vgguf_open(c, NULL, NULL, &f, &err), STRATA_E_IO);
+    struct forebay_error err = {0};
+    assert_int_equal(fb_vgguf_open(c, NULL, NULL, &f, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, path));
     free(to);
     gguf_free(g);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* Seeking to tensors without reading them reads nothing, whatever their size; reading the small
@@ -283,12 +284,12 @@ static void test_unread_is_free(void **state)
     free(data);
     gguf_free(g);
 
-    struct st_catalog *c = open_ok(path);
-    struct st_vgguf_stats stats = {0};
+    struct fb_catalog *c = open_ok(path);
+    struct fb_vgguf_stats stats = {0};
     FILE *f = stream_ok(c, &stats, NULL);
     struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
     g = gguf_init_from_file_ptr(f, params);
-    uint64_t begin = st_now_ns();
+    uint64_t begin = fb_now_ns();
     for (int i = 0; i < 3; i++) {
         char to[40];
         off_t at = (off_t)(gguf_get_data_offset(g) + gguf_get_tensor_offset(g, i));
@@ -296,11 +297,11 @@ static void test_unread_is_free(void **state)
         assert_int_equal(ftello(f), at);
         assert_int_equal(fread(to, i == 1 ? 40 : 0, 1, f), i == 1);
     }
-    assert_true(st_now_ns() - begin < 10000000);
+    assert_true(fb_now_ns() - begin < 10000000);
     assert_int_equal(stats.read_bytes, 40);
     fclose(f);
     gguf_free(g);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 /* --- llama.cpp ------------------------------------------------------------------------------ */
@@ -348,8 +349,8 @@ static void check_llama(const char *path)
     size_t n, m;
     float *expected = logits_of(direct, &n);
 
-    struct st_catalog *c = open_ok(path);
-    struct st_vgguf_stats stats = {0};
+    struct fb_catalog *c = open_ok(path);
+    struct fb_vgguf_stats stats = {0};
     FILE *f = stream_ok(c, &stats, NULL);
     struct llama_model *model = llama_model_load_from_file_ptr(f, model_params());
     fclose(f);
@@ -363,13 +364,13 @@ static void check_llama(const char *path)
         assert_true(got[i] == got[i]); /* no NaN: something was computed */
     }
     /* Every tensor once; the embedding twice where it is also the output. */
-    int embedding = st_catalog_find(c, "token_embd.weight");
-    bool tied = st_catalog_find(c, "output.weight") < 0;
+    int embedding = fb_catalog_find(c, "token_embd.weight");
+    bool tied = fb_catalog_find(c, "output.weight") < 0;
     uint64_t twice = tied ? c->tensors[embedding].bytes : 0;
     assert_true(stats.read_bytes <= c->tensor_bytes + twice);
     free(expected);
     free(got);
-    st_catalog_free(c);
+    fb_catalog_free(c);
 }
 
 static void test_llama_loads_it(void **state)
@@ -377,9 +378,9 @@ static void test_llama_loads_it(void **state)
     (void)state;
     struct model_list list;
     find_models(&list);
-    const char *dir = getenv("STRATA_LLAMA_LIB_DIR");
+    const char *dir = getenv("FOREBAY_LLAMA_LIB_DIR");
     llama_log_set(ignore_log, NULL);
-    ggml_backend_load_all_from_path(dir ? dir : STRATA_LLAMA_LIB_DIR);
+    ggml_backend_load_all_from_path(dir ? dir : FOREBAY_LLAMA_LIB_DIR);
     llama_backend_init();
     for (int i = 0; i < list.n; i++) {
         struct stat st;

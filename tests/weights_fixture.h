@@ -6,8 +6,8 @@
  * The form that a transformed weight is computed with is made up: every byte of the file, followed
  * by its complement.
  */
-#ifndef STRATA_TESTS_WEIGHTS_FIXTURE_H
-#define STRATA_TESTS_WEIGHTS_FIXTURE_H
+#ifndef FOREBAY_TESTS_WEIGHTS_FIXTURE_H
+#define FOREBAY_TESTS_WEIGHTS_FIXTURE_H
 
 #include "io_fixture.h"
 
@@ -17,13 +17,13 @@
 #define MAX_TENSORS 128
 
 struct model {
-    struct st_catalog catalog;
-    struct st_tensor tensors[MAX_TENSORS];
-    struct st_claim claims[MAX_TENSORS]; /* of the tensor with the same index */
-    struct st_file *file;
+    struct fb_catalog catalog;
+    struct fb_tensor tensors[MAX_TENSORS];
+    struct fb_claim claims[MAX_TENSORS]; /* of the tensor with the same index */
+    struct fb_file *file;
     char path[256];
     uint64_t end; /* of the last tensor */
-    struct st_weights *weights;
+    struct fb_weights *weights;
 };
 
 static inline uint64_t rnd_below(uint64_t n)
@@ -40,13 +40,13 @@ static inline void model_init(struct model *m, uint64_t first_offset)
 }
 
 /* Adds a tensor of n_expert (0: not stacked) times `unit_bytes`. Returns its index. */
-static inline int add_weight(struct model *m, enum st_role role, int layer, int n_expert,
+static inline int add_weight(struct model *m, enum fb_role role, int layer, int n_expert,
     uint64_t unit_bytes, bool transform)
 {
     int i = m->catalog.n_tensors++;
     assert_true(i < MAX_TENSORS);
-    struct st_tensor *t = &m->tensors[i];
-    *t = (struct st_tensor){.role = role, .layer = layer, .offset = m->end, .matrix = true};
+    struct fb_tensor *t = &m->tensors[i];
+    *t = (struct fb_tensor){.role = role, .layer = layer, .offset = m->end, .matrix = true};
     t->n_expert = n_expert;
     t->expert_bytes = n_expert ? unit_bytes : 0;
     t->bytes = unit_bytes * (uint64_t)(n_expert ? n_expert : 1);
@@ -59,12 +59,12 @@ static inline int add_weight(struct model *m, enum st_role role, int layer, int 
 
 static inline int add_dense(struct model *m, uint64_t bytes, bool transform)
 {
-    return add_weight(m, ST_ROLE_ATTENTION, -1, 0, bytes, transform);
+    return add_weight(m, FB_ROLE_ATTENTION, -1, 0, bytes, transform);
 }
 
 static inline void claim_all(struct model *m)
 {
-    m->weights = st_weights_new(&m->catalog, m->claims, m->catalog.n_tensors);
+    m->weights = fb_weights_new(&m->catalog, m->claims, m->catalog.n_tensors);
 }
 
 /* Claims all, and gives the model its file. */
@@ -77,10 +77,10 @@ static inline void model_open(struct model *m)
 
 static inline void model_close(struct model *m)
 {
-    st_weights_free(m->weights);
+    fb_weights_free(m->weights);
     if (m->file) {
         unlink(m->path);
-        st_file_close(m->file);
+        fb_file_close(m->file);
     }
 }
 
@@ -97,8 +97,8 @@ static inline uint64_t random_bytes(int max_bits)
 static inline void add_expert_layer(
     struct model *m, int layer, int n_expert, const uint64_t sizes[3])
 {
-    static const enum st_role roles[] = {
-        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    static const enum fb_role roles[] = {
+        FB_ROLE_EXPERT_GATE, FB_ROLE_EXPERT_UP, FB_ROLE_EXPERT_DOWN};
     for (int p = 0; p < 3; p++) {
         add_weight(m, roles[p], layer, n_expert, sizes[p], (layer + p) % 3 == 2);
     }
@@ -106,11 +106,11 @@ static inline void add_expert_layer(
 
 static inline void add_random_layer(struct model *m, int layer, int n_expert, int max_bits)
 {
-    static const enum st_role roles[] = {
-        ST_ROLE_EXPERT_GATE, ST_ROLE_EXPERT_UP, ST_ROLE_EXPERT_DOWN};
+    static const enum fb_role roles[] = {
+        FB_ROLE_EXPERT_GATE, FB_ROLE_EXPERT_UP, FB_ROLE_EXPERT_DOWN};
     for (int p = 0; p < 3; p++) {
         uint64_t bytes = random_bytes(max_bits);
-        bytes = rnd() % 2 ? st_round_up(bytes, 4096) : bytes; /* read in place, or copied */
+        bytes = rnd() % 2 ? fb_round_up(bytes, 4096) : bytes; /* read in place, or copied */
         add_weight(m, roles[p], layer, n_expert, bytes, rnd() % 5 == 0);
     }
 }
@@ -124,7 +124,7 @@ static inline void random_model(struct model *m, uint64_t seed, int max_bits)
     m->catalog.n_expert_used = (int)rnd_below(9);
     int n_dense = rnd() % 4 ? (int)rnd_below(40) : 0;
     for (int i = 0; i < n_dense; i++) {
-        enum st_role role = rnd() % 12 ? ST_ROLE_ATTENTION : ST_ROLE_OUTPUT;
+        enum fb_role role = rnd() % 12 ? FB_ROLE_ATTENTION : FB_ROLE_OUTPUT;
         add_weight(m, role, i, 0, random_bytes(max_bits), rnd() % 3 == 0);
     }
     int n_layers = rnd() % 4 || !n_dense ? 1 + (int)rnd_below(20) : 0;
@@ -145,16 +145,16 @@ static inline void random_model(struct model *m, uint64_t seed, int max_bits)
 
 /* --- What bytes ought to be ------------------------------------------------------------------ */
 
-/* st_arrive_fn: makes the computed form. `user` points at a model's weights. */
-static inline void arrive(void *user, const struct st_arrival *arrivals, int n)
+/* fb_arrive_fn: makes the computed form. `user` points at a model's weights. */
+static inline void arrive(void *user, const struct fb_arrival *arrivals, int n)
 {
-    const struct st_weights *ws = *(struct st_weights **)user;
+    const struct fb_weights *ws = *(struct fb_weights **)user;
     for (int i = 0; i < n; i++) {
-        const struct st_weight *w = &ws->weights[arrivals[i].weight];
+        const struct fb_weight *w = &ws->weights[arrivals[i].weight];
         const unsigned char *raw = arrivals[i].raw;
         unsigned char *dest = arrivals[i].dest;
         for (uint64_t k = 0; k < w->file_bytes; k++) {
-            if (w->arrival == ST_ARRIVE_TRANSFORM) {
+            if (w->arrival == FB_ARRIVE_TRANSFORM) {
                 dest[2 * k] = raw[k];
                 dest[2 * k + 1] = (unsigned char)~raw[k];
             } else {
@@ -167,11 +167,11 @@ static inline void arrive(void *user, const struct st_arrival *arrivals, int n)
 /* True when `got` is the computed form of the unit. */
 static inline bool form_is_right(const struct model *m, int weight, int expert, const void *got)
 {
-    const struct st_weight *w = &m->weights->weights[weight];
-    const struct st_tensor *t = &m->tensors[w->tensor];
+    const struct fb_weight *w = &m->weights->weights[weight];
+    const struct fb_tensor *t = &m->tensors[w->tensor];
     const unsigned char *file = contents + t->offset + (uint64_t)expert * w->file_bytes;
     const unsigned char *form = got;
-    if (w->arrival != ST_ARRIVE_TRANSFORM) {
+    if (w->arrival != FB_ARRIVE_TRANSFORM) {
         return memcmp(form, file, w->file_bytes) == 0;
     }
     for (uint64_t k = 0; k < w->file_bytes; k++) {
@@ -187,26 +187,26 @@ static inline uint64_t largest_unit(const struct model *m)
 {
     uint64_t largest = 0;
     for (int i = 0; i < m->weights->n_weights; i++) {
-        largest = st_max(largest, st_weight_envelope(m->weights, i));
+        largest = fb_max(largest, fb_weight_envelope(m->weights, i));
     }
     return largest;
 }
 
-static inline void small_io_options(struct st_io_options *options, const char *method)
+static inline void small_io_options(struct fb_io_options *options, const char *method)
 {
-    st_io_options_init(options);
+    fb_io_options_init(options);
     options->method = method;
     options->chunk_bytes = CHUNK_BYTES;
     options->queue_depth = 4;
 }
 
-static inline struct st_io_engine *open_small_engine(const char *method)
+static inline struct fb_io_engine *open_small_engine(const char *method)
 {
-    struct st_io_options options;
-    struct st_io_engine *io;
-    struct strata_error err;
+    struct fb_io_options options;
+    struct fb_io_engine *io;
+    struct forebay_error err;
     small_io_options(&options, method);
-    if (st_io_open(&options, &io, &err)) {
+    if (fb_io_open(&options, &io, &err)) {
         fail_msg("%s: %s", method, err.message);
     }
     return io;

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The stories of the model card, as Markdown: what `strata run` prints for these requests.
-#   models/train/stories.sh [STRATA]
+# The stories of the model card, as Markdown: what `forebay run` prints for these requests.
+#   models/train/stories.sh [FOREBAY]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-strata=${1:-build/release/strata}
+forebay=${1:-build/release/forebay}
 
 tell() { # REQUEST OPTION...
     local request=$1
     shift
     printf '**%s** (%s)\n\n' "$request" "$([ $# = 0 ] && echo greedy || echo "$*")"
-    "$strata" run models/fable-moe.gguf -t 1 -q -n 400 -p "<|user|>$request<|story|>" "$@"
+    "$forebay" run models/fable-moe.gguf -t 1 -q -n 400 -p "<|user|>$request<|story|>" "$@"
     echo
 }
 

@@ -24,7 +24,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
-uint64_t st_moe_block_bytes = 32 * ST_MIB;
+uint64_t fb_moe_block_bytes = 32 * FB_MIB;
 #define SCRATCH_ROWS 64 /* there is always room for so many rows */
 #define MAX_PRODUCTS 8  /* in a block */
 #define MAX_FOLD     8
@@ -72,18 +72,18 @@ struct batch {
 struct job {
     struct batch *batch;
     struct exec *ex;
-    struct st_binding *b;
+    struct fb_binding *b;
     struct ggml_tensor *node;
     const struct claim *claim;
-    const struct st_set *set;
+    const struct fb_set *set;
 };
 
-struct batch *st_moe_batch_new(void)
+struct batch *fb_moe_batch_new(void)
 {
-    return st_xcalloc(1, sizeof(struct batch));
+    return fb_xcalloc(1, sizeof(struct batch));
 }
 
-void st_moe_batch_free(struct batch *x)
+void fb_moe_batch_free(struct batch *x)
 {
     if (x) {
         free(x->routes);
@@ -102,18 +102,18 @@ void st_moe_batch_free(struct batch *x)
 
 static uint64_t block_bytes(const struct claim *claim)
 {
-    return st_max(st_moe_block_bytes, SCRATCH_ROWS * st_claim_row_bytes(claim));
+    return fb_max(fb_moe_block_bytes, SCRATCH_ROWS * fb_claim_row_bytes(claim));
 }
 
-uint64_t st_moe_scratch_bytes(const struct st_binding *b, int tokens)
+uint64_t fb_moe_scratch_bytes(const struct fb_binding *b, int tokens)
 {
     uint64_t most = 0;
-    uint64_t rows = (uint64_t)tokens * st_max(1, (uint64_t)b->catalog->n_expert_used);
+    uint64_t rows = (uint64_t)tokens * fb_max(1, (uint64_t)b->catalog->n_expert_used);
     for (int i = 0; i < b->weights->n_weights; i++) {
-        const struct st_weight *w = &b->weights->weights[i];
+        const struct fb_weight *w = &b->weights->weights[i];
         if (w->group >= 0) {
             const struct claim *claim = &b->claims[w->tensor];
-            most = st_max(most, st_min(rows * st_claim_row_bytes(claim), block_bytes(claim)));
+            most = fb_max(most, fb_min(rows * fb_claim_row_bytes(claim), block_bytes(claim)));
         }
     }
     return most + rows * (3 * sizeof(struct row) + 2 * sizeof(struct copy) + 2 * sizeof(int));
@@ -125,7 +125,7 @@ static void reserve(struct batch *x, int n_expert)
 {
     if (x->n_tokens > x->cap_tokens) {
         x->cap_tokens = x->n_tokens;
-        x->start = st_xrealloc(x->start, ((size_t)x->n_tokens + 1) * sizeof *x->start);
+        x->start = fb_xrealloc(x->start, ((size_t)x->n_tokens + 1) * sizeof *x->start);
     }
     int rows = x->n_tokens * x->n_picks;
     if (rows > x->cap_rows || x->n_picks > x->cap_picks) {
@@ -133,17 +133,17 @@ static void reserve(struct batch *x, int n_expert)
         x->cap_picks = x->n_picks > x->cap_picks ? x->n_picks : x->cap_picks;
         size_t n = (size_t)x->cap_rows;
         size_t padded = n + MAX_PRODUCTS * MAX_FOLD * (size_t)x->cap_picks;
-        x->routes = st_xrealloc(x->routes, n * sizeof *x->routes);
-        x->rows = st_xrealloc(x->rows, n * sizeof *x->rows);
-        x->list = st_xrealloc(x->list, n * sizeof *x->list);
-        x->alike = st_xrealloc(x->alike, n * sizeof *x->alike);
-        x->gather.list = st_xrealloc(x->gather.list, padded * sizeof *x->gather.list);
-        x->scatter.list = st_xrealloc(x->scatter.list, n * sizeof *x->scatter.list);
-        x->ids = st_xrealloc(x->ids, padded * sizeof *x->ids);
+        x->routes = fb_xrealloc(x->routes, n * sizeof *x->routes);
+        x->rows = fb_xrealloc(x->rows, n * sizeof *x->rows);
+        x->list = fb_xrealloc(x->list, n * sizeof *x->list);
+        x->alike = fb_xrealloc(x->alike, n * sizeof *x->alike);
+        x->gather.list = fb_xrealloc(x->gather.list, padded * sizeof *x->gather.list);
+        x->scatter.list = fb_xrealloc(x->scatter.list, n * sizeof *x->scatter.list);
+        x->ids = fb_xrealloc(x->ids, padded * sizeof *x->ids);
     }
     if (n_expert > x->cap_experts) {
         x->cap_experts = n_expert;
-        x->first_row = st_xrealloc(x->first_row, ((size_t)n_expert + 1) * sizeof *x->first_row);
+        x->first_row = fb_xrealloc(x->first_row, ((size_t)n_expert + 1) * sizeof *x->first_row);
     }
 }
 
@@ -154,7 +154,7 @@ static void sort_rows(struct batch *x, const struct ggml_tensor *ids, int n_expe
     memset(x->first_row, 0, ((size_t)n_expert + 1) * sizeof *x->first_row);
     for (int t = 0; t < x->n_tokens; t++) {
         for (int k = 0; k < x->n_picks; k++) {
-            x->routes[n] = st_moe_id(ids, k, t);
+            x->routes[n] = fb_moe_id(ids, k, t);
             x->first_row[x->routes[n++] + 1]++;
         }
     }
@@ -170,27 +170,27 @@ static void sort_rows(struct batch *x, const struct ggml_tensor *ids, int n_expe
     x->first_row[0] = 0;
 }
 
-void st_moe_batch_begin(struct batch *x, struct st_binding *b, const struct ggml_tensor *node)
+void fb_moe_batch_begin(struct batch *x, struct fb_binding *b, const struct ggml_tensor *node)
 {
     const struct ggml_tensor *ids = node->src[2];
-    int weight = st_claim_of(node->src[0])->weight;
+    int weight = fb_claim_of(node->src[0])->weight;
     int n_expert = b->weights->groups[b->weights->weights[weight].group].n_expert;
     x->n_tokens = (int)ids->ne[1];
     x->n_picks = (int)ids->ne[0];
     x->had = 0;
     reserve(x, n_expert);
     sort_rows(x, ids, n_expert);
-    struct st_routes routes = {x->routes, x->n_tokens, x->n_picks};
-    st_stream_batch_begin(b->stream, weight, &routes);
+    struct fb_routes routes = {x->routes, x->n_tokens, x->n_picks};
+    fb_stream_batch_begin(b->stream, weight, &routes);
 }
 
-bool st_moe_batch_had(const struct batch *x, int part)
+bool fb_moe_batch_had(const struct batch *x, int part)
 {
     return x->had & 1u << part;
 }
 
 /* Lists the rows of the set's experts by token. A token's rows are list[start[t] .. start[t + 1]). */
-static void list_by_token(struct batch *x, const struct st_set *set)
+static void list_by_token(struct batch *x, const struct fb_set *set)
 {
     memset(x->start, 0, ((size_t)x->n_tokens + 1) * sizeof *x->start);
     for (int i = 0; i < set->n; i++) {
@@ -234,10 +234,10 @@ static void begin_block(struct job *j)
     x->used = 0;
     if (x->scratch_bytes < block_bytes(j->claim)) {
         uint64_t rows = (uint64_t)x->cap_rows + MAX_PRODUCTS * MAX_FOLD;
-        uint64_t bytes = st_min(block_bytes(j->claim), rows * st_claim_row_bytes(j->claim));
+        uint64_t bytes = fb_min(block_bytes(j->claim), rows * fb_claim_row_bytes(j->claim));
         if (x->scratch_bytes < bytes) {
             free(x->scratch);
-            x->scratch = st_xmalloc(bytes);
+            x->scratch = fb_xmalloc(bytes);
             x->scratch_bytes = bytes;
         }
     }
@@ -250,13 +250,13 @@ static enum ggml_status compute_block(struct job *j)
         return GGML_STATUS_SUCCESS;
     }
     struct workers *workers = &j->ex->workers;
-    st_workers_reset_ops(workers);
-    st_exec_defer(j->ex, st_workers_op(workers, copy_rows, &x->gather));
+    fb_workers_reset_ops(workers);
+    fb_exec_defer(j->ex, fb_workers_op(workers, copy_rows, &x->gather));
     for (int i = 0; i < x->n_products; i++) {
-        st_exec_defer(j->ex, x->products[i]);
+        fb_exec_defer(j->ex, x->products[i]);
     }
-    st_exec_defer(j->ex, st_workers_op(workers, copy_rows, &x->scatter));
-    enum ggml_status status = st_exec_flush(j->ex, j->b);
+    fb_exec_defer(j->ex, fb_workers_op(workers, copy_rows, &x->scatter));
+    enum ggml_status status = fb_exec_flush(j->ex, j->b);
     begin_block(j);
     return status;
 }
@@ -272,8 +272,8 @@ static int room(const struct job *j, int picks)
 /* The set as a stack of experts, of which every `fold`-th number is used. */
 static struct ggml_tensor *stack_of(struct job *j, int fold)
 {
-    const struct st_set *set = j->set;
-    struct ggml_tensor *w = st_exec_shadow_weight(j->ex, j->node->src[0], j->claim, set->base);
+    const struct fb_set *set = j->set;
+    struct ggml_tensor *w = fb_exec_shadow_weight(j->ex, j->node->src[0], j->claim, set->base);
     w->ne[2] = (int64_t)set->n_index * fold;
     w->nb[2] = set->stride / (size_t)fold;
     w->nb[3] = set->stride * (size_t)set->n_index;
@@ -309,17 +309,17 @@ static void add_product(struct job *j, const struct row *rows, int n, int picks,
             }
         }
     }
-    struct ggml_tensor *product = st_exec_shadow(j->ex, j->node);
+    struct ggml_tensor *product = fb_exec_shadow(j->ex, j->node);
     int64_t wide = (int64_t)picks * fold, deep = padded / fold;
     struct ggml_tensor *result =
-        st_exec_tensor(j->ex, j->node, GGML_TYPE_F32, to->ne[0], wide, deep, output);
+        fb_exec_tensor(j->ex, j->node, GGML_TYPE_F32, to->ne[0], wide, deep, output);
     product->data = output;
     product->view_src = NULL;
     memcpy(product->ne, result->ne, sizeof product->ne);
     memcpy(product->nb, result->nb, sizeof product->nb);
     product->src[0] = stack_of(j, fold);
-    product->src[1] = st_exec_tensor(j->ex, j->node, GGML_TYPE_F32, from->ne[0], fold, deep, input);
-    product->src[2] = st_exec_tensor(j->ex, j->node, GGML_TYPE_I32, wide, deep, 1, ids);
+    product->src[1] = fb_exec_tensor(j->ex, j->node, GGML_TYPE_F32, from->ne[0], fold, deep, input);
+    product->src[2] = fb_exec_tensor(j->ex, j->node, GGML_TYPE_I32, wide, deep, 1, ids);
     x->products[x->n_products++] = product;
 }
 
@@ -382,7 +382,7 @@ static enum ggml_status add_tokens(struct job *j, const struct row *rows, int n,
                 fold = 1;
                 fits = room(j, picks);
             }
-            ST_ASSERT(fits > 0);
+            FB_ASSERT(fits > 0);
         }
         int some = n < fits ? n : fits;
         add_product(j, rows, some, picks, fold);
@@ -423,16 +423,16 @@ static bool is_repacked(const struct claim *claim)
     return claim->layout && strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0;
 }
 
-enum ggml_status st_moe_batch_node(struct batch *x, struct exec *ex, struct st_binding *b,
+enum ggml_status fb_moe_batch_node(struct batch *x, struct exec *ex, struct fb_binding *b,
     struct ggml_tensor *node, struct claim *claim)
 {
-    struct strata_error error;
-    enum ggml_status status = st_exec_flush(ex, b); /* the node's input */
+    struct forebay_error error;
+    enum ggml_status status = fb_exec_flush(ex, b); /* the node's input */
     while (status == GGML_STATUS_SUCCESS) {
-        struct st_set set;
+        struct fb_set set;
         struct job job = {x, ex, b, node, claim, &set};
-        if (st_stream_batch_next(b->stream, claim->weight, &set, &error) != STRATA_OK) {
-            return st_backend_fail(b, &error);
+        if (fb_stream_batch_next(b->stream, claim->weight, &set, &error) != FOREBAY_OK) {
+            return fb_backend_fail(b, &error);
         }
         if (set.n == 0) {
             break;

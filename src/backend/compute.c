@@ -9,14 +9,14 @@
 #include "os/memory.h"
 
 /* More than most caches hold: the weights of a large model come from memory. */
-#define WEIGHT_BYTES (256 * ST_MIB)
-#define WEIGHT_LEAST (16 * ST_MIB)
+#define WEIGHT_BYTES (256 * FB_MIB)
+#define WEIGHT_LEAST (16 * FB_MIB)
 #define ROW          4096 /* a multiple of every type's block */
 #define BATCH_ROWS   512  /* rows of weights, and ... */
 #define BATCH_TOKENS 128  /* ... tokens of the batch that is timed */
 #define N_EXPERTS    16   /* ... of which each of those tokens uses ... */
 #define N_USED       2
-#define ARRIVE_BYTES (16 * ST_MIB) /* what comes from the disk is in no cache */
+#define ARRIVE_BYTES (16 * FB_MIB) /* what comes from the disk is in no cache */
 #define SMALL_OPS    64
 /* Products of a token with its experts that are timed at most, one after another. */
 #define ALONE_NODES 512
@@ -26,7 +26,7 @@
 #define HEAD     128
 #define ATTENDED 512
 
-struct st_bench {
+struct fb_bench {
     struct workers workers;
     uint64_t weight_bytes;
     char *memory;             /* weight_bytes for weights, then activations */
@@ -35,41 +35,41 @@ struct st_bench {
 
 static uint64_t activations_bytes(void)
 {
-    return (uint64_t)(ROW + N_USED * BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + 3 * ST_MIB;
+    return (uint64_t)(ROW + N_USED * BATCH_ROWS) * BATCH_TOKENS * sizeof(float) + 3 * FB_MIB;
 }
 
-struct st_bench *st_bench_new(int n_threads, uint64_t room_bytes)
+struct fb_bench *fb_bench_new(int n_threads, uint64_t room_bytes)
 {
     if (room_bytes < WEIGHT_LEAST + activations_bytes()) {
         return NULL;
     }
-    struct st_bench *bench = st_xcalloc(1, sizeof *bench);
+    struct fb_bench *bench = fb_xcalloc(1, sizeof *bench);
     struct ggml_init_params params = {
         .mem_size = (2 * ALONE_NODES + SMALL_OPS) * ggml_tensor_overhead(), .no_alloc = true};
-    bench->weight_bytes = st_min(WEIGHT_BYTES, room_bytes - activations_bytes());
+    bench->weight_bytes = fb_min(WEIGHT_BYTES, room_bytes - activations_bytes());
     uint64_t bytes = bench->weight_bytes + activations_bytes();
-    bench->memory = st_vm_reserve(bytes, true);
+    bench->memory = fb_vm_reserve(bytes, true);
     bench->ctx = ggml_init(params);
-    if (!bench->memory || !bench->ctx || !st_workers_init(&bench->workers)) {
-        st_bench_free(bench);
+    if (!bench->memory || !bench->ctx || !fb_workers_init(&bench->workers)) {
+        fb_bench_free(bench);
         return NULL;
     }
-    st_vm_populate(bench->memory, bytes);
-    st_workers_set_threads(&bench->workers, n_threads);
+    fb_vm_populate(bench->memory, bytes);
+    fb_workers_set_threads(&bench->workers, n_threads);
     return bench;
 }
 
-void st_bench_free(struct st_bench *bench)
+void fb_bench_free(struct fb_bench *bench)
 {
     if (!bench) {
         return;
     }
     if (bench->workers.cpu) {
-        st_workers_release(&bench->workers);
+        fb_workers_release(&bench->workers);
     }
     ggml_free(bench->ctx);
     if (bench->memory) {
-        st_vm_release(bench->memory, bench->weight_bytes + activations_bytes());
+        fb_vm_release(bench->memory, bench->weight_bytes + activations_bytes());
     }
     free(bench);
 }
@@ -81,27 +81,27 @@ static int by_size(const void *a, const void *b)
 }
 
 /* Median time of several computations of the nodes. */
-static double usual(struct st_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
+static double usual(struct fb_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
 {
-    uint64_t took[1000], end = st_now_ns() + (uint64_t)(seconds * 1e9);
+    uint64_t took[1000], end = fb_now_ns() + (uint64_t)(seconds * 1e9);
     int m = 0;
-    for (int i = 0; i < 3 || (st_now_ns() < end && i < 1000); i++) {
-        uint64_t start = st_now_ns();
-        if (st_workers_compute(&bench->workers, nodes, n) != GGML_STATUS_SUCCESS) {
+    for (int i = 0; i < 3 || (fb_now_ns() < end && i < 1000); i++) {
+        uint64_t start = fb_now_ns();
+        if (fb_workers_compute(&bench->workers, nodes, n) != GGML_STATUS_SUCCESS) {
             return 0;
         }
         m += i > 0; /* the first one warms up */
-        took[m - (i > 0)] = st_now_ns() - start;
+        took[m - (i > 0)] = fb_now_ns() - start;
     }
     qsort(took, (size_t)m, sizeof *took, by_size);
-    return (double)st_max(took[m / 2], 1) * 1e-9;
+    return (double)fb_max(took[m / 2], 1) * 1e-9;
 }
 
 /* --- Types --------------------------------------------------------------------------------- */
 
 /* A product of `rows` rows of weights with `tokens` rows of activations, in our memory. */
 static struct ggml_tensor *product(
-    struct st_bench *bench, enum ggml_type type, int64_t rows, int64_t tokens)
+    struct fb_bench *bench, enum ggml_type type, int64_t rows, int64_t tokens)
 {
     struct ggml_tensor *weight = ggml_new_tensor_2d(bench->ctx, type, ROW, rows);
     struct ggml_tensor *input = ggml_new_tensor_2d(bench->ctx, GGML_TYPE_F32, ROW, tokens);
@@ -114,7 +114,7 @@ static struct ggml_tensor *product(
 }
 
 /* Seconds per product; weights in `form`. */
-static double time_product(struct st_bench *bench, const struct claim *form, enum ggml_type type,
+static double time_product(struct fb_bench *bench, const struct claim *form, enum ggml_type type,
     int64_t rows, int64_t tokens, double seconds)
 {
     ggml_reset(bench->ctx);
@@ -136,12 +136,12 @@ static uint64_t kept_bytes(const struct claim *form, const struct ggml_tensor *w
 
 /* Multiply-adds per second for a batch whose tokens use N_USED of N_EXPERTS expert matrices each,
  * evenly. */
-static double experts_batch_rate(struct st_bench *bench, const struct claim *form,
+static double experts_batch_rate(struct fb_bench *bench, const struct claim *form,
     enum ggml_type type, int64_t columns, int64_t rows, double seconds)
 {
     int32_t ids[BATCH_TOKENS][N_USED];
     int64_t row_bytes = (columns + N_USED * rows) * (int64_t)sizeof(float);
-    int tokens = (int)st_min(BATCH_TOKENS, activations_bytes() / (uint64_t)row_bytes);
+    int tokens = (int)fb_min(BATCH_TOKENS, activations_bytes() / (uint64_t)row_bytes);
     for (int t = 0; t < tokens; t++) {
         for (int k = 0; k < N_USED; k++) {
             ids[t][k] = (7 * t + k) % N_EXPERTS;
@@ -173,11 +173,11 @@ static double experts_batch_rate(struct st_bench *bench, const struct claim *for
 
 /* Bytes per second that repacking delivers on all threads, from place to place in our memory: what
  * comes from a disk, and where it goes to, is in no cache of a processor. */
-static double arrival_rate(struct st_bench *bench, struct claim *form, enum ggml_type type)
+static double arrival_rate(struct fb_bench *bench, struct claim *form, enum ggml_type type)
 {
     uint64_t row_bytes = ggml_row_size(type, ROW);
-    uint64_t most = st_min(ARRIVE_BYTES, bench->weight_bytes / 2);
-    int64_t rows = (int64_t)st_round_down(most / row_bytes, 64);
+    uint64_t most = fb_min(ARRIVE_BYTES, bench->weight_bytes / 2);
+    int64_t rows = (int64_t)fb_round_down(most / row_bytes, 64);
     uint64_t bytes = row_bytes * (uint64_t)rows, took = 0;
     int n = (int)(bench->weight_bytes / (2 * most));
     form->unit_ne[0] = ROW;
@@ -186,36 +186,36 @@ static double arrival_rate(struct st_bench *bench, struct claim *form, enum ggml
     for (int i = 0; i < n; i++) {
         char *raw = bench->memory + (uint64_t)i * 2 * most;
         struct unit unit = {form, raw, raw + most, bytes};
-        uint64_t start = st_now_ns();
-        st_workers_put(&bench->workers, &unit, 1);
-        took += st_now_ns() - start;
+        uint64_t start = fb_now_ns();
+        fb_workers_put(&bench->workers, &unit, 1);
+        took += fb_now_ns() - start;
     }
     return took > 0 ? (double)bytes * n / ((double)took * 1e-9) : 0;
 }
 
-bool st_bench_type(
-    struct st_bench *bench, int type_number, bool repack, double seconds, struct st_bench_rate *out)
+bool fb_bench_type(
+    struct fb_bench *bench, int type_number, bool repack, double seconds, struct fb_bench_rate *out)
 {
     enum ggml_type type = type_number;
     if (ggml_blck_size(type) == 0 || ROW % ggml_blck_size(type) != 0) {
         return false;
     }
     uint64_t row_bytes = ggml_row_size(type, ROW);
-    int64_t rows = (int64_t)st_round_down(bench->weight_bytes / row_bytes, 64);
+    int64_t rows = (int64_t)fb_round_down(bench->weight_bytes / row_bytes, 64);
     struct claim form = {0};
     ggml_reset(bench->ctx);
     struct ggml_tensor *trial = product(bench, type, rows, 1);
-    if (repack && !st_claim_choose_form(&form, trial, trial->src[0], true, false)) {
+    if (repack && !fb_claim_choose_form(&form, trial, trial->src[0], true, false)) {
         return false;
     }
     if (form.layout && form.unit_bytes > bench->weight_bytes) { /* larger than in the file */
         double fit = (double)bench->weight_bytes / (double)form.unit_bytes;
-        rows = (int64_t)st_round_down((uint64_t)((double)rows * fit), 64);
+        rows = (int64_t)fb_round_down((uint64_t)((double)rows * fit), 64);
     }
     double decode = time_product(bench, &form, type, rows, 1, seconds / 3);
     double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 3);
     double madds = (double)ROW * BATCH_ROWS * BATCH_TOKENS;
-    *out = (struct st_bench_rate){
+    *out = (struct fb_bench_rate){
         .repacked = form.layout != NULL,
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
@@ -228,13 +228,13 @@ bool st_bench_type(
 
 /* Bytes of weights per second for a token with its experts. Most often down, the one with fewer
  * columns, has an input for each expert; gate and up have the same one for all. */
-static double experts_decode_rate(struct st_bench *bench, const struct claim *form,
+static double experts_decode_rate(struct fb_bench *bench, const struct claim *form,
     enum ggml_type type, int columns, int rows, int used, double seconds)
 {
     struct ggml_tensor *nodes[ALONE_NODES];
     double bytes = (double)ggml_row_size(type, columns) * rows;
     double kept = form->layout ? (double)form->unit_bytes : bytes;
-    int n = (int)st_min(
+    int n = (int)fb_min(
         (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / kept));
     int n_nodes = n / used;
     struct ggml_context *ctx = bench->ctx;
@@ -246,7 +246,7 @@ static double experts_decode_rate(struct st_bench *bench, const struct claim *fo
     if (n_nodes == 0 || needed > activations_bytes()) {
         return 0;
     }
-    int32_t *ids = st_xcalloc((size_t)n, sizeof *ids);
+    int32_t *ids = fb_xcalloc((size_t)n, sizeof *ids);
     weight->data = bench->memory;
     input->data = bench->memory + bench->weight_bytes;
     if (form->layout) {
@@ -270,8 +270,8 @@ static double experts_decode_rate(struct st_bench *bench, const struct claim *fo
     return took > 0 ? bytes * n_nodes * used / took : 0;
 }
 
-bool st_bench_expert(struct st_bench *bench, int type_number, bool repack, int columns, int rows,
-    int used, double seconds, struct st_bench_rate *out)
+bool fb_bench_expert(struct fb_bench *bench, int type_number, bool repack, int columns, int rows,
+    int used, double seconds, struct fb_bench_rate *out)
 {
     enum ggml_type type = type_number;
     if (ggml_blck_size(type) == 0 || columns % ggml_blck_size(type) != 0 || used < 1) {
@@ -283,10 +283,10 @@ bool st_bench_expert(struct st_bench *bench, int type_number, bool repack, int c
     struct ggml_tensor *input = ggml_new_tensor_3d(bench->ctx, GGML_TYPE_F32, columns, 1, 1);
     struct ggml_tensor *chosen = ggml_new_tensor_2d(bench->ctx, GGML_TYPE_I32, used, 1);
     struct ggml_tensor *trial = ggml_mul_mat_id(bench->ctx, weight, input, chosen);
-    if (repack && !st_claim_choose_form(&form, trial, weight, true, true)) {
+    if (repack && !fb_claim_choose_form(&form, trial, weight, true, true)) {
         return false;
     }
-    *out = (struct st_bench_rate){
+    *out = (struct fb_bench_rate){
         .repacked = form.layout != NULL,
         .decode = experts_decode_rate(bench, &form, type, columns, rows, used, seconds / 2),
         .experts = experts_batch_rate(bench, &form, type, columns, rows, seconds / 2),
@@ -299,8 +299,8 @@ bool st_bench_expert(struct st_bench *bench, int type_number, bool repack, int c
 
 static void read_share(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
-    const struct st_bench *bench = user;
-    uint64_t share = st_round_down(bench->weight_bytes / (uint64_t)nth, 64);
+    const struct fb_bench *bench = user;
+    uint64_t share = fb_round_down(bench->weight_bytes / (uint64_t)nth, 64);
     const uint64_t *at = (const uint64_t *)(bench->memory + (uint64_t)ith * share);
     uint64_t sum[4] = {0};
     (void)dst;
@@ -313,14 +313,14 @@ static void read_share(struct ggml_tensor *dst, int ith, int nth, void *user)
     (void)used;
 }
 
-double st_bench_memory(struct st_bench *bench, double seconds)
+double fb_bench_memory(struct fb_bench *bench, double seconds)
 {
-    st_workers_reset_ops(&bench->workers);
-    struct ggml_tensor *op = st_workers_op(&bench->workers, read_share, bench);
+    fb_workers_reset_ops(&bench->workers);
+    struct ggml_tensor *op = fb_workers_op(&bench->workers, read_share, bench);
     return (double)bench->weight_bytes / usual(bench, &op, 1, seconds);
 }
 
-double st_bench_op(struct st_bench *bench)
+double fb_bench_op(struct fb_bench *bench)
 {
     struct ggml_tensor *nodes[SMALL_OPS];
     ggml_reset(bench->ctx);
@@ -335,7 +335,7 @@ double st_bench_op(struct st_bench *bench)
     return usual(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
 }
 
-double st_bench_attention(struct st_bench *bench, int tokens)
+double fb_bench_attention(struct fb_bench *bench, int tokens)
 {
     struct ggml_tensor *nodes[16];
     struct ggml_context *ctx = bench->ctx;

@@ -9,7 +9,7 @@
 #include "base/units.h"
 #include "os/memory.h"
 
-const struct device_hooks *st_hooks;
+const struct device_hooks *fb_hooks;
 
 /* --- Buffers: address space that costs nothing until touched ------------------------------- */
 
@@ -25,13 +25,13 @@ static void buffer_free(ggml_backend_buffer_t buffer)
 {
     struct buffer *b = buffer->context;
     if (!b->mapped) {
-        st_vm_release(b->base, buffer->size);
+        fb_vm_release(b->base, buffer->size);
     }
-    if (b->compute && st_bound) {
-        st_bound->compute_bytes -= buffer->size;
+    if (b->compute && fb_bound) {
+        fb_bound->compute_bytes -= buffer->size;
     }
-    if (!b->compute && --n_model_buffers == 0 && st_hooks) {
-        st_hooks->model_freed();
+    if (!b->compute && --n_model_buffers == 0 && fb_hooks) {
+        fb_hooks->model_freed();
     }
     free(b);
 }
@@ -49,12 +49,12 @@ static void *buffer_base(ggml_backend_buffer_t buffer)
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
     const struct buffer *b = buffer->context;
-    if (!st_bound || st_bound->weights || tensor->view_src) {
+    if (!fb_bound || fb_bound->weights || tensor->view_src) {
         return GGML_STATUS_SUCCESS;
     }
-    int index = st_catalog_find(st_bound->catalog, tensor->name);
-    if (index >= 0 && st_bound->claims[index].claimed && !st_bound->claims[index].tensor) {
-        struct claim *claim = &st_bound->claims[index];
+    int index = fb_catalog_find(fb_bound->catalog, tensor->name);
+    if (index >= 0 && fb_bound->claims[index].claimed && !fb_bound->claims[index].tensor) {
+        struct claim *claim = &fb_bound->claims[index];
         claim->tensor = tensor;
         claim->bytes = ggml_nbytes(tensor);
         memcpy(claim->ne, tensor->ne, sizeof claim->ne);
@@ -101,8 +101,8 @@ static bool buffer_copy(
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
     const struct buffer *b = buffer->context;
-    uint64_t whole = value == 0 ? st_round_down(buffer->size, st_vm_page_size()) : 0;
-    st_vm_discard(b->base, whole);
+    uint64_t whole = value == 0 ? fb_round_down(buffer->size, fb_vm_page_size()) : 0;
+    fb_vm_discard(b->base, whole);
     memset((char *)b->base + whole, value, buffer->size - whole);
 }
 
@@ -120,18 +120,18 @@ static const struct ggml_backend_buffer_i buffer_table = {
 static const char *buft_name(ggml_backend_buffer_type_t buft)
 {
     (void)buft;
-    return "STRATA";
+    return "FOREBAY";
 }
 
 static ggml_backend_buffer_t new_buffer(
     ggml_backend_buffer_type_t buft, void *base, size_t size, bool mapped)
 {
-    struct buffer *b = st_xcalloc(1, sizeof *b);
+    struct buffer *b = fb_xcalloc(1, sizeof *b);
     b->base = base;
     b->mapped = mapped;
-    b->compute = st_bound && st_bound->weights;
+    b->compute = fb_bound && fb_bound->weights;
     if (b->compute) {
-        st_bound->compute_bytes += size; /* all of it will be used */
+        fb_bound->compute_bytes += size; /* all of it will be used */
     } else {
         n_model_buffers++;
     }
@@ -140,7 +140,7 @@ static ggml_backend_buffer_t new_buffer(
 
 static ggml_backend_buffer_t buft_alloc(ggml_backend_buffer_type_t buft, size_t size)
 {
-    void *base = st_vm_reserve(size, false);
+    void *base = fb_vm_reserve(size, false);
     return base ? new_buffer(buft, base, size, false) : NULL;
 }
 
@@ -156,7 +156,7 @@ static bool buft_is_host(ggml_backend_buffer_type_t buft)
     return true;
 }
 
-ggml_backend_buffer_type_t st_device_buft(void)
+ggml_backend_buffer_type_t fb_device_buft(void)
 {
     static struct ggml_backend_buffer_type buft = {
         .iface =
@@ -167,7 +167,7 @@ ggml_backend_buffer_type_t st_device_buft(void)
                 .is_host = buft_is_host,
             },
     };
-    buft.device = st_device();
+    buft.device = fb_device();
     return &buft;
 }
 
@@ -176,39 +176,39 @@ ggml_backend_buffer_type_t st_device_buft(void)
 static const char *backend_name(ggml_backend_t backend)
 {
     (void)backend;
-    return "STRATA";
+    return "FOREBAY";
 }
 
 static void backend_free(ggml_backend_t backend)
 {
     struct exec *ex = backend->context;
-    if (st_bound && st_bound->exec == ex) {
-        st_bound->exec = NULL;
+    if (fb_bound && fb_bound->exec == ex) {
+        fb_bound->exec = NULL;
     }
-    st_exec_free(ex);
+    fb_exec_free(ex);
     free(backend);
-    if (st_hooks && n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
-        st_hooks->model_freed();
+    if (fb_hooks && n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
+        fb_hooks->model_freed();
     }
 }
 
 static enum ggml_status compute_alone(struct exec *ex, struct ggml_cgraph *graph)
 {
-    struct strata_error error;
-    if (st_bound) {
-        st_bound->exec = ex; /* of several contexts, the one that computes */
+    struct forebay_error error;
+    if (fb_bound) {
+        fb_bound->exec = ex; /* of several contexts, the one that computes */
     }
-    if (st_hooks && !st_hooks->computing(&error)) {
+    if (fb_hooks && !fb_hooks->computing(&error)) {
         return GGML_STATUS_FAILED;
     }
-    return st_exec_graph(ex, st_bound, graph);
+    return fb_exec_graph(ex, fb_bound, graph);
 }
 
 static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
 {
-    struct st_binding *b = st_bound;
+    struct fb_binding *b = fb_bound;
     if (b && atomic_flag_test_and_set(&b->computing)) {
-        st_log(STRATA_LOG_ERROR, "two contexts of a streamed model compute at the same time");
+        fb_log(FOREBAY_LOG_ERROR, "two contexts of a streamed model compute at the same time");
         return GGML_STATUS_FAILED;
     }
     enum ggml_status status = compute_alone(backend->context, graph);
@@ -221,7 +221,7 @@ static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgra
 static void backend_set_threads(ggml_backend_t backend, int n_threads)
 {
     struct exec *ex = backend->context;
-    st_workers_set_threads(&ex->workers, n_threads);
+    fb_workers_set_threads(&ex->workers, n_threads);
 }
 
 static ggml_guid_t backend_guid(void)
@@ -234,11 +234,11 @@ static ggml_guid_t backend_guid(void)
 static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *params)
 {
     (void)params;
-    struct exec *ex = st_exec_new();
+    struct exec *ex = fb_exec_new();
     if (!ex) {
         return NULL;
     }
-    ggml_backend_t backend = st_xcalloc(1, sizeof *backend);
+    ggml_backend_t backend = fb_xcalloc(1, sizeof *backend);
     backend->guid = backend_guid();
     backend->iface = (struct ggml_backend_i){
         .get_name = backend_name,
@@ -247,10 +247,10 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
     };
     backend->device = dev;
     backend->context = ex;
-    if (st_bound) {
-        st_bound->exec = ex;
-        if (!st_bound->measuring) {
-            st_binding_weights(st_bound);
+    if (fb_bound) {
+        fb_bound->exec = ex;
+        if (!fb_bound->measuring) {
+            fb_binding_weights(fb_bound);
         }
     }
     return backend;
@@ -261,7 +261,7 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
 static const char *device_name(ggml_backend_dev_t dev)
 {
     (void)dev;
-    return "STRATA";
+    return "FOREBAY";
 }
 
 static const char *device_description(ggml_backend_dev_t dev)
@@ -299,20 +299,20 @@ static ggml_backend_buffer_t device_buffer_from_ptr(
 {
     (void)dev;
     (void)max_tensor_size;
-    return new_buffer(st_device_buft(), ptr, size, true);
+    return new_buffer(fb_device_buft(), ptr, size, true);
 }
 
 static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
 {
     (void)dev;
-    return st_device_buft();
+    return fb_device_buft();
 }
 
 /* Whether what comes after the weight's node is no longer the expert's own business. */
 static bool is_last_of_expert(const struct claim *claim)
 {
-    const struct st_catalog *catalog = st_bound->catalog;
-    return catalog->tensors[claim - st_bound->claims].role == ST_ROLE_EXPERT_DOWN;
+    const struct fb_catalog *catalog = fb_bound->catalog;
+    return catalog->tensors[claim - fb_bound->claims].role == FB_ROLE_EXPERT_DOWN;
 }
 
 static bool is_view(enum ggml_op op)
@@ -384,7 +384,7 @@ static bool is_inside_expert(const struct ggml_tensor *op)
 {
     for (int depth = 0; op && depth < 16; depth++) {
         if (op->op == GGML_OP_MUL_MAT_ID) {
-            const struct claim *claim = st_claim_of(op->src[0]);
+            const struct claim *claim = fb_claim_of(op->src[0]);
             return depth > 0 && claim && !is_last_of_expert(claim);
         }
         if (op->op != GGML_OP_GLU && op->op != GGML_OP_UNARY && op->op != GGML_OP_SQR &&
@@ -402,26 +402,26 @@ static bool is_inside_expert(const struct ggml_tensor *op)
 static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
 {
     (void)dev;
-    if (!st_bound && !st_hooks) {
+    if (!fb_bound && !fb_hooks) {
         return false;
     }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
-        if (src && src->buffer && src->buffer->buft == st_device_buft() && src->buffer->size == 0) {
-            if (!st_bound && st_hooks) {
-                st_hooks->offered(src);
+        if (src && src->buffer && src->buffer->buft == fb_device_buft() && src->buffer->size == 0) {
+            if (!fb_bound && fb_hooks) {
+                fb_hooks->offered(src);
             }
-            return st_bound && st_binding_offer(st_bound, op, src);
+            return fb_bound && fb_binding_offer(fb_bound, op, src);
         }
-        if (st_claim_of(src)) {
+        if (fb_claim_of(src)) {
             return s == 0 &&
                    (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID || is_view(op->op));
         }
     }
-    if (!st_bound || (st_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
+    if (!fb_bound || (fb_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
         return false; /* with flash attention on auto, llama.cpp would switch it off */
     }
-    if (st_bound->beside_device && !is_inside_expert(op)) {
+    if (fb_bound->beside_device && !is_inside_expert(op)) {
         return false;
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -432,10 +432,10 @@ static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_typ
 {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     (void)dev;
-    return buft == st_device_buft() || ggml_backend_dev_supports_buft(cpu, buft);
+    return buft == fb_device_buft() || ggml_backend_dev_supports_buft(cpu, buft);
 }
 
-ggml_backend_dev_t st_device(void)
+ggml_backend_dev_t fb_device(void)
 {
     static struct ggml_backend_device device = {
         .iface =
@@ -452,7 +452,7 @@ ggml_backend_dev_t st_device(void)
                 .supports_buft = device_supports_buft,
             },
     };
-    device.reg = st_device_reg();
+    device.reg = fb_device_reg();
     return &device;
 }
 
@@ -461,7 +461,7 @@ ggml_backend_dev_t st_device(void)
 static const char *reg_name(ggml_backend_reg_t reg)
 {
     (void)reg;
-    return "STRATA";
+    return "FOREBAY";
 }
 
 static size_t reg_device_count(ggml_backend_reg_t reg)
@@ -473,7 +473,7 @@ static size_t reg_device_count(ggml_backend_reg_t reg)
 static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index)
 {
     (void)reg;
-    return index == 0 ? st_device() : NULL;
+    return index == 0 ? fb_device() : NULL;
 }
 
 static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
@@ -482,7 +482,7 @@ static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
     return strcmp(name, "ggml_backend_set_n_threads") == 0 ? (void *)backend_set_threads : NULL;
 }
 
-ggml_backend_reg_t st_device_reg(void)
+ggml_backend_reg_t fb_device_reg(void)
 {
     static struct ggml_backend_reg reg = {
         .api_version = GGML_BACKEND_API_VERSION,

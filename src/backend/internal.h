@@ -1,6 +1,6 @@
 /* internal.h - what the files of this module share. */
-#ifndef ST_BACKEND_INTERNAL_H
-#define ST_BACKEND_INTERNAL_H
+#ifndef FB_BACKEND_INTERNAL_H
+#define FB_BACKEND_INTERNAL_H
 
 #include "backend/backend.h"
 #include "stream/transit.h"
@@ -16,7 +16,7 @@
 /* One tensor of the catalogue, as llama.cpp offered and created it. */
 struct claim {
     bool claimed;
-    int weight;                        /* index into st_weights, once built */
+    int weight;                        /* index into fb_weights, once built */
     ggml_backend_buffer_type_t layout; /* repacked by this buffer type; NULL: as in the file */
     uint64_t unit_bytes;
     int64_t unit_ne[4]; /* shape of one unit */
@@ -40,78 +40,78 @@ struct probe {
 };
 #define MAX_PROBES 64
 
-struct st_binding {
-    const struct st_catalog *catalog;
+struct fb_binding {
+    const struct fb_catalog *catalog;
     bool repack;
-    bool beside_device;   /* st_binding_beside_device */
+    bool beside_device;   /* fb_binding_beside_device */
     bool measuring;       /* llama.cpp only goes through the motions: no tensors, no memory */
     struct claim *claims; /* [catalog->n_tensors] */
-    struct st_weights *weights;
-    struct st_sidecar *sidecar; /* NULL: all is read from the model */
+    struct fb_weights *weights;
+    struct fb_sidecar *sidecar; /* NULL: all is read from the model */
     struct probe probes[MAX_PROBES];
     int n_probes;
-    struct st_stream *stream;
+    struct fb_stream *stream;
     struct exec *exec; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;
     uint64_t graph_ns, compute_ns; /* in our graphs since the start; of it in the CPU backend */
     atomic_flag computing;         /* a stream serves one graph at a time */
-    st_route_fn observe;           /* may be NULL */
+    fb_route_fn observe;           /* may be NULL */
     void *observe_user;
     struct governor *governor; /* NULL before the start */
-    struct strata_error error;
+    struct forebay_error error;
 };
 
 /* The binding the device serves now; NULL: it claims nothing. */
-extern struct st_binding *st_bound;
+extern struct fb_binding *fb_bound;
 
 /* Decides on a weight that llama.cpp offers for `op` (a trial node; `weight` is one of its
  * sources), and remembers the decision. */
-bool st_binding_offer(
-    struct st_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
+bool fb_binding_offer(
+    struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
 
 /* Fills in how one unit of the weight (an expert, or all of it) is kept for the op. False when the
  * layout cannot hold single units. */
-bool st_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
+bool fb_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
     const struct ggml_tensor *weight, bool repack, bool expert);
 
 /* An input row and a result row of one unit, as a matrix product takes and makes them. */
-static inline uint64_t st_claim_row_bytes(const struct claim *claim)
+static inline uint64_t fb_claim_row_bytes(const struct claim *claim)
 {
     return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
 }
 
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
-struct claim *st_claim_of(const struct ggml_tensor *tensor);
+struct claim *fb_claim_of(const struct ggml_tensor *tensor);
 
 /* --- Sidecar (records.c) ------------------------------------------------------------------- */
 
 /* Bytes to see with what a layout does to weights: layouts only move bits about, so any will do. */
-void st_made_up_bytes(unsigned char *out, size_t n);
+void fb_made_up_bytes(unsigned char *out, size_t n);
 
 /* Has the weight read from the sidecar, if that has it in the claim's form. */
-void st_records_place(struct st_binding *b, const struct claim *claim, struct st_claim *out);
+void fb_records_place(struct fb_binding *b, const struct claim *claim, struct fb_claim *out);
 
-/* st_check_fn of a stream; `user` is the binding. A unit that is not as it was written is made from
+/* fb_check_fn of a stream; `user` is the binding. A unit that is not as it was written is made from
  * the model instead. */
-enum strata_status st_records_check(void *user, int weight, int unit, void *data,
-    const struct strata_error *failed, struct strata_error *err);
+enum forebay_status fb_records_check(void *user, int weight, int unit, void *data,
+    const struct forebay_error *failed, struct forebay_error *err);
 
 /* --- Memory that comes and goes (governor.c) ----------------------------------------------- */
 
 /* Watches the memory from now on, and moves the stream's target. NULL when that cannot be. */
-struct governor *st_governor_start(struct st_stream *stream);
-void st_governor_stop(struct governor *governor);
+struct governor *fb_governor_start(struct fb_stream *stream);
+void fb_governor_stop(struct governor *governor);
 
 /* Around a graph, and again around each computation that touches nothing of the stream but open
  * passes and kept weights: outside of graphs, and during computations, memory may change. NULL is
  * fine for all of these. */
-void st_governor_begin(struct governor *governor);
-void st_governor_compute(struct governor *governor);
-void st_governor_computed(struct governor *governor);
-void st_governor_end(struct governor *governor);
+void fb_governor_begin(struct governor *governor);
+void fb_governor_compute(struct governor *governor);
+void fb_governor_computed(struct governor *governor);
+void fb_governor_end(struct governor *governor);
 
 /* How long there must be room before the memory for weights grows. Tests shorten it. */
-extern uint64_t st_governor_calm_ns;
+extern uint64_t fb_governor_calm_ns;
 
 /* --- As a plug-in ---------------------------------------------------------------------------- */
 
@@ -119,16 +119,16 @@ extern uint64_t st_governor_calm_ns;
  * program. */
 struct device_hooks {
     void (*offered)(const struct ggml_tensor *weight); /* before the first offer of a model */
-    bool (*computing)(struct strata_error *err);       /* before each graph; false: fails it */
+    bool (*computing)(struct forebay_error *err);      /* before each graph; false: fails it */
     void (*model_freed)(void);                         /* the last buffer of weights is gone */
 };
-extern const struct device_hooks *st_hooks;
+extern const struct device_hooks *fb_hooks;
 
 /* --- Device (device.c) --------------------------------------------------------------------- */
 
-ggml_backend_reg_t st_device_reg(void);
-ggml_backend_dev_t st_device(void);
-ggml_backend_buffer_type_t st_device_buft(void);
+ggml_backend_reg_t fb_device_reg(void);
+ggml_backend_dev_t fb_device(void);
+ggml_backend_buffer_type_t fb_device_buft(void);
 
 /* --- Workers (workers.c) ------------------------------------------------------------------- */
 
@@ -156,41 +156,41 @@ struct workers {
     int cap_units;
 };
 
-bool st_workers_init(struct workers *w);
-void st_workers_release(struct workers *w);
-void st_workers_set_threads(struct workers *w, int n_threads);
+bool fb_workers_init(struct workers *w);
+void fb_workers_release(struct workers *w);
+void fb_workers_set_threads(struct workers *w, int n_threads);
 /* Idle threads sleep at once instead of spinning (bench/LOG.md: when waits are long, the spinning
  * costs the disk 8 %; when they are short, waking up costs compute 7 %). */
-void st_workers_sleep_when_idle(struct workers *w);
+void fb_workers_sleep_when_idle(struct workers *w);
 
 /* Called by one thread between the nodes of a computation; true stops it. */
-void st_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user);
+void fb_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user);
 
 /* Computes the nodes in order. */
-enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n);
+enum ggml_status fb_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n);
 
-/* A node that calls fun(dst, ith, nth, user) on every thread. Valid until st_workers_reset_ops;
+/* A node that calls fun(dst, ith, nth, user) on every thread. Valid until fb_workers_reset_ops;
  * at most 8 at a time. */
-struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void *user);
-void st_workers_reset_ops(struct workers *w);
+struct ggml_tensor *fb_workers_op(struct workers *w, ggml_custom_op_t fun, void *user);
+void fb_workers_reset_ops(struct workers *w);
 
 /* Puts units into place on all threads. */
-void st_workers_put(struct workers *w, const struct unit *units, int n);
+void fb_workers_put(struct workers *w, const struct unit *units, int n);
 
 /* The same for weights of the binding. */
-void st_workers_put_arrivals(
-    struct workers *w, const struct st_binding *b, const struct st_arrival *arrivals, int n);
+void fb_workers_put_arrivals(
+    struct workers *w, const struct fb_binding *b, const struct fb_arrival *arrivals, int n);
 
 /* A matrix in the claim's layout, which it has: its size there, and llama.cpp's own way into it. */
-size_t st_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows);
-void st_layout_put(
+size_t fb_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows);
+void fb_layout_put(
     const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest);
 
 /* Puts one unit into place on the calling thread. */
-void st_unit_put(const struct unit *unit);
+void fb_unit_put(const struct unit *unit);
 
-/* The same for arrivals of a stream (st_arrive_fn; `user` is the binding). */
-void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n);
+/* The same for arrivals of a stream (fb_arrive_fn; `user` is the binding). */
+void fb_workers_arrive(void *user, const struct fb_arrival *arrivals, int n);
 
 /* --- Execution (exec.c, moe.c) ------------------------------------------------------------- */
 
@@ -203,42 +203,42 @@ struct exec {
     bool ring_taken;
     struct moe *moe;
     int *order;                         /* streamed dense weights of the graph */
-    struct st_expert_use *expert_order; /* its expert matrices */
+    struct fb_expert_use *expert_order; /* its expert matrices */
     int cap_order;
 };
 
-struct exec *st_exec_new(void);
-void st_exec_free(struct exec *ex);
-enum ggml_status st_exec_graph(struct exec *ex, struct st_binding *b, struct ggml_cgraph *graph);
+struct exec *fb_exec_new(void);
+void fb_exec_free(struct exec *ex);
+enum ggml_status fb_exec_graph(struct exec *ex, struct fb_binding *b, struct ggml_cgraph *graph);
 
 /* Computes what waits. */
-enum ggml_status st_exec_flush(struct exec *ex, struct st_binding *b);
-void st_exec_defer(struct exec *ex, struct ggml_tensor *node);
+enum ggml_status fb_exec_flush(struct exec *ex, struct fb_binding *b);
+void fb_exec_defer(struct exec *ex, struct ggml_tensor *node);
 /* A copy of the tensor that lives until the graph is done. */
-struct ggml_tensor *st_exec_shadow(struct exec *ex, const struct ggml_tensor *tensor);
+struct ggml_tensor *fb_exec_shadow(struct exec *ex, const struct ggml_tensor *tensor);
 /* A copy of the claimed weight that points at `data` in the form it is computed with. */
-struct ggml_tensor *st_exec_shadow_weight(
+struct ggml_tensor *fb_exec_shadow_weight(
     struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data);
 
 /* Makes a copy of the claimed weight point at `data` in the form it is computed with. */
-void st_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data);
+void fb_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data);
 
 /* A tensor over our own memory, next to `like`. */
-struct ggml_tensor *st_exec_tensor(struct exec *ex, const struct ggml_tensor *like,
+struct ggml_tensor *fb_exec_tensor(struct exec *ex, const struct ggml_tensor *like,
     enum ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2, void *data);
 
-struct moe *st_moe_new(void);
-void st_moe_free(struct moe *moe, struct st_binding *b);
+struct moe *fb_moe_new(void);
+void fb_moe_free(struct moe *moe, struct fb_binding *b);
 /* Computes what was left of nodes whose experts were not all there: before anything that may use
  * them. Nothing when there are none. */
-enum ggml_status st_moe_complete(struct exec *ex, struct st_binding *b);
+enum ggml_status fb_moe_complete(struct exec *ex, struct fb_binding *b);
 /* Handles a MUL_MAT_ID node whose weight is experts in slots. */
-enum ggml_status st_moe_node(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim);
+enum ggml_status fb_moe_node(
+    struct exec *ex, struct fb_binding *b, struct ggml_tensor *node, struct claim *claim);
 /* Ends what is open, after the graph (or its failure). */
-void st_moe_finish(struct moe *moe, struct st_binding *b);
+void fb_moe_finish(struct moe *moe, struct fb_binding *b);
 /* Which expert a row uses. */
-static inline int st_moe_id(const struct ggml_tensor *ids, int64_t pick, int64_t token)
+static inline int fb_moe_id(const struct ggml_tensor *ids, int64_t pick, int64_t token)
 {
     const char *at =
         (const char *)ids->data + token * (int64_t)ids->nb[1] + pick * (int64_t)ids->nb[0];
@@ -246,43 +246,43 @@ static inline int st_moe_id(const struct ggml_tensor *ids, int64_t pick, int64_t
 }
 
 /* The weight as a stack of slots. */
-struct ggml_tensor *st_moe_slots_tensor(struct exec *ex, struct st_binding *b,
+struct ggml_tensor *fb_moe_slots_tensor(struct exec *ex, struct fb_binding *b,
     const struct ggml_tensor *weight, const struct claim *claim);
 
 /* --- Nodes whose experts are not all there (partial.c) -------------------------------------- */
 
 struct partials;
-struct partials *st_partials_new(void);
-void st_partials_free(struct partials *partials);
+struct partials *fb_partials_new(void);
+void fb_partials_free(struct partials *partials);
 /* Whether the node has so few rows that gathering them is worth it. */
-bool st_partials_fit(const struct ggml_tensor *node);
+bool fb_partials_fit(const struct ggml_tensor *node);
 /* Whether the open ones must be complete before the node is computed. */
-bool st_partials_before(const struct partials *partials, const struct ggml_tensor *node);
+bool fb_partials_before(const struct partials *partials, const struct ggml_tensor *node);
 /* Opens a node that fits: computes with the experts of the pass that are there. */
-enum ggml_status st_partials_begin(struct partials *partials, struct exec *ex, struct st_binding *b,
-    const struct st_pass *pass, struct ggml_tensor *node, struct claim *claim);
+enum ggml_status fb_partials_begin(struct partials *partials, struct exec *ex, struct fb_binding *b,
+    const struct fb_pass *pass, struct ggml_tensor *node, struct claim *claim);
 /* Computes what is left of the open ones, as it arrives, and closes them. */
-enum ggml_status st_partials_complete(
-    struct partials *partials, struct exec *ex, struct st_binding *b, struct st_pass *pass);
-void st_partials_forget(struct partials *partials); /* closes them as they are */
+enum ggml_status fb_partials_complete(
+    struct partials *partials, struct exec *ex, struct fb_binding *b, struct fb_pass *pass);
+void fb_partials_forget(struct partials *partials); /* closes them as they are */
 
 /* --- Batches (batch.c) --------------------------------------------------------------------- */
 
 struct batch;
-struct batch *st_moe_batch_new(void);
-void st_moe_batch_free(struct batch *batch);
+struct batch *fb_moe_batch_new(void);
+void fb_moe_batch_free(struct batch *batch);
 /* Opens the layer of the node, whose ids are valid. */
-void st_moe_batch_begin(struct batch *batch, struct st_binding *b, const struct ggml_tensor *node);
+void fb_moe_batch_begin(struct batch *batch, struct fb_binding *b, const struct ggml_tensor *node);
 /* Whether the part has been computed since. */
-bool st_moe_batch_had(const struct batch *batch, int part);
-enum ggml_status st_moe_batch_node(struct batch *batch, struct exec *ex, struct st_binding *b,
+bool fb_moe_batch_had(const struct batch *batch, int part);
+enum ggml_status fb_moe_batch_node(struct batch *batch, struct exec *ex, struct fb_binding *b,
     struct ggml_tensor *node, struct claim *claim);
 /* Memory that takes for so many rows of tokens. */
-uint64_t st_moe_scratch_bytes(const struct st_binding *b, int tokens);
+uint64_t fb_moe_scratch_bytes(const struct fb_binding *b, int tokens);
 /* What gathered rows and their results may take. Tests lower it, to get many blocks. */
-extern uint64_t st_moe_block_bytes;
+extern uint64_t fb_moe_block_bytes;
 
-/* Records the failure for st_binding_take_error. */
-enum ggml_status st_backend_fail(struct st_binding *b, const struct strata_error *err);
+/* Records the failure for fb_binding_take_error. */
+enum ggml_status fb_backend_fail(struct fb_binding *b, const struct forebay_error *err);
 
 #endif

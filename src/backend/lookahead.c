@@ -23,7 +23,7 @@
 #define RARE   0.02f
 #define SELDOM 16
 
-struct st_lookahead_setting st_lookahead = {.depth = 1, .recall = 1};
+struct fb_lookahead_setting fb_lookahead = {.depth = 1, .recall = 1};
 
 /* The nodes from a router's input to the experts it chooses, on memory of their own. */
 struct chain {
@@ -62,9 +62,9 @@ struct lookahead {
     unsigned random;
 };
 
-struct lookahead *st_lookahead_new(void)
+struct lookahead *fb_lookahead_new(void)
 {
-    return st_xcalloc(1, sizeof(struct lookahead));
+    return fb_xcalloc(1, sizeof(struct lookahead));
 }
 
 static void forget(struct chain *c)
@@ -73,7 +73,7 @@ static void forget(struct chain *c)
     *c = (struct chain){0};
 }
 
-void st_lookahead_free(struct lookahead *la)
+void fb_lookahead_free(struct lookahead *la)
 {
     for (int i = 0; la && i < la->n_layers; i++) {
         forget(&la->layers[i].chain);
@@ -89,9 +89,9 @@ static void prepare(struct lookahead *la, int n_groups)
     if (la->n_layers == n_groups) {
         return;
     }
-    ST_ASSERT(!la->layers);
+    FB_ASSERT(!la->layers);
     la->n_layers = n_groups;
-    la->layers = st_xcalloc((size_t)n_groups, sizeof *la->layers);
+    la->layers = fb_xcalloc((size_t)n_groups, sizeof *la->layers);
     for (int g = 0; g < n_groups; g++) {
         la->layers[g].missed = 1;
         for (int i = 0; i < MAX_DEPTH * MAX_RANKS; i++) {
@@ -106,7 +106,7 @@ static void prepare(struct lookahead *la, int n_groups)
 static bool is_weight(const struct ggml_tensor *t)
 {
     return t->op == GGML_OP_NONE && !t->view_src &&
-           (st_claim_of(t) || (t->buffer && t->buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS &&
+           (fb_claim_of(t) || (t->buffer && t->buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS &&
                                   ggml_backend_buffer_is_host(t->buffer)));
 }
 
@@ -170,7 +170,7 @@ static struct ggml_tensor *trace(struct tracing *tr, const struct ggml_tensor *t
     struct ggml_tensor *added = add(tr, t);
     if (added) {
         *added = copy;
-        c->claims[added - c->tensors] = copy.op == GGML_OP_NONE ? st_claim_of(t) : NULL;
+        c->claims[added - c->tensors] = copy.op == GGML_OP_NONE ? fb_claim_of(t) : NULL;
         if (t == tr->router->src[1]) {
             c->input = added;
         }
@@ -189,15 +189,15 @@ static void place(struct chain *c)
     size_t bytes = 0, at = 0;
     for (int i = 0; i < c->n; i++) {
         bytes +=
-            has_own_memory(c, &c->tensors[i]) ? st_round_up(ggml_nbytes(&c->tensors[i]), 64) : 0;
+            has_own_memory(c, &c->tensors[i]) ? fb_round_up(ggml_nbytes(&c->tensors[i]), 64) : 0;
     }
-    c->memory = st_xmalloc(bytes);
+    c->memory = fb_xmalloc(bytes);
     for (int i = 0; i < c->n; i++) {
         struct ggml_tensor *t = &c->tensors[i];
         if (has_own_memory(c, t)) {
             t->data = c->memory + at;
             t->buffer = NULL;
-            at += st_round_up(ggml_nbytes(t), 64);
+            at += fb_round_up(ggml_nbytes(t), 64);
         } else if (t->view_src) { /* sources come before what views them */
             t->data = (char *)t->view_src->data + t->view_offs;
             t->buffer = NULL;
@@ -229,7 +229,7 @@ static void note(struct chain *c, const struct ggml_tensor *router, const struct
 static const float *norm_of(const struct ggml_tensor *x)
 {
     bool normed = x->op == GGML_OP_MUL && x->src[1] && is_weight(x->src[1]) &&
-                  !st_claim_of(x->src[1]) && x->src[1]->type == GGML_TYPE_F32 &&
+                  !fb_claim_of(x->src[1]) && x->src[1]->type == GGML_TYPE_F32 &&
                   x->src[1]->ne[0] == x->ne[0] && ggml_nelements(x->src[1]) == x->ne[0];
     return normed ? x->src[1]->data : NULL;
 }
@@ -237,7 +237,7 @@ static const float *norm_of(const struct ggml_tensor *x)
 /* --- Asking --------------------------------------------------------------------------------- */
 
 /* The weights that we hold are where the stream has them now. False when one is not in memory. */
-static bool point_at_weights(struct chain *c, struct st_binding *b)
+static bool point_at_weights(struct chain *c, struct fb_binding *b)
 {
     for (int i = 0; i < c->n; i++) {
         struct claim *claim = c->claims[i];
@@ -245,10 +245,10 @@ static bool point_at_weights(struct chain *c, struct st_binding *b)
             continue;
         }
         if (b->weights->weights[claim->weight].group >= 0 ||
-            !st_stream_is_resident(b->stream, claim->weight)) {
+            !fb_stream_is_resident(b->stream, claim->weight)) {
             return false;
         }
-        st_exec_point(&c->tensors[i], claim, st_stream_resident(b->stream, claim->weight));
+        fb_exec_point(&c->tensors[i], claim, fb_stream_resident(b->stream, claim->weight));
     }
     return true;
 }
@@ -278,25 +278,25 @@ static int id_at(const struct ggml_tensor *ids, int64_t rank, int64_t token)
 static int blur(struct lookahead *la, int expert, int n_expert)
 {
     la->random = la->random * 1664525u + 1013904223u;
-    if ((float)(la->random >> 8) < st_lookahead.recall * (float)(1u << 24)) {
+    if ((float)(la->random >> 8) < fb_lookahead.recall * (float)(1u << 24)) {
         return expert;
     }
     return (expert + 1 + (int)(la->random >> 8) % (n_expert - 1)) % n_expert;
 }
 
 static void keep_answer(
-    struct lookahead *la, struct outlook *o, const struct chain *c, struct st_binding *b, int group)
+    struct lookahead *la, struct outlook *o, const struct chain *c, struct fb_binding *b, int group)
 {
     int n_expert = b->weights->groups[group].n_expert;
-    uint32_t all = st_group_parts(&b->weights->groups[group]);
+    uint32_t all = fb_group_parts(&b->weights->groups[group]);
     o->n_tokens = c->n_tokens;
-    o->n_ranks = (int)st_min((uint64_t)c->ids->ne[0], MAX_RANKS);
+    o->n_ranks = (int)fb_min((uint64_t)c->ids->ne[0], MAX_RANKS);
     for (int64_t t = 0; t < c->n_tokens; t++) {
         for (int r = 0; r < o->n_ranks; r++) {
             int expert = id_at(c->ids, r, t);
             expert = expert < 0 || expert >= n_expert ? 0 : blur(la, expert, n_expert);
             o->experts[t][r] = expert;
-            o->missing[t][r] = !st_stream_has(b->stream, group, expert, all);
+            o->missing[t][r] = !fb_stream_has(b->stream, group, expert, all);
         }
     }
 }
@@ -320,7 +320,7 @@ static int confident(const struct outlook *o, int *out)
 }
 
 /* Asks the layer's router, and lets the stream foresee what it says. */
-static void ask(struct lookahead *la, struct exec *ex, struct st_binding *b, int group, int depth,
+static void ask(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group, int depth,
     const struct ggml_tensor *x)
 {
     struct layer *from = &la->layers[group], *to = &la->layers[group + depth];
@@ -330,7 +330,7 @@ static void ask(struct lookahead *la, struct exec *ex, struct st_binding *b, int
         return;
     }
     set_input(c, x, from->norm, to->norm);
-    if (st_workers_compute(&ex->workers, c->nodes, c->n_nodes) != GGML_STATUS_SUCCESS) {
+    if (fb_workers_compute(&ex->workers, c->nodes, c->n_nodes) != GGML_STATUS_SUCCESS) {
         return;
     }
     struct outlook *o = &to->outlook[depth - 1];
@@ -338,7 +338,7 @@ static void ask(struct lookahead *la, struct exec *ex, struct st_binding *b, int
     int experts[MAX_TOKENS * MAX_RANKS];
     int n = confident(o, experts);
     if (n > 0) {
-        st_stream_foresee(b->stream, group + depth, experts, n);
+        fb_stream_foresee(b->stream, group + depth, experts, n);
     }
 }
 
@@ -380,10 +380,10 @@ static bool worth_asking(struct layer *layer, int depth)
     return false;
 }
 
-void st_lookahead_step(struct lookahead *la, struct exec *ex, struct st_binding *b, int group,
+void fb_lookahead_step(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group,
     const struct ggml_tensor *ids, const int *needed, bool missed)
 {
-    if (st_lookahead.depth == 0 || ids->ne[1] > MAX_TOKENS) {
+    if (fb_lookahead.depth == 0 || ids->ne[1] > MAX_TOKENS) {
         return;
     }
     prepare(la, b->weights->n_groups);
@@ -396,7 +396,7 @@ void st_lookahead_step(struct lookahead *la, struct exec *ex, struct st_binding 
         return;
     }
     layer->norm = norm_of(router->src[1]);
-    int depth = st_lookahead.depth < MAX_DEPTH ? st_lookahead.depth : MAX_DEPTH;
+    int depth = fb_lookahead.depth < MAX_DEPTH ? fb_lookahead.depth : MAX_DEPTH;
     for (int d = 1; d <= depth && group + d < la->n_layers; d++) {
         if (worth_asking(&la->layers[group + d], d)) {
             ask(la, ex, b, group, d, router->src[1]);

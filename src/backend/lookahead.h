@@ -3,7 +3,7 @@
  *
  * While a layer's experts are on their way, the routers of the layers behind it are asked what they
  * would choose for what this layer's router was given: the residual stream changes little from one
- * layer to the next. What they say is read ahead (st_stream_foresee).
+ * layer to the next. What they say is read ahead (fb_stream_foresee).
  *
  *      layer l      x -> [router l ... top k] -> ids        noted: the nodes from x to the ids
  *      layer l + 1  x' -> [router l+1 ... top k]            the same nodes, on x in place of x'
@@ -15,20 +15,20 @@
  * those that would have to be read, is counted: a rank is read if it mostly does. A layer that misses
  * nothing is not asked.
  */
-#ifndef ST_BACKEND_LOOKAHEAD_H
-#define ST_BACKEND_LOOKAHEAD_H
+#ifndef FB_BACKEND_LOOKAHEAD_H
+#define FB_BACKEND_LOOKAHEAD_H
 
 #include "backend/internal.h"
 
 struct lookahead;
 
-struct lookahead *st_lookahead_new(void);
-void st_lookahead_free(struct lookahead *la);
+struct lookahead *fb_lookahead_new(void);
+void fb_lookahead_free(struct lookahead *la);
 
 /* The group's router chose `ids` ([n_used, n_tokens]); needed[e] says how many rows need expert e.
  * `missed`: some of them are not in memory. Learns from that, and lets the stream foresee what
  * comes. Between computations only. */
-void st_lookahead_step(struct lookahead *la, struct exec *ex, struct st_binding *b, int group,
+void fb_lookahead_step(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group,
     const struct ggml_tensor *ids, const int *needed, bool missed);
 
 #endif

@@ -34,7 +34,7 @@ struct moe {
     int *seen; /* [n_expert] rows of each expert */
     int cap_seen;
 
-    struct st_pass pass; /* together */
+    struct fb_pass pass; /* together */
     struct partials *partials;
     int32_t *slot_ids;
     size_t cap_slot_ids;
@@ -45,41 +45,41 @@ struct moe {
     bool in_sets;
 };
 
-struct moe *st_moe_new(void)
+struct moe *fb_moe_new(void)
 {
-    struct moe *moe = st_xcalloc(1, sizeof *moe);
+    struct moe *moe = fb_xcalloc(1, sizeof *moe);
     moe->pass.group = -1;
     moe->group = -1;
-    moe->partials = st_partials_new();
-    moe->batch = st_moe_batch_new();
-    moe->lookahead = st_lookahead_new();
+    moe->partials = fb_partials_new();
+    moe->batch = fb_moe_batch_new();
+    moe->lookahead = fb_lookahead_new();
     return moe;
 }
 
-void st_moe_finish(struct moe *moe, struct st_binding *b)
+void fb_moe_finish(struct moe *moe, struct fb_binding *b)
 {
-    st_partials_forget(moe->partials);
+    fb_partials_forget(moe->partials);
     if (moe->pass.group >= 0) {
-        st_stream_end(b->stream, &moe->pass);
+        fb_stream_end(b->stream, &moe->pass);
     }
-    st_stream_batch_end(b->stream);
+    fb_stream_batch_end(b->stream);
     moe->in_sets = false;
     moe->ids = NULL;
     moe->group = -1;
 }
 
-void st_moe_free(struct moe *moe, struct st_binding *b)
+void fb_moe_free(struct moe *moe, struct fb_binding *b)
 {
     if (!moe) {
         return;
     }
     if (b && b->stream) {
-        st_moe_finish(moe, b);
+        fb_moe_finish(moe, b);
     }
-    st_pass_release(&moe->pass);
-    st_partials_free(moe->partials);
-    st_moe_batch_free(moe->batch);
-    st_lookahead_free(moe->lookahead);
+    fb_pass_release(&moe->pass);
+    fb_partials_free(moe->partials);
+    fb_moe_batch_free(moe->batch);
+    fb_lookahead_free(moe->lookahead);
     free(moe->needed);
     free(moe->uses);
     free(moe->seen);
@@ -96,28 +96,28 @@ static void reserve_experts(struct moe *moe, int n_expert)
         moe->cap_seen = n_expert;
         size_t n = (size_t)n_expert;
         free(moe->seen);
-        moe->seen = st_xcalloc(n, sizeof *moe->seen);
-        moe->needed = st_xrealloc(moe->needed, n * sizeof *moe->needed);
-        moe->uses = st_xrealloc(moe->uses, n * sizeof *moe->uses);
-        moe->slot_of = st_xrealloc(moe->slot_of, n * sizeof *moe->slot_of);
+        moe->seen = fb_xcalloc(n, sizeof *moe->seen);
+        moe->needed = fb_xrealloc(moe->needed, n * sizeof *moe->needed);
+        moe->uses = fb_xrealloc(moe->uses, n * sizeof *moe->uses);
+        moe->slot_of = fb_xrealloc(moe->slot_of, n * sizeof *moe->slot_of);
     }
 }
 
 /* Counts the rows of each expert. */
 static enum ggml_status survey(
-    struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids, int n_expert)
+    struct moe *moe, struct fb_binding *b, const struct ggml_tensor *ids, int n_expert)
 {
     int64_t n_pick = ids->ne[0], n_token = ids->ne[1];
     reserve_experts(moe, n_expert);
     memset(moe->seen, 0, (size_t)n_expert * sizeof *moe->seen);
     for (int64_t t = 0; t < n_token; t++) {
         for (int64_t k = 0; k < n_pick; k++) {
-            int expert = st_moe_id(ids, k, t);
+            int expert = fb_moe_id(ids, k, t);
             if (expert < 0 || expert >= n_expert) {
-                struct strata_error error;
-                st_fail(&error, STRATA_E_LLAMA, "The model file may be damaged.",
+                struct forebay_error error;
+                fb_fail(&error, FOREBAY_E_LLAMA, "The model file may be damaged.",
                     "the router chose expert %d of %d", expert, n_expert);
-                return st_backend_fail(b, &error);
+                return fb_backend_fail(b, &error);
             }
             moe->seen[expert]++;
         }
@@ -128,13 +128,13 @@ static enum ggml_status survey(
 
 /* Tells the observer what each row needs; `needed` is not in use yet. */
 static void report_routes(
-    struct moe *moe, struct st_binding *b, const struct ggml_tensor *ids, int group)
+    struct moe *moe, struct fb_binding *b, const struct ggml_tensor *ids, int group)
 {
     int n = (int)ids->ne[0];
-    ST_ASSERT(n <= moe->n_expert);
+    FB_ASSERT(n <= moe->n_expert);
     for (int64_t t = 0; t < ids->ne[1]; t++) {
         for (int k = 0; k < n; k++) {
-            moe->needed[k] = st_moe_id(ids, k, t);
+            moe->needed[k] = fb_moe_id(ids, k, t);
         }
         b->observe(b->observe_user, group, moe->needed, n);
     }
@@ -154,13 +154,13 @@ static void list_needed(struct moe *moe)
 
 /* --- Together ------------------------------------------------------------------------------ */
 
-struct ggml_tensor *st_moe_slots_tensor(struct exec *ex, struct st_binding *b,
+struct ggml_tensor *fb_moe_slots_tensor(struct exec *ex, struct fb_binding *b,
     const struct ggml_tensor *weight, const struct claim *claim)
 {
     uint64_t stride;
     int n_slots;
-    void *base = st_stream_slots(b->stream, claim->weight, &stride, &n_slots);
-    struct ggml_tensor *shadow = st_exec_shadow_weight(ex, weight, claim, base);
+    void *base = fb_stream_slots(b->stream, claim->weight, &stride, &n_slots);
+    struct ggml_tensor *shadow = fb_exec_shadow_weight(ex, weight, claim, base);
     shadow->ne[2] = n_slots;
     shadow->nb[2] = stride;
     shadow->nb[3] = stride * (size_t)n_slots;
@@ -172,7 +172,7 @@ static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
     size_t n = (size_t)(ids->ne[0] * ids->ne[1]);
     if (n > moe->cap_slot_ids) {
         moe->cap_slot_ids = n;
-        moe->slot_ids = st_xrealloc(moe->slot_ids, n * sizeof *moe->slot_ids);
+        moe->slot_ids = fb_xrealloc(moe->slot_ids, n * sizeof *moe->slot_ids);
     }
     for (int i = 0; i < moe->pass.n; i++) {
         moe->slot_of[moe->pass.experts[i]] = moe->pass.slots[i];
@@ -180,47 +180,47 @@ static void translate_ids(struct moe *moe, const struct ggml_tensor *ids)
     int32_t *out = moe->slot_ids;
     for (int64_t t = 0; t < ids->ne[1]; t++) {
         for (int64_t k = 0; k < ids->ne[0]; k++) {
-            *out++ = moe->slot_of[st_moe_id(ids, k, t)];
+            *out++ = moe->slot_of[fb_moe_id(ids, k, t)];
         }
     }
 }
 
-enum ggml_status st_moe_complete(struct exec *ex, struct st_binding *b)
+enum ggml_status fb_moe_complete(struct exec *ex, struct fb_binding *b)
 {
-    return st_partials_complete(ex->moe->partials, ex, b, &ex->moe->pass);
+    return fb_partials_complete(ex->moe->partials, ex, b, &ex->moe->pass);
 }
 
 static enum ggml_status compute_together(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
+    struct exec *ex, struct fb_binding *b, struct ggml_tensor *node, struct claim *claim)
 {
     struct moe *moe = ex->moe;
     int part = b->weights->weights[claim->weight].part;
-    if (st_partials_before(moe->partials, node)) {
-        enum ggml_status status = st_moe_complete(ex, b);
+    if (fb_partials_before(moe->partials, node)) {
+        enum ggml_status status = fb_moe_complete(ex, b);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
         }
     }
-    bool ready = st_stream_ready(b->stream, &moe->pass, part);
-    if (!ready && st_partials_fit(node)) {
-        return st_partials_begin(moe->partials, ex, b, &moe->pass, node, claim);
+    bool ready = fb_stream_ready(b->stream, &moe->pass, part);
+    if (!ready && fb_partials_fit(node)) {
+        return fb_partials_begin(moe->partials, ex, b, &moe->pass, node, claim);
     }
     if (!ready) {
-        enum ggml_status status = st_exec_flush(ex, b);
+        enum ggml_status status = fb_exec_flush(ex, b);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
         }
-        struct strata_error error;
-        if (st_stream_wait(b->stream, &moe->pass, part, &error) != STRATA_OK) {
-            return st_backend_fail(b, &error);
+        struct forebay_error error;
+        if (fb_stream_wait(b->stream, &moe->pass, part, &error) != FOREBAY_OK) {
+            return fb_backend_fail(b, &error);
         }
     }
     const struct ggml_tensor *ids = node->src[2];
-    struct ggml_tensor *shadow = st_exec_shadow(ex, node);
-    shadow->src[0] = st_moe_slots_tensor(ex, b, node->src[0], claim);
+    struct ggml_tensor *shadow = fb_exec_shadow(ex, node);
+    shadow->src[0] = fb_moe_slots_tensor(ex, b, node->src[0], claim);
     shadow->src[2] =
-        st_exec_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
-    st_exec_defer(ex, shadow);
+        fb_exec_tensor(ex, ids, GGML_TYPE_I32, ids->ne[0], ids->ne[1], 1, moe->slot_ids);
+    fb_exec_defer(ex, shadow);
     return GGML_STATUS_SUCCESS;
 }
 
@@ -228,20 +228,20 @@ static enum ggml_status compute_together(
 
 /* Begins with new ids: opens a pass for all parts of the layer. */
 static enum ggml_status new_ids(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, const struct st_weight *w)
+    struct exec *ex, struct fb_binding *b, struct ggml_tensor *node, const struct fb_weight *w)
 {
     struct moe *moe = ex->moe;
-    const struct st_group *group = &b->weights->groups[w->group];
-    enum ggml_status status = st_moe_complete(ex, b);
+    const struct fb_group *group = &b->weights->groups[w->group];
+    enum ggml_status status = fb_moe_complete(ex, b);
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
-    status = st_exec_flush(ex, b); /* the ids are a result; pins may go */
+    status = fb_exec_flush(ex, b); /* the ids are a result; pins may go */
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
-    st_moe_finish(moe, b);
-    st_stream_adapt(b->stream, true);
+    fb_moe_finish(moe, b);
+    fb_stream_adapt(b->stream, true);
     status = survey(moe, b, node->src[2], group->n_expert);
     if (status != GGML_STATUS_SUCCESS) {
         return status;
@@ -255,27 +255,27 @@ static enum ggml_status new_ids(
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
     }
-    if (st_stream_wants_sets(
+    if (fb_stream_wants_sets(
             b->stream, w->group, moe->needed, moe->n_needed, (int)node->src[2]->ne[1])) {
-        st_moe_batch_begin(moe->batch, b, node);
+        fb_moe_batch_begin(moe->batch, b, node);
         moe->in_sets = true;
         return GGML_STATUS_SUCCESS;
     }
-    st_stream_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed,
-        st_group_parts(group));
+    fb_stream_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed,
+        fb_group_parts(group));
     translate_ids(moe, node->src[2]);
-    st_lookahead_step(
+    fb_lookahead_step(
         moe->lookahead, ex, b, w->group, node->src[2], moe->seen, moe->pass.n_misses > 0);
     return GGML_STATUS_SUCCESS;
 }
 
-enum ggml_status st_moe_node(
-    struct exec *ex, struct st_binding *b, struct ggml_tensor *node, struct claim *claim)
+enum ggml_status fb_moe_node(
+    struct exec *ex, struct fb_binding *b, struct ggml_tensor *node, struct claim *claim)
 {
     struct moe *moe = ex->moe;
-    const struct st_weight *w = &b->weights->weights[claim->weight];
+    const struct fb_weight *w = &b->weights->weights[claim->weight];
     if (moe->ids != node->src[2] || moe->group != w->group ||
-        (moe->in_sets && st_moe_batch_had(moe->batch, w->part))) {
+        (moe->in_sets && fb_moe_batch_had(moe->batch, w->part))) {
         enum ggml_status status = new_ids(ex, b, node, w);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
@@ -284,6 +284,6 @@ enum ggml_status st_moe_node(
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS;
     }
-    return moe->in_sets ? st_moe_batch_node(moe->batch, ex, b, node, claim)
+    return moe->in_sets ? fb_moe_batch_node(moe->batch, ex, b, node, claim)
                         : compute_together(ex, b, node, claim);
 }

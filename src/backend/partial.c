@@ -41,12 +41,12 @@ struct partials {
     size_t scratch_bytes;
 };
 
-struct partials *st_partials_new(void)
+struct partials *fb_partials_new(void)
 {
-    return st_xcalloc(1, sizeof(struct partials));
+    return fb_xcalloc(1, sizeof(struct partials));
 }
 
-void st_partials_free(struct partials *x)
+void fb_partials_free(struct partials *x)
 {
     if (x) {
         free(x->scratch);
@@ -54,7 +54,7 @@ void st_partials_free(struct partials *x)
     }
 }
 
-void st_partials_forget(struct partials *x)
+void fb_partials_forget(struct partials *x)
 {
     x->n = 0;
 }
@@ -98,92 +98,92 @@ static void scatter(struct ggml_tensor *dst, int ith, int nth, void *user)
 
 /* Computes x->rows[0 .. n), whose slots are in x->slots. */
 static enum ggml_status compute_block(
-    struct partials *x, struct exec *ex, struct st_binding *b, const struct partial *p, int n)
+    struct partials *x, struct exec *ex, struct fb_binding *b, const struct partial *p, int n)
 {
     struct ggml_tensor *node = p->node;
     struct block block = {.node = node, .rows = x->rows, .n = n};
     int64_t k = node->src[1]->ne[0], m = node->ne[0];
-    block.input = st_exec_tensor(ex, node, GGML_TYPE_F32, k, 1, n, x->scratch);
-    block.output = st_exec_tensor(
+    block.input = fb_exec_tensor(ex, node, GGML_TYPE_F32, k, 1, n, x->scratch);
+    block.output = fb_exec_tensor(
         ex, node, GGML_TYPE_F32, m, 1, n, x->scratch + (size_t)n * (size_t)k * sizeof(float));
-    struct ggml_tensor *product = st_exec_shadow(ex, node);
+    struct ggml_tensor *product = fb_exec_shadow(ex, node);
     product->data = block.output->data;
     product->view_src = NULL;
     memcpy(product->ne, block.output->ne, sizeof product->ne);
     memcpy(product->nb, block.output->nb, sizeof product->nb);
-    product->src[0] = st_moe_slots_tensor(ex, b, node->src[0], p->claim);
+    product->src[0] = fb_moe_slots_tensor(ex, b, node->src[0], p->claim);
     product->src[1] = block.input;
-    product->src[2] = st_exec_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, x->slots);
+    product->src[2] = fb_exec_tensor(ex, node, GGML_TYPE_I32, 1, n, 1, x->slots);
 
-    st_workers_reset_ops(&ex->workers);
-    st_exec_defer(ex, st_workers_op(&ex->workers, gather, &block));
-    st_exec_defer(ex, product);
-    st_exec_defer(ex, st_workers_op(&ex->workers, scatter, &block));
-    return st_exec_flush(ex, b);
+    fb_workers_reset_ops(&ex->workers);
+    fb_exec_defer(ex, fb_workers_op(&ex->workers, gather, &block));
+    fb_exec_defer(ex, product);
+    fb_exec_defer(ex, fb_workers_op(&ex->workers, scatter, &block));
+    return fb_exec_flush(ex, b);
 }
 
 /* Computes the rows of those of the pass's experts that are not done and have the part. */
-static enum ggml_status compute_present(struct partials *x, struct exec *ex, struct st_binding *b,
-    const struct st_pass *pass, struct partial *p)
+static enum ggml_status compute_present(struct partials *x, struct exec *ex, struct fb_binding *b,
+    const struct fb_pass *pass, struct partial *p)
 {
     const struct ggml_tensor *ids = p->node->src[2];
-    const struct st_weight *w = &b->weights->weights[p->claim->weight];
+    const struct fb_weight *w = &b->weights->weights[p->claim->weight];
     int n = 0;
     for (int i = 0; i < pass->n; i++) {
-        if (p->done[i] || !st_stream_has(b->stream, w->group, pass->experts[i], 1u << w->part)) {
+        if (p->done[i] || !fb_stream_has(b->stream, w->group, pass->experts[i], 1u << w->part)) {
             continue;
         }
         p->done[i] = true;
         for (int64_t t = 0; t < ids->ne[1]; t++) {
             for (int64_t k = 0; k < ids->ne[0]; k++) {
-                if (st_moe_id(ids, k, t) == pass->experts[i]) {
+                if (fb_moe_id(ids, k, t) == pass->experts[i]) {
                     x->rows[n] = (struct row){(int32_t)t, (int32_t)k};
                     x->slots[n++] = pass->slots[i];
                 }
             }
         }
     }
-    return n > 0 ? compute_block(x, ex, b, p, n) : st_exec_flush(ex, b);
+    return n > 0 ? compute_block(x, ex, b, p, n) : fb_exec_flush(ex, b);
 }
 
 /* --- Nodes --------------------------------------------------------------------------------- */
 
-bool st_partials_fit(const struct ggml_tensor *node)
+bool fb_partials_fit(const struct ggml_tensor *node)
 {
     return ggml_nelements(node->src[2]) <= MAX_ROWS;
 }
 
-bool st_partials_before(const struct partials *x, const struct ggml_tensor *node)
+bool fb_partials_before(const struct partials *x, const struct ggml_tensor *node)
 {
     return x->n == MAX_NODES || (x->n > 0 && node->src[1] != x->open[0].node->src[1]);
 }
 
-enum ggml_status st_partials_begin(struct partials *x, struct exec *ex, struct st_binding *b,
-    const struct st_pass *pass, struct ggml_tensor *node, struct claim *claim)
+enum ggml_status fb_partials_begin(struct partials *x, struct exec *ex, struct fb_binding *b,
+    const struct fb_pass *pass, struct ggml_tensor *node, struct claim *claim)
 {
-    ST_ASSERT(x->n < MAX_NODES && st_partials_fit(node) && pass->n <= MAX_ROWS);
+    FB_ASSERT(x->n < MAX_NODES && fb_partials_fit(node) && pass->n <= MAX_ROWS);
     struct partial *p = &x->open[x->n++];
     *p = (struct partial){.node = node, .claim = claim};
-    size_t bytes = (size_t)ggml_nelements(node->src[2]) * st_claim_row_bytes(claim);
+    size_t bytes = (size_t)ggml_nelements(node->src[2]) * fb_claim_row_bytes(claim);
     if (bytes > x->scratch_bytes) {
         free(x->scratch);
-        x->scratch = st_xmalloc(bytes);
+        x->scratch = fb_xmalloc(bytes);
         x->scratch_bytes = bytes;
     }
     return compute_present(x, ex, b, pass, p);
 }
 
-enum ggml_status st_partials_complete(
-    struct partials *x, struct exec *ex, struct st_binding *b, struct st_pass *pass)
+enum ggml_status fb_partials_complete(
+    struct partials *x, struct exec *ex, struct fb_binding *b, struct fb_pass *pass)
 {
     enum ggml_status status = GGML_STATUS_SUCCESS;
     for (int i = 0; i < x->n && status == GGML_STATUS_SUCCESS; i++) {
         struct partial *p = &x->open[i];
-        struct strata_error error;
+        struct forebay_error error;
         int part = b->weights->weights[p->claim->weight].part;
-        status = st_stream_wait(b->stream, pass, part, &error) == STRATA_OK
+        status = fb_stream_wait(b->stream, pass, part, &error) == FOREBAY_OK
                      ? compute_present(x, ex, b, pass, p)
-                     : st_backend_fail(b, &error);
+                     : fb_backend_fail(b, &error);
     }
     x->n = 0;
     return status;

@@ -1,5 +1,5 @@
 /*
- * plugin.c - libggml-strata.so: the device inside anyone's llama.cpp (GGML_BACKEND_PATH).
+ * plugin.c - libggml-forebay.so: the device inside anyone's llama.cpp (GGML_BACKEND_PATH).
  *
  * There is no engine here, so what it does happens when llama.cpp calls the device:
  *
@@ -8,7 +8,7 @@
  *   first graph            budget and plan, the kept weights are read
  *   last weights freed     everything is released; the next model may come
  *
- * Settings (docs/PLUGIN.md): STRATA_MEM, STRATA_IO, STRATA_REPACK, STRATA_LOG.
+ * Settings (docs/PLUGIN.md): FOREBAY_MEM, FOREBAY_IO, FOREBAY_REPACK, FOREBAY_LOG.
  */
 #include "backend/internal.h"
 
@@ -33,19 +33,20 @@ static struct {
     bool repack;
 } settings;
 
-static struct st_catalog *catalog;
-static struct st_plan *plan;
+static struct fb_catalog *catalog;
+static struct fb_plan *plan;
 static bool broken; /* the start failed: said once */
 
 static void read_settings(void)
 {
-    const char *mem = getenv("STRATA_MEM"), *repack = getenv("STRATA_REPACK");
-    const char *io = getenv("STRATA_IO"), *log = getenv("STRATA_LOG");
+    const char *mem = getenv("FOREBAY_MEM"), *repack = getenv("FOREBAY_REPACK");
+    const char *io = getenv("FOREBAY_IO"), *log = getenv("FOREBAY_LOG");
     settings.io = io && *io ? io : "auto";
     settings.repack = !repack || strcmp(repack, "0") != 0;
-    strata_log_set_level(log && strcmp(log, "0") == 0 ? STRATA_LOG_WARN : STRATA_LOG_INFO);
-    if (mem && *mem && !st_parse_size(mem, &settings.mem_bytes)) {
-        st_log(STRATA_LOG_ERROR, "STRATA_MEM=%s is not a size such as 8G; using the default", mem);
+    forebay_log_set_level(log && strcmp(log, "0") == 0 ? FOREBAY_LOG_WARN : FOREBAY_LOG_INFO);
+    if (mem && *mem && !fb_parse_size(mem, &settings.mem_bytes)) {
+        fb_log(
+            FOREBAY_LOG_ERROR, "FOREBAY_MEM=%s is not a size such as 8G; using the default", mem);
     }
 }
 
@@ -54,61 +55,61 @@ static void read_settings(void)
 static bool has_weight(void *user, const char *path)
 {
     const struct ggml_tensor *weight = user;
-    struct st_catalog *c;
+    struct fb_catalog *c;
     size_t n = strlen(path);
     if (n < 5 || strcmp(path + n - 5, ".gguf") != 0 ||
-        st_catalog_open(path, true, &c, NULL) != STRATA_OK) {
+        fb_catalog_open(path, true, &c, NULL) != FOREBAY_OK) {
         return false;
     }
-    int i = st_catalog_find(c, weight->name);
+    int i = fb_catalog_find(c, weight->name);
     if (i >= 0 && c->tensors[i].type == (int)weight->type &&
         memcmp(c->tensors[i].ne, weight->ne, sizeof weight->ne) == 0) {
         catalog = c;
         return true;
     }
-    st_catalog_free(c);
+    fb_catalog_free(c);
     return false;
 }
 
 static void offered(const struct ggml_tensor *weight)
 {
     static bool said;
-    if (st_open_files(has_weight, (void *)weight)) {
-        st_binding_new(catalog, settings.repack, false);
+    if (fb_open_files(has_weight, (void *)weight)) {
+        fb_binding_new(catalog, settings.repack, false);
         broken = false;
     } else if (!said) {
-        st_warn("no open .gguf file has %s: this model is not streamed", weight->name);
+        fb_warn("no open .gguf file has %s: this model is not streamed", weight->name);
         said = true;
     }
 }
 
 /* --- Starting ------------------------------------------------------------------------------ */
 
-static enum strata_status start(struct strata_error *err)
+static enum forebay_status start(struct forebay_error *err)
 {
-    uint64_t bytes = settings.mem_bytes ? settings.mem_bytes : st_memory_default_budget();
-    struct st_budget b = {.process_bytes = bytes, .ctx = ASSUMED_CTX, .batch = ASSUMED_BATCH};
-    struct st_io_options io;
+    uint64_t bytes = settings.mem_bytes ? settings.mem_bytes : fb_memory_default_budget();
+    struct fb_budget b = {.process_bytes = bytes, .ctx = ASSUMED_CTX, .batch = ASSUMED_BATCH};
+    struct fb_io_options io;
     uint64_t held;
-    st_io_options_init(&io);
+    fb_io_options_init(&io);
     io.method = settings.io;
-    enum strata_status status = st_binding_plan(st_bound, &b, &plan, &held, err);
-    if (status == STRATA_OK) {
-        st_info("%s of weights: %s kept, %s of expert slots, %s streamed per pass",
-            ST_SIZE(catalog->tensor_bytes), ST_SIZE(plan->resident_bytes),
-            ST_SIZE(plan->cache_bytes), ST_SIZE(plan->streamed_bytes));
-        status = st_binding_start(st_bound, plan, &io, NULL, NULL, err);
+    enum forebay_status status = fb_binding_plan(fb_bound, &b, &plan, &held, err);
+    if (status == FOREBAY_OK) {
+        fb_info("%s of weights: %s kept, %s of expert slots, %s streamed per pass",
+            FB_SIZE(catalog->tensor_bytes), FB_SIZE(plan->resident_bytes),
+            FB_SIZE(plan->cache_bytes), FB_SIZE(plan->streamed_bytes));
+        status = fb_binding_start(fb_bound, plan, &io, NULL, NULL, err);
     }
     return status;
 }
 
-static bool computing(struct strata_error *err)
+static bool computing(struct forebay_error *err)
 {
-    if (!st_bound || st_bound->stream) {
+    if (!fb_bound || fb_bound->stream) {
         return true;
     }
-    if (!broken && start(err) != STRATA_OK) {
-        st_log(STRATA_LOG_ERROR, "%s (%s)", err->message, err->hint);
+    if (!broken && start(err) != FOREBAY_OK) {
+        fb_log(FOREBAY_LOG_ERROR, "%s (%s)", err->message, err->hint);
         broken = true;
     }
     return !broken;
@@ -116,9 +117,9 @@ static bool computing(struct strata_error *err)
 
 static void model_freed(void)
 {
-    st_binding_free(st_bound);
-    st_plan_free(plan);
-    st_catalog_free(catalog);
+    fb_binding_free(fb_bound);
+    fb_plan_free(plan);
+    fb_catalog_free(catalog);
     plan = NULL;
     catalog = NULL;
 }
@@ -132,8 +133,8 @@ EXPORT ggml_backend_reg_t ggml_backend_init(void)
 {
     static const struct device_hooks hooks = {offered, computing, model_freed};
     read_settings();
-    st_hooks = &hooks;
-    return st_device_reg();
+    fb_hooks = &hooks;
+    return fb_device_reg();
 }
 
 EXPORT int ggml_backend_score(void)

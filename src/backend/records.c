@@ -17,7 +17,7 @@
 /* Enough for every interleaving there is (4, 8, 16 or 32 rows). */
 #define PROBE_ROWS 64
 
-void st_made_up_bytes(unsigned char *out, size_t n)
+void fb_made_up_bytes(unsigned char *out, size_t n)
 {
     uint64_t x = 88172645463325252u;
     for (size_t i = 0; i < n; i++) { /* xorshift */
@@ -32,21 +32,21 @@ void st_made_up_bytes(unsigned char *out, size_t n)
 static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
 {
     size_t raw_bytes = ggml_row_size(claim->type, ne[0]) * (size_t)ne[1];
-    size_t form_bytes = st_layout_bytes(claim, ne[0], ne[1]);
-    unsigned char *raw = st_xmalloc(raw_bytes), *form = st_xcalloc(form_bytes, 1);
-    st_made_up_bytes(raw, raw_bytes);
-    st_layout_put(claim, ne[0], ne[1], raw, form);
-    uint64_t sum = st_hash64(form, form_bytes, 0);
+    size_t form_bytes = fb_layout_bytes(claim, ne[0], ne[1]);
+    unsigned char *raw = fb_xmalloc(raw_bytes), *form = fb_xcalloc(form_bytes, 1);
+    fb_made_up_bytes(raw, raw_bytes);
+    fb_layout_put(claim, ne[0], ne[1], raw, form);
+    uint64_t sum = fb_hash64(form, form_bytes, 0);
     free(raw);
     free(form);
     return sum;
 }
 
 /* The same, made once for all weights that are laid out alike. */
-static uint64_t probe_of(struct st_binding *b, const struct claim *claim)
+static uint64_t probe_of(struct fb_binding *b, const struct claim *claim)
 {
     const int64_t ne[2] = {
-        claim->unit_ne[0], (int64_t)st_min((uint64_t)claim->unit_ne[1], PROBE_ROWS)};
+        claim->unit_ne[0], (int64_t)fb_min((uint64_t)claim->unit_ne[1], PROBE_ROWS)};
     for (int i = 0; i < b->n_probes; i++) {
         const struct probe *p = &b->probes[i];
         if (p->layout == claim->layout && p->extra == claim->form_extra && p->type == claim->type &&
@@ -62,49 +62,49 @@ static uint64_t probe_of(struct st_binding *b, const struct claim *claim)
     return sum;
 }
 
-static void form_of(struct st_binding *b, const struct claim *claim, struct st_sidecar_form *out)
+static void form_of(struct fb_binding *b, const struct claim *claim, struct fb_sidecar_form *out)
 {
-    *out = (struct st_sidecar_form){0};
+    *out = (struct fb_sidecar_form){0};
     if (claim->layout) {
         snprintf(out->layout, sizeof out->layout, "%s", ggml_backend_buft_name(claim->layout));
         out->probe = probe_of(b, claim);
     }
 }
 
-void st_binding_form(struct st_binding *b, int weight, struct st_sidecar_form *out)
+void fb_binding_form(struct fb_binding *b, int weight, struct fb_sidecar_form *out)
 {
     form_of(b, &b->claims[b->weights->weights[weight].tensor], out);
 }
 
 /* --- Using a sidecar ----------------------------------------------------------------------- */
 
-void st_binding_use_sidecar(struct st_binding *b, struct st_sidecar *sidecar)
+void fb_binding_use_sidecar(struct fb_binding *b, struct fb_sidecar *sidecar)
 {
-    ST_ASSERT(!b->weights);
+    FB_ASSERT(!b->weights);
     b->sidecar = sidecar;
 }
 
-void st_records_place(struct st_binding *b, const struct claim *claim, struct st_claim *out)
+void fb_records_place(struct fb_binding *b, const struct claim *claim, struct fb_claim *out)
 {
-    const struct st_sidecar_weight *w = st_sidecar_find(b->sidecar, out->tensor);
-    struct st_sidecar_form form;
+    const struct fb_sidecar_weight *w = fb_sidecar_find(b->sidecar, out->tensor);
+    struct fb_sidecar_form form;
     if (!w || w->unit_bytes != out->unit_bytes) {
         return;
     }
     form_of(b, claim, &form);
     if (strcmp(form.layout, w->form.layout) == 0 && form.probe == w->form.probe) {
-        out->file = st_sidecar_file(b->sidecar);
+        out->file = fb_sidecar_file(b->sidecar);
         out->offset = w->offset;
         out->step = w->step;
     }
 }
 
-uint64_t st_binding_sidecar_bytes(struct st_binding *b)
+uint64_t fb_binding_sidecar_bytes(struct fb_binding *b)
 {
-    const struct st_weights *ws = st_binding_weights(b);
+    const struct fb_weights *ws = fb_binding_weights(b);
     uint64_t bytes = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        const struct st_weight *w = &ws->weights[i];
+        const struct fb_weight *w = &ws->weights[i];
         int n = w->group >= 0 ? ws->groups[w->group].n_expert : 1;
         bytes += w->file ? w->unit_bytes * (uint64_t)n : 0;
     }
@@ -112,77 +112,77 @@ uint64_t st_binding_sidecar_bytes(struct st_binding *b)
 }
 
 /* Makes a unit from the model's own bytes. This is rare, and slow: the computation stands still. */
-static enum strata_status make_unit(
-    struct st_binding *b, const struct st_weight *w, int unit, void *dest, struct strata_error *err)
+static enum forebay_status make_unit(struct fb_binding *b, const struct fb_weight *w, int unit,
+    void *dest, struct forebay_error *err)
 {
-    const struct st_tensor *t = &b->catalog->tensors[w->tensor];
+    const struct fb_tensor *t = &b->catalog->tensors[w->tensor];
     uint64_t bytes = w->group >= 0 ? t->expert_bytes : t->bytes;
     void *raw = malloc(bytes);
     if (!raw) {
-        return st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no memory to read %s", t->name);
+        return fb_fail(err, FOREBAY_E_NOMEM, "Lower --mem.", "no memory to read %s", t->name);
     }
-    struct st_file *file = b->catalog->files[t->file];
-    enum strata_status status = st_file_check(file, err);
-    if (status == STRATA_OK) {
-        status = st_file_read(file, raw, bytes, t->offset + (uint64_t)unit * bytes, err);
+    struct fb_file *file = b->catalog->files[t->file];
+    enum forebay_status status = fb_file_check(file, err);
+    if (status == FOREBAY_OK) {
+        status = fb_file_read(file, raw, bytes, t->offset + (uint64_t)unit * bytes, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         struct unit u = {&b->claims[w->tensor], raw, dest, bytes};
-        st_unit_put(&u);
+        fb_unit_put(&u);
     }
     free(raw);
     return status;
 }
 
-enum strata_status st_records_check(void *user, int weight, int unit, void *data,
-    const struct strata_error *failed, struct strata_error *err)
+enum forebay_status fb_records_check(void *user, int weight, int unit, void *data,
+    const struct forebay_error *failed, struct forebay_error *err)
 {
-    struct st_binding *b = user;
-    const struct st_weight *w = &b->weights->weights[weight];
+    struct fb_binding *b = user;
+    const struct fb_weight *w = &b->weights->weights[weight];
     if (!w->file) {
         if (failed && err) {
             *err = *failed;
         }
-        return failed ? failed->status : STRATA_OK;
+        return failed ? failed->status : FOREBAY_OK;
     }
-    const struct st_sidecar_weight *record = st_sidecar_find(b->sidecar, w->tensor);
-    if (!failed && st_sidecar_right(b->sidecar, record, unit, data)) {
-        return STRATA_OK;
+    const struct fb_sidecar_weight *record = fb_sidecar_find(b->sidecar, w->tensor);
+    if (!failed && fb_sidecar_right(b->sidecar, record, unit, data)) {
+        return FOREBAY_OK;
     }
-    st_sidecar_complain(
+    fb_sidecar_complain(
         b->sidecar, record, unit, failed ? failed->message : "its checksum is another one");
     return make_unit(b, w, unit, data, err);
 }
 
 /* --- Making one ---------------------------------------------------------------------------- */
 
-struct st_shaper {
-    struct st_binding *binding;
+struct fb_shaper {
+    struct fb_binding *binding;
     struct workers workers;
 };
 
-struct st_shaper *st_shaper_new(struct st_binding *b, int n_threads)
+struct fb_shaper *fb_shaper_new(struct fb_binding *b, int n_threads)
 {
-    struct st_shaper *s = st_xcalloc(1, sizeof *s);
+    struct fb_shaper *s = fb_xcalloc(1, sizeof *s);
     s->binding = b;
-    if (!st_workers_init(&s->workers)) {
+    if (!fb_workers_init(&s->workers)) {
         free(s);
         return NULL;
     }
-    st_workers_set_threads(&s->workers, n_threads);
-    st_workers_sleep_when_idle(&s->workers);
+    fb_workers_set_threads(&s->workers, n_threads);
+    fb_workers_sleep_when_idle(&s->workers);
     return s;
 }
 
-void st_shaper_free(struct st_shaper *s)
+void fb_shaper_free(struct fb_shaper *s)
 {
     if (s) {
-        st_workers_release(&s->workers);
+        fb_workers_release(&s->workers);
         free(s);
     }
 }
 
-void st_shaper_put(struct st_shaper *s, const struct st_arrival *arrivals, int n)
+void fb_shaper_put(struct fb_shaper *s, const struct fb_arrival *arrivals, int n)
 {
-    st_workers_put_arrivals(&s->workers, s->binding, arrivals, n);
+    fb_workers_put_arrivals(&s->workers, s->binding, arrivals, n);
 }

@@ -11,7 +11,7 @@
 #define MOST_ROWS   16 /* of a tile */
 #define SAMPLE_ROWS (4 * MOST_ROWS)
 #define SAMPLE_WIDE 2             /* blocks of a row */
-#define MOST_BYTES  (16 * ST_MIB) /* of a row */
+#define MOST_BYTES  (16 * FB_MIB) /* of a row */
 #define MOST_MIXED  1024          /* bytes of a tile of which bits go apart */
 
 /* Bytes of the source, counted from a tile's first, that keep together; `flip` is what they are xored
@@ -92,11 +92,11 @@ static void put_tile(const struct shuffle *s, const uint8_t *from, uint8_t *to)
     }
 }
 
-void st_shuffle_put(const struct shuffle *s, const void *raw, int64_t rows, void *dest)
+void fb_shuffle_put(const struct shuffle *s, const void *raw, int64_t rows, void *dest)
 {
     const uint8_t *from = raw;
     uint8_t *to = dest;
-    ST_ASSERT(rows % s->rows == 0);
+    FB_ASSERT(rows % s->rows == 0);
     for (int64_t row = 0; row < rows; row += s->rows) {
         for (int b = 0; b < s->n_blocks; b++, to += s->tile_bytes) {
             put_tile(s, from + (size_t)b * s->block_bytes, to);
@@ -129,13 +129,13 @@ static void learn_order(struct order *o, const struct claim *claim, int64_t colu
     o->block_bytes = ggml_type_size(claim->type);
     o->n_blocks = (int)(o->row_bytes / o->block_bytes);
     o->n_bytes = o->row_bytes * SAMPLE_ROWS;
-    o->source = st_xcalloc(o->n_bytes * 8, sizeof *o->source);
-    o->flips = st_xcalloc(o->n_bytes, 1);
-    uint8_t *raw = st_xcalloc(o->n_bytes, 1), *form = st_xcalloc(o->n_bytes, 1);
-    st_layout_put(claim, columns, SAMPLE_ROWS, raw, o->flips);
+    o->source = fb_xcalloc(o->n_bytes * 8, sizeof *o->source);
+    o->flips = fb_xcalloc(o->n_bytes, 1);
+    uint8_t *raw = fb_xcalloc(o->n_bytes, 1), *form = fb_xcalloc(o->n_bytes, 1);
+    fb_layout_put(claim, columns, SAMPLE_ROWS, raw, o->flips);
     for (int digit = 0; o->n_bytes * 8 >> digit; digit++) {
         fill_digit(raw, o->n_bytes, digit);
-        st_layout_put(claim, columns, SAMPLE_ROWS, raw, form);
+        fb_layout_put(claim, columns, SAMPLE_ROWS, raw, form);
         for (size_t i = 0; i < o->n_bytes; i++) {
             uint32_t ones = form[i] ^ o->flips[i];
             for (int k = 0; k < 8; k++) {
@@ -232,7 +232,7 @@ static bool gather_mixed(
     struct shuffle *s, const struct order *o, struct move *out, const bool *moved, int *place)
 {
     size_t rows = (size_t)s->rows;
-    s->mixes = st_xcalloc(s->tile_bytes, sizeof *s->mixes);
+    s->mixes = fb_xcalloc(s->tile_bytes, sizeof *s->mixes);
     for (size_t at = 0; at < s->tile_bytes; at++) {
         if (moved[at]) {
             continue;
@@ -263,7 +263,7 @@ static bool gather_mixed(
 
 static void add_terms(struct shuffle *s, const struct order *o, const int *place)
 {
-    s->terms = st_xcalloc(64 * (size_t)s->n_mixes + 1, sizeof *s->terms);
+    s->terms = fb_xcalloc(64 * (size_t)s->n_mixes + 1, sizeof *s->terms);
     for (int i = 0; i < s->n_mixes; i++) {
         struct mix *mix = &s->mixes[i];
         struct term *terms = s->terms + s->n_terms;
@@ -287,9 +287,9 @@ static void add_terms(struct shuffle *s, const struct order *o, const int *place
 
 static bool make_moves(struct shuffle *s, const struct order *o)
 {
-    bool *moved = st_xcalloc(s->tile_bytes, sizeof *moved);
-    int *place = st_xcalloc(s->tile_bytes, sizeof *place);
-    s->moves = st_xcalloc(2 * s->tile_bytes, sizeof *s->moves);
+    bool *moved = fb_xcalloc(s->tile_bytes, sizeof *moved);
+    int *place = fb_xcalloc(s->tile_bytes, sizeof *place);
+    s->moves = fb_xcalloc(2 * s->tile_bytes, sizeof *s->moves);
     struct move *out = s->moves;
     out += s->n_eights = add_moves(s, o, out, 8, moved);
     out += s->n_twos = add_moves(s, o, out, 2, moved);
@@ -309,10 +309,10 @@ static bool make_moves(struct shuffle *s, const struct order *o)
 static bool does_the_same(const struct shuffle *s, const struct claim *claim)
 {
     size_t n = s->row_bytes * SAMPLE_ROWS;
-    uint8_t *raw = st_xmalloc(n), *ours = st_xcalloc(n, 1), *theirs = st_xcalloc(n, 1);
-    st_made_up_bytes(raw, n);
-    st_shuffle_put(s, raw, SAMPLE_ROWS, ours);
-    st_layout_put(claim, s->columns, SAMPLE_ROWS, raw, theirs);
+    uint8_t *raw = fb_xmalloc(n), *ours = fb_xcalloc(n, 1), *theirs = fb_xcalloc(n, 1);
+    fb_made_up_bytes(raw, n);
+    fb_shuffle_put(s, raw, SAMPLE_ROWS, ours);
+    fb_layout_put(claim, s->columns, SAMPLE_ROWS, raw, theirs);
     bool same = memcmp(ours, theirs, n) == 0;
     free(raw);
     free(ours);
@@ -344,7 +344,7 @@ static bool is_interleaved(const struct claim *claim)
     size_t row_bytes = ggml_row_size(claim->type, claim->unit_ne[0]);
     return claim->layout && claim->unit_ne[2] * claim->unit_ne[3] == 1 && row_bytes <= MOST_BYTES &&
            strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0 &&
-           st_layout_bytes(claim, claim->unit_ne[0], SAMPLE_ROWS) == row_bytes * SAMPLE_ROWS;
+           fb_layout_bytes(claim, claim->unit_ne[0], SAMPLE_ROWS) == row_bytes * SAMPLE_ROWS;
 }
 
 /* All that were learnt. They are not changed any more, and never freed. */
@@ -360,14 +360,14 @@ static struct shuffle *find(const struct claim *claim)
     return s;
 }
 
-const struct shuffle *st_shuffle_of(const struct claim *claim)
+const struct shuffle *fb_shuffle_of(const struct claim *claim)
 {
     if (!is_interleaved(claim)) {
         return NULL;
     }
     struct shuffle *s = find(claim);
     if (!s) { /* two threads may both learn it: then there are two */
-        s = st_xcalloc(1, sizeof *s);
+        s = fb_xcalloc(1, sizeof *s);
         s->layout = claim->layout;
         s->extra = claim->form_extra;
         s->type = claim->type;

@@ -13,8 +13,8 @@
  * than llama.cpp's own code (bench/LOG.md). It is used only if it makes the same of random rows as
  * llama.cpp does, and only for the buffer type CPU_REPACK; any other layout is left to llama.cpp.
  */
-#ifndef ST_BACKEND_SHUFFLE_H
-#define ST_BACKEND_SHUFFLE_H
+#ifndef FB_BACKEND_SHUFFLE_H
+#define FB_BACKEND_SHUFFLE_H
 
 #include <stdint.h>
 
@@ -23,9 +23,9 @@ struct shuffle;
 
 /* The order for a claim whose form was chosen; NULL: llama.cpp has to put it into place. Learnt at
  * the first claim of a kind (some ms), then kept until the process ends. Any thread. */
-const struct shuffle *st_shuffle_of(const struct claim *claim);
+const struct shuffle *fb_shuffle_of(const struct claim *claim);
 
 /* Puts rows into place, a multiple of 16 or all of a unit. Any thread. */
-void st_shuffle_put(const struct shuffle *shuffle, const void *raw, int64_t rows, void *dest);
+void fb_shuffle_put(const struct shuffle *shuffle, const void *raw, int64_t rows, void *dest);
 
 #endif

@@ -22,7 +22,7 @@ typedef ggml_threadpool_t (*threadpool_new)(struct ggml_threadpool_params *param
 typedef void (*threadpool_free)(ggml_threadpool_t pool);
 typedef void (*set_threadpool)(ggml_backend_t cpu, ggml_threadpool_t pool);
 
-bool st_workers_init(struct workers *w)
+bool fb_workers_init(struct workers *w)
 {
     *w = (struct workers){0};
     w->poll = POLL_DEFAULT;
@@ -40,7 +40,7 @@ static void free_pool(struct workers *w)
     w->pool = NULL;
 }
 
-void st_workers_release(struct workers *w)
+void fb_workers_release(struct workers *w)
 {
     ggml_free(w->graph_ctx);
     ggml_free(w->op_ctx);
@@ -64,7 +64,7 @@ static void make_pool(struct workers *w, int n_threads)
     }
 }
 
-void st_workers_set_threads(struct workers *w, int n_threads)
+void fb_workers_set_threads(struct workers *w, int n_threads)
 {
     if (n_threads == w->n_threads) {
         return;
@@ -80,7 +80,7 @@ void st_workers_set_threads(struct workers *w, int n_threads)
     w->n_threads = n_threads;
 }
 
-void st_workers_sleep_when_idle(struct workers *w)
+void fb_workers_sleep_when_idle(struct workers *w)
 {
     w->poll = 0;
     if (w->pool) {
@@ -88,7 +88,7 @@ void st_workers_sleep_when_idle(struct workers *w)
     }
 }
 
-void st_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user)
+void fb_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user)
 {
     ggml_backend_set_abort_callback_t set =
         (ggml_backend_set_abort_callback_t)cpu_proc(w, "ggml_backend_set_abort_callback");
@@ -97,7 +97,7 @@ void st_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user
     }
 }
 
-enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n)
+enum ggml_status fb_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n)
 {
     if (n == 0) {
         return GGML_STATUS_SUCCESS;
@@ -124,7 +124,7 @@ enum ggml_status st_workers_compute(struct workers *w, struct ggml_tensor **node
 
 #define MAX_OPS 8
 
-struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void *user)
+struct ggml_tensor *fb_workers_op(struct workers *w, ggml_custom_op_t fun, void *user)
 {
     if (!w->op_ctx) {
         struct ggml_init_params params = {
@@ -137,7 +137,7 @@ struct ggml_tensor *st_workers_op(struct workers *w, ggml_custom_op_t fun, void 
     return op;
 }
 
-void st_workers_reset_ops(struct workers *w)
+void fb_workers_reset_ops(struct workers *w)
 {
     if (w->op_ctx) {
         ggml_reset(w->op_ctx);
@@ -163,7 +163,7 @@ static int64_t pieces_of(const struct claim *claim)
 static void put_rows(const struct unit *u, int64_t first, int64_t rows)
 {
     size_t at = (size_t)first * ggml_row_size(u->claim->type, u->claim->unit_ne[0]);
-    st_shuffle_put(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
+    fb_shuffle_put(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
 }
 
 static struct ggml_tensor tensor_of(const struct claim *claim, const int64_t ne[4])
@@ -187,19 +187,19 @@ static void put_by_layout(
     t.buffer->iface.set_tensor(t.buffer, &t, raw, 0, ggml_nbytes(&t));
 }
 
-size_t st_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows)
+size_t fb_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows)
 {
     struct ggml_tensor t = tensor_of(claim, (int64_t[4]){columns, rows, 1, 1});
     return ggml_backend_buft_get_alloc_size(claim->layout, &t);
 }
 
-void st_layout_put(
+void fb_layout_put(
     const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest)
 {
     put_by_layout(claim, (int64_t[4]){columns, rows, 1, 1}, raw, dest);
 }
 
-void st_unit_put(const struct unit *u)
+void fb_unit_put(const struct unit *u)
 {
     if (u->claim->shuffle) {
         put_rows(u, 0, u->claim->unit_ne[1]);
@@ -223,7 +223,7 @@ static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
             skip -= n;
         }
         if (!u->claim->shuffle) {
-            st_unit_put(u);
+            fb_unit_put(u);
             continue;
         }
         int64_t first = (int64_t)skip * PIECE_ROWS, left = u->claim->unit_ne[1] - first;
@@ -231,36 +231,36 @@ static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
     }
 }
 
-void st_workers_put(struct workers *w, const struct unit *units, int n)
+void fb_workers_put(struct workers *w, const struct unit *units, int n)
 {
     struct arriving job = {.units = units};
     for (int i = 0; i < n; i++) {
         job.pieces += (int)pieces_of(units[i].claim);
     }
-    st_workers_reset_ops(w);
-    struct ggml_tensor *op = st_workers_op(w, arrive_pieces, &job);
-    if (st_workers_compute(w, &op, 1) != GGML_STATUS_SUCCESS) {
-        ST_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
+    fb_workers_reset_ops(w);
+    struct ggml_tensor *op = fb_workers_op(w, arrive_pieces, &job);
+    if (fb_workers_compute(w, &op, 1) != GGML_STATUS_SUCCESS) {
+        FB_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
     }
 }
 
-void st_workers_put_arrivals(
-    struct workers *workers, const struct st_binding *b, const struct st_arrival *arrivals, int n)
+void fb_workers_put_arrivals(
+    struct workers *workers, const struct fb_binding *b, const struct fb_arrival *arrivals, int n)
 {
     if (n > workers->cap_units) {
         workers->cap_units = n;
-        workers->units = st_xrealloc(workers->units, (size_t)n * sizeof *workers->units);
+        workers->units = fb_xrealloc(workers->units, (size_t)n * sizeof *workers->units);
     }
     for (int i = 0; i < n; i++) {
-        const struct st_weight *w = &b->weights->weights[arrivals[i].weight];
+        const struct fb_weight *w = &b->weights->weights[arrivals[i].weight];
         workers->units[i] =
             (struct unit){&b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
     }
-    st_workers_put(workers, workers->units, n);
+    fb_workers_put(workers, workers->units, n);
 }
 
-void st_workers_arrive(void *user, const struct st_arrival *arrivals, int n)
+void fb_workers_arrive(void *user, const struct fb_arrival *arrivals, int n)
 {
-    struct st_binding *b = user;
-    st_workers_put_arrivals(&b->exec->workers, b, arrivals, n);
+    struct fb_binding *b = user;
+    fb_workers_put_arrivals(&b->exec->workers, b, arrivals, n);
 }

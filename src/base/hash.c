@@ -52,7 +52,7 @@ static uint64_t blocks(const unsigned char **at, size_t *n, uint64_t seed)
     return merge(merge(merge(merge(hash, a), b), c), d);
 }
 
-uint64_t st_hash64(const void *data, size_t n, uint64_t seed)
+uint64_t fb_hash64(const void *data, size_t n, uint64_t seed)
 {
     const unsigned char *at = data;
     uint64_t total = n;

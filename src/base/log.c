@@ -3,30 +3,30 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static enum strata_log_level threshold = STRATA_LOG_WARN;
-static strata_log_sink log_sink;
+static enum forebay_log_level threshold = FOREBAY_LOG_WARN;
+static forebay_log_sink log_sink;
 static void *log_user;
 
-void strata_log_set_level(enum strata_log_level level)
+void forebay_log_set_level(enum forebay_log_level level)
 {
     threshold = level;
 }
 
-void strata_log_set_sink(strata_log_sink sink, void *user)
+void forebay_log_set_sink(forebay_log_sink sink, void *user)
 {
     log_sink = sink;
     log_user = user;
 }
 
-bool st_log_enabled(enum strata_log_level level)
+bool fb_log_enabled(enum forebay_log_level level)
 {
     return level <= threshold;
 }
 
-void st_log(enum strata_log_level level, const char *format, ...)
+void fb_log(enum forebay_log_level level, const char *format, ...)
 {
     static const char *const prefix[] = {"error: ", "warning: ", "", "debug: "};
-    if (!st_log_enabled(level)) {
+    if (!fb_log_enabled(level)) {
         return;
     }
     char line[1024];
@@ -37,6 +37,6 @@ void st_log(enum strata_log_level level, const char *format, ...)
     if (log_sink) {
         log_sink(level, line, log_user);
     } else {
-        fprintf(stderr, "strata: %s%s\n", prefix[level], line);
+        fprintf(stderr, "forebay: %s%s\n", prefix[level], line);
     }
 }

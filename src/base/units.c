@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-bool st_parse_size(const char *text, uint64_t *out)
+bool fb_parse_size(const char *text, uint64_t *out)
 {
     if (!text || (!isdigit((unsigned char)text[0]) && text[0] != '.')) {
         return false;
@@ -50,7 +50,7 @@ bool st_parse_size(const char *text, uint64_t *out)
     return true;
 }
 
-const char *st_format_size(uint64_t bytes, char *buf, size_t cap)
+const char *fb_format_size(uint64_t bytes, char *buf, size_t cap)
 {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     int i = 0;
@@ -63,7 +63,7 @@ const char *st_format_size(uint64_t bytes, char *buf, size_t cap)
     return buf;
 }
 
-uint64_t st_now_ns(void)
+uint64_t fb_now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -11,9 +11,9 @@
  *      guarded[expert]      step of the layer with which its protection ends, 0: it has none
  *
  * `least` is about what the layer would lose with one slot less: what it lost last, fading like a
- * rate nobody adds to. It only says where to look; st_cache_trade asks the policy before it answers.
+ * rate nobody adds to. It only says where to look; fb_cache_trade asks the policy before it answers.
  *
- * Invariants (st_cache_check):
+ * Invariants (fb_cache_check):
  *   - slot_of[e] == s exactly when slots[s].expert == e.
  *   - A free slot has no pins and no parts. Slots from n_slots on are free, n_free not counting them.
  *
@@ -53,19 +53,19 @@ struct layer {
     uint64_t least;
 };
 
-struct st_cache {
-    const struct st_cache_policy *policy;
+struct fb_cache {
+    const struct fb_cache_policy *policy;
     void *state; /* the policy's; NULL when it needs none */
     int n_layers;
     struct layer *layers;
 };
 
-#define POLICY_ENTRY(name, separator) &st_cache_##name,
+#define POLICY_ENTRY(name, separator) &fb_cache_##name,
 #define POLICY_NAME(name, separator)  separator #name
 
-static const struct st_cache_policy *const policies[] = {ST_CACHE_POLICY_LIST(POLICY_ENTRY)};
+static const struct fb_cache_policy *const policies[] = {FB_CACHE_POLICY_LIST(POLICY_ENTRY)};
 
-const struct st_cache_policy *st_cache_policy(const char *name)
+const struct fb_cache_policy *fb_cache_policy(const char *name)
 {
     for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++) {
         if (strcmp(policies[i]->name, name) == 0) {
@@ -75,37 +75,37 @@ const struct st_cache_policy *st_cache_policy(const char *name)
     return NULL;
 }
 
-const char *st_cache_policy_names(void)
+const char *fb_cache_policy_names(void)
 {
-    return ST_CACHE_POLICY_LIST(POLICY_NAME);
+    return FB_CACHE_POLICY_LIST(POLICY_NAME);
 }
 
 static void layer_init(struct layer *layer, int n_experts, int n_slots)
 {
-    ST_ASSERT(n_slots >= 1 && n_slots <= n_experts);
+    FB_ASSERT(n_slots >= 1 && n_slots <= n_experts);
     size_t n = (size_t)n_experts;
     layer->n_experts = n_experts;
     layer->n_slots = n_slots;
     layer->n_free = n_slots;
     layer->floor = n_slots;
-    layer->slot_of = st_xcalloc(n, sizeof *layer->slot_of);
-    layer->slots = st_xcalloc(n, sizeof *layer->slots);
-    layer->last_touch = st_xcalloc(n, sizeof *layer->last_touch);
-    layer->guarded = st_xcalloc(n, sizeof *layer->guarded);
+    layer->slot_of = fb_xcalloc(n, sizeof *layer->slot_of);
+    layer->slots = fb_xcalloc(n, sizeof *layer->slots);
+    layer->last_touch = fb_xcalloc(n, sizeof *layer->last_touch);
+    layer->guarded = fb_xcalloc(n, sizeof *layer->guarded);
     for (size_t i = 0; i < n; i++) {
         layer->slot_of[i] = -1;
         layer->slots[i].expert = -1;
     }
 }
 
-struct st_cache *st_cache_new(
-    int n_layers, const int *n_experts, const int *n_slots, const struct st_cache_policy *policy)
+struct fb_cache *fb_cache_new(
+    int n_layers, const int *n_experts, const int *n_slots, const struct fb_cache_policy *policy)
 {
-    ST_ASSERT(n_layers >= 0 && policy);
-    struct st_cache *cache = st_xcalloc(1, sizeof *cache);
+    FB_ASSERT(n_layers >= 0 && policy);
+    struct fb_cache *cache = fb_xcalloc(1, sizeof *cache);
     cache->policy = policy;
     cache->n_layers = n_layers;
-    cache->layers = st_xcalloc((size_t)n_layers, sizeof *cache->layers);
+    cache->layers = fb_xcalloc((size_t)n_layers, sizeof *cache->layers);
     int most = 0;
     for (int i = 0; i < n_layers; i++) {
         layer_init(&cache->layers[i], n_experts[i], n_slots[i]);
@@ -115,7 +115,7 @@ struct st_cache *st_cache_new(
     return cache;
 }
 
-void st_cache_free(struct st_cache *cache)
+void fb_cache_free(struct fb_cache *cache)
 {
     if (!cache) {
         return;
@@ -133,32 +133,32 @@ void st_cache_free(struct st_cache *cache)
     free(cache);
 }
 
-static struct layer *layer_at(const struct st_cache *cache, int layer)
+static struct layer *layer_at(const struct fb_cache *cache, int layer)
 {
-    ST_ASSERT(layer >= 0 && layer < cache->n_layers);
+    FB_ASSERT(layer >= 0 && layer < cache->n_layers);
     return &cache->layers[layer];
 }
 
-static struct layer *layer_of_expert(const struct st_cache *cache, int layer, int expert)
+static struct layer *layer_of_expert(const struct fb_cache *cache, int layer, int expert)
 {
     struct layer *l = layer_at(cache, layer);
-    ST_ASSERT(expert >= 0 && expert < l->n_experts);
+    FB_ASSERT(expert >= 0 && expert < l->n_experts);
     return l;
 }
 
-static struct slot *slot_at(const struct st_cache *cache, int layer, int slot)
+static struct slot *slot_at(const struct fb_cache *cache, int layer, int slot)
 {
     struct layer *l = layer_at(cache, layer);
-    ST_ASSERT(slot >= 0 && slot < l->n_slots);
+    FB_ASSERT(slot >= 0 && slot < l->n_slots);
     return &l->slots[slot];
 }
 
-int st_cache_find(const struct st_cache *cache, int layer, int expert)
+int fb_cache_find(const struct fb_cache *cache, int layer, int expert)
 {
     return layer_of_expert(cache, layer, expert)->slot_of[expert];
 }
 
-void st_cache_touch(struct st_cache *cache, int layer, int expert)
+void fb_cache_touch(struct fb_cache *cache, int layer, int expert)
 {
     struct layer *l = layer_of_expert(cache, layer, expert);
     l->last_touch[expert] = ++l->clock;
@@ -168,7 +168,7 @@ void st_cache_touch(struct st_cache *cache, int layer, int expert)
     }
 }
 
-void st_cache_step(struct st_cache *cache, int layer)
+void fb_cache_step(struct fb_cache *cache, int layer)
 {
     struct layer *l = layer_at(cache, layer);
     l->steps++;
@@ -187,10 +187,10 @@ static int lowest_free(const struct layer *l)
     return slot;
 }
 
-void st_cache_protect(struct st_cache *cache, int layer, int expert, int steps)
+void fb_cache_protect(struct fb_cache *cache, int layer, int expert, int steps)
 {
     struct layer *l = layer_of_expert(cache, layer, expert);
-    ST_ASSERT(steps >= 0);
+    FB_ASSERT(steps >= 0);
     l->guarded[expert] = steps ? l->steps + (uint64_t)steps : 0;
 }
 
@@ -199,14 +199,14 @@ static bool is_protected(const struct layer *l, int expert)
     return l->steps < l->guarded[expert];
 }
 
-bool st_cache_protected(const struct st_cache *cache, int layer, int expert)
+bool fb_cache_protected(const struct fb_cache *cache, int layer, int expert)
 {
     return is_protected(layer_of_expert(cache, layer, expert), expert);
 }
 
 /* The unpinned slot worth least, and what it is worth: protected experts more than all others.
  * Ties by recency, then by number. -1 when all are pinned. */
-static int victim(const struct st_cache *cache, int layer, uint64_t *out)
+static int victim(const struct fb_cache *cache, int layer, uint64_t *out)
 {
     const struct layer *l = &cache->layers[layer];
     const uint64_t *worths =
@@ -241,7 +241,7 @@ static int vacate(struct layer *l, int slot)
 {
     struct slot *s = &l->slots[slot];
     int expert = s->expert;
-    ST_ASSERT(s->pins == 0);
+    FB_ASSERT(s->pins == 0);
     if (expert >= 0) {
         l->slot_of[expert] = -1;
         s->expert = -1;
@@ -251,7 +251,7 @@ static int vacate(struct layer *l, int slot)
     return expert;
 }
 
-int st_cache_acquire(struct st_cache *cache, int layer, int expert, int *evicted)
+int fb_cache_acquire(struct fb_cache *cache, int layer, int expert, int *evicted)
 {
     struct layer *l = layer_of_expert(cache, layer, expert);
     *evicted = -1;
@@ -274,58 +274,58 @@ int st_cache_acquire(struct st_cache *cache, int layer, int expert, int *evicted
     return slot;
 }
 
-void st_cache_pin(struct st_cache *cache, int layer, int slot)
+void fb_cache_pin(struct fb_cache *cache, int layer, int slot)
 {
     struct slot *s = slot_at(cache, layer, slot);
-    ST_ASSERT(s->expert >= 0 && s->pins < UINT32_MAX);
+    FB_ASSERT(s->expert >= 0 && s->pins < UINT32_MAX);
     s->pins++;
 }
 
-void st_cache_unpin(struct st_cache *cache, int layer, int slot)
+void fb_cache_unpin(struct fb_cache *cache, int layer, int slot)
 {
     struct slot *s = slot_at(cache, layer, slot);
-    ST_ASSERT(s->pins > 0);
+    FB_ASSERT(s->pins > 0);
     s->pins--;
 }
 
-uint32_t st_cache_parts(const struct st_cache *cache, int layer, int slot)
+uint32_t fb_cache_parts(const struct fb_cache *cache, int layer, int slot)
 {
     return slot_at(cache, layer, slot)->parts;
 }
 
-void st_cache_set_parts(struct st_cache *cache, int layer, int slot, uint32_t parts)
+void fb_cache_set_parts(struct fb_cache *cache, int layer, int slot, uint32_t parts)
 {
     struct slot *s = slot_at(cache, layer, slot);
-    ST_ASSERT(s->expert >= 0);
+    FB_ASSERT(s->expert >= 0);
     s->parts = parts;
 }
 
-void st_cache_drop(struct st_cache *cache, int layer, int slot)
+void fb_cache_drop(struct fb_cache *cache, int layer, int slot)
 {
     struct layer *l = layer_at(cache, layer);
-    ST_ASSERT(slot >= 0 && slot < l->n_slots);
+    FB_ASSERT(slot >= 0 && slot < l->n_slots);
     vacate(l, slot);
 }
 
-int st_cache_expert(const struct st_cache *cache, int layer, int slot)
+int fb_cache_expert(const struct fb_cache *cache, int layer, int slot)
 {
     return slot_at(cache, layer, slot)->expert;
 }
 
-bool st_cache_pinned(const struct st_cache *cache, int layer, int slot)
+bool fb_cache_pinned(const struct fb_cache *cache, int layer, int slot)
 {
     return slot_at(cache, layer, slot)->pins > 0;
 }
 
-int st_cache_slots(const struct st_cache *cache, int layer)
+int fb_cache_slots(const struct fb_cache *cache, int layer)
 {
     return layer_at(cache, layer)->n_slots;
 }
 
-void st_cache_resize(struct st_cache *cache, int layer, int n)
+void fb_cache_resize(struct fb_cache *cache, int layer, int n)
 {
     struct layer *l = layer_at(cache, layer);
-    ST_ASSERT(n >= 1 && n <= l->n_experts);
+    FB_ASSERT(n >= 1 && n <= l->n_experts);
     for (int i = n; i < l->n_slots; i++) {
         vacate(l, i);
     }
@@ -335,14 +335,14 @@ void st_cache_resize(struct st_cache *cache, int layer, int n)
 
 /* --- Slots that move between layers --------------------------------------------------------- */
 
-void st_cache_set_floor(struct st_cache *cache, int layer, int n)
+void fb_cache_set_floor(struct fb_cache *cache, int layer, int n)
 {
-    ST_ASSERT(n >= 1);
+    FB_ASSERT(n >= 1);
     layer_at(cache, layer)->floor = n;
 }
 
 /* Of the layers that may give a slot, the one that seems to lose least; -1: none may. */
-static int lender(const struct st_cache *cache, int layer)
+static int lender(const struct fb_cache *cache, int layer)
 {
     int best = -1;
     for (int i = 0; i < cache->n_layers; i++) {
@@ -355,7 +355,7 @@ static int lender(const struct st_cache *cache, int layer)
     return best;
 }
 
-bool st_cache_trade(struct st_cache *cache, int layer, int *from, int *slot)
+bool fb_cache_trade(struct fb_cache *cache, int layer, int *from, int *slot)
 {
     struct layer *l = layer_at(cache, layer);
     uint64_t loss;
@@ -378,11 +378,11 @@ bool st_cache_trade(struct st_cache *cache, int layer, int *from, int *slot)
     return true;
 }
 
-void st_cache_move(struct st_cache *cache, int layer, int from, int to)
+void fb_cache_move(struct fb_cache *cache, int layer, int from, int to)
 {
     struct layer *l = layer_at(cache, layer);
     struct slot *a = slot_at(cache, layer, from), *b = slot_at(cache, layer, to);
-    ST_ASSERT(b->expert < 0 && a->pins == 0);
+    FB_ASSERT(b->expert < 0 && a->pins == 0);
     if (a->expert >= 0) {
         l->slot_of[a->expert] = to;
     }
@@ -393,24 +393,24 @@ void st_cache_move(struct st_cache *cache, int layer, int from, int to)
 static void check_layer(const struct layer *l)
 {
     int resident = 0, n_free = 0;
-    ST_ASSERT(l->n_slots >= 1 && l->n_slots <= l->n_experts);
+    FB_ASSERT(l->n_slots >= 1 && l->n_slots <= l->n_experts);
     for (int i = 0; i < l->n_experts; i++) {
         const struct slot *s = &l->slots[i];
-        ST_ASSERT(s->expert >= -1 && s->expert < l->n_experts);
+        FB_ASSERT(s->expert >= -1 && s->expert < l->n_experts);
         if (s->expert < 0) {
-            ST_ASSERT(s->pins == 0 && s->parts == 0);
+            FB_ASSERT(s->pins == 0 && s->parts == 0);
             n_free += i < l->n_slots;
         } else {
-            ST_ASSERT(i < l->n_slots && l->slot_of[s->expert] == i);
+            FB_ASSERT(i < l->n_slots && l->slot_of[s->expert] == i);
         }
-        ST_ASSERT(l->slot_of[i] >= -1 && l->slot_of[i] < l->n_slots);
+        FB_ASSERT(l->slot_of[i] >= -1 && l->slot_of[i] < l->n_slots);
         resident += l->slot_of[i] >= 0;
-        ST_ASSERT(l->last_touch[i] <= l->clock);
+        FB_ASSERT(l->last_touch[i] <= l->clock);
     }
-    ST_ASSERT(n_free == l->n_free && resident == l->n_slots - n_free);
+    FB_ASSERT(n_free == l->n_free && resident == l->n_slots - n_free);
 }
 
-void st_cache_check(const struct st_cache *cache)
+void fb_cache_check(const struct fb_cache *cache)
 {
     for (int i = 0; i < cache->n_layers; i++) {
         check_layer(&cache->layers[i]);

@@ -11,20 +11,20 @@
  * One state for all layers: what one layer uses may say something about another. It is about
  * experts, not slots: what is known of an expert survives its eviction, its drop and every resize.
  *
- * To add one: write policy_NAME.c with a table st_cache_NAME, and a line in ST_CACHE_POLICY_LIST.
+ * To add one: write policy_NAME.c with a table fb_cache_NAME, and a line in FB_CACHE_POLICY_LIST.
  *
  * Rules, besides those of cache.h:
  *   P1  What a function answers follows from the calls of step and touch so far (hence C4).
  *   P2  Integers only: a sum of floats may differ between compilers, and then so do the reads.
  */
-#ifndef ST_CACHE_POLICY_H
-#define ST_CACHE_POLICY_H
+#ifndef FB_CACHE_POLICY_H
+#define FB_CACHE_POLICY_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct st_cache_policy {
+struct fb_cache_policy {
     const char *name;
 
     /* Worth means the same in all layers, so that a slot may move to where it is worth more. */
@@ -46,15 +46,15 @@ struct st_cache_policy {
     const uint64_t *(*worth)(void *state, int layer);
 };
 
-/* X(name, separator): the separator stands before the name in st_cache_policy_names(). */
-#define ST_CACHE_POLICY_LIST(X)                                                                    \
+/* X(name, separator): the separator stands before the name in fb_cache_policy_names(). */
+#define FB_CACHE_POLICY_LIST(X)                                                                    \
     X(lru, "")                                                                                     \
     X(lfu, ", ")                                                                                   \
     X(echo, ", ")
 
-#define ST_CACHE_POLICY_DECLARE(name, separator)                                                   \
-    extern const struct st_cache_policy st_cache_##name;
-ST_CACHE_POLICY_LIST(ST_CACHE_POLICY_DECLARE)
-#undef ST_CACHE_POLICY_DECLARE
+#define FB_CACHE_POLICY_DECLARE(name, separator)                                                   \
+    extern const struct fb_cache_policy fb_cache_##name;
+FB_CACHE_POLICY_LIST(FB_CACHE_POLICY_DECLARE)
+#undef FB_CACHE_POLICY_DECLARE
 
 #endif

@@ -55,15 +55,15 @@ struct echo {
 
 static void *echo_make(int n_layers, int n_experts)
 {
-    struct echo *echo = st_xcalloc(1, sizeof *echo + (size_t)n_layers * sizeof(struct layer));
+    struct echo *echo = fb_xcalloc(1, sizeof *echo + (size_t)n_layers * sizeof(struct layer));
     echo->n_layers = n_layers;
     echo->n_experts = n_experts;
     echo->forget = ONE / (uint32_t)(n_layers > 0 ? n_layers : 1);
     for (int i = 0; i < n_layers; i++) {
         struct layer *l = &echo->layers[i];
-        l->rate = st_xcalloc((size_t)n_experts, sizeof *l->rate);
-        l->used = st_xcalloc((size_t)n_experts, sizeof *l->used);
-        l->worth = st_xcalloc((size_t)n_experts, sizeof *l->worth);
+        l->rate = fb_xcalloc((size_t)n_experts, sizeof *l->rate);
+        l->used = fb_xcalloc((size_t)n_experts, sizeof *l->used);
+        l->worth = fb_xcalloc((size_t)n_experts, sizeof *l->worth);
     }
     return echo;
 }
@@ -171,7 +171,7 @@ static const uint64_t *echo_worth(void *state, int layer)
     return l->worth;
 }
 
-const struct st_cache_policy st_cache_echo = {
+const struct fb_cache_policy fb_cache_echo = {
     .name = "echo",
     .comparable = true,
     .make = echo_make,

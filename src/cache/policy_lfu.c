@@ -17,7 +17,7 @@ struct lfu {
 static void *lfu_make(int n_layers, int n_experts)
 {
     size_t n = (size_t)n_layers * (size_t)n_experts;
-    struct lfu *lfu = st_xcalloc(1, sizeof *lfu + n * sizeof lfu->uses[0]);
+    struct lfu *lfu = fb_xcalloc(1, sizeof *lfu + n * sizeof lfu->uses[0]);
     lfu->n_experts = (size_t)n_experts;
     return lfu;
 }
@@ -34,7 +34,7 @@ static const uint64_t *lfu_worth(void *state, int layer)
     return lfu->uses + (size_t)layer * lfu->n_experts;
 }
 
-const struct st_cache_policy st_cache_lfu = {
+const struct fb_cache_policy fb_cache_lfu = {
     .name = "lfu",
     .make = lfu_make,
     .free = free,

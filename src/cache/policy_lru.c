@@ -5,4 +5,4 @@
  */
 #include "cache/policy.h"
 
-const struct st_cache_policy st_cache_lru = {.name = "lru"};
+const struct fb_cache_policy fb_cache_lru = {.name = "lru"};

@@ -1,5 +1,5 @@
 /*
- * bench.c - strata bench: how fast, how close to what disk and CPU allow, and against llama.cpp.
+ * bench.c - forebay bench: how fast, how close to what disk and CPU allow, and against llama.cpp.
  *
  * Rounds of runs; each run is a process of its own (bench_run.c). Before each one the system is
  * asked to forget the model's files, so that all begin alike. The two programs alternate, and who
@@ -43,9 +43,9 @@ static int parse(struct bench_options *o, int argc, char **argv)
         "the disk's speed is used. Each run is a process of its own, and begins with none of the "
         "model in the page cache.",
         options, 1, 1,
-        "--mem bounds Strata only. To give llama.cpp no more, run the command in a container with "
+        "--mem bounds Forebay only. To give llama.cpp no more, run the command in a container with "
         "that limit (bench/peer.sh does). llama.cpp repacks weights as it does by default if "
-        "Strata, too, holds all of them; if not, it computes on them as stored. Without --ctx the "
+        "Forebay, too, holds all of them; if not, it computes on them as stored. Without --ctx the "
         "context is as long as a run needs."};
     generate_options_init(g, 64);
     int rc = generate_parse_spec(&spec, argc, argv, g);
@@ -69,7 +69,7 @@ static void settle(struct bench_options *o)
     }
 }
 
-static void report_run(const struct bench_options *o, const struct strata_file_info *file,
+static void report_run(const struct bench_options *o, const struct forebay_file_info *file,
     enum bench_program program, uint32_t round, const struct bench_run *run)
 {
     struct bench_figures f = bench_figures_of(run, file->bytes_per_token);
@@ -77,25 +77,25 @@ static void report_run(const struct bench_options *o, const struct strata_file_i
         fprintf(stderr,
             "round %u of %u, %s: %.3f tokens/s (%u in %.1f s), prompt %.1f tokens/s, loaded in "
             "%.1f s\n",
-            round + 1, o->rounds, program == BENCH_LLAMA ? "llama.cpp" : "Strata",
+            round + 1, o->rounds, program == BENCH_LLAMA ? "llama.cpp" : "Forebay",
             f.decode_tok_per_s, run->n_measured, f.token_s * run->n_measured, f.prompt_tok_per_s,
             f.load_s);
     }
 }
 
-static enum strata_status run_rounds(struct bench_options *o, struct strata_file *file,
-    struct bench_result *r, struct strata_error *err)
+static enum forebay_status run_rounds(struct bench_options *o, struct forebay_file *file,
+    struct bench_result *r, struct forebay_error *err)
 {
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     for (uint32_t round = 0; round < o->rounds; round++) {
-        for (int turn = 0; turn < BENCH_PROGRAMS && status == STRATA_OK; turn++) {
+        for (int turn = 0; turn < BENCH_PROGRAMS && status == FOREBAY_OK; turn++) {
             int p = (turn + (int)round) % BENCH_PROGRAMS;
             if (r->runs[p]) {
-                strata_file_forget(file);
+                forebay_file_forget(file);
                 status = bench_run(o, (enum bench_program)p, &r->runs[p][round], err);
             }
-            if (r->runs[p] && status == STRATA_OK) {
-                o->llama_repacks = r->runs[BENCH_STRATA][0].placement.fits;
+            if (r->runs[p] && status == FOREBAY_OK) {
+                o->llama_repacks = r->runs[BENCH_FOREBAY][0].placement.fits;
                 report_run(o, &r->file, (enum bench_program)p, round, &r->runs[p][round]);
             }
         }
@@ -111,22 +111,22 @@ int cmd_bench(int argc, char **argv)
         return rc;
     }
     settle(&o);
-    struct strata_error err;
-    struct strata_file *file = NULL;
+    struct forebay_error err;
+    struct forebay_file *file = NULL;
     struct bench_result result = {0};
-    enum strata_status status = strata_file_open(o.generate.model_path, &file, &err);
-    if (status == STRATA_OK) {
-        strata_file_describe(file, &result.file);
-        result.runs[BENCH_STRATA] = st_xcalloc(o.rounds, sizeof *result.runs[0]);
-        result.runs[BENCH_LLAMA] = o.versus ? st_xcalloc(o.rounds, sizeof *result.runs[0]) : NULL;
+    enum forebay_status status = forebay_file_open(o.generate.model_path, &file, &err);
+    if (status == FOREBAY_OK) {
+        forebay_file_describe(file, &result.file);
+        result.runs[BENCH_FOREBAY] = fb_xcalloc(o.rounds, sizeof *result.runs[0]);
+        result.runs[BENCH_LLAMA] = o.versus ? fb_xcalloc(o.rounds, sizeof *result.runs[0]) : NULL;
         status = run_rounds(&o, file, &result, &err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         (o.json ? bench_print_json : bench_print_table)(&o, &result);
     }
-    free(result.runs[BENCH_STRATA]);
+    free(result.runs[BENCH_FOREBAY]);
     free(result.runs[BENCH_LLAMA]);
-    strata_file_free(file);
+    forebay_file_free(file);
     generate_release(&o.generate);
-    return status == STRATA_OK ? CMD_OK : cmd_fail(&err);
+    return status == FOREBAY_OK ? CMD_OK : cmd_fail(&err);
 }

@@ -1,16 +1,16 @@
 /*
- * bench.h - what the files of `strata bench` share.
+ * bench.h - what the files of `forebay bench` share.
  *
  *      bench.c         options, rounds
  *      bench_run.c     one run, in a process of its own (one model per process)
  *      bench_report.c  figures of the runs, the table, the JSON
  */
-#ifndef ST_CMD_BENCH_H
-#define ST_CMD_BENCH_H
+#ifndef FB_CMD_BENCH_H
+#define FB_CMD_BENCH_H
 
 #include "cmd/generate.h"
 
-enum bench_program { BENCH_STRATA, BENCH_LLAMA, BENCH_PROGRAMS };
+enum bench_program { BENCH_FOREBAY, BENCH_LLAMA, BENCH_PROGRAMS };
 
 struct bench_options {
     struct generate_options generate; /* n_predict: tokens that are measured */
@@ -27,17 +27,17 @@ struct bench_options {
 
 /* What a run found out. Plain data: it comes through a pipe. */
 struct bench_run {
-    struct strata_error err; /* status OK, or why there is nothing else in here */
-    struct strata_placement placement;
-    struct strata_stats prompt, start, end; /* after the prompt; around the tokens that count */
+    struct forebay_error err; /* status OK, or why there is nothing else in here */
+    struct forebay_placement placement;
+    struct forebay_stats prompt, start, end; /* after the prompt; around the tokens that count */
     uint32_t n_measured;
     uint32_t n_ids;
     int32_t ids[BENCH_IDS]; /* the first tokens generated, those that do not count included */
 };
 
 /* Runs the program once, in a child process that has the model to itself. */
-enum strata_status bench_run(const struct bench_options *options, enum bench_program program,
-    struct bench_run *run, struct strata_error *err);
+enum forebay_status bench_run(const struct bench_options *options, enum bench_program program,
+    struct bench_run *run, struct forebay_error *err);
 
 /* Figures of one run. All are doubles, so that they can be gone through as an array. */
 #define BENCH_BOTH(X)                                                                              \
@@ -76,7 +76,7 @@ struct bench_figures {
 
 /* All runs, [program][round]; those of llama.cpp NULL when it was not asked for. */
 struct bench_result {
-    struct strata_file_info file;
+    struct forebay_file_info file;
     struct bench_run *runs[BENCH_PROGRAMS];
 };
 

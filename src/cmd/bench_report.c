@@ -9,7 +9,7 @@
 #include "cmd/bench.h"
 #include "cmd/utf8.h"
 
-static const char *const program_names[] = {"strata", "llama.cpp"};
+static const char *const program_names[] = {"forebay", "llama.cpp"};
 
 /* --- Figures ------------------------------------------------------------------------------- */
 
@@ -22,7 +22,7 @@ static double over(double a, double b)
 /* docs/STATS.md defines them; here they are of the tokens that count. */
 struct bench_figures bench_figures_of(const struct bench_run *run, uint64_t bytes_per_token)
 {
-    const struct strata_stats *p = &run->prompt, *a = &run->start, *z = &run->end;
+    const struct forebay_stats *p = &run->prompt, *a = &run->start, *z = &run->end;
     double n = run->n_measured, seconds = z->decode_s - a->decode_s;
     double read = (double)(z->decode_read_bytes - a->decode_read_bytes);
     struct bench_figures f = {
@@ -85,10 +85,10 @@ struct summary {
 static void summary_init(
     struct summary *s, const struct bench_options *o, const struct bench_result *r)
 {
-    *s = (struct summary){.options = o, .values = st_xcalloc(o->rounds, sizeof *s->values)};
+    *s = (struct summary){.options = o, .values = fb_xcalloc(o->rounds, sizeof *s->values)};
     for (int p = 0; p < BENCH_PROGRAMS; p++) {
         if (r->runs[p]) {
-            s->figures[p] = st_xcalloc(o->rounds, sizeof *s->figures[p]);
+            s->figures[p] = fb_xcalloc(o->rounds, sizeof *s->figures[p]);
             for (uint32_t i = 0; i < o->rounds; i++) {
                 s->figures[p][i] = bench_figures_of(&r->runs[p][i], r->file.bytes_per_token);
             }
@@ -98,7 +98,7 @@ static void summary_init(
 
 static void summary_release(struct summary *s)
 {
-    free(s->figures[BENCH_STRATA]);
+    free(s->figures[BENCH_FOREBAY]);
     free(s->figures[BENCH_LLAMA]);
     free(s->values);
 }
@@ -119,11 +119,11 @@ static struct spread spread_at(struct summary *s, enum bench_program program, si
     return spread_of(s->values, s->options->rounds);
 }
 
-/* Strata's figure over llama.cpp's, round by round. */
+/* Forebay's figure over llama.cpp's, round by round. */
 static struct spread ratio_at(struct summary *s, size_t offset)
 {
     for (uint32_t i = 0; i < s->options->rounds; i++) {
-        s->values[i] = over(figure_at(&s->figures[BENCH_STRATA][i], offset),
+        s->values[i] = over(figure_at(&s->figures[BENCH_FOREBAY][i], offset),
             figure_at(&s->figures[BENCH_LLAMA][i], offset));
     }
     return spread_of(s->values, s->options->rounds);
@@ -134,7 +134,7 @@ static struct spread ratio_at(struct summary *s, size_t offset)
 /* Generated tokens that both programs chose the same, from the first on; of how many. */
 static uint32_t same_tokens(const struct bench_result *r, uint32_t round, uint32_t *of)
 {
-    const struct bench_run *a = &r->runs[BENCH_STRATA][round], *b = &r->runs[BENCH_LLAMA][round];
+    const struct bench_run *a = &r->runs[BENCH_FOREBAY][round], *b = &r->runs[BENCH_LLAMA][round];
     *of = a->n_ids < b->n_ids ? a->n_ids : b->n_ids;
     uint32_t n = 0;
     while (n < *of && a->ids[n] == b->ids[n]) {
@@ -160,7 +160,7 @@ static struct spread in_units(struct spread x, double unit)
 static void print_row(struct summary *s, const char *what, size_t offset, double unit)
 {
     char text[64];
-    struct spread own = in_units(spread_at(s, BENCH_STRATA, offset), unit);
+    struct spread own = in_units(spread_at(s, BENCH_FOREBAY, offset), unit);
     printf("%-20s", what);
     if (!s->figures[BENCH_LLAMA]) {
         printf("  %s\n", cell(own, text, sizeof text));
@@ -174,8 +174,8 @@ static void print_row(struct summary *s, const char *what, size_t offset, double
 
 static void print_share(struct summary *s, const char *what, size_t offset)
 {
-    double token = SPREAD(s, BENCH_STRATA, token_s).median;
-    double part = spread_at(s, BENCH_STRATA, offset).median;
+    double token = SPREAD(s, BENCH_FOREBAY, token_s).median;
+    double part = spread_at(s, BENCH_FOREBAY, offset).median;
     printf("    %-32s %8.2f ms  %5.1f %%\n", what, part * 1e3, over(part, token) * 100);
 }
 
@@ -183,29 +183,29 @@ static void print_share(struct summary *s, const char *what, size_t offset)
 
 static void print_decode(struct summary *s, bool experts)
 {
-    struct spread u = SPREAD(s, BENCH_STRATA, disk_utilisation);
-    struct spread hits = SPREAD(s, BENCH_STRATA, hit_rate);
-    double read = SPREAD(s, BENCH_STRATA, token_read_bytes).median;
-    double ahead = SPREAD(s, BENCH_STRATA, token_prefetch_bytes).median;
-    double used = SPREAD(s, BENCH_STRATA, token_prefetch_used_bytes).median;
-    double disk = SPREAD(s, BENCH_STRATA, disk_bytes_per_s).median;
-    printf("\nwhile Strata generates (medians):\n");
+    struct spread u = SPREAD(s, BENCH_FOREBAY, disk_utilisation);
+    struct spread hits = SPREAD(s, BENCH_FOREBAY, hit_rate);
+    double read = SPREAD(s, BENCH_FOREBAY, token_read_bytes).median;
+    double ahead = SPREAD(s, BENCH_FOREBAY, token_prefetch_bytes).median;
+    double used = SPREAD(s, BENCH_FOREBAY, token_prefetch_used_bytes).median;
+    double disk = SPREAD(s, BENCH_FOREBAY, disk_bytes_per_s).median;
+    printf("\nwhile Forebay generates (medians):\n");
     if (experts) {
         printf("    expert requests that hit         %.1f %% (%.1f to %.1f)\n", hits.median * 100,
             hits.min * 100, hits.max * 100);
     }
     printf("    read                             %s a token; %s ahead of need, %.0f %% of that "
            "used\n",
-        ST_SIZE((uint64_t)read), ST_SIZE((uint64_t)ahead), over(used, ahead) * 100);
+        FB_SIZE((uint64_t)read), FB_SIZE((uint64_t)ahead), over(used, ahead) * 100);
     if (disk > 0) {
         printf("    disk (U)                         %.0f %% used (%.0f to %.0f) of the %s/s "
                "measured before loading\n",
-            u.median * 100, u.min * 100, u.max * 100, ST_SIZE((uint64_t)disk));
+            u.median * 100, u.min * 100, u.max * 100, FB_SIZE((uint64_t)disk));
         printf("    memory's worth (R)               %.2f times the speed of reading everything\n",
-            SPREAD(s, BENCH_STRATA, roofline_ratio).median);
+            SPREAD(s, BENCH_FOREBAY, roofline_ratio).median);
     }
     printf("    predicted                        %.2f tokens/s\n",
-        SPREAD(s, BENCH_STRATA, predicted_tok_per_s).median);
+        SPREAD(s, BENCH_FOREBAY, predicted_tok_per_s).median);
     printf("a token's time:\n");
     SHARE(s, "computing", token_compute_s);
     SHARE(s, "waiting for demand reads", token_demand_stall_s);
@@ -229,18 +229,18 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
 {
     struct summary s;
     summary_init(&s, o, r);
-    const struct bench_run *first = &r->runs[BENCH_STRATA][0];
-    const struct strata_placement *p = &first->placement;
+    const struct bench_run *first = &r->runs[BENCH_FOREBAY][0];
+    const struct forebay_placement *p = &first->placement;
     printf("%s: %s, %d layers, ", o->generate.model_path, r->file.arch, r->file.n_layer);
     if (r->file.n_expert) {
         printf("%d experts, %d used, ", r->file.n_expert, r->file.n_expert_used);
     }
-    printf("%s\n", ST_SIZE(r->file.file_bytes));
+    printf("%s\n", FB_SIZE(r->file.file_bytes));
     if (p->fits) {
-        printf("budget %s: the model fits\n", ST_SIZE(p->budget_bytes));
+        printf("budget %s: the model fits\n", FB_SIZE(p->budget_bytes));
     } else {
-        printf("budget %s: %s of %s of weights in memory\n", ST_SIZE(p->budget_bytes),
-            ST_SIZE(p->resident_bytes + p->cache_bytes), ST_SIZE(p->weights_bytes));
+        printf("budget %s: %s of %s of weights in memory\n", FB_SIZE(p->budget_bytes),
+            FB_SIZE(p->resident_bytes + p->cache_bytes), FB_SIZE(p->weights_bytes));
     }
     printf(
         "%u round%s: a prompt of %llu tokens, then %u tokens after %u that do not count; each run "
@@ -249,7 +249,7 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
         o->rounds, o->rounds == 1 ? "" : "s", (unsigned long long)first->prompt.prompt_tokens,
         first->n_measured, o->warmup);
     if (s.figures[BENCH_LLAMA]) {
-        printf("%-20s  %-26s  %-26s  %s\n", "", "Strata", "llama.cpp", "Strata / llama.cpp");
+        printf("%-20s  %-26s  %-26s  %s\n", "", "Forebay", "llama.cpp", "Forebay / llama.cpp");
     }
     print_row(&s, "loading, s", offsetof(struct bench_figures, load_s), 1);
     print_row(&s, "first token after, s", offsetof(struct bench_figures, first_token_s), 1);
@@ -278,7 +278,7 @@ static json_t *program_json(
     json_t *object = json_object(), *runs = json_array();
 #define SET(name) json_object_set_new(object, #name, spread_json(SPREAD(s, program, name)));
     BENCH_BOTH(SET)
-    if (program == BENCH_STRATA) {
+    if (program == BENCH_FOREBAY) {
         BENCH_OWN(SET)
     }
 #undef SET
@@ -287,7 +287,7 @@ static json_t *program_json(
         json_t *run = json_pack("{s:i}", "tokens", (int)r->runs[program][i].n_measured);
 #define SET(name) json_object_set_new(run, #name, json_real(f->name));
         BENCH_BOTH(SET)
-        if (program == BENCH_STRATA) {
+        if (program == BENCH_FOREBAY) {
             BENCH_OWN(SET)
         }
 #undef SET
@@ -317,8 +317,8 @@ void bench_print_json(const struct bench_options *o, const struct bench_result *
 {
     struct summary s;
     summary_init(&s, o, r);
-    const struct bench_run *first = &r->runs[BENCH_STRATA][0];
-    const struct strata_placement *p = &first->placement;
+    const struct bench_run *first = &r->runs[BENCH_FOREBAY][0];
+    const struct forebay_placement *p = &first->placement;
     json_t *root = json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:b}",
         "model", utf8_json(o->generate.model_path), "arch", utf8_json(r->file.arch), "file_bytes",
         (json_int_t)r->file.file_bytes, "bytes_per_token", (json_int_t)r->file.bytes_per_token,
@@ -333,7 +333,7 @@ void bench_print_json(const struct bench_options *o, const struct bench_result *
         }
     }
     if (s.figures[BENCH_LLAMA]) {
-        json_object_set_new(root, "strata_over_llama.cpp", versus_json(&s, r));
+        json_object_set_new(root, "forebay_over_llama.cpp", versus_json(&s, r));
     }
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     putchar('\n');

@@ -36,46 +36,46 @@ static const char default_text[] =
 /* --- The child ----------------------------------------------------------------------------- */
 
 /* The prompt, cut or repeated to the length that was asked for. */
-static enum strata_status make_prompt(const struct bench_options *o,
-    const struct strata_model *model, int32_t **out, size_t *n, struct strata_error *err)
+static enum forebay_status make_prompt(const struct bench_options *o,
+    const struct forebay_model *model, int32_t **out, size_t *n, struct forebay_error *err)
 {
     struct generate_options input = o->generate;
     int32_t no_text[] = {0};
     bool given = input.prompt || input.file || input.tokens;
-    if (!given && strata_model_has_text(model)) {
+    if (!given && forebay_model_has_text(model)) {
         input.prompt = default_text;
     } else if (!given) {
         input.tokens = no_text;
         input.n_tokens = 1;
     }
-    enum strata_status status = generate_input(&input, model, out, n, err);
-    if (status != STRATA_OK || o->prompt_tokens == 0) {
+    enum forebay_status status = generate_input(&input, model, out, n, err);
+    if (status != FOREBAY_OK || o->prompt_tokens == 0) {
         return status;
     }
     size_t length = *n, first = length > 1 && !input.tokens; /* a text begins only once */
-    *out = st_xrealloc(*out, o->prompt_tokens * sizeof **out);
+    *out = fb_xrealloc(*out, o->prompt_tokens * sizeof **out);
     for (size_t i = length; i < o->prompt_tokens; i++) {
         (*out)[i] = (*out)[first + (i - length) % (length - first)];
     }
     *n = o->prompt_tokens;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* Generates up to n tokens, one at least, or until the time is up. */
-static enum strata_status generate(struct strata_session *session, const struct bench_options *o,
-    uint32_t n, int32_t *token, struct bench_run *run, struct strata_error *err)
+static enum forebay_status generate(struct forebay_session *session, const struct bench_options *o,
+    uint32_t n, int32_t *token, struct bench_run *run, struct forebay_error *err)
 {
-    uint64_t start = st_now_ns();
-    enum strata_status status = STRATA_OK;
+    uint64_t start = fb_now_ns();
+    enum forebay_status status = FOREBAY_OK;
     run->n_measured = 0;
-    while (run->n_measured < n && status == STRATA_OK) {
-        if (run->n_measured > 0 && (double)(st_now_ns() - start) * 1e-9 > (double)o->seconds) {
+    while (run->n_measured < n && status == FOREBAY_OK) {
+        if (run->n_measured > 0 && (double)(fb_now_ns() - start) * 1e-9 > (double)o->seconds) {
             break;
         }
-        status = strata_eval(session, token, 1, false, err);
-        if (status == STRATA_OK) {
+        status = forebay_eval(session, token, 1, false, err);
+        if (status == FOREBAY_OK) {
             run->n_measured++;
-            *token = strata_sample(session);
+            *token = forebay_sample(session);
             if (run->n_ids < BENCH_IDS) {
                 run->ids[run->n_ids++] = *token;
             }
@@ -84,39 +84,39 @@ static enum strata_status generate(struct strata_session *session, const struct 
     return status;
 }
 
-static enum strata_status measure(struct strata_model *model, struct strata_session *session,
-    const struct bench_options *o, struct bench_run *run, struct strata_error *err)
+static enum forebay_status measure(struct forebay_model *model, struct forebay_session *session,
+    const struct bench_options *o, struct bench_run *run, struct forebay_error *err)
 {
     int32_t *prompt = NULL;
     size_t n = 0;
-    enum strata_status status = make_prompt(o, model, &prompt, &n, err);
-    if (status == STRATA_OK) {
-        status = strata_eval(session, prompt, n, false, err);
+    enum forebay_status status = make_prompt(o, model, &prompt, &n, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_eval(session, prompt, n, false, err);
     }
     free(prompt);
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return status;
     }
-    int32_t token = strata_sample(session);
+    int32_t token = forebay_sample(session);
     run->ids[run->n_ids++] = token;
-    strata_stats_get(session, &run->prompt);
+    forebay_stats_get(session, &run->prompt);
     if (o->warmup > 0) {
         status = generate(session, o, o->warmup, &token, run, err);
     }
-    strata_stats_get(session, &run->start);
-    if (status == STRATA_OK) {
+    forebay_stats_get(session, &run->start);
+    if (status == FOREBAY_OK) {
         status = generate(session, o, o->generate.n_predict, &token, run, err);
     }
-    strata_stats_get(session, &run->end);
+    forebay_stats_get(session, &run->end);
     return status;
 }
 
 static void run_model(
     const struct bench_options *o, enum bench_program program, struct bench_run *run)
 {
-    struct strata_model_options options = o->generate.model;
-    struct strata_model *model = NULL;
-    struct strata_session *session = NULL;
+    struct forebay_model_options options = o->generate.model;
+    struct forebay_model *model = NULL;
+    struct forebay_session *session = NULL;
     struct progress_line line;
     progress_init(&line, o->generate.quiet);
     options.progress = progress_report;
@@ -125,18 +125,18 @@ static void run_model(
         options.plain = options.mmap = true;
         options.repack = options.repack && o->llama_repacks;
     }
-    enum strata_status status =
-        strata_model_load(o->generate.model_path, &options, &model, &run->err);
+    enum forebay_status status =
+        forebay_model_load(o->generate.model_path, &options, &model, &run->err);
     progress_end(&line);
-    if (status == STRATA_OK) {
-        strata_model_placement(model, &run->placement);
-        status = strata_session_new(model, &session, &run->err);
+    if (status == FOREBAY_OK) {
+        forebay_model_placement(model, &run->placement);
+        status = forebay_session_new(model, &session, &run->err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         status = measure(model, session, o, run, &run->err);
     }
-    strata_session_free(session);
-    strata_model_free(model);
+    forebay_session_free(session);
+    forebay_model_free(model);
     run->err.status = status;
 }
 
@@ -169,28 +169,28 @@ static bool receive_run(int fd, struct bench_run *run)
     return true;
 }
 
-static enum strata_status died(
-    enum bench_program program, int status, const struct bench_options *o, struct strata_error *err)
+static enum forebay_status died(enum bench_program program, int status,
+    const struct bench_options *o, struct forebay_error *err)
 {
-    const char *name = program == BENCH_LLAMA ? "llama.cpp" : "Strata";
+    const char *name = program == BENCH_LLAMA ? "llama.cpp" : "Forebay";
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
-        return st_fail(err, STRATA_E_NOMEM,
+        return fb_fail(err, FOREBAY_E_NOMEM,
             "Usually the system did that for want of memory: raise the limit it runs under.",
             "the process that ran %s with %s was killed", o->generate.model_path, name);
     }
-    return st_fail(err, STRATA_E_LLAMA, "Its messages are above; --verbose shows more.",
+    return fb_fail(err, FOREBAY_E_LLAMA, "Its messages are above; --verbose shows more.",
         "the process that ran %s with %s ended by %s %d", o->generate.model_path, name,
         WIFSIGNALED(status) ? "signal" : "exit code",
         WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }
 
-enum strata_status bench_run(const struct bench_options *o, enum bench_program program,
-    struct bench_run *run, struct strata_error *err)
+enum forebay_status bench_run(const struct bench_options *o, enum bench_program program,
+    struct bench_run *run, struct forebay_error *err)
 {
     int ends[2], status = 0;
     *run = (struct bench_run){0};
     if (pipe(ends) != 0) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot make a pipe");
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot make a pipe");
     }
     fflush(NULL); /* or the child's copy would be written, too */
     pid_t child = fork();
@@ -205,14 +205,14 @@ enum strata_status bench_run(const struct bench_options *o, enum bench_program p
     bool whole = child > 0 && receive_run(ends[0], run);
     close(ends[0]);
     if (failed) {
-        return st_fail_errno(err, STRATA_E_NOMEM, failed, "", "cannot start a process");
+        return fb_fail_errno(err, FOREBAY_E_NOMEM, failed, "", "cannot start a process");
     }
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (!whole) {
         return died(program, status, o, err);
     }
-    if (run->err.status != STRATA_OK) {
+    if (run->err.status != FOREBAY_OK) {
         *err = run->err;
     }
     return run->err.status;

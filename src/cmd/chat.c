@@ -1,5 +1,5 @@
 /*
- * chat.c - strata chat: lines in, answers out. The answers go to stdout, everything else (thoughts
+ * chat.c - forebay chat: lines in, answers out. The answers go to stdout, everything else (thoughts
  * of the model, figures, what commands say) to stderr, so that a script gets answers alone.
  */
 #include <errno.h>
@@ -21,17 +21,17 @@ struct chat {
     const char *path;
     const char *system; /* --system */
     bool quiet, verbose;
-    struct strata_model_options model_options;
+    struct forebay_model_options model_options;
     struct talk_options options;
 
-    struct strata_model *model;
+    struct forebay_model *model;
     struct talk *talk;
     struct line_reader *reader;
     struct progress_line progress;
-    struct talk_turn turn;        /* the last one */
-    enum strata_delta_kind shown; /* what the cursor is in while an answer is shown */
-    bool line_begun;              /* of the answer */
-    bool failed;                  /* a script's turn or command: the exit code says so */
+    struct talk_turn turn;         /* the last one */
+    enum forebay_delta_kind shown; /* what the cursor is in while an answer is shown */
+    bool line_begun;               /* of the answer */
+    bool failed;                   /* a script's turn or command: the exit code says so */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -42,7 +42,7 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
-/* What is not the answer: "strata: ..." would look like an error. */
+/* What is not the answer: "forebay: ..." would look like an error. */
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void say(const char *format, ...)
 {
@@ -53,7 +53,7 @@ static void say(const char *format, ...)
     va_end(ap);
 }
 
-static void report(struct chat *c, const struct strata_error *err)
+static void report(struct chat *c, const struct forebay_error *err)
 {
     cmd_fail(err);
     c->failed = true;
@@ -62,24 +62,24 @@ static void report(struct chat *c, const struct strata_error *err)
 /* --- Answers ------------------------------------------------------------------------------- */
 
 /* Thoughts are dim at a terminal, and end with an empty line. */
-static void change_kind(struct chat *c, enum strata_delta_kind kind)
+static void change_kind(struct chat *c, enum forebay_delta_kind kind)
 {
     bool colour = isatty(STDERR_FILENO) != 0;
     if (kind != c->shown && !c->quiet) {
-        fputs(kind == STRATA_DELTA_REASONING ? (colour ? "\033[2m" : "")
-              : colour                       ? "\033[0m\n\n"
-                                             : "\n\n",
+        fputs(kind == FOREBAY_DELTA_REASONING ? (colour ? "\033[2m" : "")
+              : colour                        ? "\033[0m\n\n"
+                                              : "\n\n",
             stderr);
     }
     c->shown = kind;
 }
 
-static bool show_piece(enum strata_delta_kind kind, const char *text, size_t n, void *user)
+static bool show_piece(enum forebay_delta_kind kind, const char *text, size_t n, void *user)
 {
     struct chat *c = user;
     progress_end(&c->progress);
     change_kind(c, kind);
-    if (kind == STRATA_DELTA_REASONING) {
+    if (kind == FOREBAY_DELTA_REASONING) {
         return c->quiet || fwrite(text, 1, n, stderr) == n;
     }
     c->line_begun = text[n - 1] != '\n';
@@ -105,18 +105,18 @@ static void status_line(const struct chat *c)
 
 static void say_to_model(struct chat *c, const char *text, size_t n)
 {
-    struct strata_error err;
+    struct forebay_error err;
     interrupted = 0;
-    c->shown = STRATA_DELTA_CONTENT;
+    c->shown = FOREBAY_DELTA_CONTENT;
     c->line_begun = false;
-    enum strata_status status = talk_say(c->talk, text, n, show_piece, c, &c->turn, &err);
+    enum forebay_status status = talk_say(c->talk, text, n, show_piece, c, &c->turn, &err);
     progress_end(&c->progress);
-    change_kind(c, STRATA_DELTA_CONTENT);
-    if (c->line_begun || (status == STRATA_OK && !line_reader_edits(c->reader))) {
+    change_kind(c, FOREBAY_DELTA_CONTENT);
+    if (c->line_begun || (status == FOREBAY_OK && !line_reader_edits(c->reader))) {
         putchar('\n');
     }
     fflush(stdout);
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         report(c, &err);
     } else if (c->turn.generated_tokens == 0 && c->turn.end == TALK_STOPPED) {
         say("Stopped before the answer began: your message is forgotten.");
@@ -131,15 +131,15 @@ static void command_help(struct chat *c, const char *arg);
 
 static void command_stats(struct chat *c, const char *arg)
 {
-    struct strata_stats stats;
-    struct strata_placement placement;
+    struct forebay_stats stats;
+    struct forebay_placement placement;
     (void)arg;
-    strata_stats_get(talk_session(c->talk), &stats);
-    strata_model_placement(c->model, &placement);
+    forebay_stats_get(talk_session(c->talk), &stats);
+    forebay_model_placement(c->model, &placement);
     say("chat:   %zu messages, %u of %u tokens of context in use; the last prompt: %u computed, %u "
         "kept",
-        talk_n_messages(c->talk), strata_session_n_past(talk_session(c->talk)),
-        strata_model_ctx(c->model), c->turn.computed_tokens, c->turn.kept_tokens);
+        talk_n_messages(c->talk), forebay_session_n_past(talk_session(c->talk)),
+        forebay_model_ctx(c->model), c->turn.computed_tokens, c->turn.kept_tokens);
     stats_print(&stats, &placement);
 }
 
@@ -152,11 +152,11 @@ static void command_new(struct chat *c, const char *arg)
 
 static void command_system(struct chat *c, const char *arg)
 {
-    struct strata_error err;
+    struct forebay_error err;
     const char *system = talk_system(c->talk);
     if (!*arg) {
         say("%s", system ? system : "There is no system message. /system TEXT sets one.");
-    } else if (talk_set_system(c->talk, strcmp(arg, "-") == 0 ? "" : arg, &err) != STRATA_OK) {
+    } else if (talk_set_system(c->talk, strcmp(arg, "-") == 0 ? "" : arg, &err) != FOREBAY_OK) {
         report(c, &err);
     } else {
         say("From the next message on; it is computed with the whole conversation.");
@@ -165,13 +165,13 @@ static void command_system(struct chat *c, const char *arg)
 
 static void command_file(struct chat *c, const char *arg, bool save)
 {
-    struct strata_error err;
+    struct forebay_error err;
     if (!*arg) {
-        st_fail(&err, STRATA_E_USAGE, "", "the name of a file is missing: /%s FILE",
+        fb_fail(&err, FOREBAY_E_USAGE, "", "the name of a file is missing: /%s FILE",
             save ? "save" : "load");
         report(c, &err);
     } else if ((save ? talk_save(c->talk, arg, &err) : talk_load(c->talk, arg, &err)) !=
-               STRATA_OK) {
+               FOREBAY_OK) {
         report(c, &err);
     } else {
         say("%zu messages %s %s.", talk_n_messages(c->talk), save ? "saved to" : "loaded from",
@@ -224,7 +224,7 @@ static void command_help(struct chat *c, const char *arg)
 /* `line` without its slash: a name, spaces, the rest. False when the chat should end. */
 static bool run_command(struct chat *c, const char *line)
 {
-    struct strata_error err;
+    struct forebay_error err;
     size_t length = strcspn(line, " \t");
     const char *arg = line + length + strspn(line + length, " \t");
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
@@ -235,8 +235,8 @@ static bool run_command(struct chat *c, const char *line)
             return commands[i].run != NULL;
         }
     }
-    st_fail(&err, STRATA_E_USAGE, "/help lists the commands.", "there is no command /%.*s",
-        (int)st_min(length, 40), line);
+    fb_fail(&err, FOREBAY_E_USAGE, "/help lists the commands.", "there is no command /%.*s",
+        (int)fb_min(length, 40), line);
     report(c, &err);
     return true;
 }
@@ -257,7 +257,7 @@ static enum line_status read_quoted(struct chat *c, char **text, size_t *n)
             *n = total ? total - 1 : 0;                     /* without the last line end */
             return status == LINE_END ? LINE_READ : status; /* what is open is closed by the end */
         }
-        all = st_xrealloc(all, total + length + 1);
+        all = fb_xrealloc(all, total + length + 1);
         memcpy(all + total, line, length);
         all[total + length] = '\n';
         total += length + 1;
@@ -338,15 +338,15 @@ static void watch_interrupts(void)
     sigaction(SIGINT, &action, NULL);
 }
 
-static enum strata_status start(struct chat *c, struct strata_error *err)
+static enum forebay_status start(struct chat *c, struct forebay_error *err)
 {
     progress_init(&c->progress, c->quiet);
     c->model_options.progress = progress_report;
     c->model_options.progress_user = &c->progress;
-    enum strata_status status = strata_model_load(c->path, &c->model_options, &c->model, err);
+    enum forebay_status status = forebay_model_load(c->path, &c->model_options, &c->model, err);
     progress_end(&c->progress);
-    if (status == STRATA_OK) {
-        c->options.batch = strata_model_batch(c->model);
+    if (status == FOREBAY_OK) {
+        c->options.batch = forebay_model_batch(c->model);
         c->options.stop = &interrupted;
         if (c->progress.terminal) {
             c->options.progress = progress_report;
@@ -354,7 +354,7 @@ static enum strata_status start(struct chat *c, struct strata_error *err)
         }
         status = talk_new(c->model, &c->options, &c->talk, err);
     }
-    if (status == STRATA_OK && c->system) {
+    if (status == FOREBAY_OK && c->system) {
         status = talk_set_system(c->talk, c->system, err);
     }
     return status;
@@ -363,29 +363,29 @@ static enum strata_status start(struct chat *c, struct strata_error *err)
 int cmd_chat(int argc, char **argv)
 {
     struct chat c = {0};
-    struct strata_error err;
-    strata_model_options_init(&c.model_options);
-    strata_sampling_init(&c.options.sampling);
+    struct forebay_error err;
+    forebay_model_options_init(&c.model_options);
+    forebay_sampling_init(&c.options.sampling);
     c.options.sampling.temp = 0.8f;
-    c.options.sampling.seed = (uint32_t)st_now_ns();
+    c.options.sampling.seed = (uint32_t)fb_now_ns();
     int rc = parse(&c, argc, argv);
     if (rc != CMD_GO_ON) {
         return rc;
     }
-    strata_log_set_level(c.verbose ? STRATA_LOG_DEBUG : STRATA_LOG_WARN);
-    if (start(&c, &err) != STRATA_OK) {
+    forebay_log_set_level(c.verbose ? FOREBAY_LOG_DEBUG : FOREBAY_LOG_WARN);
+    if (start(&c, &err) != FOREBAY_OK) {
         rc = cmd_fail(&err);
     } else {
         c.reader = line_reader_new();
         if (line_reader_edits(c.reader) && !c.quiet) {
             say("%u tokens of context. /help lists commands, Ctrl-D ends.",
-                strata_model_ctx(c.model));
+                forebay_model_ctx(c.model));
         }
         watch_interrupts();
         rc = converse(&c);
         line_reader_free(c.reader);
     }
     talk_free(c.talk);
-    strata_model_free(c.model);
+    forebay_model_free(c.model);
     return rc;
 }

@@ -21,10 +21,10 @@
  *
  * Targets keep the value they had when their option is not given; the last of several wins.
  */
-#ifndef ST_CMD_CMD_H
-#define ST_CMD_CMD_H
+#ifndef FB_CMD_CMD_H
+#define FB_CMD_CMD_H
 
-#include "strata.h"
+#include "forebay.h"
 
 /* --- Exit codes --------------------------------------------------------------------------- */
 
@@ -37,10 +37,10 @@ enum cmd_exit {
 };
 
 /* The one place where a status becomes an exit code. */
-int cmd_exit_code(enum strata_status status);
+int cmd_exit_code(enum forebay_status status);
 
-/* Prints `strata: MESSAGE` and `  hint: HINT` on stderr. Returns cmd_exit_code(err->status). */
-int cmd_fail(const struct strata_error *err);
+/* Prints `forebay: MESSAGE` and `  hint: HINT` on stderr. Returns cmd_exit_code(err->status). */
+int cmd_fail(const struct forebay_error *err);
 
 /* --- Options ------------------------------------------------------------------------------ */
 
@@ -101,7 +101,7 @@ struct cmd_entry {
     const char *summary;
 };
 
-/* Runs the entry named argv[1] with the rest of argv. `program` is "strata" or "strata synth".
+/* Runs the entry named argv[1] with the rest of argv. `program` is "forebay" or "forebay synth".
  * Also answers --help, --version, `help` and `help NAME`; anything else is CMD_USAGE. */
 int cmd_dispatch(
     const char *program, const char *intro, const struct cmd_entry *table, int argc, char **argv);

@@ -29,7 +29,7 @@ const char *generate_parse_tokens(const char *text, void *target)
         }
         if (n == cap) {
             cap = cap ? 2 * cap : 64;
-            tokens = st_xrealloc(tokens, cap * sizeof *tokens);
+            tokens = fb_xrealloc(tokens, cap * sizeof *tokens);
         }
         tokens[n++] = (int32_t)id;
         if (!*end) {
@@ -43,20 +43,20 @@ const char *generate_parse_tokens(const char *text, void *target)
     return NULL;
 }
 
-static enum strata_status cannot_write(
-    const char *path, const char *option, struct strata_error *err)
+static enum forebay_status cannot_write(
+    const char *path, const char *option, struct forebay_error *err)
 {
     char hint[64];
     snprintf(hint, sizeof hint, "Check the path given with --%s.", option);
-    return st_fail_errno(err, STRATA_E_IO, errno, hint, "cannot write %s", path);
+    return fb_fail_errno(err, FOREBAY_E_IO, errno, hint, "cannot write %s", path);
 }
 
 /* Whether the file can be written; a run that fails leaves no empty file. `path` may be NULL. */
-static enum strata_status check_output(
-    const char *path, const char *option, struct strata_error *err)
+static enum forebay_status check_output(
+    const char *path, const char *option, struct forebay_error *err)
 {
     if (!path) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
     bool there = access(path, F_OK) == 0;
     FILE *f = fopen(path, "ab");
@@ -67,24 +67,24 @@ static enum strata_status check_output(
     if (!there) {
         remove(path);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status read_text(
-    const char *path, char **text, size_t *length, struct strata_error *err)
+static enum forebay_status read_text(
+    const char *path, char **text, size_t *length, struct forebay_error *err)
 {
     bool standard = strcmp(path, "-") == 0;
     FILE *f = standard ? stdin : fopen(path, "rb");
     if (!f) {
-        return st_fail_errno(
-            err, STRATA_E_IO, errno, "Check the path given with --file.", "cannot open %s", path);
+        return fb_fail_errno(
+            err, FOREBAY_E_IO, errno, "Check the path given with --file.", "cannot open %s", path);
     }
     char *buf = NULL;
     size_t n = 0, cap = 0, got;
     do {
         if (n == cap) {
             cap = cap ? 2 * cap : 1 << 16;
-            buf = st_xrealloc(buf, cap);
+            buf = fb_xrealloc(buf, cap);
         }
         got = fread(buf + n, 1, cap - n, f);
         n += got;
@@ -95,30 +95,30 @@ static enum strata_status read_text(
     }
     if (failed) {
         free(buf);
-        return st_fail_errno(err, STRATA_E_IO, failed, "", "cannot read %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, failed, "", "cannot read %s", path);
     }
     *text = buf;
     *length = n;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* What can be known to fail before the minutes that a large model takes. */
-static enum strata_status check_files(struct generate_options *o, struct strata_error *err)
+static enum forebay_status check_files(struct generate_options *o, struct forebay_error *err)
 {
-    enum strata_status status = check_output(o->stats_path, "stats", err);
-    if (status == STRATA_OK) {
+    enum forebay_status status = check_output(o->stats_path, "stats", err);
+    if (status == FOREBAY_OK) {
         status = check_output(o->trace_path, "trace-out", err);
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return status;
     }
-    return o->file ? read_text(o->file, &o->text, &o->text_length, err) : STRATA_OK;
+    return o->file ? read_text(o->file, &o->text, &o->text_length, err) : FOREBAY_OK;
 }
 
 int generate_parse_spec(
     const struct cmd_spec *spec, int argc, char **argv, struct generate_options *o)
 {
-    struct strata_error err;
+    struct forebay_error err;
     int rc = cmd_parse(spec, argc, argv, &o->model_path, NULL);
     if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
         rc = cmd_usage_error(spec, "give one of --prompt, --file and --tokens");
@@ -127,9 +127,9 @@ int generate_parse_spec(
         return rc;
     }
     if (o->verbose) {
-        strata_log_set_level(STRATA_LOG_DEBUG);
+        forebay_log_set_level(FOREBAY_LOG_DEBUG);
     }
-    if (check_files(o, &err) != STRATA_OK) {
+    if (check_files(o, &err) != FOREBAY_OK) {
         generate_release(o);
         return cmd_fail(&err);
     }
@@ -160,8 +160,8 @@ int generate_parse(const char *name, const char *summary, const struct cmd_optio
 void generate_options_init(struct generate_options *o, uint32_t n_predict)
 {
     *o = (struct generate_options){.n_predict = n_predict};
-    strata_model_options_init(&o->model);
-    strata_sampling_init(&o->sampling);
+    forebay_model_options_init(&o->model);
+    forebay_sampling_init(&o->sampling);
 }
 
 void generate_release(struct generate_options *o)
@@ -172,31 +172,31 @@ void generate_release(struct generate_options *o)
 
 /* --- Input --------------------------------------------------------------------------------- */
 
-static enum strata_status tokenize(const struct strata_model *model, const char *text,
-    size_t length, int32_t **tokens, size_t *n, struct strata_error *err)
+static enum forebay_status tokenize(const struct forebay_model *model, const char *text,
+    size_t length, int32_t **tokens, size_t *n, struct forebay_error *err)
 {
     size_t needed;
-    enum strata_status status = strata_tokenize(model, text, length, true, NULL, 0, &needed, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = forebay_tokenize(model, text, length, true, NULL, 0, &needed, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    *tokens = st_xmalloc((needed + 1) * sizeof **tokens);
-    status = strata_tokenize(model, text, length, true, *tokens, needed, n, err);
-    if (status != STRATA_OK) {
+    *tokens = fb_xmalloc((needed + 1) * sizeof **tokens);
+    status = forebay_tokenize(model, text, length, true, *tokens, needed, n, err);
+    if (status != FOREBAY_OK) {
         free(*tokens);
     }
     return status;
 }
 
-enum strata_status generate_input(const struct generate_options *o,
-    const struct strata_model *model, int32_t **tokens, size_t *n, struct strata_error *err)
+enum forebay_status generate_input(const struct generate_options *o,
+    const struct forebay_model *model, int32_t **tokens, size_t *n, struct forebay_error *err)
 {
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     int32_t *list = NULL;
     size_t count = 0;
     if (o->tokens) {
         count = o->n_tokens;
-        list = st_xmalloc(count * sizeof *list);
+        list = fb_xmalloc(count * sizeof *list);
         memcpy(list, o->tokens, count * sizeof *list);
     } else if (o->file) {
         status = tokenize(model, o->text, o->text_length, &list, &count, err);
@@ -204,12 +204,12 @@ enum strata_status generate_input(const struct generate_options *o,
         const char *text = o->prompt ? o->prompt : "Once upon a time";
         status = tokenize(model, text, strlen(text), &list, &count, err);
     }
-    if (status == STRATA_OK && count == 0) {
+    if (status == FOREBAY_OK && count == 0) {
         free(list);
-        status = st_fail(
-            err, STRATA_E_USAGE, "Give a prompt with -p, -f or --tokens.", "the prompt is empty");
+        status = fb_fail(
+            err, FOREBAY_E_USAGE, "Give a prompt with -p, -f or --tokens.", "the prompt is empty");
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         *tokens = list;
         *n = count;
     }
@@ -262,33 +262,33 @@ static void set_uint64_t(json_t *object, const char *key, uint64_t value)
     json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
-static void set_strata_name(json_t *object, const char *key, const char *value)
+static void set_forebay_name(json_t *object, const char *key, const char *value)
 {
     json_object_set_new(object, key, json_string(value));
 }
 
-enum strata_status stats_write(
-    const char *path, const struct strata_stats *stats, struct strata_error *err)
+enum forebay_status stats_write(
+    const char *path, const struct forebay_stats *stats, struct forebay_error *err)
 {
     json_t *object = json_object();
 #define SET(type, name) set_##type(object, #name, stats->name);
-    STRATA_STATS_LIST(SET)
+    FOREBAY_STATS_LIST(SET)
 #undef SET
     int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(object);
-    return rc == 0 ? STRATA_OK : cannot_write(path, "stats", err);
+    return rc == 0 ? FOREBAY_OK : cannot_write(path, "stats", err);
 }
 
-static void print_reads(const struct strata_stats *s)
+static void print_reads(const struct forebay_stats *s)
 {
     /* The last token that was sampled has not been evaluated. */
     double per_token = s->generated_tokens > 1
                            ? (double)s->decode_read_bytes / (double)(s->generated_tokens - 1)
                            : 0;
-    fprintf(stderr, "reads:  %s in all, %s a token while generating", ST_SIZE(s->read_bytes),
-        ST_SIZE((uint64_t)per_token));
+    fprintf(stderr, "reads:  %s in all, %s a token while generating", FB_SIZE(s->read_bytes),
+        FB_SIZE((uint64_t)per_token));
     if (s->disk_bytes_per_s > 0) {
-        fprintf(stderr, "; disk %s/s, %.0f %% used", ST_SIZE((uint64_t)s->disk_bytes_per_s),
+        fprintf(stderr, "; disk %s/s, %.0f %% used", FB_SIZE((uint64_t)s->disk_bytes_per_s),
             s->disk_utilisation * 100);
     }
     fprintf(stderr, "\n");
@@ -302,16 +302,16 @@ static void print_reads(const struct strata_stats *s)
     }
 }
 
-static void print_device(const struct strata_device_use *use, int n_layers)
+static void print_device(const struct forebay_device_use *use, int n_layers)
 {
     fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
     if (use->n_whole < use->n_layers) {
         fprintf(stderr, " (%d with their experts)", use->n_whole);
     }
-    fprintf(stderr, ", %s\n", ST_SIZE(use->bytes));
+    fprintf(stderr, ", %s\n", FB_SIZE(use->bytes));
 }
 
-void stats_print(const struct strata_stats *s, const struct strata_placement *placement)
+void stats_print(const struct forebay_stats *s, const struct forebay_placement *placement)
 {
     fprintf(stderr,
         "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first "
@@ -326,24 +326,24 @@ void stats_print(const struct strata_stats *s, const struct strata_placement *pl
     }
     if (placement->fits) {
         fprintf(stderr, "memory: the model fits; peak %s of a budget of %s\n",
-            ST_SIZE(s->peak_rss_bytes), ST_SIZE(s->budget_bytes));
+            FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes));
         return;
     }
     fprintf(stderr, "memory: peak %s of a budget of %s; %s of %s of weights kept",
-        ST_SIZE(s->peak_rss_bytes), ST_SIZE(s->budget_bytes),
-        ST_SIZE(placement->resident_bytes + placement->cache_bytes),
-        ST_SIZE(placement->weights_bytes));
+        FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes),
+        FB_SIZE(placement->resident_bytes + placement->cache_bytes),
+        FB_SIZE(placement->weights_bytes));
     if (placement->n_experts) {
         fprintf(stderr, ", %d slots for %d experts", placement->n_slots, placement->n_experts);
     }
     fprintf(stderr, "\n");
     if (placement->sidecar_bytes) {
         fprintf(
-            stderr, "sidecar: %s of weights are read from it\n", ST_SIZE(placement->sidecar_bytes));
+            stderr, "sidecar: %s of weights are read from it\n", FB_SIZE(placement->sidecar_bytes));
     }
     print_reads(s);
     fprintf(stderr,
         "time:   computing %.2f s, waiting for reads %.2f s, putting them into place %.2f s, "
         "scheduling %.2f s; written %s\n",
-        s->compute_s, s->stall_s, s->arrive_s, s->scheduler_s, ST_SIZE(s->written_bytes));
+        s->compute_s, s->stall_s, s->arrive_s, s->scheduler_s, FB_SIZE(s->written_bytes));
 }

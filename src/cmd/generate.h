@@ -1,9 +1,9 @@
 /* generate.h - the options that run, verify and bench share: model, input, generation. */
-#ifndef ST_CMD_GENERATE_H
-#define ST_CMD_GENERATE_H
+#ifndef FB_CMD_GENERATE_H
+#define FB_CMD_GENERATE_H
 
 #include "cmd/cmd.h"
-#include "strata.h"
+#include "forebay.h"
 
 struct generate_options {
     const char *model_path;
@@ -21,8 +21,8 @@ struct generate_options {
     const char *stats_path;
     const char *trace_path; /* run only */
     uint32_t parallel;      /* verify only */
-    struct strata_model_options model;
-    struct strata_sampling sampling;
+    struct forebay_model_options model;
+    struct forebay_sampling sampling;
 };
 
 /* clang-format off */
@@ -50,11 +50,11 @@ int generate_parse_spec(
 void generate_release(struct generate_options *options);
 
 /* The input as tokens of the model: those given, or the text tokenized. The caller frees *tokens. */
-enum strata_status generate_input(const struct generate_options *options,
-    const struct strata_model *model, int32_t **tokens, size_t *n, struct strata_error *err);
+enum forebay_status generate_input(const struct generate_options *options,
+    const struct forebay_model *model, int32_t **tokens, size_t *n, struct forebay_error *err);
 
 /* A line that is redrawn on stderr while something long goes on; one line per phase when stderr is
- * no terminal, nothing when `quiet`. Signature of strata_progress; `user` is a struct progress_line. */
+ * no terminal, nothing when `quiet`. Signature of forebay_progress; `user` is a struct progress_line. */
 struct progress_line {
     bool enabled;
     bool terminal;
@@ -66,9 +66,9 @@ bool progress_report(const char *what, uint64_t done, uint64_t total, void *user
 void progress_end(struct progress_line *line);
 
 /* Writes the figures as JSON. */
-enum strata_status stats_write(
-    const char *path, const struct strata_stats *stats, struct strata_error *err);
+enum forebay_status stats_write(
+    const char *path, const struct forebay_stats *stats, struct forebay_error *err);
 /* ... and in words, on stderr. */
-void stats_print(const struct strata_stats *stats, const struct strata_placement *placement);
+void stats_print(const struct forebay_stats *stats, const struct forebay_placement *placement);
 
 #endif

@@ -1,4 +1,4 @@
-/* inspect.c - `strata inspect MODEL`: what is in the file, as tables or JSON. Reads no weights. */
+/* inspect.c - `forebay inspect MODEL`: what is in the file, as tables or JSON. Reads no weights. */
 #include "cmd/cmd.h"
 
 #include <inttypes.h>
@@ -28,8 +28,8 @@ struct sums {
 };
 
 struct report {
-    const struct strata_file *file;
-    struct strata_file_info info;
+    const struct forebay_file *file;
+    struct forebay_file_info info;
     struct sums roles;
     struct sums types;
 };
@@ -42,7 +42,7 @@ static void add_to(struct sums *sums, const char *label, uint64_t parameters, ui
     while (i < sums->n && strcmp(sums->sum[i].label, label) != 0) {
         i++;
     }
-    ST_ASSERT(i < MAX_SUMS);
+    FB_ASSERT(i < MAX_SUMS);
     struct sum *s = &sums->sum[i];
     if (i == sums->n) {
         sums->n++;
@@ -59,16 +59,16 @@ static int larger_first(const void *a, const void *b)
     return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : strcmp(x->label, y->label);
 }
 
-static void make_report(const struct strata_file *file, struct report *r)
+static void make_report(const struct forebay_file *file, struct report *r)
 {
     memset(r, 0, sizeof *r);
     r->file = file;
     r->roles.heading = "role";
     r->types.heading = "type";
-    strata_file_describe(file, &r->info);
+    forebay_file_describe(file, &r->info);
     for (int i = 0; i < r->info.n_tensors; i++) {
-        struct strata_tensor_info t;
-        strata_file_tensor(file, i, &t);
+        struct forebay_tensor_info t;
+        forebay_file_tensor(file, i, &t);
         uint64_t parameters = (uint64_t)(t.ne[0] * t.ne[1] * t.ne[2] * t.ne[3]);
         add_to(&r->roles, t.role, parameters, t.bytes);
         add_to(&r->types, t.type, parameters, t.bytes);
@@ -111,7 +111,7 @@ static double percent(uint64_t part, uint64_t whole)
     return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
-static void print_summary(const struct strata_file_info *info)
+static void print_summary(const struct forebay_file_info *info)
 {
     char count[24];
     printf("file          ");
@@ -124,7 +124,7 @@ static void print_summary(const struct strata_file_info *info)
     printf("\narchitecture  ");
     print_text(info->arch[0] ? info->arch : "-");
     printf("\nparameters    %s\n", format_count(info->parameters, count));
-    printf("weights       %s in %d tensors\n", ST_SIZE(info->tensor_bytes), info->n_tensors);
+    printf("weights       %s in %d tensors\n", FB_SIZE(info->tensor_bytes), info->n_tensors);
     printf("layers        %d\n", info->n_layer);
     if (info->n_expert > 0) {
         printf("experts       %d in a layer, %d used by a token\n", info->n_expert,
@@ -132,7 +132,7 @@ static void print_summary(const struct strata_file_info *info)
     } else {
         printf("experts       none (a dense model)\n");
     }
-    printf("a token reads %s (%.3g %% of the weights)\n", ST_SIZE(info->bytes_per_token),
+    printf("a token reads %s (%.3g %% of the weights)\n", FB_SIZE(info->bytes_per_token),
         percent(info->bytes_per_token, info->tensor_bytes));
 }
 
@@ -143,11 +143,11 @@ static void print_sums(const struct sums *sums, uint64_t total)
     for (int i = 0; i < sums->n; i++) {
         const struct sum *s = &sums->sum[i];
         printf("%-22s %8d %11s %11s %5.1f %%\n", s->label, s->n_tensors,
-            format_count(s->parameters, count), ST_SIZE(s->bytes), percent(s->bytes, total));
+            format_count(s->parameters, count), FB_SIZE(s->bytes), percent(s->bytes, total));
     }
 }
 
-static const char *shape_text(const struct strata_tensor_info *t, char buf[96])
+static const char *shape_text(const struct forebay_tensor_info *t, char buf[96])
 {
     int n = 0;
     for (int d = 0; d < t->n_dims; d++) {
@@ -164,11 +164,11 @@ static const char *file_name(const char *path)
 
 static void print_tensors(const struct report *r)
 {
-    struct strata_tensor_info t;
+    struct forebay_tensor_info t;
     int name_width = 6, shape_width = 5;
     char shape[96];
     for (int i = 0; i < r->info.n_tensors; i++) {
-        strata_file_tensor(r->file, i, &t);
+        forebay_file_tensor(r->file, i, &t);
         int name = (int)strlen(t.name), length = (int)strlen(shape_text(&t, shape));
         name_width = name > name_width ? name : name_width;
         shape_width = length > shape_width ? length : shape_width;
@@ -176,7 +176,7 @@ static void print_tensors(const struct report *r)
     printf("\n%-*s  %-7s  %-*s  %-20s %5s  %14s  %s\n", name_width, "tensor", "type", shape_width,
         "shape", "role", "layer", "bytes", "file:offset");
     for (int i = 0; i < r->info.n_tensors; i++) {
-        strata_file_tensor(r->file, i, &t);
+        forebay_file_tensor(r->file, i, &t);
         int printed = print_text(t.name);
         char layer[16] = "-";
         if (t.layer >= 0) {
@@ -222,7 +222,7 @@ static json_t *sums_json(const struct sums *sums)
     return list;
 }
 
-static json_t *tensor_json(const struct strata_tensor_info *t)
+static json_t *tensor_json(const struct forebay_tensor_info *t)
 {
     json_t *item = json_object();
     json_t *shape = json_array();
@@ -246,8 +246,8 @@ static json_t *tensors_json(const struct report *r)
 {
     json_t *list = json_array();
     for (int i = 0; i < r->info.n_tensors; i++) {
-        struct strata_tensor_info t;
-        strata_file_tensor(r->file, i, &t);
+        struct forebay_tensor_info t;
+        forebay_file_tensor(r->file, i, &t);
         json_array_append_new(list, tensor_json(&t));
     }
     return list;
@@ -255,7 +255,7 @@ static json_t *tensors_json(const struct report *r)
 
 static int report_json(const struct report *r, bool tensors)
 {
-    const struct strata_file_info *info = &r->info;
+    const struct forebay_file_info *info = &r->info;
     json_t *root = json_object();
     json_object_set_new(root, "path", utf8_json(info->path));
     json_object_set_new(root, "name", utf8_json(info->name));
@@ -304,14 +304,14 @@ int cmd_inspect(int argc, char **argv)
     if (rc != CMD_GO_ON) {
         return rc;
     }
-    struct strata_file *file;
-    struct strata_error err;
-    if (strata_file_open(path, &file, &err)) {
+    struct forebay_file *file;
+    struct forebay_error err;
+    if (forebay_file_open(path, &file, &err)) {
         return cmd_fail(&err);
     }
     struct report report;
     make_report(file, &report);
     rc = json ? report_json(&report, tensors) : report_text(&report, tensors);
-    strata_file_free(file);
+    forebay_file_free(file);
     return rc;
 }

@@ -46,7 +46,7 @@ static void start_editing(struct line_reader *reader)
 {
     HistEvent event;
     choose_characters();
-    reader->edit = el_init("strata", stdin, reader->terminal, stderr);
+    reader->edit = el_init("forebay", stdin, reader->terminal, stderr);
     reader->history = reader->edit ? history_init() : NULL;
     if (!reader->history) {
         return;
@@ -62,7 +62,7 @@ static void start_editing(struct line_reader *reader)
 
 struct line_reader *line_reader_new(void)
 {
-    struct line_reader *reader = st_xcalloc(1, sizeof *reader);
+    struct line_reader *reader = fb_xcalloc(1, sizeof *reader);
     reader->terminal = isatty(STDOUT_FILENO) ? stdout : isatty(STDERR_FILENO) ? stderr : NULL;
     if (isatty(STDIN_FILENO) && reader->terminal) {
         start_editing(reader);
@@ -106,7 +106,7 @@ static enum line_status edit_line(struct line_reader *reader, const char **text,
         length--;
     }
     free(reader->line);
-    reader->line = st_xmalloc(length + 1);
+    reader->line = fb_xmalloc(length + 1);
     memcpy(reader->line, line, length);
     reader->line[length] = 0;
     if (length > 0) {

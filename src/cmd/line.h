@@ -1,7 +1,7 @@
 /* line.h - lines from a person or a script: with editing and a history where there is a terminal,
  * as they come where there is none. */
-#ifndef ST_CMD_LINE_H
-#define ST_CMD_LINE_H
+#ifndef FB_CMD_LINE_H
+#define FB_CMD_LINE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-/* main.c - the `strata` program: the table of subcommands, nothing else. */
+/* main.c - the `forebay` program: the table of subcommands, nothing else. */
 #include "cmd/cmd.h"
 
 #include <errno.h>
@@ -39,7 +39,7 @@ static void occupy_closed_descriptors(void)
 static int close_stdout(int rc)
 {
     if ((fflush(stdout) || ferror(stdout)) && rc == CMD_OK) {
-        fprintf(stderr, "strata: cannot write to standard output: %s\n", strerror(errno));
+        fprintf(stderr, "forebay: cannot write to standard output: %s\n", strerror(errno));
         return CMD_FAILED;
     }
     return rc;
@@ -48,7 +48,7 @@ static int close_stdout(int rc)
 int main(int argc, char **argv)
 {
     occupy_closed_descriptors();
-    int rc = cmd_dispatch("strata",
+    int rc = cmd_dispatch("forebay",
         "Runs language models bigger than memory, with exactly llama.cpp's tokens.", commands, argc,
         argv);
     return close_stdout(rc);

@@ -1,4 +1,4 @@
-/* optimize.c - strata optimize: writes a model's weights as this CPU computes with them, once. */
+/* optimize.c - forebay optimize: writes a model's weights as this CPU computes with them, once. */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -15,7 +15,7 @@ struct eta {
 static bool report(const char *what, uint64_t done, uint64_t total, void *user)
 {
     struct eta *e = user;
-    uint64_t now = st_now_ns();
+    uint64_t now = fb_now_ns();
     if (e->start_ns == 0) {
         e->start_ns = now;
         e->start_bytes = done;
@@ -28,10 +28,10 @@ static bool report(const char *what, uint64_t done, uint64_t total, void *user)
     }
     e->said_ns = now;
     fprintf(stderr, "%s%s: %.0f %% of %s", e->terminal ? "\r\033[K" : "", what,
-        total ? 100.0 * (double)done / (double)total : 100.0, ST_SIZE(total));
+        total ? 100.0 * (double)done / (double)total : 100.0, FB_SIZE(total));
     if (rate > 0 && seconds > 1) {
         fprintf(
-            stderr, ", %s/s, %.0f s left", ST_SIZE((uint64_t)rate), (double)(total - done) / rate);
+            stderr, ", %s/s, %.0f s left", FB_SIZE((uint64_t)rate), (double)(total - done) / rate);
     }
     fprintf(stderr, "%s", e->terminal ? "" : "\n");
     return true;
@@ -39,9 +39,9 @@ static bool report(const char *what, uint64_t done, uint64_t total, void *user)
 
 static int remove_sidecars(const char *model, const char *output)
 {
-    struct strata_error err;
+    struct forebay_error err;
     int n;
-    if (strata_optimize_remove(model, output, &n, &err) != STRATA_OK) {
+    if (forebay_optimize_remove(model, output, &n, &err) != FOREBAY_OK) {
         return cmd_fail(&err);
     }
     printf("%d %s removed\n", n, n == 1 ? "file" : "files");
@@ -50,13 +50,13 @@ static int remove_sidecars(const char *model, const char *output)
 
 int cmd_optimize(int argc, char **argv)
 {
-    struct strata_optimize_options o;
+    struct forebay_optimize_options o;
     bool remove = false;
     struct eta eta = {.terminal = isatty(STDERR_FILENO) != 0};
-    strata_optimize_options_init(&o);
+    forebay_optimize_options_init(&o);
     struct cmd_option options[] = {
         {CMD_STRING, 'o', "output", "FILE",
-            "write here; default: MODEL.strata, or the cache directory if that cannot be written. "
+            "write here; default: MODEL.forebay, or the cache directory if that cannot be written. "
             "Give it to run with --sidecar",
             .target = &o.output},
         {CMD_NO_FLAG, 0, "no-repack", NULL,
@@ -83,24 +83,24 @@ int cmd_optimize(int argc, char **argv)
     if (remove) {
         return remove_sidecars(model, o.output);
     }
-    struct strata_optimized done;
-    struct strata_error err = {0};
+    struct forebay_optimized done;
+    struct forebay_error err = {0};
     o.progress = report;
     o.progress_user = &eta;
-    enum strata_status status = strata_optimize(model, &o, &done, &err);
+    enum forebay_status status = forebay_optimize(model, &o, &done, &err);
     if (eta.terminal && eta.said_ns) {
         fprintf(stderr, "\r\033[K");
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return cmd_fail(&err);
     }
     if (done.was_there) {
         printf("%s is up to date\n", done.path);
         return CMD_OK;
     }
-    printf("%s: %s", done.path, ST_SIZE(done.bytes));
+    printf("%s: %s", done.path, FB_SIZE(done.bytes));
     if (done.resumed_from > 0) {
-        printf(", of which an earlier run had written %s", ST_SIZE(done.resumed_from));
+        printf(", of which an earlier run had written %s", FB_SIZE(done.resumed_from));
     }
     printf("\n");
     return CMD_OK;

@@ -21,24 +21,24 @@
 
 /* --- Exit codes --------------------------------------------------------------------------- */
 
-int cmd_exit_code(enum strata_status status)
+int cmd_exit_code(enum forebay_status status)
 {
     switch (status) {
-    case STRATA_OK:
+    case FOREBAY_OK:
         return CMD_OK;
-    case STRATA_E_USAGE:
+    case FOREBAY_E_USAGE:
         return CMD_USAGE;
-    case STRATA_E_NOFIT:
+    case FOREBAY_E_NOFIT:
         return CMD_NOFIT;
     default:
         return CMD_FAILED;
     }
 }
 
-int cmd_fail(const struct strata_error *err)
+int cmd_fail(const struct forebay_error *err)
 {
     fflush(stdout);
-    fprintf(stderr, "strata: %s\n", err->message);
+    fprintf(stderr, "forebay: %s\n", err->message);
     if (err->hint[0]) {
         fprintf(stderr, "  hint: %s\n", err->hint);
     }
@@ -49,13 +49,13 @@ int cmd_fail(const struct strata_error *err)
 
 static const struct cmd_option standard_options[] = {
     {CMD_CALL, 'h', "help", NULL, "show this text", NULL, 0, 0, NULL},
-    {CMD_CALL, 0, "version", NULL, "show the versions of strata and llama.cpp", NULL, 0, 0, NULL},
+    {CMD_CALL, 0, "version", NULL, "show the versions of forebay and llama.cpp", NULL, 0, 0, NULL},
     {CMD_END, 0, NULL, NULL, NULL, NULL, 0, 0, NULL},
 };
 
 static void print_version(void)
 {
-    printf("strata %s (llama.cpp %s)\n", strata_version(), strata_llama_version());
+    printf("forebay %s (llama.cpp %s)\n", forebay_version(), forebay_llama_version());
 }
 
 /* Prints `text` from column `indent` on, broken at spaces before HELP_WIDTH; the cursor is there
@@ -130,7 +130,7 @@ static void print_options(const struct cmd_option *table, int column)
 
 static void print_help(const struct cmd_spec *spec)
 {
-    printf("Usage: strata %s %s\n\n", spec->name, spec->synopsis);
+    printf("Usage: forebay %s %s\n\n", spec->name, spec->synopsis);
     print_wrapped(spec->summary, 0);
     int column = help_column(spec->options);
     int least = help_column(standard_options);
@@ -152,7 +152,7 @@ static void print_help(const struct cmd_spec *spec)
 static void usage_text(const char *name, const char *synopsis)
 {
     fprintf(
-        stderr, "usage: strata %s %s\nFor the options: strata %s --help\n", name, synopsis, name);
+        stderr, "usage: forebay %s %s\nFor the options: forebay %s --help\n", name, synopsis, name);
 }
 
 int cmd_usage_error(const struct cmd_spec *spec, const char *format, ...)
@@ -160,7 +160,7 @@ int cmd_usage_error(const struct cmd_spec *spec, const char *format, ...)
     va_list ap;
     va_start(ap, format);
     fflush(stdout);
-    fprintf(stderr, "strata: ");
+    fprintf(stderr, "forebay: ");
     vfprintf(stderr, format, ap);
     fputc('\n', stderr);
     va_end(ap);
@@ -211,8 +211,8 @@ static void describe_range(const struct cmd_option *o, char *buf, size_t cap)
     if (!limited(o)) {
         snprintf(buf, cap, o->kind == CMD_UINT32 ? "%s, 0 or more" : "%s", kind);
     } else if (o->kind == CMD_SIZE) {
-        snprintf(buf, cap, "%s, from %s to %s", kind, ST_SIZE((uint64_t)o->min),
-            ST_SIZE((uint64_t)o->max));
+        snprintf(buf, cap, "%s, from %s to %s", kind, FB_SIZE((uint64_t)o->min),
+            FB_SIZE((uint64_t)o->max));
     } else if (o->max >= 1e9) {
         snprintf(buf, cap, "%s, %.10g or more", kind, o->min);
     } else {
@@ -238,7 +238,7 @@ static bool store_number(const struct cmd_option *o, const char *text)
         return parse_float(
             text, limited(o) ? o->min : -INFINITY, limited(o) ? o->max : INFINITY, o->target);
     default:
-        return st_parse_size(text, &size) &&
+        return fb_parse_size(text, &size) &&
                (!limited(o) || ((double)size >= o->min && (double)size <= o->max)) &&
                (*(uint64_t *)o->target = size, true);
     }

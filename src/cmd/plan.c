@@ -1,4 +1,4 @@
-/* plan.c - strata plan: where everything would go and how fast it would be, before loading. */
+/* plan.c - forebay plan: where everything would go and how fast it would be, before loading. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -9,22 +9,22 @@
 #include "cmd/generate.h"
 
 #define BAR       40
-#define MORE      ST_GIB
+#define MORE      FB_GIB
 #define REPACKING 0.1 /* of a token's time: worth a word */
 
 /* --- Text ---------------------------------------------------------------------------------- */
 
 static void print_line(const char *what, uint64_t bytes, const char *note)
 {
-    printf("  %-22s %10s  %s\n", what, ST_SIZE(bytes), note);
+    printf("  %-22s %10s  %s\n", what, FB_SIZE(bytes), note);
 }
 
-static void print_memory(const struct strata_placement *p)
+static void print_memory(const struct forebay_placement *p)
 {
     char note[96];
     uint64_t rest = p->context_bytes;
-    rest -= st_min(rest, p->fixed_bytes + p->kv_bytes + p->compute_bytes);
-    printf("memory, of a budget of %s:\n", ST_SIZE(p->budget_bytes));
+    rest -= fb_min(rest, p->fixed_bytes + p->kv_bytes + p->compute_bytes);
+    printf("memory, of a budget of %s:\n", FB_SIZE(p->budget_bytes));
     print_line("weights kept", p->resident_bytes,
         p->fits && !p->cache_bytes ? "all of them" : "what every token needs");
     if (p->cache_bytes) {
@@ -41,18 +41,18 @@ static void print_memory(const struct strata_placement *p)
     }
     uint64_t there = p->resident_bytes + p->cache_bytes;
     printf("disk: %s of %s of weights are read when needed",
-        ST_SIZE(p->weights_bytes - st_min(p->weights_bytes, there)), ST_SIZE(p->weights_bytes));
-    printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", ST_SIZE(p->streamed_bytes));
+        FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, there)), FB_SIZE(p->weights_bytes));
+    printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", FB_SIZE(p->streamed_bytes));
     if (!p->fits) {
-        printf("the smallest budget that works is %s\n", ST_SIZE(p->minimum_bytes));
+        printf("the smallest budget that works is %s\n", FB_SIZE(p->minimum_bytes));
     }
 }
 
 /* One bar: # kept, = expert slots, . on the disk. */
-static void print_bar(const struct strata_plan_layer *l, uint64_t widest)
+static void print_bar(const struct forebay_plan_layer *l, uint64_t widest)
 {
     uint64_t parts[3] = {l->kept_bytes, l->slot_bytes,
-        l->streamed_bytes + l->expert_bytes - st_min(l->expert_bytes, l->slot_bytes)};
+        l->streamed_bytes + l->expert_bytes - fb_min(l->expert_bytes, l->slot_bytes)};
     static const char marks[] = "#=.";
     uint64_t sum = 0;
     int at = 0;
@@ -66,21 +66,21 @@ static void print_bar(const struct strata_plan_layer *l, uint64_t widest)
     printf("%*s", BAR - at, "");
 }
 
-static bool same(const struct strata_plan_layer *a, const struct strata_plan_layer *b)
+static bool same(const struct forebay_plan_layer *a, const struct forebay_plan_layer *b)
 {
     return a->kept_bytes == b->kept_bytes && a->streamed_bytes == b->streamed_bytes &&
            a->n_slots == b->n_slots && a->n_experts == b->n_experts && a->layer >= 0 &&
            b->layer >= 0;
 }
 
-static void print_layers(const struct strata_plan *plan)
+static void print_layers(const struct forebay_plan *plan)
 {
     int n;
-    const struct strata_plan_layer *l = strata_plan_layers(plan, &n);
+    const struct forebay_plan_layer *l = forebay_plan_layers(plan, &n);
     uint64_t widest = 1;
     for (int i = 0; i < n; i++) {
-        widest = st_max(widest,
-            l[i].kept_bytes + l[i].streamed_bytes + st_max(l[i].expert_bytes, l[i].slot_bytes));
+        widest = fb_max(widest,
+            l[i].kept_bytes + l[i].streamed_bytes + fb_max(l[i].expert_bytes, l[i].slot_bytes));
     }
     printf("\nlayers: # kept  = expert slots  . on the disk\n");
     for (int i = 0, first; i < n; i++) {
@@ -96,7 +96,7 @@ static void print_layers(const struct strata_plan *plan)
         }
         printf("%9s |", name);
         print_bar(&l[i], widest);
-        printf("| %s", ST_SIZE(l[i].kept_bytes + l[i].streamed_bytes + l[i].expert_bytes));
+        printf("| %s", FB_SIZE(l[i].kept_bytes + l[i].streamed_bytes + l[i].expert_bytes));
         if (l[i].n_experts) {
             printf(", %d of %d experts, %.0f %% hits", l[i].n_slots, l[i].n_experts,
                 l[i].hit_rate * 100);
@@ -105,10 +105,10 @@ static void print_layers(const struct strata_plan *plan)
     }
 }
 
-static void print_speed(const struct strata_plan *plan, const struct strata_placement *p)
+static void print_speed(const struct forebay_plan *plan, const struct forebay_placement *p)
 {
-    struct strata_speed s, more, faster;
-    strata_plan_speed(plan, 0, 1, &s);
+    struct forebay_speed s, more, faster;
+    forebay_plan_speed(plan, 0, 1, &s);
     printf("\nexpected: %.2f tokens/s (%.2f to %.2f) while generating, %.1f (%.1f to %.1f) for "
            "prompts\n",
         s.decode_tok_per_s, s.decode_low, s.decode_high, s.prompt_tok_per_s, s.prompt_low,
@@ -126,24 +126,24 @@ static void print_speed(const struct strata_plan *plan, const struct strata_plac
     printf("limit:    %s; a token takes %.0f ms of reading (%s at %s/s), %.0f ms of computing, "
            "%.0f ms of "
            "repacking\n",
-        s.limit, s.read_s * 1e3, ST_SIZE((uint64_t)s.read_bytes),
-        ST_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.arrive_s * 1e3);
-    strata_plan_speed(plan, MORE, 1, &more);
-    strata_plan_speed(plan, 0, 2, &faster);
+        s.limit, s.read_s * 1e3, FB_SIZE((uint64_t)s.read_bytes),
+        FB_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.arrive_s * 1e3);
+    forebay_plan_speed(plan, MORE, 1, &more);
+    forebay_plan_speed(plan, 0, 2, &faster);
     printf("buying:   1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
         more.decode_tok_per_s, faster.decode_tok_per_s);
     double token_s = s.read_s + s.compute_s + s.arrive_s;
     if (s.measured && !p->sidecar_bytes && s.arrive_s > REPACKING * token_s) {
-        printf("          strata optimize, once: no more repacking\n");
+        printf("          forebay optimize, once: no more repacking\n");
     }
 }
 
 /* --- JSON ---------------------------------------------------------------------------------- */
 
-static json_t *speed_json(const struct strata_plan *plan, uint64_t more, double factor)
+static json_t *speed_json(const struct forebay_plan *plan, uint64_t more, double factor)
 {
-    struct strata_speed s;
-    strata_plan_speed(plan, more, factor, &s);
+    struct forebay_speed s;
+    forebay_plan_speed(plan, more, factor, &s);
     return json_pack(
         "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:b}",
         "decode_tok_per_s", s.decode_tok_per_s, "decode_low_tok_per_s", s.decode_low,
@@ -155,10 +155,10 @@ static json_t *speed_json(const struct strata_plan *plan, uint64_t more, double 
         s.limit, "seen_before", s.seen);
 }
 
-static json_t *layers_json(const struct strata_plan *plan)
+static json_t *layers_json(const struct forebay_plan *plan)
 {
     int n;
-    const struct strata_plan_layer *l = strata_plan_layers(plan, &n);
+    const struct forebay_plan_layer *l = forebay_plan_layers(plan, &n);
     json_t *list = json_array();
     for (int i = 0; i < n; i++) {
         json_array_append_new(
@@ -171,7 +171,7 @@ static json_t *layers_json(const struct strata_plan *plan)
     return list;
 }
 
-static void print_json(const struct strata_plan *plan, const struct strata_placement *p)
+static void print_json(const struct forebay_plan *plan, const struct forebay_placement *p)
 {
     json_t *root = json_pack(
         "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, "
@@ -195,9 +195,9 @@ static void print_json(const struct strata_plan *plan, const struct strata_place
 
 int cmd_plan(int argc, char **argv)
 {
-    struct strata_model_options o;
+    struct forebay_model_options o;
     bool json = false, quiet = false;
-    strata_model_options_init(&o);
+    forebay_model_options_init(&o);
     struct cmd_option options[] = {
         {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold; default: as for run",
             .target = &o.mem_bytes, .min = 1, .max = 0x1p62},
@@ -212,7 +212,7 @@ int cmd_plan(int argc, char **argv)
         {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout",
             .target = &o.repack},
         {CMD_STRING, 0, "sidecar", "FILE",
-            "read weights from what strata optimize wrote: auto (the default), none, or a file",
+            "read weights from what forebay optimize wrote: auto (the default), none, or a file",
             .target = &o.sidecar},
         {CMD_SIZE, 0, "disk", "SIZE",
             "a disk that reads so many bytes a second (3.5G, in powers of 1024 as all sizes), "
@@ -230,18 +230,18 @@ int cmd_plan(int argc, char **argv)
         return rc;
     }
     struct progress_line line;
-    struct strata_error err = {0};
-    struct strata_plan *plan;
+    struct forebay_error err = {0};
+    struct forebay_plan *plan;
     progress_init(&line, quiet);
     o.progress = progress_report;
     o.progress_user = &line;
-    enum strata_status status = strata_plan_new(model, &o, &plan, &err);
+    enum forebay_status status = forebay_plan_new(model, &o, &plan, &err);
     progress_end(&line);
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return cmd_fail(&err);
     }
-    struct strata_placement placement;
-    strata_plan_placement(plan, &placement);
+    struct forebay_placement placement;
+    forebay_plan_placement(plan, &placement);
     if (json) {
         print_json(plan, &placement);
     } else {
@@ -249,6 +249,6 @@ int cmd_plan(int argc, char **argv)
         print_layers(plan);
         print_speed(plan, &placement);
     }
-    strata_plan_free(plan);
+    forebay_plan_free(plan);
     return CMD_OK;
 }

@@ -1,4 +1,4 @@
-/* profile.c - strata profile: what this machine can do, measured; as text or JSON. */
+/* profile.c - forebay profile: what this machine can do, measured; as text or JSON. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,7 +81,8 @@ int cmd_profile(int argc, char **argv)
     const struct cmd_spec spec = {"profile", "[MODEL] [options]",
         "Measures this machine: memory, computing by type of weights and, with a model, the disk "
         "that holds it (reading only). What is known is kept in the cache directory "
-        "($STRATA_CACHE_DIR, else the user's) for a month; `strata plan` and `strata run` use it.",
+        "($FOREBAY_CACHE_DIR, else the user's) for a month; `forebay plan` and `forebay run` use "
+        "it.",
         options, 0, 1, NULL};
     const char *model = NULL;
     int n = 0, rc = cmd_parse(&spec, argc, argv, &model, &n);
@@ -89,13 +90,13 @@ int cmd_profile(int argc, char **argv)
         return rc;
     }
     struct progress_line line;
-    struct strata_error err = {0};
+    struct forebay_error err = {0};
     char *text = NULL;
     progress_init(&line, quiet);
-    enum strata_status status =
-        strata_profile(n > 0 ? model : NULL, again, progress_report, &line, &text, &err);
+    enum forebay_status status =
+        forebay_profile(n > 0 ? model : NULL, again, progress_report, &line, &text, &err);
     progress_end(&line);
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return cmd_fail(&err);
     }
     if (json) {

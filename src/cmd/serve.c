@@ -1,4 +1,4 @@
-/* serve.c - strata serve: the APIs of OpenAI, Ollama and Anthropic on one model. */
+/* serve.c - forebay serve: the APIs of OpenAI, Ollama and Anthropic on one model. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 #include "serve/server.h"
 
 #define PARALLEL_DEFAULT 4
-#define KV_MAX_DEFAULT   (8 * ST_GIB)
+#define KV_MAX_DEFAULT   (8 * FB_GIB)
 #define TICK_US          50000
 
 struct serve_options {
@@ -23,9 +23,9 @@ struct serve_options {
     uint32_t port, parallel, queue, connections, timeout_s, drain_s;
     char name[256];
     const char *name_given;
-    struct strata_model_options model;
-    struct st_server_options server;
-    struct st_service_options service;
+    struct forebay_model_options model;
+    struct fb_server_options server;
+    struct fb_service_options service;
 };
 
 static volatile sig_atomic_t signals; /* 1: drain, 2: stop */
@@ -45,7 +45,7 @@ static int parse(int argc, char **argv, struct serve_options *o)
             .target = &o->server.host},
         {CMD_UINT32, 0, "port", "N", "port (default 8080); 0: any that is free", .target = &o->port,
             .min = 0, .max = 65535},
-        {CMD_STRING, 0, "api-key", "KEY", "clients must send it (default: STRATA_API_KEY, if set)",
+        {CMD_STRING, 0, "api-key", "KEY", "clients must send it (default: FOREBAY_API_KEY, if set)",
             .target = &o->server.api_key},
         {CMD_STRING, 0, "name", "NAME", "what clients call the model (default: the file's name)",
             .target = &o->name_given},
@@ -109,14 +109,14 @@ static void name_model(struct serve_options *o)
     o->server.path = o->path;
 }
 
-static enum strata_status read_template(struct serve_options *o, struct strata_error *err)
+static enum forebay_status read_template(struct serve_options *o, struct forebay_error *err)
 {
     if (!o->template_path) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
     FILE *f = fopen(o->template_path, "rb");
     size_t cap = 1 << 20, n = 0;
-    o->template_text = st_xmalloc(cap + 1);
+    o->template_text = fb_xmalloc(cap + 1);
     if (f) {
         n = fread(o->template_text, 1, cap, f);
     }
@@ -126,26 +126,26 @@ static enum strata_status read_template(struct serve_options *o, struct strata_e
     }
     o->template_text[n] = 0;
     o->server.chat_template = o->template_text;
-    return bad ? st_fail(err, STRATA_E_IO, "Check the path given with --chat-template.",
+    return bad ? fb_fail(err, FOREBAY_E_IO, "Check the path given with --chat-template.",
                      "cannot read %s", o->template_path)
-               : STRATA_OK;
+               : FOREBAY_OK;
 }
 
 /* --- What will be done --------------------------------------------------------------------- */
 
-static void print_plan(const struct serve_options *o, const struct strata_plan *plan)
+static void print_plan(const struct serve_options *o, const struct forebay_plan *plan)
 {
-    struct strata_placement p;
-    struct strata_speed speed;
-    strata_plan_placement(plan, &p);
-    strata_plan_speed(plan, 0, 1, &speed);
-    fprintf(stderr, "model:   %s, %s of weights%s\n", o->name, ST_SIZE(p.weights_bytes),
+    struct forebay_placement p;
+    struct forebay_speed speed;
+    forebay_plan_placement(plan, &p);
+    forebay_plan_speed(plan, 0, 1, &speed);
+    fprintf(stderr, "model:   %s, %s of weights%s\n", o->name, FB_SIZE(p.weights_bytes),
         p.fits ? "; it fits, and is not streamed" : "");
-    fprintf(stderr, "memory:  %s in all; context for %u requests %s", ST_SIZE(p.budget_bytes),
-        o->model.n_seq, ST_SIZE(p.kv_bytes));
+    fprintf(stderr, "memory:  %s in all; context for %u requests %s", FB_SIZE(p.budget_bytes),
+        o->model.n_seq, FB_SIZE(p.kv_bytes));
     if (!p.fits) {
         fprintf(stderr, "; weights kept %s, expert slots %s, read for every pass %s",
-            ST_SIZE(p.resident_bytes), ST_SIZE(p.cache_bytes), ST_SIZE(p.streamed_bytes));
+            FB_SIZE(p.resident_bytes), FB_SIZE(p.cache_bytes), FB_SIZE(p.streamed_bytes));
     }
     if (speed.decode_tok_per_s > 0) {
         fprintf(stderr, "\nspeed:   about %.1f tokens/s for one request alone (%s)",
@@ -164,16 +164,16 @@ static void print_endpoint(const struct serve_options *o, uint16_t port, bool re
     fflush(stderr);
 }
 
-static enum strata_status announce(struct serve_options *o, struct strata_error *err)
+static enum forebay_status announce(struct serve_options *o, struct forebay_error *err)
 {
-    struct strata_plan *plan;
-    enum strata_status status = strata_plan_new(o->path, &o->model, &plan, err);
-    if (status == STRATA_OK && !o->quiet) {
+    struct forebay_plan *plan;
+    enum forebay_status status = forebay_plan_new(o->path, &o->model, &plan, err);
+    if (status == FOREBAY_OK && !o->quiet) {
         print_plan(o, plan);
         print_endpoint(o, o->server.port, false);
     }
-    if (status == STRATA_OK) {
-        strata_plan_free(plan);
+    if (status == FOREBAY_OK) {
+        forebay_plan_free(plan);
     }
     return status;
 }
@@ -181,7 +181,7 @@ static enum strata_status announce(struct serve_options *o, struct strata_error 
 /* --- Serving ------------------------------------------------------------------------------- */
 
 /* Until a signal; then until nothing is left to do, or the time for that is over. */
-static void serve(const struct serve_options *o, struct st_service *service)
+static void serve(const struct serve_options *o, struct fb_service *service)
 {
     while (signals == 0) {
         usleep(TICK_US);
@@ -189,9 +189,9 @@ static void serve(const struct serve_options *o, struct st_service *service)
     if (!o->quiet) {
         fprintf(stderr, "ending: no new requests; those under way have %u s\n", o->drain_s);
     }
-    st_service_drain(service);
-    uint64_t until = st_now_ns() + (uint64_t)o->drain_s * 1000000000u;
-    while (signals < 2 && st_now_ns() < until && !st_service_is_empty(service)) {
+    fb_service_drain(service);
+    uint64_t until = fb_now_ns() + (uint64_t)o->drain_s * 1000000000u;
+    while (signals < 2 && fb_now_ns() < until && !fb_service_is_empty(service)) {
         usleep(TICK_US);
     }
     usleep(4 * TICK_US); /* for the last bytes to be sent */
@@ -205,37 +205,37 @@ static void handle_signals(void)
     sigaction(SIGPIPE, &ignore, NULL);
 }
 
-static enum strata_status run(struct serve_options *o, struct strata_error *err)
+static enum forebay_status run(struct serve_options *o, struct forebay_error *err)
 {
     struct progress_line line;
-    struct strata_model *model = NULL;
-    struct st_service *service = NULL;
-    struct st_server *server = NULL;
+    struct forebay_model *model = NULL;
+    struct fb_service *service = NULL;
+    struct fb_server *server = NULL;
     progress_init(&line, o->quiet);
     o->model.progress = progress_report;
     o->model.progress_user = &line;
-    enum strata_status status = announce(o, err);
+    enum forebay_status status = announce(o, err);
     progress_end(&line);
-    if (status == STRATA_OK) {
-        status = strata_model_load(o->path, &o->model, &model, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_model_load(o->path, &o->model, &model, err);
         progress_end(&line);
     }
-    if (status == STRATA_OK) {
-        status = st_service_new(model, &o->service, &service, err);
+    if (status == FOREBAY_OK) {
+        status = fb_service_new(model, &o->service, &service, err);
     }
-    if (status == STRATA_OK) {
-        status = st_server_start(service, &o->server, &server, err);
+    if (status == FOREBAY_OK) {
+        status = fb_server_start(service, &o->server, &server, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         handle_signals();
         if (!o->quiet) {
-            print_endpoint(o, st_server_port(server), true);
+            print_endpoint(o, fb_server_port(server), true);
         }
         serve(o, service);
     }
-    st_server_stop(server);
-    st_service_free(service);
-    strata_model_free(model);
+    fb_server_stop(server);
+    fb_service_free(service);
+    forebay_model_free(model);
     return status;
 }
 
@@ -247,17 +247,17 @@ int cmd_serve(int argc, char **argv)
         .connections = 128,
         .timeout_s = 60,
         .drain_s = 30};
-    struct strata_error err;
-    strata_model_options_init(&o.model);
-    st_server_options_init(&o.server);
-    o.server.api_key = getenv("STRATA_API_KEY");
+    struct forebay_error err;
+    forebay_model_options_init(&o.model);
+    fb_server_options_init(&o.server);
+    o.server.api_key = getenv("FOREBAY_API_KEY");
     o.service.kv_max_bytes = KV_MAX_DEFAULT;
     int rc = parse(argc, argv, &o);
     if (rc != CMD_GO_ON) {
         return rc;
     }
     if (o.verbose) {
-        strata_log_set_level(STRATA_LOG_DEBUG);
+        forebay_log_set_level(FOREBAY_LOG_DEBUG);
     }
     o.server.api_key = o.server.api_key && o.server.api_key[0] ? o.server.api_key : NULL;
     o.server.port = (uint16_t)o.port;
@@ -268,10 +268,10 @@ int cmd_serve(int argc, char **argv)
     o.model.n_seq = o.parallel;
     o.model.n_kept = o.parallel > 4 ? o.parallel : 4;
     name_model(&o);
-    enum strata_status status = read_template(&o, &err);
-    if (status == STRATA_OK) {
+    enum forebay_status status = read_template(&o, &err);
+    if (status == FOREBAY_OK) {
         status = run(&o, &err);
     }
     free(o.template_text);
-    return status == STRATA_OK ? CMD_OK : cmd_fail(&err);
+    return status == FOREBAY_OK ? CMD_OK : cmd_fail(&err);
 }

@@ -5,8 +5,8 @@
  *          CMD_SAMPLING_OPTIONS(&sampling, "temperature (default 0.8)"),
  *          CMD_MODEL_OPTIONS(&model), {0}};
  */
-#ifndef ST_CMD_SHARED_OPTIONS_H
-#define ST_CMD_SHARED_OPTIONS_H
+#ifndef FB_CMD_SHARED_OPTIONS_H
+#define FB_CMD_SHARED_OPTIONS_H
 
 #include <limits.h>
 
@@ -14,7 +14,7 @@
 
 /* clang-format off */
 
-/* In a group that the table has begun. s: struct strata_sampling * */
+/* In a group that the table has begun. s: struct forebay_sampling * */
 #define CMD_SAMPLING_OPTIONS(s, temp_help) \
     {CMD_FLOAT, 0, "temp", "T", temp_help, .target = &(s)->temp, .min = 0, .max = 100}, \
     {CMD_INT, 0, "top-k", "K", "sample among the K likeliest (default 40); 0: all", \
@@ -30,7 +30,7 @@
     {CMD_UINT32, 0, "seed", "SEED", "of the random numbers (default 0; chat: another " \
         "each time)", .target = &(s)->seed}
 
-/* A group of its own. m: struct strata_model_options * */
+/* A group of its own. m: struct forebay_model_options * */
 #define CMD_MODEL_OPTIONS(m) \
     {CMD_GROUP, .help = "Memory and speed"}, \
     {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold (4G, 800M); default: what is " \
@@ -51,7 +51,7 @@
         "(default 1; 0: off)", .target = &(m)->lookahead, .max = 4}, \
     {CMD_FLOAT, 0, "lookahead-recall", "R", "share of what is foreseen that is left right " \
         "(experiments)", .target = &(m)->lookahead_recall, .min = 0, .max = 1}, \
-    {CMD_STRING, 0, "sidecar", "FILE", "read weights from what strata optimize wrote: auto (the " \
+    {CMD_STRING, 0, "sidecar", "FILE", "read weights from what forebay optimize wrote: auto (the " \
         "default), none, or a file", .target = &(m)->sidecar}, \
     {CMD_STRING, 0, "device", "NAME", "what takes layers: auto (the first GPU), none, or a " \
         "device as ggml names it (Vulkan0)", .target = &(m)->device}, \

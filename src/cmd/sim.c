@@ -1,4 +1,4 @@
-/* sim.c - `strata sim`: what a cache makes of a routing trace, as a table or JSON. */
+/* sim.c - `forebay sim`: what a cache makes of a routing trace, as a table or JSON. */
 #include "cmd/cmd.h"
 
 #include <inttypes.h>
@@ -45,17 +45,17 @@ static double percent(uint64_t part, uint64_t whole)
     return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
-static double per_token(double value, const struct st_sim_figures *f)
+static double per_token(double value, const struct fb_sim_figures *f)
 {
     return f->tokens ? value / (double)f->tokens : 0;
 }
 
-static double tok_per_s(const struct st_sim_figures *f)
+static double tok_per_s(const struct fb_sim_figures *f)
 {
     return f->seconds > 0 ? (double)f->tokens / f->seconds : 0;
 }
 
-static void print_inputs(const struct st_sim_report *r, const struct st_sim_options *o)
+static void print_inputs(const struct fb_sim_report *r, const struct fb_sim_options *o)
 {
     printf("%-9s %s\n%-9s %s\n", "model", r->model, "trace", r->trace);
     printf("%-9s %" PRIu64 " decode tokens, after %d to warm up", "tokens", r->decode.tokens,
@@ -64,12 +64,12 @@ static void print_inputs(const struct st_sim_report *r, const struct st_sim_opti
         printf(", and %" PRIu64 " prefill tokens", r->prefill.tokens);
     }
     printf("\n%-9s %d slots for %d experts (%s", "memory", r->n_slots, r->n_experts,
-        ST_SIZE(r->cache_bytes));
+        FB_SIZE(r->cache_bytes));
     printf("%s)", r->shared ? ", one pool of all layers" : "");
     if (r->resident_bytes) {
-        printf(", %s of other weights", ST_SIZE(r->resident_bytes));
+        printf(", %s of other weights", FB_SIZE(r->resident_bytes));
     }
-    printf("; %s in all\n", ST_SIZE(r->memory_bytes));
+    printf("; %s in all\n", FB_SIZE(r->memory_bytes));
     printf("%-9s %.4g GB/s, %.4g us a read; computing %.4g ms a token", "disk",
         r->disk_bytes_per_s * 1e-9, o->latency_s * 1e6, o->compute_s * 1e3);
     if (o->lookahead) {
@@ -78,11 +78,11 @@ static void print_inputs(const struct st_sim_report *r, const struct st_sim_opti
     printf("\n");
 }
 
-static void print_layers(const struct st_sim_report *r)
+static void print_layers(const struct fb_sim_report *r)
 {
     printf("\nhit rate   slots  %7s  optimum\n", r->policy);
     for (int i = 0; i < r->n_layers; i++) {
-        const struct st_sim_layer *l = &r->layers[i];
+        const struct fb_sim_layer *l = &r->layers[i];
         char slots[16] = "shared";
         if (l->slots) {
             snprintf(slots, sizeof slots, "%d", l->slots);
@@ -94,28 +94,28 @@ static void print_layers(const struct st_sim_report *r)
         percent(r->decode.hits, r->decode.requests), percent(r->optimum_hits, r->decode.requests));
 }
 
-static void print_decode(const struct st_sim_report *r)
+static void print_decode(const struct fb_sim_report *r)
 {
-    const struct st_sim_figures *f = &r->decode;
+    const struct fb_sim_figures *f = &r->decode;
     printf("\na token reads %s of experts (the optimum %s)",
-        ST_SIZE((uint64_t)per_token((double)f->expert_bytes, f)),
-        ST_SIZE((uint64_t)per_token((double)r->optimum_bytes, f)));
+        FB_SIZE((uint64_t)per_token((double)f->expert_bytes, f)),
+        FB_SIZE((uint64_t)per_token((double)r->optimum_bytes, f)));
     if (f->dense_bytes) {
-        printf(" and %s of other weights", ST_SIZE((uint64_t)per_token((double)f->dense_bytes, f)));
+        printf(" and %s of other weights", FB_SIZE((uint64_t)per_token((double)f->dense_bytes, f)));
     }
     printf(
         "\npredicted: %.2f tokens/s; a token takes %.2f ms, of these %.2f ms waiting for reads\n",
         tok_per_s(f), per_token(f->seconds, f) * 1e3, per_token(f->stall_s, f) * 1e3);
 }
 
-static void print_prefill(const struct st_sim_figures *p)
+static void print_prefill(const struct fb_sim_figures *p)
 {
     printf("prefill: %.2f tokens/s; %s read, %.1f %% of %" PRIu64 " expert requests hit\n",
-        tok_per_s(p), ST_SIZE(p->expert_bytes + p->dense_bytes), percent(p->hits, p->requests),
+        tok_per_s(p), FB_SIZE(p->expert_bytes + p->dense_bytes), percent(p->hits, p->requests),
         p->requests);
 }
 
-static int report_text(const struct st_sim_report *r, const struct st_sim_options *o)
+static int report_text(const struct fb_sim_report *r, const struct fb_sim_options *o)
 {
     print_inputs(r, o);
     if (r->decode.tokens) {
@@ -145,7 +145,7 @@ static void set_text(json_t *object, const char *key, const char *text)
     json_object_set_new(object, key, utf8_json(text));
 }
 
-static json_t *figures_json(const struct st_sim_figures *f)
+static json_t *figures_json(const struct fb_sim_figures *f)
 {
     json_t *o = json_object();
     set_integer(o, "tokens", f->tokens);
@@ -161,11 +161,11 @@ static json_t *figures_json(const struct st_sim_figures *f)
     return o;
 }
 
-static json_t *layers_json(const struct st_sim_report *r)
+static json_t *layers_json(const struct fb_sim_report *r)
 {
     json_t *list = json_array();
     for (int i = 0; i < r->n_layers; i++) {
-        const struct st_sim_layer *l = &r->layers[i];
+        const struct fb_sim_layer *l = &r->layers[i];
         json_t *o = json_object();
         set_integer(o, "layer", (uint64_t)l->layer);
         set_integer(o, "slots", (uint64_t)l->slots);
@@ -179,7 +179,7 @@ static json_t *layers_json(const struct st_sim_report *r)
     return list;
 }
 
-static int report_json(const struct st_sim_report *r, const struct st_sim_options *o)
+static int report_json(const struct fb_sim_report *r, const struct fb_sim_options *o)
 {
     json_t *root = json_object();
     json_t *best = json_object();
@@ -217,28 +217,28 @@ static int report_json(const struct st_sim_report *r, const struct st_sim_option
 /* --- The command -------------------------------------------------------------------------- */
 
 static int simulate(
-    const char *model, const char *trace, const struct st_sim_options *options, bool json)
+    const char *model, const char *trace, const struct fb_sim_options *options, bool json)
 {
-    struct st_sim_report report;
-    struct strata_error err;
-    if (st_sim_run(model, trace, options, &report, &err)) {
+    struct fb_sim_report report;
+    struct forebay_error err;
+    if (fb_sim_run(model, trace, options, &report, &err)) {
         return cmd_fail(&err);
     }
     int rc = json ? report_json(&report, options) : report_text(&report, options);
-    st_sim_report_release(&report);
+    fb_sim_report_release(&report);
     return rc;
 }
 
 int cmd_sim(int argc, char **argv)
 {
-    struct st_sim_options o;
+    struct fb_sim_options o;
     const char *model, *trace = NULL;
     bool json = false;
     float compute_ms = 0, latency_us = 100;
     char policies[96];
-    st_sim_options_init(&o);
+    fb_sim_options_init(&o);
     snprintf(policies, sizeof policies, "of the cache: %s (default: that of a run)",
-        st_sim_policy_names());
+        fb_sim_policy_names());
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Input"},
         {CMD_STRING, 0, "trace", "FILE", "the routing trace (required)", .target = &trace},
         {CMD_INT, 0, "warm-up", "N",
@@ -275,7 +275,7 @@ int cmd_sim(int argc, char **argv)
         options, 1, 1,
         "MODEL is a GGUF file. SHAPE is LAYERSxEXPERTS,USED,BYTES: 48x128,6,2.6M is 48 layers of "
         "128 experts of 2.6 MiB, of which a token uses 6. The trace must have those layers and "
-        "experts, and may use fewer of them; strata run --trace-out FILE records one. docs/SIM.md "
+        "experts, and may use fewer of them; forebay run --trace-out FILE records one. docs/SIM.md "
         "says what the figures mean."};
     int rc = cmd_parse(&spec, argc, argv, &model, NULL);
     if (rc != CMD_GO_ON) {

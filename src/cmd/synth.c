@@ -1,4 +1,4 @@
-/* synth.c - `strata synth`: test models of any size. One function per kind, all options here. */
+/* synth.c - `forebay synth`: test models of any size. One function per kind, all options here. */
 #include "cmd/cmd.h"
 
 #include <math.h>
@@ -35,7 +35,7 @@ struct common {
 
 /* Parses, and checks what every kind needs. CMD_GO_ON, or the exit code. */
 static int parse(const struct cmd_spec *spec, int argc, char **argv, const char **positional,
-    struct common *common, struct st_synth_output *output)
+    struct common *common, struct fb_synth_output *output)
 {
     int rc = cmd_parse(spec, argc, argv, positional, NULL);
     if (rc != CMD_GO_ON) {
@@ -52,8 +52,8 @@ static int parse(const struct cmd_spec *spec, int argc, char **argv, const char 
 }
 
 /* Says what was made, and turns the status into the exit code. */
-static int finish(struct common *common, enum strata_status status,
-    const struct st_synth_report *report, const struct strata_error *err)
+static int finish(struct common *common, enum forebay_status status,
+    const struct fb_synth_report *report, const struct forebay_error *err)
 {
     progress_end(&common->line);
     if (status) {
@@ -62,7 +62,7 @@ static int finish(struct common *common, enum strata_status status,
     if (!common->quiet) {
         bool large = report->parameters >= 1000000000;
         fprintf(stderr, "%s: %s, %.4g %s parameters\n%s\n", report->path,
-            ST_SIZE(report->file_bytes), (double)report->parameters / (large ? 1e9 : 1e6),
+            FB_SIZE(report->file_bytes), (double)report->parameters / (large ? 1e9 : 1e6),
             large ? "B" : "M", report->shape);
     }
     return CMD_OK;
@@ -90,23 +90,23 @@ static const char *parse_count(const char *text, void *target)
 static const char *arch_list(char *buf, size_t cap)
 {
     size_t used = (size_t)snprintf(buf, cap, "Architectures:");
-    for (int i = 0; st_synth_arch_name(i) && used < cap; i++) {
-        used += (size_t)snprintf(buf + used, cap - used, " %s", st_synth_arch_name(i));
+    for (int i = 0; fb_synth_arch_name(i) && used < cap; i++) {
+        used += (size_t)snprintf(buf + used, cap - used, " %s", fb_synth_arch_name(i));
     }
     return buf;
 }
 
 /* --- random and sparse -------------------------------------------------------------------- */
 
-typedef enum strata_status make_function(const struct st_synth_shape *shape, const char *path,
-    struct st_synth_report *report, struct strata_error *err);
+typedef enum forebay_status make_function(const struct fb_synth_shape *shape, const char *path,
+    struct fb_synth_report *report, struct forebay_error *err);
 
 static int make_shape(const char *name, const char *arch, const char *summary, make_function *make,
     int argc, char **argv)
 {
-    struct st_synth_shape s;
+    struct fb_synth_shape s;
     struct common common = {0};
-    st_synth_shape_init(&s);
+    fb_synth_shape_init(&s);
     s.arch = arch;
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Shape (what is left out is chosen)"},
         {CMD_STRING, 'a', "arch", "NAME",
@@ -146,9 +146,9 @@ static int make_shape(const char *name, const char *arch, const char *summary, m
     if (s.size_bytes && s.parameters) {
         return cmd_usage_error(&spec, "give one of --size and --params");
     }
-    struct st_synth_report report;
-    struct strata_error err;
-    enum strata_status status = make(&s, common.path, &report, &err);
+    struct fb_synth_report report;
+    struct forebay_error err;
+    enum forebay_status status = make(&s, common.path, &report, &err);
     return finish(&common, status, &report, &err);
 }
 
@@ -156,7 +156,7 @@ static int synth_random(int argc, char **argv)
 {
     return make_shape("synth random", "llama",
         "Makes a model of random weights that llama.cpp loads and decodes to finite logits.",
-        st_synth_random, argc, argv);
+        fb_synth_random, argc, argv);
 }
 
 static int synth_sparse(int argc, char **argv)
@@ -164,16 +164,16 @@ static int synth_sparse(int argc, char **argv)
     return make_shape("synth sparse", "qwen3moe",
         "Makes a model of any size that takes almost no space on disk: small tensors are random, "
         "the large ones are holes that read as zeros.",
-        st_synth_sparse, argc, argv);
+        fb_synth_sparse, argc, argv);
 }
 
 /* --- replay ------------------------------------------------------------------------------- */
 
 static int synth_replay(int argc, char **argv)
 {
-    struct st_synth_replay r;
+    struct fb_synth_replay r;
     struct common common = {0};
-    st_synth_replay_init(&r);
+    fb_synth_replay_init(&r);
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Model"},
         {CMD_SIZE, 0, "expert-bytes", "SIZE", "gate, up and down of one expert (default 1M)",
             .target = &r.expert_bytes},
@@ -204,9 +204,9 @@ static int synth_replay(int argc, char **argv)
     if (r.ff && r.expert_bytes) {
         return cmd_usage_error(&spec, "give one of --ff and --expert-bytes");
     }
-    struct st_synth_report report;
-    struct strata_error err;
-    enum strata_status status = st_synth_replay(&r, trace, common.path, &report, &err);
+    struct fb_synth_report report;
+    struct forebay_error err;
+    enum forebay_status status = fb_synth_replay(&r, trace, common.path, &report, &err);
     return finish(&common, status, &report, &err);
 }
 
@@ -214,9 +214,9 @@ static int synth_replay(int argc, char **argv)
 
 static int synth_inflate(int argc, char **argv)
 {
-    struct st_synth_inflate i;
+    struct fb_synth_inflate i;
     struct common common = {0};
-    st_synth_inflate_init(&i);
+    fb_synth_inflate_init(&i);
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Model"},
         {CMD_INT, 0, "experts", "N",
             "experts per layer; of a mixture of experts, a multiple of its own number",
@@ -245,9 +245,9 @@ static int synth_inflate(int argc, char **argv)
     if (i.ff && i.size_bytes) {
         return cmd_usage_error(&spec, "give one of --ff and --size");
     }
-    struct st_synth_report report;
-    struct strata_error err;
-    enum strata_status status = st_synth_inflate(&i, source, common.path, &report, &err);
+    struct fb_synth_report report;
+    struct forebay_error err;
+    enum forebay_status status = fb_synth_inflate(&i, source, common.path, &report, &err);
     return finish(&common, status, &report, &err);
 }
 
@@ -261,5 +261,5 @@ int cmd_synth(int argc, char **argv)
         {0},
     };
     return cmd_dispatch(
-        "strata synth", "Makes test models of any size as GGUF files.", kinds, argc, argv);
+        "forebay synth", "Makes test models of any size as GGUF files.", kinds, argc, argv);
 }

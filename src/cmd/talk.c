@@ -4,7 +4,7 @@
  *      messages --template--> tokens of the prompt: | those the session holds | the rest |
  *                                                     kept                      computed
  *
- * Invariant: the first strata_session_n_past() entries of `held` are the tokens in the session.
+ * Invariant: the first forebay_session_n_past() entries of `held` are the tokens in the session.
  */
 #include "cmd/talk.h"
 
@@ -18,9 +18,9 @@
 #include "base/units.h"
 
 struct talk {
-    struct strata_model *model;
-    struct strata_session *session;
-    struct strata_chat *chat;
+    struct forebay_model *model;
+    struct forebay_session *session;
+    struct forebay_chat *chat;
     struct talk_options options;
     json_t *messages; /* of OpenAI's form */
     int32_t *held;    /* room for a whole context */
@@ -28,61 +28,61 @@ struct talk {
 
 /* An answer while it is made. */
 struct answer {
-    struct strata_prompt *prompt;
-    struct strata_sampler *sampler;
-    struct strata_text *text;
-    struct strata_reply *reply;
+    struct forebay_prompt *prompt;
+    struct forebay_sampler *sampler;
+    struct forebay_text *text;
+    struct forebay_reply *reply;
     talk_sink sink;
     void *user;
 };
 
-enum strata_status talk_new(struct strata_model *model, const struct talk_options *options,
-    struct talk **out, struct strata_error *err)
+enum forebay_status talk_new(struct forebay_model *model, const struct talk_options *options,
+    struct talk **out, struct forebay_error *err)
 {
-    struct talk *talk = st_xcalloc(1, sizeof *talk);
+    struct talk *talk = fb_xcalloc(1, sizeof *talk);
     talk->model = model;
     talk->options = *options;
     talk->messages = json_array();
-    talk->held = st_xmalloc(strata_model_ctx(model) * sizeof *talk->held);
-    enum strata_status status = strata_chat_new(model, NULL, &talk->chat, err);
-    if (status == STRATA_OK) {
-        status = strata_session_new(model, &talk->session, err);
+    talk->held = fb_xmalloc(forebay_model_ctx(model) * sizeof *talk->held);
+    enum forebay_status status = forebay_chat_new(model, NULL, &talk->chat, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_session_new(model, &talk->session, err);
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         talk_free(talk);
         return status;
     }
     *out = talk;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 void talk_free(struct talk *talk)
 {
     if (talk) {
-        strata_session_free(talk->session);
-        strata_chat_free(talk->chat);
+        forebay_session_free(talk->session);
+        forebay_chat_free(talk->chat);
         json_decref(talk->messages);
         free(talk->held);
         free(talk);
     }
 }
 
-struct strata_session *talk_session(struct talk *talk)
+struct forebay_session *talk_session(struct talk *talk)
 {
     return talk->session;
 }
 
 /* --- Messages ------------------------------------------------------------------------------ */
 
-static enum strata_status new_message(
-    const char *role, const char *text, size_t n, json_t **out, struct strata_error *err)
+static enum forebay_status new_message(
+    const char *role, const char *text, size_t n, json_t **out, struct forebay_error *err)
 {
     json_t *content = memchr(text, 0, n) ? NULL : json_stringn(text, n);
     if (!content) {
-        return st_fail(err, STRATA_E_USAGE, "", "the text is not valid UTF-8, or holds a NUL");
+        return fb_fail(err, FOREBAY_E_USAGE, "", "the text is not valid UTF-8, or holds a NUL");
     }
     *out = json_pack("{s:s, s:o}", "role", role, "content", content);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static const char *string_of(const json_t *message, const char *key)
@@ -97,12 +97,12 @@ const char *talk_system(const struct talk *talk)
     return role && strcmp(role, "system") == 0 ? string_of(first, "content") : NULL;
 }
 
-enum strata_status talk_set_system(struct talk *talk, const char *text, struct strata_error *err)
+enum forebay_status talk_set_system(struct talk *talk, const char *text, struct forebay_error *err)
 {
     json_t *message = NULL;
-    enum strata_status status =
-        *text ? new_message("system", text, strlen(text), &message, err) : STRATA_OK;
-    if (status != STRATA_OK) {
+    enum forebay_status status =
+        *text ? new_message("system", text, strlen(text), &message, err) : FOREBAY_OK;
+    if (status != FOREBAY_OK) {
         return status;
     }
     if (talk_system(talk)) {
@@ -111,7 +111,7 @@ enum strata_status talk_set_system(struct talk *talk, const char *text, struct s
     if (message) {
         json_array_insert_new(talk->messages, 0, message);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 void talk_clear(struct talk *talk)
@@ -130,19 +130,19 @@ size_t talk_n_messages(const struct talk *talk)
 
 /* --- Files --------------------------------------------------------------------------------- */
 
-enum strata_status talk_save(const struct talk *talk, const char *path, struct strata_error *err)
+enum forebay_status talk_save(const struct talk *talk, const char *path, struct forebay_error *err)
 {
     FILE *f = fopen(path, "w");
     if (!f) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
     }
     json_t *object = json_pack("{s:O}", "messages", talk->messages);
     bool written = json_dumpf(object, f, JSON_INDENT(2)) == 0 && fputc('\n', f) == '\n';
     json_decref(object);
     if (fclose(f) != 0 || !written) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static bool is_message(const json_t *message)
@@ -156,36 +156,36 @@ static bool is_message(const json_t *message)
     return known && string_of(message, "content");
 }
 
-static enum strata_status render(const struct talk *talk, const json_t *messages,
-    struct strata_prompt **out, struct strata_error *err);
+static enum forebay_status render(const struct talk *talk, const json_t *messages,
+    struct forebay_prompt **out, struct forebay_error *err);
 
-enum strata_status talk_load(struct talk *talk, const char *path, struct strata_error *err)
+enum forebay_status talk_load(struct talk *talk, const char *path, struct forebay_error *err)
 {
     static const char hint[] = "Give a file that /save wrote.";
     json_error_t why;
     json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &why);
     if (!file) {
-        return st_fail(err, STRATA_E_FORMAT, hint, "cannot load %s: %s", path, why.text);
+        return fb_fail(err, FOREBAY_E_FORMAT, hint, "cannot load %s: %s", path, why.text);
     }
     json_t *messages = json_object_get(file, "messages"), *message;
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     size_t i;
     if (!json_is_array(messages)) {
-        status = st_fail(err, STRATA_E_FORMAT, hint, "%s holds no list of messages", path);
+        status = fb_fail(err, FOREBAY_E_FORMAT, hint, "%s holds no list of messages", path);
     }
     json_array_foreach(messages, i, message)
     {
-        if (status == STRATA_OK && !is_message(message)) {
+        if (status == FOREBAY_OK && !is_message(message)) {
             status =
-                st_fail(err, STRATA_E_FORMAT, hint, "%s: number %zu is no message", path, i + 1);
+                fb_fail(err, FOREBAY_E_FORMAT, hint, "%s: number %zu is no message", path, i + 1);
         }
     }
-    struct strata_prompt *prompt = NULL;
-    if (status == STRATA_OK && json_array_size(messages) > 0) { /* would the template take it? */
+    struct forebay_prompt *prompt = NULL;
+    if (status == FOREBAY_OK && json_array_size(messages) > 0) { /* would the template take it? */
         status = render(talk, messages, &prompt, err);
     }
-    strata_prompt_free(prompt);
-    if (status == STRATA_OK) {
+    forebay_prompt_free(prompt);
+    if (status == FOREBAY_OK) {
         json_decref(talk->messages);
         talk->messages = json_incref(messages);
     }
@@ -195,13 +195,13 @@ enum strata_status talk_load(struct talk *talk, const char *path, struct strata_
 
 /* --- The prompt ---------------------------------------------------------------------------- */
 
-static enum strata_status render(const struct talk *talk, const json_t *messages,
-    struct strata_prompt **out, struct strata_error *err)
+static enum forebay_status render(const struct talk *talk, const json_t *messages,
+    struct forebay_prompt **out, struct forebay_error *err)
 {
     json_t *request =
         json_pack("{s:O, s:b}", "messages", messages, "enable_thinking", !talk->options.no_think);
     char *text = json_dumps(request, JSON_COMPACT);
-    enum strata_status status = strata_chat_render(talk->chat, text, strlen(text), out, err);
+    enum forebay_status status = forebay_chat_render(talk->chat, text, strlen(text), out, err);
     free(text);
     json_decref(request);
     return status;
@@ -211,42 +211,42 @@ static enum strata_status render(const struct talk *talk, const json_t *messages
  * most, whose logits are needed. Returns how many. */
 static uint32_t keep_common(struct talk *talk, const int32_t *tokens, size_t n)
 {
-    uint32_t past = strata_session_n_past(talk->session), common = 0;
+    uint32_t past = forebay_session_n_past(talk->session), common = 0;
     while (common < past && common + 1 < n && talk->held[common] == tokens[common]) {
         common++;
     }
-    return strata_session_keep(talk->session, common);
+    return forebay_session_keep(talk->session, common);
 }
 
-static enum strata_status eval(
-    struct talk *talk, const int32_t *tokens, uint32_t n, struct strata_error *err)
+static enum forebay_status eval(
+    struct talk *talk, const int32_t *tokens, uint32_t n, struct forebay_error *err)
 {
-    uint32_t past = strata_session_n_past(talk->session);
-    enum strata_status status = strata_eval(talk->session, tokens, n, false, err);
-    if (status == STRATA_OK) {
+    uint32_t past = forebay_session_n_past(talk->session);
+    enum forebay_status status = forebay_eval(talk->session, tokens, n, false, err);
+    if (status == FOREBAY_OK) {
         memcpy(talk->held + past, tokens, n * sizeof *tokens);
     }
     return status;
 }
 
 /* Evaluates the prompt; *stop is looked at between passes. */
-static enum strata_status eval_prompt(struct talk *talk, const struct strata_prompt *prompt,
-    struct talk_turn *turn, struct strata_error *err)
+static enum forebay_status eval_prompt(struct talk *talk, const struct forebay_prompt *prompt,
+    struct talk_turn *turn, struct forebay_error *err)
 {
     size_t n;
-    const int32_t *tokens = strata_prompt_tokens(prompt, &n);
-    uint32_t ctx = strata_model_ctx(talk->model);
+    const int32_t *tokens = forebay_prompt_tokens(prompt, &n);
+    uint32_t ctx = forebay_model_ctx(talk->model);
     if (n >= ctx) {
-        return st_fail(err, STRATA_E_USAGE, "/new begins again; --ctx gives a larger context.",
+        return fb_fail(err, FOREBAY_E_USAGE, "/new begins again; --ctx gives a larger context.",
             "the conversation is %zu tokens long now, and the context holds %u", n, ctx);
     }
     uint32_t done = keep_common(talk, tokens, n);
     turn->kept_tokens = done;
-    enum strata_status status = STRATA_OK;
-    while (status == STRATA_OK && done < n && !*talk->options.stop) {
-        uint32_t count = (uint32_t)st_min(n - done, talk->options.batch);
+    enum forebay_status status = FOREBAY_OK;
+    while (status == FOREBAY_OK && done < n && !*talk->options.stop) {
+        uint32_t count = (uint32_t)fb_min(n - done, talk->options.batch);
         status = eval(talk, tokens + done, count, err);
-        done += status == STRATA_OK ? count : 0;
+        done += status == FOREBAY_OK ? count : 0;
         if (talk->options.progress) {
             talk->options.progress(
                 "reading the conversation", done, n, talk->options.progress_user);
@@ -261,40 +261,41 @@ static enum strata_status eval_prompt(struct talk *talk, const struct strata_pro
 
 static void answer_release(struct answer *a)
 {
-    strata_reply_free(a->reply);
-    strata_text_free(a->text);
-    strata_sampler_free(a->sampler);
-    strata_prompt_free(a->prompt);
+    forebay_reply_free(a->reply);
+    forebay_text_free(a->text);
+    forebay_sampler_free(a->sampler);
+    forebay_prompt_free(a->prompt);
 }
 
-static enum strata_status answer_init(
-    const struct talk *talk, struct answer *a, struct strata_error *err)
+static enum forebay_status answer_init(
+    const struct talk *talk, struct answer *a, struct forebay_error *err)
 {
-    enum strata_status status = render(talk, talk->messages, &a->prompt, err);
-    if (status == STRATA_OK) {
+    enum forebay_status status = render(talk, talk->messages, &a->prompt, err);
+    if (status == FOREBAY_OK) {
         status =
-            strata_sampler_new(talk->model, &talk->options.sampling, a->prompt, &a->sampler, err);
+            forebay_sampler_new(talk->model, &talk->options.sampling, a->prompt, &a->sampler, err);
     }
-    if (status == STRATA_OK) {
-        status = strata_text_new(talk->model, a->prompt, NULL, 0, &a->text, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_text_new(talk->model, a->prompt, NULL, 0, &a->text, err);
     }
-    if (status == STRATA_OK) {
-        status = strata_reply_new(a->prompt, &a->reply, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_reply_new(a->prompt, &a->reply, err);
     }
     return status;
 }
 
 /* Shows what a piece of text means. */
-static enum strata_status show(
-    struct answer *a, const char *text, size_t n, bool last, struct strata_error *err)
+static enum forebay_status show(
+    struct answer *a, const char *text, size_t n, bool last, struct forebay_error *err)
 {
-    const struct strata_delta *deltas;
+    const struct forebay_delta *deltas;
     size_t n_deltas;
-    enum strata_status status = strata_reply_add(a->reply, text, n, last, &deltas, &n_deltas, err);
-    for (size_t i = 0; status == STRATA_OK && i < n_deltas; i++) {
-        if (deltas[i].kind != STRATA_DELTA_TOOL_CALL && deltas[i].length > 0 &&
+    enum forebay_status status =
+        forebay_reply_add(a->reply, text, n, last, &deltas, &n_deltas, err);
+    for (size_t i = 0; status == FOREBAY_OK && i < n_deltas; i++) {
+        if (deltas[i].kind != FOREBAY_DELTA_TOOL_CALL && deltas[i].length > 0 &&
             !a->sink(deltas[i].kind, deltas[i].text, deltas[i].length, a->user)) {
-            status = st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write to standard output");
+            status = fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write to standard output");
         }
     }
     return status;
@@ -303,13 +304,13 @@ static enum strata_status show(
 /* Whether the answer is over after the token just shown, and why. */
 static bool is_over(const struct talk *talk, const struct answer *a, struct talk_turn *turn)
 {
-    if (strata_text_stop(a->text)) {
+    if (forebay_text_stop(a->text)) {
         turn->end = TALK_ENDED;
     } else if (*talk->options.stop) {
         turn->end = TALK_STOPPED;
     } else if (turn->generated_tokens == talk->options.max_tokens) {
         turn->end = TALK_LIMIT;
-    } else if (strata_session_n_past(talk->session) == strata_model_ctx(talk->model)) {
+    } else if (forebay_session_n_past(talk->session) == forebay_model_ctx(talk->model)) {
         turn->end = TALK_FULL;
     } else {
         return false;
@@ -318,39 +319,40 @@ static bool is_over(const struct talk *talk, const struct answer *a, struct talk
 }
 
 /* Samples until something ends it. The logits of the prompt's last token are there. */
-static enum strata_status generate(
-    struct talk *talk, struct answer *a, struct talk_turn *turn, struct strata_error *err)
+static enum forebay_status generate(
+    struct talk *talk, struct answer *a, struct talk_turn *turn, struct forebay_error *err)
 {
     turn->end = TALK_ENDED;
     for (;;) {
         int32_t token;
         size_t n;
-        enum strata_status status = strata_sampler_pick(a->sampler, talk->session, 0, &token, err);
-        if (status != STRATA_OK || strata_model_is_eog(talk->model, token)) {
+        enum forebay_status status =
+            forebay_sampler_pick(a->sampler, talk->session, 0, &token, err);
+        if (status != FOREBAY_OK || forebay_model_is_eog(talk->model, token)) {
             return status;
         }
         turn->generated_tokens++;
-        const char *text = strata_text_add(a->text, token, &n);
+        const char *text = forebay_text_add(a->text, token, &n);
         status = show(a, text, n, false, err);
-        if (status != STRATA_OK || is_over(talk, a, turn)) {
+        if (status != FOREBAY_OK || is_over(talk, a, turn)) {
             return status;
         }
         status = eval(talk, &token, 1, err);
-        if (status != STRATA_OK) {
+        if (status != FOREBAY_OK) {
             return status;
         }
     }
 }
 
 /* Shows what was held back, and adds the answer to the conversation. */
-static enum strata_status conclude(struct talk *talk, struct answer *a, struct strata_error *err)
+static enum forebay_status conclude(struct talk *talk, struct answer *a, struct forebay_error *err)
 {
     size_t n;
-    const char *text = strata_text_end(a->text, &n);
-    enum strata_status status = show(a, text, n, true, err);
-    if (status == STRATA_OK) {
-        struct strata_message message;
-        strata_reply_message(a->reply, &message);
+    const char *text = forebay_text_end(a->text, &n);
+    enum forebay_status status = show(a, text, n, true, err);
+    if (status == FOREBAY_OK) {
+        struct forebay_message message;
+        forebay_reply_message(a->reply, &message);
         json_t *m = json_pack("{s:s, s:s}", "role", "assistant", "content", message.content);
         if (message.reasoning[0]) {
             json_object_set_new(m, "reasoning_content", json_string(message.reasoning));
@@ -360,44 +362,44 @@ static enum strata_status conclude(struct talk *talk, struct answer *a, struct s
     return status;
 }
 
-static enum strata_status answer(
-    struct talk *talk, struct answer *a, struct talk_turn *turn, struct strata_error *err)
+static enum forebay_status answer(
+    struct talk *talk, struct answer *a, struct talk_turn *turn, struct forebay_error *err)
 {
-    enum strata_status status = answer_init(talk, a, err);
-    if (status == STRATA_OK) {
+    enum forebay_status status = answer_init(talk, a, err);
+    if (status == FOREBAY_OK) {
         status = eval_prompt(talk, a->prompt, turn, err);
     }
-    if (status != STRATA_OK || turn->end == TALK_STOPPED) {
+    if (status != FOREBAY_OK || turn->end == TALK_STOPPED) {
         return status;
     }
     size_t n;
-    const int32_t *tokens = strata_prompt_tokens(a->prompt, &n);
+    const int32_t *tokens = forebay_prompt_tokens(a->prompt, &n);
     for (size_t i = 0; i < n; i++) {
-        strata_sampler_accept(a->sampler, tokens[i]);
+        forebay_sampler_accept(a->sampler, tokens[i]);
     }
-    uint64_t start_ns = st_now_ns();
+    uint64_t start_ns = fb_now_ns();
     status = generate(talk, a, turn, err);
-    double seconds = (double)(st_now_ns() - start_ns) * 1e-9;
-    turn->tok_per_s = (strata_session_n_past(talk->session) - (double)n) / seconds;
-    return status == STRATA_OK ? conclude(talk, a, err) : status;
+    double seconds = (double)(fb_now_ns() - start_ns) * 1e-9;
+    turn->tok_per_s = (forebay_session_n_past(talk->session) - (double)n) / seconds;
+    return status == FOREBAY_OK ? conclude(talk, a, err) : status;
 }
 
-enum strata_status talk_say(struct talk *talk, const char *text, size_t n, talk_sink sink,
-    void *user, struct talk_turn *turn, struct strata_error *err)
+enum forebay_status talk_say(struct talk *talk, const char *text, size_t n, talk_sink sink,
+    void *user, struct talk_turn *turn, struct forebay_error *err)
 {
     json_t *message = NULL;
-    enum strata_status status = new_message("user", text, n, &message, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = new_message("user", text, n, &message, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    struct strata_stats before, after;
+    struct forebay_stats before, after;
     struct talk_turn t = {0};
     struct answer a = {.sink = sink, .user = user};
     size_t said = json_array_size(talk->messages);
     json_array_append_new(talk->messages, message);
-    strata_stats_get(talk->session, &before);
+    forebay_stats_get(talk->session, &before);
     status = answer(talk, &a, &t, err);
-    strata_stats_get(talk->session, &after);
+    forebay_stats_get(talk->session, &after);
     if (json_array_size(talk->messages) == said + 1) { /* there is no answer: it was not said */
         json_array_remove(talk->messages, said);
     }
@@ -405,7 +407,7 @@ enum strata_status talk_say(struct talk *talk, const char *text, size_t n, talk_
     uint64_t requests = after.expert_requests - before.expert_requests;
     uint64_t hits = after.expert_hits - before.expert_hits;
     t.hit_rate = requests ? (double)hits / (double)requests : -1;
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         *turn = t;
     }
     return status;

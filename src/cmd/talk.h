@@ -1,18 +1,18 @@
 /* talk.h - a conversation with a model: what was said, and a session that holds most of it. */
-#ifndef ST_CMD_TALK_H
-#define ST_CMD_TALK_H
+#ifndef FB_CMD_TALK_H
+#define FB_CMD_TALK_H
 
 #include <signal.h>
 
-#include "strata.h"
+#include "forebay.h"
 
 struct talk_options {
-    struct strata_sampling sampling;
+    struct forebay_sampling sampling;
     uint32_t batch;                    /* prompt tokens per pass: those of the model */
     uint32_t max_tokens;               /* of an answer; 0: what the context holds */
     bool no_think;                     /* asks models that can to answer at once */
     const volatile sig_atomic_t *stop; /* while it is not 0, an answer ends as soon as it can */
-    strata_progress progress;          /* while a prompt is computed; may be NULL */
+    forebay_progress progress;         /* while a prompt is computed; may be NULL */
     void *progress_user;
 };
 
@@ -34,24 +34,24 @@ struct talk_turn {
 };
 
 /* A piece of an answer: content or reasoning, whole UTF-8. False: cannot be shown, end here. */
-typedef bool (*talk_sink)(enum strata_delta_kind kind, const char *text, size_t n, void *user);
+typedef bool (*talk_sink)(enum forebay_delta_kind kind, const char *text, size_t n, void *user);
 
 struct talk;
 
 /* On a model without another session; freed before it. E_UNSUPPORTED without a tokenizer. */
-enum strata_status talk_new(struct strata_model *model, const struct talk_options *options,
-    struct talk **out, struct strata_error *err);
+enum forebay_status talk_new(struct forebay_model *model, const struct talk_options *options,
+    struct talk **out, struct forebay_error *err);
 void talk_free(struct talk *talk);
-struct strata_session *talk_session(struct talk *talk);
+struct forebay_session *talk_session(struct talk *talk);
 
 /* Says `text` and gives the answer to `sink`. Both then belong to the conversation, also an answer
  * that was stopped; on failure, and when it was stopped before its first token, neither does.
  * E_USAGE for text that is not UTF-8, and when the context cannot hold the conversation. */
-enum strata_status talk_say(struct talk *talk, const char *text, size_t n, talk_sink sink,
-    void *user, struct talk_turn *turn, struct strata_error *err);
+enum forebay_status talk_say(struct talk *talk, const char *text, size_t n, talk_sink sink,
+    void *user, struct talk_turn *turn, struct forebay_error *err);
 
 /* The system message, in place of the one there is; empty: none. E_USAGE: not UTF-8. */
-enum strata_status talk_set_system(struct talk *talk, const char *text, struct strata_error *err);
+enum forebay_status talk_set_system(struct talk *talk, const char *text, struct forebay_error *err);
 const char *talk_system(const struct talk *talk); /* NULL: none */
 /* Forgets all but the system message. */
 void talk_clear(struct talk *talk);
@@ -59,7 +59,7 @@ size_t talk_n_messages(const struct talk *talk);
 
 /* A file of JSON: {"messages": [{"role": ..., "content": ...}]}. What cannot be loaded changes
  * nothing. */
-enum strata_status talk_save(const struct talk *talk, const char *path, struct strata_error *err);
-enum strata_status talk_load(struct talk *talk, const char *path, struct strata_error *err);
+enum forebay_status talk_save(const struct talk *talk, const char *path, struct forebay_error *err);
+enum forebay_status talk_load(struct talk *talk, const char *path, struct forebay_error *err);
 
 #endif

@@ -41,7 +41,7 @@ json_t *utf8_json(const char *text)
     if (value) {
         return value;
     }
-    char *ascii = st_xstrdup(text);
+    char *ascii = fb_xstrdup(text);
     for (char *p = ascii; *p; p++) {
         *p = (unsigned char)*p < 0x80 ? *p : '?';
     }

@@ -1,6 +1,6 @@
 /* utf8.h - text arrives in tokens, which may end inside a character; what is printed never does. */
-#ifndef ST_CMD_UTF8_H
-#define ST_CMD_UTF8_H
+#ifndef FB_CMD_UTF8_H
+#define FB_CMD_UTF8_H
 
 #include <jansson.h>
 #include <stddef.h>

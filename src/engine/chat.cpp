@@ -15,13 +15,13 @@ extern "C" {
 #include "engine/engine.h"
 }
 
-struct strata_chat {
+struct forebay_chat {
     const llama_vocab *vocab;
     common_chat_templates_ptr templates;
     ControlTokens control;
     std::string source;
 
-    explicit strata_chat(const llama_vocab *v) : vocab(v), control(v)
+    explicit forebay_chat(const llama_vocab *v) : vocab(v), control(v)
     {
     }
 };
@@ -30,66 +30,66 @@ struct strata_chat {
 
 static const size_t text_max = INT32_MAX / 4;
 
-static enum strata_status too_long(struct strata_error *err, size_t length)
+static enum forebay_status too_long(struct forebay_error *err, size_t length)
 {
-    return st_fail(err, STRATA_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
+    return fb_fail(err, FOREBAY_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
 }
 
-enum strata_status strata_prompt_from_text(const struct strata_model *m, const char *text,
-    size_t length, struct strata_prompt **out, struct strata_error *err)
+enum forebay_status forebay_prompt_from_text(const struct forebay_model *m, const char *text,
+    size_t length, struct forebay_prompt **out, struct forebay_error *err)
 {
     size_t n;
-    enum strata_status status = strata_tokenize(m, text, length, true, NULL, 0, &n, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = forebay_tokenize(m, text, length, true, NULL, 0, &n, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
     if (n == 0) {
-        return st_fail(err, STRATA_E_USAGE, "Give it some text.", "the prompt is empty");
+        return fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
     }
-    auto prompt = new strata_prompt;
+    auto prompt = new forebay_prompt;
     prompt->text.assign(text, length);
     prompt->tokens.resize(n);
-    status = strata_tokenize(m, text, length, true, prompt->tokens.data(), n, &n, err);
-    if (status != STRATA_OK) {
+    status = forebay_tokenize(m, text, length, true, prompt->tokens.data(), n, &n, err);
+    if (status != FOREBAY_OK) {
         delete prompt;
         return status;
     }
     *out = prompt;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status strata_prompt_from_tokens(const struct strata_model *m, const int32_t *tokens,
-    size_t n, struct strata_prompt **out, struct strata_error *err)
+enum forebay_status forebay_prompt_from_tokens(const struct forebay_model *m, const int32_t *tokens,
+    size_t n, struct forebay_prompt **out, struct forebay_error *err)
 {
     if (n == 0) {
-        return st_fail(err, STRATA_E_USAGE, "Give it some text.", "the prompt is empty");
+        return fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
     }
     for (size_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= strata_model_n_vocab(m)) {
-            return st_fail(err, STRATA_E_USAGE, "", "token %d is not in the vocabulary of %d",
-                tokens[i], strata_model_n_vocab(m));
+        if (tokens[i] < 0 || tokens[i] >= forebay_model_n_vocab(m)) {
+            return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
+                tokens[i], forebay_model_n_vocab(m));
         }
     }
-    auto prompt = new strata_prompt;
+    auto prompt = new forebay_prompt;
     prompt->tokens.assign(tokens, tokens + n);
     *out = prompt;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-struct strata_prompt *strata_prompt_share(const struct strata_prompt *prompt)
+struct forebay_prompt *forebay_prompt_share(const struct forebay_prompt *prompt)
 {
     prompt->owners++;
-    return const_cast<struct strata_prompt *>(prompt);
+    return const_cast<struct forebay_prompt *>(prompt);
 }
 
-void strata_prompt_free(struct strata_prompt *prompt)
+void forebay_prompt_free(struct forebay_prompt *prompt)
 {
     if (prompt && --prompt->owners == 0) {
         delete prompt;
     }
 }
 
-const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length)
+const char *forebay_prompt_text(const struct forebay_prompt *prompt, size_t *length)
 {
     if (length) {
         *length = prompt->text.size();
@@ -97,66 +97,66 @@ const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *lengt
     return prompt->text.c_str();
 }
 
-const int32_t *strata_prompt_tokens(const struct strata_prompt *prompt, size_t *n)
+const int32_t *forebay_prompt_tokens(const struct forebay_prompt *prompt, size_t *n)
 {
     *n = prompt->tokens.size();
     return prompt->tokens.data();
 }
 
-bool st_prompt_shows(const struct strata_prompt *prompt, int32_t token)
+bool fb_prompt_shows(const struct forebay_prompt *prompt, int32_t token)
 {
     return prompt->shown.count(token) > 0;
 }
 
-const char *st_prompt_stop(const struct strata_prompt *prompt, size_t i)
+const char *fb_prompt_stop(const struct forebay_prompt *prompt, size_t i)
 {
     return i < prompt->stops.size() ? prompt->stops[i].c_str() : NULL;
 }
 
 /* --- Templates ----------------------------------------------------------------------------- */
 
-enum strata_status strata_chat_new(const struct strata_model *m, const char *text,
-    struct strata_chat **out, struct strata_error *err)
+enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *text,
+    struct forebay_chat **out, struct forebay_error *err)
 {
-    if (!strata_model_has_text(m)) {
-        return st_fail(err, STRATA_E_UNSUPPORTED, "Use a model with a tokenizer.",
+    if (!forebay_model_has_text(m)) {
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model with a tokenizer.",
             "the model has no tokenizer, and so no chat");
     }
-    auto chat = new strata_chat(m->vocab);
-    enum strata_status status = st_guarded_status(
-        STRATA_E_USAGE, err, "Give a template that it knows.", "use the chat template", [&] {
+    auto chat = new forebay_chat(m->vocab);
+    enum forebay_status status = fb_guarded_status(
+        FOREBAY_E_USAGE, err, "Give a template that it knows.", "use the chat template", [&] {
             chat->templates = common_chat_templates_init(m->llama, text ? text : "");
             chat->source = common_chat_templates_source(chat->templates.get());
             return true;
         });
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         delete chat;
         return status;
     }
     *out = chat;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_chat_free(struct strata_chat *chat)
+void forebay_chat_free(struct forebay_chat *chat)
 {
     delete chat;
 }
 
-const char *strata_chat_template(const struct strata_chat *chat)
+const char *forebay_chat_template(const struct forebay_chat *chat)
 {
     return chat->source.c_str();
 }
 
-bool strata_chat_is_default(const struct strata_chat *chat)
+bool forebay_chat_is_default(const struct forebay_chat *chat)
 {
     return !common_chat_templates_was_explicit(chat->templates.get());
 }
 
-bool strata_chat_can_think(const struct strata_chat *chat)
+bool forebay_chat_can_think(const struct forebay_chat *chat)
 {
     bool can = false;
     std::string why;
-    st_guarded(
+    fb_guarded(
         [&] {
             can = common_chat_templates_support_enable_thinking(chat->templates.get());
             return true;
@@ -165,7 +165,7 @@ bool strata_chat_can_think(const struct strata_chat *chat)
     return can;
 }
 
-bool strata_chat_has_tools(const struct strata_chat *chat)
+bool forebay_chat_has_tools(const struct forebay_chat *chat)
 {
     auto caps = common_chat_templates_get_caps(chat->templates.get());
     return caps["supports_tools"] || caps["supports_tool_calls"];
@@ -178,7 +178,7 @@ bool strata_chat_has_tools(const struct strata_chat *chat)
 static void protect_strings(const ControlTokens &control, const ControlTokens::Marks &marks,
     common_json &value, bool here, int level = 0)
 {
-    if (level > st_levels_max) {
+    if (level > fb_levels_max) {
         throw std::invalid_argument("the messages nest too deeply");
     }
     if (value.is_string()) {
@@ -250,7 +250,7 @@ static std::string wanted_schema(const common_json &request)
     if (!schema.is_null() && !schema.is_object() && !schema.is_boolean()) {
         throw std::invalid_argument("a schema must be an object");
     }
-    st_check_schema(schema);
+    fb_check_schema(schema);
     return schema.is_null() ? "" : schema.dump();
 }
 
@@ -305,12 +305,12 @@ static void check_roles(const common_json &messages)
 static void check_calls(const common_chat_msg &message)
 {
     for (const auto &call : message.tool_calls) {
-        st_check_json(call.arguments);
+        fb_check_json(call.arguments);
     }
 }
 
 static common_chat_templates_inputs read_request(
-    const struct strata_chat *chat, const common_json &request)
+    const struct forebay_chat *chat, const common_json &request)
 {
     if (!request.contains("messages") || !request.at("messages").is_array() ||
         request.at("messages").empty()) {
@@ -326,10 +326,10 @@ static common_chat_templates_inputs read_request(
     choose_tool(request.contains("tool_choice") ? request.at("tool_choice") : common_json(nullptr),
         tools, in);
     auto caps = common_chat_templates_get_caps(chat->templates.get());
-    if (in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && !strata_chat_has_tools(chat)) {
+    if (in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && !forebay_chat_has_tools(chat)) {
         throw std::invalid_argument("tool_choice: the model's chat template knows no tools");
     }
-    st_check_schema(tools);
+    fb_check_schema(tools);
     check_roles(request.at("messages"));
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
     std::for_each(in.messages.begin(), in.messages.end(), check_calls);
@@ -338,7 +338,7 @@ static common_chat_templates_inputs read_request(
     in.grammar = request.contains("grammar") && !request.at("grammar").is_null()
                      ? request.at("grammar").get<std::string>()
                      : "";
-    st_check_grammar(in.grammar);
+    fb_check_grammar(in.grammar);
     in.parallel_tool_calls =
         flag(request, "parallel_tool_calls", caps["supports_parallel_tool_calls"]);
     in.add_generation_prompt = flag(request, "add_generation_prompt", true);
@@ -373,8 +373,8 @@ static common_grammar_trigger resolve(
     return trigger;
 }
 
-static void take_grammar(const struct strata_chat *chat, const common_chat_params &params,
-    const std::string &wanted, struct strata_prompt *prompt)
+static void take_grammar(const struct forebay_chat *chat, const common_chat_params &params,
+    const std::string &wanted, struct forebay_prompt *prompt)
 {
     for (const std::string &name : params.preserved_tokens) {
         auto ids = tokens_of(chat->vocab, name);
@@ -400,7 +400,7 @@ static void take_grammar(const struct strata_chat *chat, const common_chat_param
 }
 
 static void take_parser(const common_chat_params &params, const common_chat_templates_inputs &in,
-    struct strata_prompt *prompt)
+    struct forebay_prompt *prompt)
 {
     prompt->parser = common_chat_parser_params(params);
     prompt->parser.generation_prompt = prompt->generation_prompt;
@@ -415,7 +415,7 @@ static void take_parser(const common_chat_params &params, const common_chat_temp
 }
 
 static void render(
-    const struct strata_chat *chat, const std::string &text, struct strata_prompt *prompt)
+    const struct forebay_chat *chat, const std::string &text, struct forebay_prompt *prompt)
 {
     auto marks = ControlTokens::choose_marks(text);
     common_json request = common_json::parse(text);
@@ -438,40 +438,40 @@ static void render(
     take_parser(params, in, prompt);
 }
 
-enum strata_status strata_chat_render(const struct strata_chat *chat, const char *request,
-    size_t length, struct strata_prompt **out, struct strata_error *err)
+enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const char *request,
+    size_t length, struct forebay_prompt **out, struct forebay_error *err)
 {
     if (length > text_max) {
         return too_long(err, length);
     }
-    auto prompt = new strata_prompt;
-    enum strata_status status =
-        st_guarded_status(STRATA_E_USAGE, err, "", "render the messages", [&] {
+    auto prompt = new forebay_prompt;
+    enum forebay_status status =
+        fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
             render(chat, std::string(request, length), prompt);
             return true;
         });
-    if (status == STRATA_OK && prompt->tokens.empty()) {
-        status = st_fail(err, STRATA_E_USAGE, "Give it some text.", "the prompt is empty");
+    if (status == FOREBAY_OK && prompt->tokens.empty()) {
+        status = fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         delete prompt;
         return status;
     }
     *out = prompt;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status strata_schema_grammar(
-    const char *schema, size_t length, char **grammar, struct strata_error *err)
+enum forebay_status forebay_schema_grammar(
+    const char *schema, size_t length, char **grammar, struct forebay_error *err)
 {
     if (length > text_max) {
         return too_long(err, length);
     }
-    return st_guarded_status(STRATA_E_USAGE, err, "", "make a grammar of the schema", [&] {
+    return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", [&] {
         common_json parsed = common_json::parse(std::string(schema, length));
-        st_check_schema(parsed);
+        fb_check_schema(parsed);
         std::string text = json_schema_to_grammar(parsed);
-        *grammar = st_xstrdup(text.c_str());
+        *grammar = fb_xstrdup(text.c_str());
         return true;
     });
 }

@@ -14,8 +14,8 @@
  * Marks are two of Unicode's noncharacters that the request does not contain. A prompt without marks
  * is tokenized by llama.cpp in one piece.
  */
-#ifndef ST_ENGINE_CONTROL_TOKENS_H
-#define ST_ENGINE_CONTROL_TOKENS_H
+#ifndef FB_ENGINE_CONTROL_TOKENS_H
+#define FB_ENGINE_CONTROL_TOKENS_H
 
 #include <string>
 #include <vector>

@@ -10,7 +10,7 @@
 
 /* Left free on a device: its driver and the programs that draw the screen need some, and what is
  * reported as free is not always to be had. */
-#define RESERVE_BYTES (256 * ST_MIB)
+#define RESERVE_BYTES (256 * FB_MIB)
 #define RESERVE_SHARE 16
 /* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers whose
  * KV cache is not like the others'. Two rounds have been enough for every model tried. */
@@ -88,8 +88,8 @@ static void list_devices(char *buf, size_t cap)
     }
 }
 
-enum strata_status st_devices_find(
-    struct st_devices *devices, const char *name, struct strata_error *err)
+enum forebay_status fb_devices_find(
+    struct fb_devices *devices, const char *name, struct forebay_error *err)
 {
     ggml_backend_dev_t dev = NULL;
     if (strcmp(name, "auto") == 0) {
@@ -100,28 +100,28 @@ enum strata_status st_devices_find(
             char there[200], hint[256];
             list_devices(there, sizeof there);
             snprintf(hint, sizeof hint, "Devices: auto, none%s%s.", there[0] ? ", " : "", there);
-            return st_fail(err, STRATA_E_USAGE, hint, "there is no device '%s'", name);
+            return fb_fail(err, FOREBAY_E_USAGE, hint, "there is no device '%s'", name);
         }
     }
-    *devices = (struct st_devices){.list = {dev, NULL}, .shared = dev && shares_memory(dev)};
-    return STRATA_OK;
+    *devices = (struct fb_devices){.list = {dev, NULL}, .shared = dev && shares_memory(dev)};
+    return FOREBAY_OK;
 }
 
-void st_devices_release(struct st_devices *devices)
+void fb_devices_release(struct fb_devices *devices)
 {
     free(devices->experts);
-    *devices = (struct st_devices){0};
+    *devices = (struct fb_devices){0};
 }
 
-bool st_devices_used(const struct st_devices *devices)
+bool fb_devices_used(const struct fb_devices *devices)
 {
     return devices->plan.output;
 }
 
 /* --- How much ------------------------------------------------------------------------------- */
 
-uint64_t st_devices_room(
-    const struct st_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes)
+uint64_t fb_devices_room(
+    const struct fb_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes)
 {
     size_t free_bytes = 0, total = 0;
     if (wanted_bytes || !devices->list[0]) {
@@ -129,8 +129,8 @@ uint64_t st_devices_room(
     }
     ggml_backend_dev_memory(devices->list[0], &free_bytes, &total);
     uint64_t reserve = RESERVE_BYTES + total / RESERVE_SHARE;
-    uint64_t room = free_bytes - st_min(free_bytes, reserve);
-    return devices->shared ? st_min(room, budget_bytes / 2) : room;
+    uint64_t room = free_bytes - fb_min(free_bytes, reserve);
+    return devices->shared ? fb_min(room, budget_bytes / 2) : room;
 }
 
 /* Matches the expert tensors of layers 0 .. n - 1. One expression for all of them: llama.cpp
@@ -139,7 +139,7 @@ static char *experts_of_layers(int n)
 {
     static const char end[] = ")\\.ffn_(gate_up|gate|up|down)_(ch)?exps\\.";
     size_t cap = (size_t)n * 12 + 64, used = 0;
-    char *text = st_xmalloc(cap);
+    char *text = fb_xmalloc(cap);
     used += (size_t)snprintf(text, cap, "^blk\\.(");
     for (int l = 0; l < n; l++) {
         used += (size_t)snprintf(text + used, cap - used, "%s%d", l ? "|" : "", l);
@@ -148,8 +148,8 @@ static char *experts_of_layers(int n)
     return text;
 }
 
-void st_devices_set_plan(
-    struct st_devices *devices, const struct st_catalog *catalog, const struct st_device_plan *plan)
+void fb_devices_set_plan(
+    struct fb_devices *devices, const struct fb_catalog *catalog, const struct fb_device_plan *plan)
 {
     free(devices->experts);
     devices->experts = NULL;
@@ -159,25 +159,25 @@ void st_devices_set_plan(
     }
 }
 
-static bool same_plan(const struct st_device_plan *a, const struct st_device_plan *b)
+static bool same_plan(const struct fb_device_plan *a, const struct fb_device_plan *b)
 {
     return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
 }
 
-enum strata_status st_devices_place(struct st_devices *devices, const struct st_catalog *catalog,
-    st_devices_measure measure, void *user, struct st_needs *needs, struct strata_error *err)
+enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
 {
-    struct st_device_plan best = {0}, plan;
-    struct st_needs best_needs = *needs, measured;
+    struct fb_device_plan best = {0}, plan;
+    struct fb_needs best_needs = *needs, measured;
     uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
     for (int round = 0; round < ROUNDS; round++) {
-        plan = st_plan_device(catalog, kv_bytes, devices->room_bytes, reserve);
+        plan = fb_plan_device(catalog, kv_bytes, devices->room_bytes, reserve);
         if (!plan.output || same_plan(&plan, &best)) {
             break;
         }
-        st_devices_set_plan(devices, catalog, &plan);
-        enum strata_status status = measure(user, &measured, err);
-        if (status != STRATA_OK) {
+        fb_devices_set_plan(devices, catalog, &plan);
+        enum forebay_status status = measure(user, &measured, err);
+        if (status != FOREBAY_OK) {
             return status;
         }
         uint64_t estimated = plan.weights_bytes + plan.kv_bytes + reserve;
@@ -189,23 +189,23 @@ enum strata_status st_devices_place(struct st_devices *devices, const struct st_
             best_needs = measured;
         }
         /* What the estimate lacks, or has too much of. */
-        reserve += measured.device_bytes - st_min(measured.device_bytes, estimated);
-        reserve -= st_min(reserve, estimated - st_min(measured.device_bytes, estimated));
+        reserve += measured.device_bytes - fb_min(measured.device_bytes, estimated);
+        reserve -= fb_min(reserve, estimated - fb_min(measured.device_bytes, estimated));
     }
-    st_devices_set_plan(devices, catalog, &best);
+    fb_devices_set_plan(devices, catalog, &best);
     *needs = best_needs;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* --- What llama.cpp is told ----------------------------------------------------------------- */
 
-void st_devices_model_params(struct st_devices *devices, struct llama_model_params *params)
+void fb_devices_model_params(struct fb_devices *devices, struct llama_model_params *params)
 {
-    if (!st_devices_used(devices)) {
+    if (!fb_devices_used(devices)) {
         return;
     }
     params->devices = devices->list;
-    params->n_gpu_layers = st_plan_device_gpu_layers(&devices->plan);
+    params->n_gpu_layers = fb_plan_device_gpu_layers(&devices->plan);
     params->no_host = true;
     if (devices->experts) {
         devices->overrides[0] = (struct llama_model_tensor_buft_override){
@@ -214,10 +214,10 @@ void st_devices_model_params(struct st_devices *devices, struct llama_model_para
     }
 }
 
-void st_devices_context_params(
-    const struct st_devices *devices, struct llama_context_params *params)
+void fb_devices_context_params(
+    const struct fb_devices *devices, struct llama_context_params *params)
 {
-    if (st_devices_used(devices)) {
+    if (fb_devices_used(devices)) {
         params->op_offload = false;
         params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
     }

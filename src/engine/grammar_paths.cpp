@@ -122,7 +122,7 @@ static int rule_named(reader &r, const std::string &name)
 /* The alternatives of a rule, up to the next rule or the closing bracket. */
 static void read_rule(reader &r, int into, int level)
 {
-    if (level > st_levels_max) { /* llama.cpp reads them by recursion, as we do */
+    if (level > fb_levels_max) { /* llama.cpp reads them by recursion, as we do */
         throw std::invalid_argument("the grammar nests too deeply");
     }
     for (skip_space(r); r.at < r.g.size() && r.g[r.at] != ')'; skip_space(r)) {
@@ -221,7 +221,7 @@ static void walk(reader &r, int which, int steps)
     rule.state = rule::KNOWN;
 }
 
-void st_check_paths(const std::string &grammar)
+void fb_check_paths(const std::string &grammar)
 {
     reader r{grammar, 0, {}, {}};
     read_grammar(r);

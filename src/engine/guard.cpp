@@ -24,7 +24,7 @@ static void on_abort(const char *message)
     if (guarded) {
         throw std::runtime_error(message);
     }
-    st_log(STRATA_LOG_ERROR, "%s", message);
+    fb_log(FOREBAY_LOG_ERROR, "%s", message);
 }
 
 /* llama.cpp logs why, and then throws or returns NULL without saying. */
@@ -40,18 +40,18 @@ static void on_log(enum ggml_log_level level, const char *text, void *)
     if (level == GGML_LOG_LEVEL_ERROR) {
         last_words = line;
     }
-    st_log(level == GGML_LOG_LEVEL_ERROR ? STRATA_LOG_INFO : STRATA_LOG_DEBUG, "llama.cpp: %s",
+    fb_log(level == GGML_LOG_LEVEL_ERROR ? FOREBAY_LOG_INFO : FOREBAY_LOG_DEBUG, "llama.cpp: %s",
         line.c_str());
 }
 
-void st_guard_init(void)
+void fb_guard_init(void)
 {
     llama_log_set(on_log, nullptr);
     ggml_set_abort_callback(on_abort);
     common_log_set_verbosity_thold(-1); /* libllama-common's own log: to stderr, past ours */
 }
 
-bool st_guarded(const std::function<bool()> &call, std::string &why)
+bool fb_guarded(const std::function<bool()> &call, std::string &why)
 {
     bool ok = false;
     why.clear();
@@ -71,25 +71,25 @@ bool st_guarded(const std::function<bool()> &call, std::string &why)
     return ok;
 }
 
-enum strata_status st_guarded_status(enum strata_status status, struct strata_error *err,
+enum forebay_status fb_guarded_status(enum forebay_status status, struct forebay_error *err,
     const char *hint, const char *what, const std::function<bool()> &call)
 {
     std::string why;
-    if (st_guarded(call, why)) {
-        return STRATA_OK;
+    if (fb_guarded(call, why)) {
+        return FOREBAY_OK;
     }
-    return st_fail(err, status, hint, "llama.cpp cannot %s: %s", what, why.c_str());
+    return fb_fail(err, status, hint, "llama.cpp cannot %s: %s", what, why.c_str());
 }
 
-static enum strata_status guard(
-    struct strata_error *err, const char *hint, const char *what, const std::function<bool()> &call)
+static enum forebay_status guard(struct forebay_error *err, const char *hint, const char *what,
+    const std::function<bool()> &call)
 {
-    return st_guarded_status(STRATA_E_LLAMA, err, hint, what, call);
+    return fb_guarded_status(FOREBAY_E_LLAMA, err, hint, what, call);
 }
 
 template <typename Load>
-static enum strata_status guard_load(
-    struct llama_model **out, struct strata_error *err, Load load_model)
+static enum forebay_status guard_load(
+    struct llama_model **out, struct forebay_error *err, Load load_model)
 {
     return guard(err,
         "Check that this llama.cpp version knows the model, and that the file is complete.",
@@ -102,20 +102,20 @@ static enum strata_status guard_load(
         });
 }
 
-enum strata_status st_guard_load(FILE *file, struct llama_model_params params,
-    struct llama_model **out, struct strata_error *err)
+enum forebay_status fb_guard_load(FILE *file, struct llama_model_params params,
+    struct llama_model **out, struct forebay_error *err)
 {
     return guard_load(out, err, [&] { return llama_model_load_from_file_ptr(file, params); });
 }
 
-enum strata_status st_guard_load_path(const char *path, struct llama_model_params params,
-    struct llama_model **out, struct strata_error *err)
+enum forebay_status fb_guard_load_path(const char *path, struct llama_model_params params,
+    struct llama_model **out, struct forebay_error *err)
 {
     return guard_load(out, err, [&] { return llama_model_load_from_file(path, params); });
 }
 
-enum strata_status st_guard_context(struct llama_model *model, struct llama_context_params params,
-    struct llama_context **out, struct strata_error *err)
+enum forebay_status fb_guard_context(struct llama_model *model, struct llama_context_params params,
+    struct llama_context **out, struct forebay_error *err)
 {
     return guard(err, "Try a smaller --ctx.", "make a context", [&] {
         struct llama_context *ctx = llama_init_from_model(model, params);
@@ -126,10 +126,10 @@ enum strata_status st_guard_context(struct llama_model *model, struct llama_cont
     });
 }
 
-enum strata_status st_guard_measure(const char *path, struct llama_model_params model,
-    struct llama_context_params context, struct st_needs *out, struct strata_error *err)
+enum forebay_status fb_guard_measure(const char *path, struct llama_model_params model,
+    struct llama_context_params context, struct fb_needs *out, struct forebay_error *err)
 {
-    enum strata_status status = guard(err, "Try a smaller --ctx.", "measure the model", [&] {
+    enum forebay_status status = guard(err, "Try a smaller --ctx.", "measure the model", [&] {
         std::vector<ggml_backend_dev_t> devices;
         uint32_t n_layer, n_ctx, n_expert;
         auto memory = common_get_device_memory_data(
@@ -146,8 +146,8 @@ enum strata_status st_guard_measure(const char *path, struct llama_model_params 
     return status;
 }
 
-enum strata_status st_guard_decode(
-    struct llama_context *ctx, struct llama_batch batch, int *code, struct strata_error *err)
+enum forebay_status fb_guard_decode(
+    struct llama_context *ctx, struct llama_batch batch, int *code, struct forebay_error *err)
 {
     return guard(err, "", "evaluate the tokens", [&] {
         *code = llama_decode(ctx, batch);
@@ -155,9 +155,9 @@ enum strata_status st_guard_decode(
     });
 }
 
-enum strata_status st_guard_tokenize(const struct llama_vocab *vocab, const char *text,
+enum forebay_status fb_guard_tokenize(const struct llama_vocab *vocab, const char *text,
     int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
-    struct strata_error *err)
+    struct forebay_error *err)
 {
     return guard(err, "Give token ids with --tokens.", "tokenize the text", [&] {
         int32_t got = llama_tokenize(vocab, text, length, tokens, cap, special, special);

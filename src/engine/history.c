@@ -29,10 +29,10 @@ struct times {
     double prompt_s;  /* of one of a prompt's many; 0: not known */
 };
 
-struct st_history {
+struct fb_history {
     char path[1024]; /* "": nowhere */
     int n_groups;
-    struct st_reuse *seen; /* [n_groups] */
+    struct fb_reuse *seen; /* [n_groups] */
     int **recent;          /* [n_groups][n_expert] experts, the last used first */
     int *n_recent;
     double tokens; /* counted in `seen` */
@@ -54,9 +54,9 @@ static uint64_t mix(uint64_t hash, const void *data, size_t n)
 }
 
 /* Of the model, and of the layers whose experts are ours: a device may hold others. */
-static uint64_t model_id(const struct st_weights *ws)
+static uint64_t model_id(const struct fb_weights *ws)
 {
-    const struct st_catalog *c = ws->catalog;
+    const struct fb_catalog *c = ws->catalog;
     uint64_t hash = 0xcbf29ce484222325u;
     hash = mix(hash, c->arch, strlen(c->arch));
     hash = mix(hash, c->name, strlen(c->name));
@@ -73,7 +73,7 @@ static uint64_t model_id(const struct st_weights *ws)
 
 /* --- Reading ------------------------------------------------------------------------------- */
 
-static bool read_counts(const json_t *list, struct st_reuse *out)
+static bool read_counts(const json_t *list, struct fb_reuse *out)
 {
     if (json_array_size(list) != (size_t)out->n_expert + 1) {
         return false;
@@ -89,7 +89,7 @@ static bool read_counts(const json_t *list, struct st_reuse *out)
     return true;
 }
 
-static bool read_times(const json_t *list, struct st_history *h)
+static bool read_times(const json_t *list, struct fb_history *h)
 {
     const json_t *item;
     size_t i;
@@ -107,7 +107,7 @@ static bool read_times(const json_t *list, struct st_history *h)
     return true;
 }
 
-static bool read_file(const json_t *root, struct st_history *h)
+static bool read_file(const json_t *root, struct fb_history *h)
 {
     const json_t *groups = json_object_get(root, "stack_distances");
     if (json_integer_value(json_object_get(root, "format")) != FORMAT ||
@@ -129,7 +129,7 @@ static bool read_file(const json_t *root, struct st_history *h)
     return json_is_number(tokens) && h->tokens >= 0 && json_is_array(times) && read_times(times, h);
 }
 
-static void forget(struct st_history *h)
+static void forget(struct fb_history *h)
 {
     for (int g = 0; g < h->n_groups; g++) {
         memset(h->seen[g].count, 0, ((size_t)h->seen[g].n_expert + 1) * sizeof(double));
@@ -139,38 +139,38 @@ static void forget(struct st_history *h)
     h->n_times = 0;
 }
 
-struct st_history *st_history_open(const struct st_weights *ws)
+struct fb_history *fb_history_open(const struct fb_weights *ws)
 {
-    struct st_history *h = st_xcalloc(1, sizeof *h);
+    struct fb_history *h = fb_xcalloc(1, sizeof *h);
     size_t n = (size_t)ws->n_groups + 1;
     h->n_groups = ws->n_groups;
     h->foreseen = FORESEEN_USUAL;
-    h->seen = st_xcalloc(n, sizeof *h->seen);
-    h->recent = st_xcalloc(n, sizeof *h->recent);
-    h->n_recent = st_xcalloc(n, sizeof *h->n_recent);
+    h->seen = fb_xcalloc(n, sizeof *h->seen);
+    h->recent = fb_xcalloc(n, sizeof *h->recent);
+    h->n_recent = fb_xcalloc(n, sizeof *h->n_recent);
     for (int g = 0; g < ws->n_groups; g++) {
         size_t experts = (size_t)ws->groups[g].n_expert;
         h->seen[g].n_expert = ws->groups[g].n_expert;
-        h->seen[g].count = st_xcalloc(experts + 1, sizeof *h->seen[g].count);
-        h->recent[g] = st_xcalloc(experts, sizeof *h->recent[g]);
+        h->seen[g].count = fb_xcalloc(experts + 1, sizeof *h->seen[g].count);
+        h->recent[g] = fb_xcalloc(experts, sizeof *h->recent[g]);
     }
     char name[64];
     snprintf(name, sizeof name, "models/%016llx.json", (unsigned long long)model_id(ws));
-    if (!st_cache_path(name, h->path, sizeof h->path)) {
+    if (!fb_cache_path(name, h->path, sizeof h->path)) {
         h->path[0] = 0;
         return h;
     }
     json_error_t error;
     json_t *root = json_load_file(h->path, 0, &error);
     if ((root || error.line > 0) && !read_file(root, h)) {
-        st_warn("%s is damaged: what is known of this model starts anew", h->path);
+        fb_warn("%s is damaged: what is known of this model starts anew", h->path);
         forget(h);
     }
     json_decref(root);
     return h;
 }
 
-void st_history_free(struct st_history *h)
+void fb_history_free(struct fb_history *h)
 {
     for (int g = 0; h && g < h->n_groups; g++) {
         free(h->seen[g].count);
@@ -186,12 +186,12 @@ void st_history_free(struct st_history *h)
 
 /* --- Asking -------------------------------------------------------------------------------- */
 
-const struct st_reuse *st_history_reuse(const struct st_history *h)
+const struct fb_reuse *fb_history_reuse(const struct fb_history *h)
 {
     return h->tokens > 0 ? h->seen : NULL;
 }
 
-static struct times *find_times(const struct st_history *h, int threads, bool repack)
+static struct times *find_times(const struct fb_history *h, int threads, bool repack)
 {
     for (int i = 0; i < h->n_times; i++) {
         if (h->times[i].threads == threads && h->times[i].repack == repack) {
@@ -201,19 +201,19 @@ static struct times *find_times(const struct st_history *h, int threads, bool re
     return NULL;
 }
 
-double st_history_compute_s(const struct st_history *h, int threads, bool repack)
+double fb_history_compute_s(const struct fb_history *h, int threads, bool repack)
 {
     const struct times *t = find_times(h, threads, repack);
     return t ? t->compute_s : 0;
 }
 
-double st_history_prompt_s(const struct st_history *h, int threads, bool repack)
+double fb_history_prompt_s(const struct fb_history *h, int threads, bool repack)
 {
     const struct times *t = find_times(h, threads, repack);
     return t ? t->prompt_s : 0;
 }
 
-double st_history_foreseen(const struct st_history *h)
+double fb_history_foreseen(const struct fb_history *h)
 {
     return h->foreseen;
 }
@@ -221,7 +221,7 @@ double st_history_foreseen(const struct st_history *h)
 /* --- Noting -------------------------------------------------------------------------------- */
 
 /* Moves the expert to the front; says at which place it was, n_expert when nowhere. */
-static int use(struct st_history *h, int group, int expert)
+static int use(struct fb_history *h, int group, int expert)
 {
     int *list = h->recent[group], *n = &h->n_recent[group], at = 0;
     while (at < *n && list[at] != expert) {
@@ -236,9 +236,9 @@ static int use(struct st_history *h, int group, int expert)
     return found ? at : h->seen[group].n_expert;
 }
 
-void st_history_note(void *user, int group, const int *experts, int n)
+void fb_history_note(void *user, int group, const int *experts, int n)
 {
-    struct st_history *h = user;
+    struct fb_history *h = user;
     for (int i = 0; i < n; i++) {
         int place = use(h, group, experts[i]);
         if (h->counting) {
@@ -247,14 +247,14 @@ void st_history_note(void *user, int group, const int *experts, int n)
     }
 }
 
-void st_history_note_foreseen(struct st_history *h, uint64_t foreseen_bytes, uint64_t read_bytes)
+void fb_history_note_foreseen(struct fb_history *h, uint64_t foreseen_bytes, uint64_t read_bytes)
 {
     if (foreseen_bytes > 0) { /* else it may have been off */
         h->foreseen += 0.75 * ((double)foreseen_bytes / (double)read_bytes - h->foreseen);
     }
 }
 
-void st_history_count(struct st_history *h, bool generating)
+void fb_history_count(struct fb_history *h, bool generating)
 {
     h->counting = generating;
     h->tokens += generating;
@@ -262,7 +262,7 @@ void st_history_count(struct st_history *h, bool generating)
 
 /* --- Writing ------------------------------------------------------------------------------- */
 
-static void fade(struct st_history *h)
+static void fade(struct fb_history *h)
 {
     double keep = TOKENS_FADE / h->tokens;
     for (int g = 0; keep < 1 && g < h->n_groups; g++) {
@@ -281,7 +281,7 @@ static void follow(double *known, double seen)
     *known = *known > 0 ? *known + weight * (fmin(seen, 2 * *known) - *known) : seen;
 }
 
-static struct times *times_of(struct st_history *h, int threads, bool repack)
+static struct times *times_of(struct fb_history *h, int threads, bool repack)
 {
     struct times *t = find_times(h, threads, repack);
     if (t) {
@@ -295,7 +295,7 @@ static struct times *times_of(struct st_history *h, int threads, bool repack)
     return &h->times[h->n_times++];
 }
 
-static json_t *to_json(const struct st_history *h)
+static json_t *to_json(const struct fb_history *h)
 {
     json_t *groups = json_array(), *times = json_array();
     for (int g = 0; g < h->n_groups; g++) {
@@ -315,8 +315,8 @@ static json_t *to_json(const struct st_history *h)
         h->foreseen, "times", times, "stack_distances", groups);
 }
 
-void st_history_save(struct st_history *h, int threads, bool repack, struct st_computed alone,
-    struct st_computed prompt)
+void fb_history_save(struct fb_history *h, int threads, bool repack, struct fb_computed alone,
+    struct fb_computed prompt)
 {
     if (!h->path[0] || alone.tokens < TOKENS_MIN) {
         return;
@@ -331,8 +331,8 @@ void st_history_save(struct st_history *h, int threads, bool repack, struct st_c
     fade(h);
     json_t *root = to_json(h);
     char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(5));
-    if (!text || !st_file_replace(h->path, text, strlen(text))) {
-        st_debug("cannot write %s", h->path);
+    if (!text || !fb_file_replace(h->path, text, strlen(text))) {
+        fb_debug("cannot write %s", h->path);
     }
     free(text);
     json_decref(root);

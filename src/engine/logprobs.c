@@ -5,7 +5,8 @@
 #include "engine/engine.h"
 
 /* Keeps `top` sorted, the likeliest first. */
-static void insert(struct strata_logprob *top, size_t *have, size_t n, struct strata_logprob entry)
+static void insert(
+    struct forebay_logprob *top, size_t *have, size_t n, struct forebay_logprob entry)
 {
     if (*have == n && top[n - 1].logprob >= entry.logprob) {
         return;
@@ -18,22 +19,22 @@ static void insert(struct strata_logprob *top, size_t *have, size_t n, struct st
     top[at] = entry;
 }
 
-void strata_logprobs(struct strata_session *session, size_t row, int32_t token, float *chosen,
-    struct strata_logprob *top, size_t n)
+void forebay_logprobs(struct forebay_session *session, size_t row, int32_t token, float *chosen,
+    struct forebay_logprob *top, size_t n)
 {
-    const float *logits = strata_logits(session, row);
-    int n_vocab = strata_model_n_vocab(session->model);
+    const float *logits = forebay_logits(session, row);
+    int n_vocab = forebay_model_n_vocab(session->model);
     float max = -INFINITY;
     double sum = 0;
     size_t have = 0;
-    ST_ASSERT(token >= 0 && token < n_vocab && n <= (size_t)n_vocab);
+    FB_ASSERT(token >= 0 && token < n_vocab && n <= (size_t)n_vocab);
     for (int i = 0; i < n_vocab; i++) {
         max = fmaxf(max, logits[i]);
     }
     for (int i = 0; i < n_vocab; i++) {
         sum += exp((double)logits[i] - (double)max);
         if (n > 0) {
-            insert(top, &have, n, (struct strata_logprob){i, logits[i]});
+            insert(top, &have, n, (struct forebay_logprob){i, logits[i]});
         }
     }
     float log_sum = (float)(log(sum) + (double)max);

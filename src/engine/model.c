@@ -20,9 +20,9 @@
 #include "engine/engine.h"
 #include "engine/look.h"
 
-void strata_model_options_init(struct strata_model_options *options)
+void forebay_model_options_init(struct forebay_model_options *options)
 {
-    *options = (struct strata_model_options){.repack = true,
+    *options = (struct forebay_model_options){.repack = true,
         .io_method = "auto",
         .lookahead = 1,
         .lookahead_recall = 1,
@@ -32,28 +32,28 @@ void strata_model_options_init(struct strata_model_options *options)
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
 
-static enum strata_status load_llama(struct strata_model *m, struct strata_error *err)
+static enum forebay_status load_llama(struct forebay_model *m, struct forebay_error *err)
 {
-    if (st_look_maps(m)) {
-        enum strata_status mapped =
-            st_guard_load_path(m->catalog->files[0]->path, st_model_params(m), &m->llama, err);
-        return m->cancelled ? st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled")
+    if (fb_look_maps(m)) {
+        enum forebay_status mapped =
+            fb_guard_load_path(m->catalog->files[0]->path, fb_model_params(m), &m->llama, err);
+        return m->cancelled ? fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled")
                             : mapped;
     }
-    struct st_vgguf_stats stats = {0};
-    struct strata_error io_error = {0};
+    struct fb_vgguf_stats stats = {0};
+    struct forebay_error io_error = {0};
     FILE *file;
-    enum strata_status status = st_vgguf_open(m->catalog, &stats, &io_error, &file, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = fb_vgguf_open(m->catalog, &stats, &io_error, &file, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    status = st_guard_load(file, st_model_params(m), &m->llama, err);
+    status = fb_guard_load(file, fb_model_params(m), &m->llama, err);
     fclose(file);
     m->load_read_bytes = stats.read_bytes;
     if (m->cancelled) {
-        return st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+        return fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled");
     }
-    if (status != STRATA_OK && io_error.status != STRATA_OK) {
+    if (status != FOREBAY_OK && io_error.status != FOREBAY_OK) {
         if (err) {
             *err = io_error; /* names the file and the place, which llama.cpp cannot */
         }
@@ -63,11 +63,11 @@ static enum strata_status load_llama(struct strata_model *m, struct strata_error
 }
 
 /* One pool for llama.cpp's CPU backend and ours: two would spin against each other. */
-static void share_threads(struct strata_model *m)
+static void share_threads(struct forebay_model *m)
 {
     ggml_threadpool_t pool = NULL;
     if (m->binding) {
-        pool = st_binding_threadpool(m->binding);
+        pool = fb_binding_threadpool(m->binding);
     } else {
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         ggml_threadpool_t (*make)(struct ggml_threadpool_params *) =
@@ -82,7 +82,7 @@ static void share_threads(struct strata_model *m)
     }
 }
 
-static void free_threads(struct strata_model *m)
+static void free_threads(struct forebay_model *m)
 {
     if (m->pool) {
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -95,16 +95,16 @@ static void free_threads(struct strata_model *m)
 
 /* --- Our part ------------------------------------------------------------------------------ */
 
-static enum strata_status start_streaming(struct strata_model *m, struct strata_error *err)
+static enum forebay_status start_streaming(struct forebay_model *m, struct forebay_error *err)
 {
-    struct st_io_options io;
-    st_io_options_init(&io);
+    struct fb_io_options io;
+    fb_io_options_init(&io);
     io.method = m->options.io_method;
-    struct st_budget budget = st_budget_of(m, st_later_bytes(m));
-    enum strata_status status =
-        st_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
-    if (status == STRATA_OK) {
-        status = st_binding_start(
+    struct fb_budget budget = fb_budget_of(m, fb_later_bytes(m));
+    enum forebay_status status =
+        fb_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
+    if (status == FOREBAY_OK) {
+        status = fb_binding_start(
             m->binding, m->plan, &io, m->options.progress, m->options.progress_user, err);
     }
     return status;
@@ -112,37 +112,38 @@ static enum strata_status start_streaming(struct strata_model *m, struct strata_
 
 /* --- All of it ----------------------------------------------------------------------------- */
 
-static enum strata_status load(struct strata_model *m, const char *path, struct strata_error *err)
+static enum forebay_status load(
+    struct forebay_model *m, const char *path, struct forebay_error *err)
 {
-    enum strata_status status = st_look(m, path, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = fb_look(m, path, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
     bool stream = m->plan != NULL;
-    st_look_forget(m);
+    fb_look_forget(m);
     if (stream) {
-        st_look_bind(m, false);
+        fb_look_bind(m, false);
     }
     status = load_llama(m, err);
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     if (!llama_model_has_decoder(m->llama) || llama_model_has_encoder(m->llama)) {
-        return st_fail(err, STRATA_E_UNSUPPORTED, "Strata runs decoder-only language models.",
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Forebay runs decoder-only language models.",
             "%s: models of architecture '%s' do not generate text", path, m->catalog->arch);
     }
     m->vocab = llama_model_get_vocab(m->llama);
     if (m->binding) {
-        st_binding_weights(m->binding);
+        fb_binding_weights(m->binding);
     }
-    status = st_guard_context(m->llama, st_context_params(m), &m->ctx, err);
-    if (status == STRATA_OK && m->binding) {
-        st_binding_set_threads(m->binding, m->options.threads);
-        st_lookahead =
-            (struct st_lookahead_setting){(int)m->options.lookahead, m->options.lookahead_recall};
+    status = fb_guard_context(m->llama, fb_context_params(m), &m->ctx, err);
+    if (status == FOREBAY_OK && m->binding) {
+        fb_binding_set_threads(m->binding, m->options.threads);
+        fb_lookahead =
+            (struct fb_lookahead_setting){(int)m->options.lookahead, m->options.lookahead_recall};
         status = start_streaming(m, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         share_threads(m);
     }
     return status;
@@ -150,50 +151,51 @@ static enum strata_status load(struct strata_model *m, const char *path, struct 
 
 static bool loaded; /* a model, or on its way: the device serves one at a time */
 
-enum strata_status st_model_new(
-    const struct strata_model_options *options, struct strata_model **out, struct strata_error *err)
+enum forebay_status fb_model_new(const struct forebay_model_options *options,
+    struct forebay_model **out, struct forebay_error *err)
 {
     if (loaded) {
-        return st_fail(
-            err, STRATA_E_USAGE, "Free the other model first.", "this process has a model already");
+        return fb_fail(err, FOREBAY_E_USAGE, "Free the other model first.",
+            "this process has a model already");
     }
-    struct strata_model *m = st_xcalloc(1, sizeof *m);
+    struct forebay_model *m = fb_xcalloc(1, sizeof *m);
     loaded = true;
     m->options = *options;
     *out = m;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status strata_model_load(const char *path, const struct strata_model_options *options,
-    struct strata_model **out, struct strata_error *err)
+enum forebay_status forebay_model_load(const char *path,
+    const struct forebay_model_options *options, struct forebay_model **out,
+    struct forebay_error *err)
 {
-    uint64_t before = st_now_ns();
-    struct strata_model *m;
-    enum strata_status status = st_model_new(options, &m, err);
-    if (status != STRATA_OK) {
+    uint64_t before = fb_now_ns();
+    struct forebay_model *m;
+    enum forebay_status status = fb_model_new(options, &m, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
     status = load(m, path, err);
-    if (status != STRATA_OK) {
-        strata_model_free(m);
+    if (status != FOREBAY_OK) {
+        forebay_model_free(m);
         return status;
     }
-    st_look_placement(m);
-    m->load_s = (double)(st_now_ns() - before) * 1e-9;
+    fb_look_placement(m);
+    m->load_s = (double)(fb_now_ns() - before) * 1e-9;
     if (m->binding) {
-        st_stream_stats(st_binding_stream(m->binding), &m->loaded);
+        fb_stream_stats(fb_binding_stream(m->binding), &m->loaded);
         m->load_read_bytes += m->loaded.io.read_bytes;
     }
     *out = m;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_model_free(struct strata_model *m)
+void forebay_model_free(struct forebay_model *m)
 {
     if (!m) {
         return;
     }
-    ST_ASSERT(!m->in_session);
+    FB_ASSERT(!m->in_session);
     if (m->ctx) {
         llama_free(m->ctx);
     }
@@ -201,18 +203,18 @@ void strata_model_free(struct strata_model *m)
         llama_model_free(m->llama);
     }
     free_threads(m);
-    st_binding_free(m->binding);
-    st_plan_free(m->plan);
-    st_history_free(m->history);
-    st_curves_free(m->curves);
-    st_devices_release(&m->devices);
-    st_sidecar_close(m->sidecar);
-    st_catalog_free(m->catalog);
+    fb_binding_free(m->binding);
+    fb_plan_free(m->plan);
+    fb_history_free(m->history);
+    fb_curves_free(m->curves);
+    fb_devices_release(&m->devices);
+    fb_sidecar_close(m->sidecar);
+    fb_catalog_free(m->catalog);
     free(m);
     loaded = false;
 }
 
-void strata_model_placement(const struct strata_model *m, struct strata_placement *out)
+void forebay_model_placement(const struct forebay_model *m, struct forebay_placement *out)
 {
     *out = m->placement;
 }

@@ -20,12 +20,12 @@ static size_t count(const std::string &text, const char *word)
     return n;
 }
 
-void st_check_grammar(const std::string &grammar)
+void fb_check_grammar(const std::string &grammar)
 {
     if (grammar.size() > grammar_bytes_max || count(grammar, "::=") > rules_max) {
         throw std::invalid_argument("the grammar is too large");
     }
-    st_check_paths(grammar);
+    fb_check_paths(grammar);
 }
 
 struct tally {
@@ -34,7 +34,7 @@ struct tally {
 
 static void check(const common_json &value, int level, tally &sum)
 {
-    if (level > st_levels_max) {
+    if (level > fb_levels_max) {
         throw std::invalid_argument("the schema nests too deeply");
     }
     if (++sum.values > values_max ||
@@ -55,13 +55,13 @@ static void check(const common_json &value, int level, tally &sum)
     }
 }
 
-void st_check_schema(const common_json &schema)
+void fb_check_schema(const common_json &schema)
 {
     tally sum = {};
     check(schema, 0, sum);
 }
 
-void st_check_json(const std::string &text)
+void fb_check_json(const std::string &text)
 {
     int depth = 0;
     bool quoted = false;
@@ -72,7 +72,7 @@ void st_check_json(const std::string &text)
         } else if (quoted) {
             i += c == '\\';
         } else if (c == '[' || c == '{') {
-            if (++depth > st_levels_max) {
+            if (++depth > fb_levels_max) {
                 throw std::invalid_argument("the arguments of a call nest too deeply");
             }
         } else if (c == ']' || c == '}') {

@@ -1,11 +1,11 @@
 /* optimize.h - the sidecar of a model: finding and judging it (optimize.c also makes it). */
-#ifndef ST_ENGINE_OPTIMIZE_H
-#define ST_ENGINE_OPTIMIZE_H
+#ifndef FB_ENGINE_OPTIMIZE_H
+#define FB_ENGINE_OPTIMIZE_H
 
 #include "engine/engine.h"
 
 /* Opens the model's sidecar, once its catalogue is known: as the options say, none for a plain model. One
  * that may not be used is said to be so and left alone; E_IO only for a path that the user gave. */
-enum strata_status st_optimized_open(struct strata_model *model, struct strata_error *err);
+enum forebay_status fb_optimized_open(struct forebay_model *model, struct forebay_error *err);
 
 #endif

@@ -1,4 +1,4 @@
-/* plan.c - strata_plan_* and strata_profile: what would be, without loading a model. */
+/* plan.c - forebay_plan_* and forebay_profile: what would be, without loading a model. */
 #include <stdlib.h>
 
 #include "base/error.h"
@@ -9,10 +9,10 @@
 #include "engine/speed.h"
 #include "os/memory.h"
 
-struct strata_plan {
-    struct strata_model *model; /* looked at, never loaded */
+struct forebay_plan {
+    struct forebay_model *model; /* looked at, never loaded */
     int n_layers;
-    struct strata_plan_layer *layers;
+    struct forebay_plan_layer *layers;
 };
 
 /* --- Speed --------------------------------------------------------------------------------- */
@@ -24,15 +24,15 @@ struct strata_plan {
 #define RANGE_GUESSED 0.7
 #define RANGE_PROMPT  0.25
 
-static void convert(const struct strata_model *m, const struct st_plan *plan,
-    const struct st_speed *speed, double disk, struct strata_speed *out)
+static void convert(const struct forebay_model *m, const struct fb_plan *plan,
+    const struct fb_speed *speed, double disk, struct forebay_speed *out)
 {
     bool seen =
-        m->history && st_history_compute_s(m->history, m->options.threads, m->options.repack) > 0;
+        m->history && fb_history_compute_s(m->history, m->options.threads, m->options.repack) > 0;
     bool measured = m->profile.n_rates > 0;
     double range = seen ? RANGE_SEEN : measured ? RANGE_UNSEEN : RANGE_GUESSED;
     uint64_t load = plan ? plan->resident_bytes : m->catalog->tensor_bytes;
-    *out = (struct strata_speed){
+    *out = (struct forebay_speed){
         .decode_tok_per_s = speed->decode_tok_per_s,
         .decode_low = speed->decode_tok_per_s * (1 - range),
         .decode_high = speed->decode_tok_per_s * (1 + range),
@@ -54,45 +54,45 @@ static void convert(const struct strata_model *m, const struct st_plan *plan,
     };
 }
 
-void strata_model_speed(const struct strata_model *m, struct strata_speed *out)
+void forebay_model_speed(const struct forebay_model *m, struct forebay_speed *out)
 {
     convert(m, m->plan, &m->speed, m->disk_bytes_per_s, out);
 }
 
-void strata_plan_speed(const struct strata_plan *plan, uint64_t more_bytes, double disk_factor,
-    struct strata_speed *out)
+void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes, double disk_factor,
+    struct forebay_speed *out)
 {
-    struct strata_model *m = plan->model;
-    const struct st_weights *ws = st_binding_weights(m->binding);
+    struct forebay_model *m = plan->model;
+    const struct fb_weights *ws = fb_binding_weights(m->binding);
     double disk = m->disk_bytes_per_s * disk_factor;
-    struct st_plan *other = NULL;
-    struct st_speed speed;
+    struct fb_plan *other = NULL;
+    struct fb_speed speed;
     if (m->plan && more_bytes > 0 &&
-        st_plan_make(ws, m->plan->budget_bytes + more_bytes, m->curves, &other, NULL)) {
+        fb_plan_make(ws, m->plan->budget_bytes + more_bytes, m->curves, &other, NULL)) {
         other = NULL;
     }
-    st_speed_predict(m, other ? other : m->plan, disk, st_speed_usual_past(m), &speed);
+    fb_speed_predict(m, other ? other : m->plan, disk, fb_speed_usual_past(m), &speed);
     convert(m, other ? other : m->plan, &speed, disk, out);
-    st_plan_free(other);
+    fb_plan_free(other);
 }
 
 /* --- Layers -------------------------------------------------------------------------------- */
 
-static struct strata_plan_layer *layer_of(struct strata_plan *plan, int layer)
+static struct forebay_plan_layer *layer_of(struct forebay_plan *plan, int layer)
 {
     int i = layer >= 0 && layer < plan->n_layers - 1 ? layer : plan->n_layers - 1;
     return &plan->layers[i];
 }
 
-static void describe_weights(struct strata_plan *plan, const struct st_weights *ws)
+static void describe_weights(struct forebay_plan *plan, const struct fb_weights *ws)
 {
-    const struct strata_model *m = plan->model;
-    bool *ours = st_xcalloc((size_t)m->catalog->n_tensors, sizeof *ours);
+    const struct forebay_model *m = plan->model;
+    bool *ours = fb_xcalloc((size_t)m->catalog->n_tensors, sizeof *ours);
     for (int i = 0; i < ws->n_weights; i++) {
-        const struct st_weight *w = &ws->weights[i];
+        const struct fb_weight *w = &ws->weights[i];
         ours[w->tensor] = true;
         if (w->group < 0) {
-            struct strata_plan_layer *l = layer_of(plan, m->catalog->tensors[w->tensor].layer);
+            struct forebay_plan_layer *l = layer_of(plan, m->catalog->tensors[w->tensor].layer);
             bool kept = !m->plan || m->plan->resident[i];
             *(kept ? &l->kept_bytes : &l->streamed_bytes) += w->stride;
         }
@@ -106,12 +106,12 @@ static void describe_weights(struct strata_plan *plan, const struct st_weights *
     free(ours);
 }
 
-static void describe_experts(struct strata_plan *plan, const struct st_weights *ws)
+static void describe_experts(struct forebay_plan *plan, const struct fb_weights *ws)
 {
-    const struct strata_model *m = plan->model;
+    const struct forebay_model *m = plan->model;
     for (int g = 0; g < ws->n_groups; g++) {
-        const struct st_group *group = &ws->groups[g];
-        struct strata_plan_layer *l = layer_of(plan, group->layer);
+        const struct fb_group *group = &ws->groups[g];
+        struct forebay_plan_layer *l = layer_of(plan, group->layer);
         l->n_experts = group->n_expert;
         l->n_slots = !m->plan         ? group->n_expert
                      : m->plan->slots ? m->plan->slots[g]
@@ -125,11 +125,11 @@ static void describe_experts(struct strata_plan *plan, const struct st_weights *
     }
 }
 
-static void describe_layers(struct strata_plan *plan)
+static void describe_layers(struct forebay_plan *plan)
 {
-    const struct st_weights *ws = st_binding_weights(plan->model->binding);
+    const struct fb_weights *ws = fb_binding_weights(plan->model->binding);
     plan->n_layers = plan->model->catalog->n_layer + 1;
-    plan->layers = st_xcalloc((size_t)plan->n_layers, sizeof *plan->layers);
+    plan->layers = fb_xcalloc((size_t)plan->n_layers, sizeof *plan->layers);
     for (int i = 0; i < plan->n_layers; i++) {
         plan->layers[i].layer = i < plan->n_layers - 1 ? i : -1;
         plan->layers[i].hit_rate = 1;
@@ -140,43 +140,43 @@ static void describe_layers(struct strata_plan *plan)
 
 /* --- Plans --------------------------------------------------------------------------------- */
 
-enum strata_status strata_plan_new(const char *path, const struct strata_model_options *options,
-    struct strata_plan **out, struct strata_error *err)
+enum forebay_status forebay_plan_new(const char *path, const struct forebay_model_options *options,
+    struct forebay_plan **out, struct forebay_error *err)
 {
-    struct strata_model *m;
-    enum strata_status status = st_model_new(options, &m, err);
-    if (status != STRATA_OK) {
+    struct forebay_model *m;
+    enum forebay_status status = fb_model_new(options, &m, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
     m->options.plain = false;
-    status = st_look(m, path, err);
-    if (status != STRATA_OK) {
-        strata_model_free(m);
+    status = fb_look(m, path, err);
+    if (status != FOREBAY_OK) {
+        forebay_model_free(m);
         return status;
     }
-    struct strata_plan *plan = st_xcalloc(1, sizeof *plan);
+    struct forebay_plan *plan = fb_xcalloc(1, sizeof *plan);
     plan->model = m;
-    st_look_placement(m);
+    fb_look_placement(m);
     describe_layers(plan);
     *out = plan;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_plan_free(struct strata_plan *plan)
+void forebay_plan_free(struct forebay_plan *plan)
 {
     if (plan) {
-        strata_model_free(plan->model);
+        forebay_model_free(plan->model);
         free(plan->layers);
         free(plan);
     }
 }
 
-void strata_plan_placement(const struct strata_plan *plan, struct strata_placement *out)
+void forebay_plan_placement(const struct forebay_plan *plan, struct forebay_placement *out)
 {
     *out = plan->model->placement;
 }
 
-const struct strata_plan_layer *strata_plan_layers(const struct strata_plan *plan, int *n_layers)
+const struct forebay_plan_layer *forebay_plan_layers(const struct forebay_plan *plan, int *n_layers)
 {
     *n_layers = plan->n_layers;
     return plan->layers;
@@ -186,45 +186,45 @@ const struct strata_plan_layer *strata_plan_layers(const struct strata_plan *pla
 
 #define DISK_SECONDS 5.0
 
-enum strata_status strata_profile(const char *model_path, bool again, strata_progress progress,
-    void *progress_user, char **json, struct strata_error *err)
+enum forebay_status forebay_profile(const char *model_path, bool again, forebay_progress progress,
+    void *progress_user, char **json, struct forebay_error *err)
 {
     static const int types[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
         GGML_TYPE_Q5_0, GGML_TYPE_Q8_0, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K,
         GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4};
-    struct st_machine_kind kinds[sizeof types / sizeof *types] = {0};
+    struct fb_machine_kind kinds[sizeof types / sizeof *types] = {0};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         kinds[i].type = types[i];
     }
-    struct st_profile profile;
-    struct st_machine_request rq = {
+    struct fb_profile profile;
+    struct fb_machine_request rq = {
         .kinds = kinds,
         .n_kinds = sizeof kinds / sizeof *kinds,
         .repack = true,
-        .room_bytes = st_memory_default_budget(),
+        .room_bytes = fb_memory_default_budget(),
         .again = again,
         .progress = progress,
         .progress_user = progress_user,
     };
-    enum strata_status status = st_libs_load(err);
-    struct st_catalog *catalog = NULL;
-    if (status == STRATA_OK && model_path) {
-        status = st_catalog_open(model_path, true, &catalog, err);
+    enum forebay_status status = fb_libs_load(err);
+    struct fb_catalog *catalog = NULL;
+    if (status == FOREBAY_OK && model_path) {
+        status = fb_catalog_open(model_path, true, &catalog, err);
     }
-    if (status == STRATA_OK) {
-        status = st_machine_profile(&rq, &profile, err);
+    if (status == FOREBAY_OK) {
+        status = fb_machine_profile(&rq, &profile, err);
     }
-    if (status == STRATA_OK && catalog) {
-        if (again || !st_machine_known_disk(&profile, catalog->files[0])) {
+    if (status == FOREBAY_OK && catalog) {
+        if (again || !fb_machine_known_disk(&profile, catalog->files[0])) {
             if (progress) {
                 progress("measuring the disk", 0, 1, progress_user);
             }
-            st_machine_disk(&profile, catalog->files, catalog->n_files, "auto", DISK_SECONDS);
+            fb_machine_disk(&profile, catalog->files, catalog->n_files, "auto", DISK_SECONDS);
         }
     }
-    st_catalog_free(catalog);
-    if (status == STRATA_OK) {
-        *json = st_profile_json(&profile);
+    fb_catalog_free(catalog);
+    if (status == FOREBAY_OK) {
+        *json = fb_profile_json(&profile);
     }
     return status;
 }

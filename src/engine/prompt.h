@@ -1,8 +1,8 @@
 /* prompt.h - the inside of a prompt. C sees only the functions at the end. */
-#ifndef ST_ENGINE_PROMPT_H
-#define ST_ENGINE_PROMPT_H
+#ifndef FB_ENGINE_PROMPT_H
+#define FB_ENGINE_PROMPT_H
 
-#include "strata.h"
+#include "forebay.h"
 
 #ifdef __cplusplus
 #include <atomic>
@@ -13,7 +13,7 @@
 #include "common/chat.h"
 #include "llama.h"
 
-struct strata_prompt {
+struct forebay_prompt {
     mutable std::atomic<int> owners{1};
     std::string text;
     std::vector<llama_token> tokens;
@@ -36,9 +36,9 @@ extern "C" {
 #endif
 
 /* Whether the control token is text in what is generated. */
-bool st_prompt_shows(const struct strata_prompt *prompt, int32_t token);
+bool fb_prompt_shows(const struct forebay_prompt *prompt, int32_t token);
 /* The i-th stop string of the template; NULL after the last. */
-const char *st_prompt_stop(const struct strata_prompt *prompt, size_t i);
+const char *fb_prompt_stop(const struct forebay_prompt *prompt, size_t i);
 
 #ifdef __cplusplus
 }

@@ -22,10 +22,10 @@ struct recorder {
     const int32_t **of_token; /* [n_layer] */
     uint64_t n_passes;
     bool in_pass; /* between begin and write: passes of several sequences are not recorded */
-    struct strata_error error; /* the first one; nothing is written after it */
+    struct forebay_error error; /* the first one; nothing is written after it */
 };
 
-void st_recorder_note(struct recorder *r, int group, const int *experts, int n)
+void fb_recorder_note(struct recorder *r, int group, const int *experts, int n)
 {
     if (!r || !r->in_pass) {
         return;
@@ -33,7 +33,7 @@ void st_recorder_note(struct recorder *r, int group, const int *experts, int n)
     struct rows *rows = &r->layers[group];
     if (n != r->top_k) {
         if (!r->error.status) {
-            st_fail(&r->error, STRATA_E_UNSUPPORTED, "",
+            fb_fail(&r->error, FOREBAY_E_UNSUPPORTED, "",
                 "%s: a layer used %d experts instead of %d, which a trace cannot say", r->path, n,
                 r->top_k);
         }
@@ -42,46 +42,46 @@ void st_recorder_note(struct recorder *r, int group, const int *experts, int n)
     size_t k = (size_t)n;
     if (rows->n == rows->cap) {
         rows->cap = rows->cap ? 2 * rows->cap : 16;
-        rows->experts = st_xrealloc(rows->experts, rows->cap * k * sizeof *rows->experts);
+        rows->experts = fb_xrealloc(rows->experts, rows->cap * k * sizeof *rows->experts);
     }
     memcpy(rows->experts + rows->n++ * k, experts, k * sizeof *experts);
 }
 
-enum strata_status st_recorder_new(
-    const struct st_weights *ws, const char *path, struct recorder **out, struct strata_error *err)
+enum forebay_status fb_recorder_new(
+    const struct fb_weights *ws, const char *path, struct recorder **out, struct forebay_error *err)
 {
-    const struct st_catalog *catalog = ws->catalog;
+    const struct fb_catalog *catalog = ws->catalog;
     int n_expert = 0;
     for (int g = 0; g < ws->n_groups; g++) {
         n_expert = ws->groups[g].n_expert > n_expert ? ws->groups[g].n_expert : n_expert;
     }
     FILE *file = fopen(path, "w");
     if (!file) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot write %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
     }
-    struct recorder *r = st_xcalloc(1, sizeof *r);
+    struct recorder *r = fb_xcalloc(1, sizeof *r);
     r->file = file;
-    r->path = st_xstrdup(path);
+    r->path = fb_xstrdup(path);
     r->n_layer = ws->n_groups;
     r->top_k = catalog->n_expert_used;
-    r->layers = st_xcalloc((size_t)r->n_layer, sizeof *r->layers);
-    r->of_token = st_xcalloc((size_t)r->n_layer, sizeof *r->of_token);
-    st_trace_write_header(
+    r->layers = fb_xcalloc((size_t)r->n_layer, sizeof *r->layers);
+    r->of_token = fb_xcalloc((size_t)r->n_layer, sizeof *r->of_token);
+    fb_trace_write_header(
         file, catalog->name[0] ? catalog->name : catalog->arch, r->n_layer, n_expert, r->top_k);
     *out = r;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status st_recorder_close(struct recorder *r, struct strata_error *err)
+enum forebay_status fb_recorder_close(struct recorder *r, struct forebay_error *err)
 {
     if (!r) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
     bool failed = ferror(r->file) != 0;
     if ((fclose(r->file) || failed) && !r->error.status) {
-        st_fail_errno(&r->error, STRATA_E_IO, errno, "", "cannot write %s", r->path);
+        fb_fail_errno(&r->error, FOREBAY_E_IO, errno, "", "cannot write %s", r->path);
     }
-    enum strata_status status = r->error.status;
+    enum forebay_status status = r->error.status;
     if (status && err) {
         *err = r->error;
     }
@@ -95,7 +95,7 @@ enum strata_status st_recorder_close(struct recorder *r, struct strata_error *er
     return status;
 }
 
-void st_recorder_begin(struct recorder *r)
+void fb_recorder_begin(struct recorder *r)
 {
     if (!r) {
         return;
@@ -116,7 +116,7 @@ static const int32_t *route(const struct recorder *r, int layer, size_t i, size_
     return rows->n == 1 && i == n - 1 ? rows->experts : NULL;
 }
 
-void st_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool prompt)
+void fb_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool prompt)
 {
     if (!r) {
         return;
@@ -129,19 +129,19 @@ void st_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool
         for (int l = 0; l < r->n_layer; l++) {
             r->of_token[l] = route(r, l, i, n);
             if (!r->of_token[l] && (!prompt || r->layers[l].n > 1)) {
-                st_fail(&r->error, STRATA_E_UNSUPPORTED, "",
+                fb_fail(&r->error, FOREBAY_E_UNSUPPORTED, "",
                     "%s: layer %d computed %zu rows for %zu tokens, which a trace cannot say",
                     r->path, l, r->layers[l].n, n);
                 return;
             }
         }
-        st_trace_write_token(
+        fb_trace_write_token(
             r->file, tokens[i], prompt, r->n_passes, r->of_token, r->n_layer, r->top_k);
     }
     r->n_passes++;
     errno = 0;
     if (fflush(r->file)) {
-        st_fail_errno(
-            &r->error, STRATA_E_IO, errno, "Is the disk full?", "cannot write %s", r->path);
+        fb_fail_errno(
+            &r->error, FOREBAY_E_IO, errno, "Is the disk full?", "cannot write %s", r->path);
     }
 }

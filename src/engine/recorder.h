@@ -6,28 +6,28 @@
  * A layer that computed all rows of the pass tells the experts of all its tokens; one that computed
  * a single row, as the last layer does for a prompt, those of the last token.
  */
-#ifndef ST_ENGINE_RECORDER_H
-#define ST_ENGINE_RECORDER_H
+#ifndef FB_ENGINE_RECORDER_H
+#define FB_ENGINE_RECORDER_H
 
 #include "model/weights.h"
 
 struct recorder;
 
 /* Makes the file. E_IO. */
-enum strata_status st_recorder_new(const struct st_weights *weights, const char *path,
-    struct recorder **out, struct strata_error *err);
+enum forebay_status fb_recorder_new(const struct fb_weights *weights, const char *path,
+    struct recorder **out, struct forebay_error *err);
 
-/* A row of the pass uses these experts of the group (see st_route_fn). NULL is fine. */
-void st_recorder_note(struct recorder *recorder, int group, const int *experts, int n);
+/* A row of the pass uses these experts of the group (see fb_route_fn). NULL is fine. */
+void fb_recorder_note(struct recorder *recorder, int group, const int *experts, int n);
 
 /* Completes the file. The first failure since the start is reported here. NULL is fine. */
-enum strata_status st_recorder_close(struct recorder *recorder, struct strata_error *err);
+enum forebay_status fb_recorder_close(struct recorder *recorder, struct forebay_error *err);
 
 /* Forgets the rows of a pass that failed. NULL is fine, here and below. */
-void st_recorder_begin(struct recorder *recorder);
+void fb_recorder_begin(struct recorder *recorder);
 
 /* Writes the tokens of the pass that was computed, and hands them to the system: what a killed
  * process leaves behind ends with a whole pass. */
-void st_recorder_write(struct recorder *recorder, const int32_t *tokens, size_t n, bool prompt);
+void fb_recorder_write(struct recorder *recorder, const int32_t *tokens, size_t n, bool prompt);
 
 #endif

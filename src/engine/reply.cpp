@@ -8,8 +8,8 @@ extern "C" {
 #include "base/error.h"
 }
 
-struct strata_reply {
-    const strata_prompt *prompt;
+struct forebay_reply {
+    const forebay_prompt *prompt;
     std::string text;
     common_chat_msg message;
     std::vector<std::string> call_ids;
@@ -17,20 +17,20 @@ struct strata_reply {
 
     /* What the last call gave out. */
     std::vector<common_chat_msg_diff> diffs;
-    std::vector<strata_delta> deltas;
-    mutable std::vector<strata_tool_call> calls;
+    std::vector<forebay_delta> deltas;
+    mutable std::vector<forebay_tool_call> calls;
 };
 
-enum strata_status strata_reply_new(
-    const struct strata_prompt *prompt, struct strata_reply **out, struct strata_error *)
+enum forebay_status forebay_reply_new(
+    const struct forebay_prompt *prompt, struct forebay_reply **out, struct forebay_error *)
 {
-    auto reply = new strata_reply;
+    auto reply = new forebay_reply;
     reply->prompt = prompt;
     *out = reply;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_reply_free(struct strata_reply *reply)
+void forebay_reply_free(struct forebay_reply *reply)
 {
     delete reply;
 }
@@ -47,24 +47,24 @@ static std::string new_call_id()
 }
 
 /* Gives out the names of calls up to `n`, which cannot become longer any more. */
-static void begin_calls(struct strata_reply *r, size_t n)
+static void begin_calls(struct forebay_reply *r, size_t n)
 {
     for (; r->n_begun < n && r->n_begun < r->message.tool_calls.size(); r->n_begun++) {
         const auto &call = r->message.tool_calls[r->n_begun];
         r->deltas.push_back(
-            {STRATA_DELTA_TOOL_CALL, "", 0, (int)r->n_begun, call.name.c_str(), call.id.c_str()});
+            {FOREBAY_DELTA_TOOL_CALL, "", 0, (int)r->n_begun, call.name.c_str(), call.id.c_str()});
     }
 }
 
-static void give_out(struct strata_reply *r, bool last)
+static void give_out(struct forebay_reply *r, bool last)
 {
     for (const auto &d : r->diffs) {
         if (!d.reasoning_content_delta.empty()) {
-            r->deltas.push_back({STRATA_DELTA_REASONING, d.reasoning_content_delta.c_str(),
+            r->deltas.push_back({FOREBAY_DELTA_REASONING, d.reasoning_content_delta.c_str(),
                 d.reasoning_content_delta.size(), 0, nullptr, nullptr});
         }
         if (!d.content_delta.empty()) {
-            r->deltas.push_back({STRATA_DELTA_CONTENT, d.content_delta.c_str(),
+            r->deltas.push_back({FOREBAY_DELTA_CONTENT, d.content_delta.c_str(),
                 d.content_delta.size(), 0, nullptr, nullptr});
         }
         if (d.tool_call_index == std::string::npos) {
@@ -73,7 +73,7 @@ static void give_out(struct strata_reply *r, bool last)
         const std::string &arguments = d.tool_call_delta.arguments;
         begin_calls(r, arguments.empty() ? d.tool_call_index : d.tool_call_index + 1);
         if (!arguments.empty()) {
-            r->deltas.push_back({STRATA_DELTA_TOOL_CALL, arguments.c_str(), arguments.size(),
+            r->deltas.push_back({FOREBAY_DELTA_TOOL_CALL, arguments.c_str(), arguments.size(),
                 (int)d.tool_call_index, nullptr, nullptr});
         }
     }
@@ -83,7 +83,7 @@ static void give_out(struct strata_reply *r, bool last)
 }
 
 /* Parses all text so far, and what differs from before. */
-static void parse(struct strata_reply *r, bool last)
+static void parse(struct forebay_reply *r, bool last)
 {
     common_chat_msg now = common_chat_parse(r->text, !last, r->prompt->parser);
     if (now.empty()) {
@@ -94,7 +94,7 @@ static void parse(struct strata_reply *r, bool last)
     r->message = now;
 }
 
-static void add_content(struct strata_reply *r, const char *text, size_t n)
+static void add_content(struct forebay_reply *r, const char *text, size_t n)
 {
     common_chat_msg_diff diff;
     diff.content_delta.assign(text, n);
@@ -102,8 +102,8 @@ static void add_content(struct strata_reply *r, const char *text, size_t n)
     r->diffs.push_back(diff);
 }
 
-enum strata_status strata_reply_add(struct strata_reply *r, const char *text, size_t n, bool last,
-    const struct strata_delta **deltas, size_t *n_deltas, struct strata_error *)
+enum forebay_status forebay_reply_add(struct forebay_reply *r, const char *text, size_t n,
+    bool last, const struct forebay_delta **deltas, size_t *n_deltas, struct forebay_error *)
 {
     std::string why;
     r->text.append(text, n);
@@ -113,7 +113,7 @@ enum strata_status strata_reply_add(struct strata_reply *r, const char *text, si
         if (n > 0) {
             add_content(r, text, n);
         }
-    } else if ((n > 0 || last) && !st_guarded([&] { return parse(r, last), true; }, why)) {
+    } else if ((n > 0 || last) && !fb_guarded([&] { return parse(r, last), true; }, why)) {
         /* Not (yet) in the model's format. In the end, it is text like any other. */
         if (last && r->message.empty()) {
             add_content(r, r->text.data(), r->text.size());
@@ -122,10 +122,10 @@ enum strata_status strata_reply_add(struct strata_reply *r, const char *text, si
     give_out(r, last);
     *deltas = r->deltas.data();
     *n_deltas = r->deltas.size();
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_reply_message(const struct strata_reply *r, struct strata_message *out)
+void forebay_reply_message(const struct forebay_reply *r, struct forebay_message *out)
 {
     r->calls.clear();
     for (const auto &call : r->message.tool_calls) {

@@ -14,18 +14,18 @@ extern "C" {
 #include "engine/engine.h"
 }
 
-struct strata_sampler {
+struct forebay_sampler {
     common_sampler *common = nullptr;
     llama_sampler *greedy = nullptr; /* instead, when there is nothing else to heed */
 
-    ~strata_sampler()
+    ~forebay_sampler()
     {
         common_sampler_free(common);
         llama_sampler_free(greedy);
     }
 };
 
-static bool finite(const struct strata_sampling *s)
+static bool finite(const struct forebay_sampling *s)
 {
     const float values[] = {s->temp, s->top_p, s->min_p, s->typical_p, s->top_n_sigma,
         s->repeat_penalty, s->frequency_penalty, s->presence_penalty, s->dry_multiplier,
@@ -39,33 +39,33 @@ static bool finite(const struct strata_sampling *s)
     return true;
 }
 
-static enum strata_status check(
-    const struct strata_model *m, const struct strata_sampling *s, struct strata_error *err)
+static enum forebay_status check(
+    const struct forebay_model *m, const struct forebay_sampling *s, struct forebay_error *err)
 {
     if (!finite(s)) {
-        return st_fail(err, STRATA_E_USAGE, "", "a sampling parameter is not a finite number");
+        return fb_fail(err, FOREBAY_E_USAGE, "", "a sampling parameter is not a finite number");
     }
     if (!(s->temp >= 0) || !(s->repeat_penalty > 0)) {
-        return st_fail(err, STRATA_E_USAGE, "",
+        return fb_fail(err, FOREBAY_E_USAGE, "",
             "temperature %g and repeat penalty %g: must not be negative", (double)s->temp,
             (double)s->repeat_penalty);
     }
     if (s->mirostat < 0 || s->mirostat > 2) {
-        return st_fail(err, STRATA_E_USAGE, "", "mirostat %d: must be 0, 1 or 2", s->mirostat);
+        return fb_fail(err, FOREBAY_E_USAGE, "", "mirostat %d: must be 0, 1 or 2", s->mirostat);
     }
     for (size_t i = 0; i < s->n_biases; i++) {
         if (s->biases[i].token < 0 || s->biases[i].token >= llama_vocab_n_tokens(m->vocab) ||
             std::isnan(s->biases[i].bias)) {
-            return st_fail(err, STRATA_E_USAGE, "", "a bias for token %d, of a vocabulary of %d",
+            return fb_fail(err, FOREBAY_E_USAGE, "", "a bias for token %d, of a vocabulary of %d",
                 s->biases[i].token, llama_vocab_n_tokens(m->vocab));
         }
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* Nothing but the largest logit. */
-static bool only_greedy(const struct strata_model *m, const struct strata_sampling *s,
-    const struct strata_prompt *prompt)
+static bool only_greedy(const struct forebay_model *m, const struct forebay_sampling *s,
+    const struct forebay_prompt *prompt)
 {
     int32_t n_suppressed = 0;
     llama_vocab_get_suppress_tokens(m->vocab, &n_suppressed);
@@ -76,7 +76,7 @@ static bool only_greedy(const struct strata_model *m, const struct strata_sampli
 }
 
 static common_params_sampling convert(
-    const struct strata_sampling *s, const struct llama_vocab *vocab)
+    const struct forebay_sampling *s, const struct llama_vocab *vocab)
 {
     common_params_sampling p;
     p.seed = s->seed;
@@ -120,8 +120,8 @@ static common_params_sampling convert(
     return p;
 }
 
-static void take_grammar(
-    const struct strata_sampling *s, const struct strata_prompt *prompt, common_params_sampling &p)
+static void take_grammar(const struct forebay_sampling *s, const struct forebay_prompt *prompt,
+    common_params_sampling &p)
 {
     if (s->grammar && s->grammar[0]) {
         p.grammar = {COMMON_GRAMMAR_TYPE_USER, s->grammar};
@@ -140,7 +140,7 @@ static void take_grammar(
 static void check_grammar(const struct llama_vocab *vocab, const common_params_sampling &p)
 {
     if (!p.grammar.empty()) {
-        st_check_grammar(p.grammar.grammar);
+        fb_check_grammar(p.grammar.grammar);
         llama_sampler *probe = llama_sampler_init_grammar(vocab, p.grammar.grammar.c_str(), "root");
         if (!probe) {
             throw std::invalid_argument("the grammar cannot be parsed");
@@ -149,15 +149,16 @@ static void check_grammar(const struct llama_vocab *vocab, const common_params_s
     }
 }
 
-enum strata_status strata_sampler_new(const struct strata_model *m, const struct strata_sampling *s,
-    const struct strata_prompt *prompt, struct strata_sampler **out, struct strata_error *err)
+enum forebay_status forebay_sampler_new(const struct forebay_model *m,
+    const struct forebay_sampling *s, const struct forebay_prompt *prompt,
+    struct forebay_sampler **out, struct forebay_error *err)
 {
-    enum strata_status status = check(m, s, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = check(m, s, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    auto sampler = new strata_sampler;
-    status = st_guarded_status(STRATA_E_USAGE, err, "", "sample that way", [&] {
+    auto sampler = new forebay_sampler;
+    status = fb_guarded_status(FOREBAY_E_USAGE, err, "", "sample that way", [&] {
         if (only_greedy(m, s, prompt)) {
             sampler->greedy = llama_sampler_init_greedy();
             return true;
@@ -168,34 +169,34 @@ enum strata_status strata_sampler_new(const struct strata_model *m, const struct
         sampler->common = common_sampler_init(m->llama, params);
         return sampler->common != nullptr;
     });
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         delete sampler;
         return status;
     }
     *out = sampler;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_sampler_free(struct strata_sampler *sampler)
+void forebay_sampler_free(struct forebay_sampler *sampler)
 {
     delete sampler;
 }
 
-void strata_sampler_accept(struct strata_sampler *sampler, int32_t token)
+void forebay_sampler_accept(struct forebay_sampler *sampler, int32_t token)
 {
     if (sampler->common) {
         common_sampler_accept(sampler->common, token, false);
     }
 }
 
-enum strata_status strata_sampler_pick(struct strata_sampler *sampler,
-    struct strata_session *session, size_t row, int32_t *token, struct strata_error *err)
+enum forebay_status forebay_sampler_pick(struct forebay_sampler *sampler,
+    struct forebay_session *session, size_t row, int32_t *token, struct forebay_error *err)
 {
     struct llama_context *ctx = session->model->ctx;
-    int32_t index = st_session_row(session, row);
-    st_session_sampled(session);
+    int32_t index = fb_session_row(session, row);
+    fb_session_sampled(session);
     /* Nothing but a grammar that leaves no token fails here, and that is who gave it to correct. */
-    return st_guarded_status(STRATA_E_USAGE, err, "Correct the grammar.", "pick a token", [&] {
+    return fb_guarded_status(FOREBAY_E_USAGE, err, "Correct the grammar.", "pick a token", [&] {
         if (sampler->greedy) {
             *token = llama_sampler_sample(sampler->greedy, ctx, index);
             return true;

@@ -6,59 +6,59 @@
 #include "engine/engine.h"
 #include "engine/guard.h"
 
-int strata_model_n_vocab(const struct strata_model *m)
+int forebay_model_n_vocab(const struct forebay_model *m)
 {
     return llama_vocab_n_tokens(m->vocab);
 }
 
-uint32_t strata_model_ctx(const struct strata_model *m)
+uint32_t forebay_model_ctx(const struct forebay_model *m)
 {
     return m->options.ctx;
 }
 
-uint32_t strata_model_batch(const struct strata_model *m)
+uint32_t forebay_model_batch(const struct forebay_model *m)
 {
     return m->options.batch;
 }
 
-uint32_t strata_model_ctx_train(const struct strata_model *m)
+uint32_t forebay_model_ctx_train(const struct forebay_model *m)
 {
     return (uint32_t)llama_model_n_ctx_train(m->llama);
 }
 
-bool strata_model_has_text(const struct strata_model *m)
+bool forebay_model_has_text(const struct forebay_model *m)
 {
     return llama_vocab_type(m->vocab) != LLAMA_VOCAB_TYPE_NONE;
 }
 
-bool strata_model_is_eog(const struct strata_model *m, int32_t token)
+bool forebay_model_is_eog(const struct forebay_model *m, int32_t token)
 {
-    return strata_model_has_text(m) && llama_vocab_is_eog(m->vocab, token);
+    return forebay_model_has_text(m) && llama_vocab_is_eog(m->vocab, token);
 }
 
-enum strata_status strata_tokenize(const struct strata_model *m, const char *text, size_t length,
-    bool special, int32_t *tokens, size_t cap, size_t *n, struct strata_error *err)
+enum forebay_status forebay_tokenize(const struct forebay_model *m, const char *text, size_t length,
+    bool special, int32_t *tokens, size_t cap, size_t *n, struct forebay_error *err)
 {
-    if (!strata_model_has_text(m)) {
-        return st_fail(err, STRATA_E_UNSUPPORTED, "Give token ids (--tokens 1,2,3).",
+    if (!forebay_model_has_text(m)) {
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Give token ids (--tokens 1,2,3).",
             "the model has no tokenizer");
     }
     if (length > INT32_MAX / 4) {
-        return st_fail(
-            err, STRATA_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
+        return fb_fail(
+            err, FOREBAY_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
     }
     int32_t needed;
-    enum strata_status status = st_guard_tokenize(m->vocab, text, (int32_t)length, tokens,
+    enum forebay_status status = fb_guard_tokenize(m->vocab, text, (int32_t)length, tokens,
         cap > INT32_MAX ? INT32_MAX : (int32_t)cap, special, &needed, err);
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         *n = (size_t)needed;
     }
     return status;
 }
 
-size_t strata_token_bytes(const struct strata_model *m, int32_t token, char *buf, size_t cap)
+size_t forebay_token_bytes(const struct forebay_model *m, int32_t token, char *buf, size_t cap)
 {
-    if (!strata_model_has_text(m) || token < 0 || token >= strata_model_n_vocab(m)) {
+    if (!forebay_model_has_text(m) || token < 0 || token >= forebay_model_n_vocab(m)) {
         return 0;
     }
     int32_t n = llama_token_to_piece(m->vocab, token, buf, (int32_t)cap, 0, false);

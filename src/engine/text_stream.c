@@ -12,9 +12,9 @@
 #include "engine/engine.h"
 #include "engine/prompt.h"
 
-struct strata_text {
-    const struct strata_model *model;
-    const struct strata_prompt *prompt;
+struct forebay_text {
+    const struct forebay_model *model;
+    const struct forebay_prompt *prompt;
     char **stops;
     size_t n_stops;
     const char *found;
@@ -26,35 +26,35 @@ struct strata_text {
     size_t cap_out;
 };
 
-static void add_stop(struct strata_text *t, const char *stop)
+static void add_stop(struct forebay_text *t, const char *stop)
 {
     if (stop[0]) {
-        t->stops = st_xrealloc(t->stops, (t->n_stops + 1) * sizeof *t->stops);
-        t->stops[t->n_stops++] = st_xstrdup(stop);
+        t->stops = fb_xrealloc(t->stops, (t->n_stops + 1) * sizeof *t->stops);
+        t->stops[t->n_stops++] = fb_xstrdup(stop);
     }
 }
 
-enum strata_status strata_text_new(const struct strata_model *model,
-    const struct strata_prompt *prompt, const char *const *stops, size_t n_stops,
-    struct strata_text **out, struct strata_error *err)
+enum forebay_status forebay_text_new(const struct forebay_model *model,
+    const struct forebay_prompt *prompt, const char *const *stops, size_t n_stops,
+    struct forebay_text **out, struct forebay_error *err)
 {
-    if (!strata_model_has_text(model)) {
-        return st_fail(err, STRATA_E_UNSUPPORTED, "", "the model has no tokenizer");
+    if (!forebay_model_has_text(model)) {
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "", "the model has no tokenizer");
     }
-    struct strata_text *t = st_xcalloc(1, sizeof *t);
+    struct forebay_text *t = fb_xcalloc(1, sizeof *t);
     t->model = model;
     t->prompt = prompt;
     for (size_t i = 0; i < n_stops; i++) {
         add_stop(t, stops[i]);
     }
-    for (size_t i = 0; prompt && st_prompt_stop(prompt, i); i++) {
-        add_stop(t, st_prompt_stop(prompt, i));
+    for (size_t i = 0; prompt && fb_prompt_stop(prompt, i); i++) {
+        add_stop(t, fb_prompt_stop(prompt, i));
     }
     *out = t;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_text_free(struct strata_text *t)
+void forebay_text_free(struct forebay_text *t)
 {
     if (t) {
         for (size_t i = 0; i < t->n_stops; i++) {
@@ -67,24 +67,24 @@ void strata_text_free(struct strata_text *t)
     }
 }
 
-const char *strata_text_stop(const struct strata_text *t)
+const char *forebay_text_stop(const struct forebay_text *t)
 {
     return t->found;
 }
 
 /* --- Characters ---------------------------------------------------------------------------- */
 
-static void hold(struct strata_text *t, const void *bytes, size_t n)
+static void hold(struct forebay_text *t, const void *bytes, size_t n)
 {
     if (t->n_held + n > t->cap_held) {
         t->cap_held = 2 * (t->n_held + n) + 64;
-        t->held = st_xrealloc(t->held, t->cap_held);
+        t->held = fb_xrealloc(t->held, t->cap_held);
     }
     memcpy(t->held + t->n_held, bytes, n);
     t->n_held += n;
 }
 
-static void hold_invalid(struct strata_text *t)
+static void hold_invalid(struct forebay_text *t)
 {
     if (t->n_begun > 0) {
         hold(t, "\xef\xbf\xbd", 3);
@@ -104,7 +104,7 @@ static size_t length_of(unsigned char lead)
 
 /* Whether `byte` can follow the bytes of a character that has begun: neither overlong, nor a
  * surrogate, nor beyond U+10FFFF. */
-static bool continues(const struct strata_text *t, unsigned char byte)
+static bool continues(const struct forebay_text *t, unsigned char byte)
 {
     unsigned char lead = t->begun[0], low = 0x80, high = 0xbf;
     if (t->n_begun == 1) {
@@ -114,7 +114,7 @@ static bool continues(const struct strata_text *t, unsigned char byte)
     return byte >= low && byte <= high;
 }
 
-static void add_byte(struct strata_text *t, unsigned char byte)
+static void add_byte(struct forebay_text *t, unsigned char byte)
 {
     if (t->n_begun > 0 && !continues(t, byte)) {
         hold_invalid(t);
@@ -143,7 +143,7 @@ static const char *find(const char *in, size_t n_in, const char *what, size_t n)
 
 /* How much of the held text is certain: up to the first stop string, which ends the text, or to
  * where one may have begun. */
-static size_t certain(struct strata_text *t)
+static size_t certain(struct forebay_text *t)
 {
     size_t upto = t->n_held;
     for (size_t s = 0; s < t->n_stops; s++) {
@@ -165,11 +165,11 @@ static size_t certain(struct strata_text *t)
     return upto;
 }
 
-static const char *give_out(struct strata_text *t, size_t upto, size_t *n)
+static const char *give_out(struct forebay_text *t, size_t upto, size_t *n)
 {
     if (t->cap_out <= upto) {
         t->cap_out = 2 * upto + 64;
-        t->out = st_xrealloc(t->out, t->cap_out);
+        t->out = fb_xrealloc(t->out, t->cap_out);
     }
     if (upto > 0) {
         memcpy(t->out, t->held, upto);
@@ -183,16 +183,16 @@ static const char *give_out(struct strata_text *t, size_t upto, size_t *n)
 
 /* --- Tokens -------------------------------------------------------------------------------- */
 
-const char *strata_text_add(struct strata_text *t, int32_t token, size_t *n)
+const char *forebay_text_add(struct forebay_text *t, int32_t token, size_t *n)
 {
     char small[256], *piece = small;
-    bool special = t->prompt && st_prompt_shows(t->prompt, token);
-    if (t->found || token < 0 || token >= strata_model_n_vocab(t->model)) {
+    bool special = t->prompt && fb_prompt_shows(t->prompt, token);
+    if (t->found || token < 0 || token >= forebay_model_n_vocab(t->model)) {
         return give_out(t, 0, n);
     }
     int32_t got = llama_token_to_piece(t->model->vocab, token, piece, sizeof small, 0, special);
     if (got < 0) {
-        piece = st_xmalloc((size_t)-got);
+        piece = fb_xmalloc((size_t)-got);
         got = llama_token_to_piece(t->model->vocab, token, piece, -got, 0, special);
     }
     for (int32_t i = 0; i < got; i++) {
@@ -204,7 +204,7 @@ const char *strata_text_add(struct strata_text *t, int32_t token, size_t *n)
     return give_out(t, certain(t), n);
 }
 
-const char *strata_text_end(struct strata_text *t, size_t *n)
+const char *forebay_text_end(struct forebay_text *t, size_t *n)
 {
     if (t->found) {
         return give_out(t, 0, n);

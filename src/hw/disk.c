@@ -21,9 +21,9 @@ static uint64_t next_random(uint64_t *state)
     return *state;
 }
 
-static struct st_file *largest(struct st_file *const *files, int n_files)
+static struct fb_file *largest(struct fb_file *const *files, int n_files)
 {
-    struct st_file *best = files[0];
+    struct fb_file *best = files[0];
     for (int i = 1; i < n_files; i++) {
         best = files[i]->size > best->size ? files[i] : best;
     }
@@ -38,10 +38,10 @@ static double cpu_seconds(void)
 }
 
 struct probe {
-    struct st_io_engine *engine;
-    struct st_file *file;
+    struct fb_io_engine *engine;
+    struct fb_file *file;
     char *memory;
-    struct st_io_request requests[MAX_DEPTH];
+    struct fb_io_request requests[MAX_DEPTH];
     uint32_t depth;
     uint64_t length, room, seed, bytes;
     bool failed;
@@ -52,19 +52,19 @@ static int turn(struct probe *p, bool more)
 {
     int open = 0;
     for (uint32_t i = 0; i < p->depth; i++) {
-        struct st_io_request *r = &p->requests[i];
-        if (r->state == ST_IO_DONE) {
+        struct fb_io_request *r = &p->requests[i];
+        if (r->state == FB_IO_DONE) {
             p->bytes += p->length;
-            r->state = ST_IO_IDLE;
+            r->state = FB_IO_IDLE;
         }
-        p->failed |= r->state == ST_IO_FAILED;
-        if (r->state == ST_IO_IDLE && more) {
-            *r = (struct st_io_request){.file = p->file, .length = p->length};
+        p->failed |= r->state == FB_IO_FAILED;
+        if (r->state == FB_IO_IDLE && more) {
+            *r = (struct fb_io_request){.file = p->file, .length = p->length};
             r->offset = next_random(&p->seed) % (p->file->size / p->length) * p->length;
             r->buffer = p->memory + i * p->room;
-            st_io_submit(p->engine, r);
+            fb_io_submit(p->engine, r);
         }
-        open += r->state == ST_IO_QUEUED || r->state == ST_IO_ACTIVE;
+        open += r->state == FB_IO_QUEUED || r->state == FB_IO_ACTIVE;
     }
     return open;
 }
@@ -92,15 +92,15 @@ static double slope(const struct line *l)
 /* Limits on a disk (of a container, of a cloud) let more through at first than they will: what is
  * read in the first `seconds` does not count. From then on the slope of what has been read over
  * time does, when it changes no more, at most LONGEST times as long as asked for. */
-static void measure(struct probe *p, double seconds, struct st_disk_speed *out)
+static void measure(struct probe *p, double seconds, struct fb_disk_speed *out)
 {
-    uint64_t start = st_now_ns();
+    uint64_t start = fb_now_ns();
     struct line line = {0};
     double t = 0, checked = seconds, last = 0;
     bool more = true;
     while ((turn(p, more) > 0 || more) && !p->failed) {
-        st_io_wait_any(p->engine);
-        t = (double)(st_now_ns() - start) * 1e-9;
+        fb_io_wait_any(p->engine);
+        t = (double)(fb_now_ns() - start) * 1e-9;
         if (out->burst == 0 && p->bytes >= BURST_BYTES) {
             out->burst = (double)p->bytes / t;
         }
@@ -120,26 +120,26 @@ static void measure(struct probe *p, double seconds, struct st_disk_speed *out)
     out->burst = p->failed ? 0 : out->burst > out->sustained ? out->burst : out->sustained;
 }
 
-struct st_disk_speed st_disk_measure(struct st_file *const *files, int n_files,
-    const struct st_io_options *io, uint32_t block, uint32_t depth, double seconds)
+struct fb_disk_speed fb_disk_measure(struct fb_file *const *files, int n_files,
+    const struct fb_io_options *io, uint32_t block, uint32_t depth, double seconds)
 {
-    struct probe *p = st_xcalloc(1, sizeof *p);
-    struct st_disk_speed speed = {0};
+    struct probe *p = fb_xcalloc(1, sizeof *p);
+    struct fb_disk_speed speed = {0};
     p->file = largest(files, n_files);
     p->depth = depth < MAX_DEPTH ? depth : MAX_DEPTH;
-    p->length = st_min(st_min(block, st_max(p->file->size / p->depth, ST_IO_ALIGN)), p->file->size);
-    p->room = st_round_up(p->length, ST_IO_ALIGN) + 2 * ST_IO_ALIGN; /* its envelope */
-    p->seed = 0x9e3779b97f4a7c15u ^ st_now_ns(); /* not what the last one left in a disk's cache */
-    p->memory = p->length > 0 ? st_vm_reserve(p->depth * p->room, true) : NULL;
-    if (p->memory && st_io_open(io, &p->engine, NULL) == STRATA_OK) {
-        st_vm_populate(p->memory, p->depth * p->room); /* or the first reads would wait for pages */
+    p->length = fb_min(fb_min(block, fb_max(p->file->size / p->depth, FB_IO_ALIGN)), p->file->size);
+    p->room = fb_round_up(p->length, FB_IO_ALIGN) + 2 * FB_IO_ALIGN; /* its envelope */
+    p->seed = 0x9e3779b97f4a7c15u ^ fb_now_ns(); /* not what the last one left in a disk's cache */
+    p->memory = p->length > 0 ? fb_vm_reserve(p->depth * p->room, true) : NULL;
+    if (p->memory && fb_io_open(io, &p->engine, NULL) == FOREBAY_OK) {
+        fb_vm_populate(p->memory, p->depth * p->room); /* or the first reads would wait for pages */
         double before = cpu_seconds();
         measure(p, seconds, &speed);
         speed.cpu_s = p->bytes > 0 ? (cpu_seconds() - before) / (double)p->bytes : 0;
-        st_io_free(p->engine);
+        fb_io_free(p->engine);
     }
     if (p->memory) {
-        st_vm_release(p->memory, p->depth * p->room);
+        fb_vm_release(p->memory, p->depth * p->room);
     }
     free(p);
     return speed;

@@ -10,16 +10,16 @@
 
 #define FORMAT 4 /* of the file; another number is another format */
 
-const uint32_t st_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
-const uint32_t st_profile_depths[3] = {1, 4, 16};
+const uint32_t fb_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
+const uint32_t fb_profile_depths[3] = {1, 4, 16};
 
 /* --- Looking up ---------------------------------------------------------------------------- */
 
-const struct st_profile_rate *st_profile_expert_rate(const struct st_profile *p, const char *type,
+const struct fb_profile_rate *fb_profile_expert_rate(const struct fb_profile *p, const char *type,
     bool repacked, int threads, int columns, int rows, int used)
 {
     for (int i = 0; i < p->n_rates; i++) {
-        const struct st_profile_rate *r = &p->rates[i];
+        const struct fb_profile_rate *r = &p->rates[i];
         if (r->repacked == repacked && r->threads == threads && r->columns == columns &&
             r->rows == rows && r->used == used && strcmp(r->type, type) == 0) {
             return r;
@@ -28,19 +28,19 @@ const struct st_profile_rate *st_profile_expert_rate(const struct st_profile *p,
     return NULL;
 }
 
-const struct st_profile_rate *st_profile_rate(
-    const struct st_profile *p, const char *type, bool repacked, int threads)
+const struct fb_profile_rate *fb_profile_rate(
+    const struct fb_profile *p, const char *type, bool repacked, int threads)
 {
-    return st_profile_expert_rate(p, type, repacked, threads, 0, 0, 0);
+    return fb_profile_expert_rate(p, type, repacked, threads, 0, 0, 0);
 }
 
 static bool fresh(int64_t measured, int64_t now)
 {
-    return measured <= now + 86400 && measured > now - (int64_t)ST_PROFILE_DAYS * 86400;
+    return measured <= now + 86400 && measured > now - (int64_t)FB_PROFILE_DAYS * 86400;
 }
 
-const struct st_profile_disk *st_profile_disk(
-    const struct st_profile *p, uint64_t device, int64_t now)
+const struct fb_profile_disk *fb_profile_disk(
+    const struct fb_profile *p, uint64_t device, int64_t now)
 {
     for (int i = 0; i < p->n_disks; i++) {
         if (p->disks[i].device == device && fresh(p->disks[i].measured, now)) {
@@ -50,24 +50,24 @@ const struct st_profile_disk *st_profile_disk(
     return NULL;
 }
 
-void st_profile_put_rate(struct st_profile *p, const struct st_profile_rate *rate)
+void fb_profile_put_rate(struct fb_profile *p, const struct fb_profile_rate *rate)
 {
-    struct st_profile_rate *old = (struct st_profile_rate *)st_profile_expert_rate(
+    struct fb_profile_rate *old = (struct fb_profile_rate *)fb_profile_expert_rate(
         p, rate->type, rate->repacked, rate->threads, rate->columns, rate->rows, rate->used);
-    if (!old && p->n_rates == ST_PROFILE_RATES) {
+    if (!old && p->n_rates == FB_PROFILE_RATES) {
         memmove(p->rates, p->rates + 1, sizeof p->rates - sizeof p->rates[0]);
         p->n_rates--;
     }
     *(old ? old : &p->rates[p->n_rates++]) = *rate;
 }
 
-void st_profile_put_disk(struct st_profile *p, const struct st_profile_disk *disk)
+void fb_profile_put_disk(struct fb_profile *p, const struct fb_profile_disk *disk)
 {
     int i = 0;
     while (i < p->n_disks && p->disks[i].device != disk->device) {
         i++;
     }
-    if (i == ST_PROFILE_DISKS) {
+    if (i == FB_PROFILE_DISKS) {
         memmove(p->disks, p->disks + 1, sizeof p->disks - sizeof p->disks[0]);
         i--;
     }
@@ -85,12 +85,12 @@ static double number(const json_t *object, const char *key)
     return isfinite(x) && x >= 0 ? x : NAN;
 }
 
-static bool read_rate(const json_t *object, struct st_profile_rate *out)
+static bool read_rate(const json_t *object, struct fb_profile_rate *out)
 {
     const char *type = json_string_value(json_object_get(object, "type"));
     double threads = number(object, "threads"), columns = number(object, "columns"),
            rows = number(object, "rows"), used = number(object, "used");
-    *out = (struct st_profile_rate){
+    *out = (struct fb_profile_rate){
         .repacked = json_is_true(json_object_get(object, "repacked")),
         .threads = threads >= 1 && threads <= 4096 ? (int)threads : 0,
         .columns = columns <= 1e9 ? (int)columns : -1,
@@ -109,9 +109,9 @@ static bool read_rate(const json_t *object, struct st_profile_rate *out)
            out->arrive >= 0;
 }
 
-static bool read_disk(const json_t *object, struct st_profile_disk *out)
+static bool read_disk(const json_t *object, struct fb_profile_disk *out)
 {
-    *out = (struct st_profile_disk){
+    *out = (struct fb_profile_disk){
         .device = (uint64_t)json_integer_value(json_object_get(object, "device")),
         .bytes_per_s = number(object, "bytes_per_s"),
         .latency_s = number(object, "latency_s"),
@@ -132,7 +132,7 @@ static bool read_disk(const json_t *object, struct st_profile_disk *out)
 }
 
 /* False when anything in it is not what we would have written. */
-static bool read_body(const json_t *root, struct st_profile *out)
+static bool read_body(const json_t *root, struct fb_profile *out)
 {
     const json_t *item;
     size_t i;
@@ -149,32 +149,32 @@ static bool read_body(const json_t *root, struct st_profile *out)
     }
     json_array_foreach(rates, i, item)
     {
-        struct st_profile_rate rate;
+        struct fb_profile_rate rate;
         if (!read_rate(item, &rate)) {
             return false;
         }
-        st_profile_put_rate(out, &rate);
+        fb_profile_put_rate(out, &rate);
     }
     json_array_foreach(disks, i, item)
     {
-        struct st_profile_disk disk;
+        struct fb_profile_disk disk;
         if (!read_disk(item, &disk)) {
             return false;
         }
-        st_profile_put_disk(out, &disk);
+        fb_profile_put_disk(out, &disk);
     }
     return out->cores >= 0 && out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 &&
            out->memory_bytes_per_s[1] >= 0;
 }
 
-static void empty(struct st_profile *p, const char *machine, int64_t now)
+static void empty(struct fb_profile *p, const char *machine, int64_t now)
 {
-    *p = (struct st_profile){.measured = now};
+    *p = (struct fb_profile){.measured = now};
     snprintf(p->machine, sizeof p->machine, "%s", machine);
 }
 
-bool st_profile_load(
-    const char *path, const char *machine, int64_t now, struct st_profile *out, const char **why)
+bool fb_profile_load(
+    const char *path, const char *machine, int64_t now, struct fb_profile *out, const char **why)
 {
     json_error_t error;
     json_t *root = json_load_file(path, 0, &error);
@@ -201,7 +201,7 @@ bool st_profile_load(
 
 /* --- Writing ------------------------------------------------------------------------------- */
 
-static json_t *rate_json(const struct st_profile_rate *r)
+static json_t *rate_json(const struct fb_profile_rate *r)
 {
     return json_pack("{s:s, s:i, s:i, s:i, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type,
         "columns", r->columns, "rows", r->rows, "used", r->used, "repacked", r->repacked, "threads",
@@ -209,7 +209,7 @@ static json_t *rate_json(const struct st_profile_rate *r)
         "experts_madds_per_s", r->experts, "arrive_bytes_per_s", r->arrive);
 }
 
-static json_t *disk_json(const struct st_profile_disk *d)
+static json_t *disk_json(const struct fb_profile_disk *d)
 {
     json_t *grid = json_array();
     for (int b = 0; b < 4; b++) {
@@ -221,7 +221,7 @@ static json_t *disk_json(const struct st_profile_disk *d)
         "grid_bytes_per_s", grid);
 }
 
-char *st_profile_json(const struct st_profile *p)
+char *fb_profile_json(const struct fb_profile *p)
 {
     json_t *rates = json_array(), *disks = json_array();
     for (int i = 0; i < p->n_rates; i++) {
@@ -239,10 +239,10 @@ char *st_profile_json(const struct st_profile *p)
     return text;
 }
 
-bool st_profile_save(const char *path, const struct st_profile *p)
+bool fb_profile_save(const char *path, const struct fb_profile *p)
 {
-    char *text = st_profile_json(p);
-    bool saved = text && st_file_replace(path, text, strlen(text));
+    char *text = fb_profile_json(p);
+    bool saved = text && fb_file_replace(path, text, strlen(text));
     free(text);
     return saved;
 }

@@ -30,13 +30,13 @@
 #include <time.h>
 
 struct held {
-    struct st_io_read *read;
+    struct fb_io_read *read;
     uint64_t due_ns;
 };
 
 struct fault {
-    struct st_io_queue base;
-    struct st_io_queue *inner;
+    struct fb_io_queue base;
+    struct fb_io_queue *inner;
     char name[32];
     uint64_t count;    /* reads started */
     struct held *held; /* finished, not delivered; `depth` places */
@@ -74,7 +74,7 @@ static bool parse_count(const char *text, uint64_t *out)
 }
 
 /* Sets one "key=number"; changes `word`. */
-static enum strata_status parse_key(struct fault *f, char *word, struct strata_error *err)
+static enum forebay_status parse_key(struct fault *f, char *word, struct forebay_error *err)
 {
     static const char hint[] = "The keys are eio_at, eio_every, eintr, eagain, einval_at, short, "
                                "corrupt_at, late_ms and reorder, each with =NUMBER.";
@@ -87,18 +87,18 @@ static enum strata_status parse_key(struct fault *f, char *word, struct strata_e
             continue;
         }
         if (!value || !parse_count(value, (uint64_t *)((char *)f + keys[i].offset))) {
-            return st_fail(err, STRATA_E_USAGE, hint,
+            return fb_fail(err, FOREBAY_E_USAGE, hint,
                 "I/O method fault: \"%s\" needs a whole number above 0", word);
         }
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
-    return st_fail(err, STRATA_E_USAGE, hint, "I/O method fault: unknown key \"%s\"", word);
+    return fb_fail(err, FOREBAY_E_USAGE, hint, "I/O method fault: unknown key \"%s\"", word);
 }
 
 /* "INNER,key=number,..."; leaves INNER in `spec`. */
-static enum strata_status parse_spec(struct fault *f, char *spec, struct strata_error *err)
+static enum forebay_status parse_spec(struct fault *f, char *spec, struct forebay_error *err)
 {
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     char *comma = strchr(spec, ',');
     while (comma && !status) {
         char *word = comma + 1;
@@ -112,7 +112,7 @@ static enum strata_status parse_spec(struct fault *f, char *spec, struct strata_
     return status;
 }
 
-static void fault_free(struct st_io_queue *queue)
+static void fault_free(struct fb_io_queue *queue)
 {
     struct fault *f = (struct fault *)queue;
     if (f->inner) {
@@ -122,17 +122,17 @@ static void fault_free(struct st_io_queue *queue)
     free(f);
 }
 
-static enum strata_status fault_open(const char *spec, const struct st_io_options *options,
-    uint32_t depth, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status fault_open(const char *spec, const struct fb_io_options *options,
+    uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
     (void)depth; /* the inner method's default counts, not ours */
-    struct st_io_options inner = *options;
-    struct fault *f = st_xcalloc(1, sizeof *f);
-    char *words = st_xstrdup(spec);
-    enum strata_status status = parse_spec(f, words, err);
+    struct fb_io_options inner = *options;
+    struct fault *f = fb_xcalloc(1, sizeof *f);
+    char *words = fb_xstrdup(spec);
+    enum forebay_status status = parse_spec(f, words, err);
     if (!status) {
         inner.method = words;
-        status = st_io_queue_open(&inner, &f->inner, err);
+        status = fb_io_queue_open(&inner, &f->inner, err);
     }
     free(words);
     if (status) {
@@ -140,11 +140,11 @@ static enum strata_status fault_open(const char *spec, const struct st_io_option
         return status;
     }
     snprintf(f->name, sizeof f->name, "fault:%s", f->inner->name);
-    f->base = (struct st_io_queue){&st_io_method_fault, f->inner->depth, f->name};
-    f->held = st_xcalloc(f->inner->depth, sizeof *f->held);
+    f->base = (struct fb_io_queue){&fb_io_method_fault, f->inner->depth, f->name};
+    f->held = fb_xcalloc(f->inner->depth, sizeof *f->held);
     f->random = f->reorder;
     *out = &f->base;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* The generator of Steele, Lea and Flood (SplitMix64). */
@@ -161,14 +161,14 @@ static bool every(uint64_t n, uint64_t count)
     return n && count % n == 0;
 }
 
-static void hold(struct fault *f, struct st_io_read *read)
+static void hold(struct fault *f, struct fb_io_read *read)
 {
-    ST_ASSERT(f->n_held < f->base.depth);
-    uint64_t due = f->late_ms ? st_now_ns() + f->late_ms * 1000000u : 0;
+    FB_ASSERT(f->n_held < f->base.depth);
+    uint64_t due = f->late_ms ? fb_now_ns() + f->late_ms * 1000000u : 0;
     f->held[f->n_held++] = (struct held){read, due};
 }
 
-static void fault_start(struct st_io_queue *queue, struct st_io_read *read)
+static void fault_start(struct fb_io_queue *queue, struct fb_io_read *read)
 {
     struct fault *f = (struct fault *)queue;
     uint64_t n = ++f->count;
@@ -187,13 +187,13 @@ static void fault_start(struct st_io_queue *queue, struct st_io_read *read)
     f->inner->method->start(f->inner, read);
 }
 
-static void fault_flush(struct st_io_queue *queue)
+static void fault_flush(struct fb_io_queue *queue)
 {
     struct fault *f = (struct fault *)queue;
     f->inner->method->flush(f->inner);
 }
 
-static void spoil(const struct fault *f, struct st_io_read *read)
+static void spoil(const struct fault *f, struct fb_io_read *read)
 {
     unsigned char *bytes = read->buffer;
     if (read->result > 1 && every(f->short_every, read->tag)) {
@@ -210,31 +210,31 @@ static void spoil(const struct fault *f, struct st_io_read *read)
 
 static void take_finished(struct fault *f, bool wait)
 {
-    struct st_io_read *read = f->inner->method->reap(f->inner, wait);
+    struct fb_io_read *read = f->inner->method->reap(f->inner, wait);
     while (read) {
-        struct st_io_read *next = read->next;
+        struct fb_io_read *next = read->next;
         spoil(f, read);
         hold(f, read);
         read = next;
     }
 }
 
-static struct st_io_read *release(struct fault *f, uint32_t i)
+static struct fb_io_read *release(struct fault *f, uint32_t i)
 {
-    struct st_io_read *read = f->held[i].read;
+    struct fb_io_read *read = f->held[i].read;
     memmove(f->held + i, f->held + i + 1, (--f->n_held - i) * sizeof *f->held);
     return read;
 }
 
 /* What may be delivered now: all that is due, or with `reorder` one of it or nothing. */
-static struct st_io_read *deliver(struct fault *f, bool wait)
+static struct fb_io_read *deliver(struct fault *f, bool wait)
 {
-    uint64_t now = f->late_ms ? st_now_ns() : 0;
+    uint64_t now = f->late_ms ? fb_now_ns() : 0;
     uint32_t due = 0; /* held is in the order of due_ns */
     while (due < f->n_held && f->held[due].due_ns <= now) {
         due++;
     }
-    struct st_io_read *list = NULL;
+    struct fb_io_read *list = NULL;
     if (f->reorder && due) {
         uint64_t r = next_random(f);
         if (wait || r >> 63) {
@@ -244,23 +244,23 @@ static struct st_io_read *deliver(struct fault *f, bool wait)
         return list;
     }
     while (due > 0) {
-        struct st_io_read *read = release(f, --due);
+        struct fb_io_read *read = release(f, --due);
         read->next = list;
         list = read;
     }
     return list;
 }
 
-static struct st_io_read *fault_reap(struct st_io_queue *queue, bool wait)
+static struct fb_io_read *fault_reap(struct fb_io_queue *queue, bool wait)
 {
     struct fault *f = (struct fault *)queue;
     for (;;) {
         take_finished(f, wait && f->n_held == 0);
-        struct st_io_read *list = deliver(f, wait);
+        struct fb_io_read *list = deliver(f, wait);
         if (list || !wait) {
             return list;
         }
-        uint64_t now = st_now_ns();
+        uint64_t now = fb_now_ns();
         if (f->n_held && f->held[0].due_ns > now) {
             uint64_t ns = f->held[0].due_ns - now;
             nanosleep(
@@ -269,7 +269,7 @@ static struct st_io_read *fault_reap(struct st_io_queue *queue, bool wait)
     }
 }
 
-const struct st_io_method st_io_method_fault = {
+const struct fb_io_method fb_io_method_fault = {
     .name = "fault",
     .default_depth = 0,
     .open = fault_open,

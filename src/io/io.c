@@ -9,13 +9,13 @@
  * A request waits in the queue of its priority until its last chunk is issued (`issued` grows from
  * 0 to the envelope's size); after that only its chunks know it. A chunk is a piece of an envelope
  * in envelope coordinates: 0 is the envelope's first byte in memory and, in the file, the multiple
- * of ST_IO_ALIGN at or below the request's offset.
+ * of FB_IO_ALIGN at or below the request's offset.
  *
  *      envelope   0 .... delta =================== delta+length .... size
  *      chunks     |------- chunk_bytes -------|------ chunk_bytes ------|
  *
  * A direct read moves the chunk whole, a buffered read only the wanted bytes in it. What comes back
- * short starts again behind what came: at the multiple of ST_IO_ALIGN below it when direct. A
+ * short starts again behind what came: at the multiple of FB_IO_ALIGN below it when direct. A
  * direct read that does not reach the next multiple is finished through the page cache, which
  * returns 0 at the end of the file and nowhere else.
  *
@@ -50,8 +50,8 @@
 #define MAX_TRIES 10000u
 
 struct chunk {
-    struct st_io_read read; /* first: what the method hands back is the chunk */
-    struct st_io_request *request;
+    struct fb_io_read read; /* first: what the method hands back is the chunk */
+    struct fb_io_request *request;
     uint64_t begin, end; /* envelope coordinates of what is still to be read */
     uint64_t from;       /* where the read in flight begins */
     uint32_t tries;
@@ -61,53 +61,53 @@ struct chunk {
 };
 
 struct queue {
-    struct st_io_request *head, *tail;
+    struct fb_io_request *head, *tail;
 };
 
-struct st_io_engine {
-    struct st_io_queue *method;
+struct fb_io_engine {
+    struct fb_io_queue *method;
     uint32_t chunk_bytes;
     bool direct;
     uint32_t prefetch_depth;
-    struct queue queue[2]; /* by enum st_io_priority */
+    struct queue queue[2]; /* by enum fb_io_priority */
     struct chunk *free, *again, *all;
     uint32_t in_flight; /* chunks lent to the method */
     uint32_t prefetch_in_flight;
     uint64_t finished; /* requests ever DONE or FAILED */
     uint64_t busy_since_ns;
-    struct st_io_counters counters;
+    struct fb_io_counters counters;
 };
 
 /* --- States and queues ------------------------------------------------------------------------ */
 
 /* Every change of a request's state is made here. */
 static void transition(
-    struct st_io_engine *engine, struct st_io_request *request, enum st_io_state to)
+    struct fb_io_engine *engine, struct fb_io_request *request, enum fb_io_state to)
 {
-    enum st_io_state from = request->state;
-    bool at_rest = from == ST_IO_IDLE || from == ST_IO_DONE || from == ST_IO_FAILED;
+    enum fb_io_state from = request->state;
+    bool at_rest = from == FB_IO_IDLE || from == FB_IO_DONE || from == FB_IO_FAILED;
     switch (to) {
-    case ST_IO_QUEUED:
-        ST_ASSERT(at_rest);
+    case FB_IO_QUEUED:
+        FB_ASSERT(at_rest);
         break;
-    case ST_IO_IDLE:
-        ST_ASSERT(from == ST_IO_QUEUED);
+    case FB_IO_IDLE:
+        FB_ASSERT(from == FB_IO_QUEUED);
         break;
-    case ST_IO_ACTIVE:
-        ST_ASSERT(from == ST_IO_QUEUED);
+    case FB_IO_ACTIVE:
+        FB_ASSERT(from == FB_IO_QUEUED);
         break;
-    case ST_IO_DONE:
-        ST_ASSERT(from == ST_IO_ACTIVE && !request->error.status);
+    case FB_IO_DONE:
+        FB_ASSERT(from == FB_IO_ACTIVE && !request->error.status);
         break;
-    case ST_IO_FAILED:
-        ST_ASSERT(!at_rest && request->error.status);
+    case FB_IO_FAILED:
+        FB_ASSERT(!at_rest && request->error.status);
         break;
     }
     request->state = to;
-    engine->finished += to == ST_IO_DONE || to == ST_IO_FAILED;
+    engine->finished += to == FB_IO_DONE || to == FB_IO_FAILED;
 }
 
-static void enqueue(struct st_io_engine *engine, struct st_io_request *request)
+static void enqueue(struct fb_io_engine *engine, struct fb_io_request *request)
 {
     struct queue *q = &engine->queue[request->priority];
     request->next = NULL;
@@ -116,7 +116,7 @@ static void enqueue(struct st_io_engine *engine, struct st_io_request *request)
     q->tail = request;
 }
 
-static void dequeue(struct st_io_engine *engine, struct st_io_request *request)
+static void dequeue(struct fb_io_engine *engine, struct fb_io_request *request)
 {
     struct queue *q = &engine->queue[request->priority];
     *(request->prev ? &request->prev->next : &q->head) = request->next;
@@ -124,11 +124,11 @@ static void dequeue(struct st_io_engine *engine, struct st_io_request *request)
     request->next = request->prev = NULL;
 }
 
-static bool is_queued(const struct st_io_request *request)
+static bool is_queued(const struct fb_io_request *request)
 {
-    return request->state == ST_IO_QUEUED ||
-           (request->state == ST_IO_ACTIVE && !request->error.status &&
-               request->issued < st_io_envelope(request->offset, request->length));
+    return request->state == FB_IO_QUEUED ||
+           (request->state == FB_IO_ACTIVE && !request->error.status &&
+               request->issued < fb_io_envelope(request->offset, request->length));
 }
 
 /* --- Chunks --------------------------------------------------------------------------------- */
@@ -136,22 +136,22 @@ static bool is_queued(const struct st_io_request *request)
 /* End of the wanted bytes inside a chunk, in envelope coordinates. */
 static uint64_t wanted_end(const struct chunk *chunk)
 {
-    const struct st_io_request *request = chunk->request;
-    return st_min(chunk->end, st_io_delta(request->offset) + request->length);
+    const struct fb_io_request *request = chunk->request;
+    return fb_min(chunk->end, fb_io_delta(request->offset) + request->length);
 }
 
 /* Cuts the next chunk off a queued request. */
-static struct chunk *cut_chunk(struct st_io_engine *engine, struct st_io_request *request)
+static struct chunk *cut_chunk(struct fb_io_engine *engine, struct fb_io_request *request)
 {
-    uint64_t size = st_io_envelope(request->offset, request->length);
+    uint64_t size = fb_io_envelope(request->offset, request->length);
     struct chunk *chunk = engine->free;
     engine->free = chunk->next;
     chunk->request = request;
     chunk->begin = request->issued;
-    chunk->end = st_min(request->issued + engine->chunk_bytes, size);
+    chunk->end = fb_min(request->issued + engine->chunk_bytes, size);
     chunk->tries = 0;
     chunk->buffered = false;
-    chunk->prefetch = request->priority == ST_IO_PREFETCH;
+    chunk->prefetch = request->priority == FB_IO_PREFETCH;
     if (chunk->end == size) {
         dequeue(engine, request);
     }
@@ -159,38 +159,38 @@ static struct chunk *cut_chunk(struct st_io_engine *engine, struct st_io_request
     request->in_flight++;
     engine->prefetch_in_flight += chunk->prefetch;
     engine->counters.chunks++;
-    if (request->state == ST_IO_QUEUED) {
-        transition(engine, request, ST_IO_ACTIVE);
+    if (request->state == FB_IO_QUEUED) {
+        transition(engine, request, FB_IO_ACTIVE);
     }
     return chunk;
 }
 
 /* The chunk to issue next: a retry, else demand, else prefetch. NULL: none, or no room. */
-static struct chunk *next_chunk(struct st_io_engine *engine)
+static struct chunk *next_chunk(struct fb_io_engine *engine)
 {
     struct chunk *chunk = engine->again;
     if (chunk) {
         engine->again = chunk->next;
         return chunk;
     }
-    struct st_io_request *request = engine->queue[ST_IO_DEMAND].head;
+    struct fb_io_request *request = engine->queue[FB_IO_DEMAND].head;
     if (!request && engine->prefetch_in_flight < engine->prefetch_depth) {
-        request = engine->queue[ST_IO_PREFETCH].head;
+        request = engine->queue[FB_IO_PREFETCH].head;
     }
     return request && engine->free ? cut_chunk(engine, request) : NULL;
 }
 
-static void start_chunk(struct st_io_engine *engine, struct chunk *chunk)
+static void start_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
-    struct st_io_request *request = chunk->request;
-    struct st_file *file = request->file;
-    uint64_t delta = st_io_delta(request->offset);
+    struct fb_io_request *request = chunk->request;
+    struct fb_file *file = request->file;
+    uint64_t delta = fb_io_delta(request->offset);
     uint64_t end = chunk->end;
     chunk->from = chunk->begin;
     chunk->read.direct =
         engine->direct && file->fd_direct >= 0 && !file->direct_refused && !chunk->buffered;
     if (!chunk->read.direct) {
-        chunk->from = st_max(chunk->begin, delta);
+        chunk->from = fb_max(chunk->begin, delta);
         end = wanted_end(chunk);
     }
     chunk->read.fd = chunk->read.direct ? file->fd_direct : file->fd;
@@ -198,13 +198,13 @@ static void start_chunk(struct st_io_engine *engine, struct chunk *chunk)
     chunk->read.offset = request->offset - delta + chunk->from;
     chunk->read.length = (uint32_t)(end - chunk->from);
     if (engine->in_flight++ == 0) {
-        engine->busy_since_ns = st_io_now_ns(engine);
+        engine->busy_since_ns = fb_io_now_ns(engine);
     }
     engine->method->method->start(engine->method, &chunk->read);
 }
 
 /* Issues what the depth allows. */
-static void pump(struct st_io_engine *engine)
+static void pump(struct fb_io_engine *engine)
 {
     struct chunk *chunk = next_chunk(engine);
     if (!chunk) {
@@ -219,45 +219,45 @@ static void pump(struct st_io_engine *engine)
 /* --- Results -------------------------------------------------------------------------------- */
 
 /* Stops issuing a request whose error is set. */
-static void stop_request(struct st_io_engine *engine, struct st_io_request *request, bool queued)
+static void stop_request(struct fb_io_engine *engine, struct fb_io_request *request, bool queued)
 {
     if (queued) {
         dequeue(engine, request);
     }
     if (request->in_flight == 0) {
-        transition(engine, request, ST_IO_FAILED);
+        transition(engine, request, FB_IO_FAILED);
     }
 }
 
 /* A chunk has nothing more to do: complete, or its request is failing. */
-static void retire_chunk(struct st_io_engine *engine, struct chunk *chunk)
+static void retire_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
-    struct st_io_request *request = chunk->request;
+    struct fb_io_request *request = chunk->request;
     engine->prefetch_in_flight -= chunk->prefetch;
     chunk->next = engine->free;
     engine->free = chunk;
     if (--request->in_flight > 0 || is_queued(request)) {
         return;
     }
-    transition(engine, request, request->error.status ? ST_IO_FAILED : ST_IO_DONE);
+    transition(engine, request, request->error.status ? FB_IO_FAILED : FB_IO_DONE);
 }
 
-static void fail_chunk(struct st_io_engine *engine, struct chunk *chunk, int errnum)
+static void fail_chunk(struct fb_io_engine *engine, struct chunk *chunk, int errnum)
 {
-    struct st_io_request *request = chunk->request;
+    struct fb_io_request *request = chunk->request;
     if (!request->error.status) {
         bool queued = is_queued(request);
         if (errnum) {
-            st_file_fail_read(request->file, chunk->read.offset, errnum, &request->error);
+            fb_file_fail_read(request->file, chunk->read.offset, errnum, &request->error);
         } else {
-            st_file_fail_short(request->file, request->offset, request->length, &request->error);
+            fb_file_fail_short(request->file, request->offset, request->length, &request->error);
         }
         stop_request(engine, request, queued); /* this chunk is still counted: not FAILED yet */
     }
     retire_chunk(engine, chunk);
 }
 
-static void retry_chunk(struct st_io_engine *engine, struct chunk *chunk)
+static void retry_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
     if (chunk->request->error.status) {
         retire_chunk(engine, chunk);
@@ -269,7 +269,7 @@ static void retry_chunk(struct st_io_engine *engine, struct chunk *chunk)
 }
 
 /* `chunk->read.result` bytes (> 0) have come; the chunk is complete or starts again behind them. */
-static void advance_chunk(struct st_io_engine *engine, struct chunk *chunk)
+static void advance_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
     uint64_t reached = chunk->from + (uint64_t)chunk->read.result;
     engine->counters.read_bytes += (uint64_t)chunk->read.result;
@@ -277,7 +277,7 @@ static void advance_chunk(struct st_io_engine *engine, struct chunk *chunk)
         retire_chunk(engine, chunk);
         return;
     }
-    uint64_t begin = chunk->read.direct ? st_round_down(reached, ST_IO_ALIGN) : reached;
+    uint64_t begin = chunk->read.direct ? fb_round_down(reached, FB_IO_ALIGN) : reached;
     if (begin == chunk->begin) {
         chunk->buffered = true;
         begin = reached;
@@ -288,15 +288,15 @@ static void advance_chunk(struct st_io_engine *engine, struct chunk *chunk)
 }
 
 /* The file system took O_DIRECT at open and refuses it now: use the page cache for this file. */
-static void refuse_direct(struct st_file *file)
+static void refuse_direct(struct fb_file *file)
 {
     if (!file->direct_refused) {
         file->direct_refused = true;
-        st_warn("%s: direct reads do not work here; reading through the page cache", file->path);
+        fb_warn("%s: direct reads do not work here; reading through the page cache", file->path);
     }
 }
 
-static void handle_result(struct st_io_engine *engine, struct chunk *chunk)
+static void handle_result(struct fb_io_engine *engine, struct chunk *chunk)
 {
     int64_t result = chunk->read.result;
     if (result > 0) {
@@ -312,16 +312,16 @@ static void handle_result(struct st_io_engine *engine, struct chunk *chunk)
 }
 
 /* Takes what the method has finished. */
-static void collect(struct st_io_engine *engine, bool wait)
+static void collect(struct fb_io_engine *engine, bool wait)
 {
     if (engine->in_flight == 0) {
         return;
     }
-    struct st_io_read *read = engine->method->method->reap(engine->method, wait);
+    struct fb_io_read *read = engine->method->method->reap(engine->method, wait);
     while (read) {
-        struct st_io_read *next = read->next;
+        struct fb_io_read *next = read->next;
         if (--engine->in_flight == 0) {
-            engine->counters.busy_ns += st_io_now_ns(engine) - engine->busy_since_ns;
+            engine->counters.busy_ns += fb_io_now_ns(engine) - engine->busy_since_ns;
         }
         handle_result(engine, (struct chunk *)read);
         read = next;
@@ -329,7 +329,7 @@ static void collect(struct st_io_engine *engine, bool wait)
 }
 
 /* One round: take what is finished, issue what there is room for. */
-static void turn(struct st_io_engine *engine, bool wait)
+static void turn(struct fb_io_engine *engine, bool wait)
 {
     collect(engine, wait);
     pump(engine);
@@ -337,22 +337,22 @@ static void turn(struct st_io_engine *engine, bool wait)
 
 /* --- The interface -------------------------------------------------------------------------- */
 
-void st_io_options_init(struct st_io_options *options)
+void fb_io_options_init(struct fb_io_options *options)
 {
-    *options = (struct st_io_options){.method = "auto", .direct = true};
+    *options = (struct fb_io_options){.method = "auto", .direct = true};
 }
 
-struct st_io_engine *st_io_engine_new(
-    const struct st_io_options *options, struct st_io_queue *queue)
+struct fb_io_engine *fb_io_engine_new(
+    const struct fb_io_options *options, struct fb_io_queue *queue)
 {
-    struct st_io_engine *engine = st_xcalloc(1, sizeof *engine);
+    struct fb_io_engine *engine = fb_xcalloc(1, sizeof *engine);
     engine->method = queue;
     engine->chunk_bytes = options->chunk_bytes ? options->chunk_bytes : DEFAULT_CHUNK_BYTES;
     engine->direct = options->direct;
     uint32_t most = PREFETCH_BYTES / engine->chunk_bytes;
     most = queue->depth / 2 < most ? queue->depth / 2 : most;
     engine->prefetch_depth = most > 0 ? most : 1;
-    engine->all = st_xcalloc(queue->depth, sizeof *engine->all);
+    engine->all = fb_xcalloc(queue->depth, sizeof *engine->all);
     for (uint32_t i = 0; i < queue->depth; i++) {
         engine->all[i].next = engine->free;
         engine->free = &engine->all[i];
@@ -360,29 +360,29 @@ struct st_io_engine *st_io_engine_new(
     return engine;
 }
 
-enum strata_status st_io_open(
-    const struct st_io_options *options, struct st_io_engine **out, struct strata_error *err)
+enum forebay_status fb_io_open(
+    const struct fb_io_options *options, struct fb_io_engine **out, struct forebay_error *err)
 {
-    struct st_io_queue *queue;
-    enum strata_status status = st_io_queue_open(options, &queue, err);
+    struct fb_io_queue *queue;
+    enum forebay_status status = fb_io_queue_open(options, &queue, err);
     if (!status) {
-        *out = st_io_engine_new(options, queue);
+        *out = fb_io_engine_new(options, queue);
     }
     return status;
 }
 
-void st_io_free(struct st_io_engine *engine)
+void fb_io_free(struct fb_io_engine *engine)
 {
     if (!engine) {
         return;
     }
     for (int p = 0; p < 2; p++) {
-        struct st_io_request *request;
+        struct fb_io_request *request;
         while ((request = engine->queue[p].head)) {
-            if (st_io_cancel(engine, request)) {
+            if (fb_io_cancel(engine, request)) {
                 continue;
             }
-            st_fail(&request->error, STRATA_E_CANCELLED, "", "the read of %s was cancelled",
+            fb_fail(&request->error, FOREBAY_E_CANCELLED, "", "the read of %s was cancelled",
                 request->file->path);
             stop_request(engine, request, true);
         }
@@ -395,66 +395,66 @@ void st_io_free(struct st_io_engine *engine)
     free(engine);
 }
 
-const char *st_io_method_name(const struct st_io_engine *engine)
+const char *fb_io_method_name(const struct fb_io_engine *engine)
 {
     return engine->method->name;
 }
 
-bool st_io_is_virtual(const struct st_io_engine *engine)
+bool fb_io_is_virtual(const struct fb_io_engine *engine)
 {
     return engine->method->method->now_ns != NULL;
 }
 
-uint64_t st_io_now_ns(const struct st_io_engine *engine)
+uint64_t fb_io_now_ns(const struct fb_io_engine *engine)
 {
-    return st_io_is_virtual(engine) ? engine->method->method->now_ns(engine->method) : st_now_ns();
+    return fb_io_is_virtual(engine) ? engine->method->method->now_ns(engine->method) : fb_now_ns();
 }
 
-void st_io_submit(struct st_io_engine *engine, struct st_io_request *request)
+void fb_io_submit(struct fb_io_engine *engine, struct fb_io_request *request)
 {
     uint64_t size = request->file->size;
-    ST_ASSERT(request->length > 0 && (uintptr_t)request->buffer % ST_IO_ALIGN == 0);
-    transition(engine, request, ST_IO_QUEUED);
+    FB_ASSERT(request->length > 0 && (uintptr_t)request->buffer % FB_IO_ALIGN == 0);
+    transition(engine, request, FB_IO_QUEUED);
     request->issued = 0;
     request->in_flight = 0;
-    request->error.status = STRATA_OK;
+    request->error.status = FOREBAY_OK;
     engine->counters.requests++;
     if (request->offset > size || request->length > size - request->offset) {
-        st_file_fail_short(request->file, request->offset, request->length, &request->error);
-        transition(engine, request, ST_IO_FAILED);
+        fb_file_fail_short(request->file, request->offset, request->length, &request->error);
+        transition(engine, request, FB_IO_FAILED);
         return;
     }
     enqueue(engine, request);
     turn(engine, false);
 }
 
-bool st_io_cancel(struct st_io_engine *engine, struct st_io_request *request)
+bool fb_io_cancel(struct fb_io_engine *engine, struct fb_io_request *request)
 {
-    if (request->state != ST_IO_QUEUED) {
+    if (request->state != FB_IO_QUEUED) {
         return false;
     }
     dequeue(engine, request);
-    transition(engine, request, ST_IO_IDLE);
+    transition(engine, request, FB_IO_IDLE);
     return true;
 }
 
-void st_io_promote(struct st_io_engine *engine, struct st_io_request *request)
+void fb_io_promote(struct fb_io_engine *engine, struct fb_io_request *request)
 {
-    if (request->priority == ST_IO_DEMAND) {
+    if (request->priority == FB_IO_DEMAND) {
         return;
     }
     bool queued = is_queued(request);
     if (queued) {
         dequeue(engine, request);
     }
-    request->priority = ST_IO_DEMAND;
+    request->priority = FB_IO_DEMAND;
     if (queued) {
         enqueue(engine, request);
         pump(engine);
     }
 }
 
-int st_io_poll(struct st_io_engine *engine)
+int fb_io_poll(struct fb_io_engine *engine)
 {
     uint64_t before = engine->finished;
     if (engine->in_flight) {
@@ -463,17 +463,17 @@ int st_io_poll(struct st_io_engine *engine)
     return (int)(engine->finished - before);
 }
 
-enum strata_status st_io_wait(
-    struct st_io_engine *engine, struct st_io_request *request, struct strata_error *err)
+enum forebay_status fb_io_wait(
+    struct fb_io_engine *engine, struct fb_io_request *request, struct forebay_error *err)
 {
-    ST_ASSERT(request->state != ST_IO_IDLE);
-    st_io_promote(engine, request);
-    while (request->state == ST_IO_QUEUED || request->state == ST_IO_ACTIVE) {
-        ST_ASSERT(engine->in_flight);
+    FB_ASSERT(request->state != FB_IO_IDLE);
+    fb_io_promote(engine, request);
+    while (request->state == FB_IO_QUEUED || request->state == FB_IO_ACTIVE) {
+        FB_ASSERT(engine->in_flight);
         turn(engine, true);
     }
-    if (request->state == ST_IO_DONE) {
-        return STRATA_OK;
+    if (request->state == FB_IO_DONE) {
+        return FOREBAY_OK;
     }
     if (err) {
         *err = request->error;
@@ -481,7 +481,7 @@ enum strata_status st_io_wait(
     return request->error.status;
 }
 
-void st_io_wait_any(struct st_io_engine *engine)
+void fb_io_wait_any(struct fb_io_engine *engine)
 {
     uint64_t before = engine->finished;
     while (engine->finished == before && engine->in_flight) {
@@ -489,10 +489,10 @@ void st_io_wait_any(struct st_io_engine *engine)
     }
 }
 
-void st_io_counters(const struct st_io_engine *engine, struct st_io_counters *out)
+void fb_io_counters(const struct fb_io_engine *engine, struct fb_io_counters *out)
 {
     *out = engine->counters;
     if (engine->in_flight) {
-        out->busy_ns += st_io_now_ns(engine) - engine->busy_since_ns;
+        out->busy_ns += fb_io_now_ns(engine) - engine->busy_since_ns;
     }
 }

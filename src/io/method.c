@@ -11,17 +11,17 @@
 #define MAX_DEPTH 4096u
 
 /* Best first: this is the order in which "auto" and every fallback try. */
-static const struct st_io_method *const methods[] = {
-#ifdef ST_HAVE_LIBURING
-    &st_io_method_uring,
+static const struct fb_io_method *const methods[] = {
+#ifdef FB_HAVE_LIBURING
+    &fb_io_method_uring,
 #endif
-    &st_io_method_threads,
-    &st_io_method_sync,
+    &fb_io_method_threads,
+    &fb_io_method_sync,
 };
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-static enum strata_status open_method(const struct st_io_method *method, const char *spec,
-    const struct st_io_options *options, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status open_method(const struct fb_io_method *method, const char *spec,
+    const struct fb_io_options *options, struct fb_io_queue **out, struct forebay_error *err)
 {
     uint32_t depth = options->queue_depth ? options->queue_depth : method->default_depth;
     return method->open(spec, options, depth, out, err);
@@ -29,70 +29,70 @@ static enum strata_status open_method(const struct st_io_method *method, const c
 
 /* Opens methods[first] or, when the system refuses it, the next that works, with one warning per
  * process that says why. `reason` is why an even better one was not tried, or NULL. */
-static enum strata_status open_best(size_t first, const char *reason,
-    const struct st_io_options *options, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status open_best(size_t first, const char *reason,
+    const struct fb_io_options *options, struct fb_io_queue **out, struct forebay_error *err)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
-    struct strata_error why = {0};
-    enum strata_status status = STRATA_E_UNSUPPORTED;
+    struct forebay_error why = {0};
+    enum forebay_status status = FOREBAY_E_UNSUPPORTED;
     for (size_t i = first; i < N_METHODS; i++) {
-        struct strata_error mine;
+        struct forebay_error mine;
         status = open_method(methods[i], NULL, options, out, &mine);
         if (!status) {
             reason = why.status ? why.message : reason;
             if (reason && !atomic_flag_test_and_set(&said)) {
-                st_warn("%s; reading with the method \"%s\" instead", reason, methods[i]->name);
+                fb_warn("%s; reading with the method \"%s\" instead", reason, methods[i]->name);
             }
-            return STRATA_OK;
+            return FOREBAY_OK;
         }
         if (!why.status) {
             why = mine;
         }
     }
-    return st_fail(err, status, why.hint, "%s", why.message);
+    return fb_fail(err, status, why.hint, "%s", why.message);
 }
 
-static enum strata_status check_options(
-    const struct st_io_options *options, struct strata_error *err)
+static enum forebay_status check_options(
+    const struct fb_io_options *options, struct forebay_error *err)
 {
-    if (options->chunk_bytes % ST_IO_ALIGN || options->chunk_bytes > 1u << 30) {
-        return st_fail(err, STRATA_E_USAGE, "Give a multiple of 4096, at most 1 GiB.",
+    if (options->chunk_bytes % FB_IO_ALIGN || options->chunk_bytes > 1u << 30) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Give a multiple of 4096, at most 1 GiB.",
             "cannot read in chunks of %u bytes", options->chunk_bytes);
     }
     if (options->queue_depth > MAX_DEPTH) {
-        return st_fail(err, STRATA_E_USAGE, "Give at most 4096; 64 is plenty for any disk.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Give at most 4096; 64 is plenty for any disk.",
             "cannot keep %u reads in flight", options->queue_depth);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status st_io_check_method(const char *name, struct strata_error *err)
+enum forebay_status fb_io_check_method(const char *name, struct forebay_error *err)
 {
     bool known = !strcmp(name, "auto") || !strcmp(name, "uring") || !strncmp(name, "fault:", 6);
     for (size_t i = 0; i < N_METHODS; i++) {
         known = known || !strcmp(name, methods[i]->name);
     }
-    return known ? STRATA_OK
-                 : st_fail(err, STRATA_E_USAGE, "The methods are auto, uring, threads and sync.",
+    return known ? FOREBAY_OK
+                 : fb_fail(err, FOREBAY_E_USAGE, "The methods are auto, uring, threads and sync.",
                        "unknown I/O method \"%s\"", name);
 }
 
-enum strata_status st_io_queue_open(
-    const struct st_io_options *options, struct st_io_queue **out, struct strata_error *err)
+enum forebay_status fb_io_queue_open(
+    const struct fb_io_options *options, struct fb_io_queue **out, struct forebay_error *err)
 {
     const char *name = options->method ? options->method : "auto";
     bool sim = !strcmp(name, "sim") && options->virtual_disk; /* not for people: no list has it */
-    if (check_options(options, err) || (!sim && st_io_check_method(name, err))) {
-        return STRATA_E_USAGE;
+    if (check_options(options, err) || (!sim && fb_io_check_method(name, err))) {
+        return FOREBAY_E_USAGE;
     }
     if (sim) {
-        return open_method(&st_io_method_sim, NULL, options, out, err);
+        return open_method(&fb_io_method_sim, NULL, options, out, err);
     }
     if (!strcmp(name, "auto")) {
         return open_best(0, NULL, options, out, err);
     }
     if (!strncmp(name, "fault:", 6)) {
-        return open_method(&st_io_method_fault, name + 6, options, out, err);
+        return open_method(&fb_io_method_fault, name + 6, options, out, err);
     }
     for (size_t i = 0; i < N_METHODS; i++) {
         if (!strcmp(name, methods[i]->name)) {

@@ -1,6 +1,6 @@
 /*
  * sim.c - a method that moves no bytes: a disk that serves one read after another at a given rate,
- * on a virtual clock. For simulations; needs st_io_options.virtual_disk.
+ * on a virtual clock. For simulations; needs fb_io_options.virtual_disk.
  *
  *      start at now --> turn begins: max(now, end of the turn before)
  *                   --> turn ends:   begin + bytes / rate
@@ -17,33 +17,33 @@
 #include <stdlib.h>
 
 struct sim {
-    struct st_io_queue base;
-    struct st_io_virtual *disk;
+    struct fb_io_queue base;
+    struct fb_io_virtual *disk;
     double free_at; /* end of the last turn, in ns; a fraction must not get lost in every read */
-    struct st_io_read *head, *tail; /* not delivered, in the order of their start; tag: when due */
+    struct fb_io_read *head, *tail; /* not delivered, in the order of their start; tag: when due */
 };
 
-static enum strata_status sim_open(const char *spec, const struct st_io_options *options,
-    uint32_t depth, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status sim_open(const char *spec, const struct fb_io_options *options,
+    uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
     (void)spec;
-    const struct st_io_virtual *disk = options->virtual_disk;
+    const struct fb_io_virtual *disk = options->virtual_disk;
     if (!disk || !(disk->bytes_per_s > 0)) {
-        return st_fail(err, STRATA_E_USAGE, "", "the virtual disk has no bandwidth");
+        return fb_fail(err, FOREBAY_E_USAGE, "", "the virtual disk has no bandwidth");
     }
-    struct sim *sim = st_xcalloc(1, sizeof *sim);
-    sim->base = (struct st_io_queue){&st_io_method_sim, depth, st_io_method_sim.name};
+    struct sim *sim = fb_xcalloc(1, sizeof *sim);
+    sim->base = (struct fb_io_queue){&fb_io_method_sim, depth, fb_io_method_sim.name};
     sim->disk = options->virtual_disk;
     *out = &sim->base;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static void sim_free(struct st_io_queue *queue)
+static void sim_free(struct fb_io_queue *queue)
 {
     free(queue);
 }
 
-static void sim_start(struct st_io_queue *queue, struct st_io_read *read)
+static void sim_start(struct fb_io_queue *queue, struct fb_io_read *read)
 {
     struct sim *sim = (struct sim *)queue;
     double now = (double)sim->disk->now_ns;
@@ -56,17 +56,17 @@ static void sim_start(struct st_io_queue *queue, struct st_io_read *read)
     sim->tail = read;
 }
 
-static void sim_flush(struct st_io_queue *queue)
+static void sim_flush(struct fb_io_queue *queue)
 {
     (void)queue;
 }
 
-static struct st_io_read *sim_reap(struct st_io_queue *queue, bool wait)
+static struct fb_io_read *sim_reap(struct fb_io_queue *queue, bool wait)
 {
     struct sim *sim = (struct sim *)queue;
-    struct st_io_read *first = sim->head, *last = NULL;
+    struct fb_io_read *first = sim->head, *last = NULL;
     if (wait && first) {
-        sim->disk->now_ns = st_max(sim->disk->now_ns, first->tag);
+        sim->disk->now_ns = fb_max(sim->disk->now_ns, first->tag);
     }
     for (; sim->head && sim->head->tag <= sim->disk->now_ns; sim->head = sim->head->next) {
         last = sim->head;
@@ -79,12 +79,12 @@ static struct st_io_read *sim_reap(struct st_io_queue *queue, bool wait)
     return first;
 }
 
-static uint64_t sim_now_ns(const struct st_io_queue *queue)
+static uint64_t sim_now_ns(const struct fb_io_queue *queue)
 {
     return ((const struct sim *)queue)->disk->now_ns;
 }
 
-const struct st_io_method st_io_method_sim = {
+const struct fb_io_method fb_io_method_sim = {
     .name = "sim",
     .default_depth = 64,
     .open = sim_open,

@@ -11,28 +11,28 @@
 #include <unistd.h>
 
 struct sync {
-    struct st_io_queue base;
-    struct st_io_read *done;
+    struct fb_io_queue base;
+    struct fb_io_read *done;
 };
 
 /* Whatever depth is asked for, one read at a time: with more, a demand read would wait for all the
  * reads that an earlier submit had already made. */
-static enum strata_status sync_open(const char *spec, const struct st_io_options *options,
-    uint32_t depth, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status sync_open(const char *spec, const struct fb_io_options *options,
+    uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
     (void)spec, (void)options, (void)depth, (void)err;
-    struct sync *s = st_xcalloc(1, sizeof *s);
-    s->base = (struct st_io_queue){&st_io_method_sync, 1, st_io_method_sync.name};
+    struct sync *s = fb_xcalloc(1, sizeof *s);
+    s->base = (struct fb_io_queue){&fb_io_method_sync, 1, fb_io_method_sync.name};
     *out = &s->base;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static void sync_free(struct st_io_queue *queue)
+static void sync_free(struct fb_io_queue *queue)
 {
     free(queue);
 }
 
-static void sync_start(struct st_io_queue *queue, struct st_io_read *read)
+static void sync_start(struct fb_io_queue *queue, struct fb_io_read *read)
 {
     struct sync *s = (struct sync *)queue;
     ssize_t n = pread(read->fd, read->buffer, read->length, (off_t)read->offset);
@@ -41,21 +41,21 @@ static void sync_start(struct st_io_queue *queue, struct st_io_read *read)
     s->done = read;
 }
 
-static void sync_flush(struct st_io_queue *queue)
+static void sync_flush(struct fb_io_queue *queue)
 {
     (void)queue;
 }
 
-static struct st_io_read *sync_reap(struct st_io_queue *queue, bool wait)
+static struct fb_io_read *sync_reap(struct fb_io_queue *queue, bool wait)
 {
     (void)wait; /* whatever is lent is done */
     struct sync *s = (struct sync *)queue;
-    struct st_io_read *list = s->done;
+    struct fb_io_read *list = s->done;
     s->done = NULL;
     return list;
 }
 
-const struct st_io_method st_io_method_sync = {
+const struct fb_io_method fb_io_method_sync = {
     .name = "sync",
     .default_depth = 1,
     .open = sync_open,

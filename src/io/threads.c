@@ -26,11 +26,11 @@
 #define MAX_WORKERS 16u
 
 struct list {
-    struct st_io_read *head, **tail;
+    struct fb_io_read *head, **tail;
 };
 
 struct threads {
-    struct st_io_queue base;
+    struct fb_io_queue base;
     pthread_mutex_t mutex;
     pthread_cond_t work;     /* todo is not empty, or stop */
     pthread_cond_t finished; /* done is not empty, while `waiting` */
@@ -48,16 +48,16 @@ static void list_init(struct list *list)
     list->tail = &list->head;
 }
 
-static void list_push(struct list *list, struct st_io_read *read)
+static void list_push(struct list *list, struct fb_io_read *read)
 {
     read->next = NULL;
     *list->tail = read;
     list->tail = &read->next;
 }
 
-static struct st_io_read *list_pop(struct list *list)
+static struct fb_io_read *list_pop(struct list *list)
 {
-    struct st_io_read *read = list->head;
+    struct fb_io_read *read = list->head;
     list->head = read->next;
     if (!list->head) {
         list->tail = &list->head;
@@ -85,7 +85,7 @@ static void *worker(void *arg)
         if (!t->todo.head) {
             break;
         }
-        struct st_io_read *read = list_pop(&t->todo);
+        struct fb_io_read *read = list_pop(&t->todo);
         pthread_mutex_unlock(&t->mutex);
         ssize_t n = pread(read->fd, read->buffer, read->length, (off_t)read->offset);
         read->result = n < 0 ? -errno : n;
@@ -105,13 +105,13 @@ static int start_workers(struct threads *t, uint32_t want)
 {
     int errnum = 0;
     while (t->n_workers < want && !errnum) {
-        errnum = st_thread_start(&t->workers[t->n_workers], worker, t);
+        errnum = fb_thread_start(&t->workers[t->n_workers], worker, t);
         t->n_workers += !errnum;
     }
     return errnum;
 }
 
-static void threads_free(struct st_io_queue *queue)
+static void threads_free(struct fb_io_queue *queue)
 {
     struct threads *t = (struct threads *)queue;
     pthread_mutex_lock(&t->mutex);
@@ -127,12 +127,12 @@ static void threads_free(struct st_io_queue *queue)
     free(t);
 }
 
-static enum strata_status threads_open(const char *spec, const struct st_io_options *options,
-    uint32_t depth, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status threads_open(const char *spec, const struct fb_io_options *options,
+    uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
     (void)spec, (void)options;
-    struct threads *t = st_xcalloc(1, sizeof *t);
-    t->base = (struct st_io_queue){&st_io_method_threads, depth, st_io_method_threads.name};
+    struct threads *t = fb_xcalloc(1, sizeof *t);
+    t->base = (struct fb_io_queue){&fb_io_method_threads, depth, fb_io_method_threads.name};
     list_init(&t->fresh);
     list_init(&t->todo);
     list_init(&t->done);
@@ -142,20 +142,20 @@ static enum strata_status threads_open(const char *spec, const struct st_io_opti
     int errnum = start_workers(t, depth < MAX_WORKERS ? depth : MAX_WORKERS);
     if (t->n_workers == 0) {
         threads_free(&t->base);
-        return st_fail_errno(err, STRATA_E_UNSUPPORTED, errnum, "", "cannot start I/O threads");
+        return fb_fail_errno(err, FOREBAY_E_UNSUPPORTED, errnum, "", "cannot start I/O threads");
     }
     *out = &t->base;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static void threads_start(struct st_io_queue *queue, struct st_io_read *read)
+static void threads_start(struct fb_io_queue *queue, struct fb_io_read *read)
 {
     struct threads *t = (struct threads *)queue;
     list_push(&t->fresh, read);
     t->n_fresh++;
 }
 
-static void threads_flush(struct st_io_queue *queue)
+static void threads_flush(struct fb_io_queue *queue)
 {
     struct threads *t = (struct threads *)queue;
     if (!t->n_fresh) {
@@ -174,7 +174,7 @@ static void threads_flush(struct st_io_queue *queue)
     t->n_fresh = 0;
 }
 
-static struct st_io_read *threads_reap(struct st_io_queue *queue, bool wait)
+static struct fb_io_read *threads_reap(struct fb_io_queue *queue, bool wait)
 {
     struct threads *t = (struct threads *)queue;
     if (!wait && atomic_load_explicit(&t->n_done, memory_order_acquire) == 0) {
@@ -186,14 +186,14 @@ static struct st_io_read *threads_reap(struct st_io_queue *queue, bool wait)
         pthread_cond_wait(&t->finished, &t->mutex);
     }
     t->waiting = false;
-    struct st_io_read *list = t->done.head;
+    struct fb_io_read *list = t->done.head;
     list_init(&t->done);
     atomic_store_explicit(&t->n_done, 0, memory_order_relaxed);
     pthread_mutex_unlock(&t->mutex);
     return list;
 }
 
-const struct st_io_method st_io_method_threads = {
+const struct fb_io_method fb_io_method_threads = {
     .name = "threads",
     .default_depth = 64,
     .open = threads_open,

@@ -14,7 +14,7 @@
  * Every flush is an io_uring_enter. 30 submits in a row of 256 KiB each take 210-250 us with a
  * flush each and 200 us with one flush for all: not worth a read that waits.
  */
-#ifdef ST_HAVE_LIBURING
+#ifdef FB_HAVE_LIBURING
 #include "io/method.h"
 
 #include "base/error.h"
@@ -27,10 +27,10 @@
 #include <string.h>
 #include <time.h>
 
-#define BUFFER_BYTES ST_GIB /* the kernel's limit for one registered buffer */
+#define BUFFER_BYTES FB_GIB /* the kernel's limit for one registered buffer */
 
 struct uring {
-    struct st_io_queue base;
+    struct fb_io_queue base;
     struct io_uring ring;
     uintptr_t arena, arena_end; /* registered; equal when nothing is */
 };
@@ -80,10 +80,10 @@ static void register_arena(struct uring *u, void *arena, uint64_t bytes)
     if (!arena || n == 0) {
         return;
     }
-    struct iovec *part = st_xcalloc(n, sizeof *part);
+    struct iovec *part = fb_xcalloc(n, sizeof *part);
     for (size_t i = 0; i < n; i++) {
         part[i].iov_base = (char *)arena + i * BUFFER_BYTES;
-        part[i].iov_len = (size_t)st_min(BUFFER_BYTES, bytes - i * BUFFER_BYTES);
+        part[i].iov_len = (size_t)fb_min(BUFFER_BYTES, bytes - i * BUFFER_BYTES);
     }
     int rc = io_uring_register_buffers(&u->ring, part, (unsigned)n);
     free(part);
@@ -91,16 +91,16 @@ static void register_arena(struct uring *u, void *arena, uint64_t bytes)
         u->arena = (uintptr_t)arena;
         u->arena_end = u->arena + bytes;
     } else {
-        st_debug("io_uring does not register %s of buffers: %s", ST_SIZE(bytes), strerror(-rc));
+        fb_debug("io_uring does not register %s of buffers: %s", FB_SIZE(bytes), strerror(-rc));
     }
 }
 
-static enum strata_status uring_open(const char *spec, const struct st_io_options *options,
-    uint32_t depth, struct st_io_queue **out, struct strata_error *err)
+static enum forebay_status uring_open(const char *spec, const struct fb_io_options *options,
+    uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
     (void)spec;
-    struct uring *u = st_xcalloc(1, sizeof *u);
-    u->base = (struct st_io_queue){&st_io_method_uring, depth, st_io_method_uring.name};
+    struct uring *u = fb_xcalloc(1, sizeof *u);
+    u->base = (struct fb_io_queue){&fb_io_method_uring, depth, fb_io_method_uring.name};
     int rc = io_uring_queue_init(depth, &u->ring, 0);
     int errnum = -rc;
     if (!errnum) {
@@ -111,14 +111,14 @@ static enum strata_status uring_open(const char *spec, const struct st_io_option
     }
     if (errnum) {
         free(u);
-        return st_fail(err, STRATA_E_UNSUPPORTED, "", "cannot use io_uring: %s", refusal(errnum));
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "", "cannot use io_uring: %s", refusal(errnum));
     }
     register_arena(u, options->arena, options->arena_bytes);
     *out = &u->base;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static void uring_free(struct st_io_queue *queue)
+static void uring_free(struct fb_io_queue *queue)
 {
     struct uring *u = (struct uring *)queue;
     io_uring_queue_exit(&u->ring);
@@ -126,7 +126,7 @@ static void uring_free(struct st_io_queue *queue)
 }
 
 /* Which registered buffer holds the whole range, or -1. */
-static int registered(const struct uring *u, const struct st_io_read *read)
+static int registered(const struct uring *u, const struct fb_io_read *read)
 {
     uintptr_t at = (uintptr_t)read->buffer;
     if (at < u->arena || at + read->length > u->arena_end) {
@@ -137,11 +137,11 @@ static int registered(const struct uring *u, const struct st_io_read *read)
     return first == last ? (int)first : -1;
 }
 
-static void uring_start(struct st_io_queue *queue, struct st_io_read *read)
+static void uring_start(struct fb_io_queue *queue, struct fb_io_read *read)
 {
     struct uring *u = (struct uring *)queue;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-    ST_ASSERT(sqe); /* the ring has `depth` places */
+    FB_ASSERT(sqe); /* the ring has `depth` places */
     int index = registered(u, read);
     if (index >= 0) {
         io_uring_prep_read_fixed(sqe, read->fd, read->buffer, read->length, read->offset, index);
@@ -163,12 +163,12 @@ static void pause_after(int errnum)
         return;
     }
     if (errnum != EAGAIN && errnum != EBUSY && errnum != ENOMEM) {
-        ST_BUG("io_uring_enter: %s", strerror(errnum));
+        FB_BUG("io_uring_enter: %s", strerror(errnum));
     }
     nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
-static void uring_flush(struct st_io_queue *queue)
+static void uring_flush(struct fb_io_queue *queue)
 {
     struct uring *u = (struct uring *)queue;
     while (io_uring_sq_ready(&u->ring)) {
@@ -179,11 +179,11 @@ static void uring_flush(struct st_io_queue *queue)
     }
 }
 
-static struct st_io_read *uring_reap(struct st_io_queue *queue, bool wait)
+static struct fb_io_read *uring_reap(struct fb_io_queue *queue, bool wait)
 {
     struct uring *u = (struct uring *)queue;
     struct io_uring_cqe *cqe[64];
-    struct st_io_read *list = NULL;
+    struct fb_io_read *list = NULL;
     unsigned n;
     while (!(n = io_uring_peek_batch_cqe(&u->ring, cqe, 64)) && wait) {
         int rc = io_uring_wait_cqe(&u->ring, &cqe[0]);
@@ -192,7 +192,7 @@ static struct st_io_read *uring_reap(struct st_io_queue *queue, bool wait)
         }
     }
     for (unsigned i = n; i > 0; i--) {
-        struct st_io_read *read = io_uring_cqe_get_data(cqe[i - 1]);
+        struct fb_io_read *read = io_uring_cqe_get_data(cqe[i - 1]);
         read->result = cqe[i - 1]->res;
         read->next = list;
         list = read;
@@ -201,7 +201,7 @@ static struct st_io_read *uring_reap(struct st_io_queue *queue, bool wait)
     return list;
 }
 
-const struct st_io_method st_io_method_uring = {
+const struct fb_io_method fb_io_method_uring = {
     .name = "uring",
     .default_depth = 64,
     .open = uring_open,
@@ -211,5 +211,5 @@ const struct st_io_method st_io_method_uring = {
     .reap = uring_reap,
 };
 #else
-typedef int st_io_uring_not_built; /* a file with nothing in it is not C */
+typedef int fb_io_uring_not_built; /* a file with nothing in it is not C */
 #endif

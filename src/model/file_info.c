@@ -1,4 +1,4 @@
-/* file_info.c - the catalogue as programs outside see it: strata_file_* of strata.h. */
+/* file_info.c - the catalogue as programs outside see it: forebay_file_* of forebay.h. */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,20 +8,20 @@
 
 #include "ggml.h"
 
-struct strata_file {
-    struct st_catalog *catalog;
+struct forebay_file {
+    struct fb_catalog *catalog;
     char type_names[GGML_TYPE_COUNT][16]; /* "Q4_K", where ggml says "q4_K" */
 };
 
-enum strata_status strata_file_open(
-    const char *path, struct strata_file **out, struct strata_error *err)
+enum forebay_status forebay_file_open(
+    const char *path, struct forebay_file **out, struct forebay_error *err)
 {
-    struct st_catalog *catalog;
-    enum strata_status status = st_catalog_open(path, false, &catalog, err);
+    struct fb_catalog *catalog;
+    enum forebay_status status = fb_catalog_open(path, false, &catalog, err);
     if (status) {
         return status;
     }
-    struct strata_file *file = st_xcalloc(1, sizeof *file);
+    struct forebay_file *file = fb_xcalloc(1, sizeof *file);
     file->catalog = catalog;
     for (int type = 0; type < GGML_TYPE_COUNT; type++) {
         const char *name = ggml_type_name((enum ggml_type)type);
@@ -30,21 +30,21 @@ enum strata_status strata_file_open(
         }
     }
     *out = file;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void strata_file_free(struct strata_file *file)
+void forebay_file_free(struct forebay_file *file)
 {
     if (file) {
-        st_catalog_free(file->catalog);
+        fb_catalog_free(file->catalog);
         free(file);
     }
 }
 
-void strata_file_describe(const struct strata_file *file, struct strata_file_info *out)
+void forebay_file_describe(const struct forebay_file *file, struct forebay_file_info *out)
 {
-    const struct st_catalog *c = file->catalog;
-    *out = (struct strata_file_info){
+    const struct fb_catalog *c = file->catalog;
+    *out = (struct forebay_file_info){
         .path = c->files[0]->path,
         .name = c->name,
         .arch = c->arch,
@@ -56,27 +56,28 @@ void strata_file_describe(const struct strata_file *file, struct strata_file_inf
         .parameters = c->parameters,
         .file_bytes = c->file_bytes,
         .tensor_bytes = c->tensor_bytes,
-        .bytes_per_token = st_catalog_bytes_per_token(c),
+        .bytes_per_token = fb_catalog_bytes_per_token(c),
     };
 }
 
-void strata_file_forget(const struct strata_file *file)
+void forebay_file_forget(const struct forebay_file *file)
 {
-    const struct st_catalog *c = file->catalog;
+    const struct fb_catalog *c = file->catalog;
     for (int i = 0; i < c->n_files; i++) {
-        st_file_drop_cache(c->files[i], 0, c->files[i]->size);
+        fb_file_drop_cache(c->files[i], 0, c->files[i]->size);
     }
 }
 
-void strata_file_tensor(const struct strata_file *file, int index, struct strata_tensor_info *out)
+void forebay_file_tensor(
+    const struct forebay_file *file, int index, struct forebay_tensor_info *out)
 {
-    const struct st_catalog *c = file->catalog;
-    ST_ASSERT(index >= 0 && index < c->n_tensors);
-    const struct st_tensor *t = &c->tensors[index];
-    *out = (struct strata_tensor_info){
+    const struct fb_catalog *c = file->catalog;
+    FB_ASSERT(index >= 0 && index < c->n_tensors);
+    const struct fb_tensor *t = &c->tensors[index];
+    *out = (struct forebay_tensor_info){
         .name = t->name,
         .type = file->type_names[t->type],
-        .role = st_role_name(t->role),
+        .role = fb_role_name(t->role),
         .n_dims = t->n_dims,
         .bytes = t->bytes,
         .layer = t->layer,

@@ -25,14 +25,14 @@
 #define AGAIN "Download or copy the file again."
 
 struct walk {
-    struct st_file *file;
+    struct fb_file *file;
     char *bytes;
     uint64_t have; /* bytes read so far, from the start of the file */
     uint64_t pos;
     uint64_t alignment;
     uint64_t n_strings;
-    enum strata_status status;
-    struct strata_error *err;
+    enum forebay_status status;
+    struct forebay_error *err;
 };
 
 /* Where a name is: the bytes move while the header grows. */
@@ -41,7 +41,7 @@ struct name_at {
     uint32_t length;
 };
 
-const char *st_header_printable(const char *s, size_t length, char buf[64])
+const char *fb_header_printable(const char *s, size_t length, char buf[64])
 {
     size_t n = length < 63 ? length : 63;
     for (size_t i = 0; i < n; i++) {
@@ -63,7 +63,7 @@ static void damaged(struct walk *w, const char *format, ...)
     va_start(ap, format);
     vsnprintf(what, sizeof what, format, ap);
     va_end(ap);
-    w->status = st_fail(w->err, STRATA_E_FORMAT, AGAIN, "%s is damaged: %s", w->file->path, what);
+    w->status = fb_fail(w->err, FOREBAY_E_FORMAT, AGAIN, "%s is damaged: %s", w->file->path, what);
 }
 
 /* --- Bytes -------------------------------------------------------------------------------- */
@@ -71,15 +71,15 @@ static void damaged(struct walk *w, const char *format, ...)
 static void read_on(struct walk *w, uint64_t end)
 {
     uint64_t want = w->have ? 2 * w->have : FIRST_READ;
-    want = st_min(st_max(want, end), w->file->size);
+    want = fb_min(fb_max(want, end), w->file->size);
     char *bytes = realloc(w->bytes, want);
     if (!bytes) {
-        w->status = st_fail(w->err, STRATA_E_NOMEM, "", "no memory for the header of %s (%s)",
-            w->file->path, ST_SIZE(want));
+        w->status = fb_fail(w->err, FOREBAY_E_NOMEM, "", "no memory for the header of %s (%s)",
+            w->file->path, FB_SIZE(want));
         return;
     }
     w->bytes = bytes;
-    w->status = st_file_read(w->file, bytes + w->have, want - w->have, w->have, w->err);
+    w->status = fb_file_read(w->file, bytes + w->have, want - w->have, w->have, w->err);
     w->have = want;
 }
 
@@ -90,11 +90,11 @@ static bool need(struct walk *w, uint64_t length)
         return false;
     }
     if (length > w->file->size - w->pos) {
-        w->status = st_fail(w->err, STRATA_E_FORMAT, AGAIN,
+        w->status = fb_fail(w->err, FOREBAY_E_FORMAT, AGAIN,
             "%s is truncated or damaged: its header goes on past its end (%s)", w->file->path,
-            ST_SIZE(w->file->size));
-    } else if (w->pos + length > ST_HEADER_MAX_BYTES) {
-        damaged(w, "its header is larger than %s", ST_SIZE(ST_HEADER_MAX_BYTES));
+            FB_SIZE(w->file->size));
+    } else if (w->pos + length > FB_HEADER_MAX_BYTES) {
+        damaged(w, "its header is larger than %s", FB_SIZE(FB_HEADER_MAX_BYTES));
     } else if (w->pos + length > w->have) {
         read_on(w, w->pos + length);
     }
@@ -147,7 +147,7 @@ static struct name_at take_name(struct walk *w, const char *what, uint32_t max)
     char shown[64];
     if (!w->status && (at.length > max || memchr(w->bytes + at.pos, 0, at.length))) {
         damaged(w, "the name of a %s is not a name ('%s')", what,
-            st_header_printable(w->bytes + at.pos, at.length, shown));
+            fb_header_printable(w->bytes + at.pos, at.length, shown));
     }
     return at;
 }
@@ -184,11 +184,11 @@ static void skip_values(struct walk *w, uint32_t type, uint64_t count)
         skip(w, count > UINT64_MAX / size ? UINT64_MAX : count * size);
         return;
     }
-    w->n_strings += st_min(count, UINT32_MAX);
+    w->n_strings += fb_min(count, UINT32_MAX);
     if (type != GGUF_TYPE_STRING) {
         damaged(w, "a value in its header has the unknown type %" PRIu32, type);
-    } else if (w->n_strings > ST_HEADER_MAX_STRINGS) {
-        damaged(w, "its header has more than %u strings", ST_HEADER_MAX_STRINGS);
+    } else if (w->n_strings > FB_HEADER_MAX_STRINGS) {
+        damaged(w, "its header has more than %u strings", FB_HEADER_MAX_STRINGS);
     }
     for (uint64_t i = 0; i < count && !w->status; i++) {
         take_string(w);
@@ -199,7 +199,7 @@ static void take_alignment(struct walk *w, uint32_t type)
 {
     uint32_t value = take_u32(w);
     if (type != GGUF_TYPE_UINT32 || value == 0 || (value & (value - 1)) ||
-        value > ST_HEADER_MAX_ALIGNMENT) {
+        value > FB_HEADER_MAX_ALIGNMENT) {
         damaged(w, "its alignment is not a power of two");
         return;
     }
@@ -272,7 +272,7 @@ static struct name_at walk_tensor(struct walk *w, uint64_t *data_end)
     uint32_t n_dims = take_u32(w);
     int64_t ne[4] = {1, 1, 1, 1};
     char name[64];
-    st_header_printable(w->status ? "" : w->bytes + at.pos, w->status ? 0 : at.length, name);
+    fb_header_printable(w->status ? "" : w->bytes + at.pos, w->status ? 0 : at.length, name);
     if (n_dims > 4) {
         damaged(w, "tensor '%s' has %" PRIu32 " dimensions", name, n_dims);
     }
@@ -281,7 +281,7 @@ static struct name_at walk_tensor(struct walk *w, uint64_t *data_end)
     }
     uint32_t type = take_u32(w);
     uint64_t offset = take_u64(w);
-    uint64_t start = st_round_up(*data_end, w->alignment);
+    uint64_t start = fb_round_up(*data_end, w->alignment);
     if (w->status) {
         return at;
     }
@@ -305,7 +305,7 @@ static void check_magic(struct walk *w)
         take(w, magic, 4);
     }
     if (!w->status && memcmp(magic, GGUF_MAGIC, 4) != 0) {
-        w->status = st_fail(w->err, STRATA_E_FORMAT,
+        w->status = fb_fail(w->err, FOREBAY_E_FORMAT,
             "Models are read in the GGUF format; their file names usually end in .gguf.",
             w->file->size ? "%s is not a GGUF file" : "%s is empty", w->file->path);
     }
@@ -313,7 +313,7 @@ static void check_magic(struct walk *w)
     if (w->status || (version >= 2 && version <= GGUF_VERSION)) {
         return;
     }
-    w->status = st_fail(w->err, STRATA_E_FORMAT,
+    w->status = fb_fail(w->err, FOREBAY_E_FORMAT,
         version == 1 ? "Convert the model again with a current llama.cpp."
                      : "Models for big-endian machines and of later versions cannot be read.",
         "%s has the GGUF version %" PRIu32 ", not 2 or %d", w->file->path, version, GGUF_VERSION);
@@ -331,43 +331,43 @@ static uint64_t take_count(struct walk *w, const char *what, uint64_t max)
 static void check_unique(
     struct walk *w, const char *what, const struct name_at *names, uint64_t count)
 {
-    struct st_names *table = st_names_new(count);
+    struct fb_names *table = fb_names_new(count);
     if (!table) {
         w->status =
-            st_fail(w->err, STRATA_E_NOMEM, "", "no memory for the header of %s", w->file->path);
+            fb_fail(w->err, FOREBAY_E_NOMEM, "", "no memory for the header of %s", w->file->path);
         return;
     }
     for (uint64_t i = 0; i < count && !w->status; i++) {
         char shown[64];
         const char *s = w->bytes + names[i].pos;
-        if (st_names_add(table, s, names[i].length) >= 0) {
+        if (fb_names_add(table, s, names[i].length) >= 0) {
             damaged(w, "it has two %s named '%s'", what,
-                st_header_printable(s, names[i].length, shown));
+                fb_header_printable(s, names[i].length, shown));
         }
     }
-    st_names_free(table);
+    fb_names_free(table);
 }
 
 /* A file that was not copied to its end is the likeliest damage of all: say how much is missing. */
 static void check_data_end(struct walk *w, uint64_t data_end)
 {
-    uint64_t start = st_round_up(w->pos, w->alignment);
+    uint64_t start = fb_round_up(w->pos, w->alignment);
     uint64_t size = w->file->size;
     if (!w->status && start + data_end > size) {
         uint64_t missing = start + data_end - size;
-        w->status = st_fail(w->err, STRATA_E_FORMAT, AGAIN,
+        w->status = fb_fail(w->err, FOREBAY_E_FORMAT, AGAIN,
             "%s is truncated: %" PRIu64 " bytes (%s) of %s are missing", w->file->path, missing,
-            ST_SIZE(missing), ST_SIZE(start + data_end));
+            FB_SIZE(missing), FB_SIZE(start + data_end));
     }
 }
 
 static void walk_header(struct walk *w)
 {
     check_magic(w);
-    uint64_t n_tensors = take_count(w, "tensors", ST_HEADER_MAX_TENSORS);
-    uint64_t n_kv = take_count(w, "key-value pairs", ST_HEADER_MAX_KV);
+    uint64_t n_tensors = take_count(w, "tensors", FB_HEADER_MAX_TENSORS);
+    uint64_t n_kv = take_count(w, "key-value pairs", FB_HEADER_MAX_KV);
     uint64_t data_end = 0;
-    struct name_at *names = st_xcalloc(st_max(n_tensors, n_kv), sizeof *names);
+    struct name_at *names = fb_xcalloc(fb_max(n_tensors, n_kv), sizeof *names);
     for (uint64_t i = 0; i < n_kv && !w->status; i++) {
         names[i] = walk_kv(w);
     }
@@ -397,8 +397,8 @@ static size_t from_memory(void *user, void *output, uint64_t offset, size_t leng
     return length;
 }
 
-enum strata_status st_header_parse(
-    struct st_file *file, struct gguf_context **out, struct strata_error *err)
+enum forebay_status fb_header_parse(
+    struct fb_file *file, struct gguf_context **out, struct forebay_error *err)
 {
     struct walk w = {.file = file, .alignment = GGUF_DEFAULT_ALIGNMENT, .err = err};
     walk_header(&w);

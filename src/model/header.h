@@ -11,26 +11,26 @@
  * The walk is bounds-checked, linear in the header's size, and limits counts and sizes to many
  * times what real models have.
  */
-#ifndef ST_MODEL_HEADER_H
-#define ST_MODEL_HEADER_H
+#ifndef FB_MODEL_HEADER_H
+#define FB_MODEL_HEADER_H
 
 #include "os/file.h"
 
 struct gguf_context;
 
-#define ST_HEADER_MAX_BYTES     (128u << 20)
-#define ST_HEADER_MAX_KV        16384u
-#define ST_HEADER_MAX_TENSORS   16384u
-#define ST_HEADER_MAX_STRINGS   (4u << 20) /* elements of string arrays, all together */
-#define ST_HEADER_MAX_ALIGNMENT (16u << 20)
+#define FB_HEADER_MAX_BYTES     (128u << 20)
+#define FB_HEADER_MAX_KV        16384u
+#define FB_HEADER_MAX_TENSORS   16384u
+#define FB_HEADER_MAX_STRINGS   (4u << 20) /* elements of string arrays, all together */
+#define FB_HEADER_MAX_ALIGNMENT (16u << 20)
 
 /* Reads, checks and parses. Every tensor of *out is known to lie inside the file, and no two keys
  * or tensors have the same name. The caller frees *out with gguf_free. E_FORMAT names what is
- * wrong; E_IO as st_file_read. */
-enum strata_status st_header_parse(
-    struct st_file *file, struct gguf_context **out, struct strata_error *err);
+ * wrong; E_IO as fb_file_read. */
+enum forebay_status fb_header_parse(
+    struct fb_file *file, struct gguf_context **out, struct forebay_error *err);
 
 /* A GGUF string for a message: at most 63 bytes, control characters replaced. Returns `buf`. */
-const char *st_header_printable(const char *s, size_t length, char buf[64]);
+const char *fb_header_printable(const char *s, size_t length, char buf[64]);
 
 #endif

@@ -39,7 +39,7 @@ static bool integer_at(enum gguf_type type, const void *data, size_t i, uint64_t
     return value >= 0;
 }
 
-uint64_t st_meta_uint(const struct gguf_context *meta, const char *key, uint64_t fallback)
+uint64_t fb_meta_uint(const struct gguf_context *meta, const char *key, uint64_t fallback)
 {
     int64_t id = gguf_find_key(meta, key);
     if (id < 0 || gguf_get_kv_type(meta, id) == GGUF_TYPE_STRING) {
@@ -63,16 +63,16 @@ uint64_t st_meta_uint(const struct gguf_context *meta, const char *key, uint64_t
     return found ? largest : fallback;
 }
 
-uint64_t st_meta_arch_uint(
+uint64_t fb_meta_arch_uint(
     const struct gguf_context *meta, const char *arch, const char *name, uint64_t fallback)
 {
     char key[160];
     snprintf(key, sizeof key, "%s.%s", arch, name);
-    uint64_t value = st_meta_uint(meta, key, fallback);
+    uint64_t value = fb_meta_uint(meta, key, fallback);
     return value < INT32_MAX ? value : INT32_MAX;
 }
 
-void st_meta_string(const struct gguf_context *meta, const char *key, char *buf, size_t cap)
+void fb_meta_string(const struct gguf_context *meta, const char *key, char *buf, size_t cap)
 {
     int64_t id = gguf_find_key(meta, key);
     bool is_string = id >= 0 && gguf_get_kv_type(meta, id) == GGUF_TYPE_STRING;

@@ -13,20 +13,20 @@ struct entry {
     int index;
 };
 
-struct st_names {
+struct fb_names {
     size_t mask; /* table size - 1; the size is a power of two */
     size_t capacity;
     int count;
     struct entry table[];
 };
 
-struct st_names *st_names_new(size_t capacity)
+struct fb_names *fb_names_new(size_t capacity)
 {
     size_t size = 8;
     while (size < 2 * capacity) {
         size *= 2;
     }
-    struct st_names *names = calloc(1, sizeof *names + size * sizeof names->table[0]);
+    struct fb_names *names = calloc(1, sizeof *names + size * sizeof names->table[0]);
     if (names) {
         names->mask = size - 1;
         names->capacity = capacity;
@@ -34,7 +34,7 @@ struct st_names *st_names_new(size_t capacity)
     return names;
 }
 
-void st_names_free(struct st_names *names)
+void fb_names_free(struct fb_names *names)
 {
     free(names);
 }
@@ -50,7 +50,7 @@ static uint64_t hash(const char *s, size_t length)
 }
 
 /* Where the name is, or the free entry where it belongs. */
-static size_t probe(const struct st_names *names, const char *s, size_t length)
+static size_t probe(const struct fb_names *names, const char *s, size_t length)
 {
     size_t i = hash(s, length) & names->mask;
     for (;; i = (i + 1) & names->mask) {
@@ -61,18 +61,18 @@ static size_t probe(const struct st_names *names, const char *s, size_t length)
     }
 }
 
-int st_names_add(struct st_names *names, const char *s, size_t length)
+int fb_names_add(struct fb_names *names, const char *s, size_t length)
 {
     struct entry *e = &names->table[probe(names, s, length)];
     if (e->s) {
         return e->index;
     }
-    ST_ASSERT((size_t)names->count < names->capacity);
+    FB_ASSERT((size_t)names->count < names->capacity);
     *e = (struct entry){s, (uint32_t)length, names->count++};
     return -1;
 }
 
-int st_names_find(const struct st_names *names, const char *s, size_t length)
+int fb_names_find(const struct fb_names *names, const char *s, size_t length)
 {
     const struct entry *e = &names->table[probe(names, s, length)];
     return e->s ? e->index : -1;

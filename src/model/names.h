@@ -3,22 +3,22 @@
  *
  * Strings are not copied; they must stay where they are. Never removes, never grows.
  */
-#ifndef ST_MODEL_NAMES_H
-#define ST_MODEL_NAMES_H
+#ifndef FB_MODEL_NAMES_H
+#define FB_MODEL_NAMES_H
 
 #include <stddef.h>
 
-struct st_names;
+struct fb_names;
 
 /* Room for `capacity` names. NULL when memory is refused. */
-struct st_names *st_names_new(size_t capacity);
-void st_names_free(struct st_names *names);
+struct fb_names *fb_names_new(size_t capacity);
+void fb_names_free(struct fb_names *names);
 
 /* Adds the name with the next index (0, 1, ...) and returns -1; a name that is there already is not
  * added and its index is returned. */
-int st_names_add(struct st_names *names, const char *s, size_t length);
+int fb_names_add(struct fb_names *names, const char *s, size_t length);
 
 /* Index of the name, or -1. O(1) on average. */
-int st_names_find(const struct st_names *names, const char *s, size_t length);
+int fb_names_find(const struct fb_names *names, const char *s, size_t length);
 
 #endif

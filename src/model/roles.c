@@ -3,14 +3,14 @@
 
 #include <string.h>
 
-const char *st_role_name(enum st_role role)
+const char *fb_role_name(enum fb_role role)
 {
     static const char *const text[] = {
-#define ST_ROLE_TEXT(name, text) text,
-        ST_ROLE_LIST(ST_ROLE_TEXT)
-#undef ST_ROLE_TEXT
+#define FB_ROLE_TEXT(name, text) text,
+        FB_ROLE_LIST(FB_ROLE_TEXT)
+#undef FB_ROLE_TEXT
     };
-    return (unsigned)role < ST_ROLE_COUNT ? text[role] : "?";
+    return (unsigned)role < FB_ROLE_COUNT ? text[role] : "?";
 }
 
 static bool starts(const char *s, const char *prefix)
@@ -56,7 +56,7 @@ static int split_layer(const char *name, const char **base)
     return -1;
 }
 
-int st_layer_of(const char *name)
+int fb_layer_of(const char *name)
 {
     const char *base;
     return split_layer(name, &base);
@@ -75,7 +75,7 @@ static bool is_stack(const char *base)
     return (contains(base, "_exps.") || contains(base, "_chexps.")) && !contains(base, "norm");
 }
 
-int st_expert_dim_of(const char *name)
+int fb_expert_dim_of(const char *name)
 {
     const char *base;
     split_layer(name, &base);
@@ -86,7 +86,7 @@ int st_expert_dim_of(const char *name)
     return strcmp(suffix, "weight") == 0 ? 2 : strcmp(suffix, "bias") == 0 ? 1 : 0;
 }
 
-bool st_is_row_table(const char *name)
+bool fb_is_row_table(const char *name)
 {
     const char *base;
     split_layer(name, &base);
@@ -96,13 +96,13 @@ bool st_is_row_table(const char *name)
 }
 
 /* Role of an expert's part; the base starts "ffn_gate", "ffn_gate_up", ... */
-static enum st_role expert_part(const char *base)
+static enum fb_role expert_part(const char *base)
 {
-    return contains(base, "gate_up") ? ST_ROLE_EXPERT_GATE_UP
-           : contains(base, "gate")  ? ST_ROLE_EXPERT_GATE
-           : contains(base, "up")    ? ST_ROLE_EXPERT_UP
-           : contains(base, "down")  ? ST_ROLE_EXPERT_DOWN
-                                     : ST_ROLE_EXPERT_AUX;
+    return contains(base, "gate_up") ? FB_ROLE_EXPERT_GATE_UP
+           : contains(base, "gate")  ? FB_ROLE_EXPERT_GATE
+           : contains(base, "up")    ? FB_ROLE_EXPERT_UP
+           : contains(base, "down")  ? FB_ROLE_EXPERT_DOWN
+                                     : FB_ROLE_EXPERT_AUX;
 }
 
 /* "ffn_gate.7.weight": one tensor per expert, as the first Mixtral files had them. */
@@ -112,41 +112,41 @@ static bool is_single_expert(const char *base)
     return starts(base, "ffn_") && dot && number_component(dot + 1) > 0;
 }
 
-static enum st_role expert_role(const char *base, const char *suffix)
+static enum fb_role expert_role(const char *base, const char *suffix)
 {
-    return strcmp(suffix, "weight") == 0 ? expert_part(base) : ST_ROLE_EXPERT_AUX;
+    return strcmp(suffix, "weight") == 0 ? expert_part(base) : FB_ROLE_EXPERT_AUX;
 }
 
-/* Base names by how they begin, tried in order after the rules of st_role_of. */
+/* Base names by how they begin, tried in order after the rules of fb_role_of. */
 static const struct {
     const char *prefix;
-    enum st_role role;
+    enum fb_role role;
 } by_prefix[] = {
-    {"ffn_gate_inp", ST_ROLE_ROUTER},
-    {"ffn_gate_tid2eid", ST_ROLE_ROUTER},
-    {"exp_probs_b", ST_ROLE_ROUTER},
-    {"token_embd", ST_ROLE_EMBEDDING},
-    {"token_types", ST_ROLE_EMBEDDING},
-    {"position_embd", ST_ROLE_EMBEDDING},
-    {"per_layer_token_embd", ST_ROLE_EMBEDDING},
-    {"nextn.embed_tokens", ST_ROLE_EMBEDDING},
-    {"nextn.shared_head_head", ST_ROLE_OUTPUT},
-    {"attn_", ST_ROLE_ATTENTION},
-    {"cross_attn_", ST_ROLE_ATTENTION},
-    {"vis_attn_", ST_ROLE_ATTENTION},
-    {"indexer", ST_ROLE_ATTENTION},
-    {"ssm_", ST_ROLE_ATTENTION},
-    {"time_mix_", ST_ROLE_ATTENTION},
-    {"shortconv", ST_ROLE_ATTENTION},
-    {"channel_mix_", ST_ROLE_DENSE_FFN},
-    {"vis_gate", ST_ROLE_DENSE_FFN},
-    {"vis_up", ST_ROLE_DENSE_FFN},
-    {"vis_down", ST_ROLE_DENSE_FFN},
-    {"ffn_", ST_ROLE_DENSE_FFN},
-    {"ffn.", ST_ROLE_DENSE_FFN},
+    {"ffn_gate_inp", FB_ROLE_ROUTER},
+    {"ffn_gate_tid2eid", FB_ROLE_ROUTER},
+    {"exp_probs_b", FB_ROLE_ROUTER},
+    {"token_embd", FB_ROLE_EMBEDDING},
+    {"token_types", FB_ROLE_EMBEDDING},
+    {"position_embd", FB_ROLE_EMBEDDING},
+    {"per_layer_token_embd", FB_ROLE_EMBEDDING},
+    {"nextn.embed_tokens", FB_ROLE_EMBEDDING},
+    {"nextn.shared_head_head", FB_ROLE_OUTPUT},
+    {"attn_", FB_ROLE_ATTENTION},
+    {"cross_attn_", FB_ROLE_ATTENTION},
+    {"vis_attn_", FB_ROLE_ATTENTION},
+    {"indexer", FB_ROLE_ATTENTION},
+    {"ssm_", FB_ROLE_ATTENTION},
+    {"time_mix_", FB_ROLE_ATTENTION},
+    {"shortconv", FB_ROLE_ATTENTION},
+    {"channel_mix_", FB_ROLE_DENSE_FFN},
+    {"vis_gate", FB_ROLE_DENSE_FFN},
+    {"vis_up", FB_ROLE_DENSE_FFN},
+    {"vis_down", FB_ROLE_DENSE_FFN},
+    {"ffn_", FB_ROLE_DENSE_FFN},
+    {"ffn.", FB_ROLE_DENSE_FFN},
 };
 
-enum st_role st_role_of(const char *name)
+enum fb_role fb_role_of(const char *name)
 {
     const char *base;
     split_layer(name, &base);
@@ -154,18 +154,18 @@ enum st_role st_role_of(const char *name)
         return expert_role(base, suffix_of(name));
     }
     if (contains(base, "norm") || is(base, "time_mix_ln")) {
-        return ST_ROLE_NORM;
+        return FB_ROLE_NORM;
     }
     if (contains(base, "_shexp")) {
-        return ST_ROLE_SHARED_EXPERT;
+        return FB_ROLE_SHARED_EXPERT;
     }
     if (is(base, "output") || is(base, "cls")) {
-        return ST_ROLE_OUTPUT;
+        return FB_ROLE_OUTPUT;
     }
     for (size_t i = 0; i < sizeof by_prefix / sizeof by_prefix[0]; i++) {
         if (starts(base, by_prefix[i].prefix)) {
             return by_prefix[i].role;
         }
     }
-    return ST_ROLE_OTHER;
+    return FB_ROLE_OTHER;
 }

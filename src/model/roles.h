@@ -7,20 +7,20 @@
  *
  * The names are those of llama.cpp's LLM_TENSOR_NAMES, which all architectures share.
  */
-#ifndef ST_MODEL_ROLES_H
-#define ST_MODEL_ROLES_H
+#ifndef FB_MODEL_ROLES_H
+#define FB_MODEL_ROLES_H
 
 #include "model/catalog.h"
 
-enum st_role st_role_of(const char *name);
+enum fb_role fb_role_of(const char *name);
 
 /* The number of the block the tensor belongs to, or -1. */
-int st_layer_of(const char *name);
+int fb_layer_of(const char *name);
 
 /* The dimension along which experts are stacked, or -1 for a tensor that is not a stack. */
-int st_expert_dim_of(const char *name);
+int fb_expert_dim_of(const char *name);
 
 /* True for a table of which a token uses one row (GGML's GET_ROWS). */
-bool st_is_row_table(const char *name);
+bool fb_is_row_table(const char *name);
 
 #endif

@@ -12,18 +12,18 @@
 
 #include "gguf.h"
 
-static enum strata_status contradiction(
-    const struct st_catalog *c, const char *what, int64_t value, struct strata_error *err)
+static enum forebay_status contradiction(
+    const struct fb_catalog *c, const char *what, int64_t value, struct forebay_error *err)
 {
-    return st_fail(err, STRATA_E_FORMAT, "Download the model again, or convert it again.",
+    return fb_fail(err, FOREBAY_E_FORMAT, "Download the model again, or convert it again.",
         "%s contradicts itself: %s (%" PRId64 ")", c->files[0]->path, what, value);
 }
 
-enum strata_status st_catalog_check_runnable(const struct st_catalog *c, struct strata_error *err)
+enum forebay_status fb_catalog_check_runnable(const struct fb_catalog *c, struct forebay_error *err)
 {
-    uint64_t layers = st_meta_arch_uint(c->meta, c->arch, "block_count", 1);
-    uint64_t nextn = st_meta_arch_uint(c->meta, c->arch, "nextn_predict_layers", 0);
-    uint64_t groups = st_meta_arch_uint(c->meta, c->arch, "expert_group_count", 0);
+    uint64_t layers = fb_meta_arch_uint(c->meta, c->arch, "block_count", 1);
+    uint64_t nextn = fb_meta_arch_uint(c->meta, c->arch, "nextn_predict_layers", 0);
+    uint64_t groups = fb_meta_arch_uint(c->meta, c->arch, "expert_group_count", 0);
     int64_t tokens = gguf_find_key(c->meta, "tokenizer.ggml.tokens");
     if (layers == 0) {
         return contradiction(c, "it has no layers", 0, err);
@@ -44,5 +44,5 @@ enum strata_status st_catalog_check_runnable(const struct st_catalog *c, struct 
         gguf_get_arr_n(c->meta, tokens) == 0) {
         return contradiction(c, "its vocabulary is empty", 0, err);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }

@@ -28,19 +28,19 @@ static size_t prefix_length(const char *path, int count)
     return prefix;
 }
 
-char *st_split_path(const char *path, int no, int count)
+char *fb_split_path(const char *path, int no, int count)
 {
     size_t prefix = prefix_length(path, count);
     if (prefix == 0) {
         return NULL;
     }
     size_t cap = prefix + 48;
-    char *part = st_xmalloc(cap);
+    char *part = fb_xmalloc(cap);
     snprintf(part, cap, "%.*s-%05d-of-%05d.gguf", (int)prefix, path, no + 1, count);
     return part;
 }
 
-bool st_split_is_named(const char *path, int no, int count)
+bool fb_split_is_named(const char *path, int no, int count)
 {
     char tail[48];
     snprintf(tail, sizeof tail, "-%05d-of-%05d.gguf", no + 1, count);

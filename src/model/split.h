@@ -2,16 +2,16 @@
  * split.h - the file names of a split set, as llama-gguf-split makes them:
  * PREFIX-00001-of-00003.gguf, PREFIX-00002-of-00003.gguf, ...
  */
-#ifndef ST_MODEL_SPLIT_H
-#define ST_MODEL_SPLIT_H
+#ifndef FB_MODEL_SPLIT_H
+#define FB_MODEL_SPLIT_H
 
 #include <stdbool.h>
 
 /* True when `path` is named as part `no` (from 0) of `count`. */
-bool st_split_is_named(const char *path, int no, int count);
+bool fb_split_is_named(const char *path, int no, int count);
 
 /* Path of part `no`, given the path of another part of the set (which is named as such, whatever
  * its number). NULL when `path` is not named like a part of `count`. The caller frees it. */
-char *st_split_path(const char *path, int no, int count);
+char *fb_split_path(const char *path, int no, int count);
 
 #endif

@@ -22,20 +22,20 @@
 struct reader {
     const char *path;
     int line;
-    struct st_trace *trace;
-    const struct st_trace_part *part;
+    struct fb_trace *trace;
+    const struct fb_trace_part *part;
     int file_layers; /* of which trace->n_layer are wanted; 0: header not read yet */
     int capacity;    /* tokens */
     json_int_t pass; /* of the token before; -1: it does not say, or was not prefill */
-    struct strata_error *err;
+    struct forebay_error *err;
 };
 
-static enum strata_status bad(const struct reader *r, const char *hint, const char *what)
+static enum forebay_status bad(const struct reader *r, const char *hint, const char *what)
 {
-    return st_fail(r->err, STRATA_E_FORMAT, hint, "%s: line %d: %s", r->path, r->line, what);
+    return fb_fail(r->err, FOREBAY_E_FORMAT, hint, "%s: line %d: %s", r->path, r->line, what);
 }
 
-const uint16_t *st_trace_route(const struct st_trace *trace, int token, int layer)
+const uint16_t *fb_trace_route(const struct fb_trace *trace, int token, int layer)
 {
     size_t row = (size_t)token * (size_t)trace->n_layer + (size_t)layer;
     const uint16_t *route = trace->experts + row * (size_t)trace->top_k;
@@ -66,18 +66,18 @@ static void copy_name(const char *name, char *out, size_t cap)
     }
 }
 
-static enum strata_status read_header(struct reader *r, const json_t *line)
+static enum forebay_status read_header(struct reader *r, const json_t *line)
 {
-    struct st_trace *t = r->trace;
-    if (!read_number(line, "n_layer", ST_TRACE_MAX_LAYERS, &r->file_layers)) {
+    struct fb_trace *t = r->trace;
+    if (!read_number(line, "n_layer", FB_TRACE_MAX_LAYERS, &r->file_layers)) {
         return bad(r, HINT_HEADER, "no usable \"n_layer\"");
     }
     if (r->part->layers > r->file_layers) {
-        return st_fail(r->err, STRATA_E_USAGE, "", "%s has %d layers, not %d", r->path,
+        return fb_fail(r->err, FOREBAY_E_USAGE, "", "%s has %d layers, not %d", r->path,
             r->file_layers, r->part->layers);
     }
     t->n_layer = r->part->layers ? r->part->layers : r->file_layers;
-    if (!read_number(line, "n_expert", ST_TRACE_MAX_EXPERTS, &t->n_expert)) {
+    if (!read_number(line, "n_expert", FB_TRACE_MAX_EXPERTS, &t->n_expert)) {
         return bad(r, HINT_HEADER, "no usable \"n_expert\"");
     }
     if (!read_number(line, "top_k", t->n_expert, &t->top_k)) {
@@ -85,12 +85,12 @@ static enum strata_status read_header(struct reader *r, const json_t *line)
     }
     const char *model = json_string_value(json_object_get(line, "model"));
     copy_name(model ? model : "unnamed", t->model, sizeof t->model);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status read_route(struct reader *r, const json_t *list, uint16_t *out)
+static enum forebay_status read_route(struct reader *r, const json_t *list, uint16_t *out)
 {
-    const struct st_trace *t = r->trace;
+    const struct fb_trace *t = r->trace;
     if (!json_is_array(list) || json_array_size(list) != (size_t)t->top_k) {
         return bad(r, HINT_TOKEN, "a layer does not have top_k experts");
     }
@@ -107,13 +107,13 @@ static enum strata_status read_route(struct reader *r, const json_t *list, uint1
         }
         out[k] = (uint16_t)e;
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* The next token's place in all arrays; NULL when there are too many. */
 static uint16_t *room_for_token(struct reader *r)
 {
-    struct st_trace *t = r->trace;
+    struct fb_trace *t = r->trace;
     size_t per_token = (size_t)t->n_layer * (size_t)t->top_k;
     if (t->n_tokens == r->capacity) {
         if (r->capacity == MAX_TOKENS) {
@@ -121,9 +121,9 @@ static uint16_t *room_for_token(struct reader *r)
         }
         r->capacity = r->capacity ? 2 * r->capacity : 256;
         size_t n = (size_t)r->capacity;
-        t->experts = st_xrealloc(t->experts, n * per_token * sizeof *t->experts);
-        t->batch = st_xrealloc(t->batch, n * sizeof *t->batch);
-        t->prefill = st_xrealloc(t->prefill, n * sizeof *t->prefill);
+        t->experts = fb_xrealloc(t->experts, n * per_token * sizeof *t->experts);
+        t->batch = fb_xrealloc(t->batch, n * sizeof *t->batch);
+        t->prefill = fb_xrealloc(t->prefill, n * sizeof *t->prefill);
     }
     return t->experts + (size_t)t->n_tokens * per_token;
 }
@@ -131,7 +131,7 @@ static uint16_t *room_for_token(struct reader *r)
 /* Counts the token whose routes are in place. */
 static void add_token(struct reader *r, const json_t *line, bool prefill)
 {
-    struct st_trace *t = r->trace;
+    struct fb_trace *t = r->trace;
     const json_t *value = json_object_get(line, "pass");
     json_int_t pass = prefill && json_is_integer(value) ? json_integer_value(value) : -1;
     int last = t->n_tokens > 0 ? t->batch[t->n_tokens - 1] : -1;
@@ -142,16 +142,16 @@ static void add_token(struct reader *r, const json_t *line, bool prefill)
     r->pass = pass;
 }
 
-static enum strata_status read_token(struct reader *r, const json_t *line)
+static enum forebay_status read_token(struct reader *r, const json_t *line)
 {
-    struct st_trace *t = r->trace;
+    struct fb_trace *t = r->trace;
     const char *phase = json_string_value(json_object_get(line, "phase"));
     if (!phase || (strcmp(phase, "decode") != 0 && strcmp(phase, "prefill") != 0)) {
         return bad(r, HINT_TOKEN, "\"phase\" is neither \"decode\" nor \"prefill\"");
     }
     bool prefill = strcmp(phase, "prefill") == 0;
     if (prefill && !r->part->prefill) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
     const json_t *layers = json_object_get(line, "layers");
     if (!json_is_array(layers) || json_array_size(layers) != (size_t)r->file_layers) {
@@ -167,20 +167,20 @@ static enum strata_status read_token(struct reader *r, const json_t *line)
             *out = NO_ROUTE;
             continue;
         }
-        enum strata_status status = read_route(r, route, out);
+        enum forebay_status status = read_route(r, route, out);
         if (status) {
             return status;
         }
     }
     add_token(r, line, prefill);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status read_line(struct reader *r, const char *text, size_t length)
+static enum forebay_status read_line(struct reader *r, const char *text, size_t length)
 {
     json_error_t json_error;
     json_t *line = json_loadb(text, length, JSON_REJECT_DUPLICATES, &json_error);
-    enum strata_status status;
+    enum forebay_status status;
     if (!line) {
         char what[sizeof json_error.text + 16];
         snprintf(what, sizeof what, "not JSON: %s", json_error.text);
@@ -198,7 +198,7 @@ static enum strata_status read_line(struct reader *r, const char *text, size_t l
 
 /* Reads a line without its end into *text. False at the end of the file, or on an error: *status. */
 static bool next_line(
-    struct reader *r, FILE *file, char **text, size_t *length, enum strata_status *status)
+    struct reader *r, FILE *file, char **text, size_t *length, enum forebay_status *status)
 {
     static const size_t step = 1 << 16;
     size_t n = 0;
@@ -210,12 +210,12 @@ static bool next_line(
                 *status = bad(r, "A trace has one JSON object per line.", "the line has no end");
                 return false;
             }
-            *text = st_xrealloc(*text, n + step);
+            *text = fb_xrealloc(*text, n + step);
         }
         (*text)[n++] = (char)c;
     }
     if (ferror(file)) {
-        *status = st_fail_errno(r->err, STRATA_E_IO, errno, "", "cannot read %s", r->path);
+        *status = fb_fail_errno(r->err, FOREBAY_E_IO, errno, "", "cannot read %s", r->path);
         return false;
     }
     *length = n;
@@ -230,14 +230,14 @@ static bool is_blank(const char *text, size_t length)
     return length == 0;
 }
 
-static enum strata_status read_lines(struct reader *r, FILE *file)
+static enum forebay_status read_lines(struct reader *r, FILE *file)
 {
     char *text = NULL;
     size_t length;
-    const struct st_trace *t = r->trace;
-    enum strata_status status = STRATA_OK;
+    const struct fb_trace *t = r->trace;
+    enum forebay_status status = FOREBAY_OK;
     for (r->line = 1; !status && next_line(r, file, &text, &length, &status); r->line++) {
-        status = is_blank(text, length) ? STRATA_OK : read_line(r, text, length);
+        status = is_blank(text, length) ? FOREBAY_OK : read_line(r, text, length);
         if (r->part->tokens > 0 && t->n_tokens - t->n_prefill >= r->part->tokens) {
             break;
         }
@@ -246,32 +246,33 @@ static enum strata_status read_lines(struct reader *r, FILE *file)
     return status;
 }
 
-enum strata_status st_trace_read(const char *path, const struct st_trace_part *part,
-    struct st_trace *out, struct strata_error *err)
+enum forebay_status fb_trace_read(const char *path, const struct fb_trace_part *part,
+    struct fb_trace *out, struct forebay_error *err)
 {
-    struct st_trace trace = {0};
+    struct fb_trace trace = {0};
     struct reader r = {.path = path, .trace = &trace, .part = part, .pass = -1, .err = err};
     FILE *file = fopen(path, "r");
     if (!file) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "Is the path right?", "cannot open %s", path);
+        return fb_fail_errno(
+            err, FOREBAY_E_IO, errno, "Is the path right?", "cannot open %s", path);
     }
-    enum strata_status status = read_lines(&r, file);
+    enum forebay_status status = read_lines(&r, file);
     fclose(file);
     if (!status && r.file_layers == 0) {
-        status = st_fail(err, STRATA_E_FORMAT, HINT_HEADER, "%s is empty", path);
+        status = fb_fail(err, FOREBAY_E_FORMAT, HINT_HEADER, "%s is empty", path);
     } else if (!status && trace.n_tokens == 0) {
-        status = st_fail(err, STRATA_E_FORMAT, HINT_TOKEN, "%s: no %stoken", path,
+        status = fb_fail(err, FOREBAY_E_FORMAT, HINT_TOKEN, "%s: no %stoken", path,
             part->prefill ? "" : "decode ");
     }
     if (status) {
-        st_trace_release(&trace);
+        fb_trace_release(&trace);
     } else {
         *out = trace;
     }
     return status;
 }
 
-void st_trace_release(struct st_trace *trace)
+void fb_trace_release(struct fb_trace *trace)
 {
     free(trace->experts);
     free(trace->batch);
@@ -281,7 +282,7 @@ void st_trace_release(struct st_trace *trace)
 
 /* --- Writing ------------------------------------------------------------------------------ */
 
-void st_trace_write_header(FILE *file, const char *model, int n_layer, int n_expert, int top_k)
+void fb_trace_write_header(FILE *file, const char *model, int n_layer, int n_expert, int top_k)
 {
     json_t *header = json_object();
     json_t *name = json_string(model);
@@ -289,13 +290,13 @@ void st_trace_write_header(FILE *file, const char *model, int n_layer, int n_exp
     json_object_set_new(header, "n_layer", json_integer(n_layer));
     json_object_set_new(header, "n_expert", json_integer(n_expert));
     json_object_set_new(header, "top_k", json_integer(top_k));
-    json_object_set_new(header, "source", json_string("strata run --trace-out"));
+    json_object_set_new(header, "source", json_string("forebay run --trace-out"));
     json_dumpf(header, file, JSON_PRESERVE_ORDER);
     json_decref(header);
     putc('\n', file);
 }
 
-void st_trace_write_token(FILE *file, int32_t token, bool prefill, uint64_t pass,
+void fb_trace_write_token(FILE *file, int32_t token, bool prefill, uint64_t pass,
     const int32_t *const *layers, int n_layer, int top_k)
 {
     fprintf(file, "{\"tok\":%d,\"phase\":\"%s\",\"seq\":0,\"pass\":%llu,\"layers\":[", token,

@@ -8,19 +8,19 @@
  * "pass", a number: prefill tokens that follow one another with the same one were computed as one
  * batch. Other keys are ignored.
  */
-#ifndef ST_MODEL_TRACE_H
-#define ST_MODEL_TRACE_H
+#ifndef FB_MODEL_TRACE_H
+#define FB_MODEL_TRACE_H
 
 #include <stdio.h>
 
-#include "strata.h"
+#include "forebay.h"
 
-#define ST_TRACE_MAX_LAYERS  512 /* llama.cpp's own limits */
-#define ST_TRACE_MAX_EXPERTS 1024
+#define FB_TRACE_MAX_LAYERS  512 /* llama.cpp's own limits */
+#define FB_TRACE_MAX_EXPERTS 1024
 
 /* --- Reading ------------------------------------------------------------------------------ */
 
-struct st_trace {
+struct fb_trace {
     char model[128];
     int n_layer;
     int n_expert;
@@ -32,7 +32,7 @@ struct st_trace {
     bool *prefill;     /* [token] */
 };
 
-struct st_trace_part {
+struct fb_trace_part {
     int layers;   /* the first so many; 0: all */
     int tokens;   /* the first so many decode tokens; 0: all */
     bool prefill; /* prefill tokens too */
@@ -40,20 +40,20 @@ struct st_trace_part {
 
 /* Reads that part of the file (fewer tokens if it has fewer). E_IO, E_FORMAT with the line number,
  * E_USAGE for too many layers. At least one decode token, or with `prefill` one token. */
-enum strata_status st_trace_read(const char *path, const struct st_trace_part *part,
-    struct st_trace *out, struct strata_error *err);
-void st_trace_release(struct st_trace *trace);
+enum forebay_status fb_trace_read(const char *path, const struct fb_trace_part *part,
+    struct fb_trace *out, struct forebay_error *err);
+void fb_trace_release(struct fb_trace *trace);
 
 /* The top_k experts of a token in a layer; NULL when a prefill token has none there. */
-const uint16_t *st_trace_route(const struct st_trace *trace, int token, int layer);
+const uint16_t *fb_trace_route(const struct fb_trace *trace, int token, int layer);
 
 /* --- Writing ------------------------------------------------------------------------------ */
 
 /* Each writes one line; errors show in ferror(file). */
-void st_trace_write_header(FILE *file, const char *model, int n_layer, int n_expert, int top_k);
+void fb_trace_write_header(FILE *file, const char *model, int n_layer, int n_expert, int top_k);
 
 /* One token. `layers` says top_k experts for each layer, NULL for none. */
-void st_trace_write_token(FILE *file, int32_t token, bool prefill, uint64_t pass,
+void fb_trace_write_token(FILE *file, int32_t token, bool prefill, uint64_t pass,
     const int32_t *const *layers, int n_layer, int top_k);
 
 #endif

@@ -26,12 +26,12 @@
 
 /* Also the size of a read. A cached 1.6 GB model: 3.4 GB/s with 1 MiB, 2.5 with 256 KiB or 4 MiB
  * (x86-64, 2 cores); from disk they are alike. */
-#define BLOCK ST_MIB
+#define BLOCK FB_MIB
 
 struct segment {
     uint64_t start; /* in the virtual file */
     uint64_t length;
-    struct st_file *file; /* NULL: the header */
+    struct fb_file *file; /* NULL: the header */
     uint64_t offset;      /* in `file` */
 };
 
@@ -43,9 +43,9 @@ struct vgguf {
     uint64_t size;
     uint64_t pos;
     bool drop_cache; /* leave nothing in the page cache */
-    struct st_vgguf_stats *stats;
-    struct st_vgguf_stats own_stats;
-    struct strata_error *io_error;
+    struct fb_vgguf_stats *stats;
+    struct fb_vgguf_stats own_stats;
+    struct forebay_error *io_error;
 };
 
 /* --- The stream --------------------------------------------------------------------------- */
@@ -75,15 +75,15 @@ static const struct segment *segment_at(struct vgguf *v, uint64_t pos)
 static bool read_file(
     struct vgguf *v, const struct segment *s, uint64_t inside, void *to, uint64_t length)
 {
-    struct strata_error unused;
+    struct forebay_error unused;
     uint64_t offset = s->offset + inside;
-    if (st_file_read(s->file, to, length, offset, v->io_error ? v->io_error : &unused)) {
+    if (fb_file_read(s->file, to, length, offset, v->io_error ? v->io_error : &unused)) {
         errno = EIO;
         return false;
     }
     if (v->drop_cache) {
-        uint64_t begin = st_round_down(offset, 4096);
-        st_file_drop_cache(s->file, begin, offset + length - begin);
+        uint64_t begin = fb_round_down(offset, 4096);
+        fb_file_drop_cache(s->file, begin, offset + length - begin);
     }
     v->stats->read_bytes += length;
     return true;
@@ -101,7 +101,7 @@ static int64_t on_read(void *user, void *buffer, size_t length)
     uint64_t end = !gap                                  ? s->start + s->length
                    : s + 1 < v->segments + v->n_segments ? s[1].start
                                                          : v->size;
-    uint64_t n = st_min(length, end - v->pos);
+    uint64_t n = fb_min(length, end - v->pos);
     if (gap) {
         memset(buffer, 0, n);
     } else if (!s->file) {
@@ -134,7 +134,7 @@ static void vgguf_free(void *user)
     free(v);
 }
 
-static const struct st_cookie_calls calls = {on_read, on_seek, vgguf_free};
+static const struct fb_cookie_calls calls = {on_read, on_seek, vgguf_free};
 
 /* --- The header --------------------------------------------------------------------------- */
 
@@ -153,12 +153,12 @@ static struct gguf_context *empty_header(void)
     memcpy(bytes.key, key, sizeof bytes.key);
     struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
     struct gguf_context *g = gguf_init_from_buffer(&bytes, sizeof bytes, params);
-    ST_ASSERT(g && gguf_get_alignment(g) == BLOCK);
+    FB_ASSERT(g && gguf_get_alignment(g) == BLOCK);
     return g;
 }
 
 /* The model's keys, and all tensors as if they were in one file. */
-static struct gguf_context *make_header(const struct st_catalog *c)
+static struct gguf_context *make_header(const struct fb_catalog *c)
 {
     struct gguf_context *g = empty_header();
     gguf_set_kv(g, c->meta);
@@ -167,7 +167,7 @@ static struct gguf_context *make_header(const struct st_catalog *c)
     gguf_remove_key(g, "split.tensors.count");
     gguf_set_val_u32(g, GGUF_KEY_GENERAL_ALIGNMENT, BLOCK);
     for (int i = 0; i < c->n_tensors; i++) {
-        const struct st_tensor *t = &c->tensors[i];
+        const struct fb_tensor *t = &c->tensors[i];
         struct ggml_tensor shape = {.type = (enum ggml_type)t->type};
         memcpy(shape.ne, t->ne, sizeof shape.ne);
         shape.nb[0] = ggml_type_size(shape.type);
@@ -180,24 +180,24 @@ static struct gguf_context *make_header(const struct st_catalog *c)
     return g;
 }
 
-static enum strata_status fill(
-    struct vgguf *v, const struct st_catalog *c, struct strata_error *err)
+static enum forebay_status fill(
+    struct vgguf *v, const struct fb_catalog *c, struct forebay_error *err)
 {
     struct gguf_context *g = make_header(c);
     uint64_t length = gguf_get_meta_size(g);
     v->header = malloc(length);
     v->segments = calloc((size_t)c->n_tensors + 1, sizeof *v->segments);
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     if (!v->header || !v->segments) {
-        status = st_fail(err, STRATA_E_NOMEM, "", "no memory for the header of %s (%s)",
-            c->files[0]->path, ST_SIZE(length));
+        status = fb_fail(err, FOREBAY_E_NOMEM, "", "no memory for the header of %s (%s)",
+            c->files[0]->path, FB_SIZE(length));
     } else {
         gguf_get_meta_data(g, v->header);
         v->segments[v->n_segments++] = (struct segment){.start = 0, .length = length};
         v->size = length;
     }
     for (int i = 0; i < c->n_tensors && !status; i++) {
-        const struct st_tensor *t = &c->tensors[i];
+        const struct fb_tensor *t = &c->tensors[i];
         uint64_t start = length + gguf_get_tensor_offset(g, i);
         if (t->bytes > 0) {
             v->segments[v->n_segments++] =
@@ -210,36 +210,36 @@ static enum strata_status fill(
 }
 
 /* Room for the weights and for a cached copy, which makes the next start faster? */
-static bool cache_is_welcome(const struct st_catalog *c)
+static bool cache_is_welcome(const struct fb_catalog *c)
 {
-    struct st_memory_state memory;
-    st_memory_state(&memory);
-    return st_memory_headroom(&memory) / 2 > c->file_bytes;
+    struct fb_memory_state memory;
+    fb_memory_state(&memory);
+    return fb_memory_headroom(&memory) / 2 > c->file_bytes;
 }
 
-enum strata_status st_vgguf_open(struct st_catalog *c, struct st_vgguf_stats *stats,
-    struct strata_error *io_error, FILE **out, struct strata_error *err)
+enum forebay_status fb_vgguf_open(struct fb_catalog *c, struct fb_vgguf_stats *stats,
+    struct forebay_error *io_error, FILE **out, struct forebay_error *err)
 {
-    enum strata_status status = st_catalog_check_files(c, err);
+    enum forebay_status status = fb_catalog_check_files(c, err);
     if (!status) {
-        status = st_catalog_check_runnable(c, err);
+        status = fb_catalog_check_runnable(c, err);
     }
     if (status) {
         return status;
     }
-    struct vgguf *v = st_xcalloc(1, sizeof *v);
+    struct vgguf *v = fb_xcalloc(1, sizeof *v);
     v->stats = stats ? stats : &v->own_stats;
     v->io_error = io_error;
     v->drop_cache = !cache_is_welcome(c);
     status = fill(v, c, err);
-    FILE *f = status ? NULL : st_cookie_open(v, &calls, BLOCK);
+    FILE *f = status ? NULL : fb_cookie_open(v, &calls, BLOCK);
     if (!f && !status) {
-        status = st_fail(err, STRATA_E_NOMEM, "", "no memory to read %s", c->files[0]->path);
+        status = fb_fail(err, FOREBAY_E_NOMEM, "", "no memory to read %s", c->files[0]->path);
     }
     if (status) {
         vgguf_free(v);
         return status;
     }
     *out = f;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }

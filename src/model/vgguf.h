@@ -9,21 +9,21 @@
  *
  * Load with load_mode NONE and lazy_mode OFF: there is no descriptor to map.
  */
-#ifndef ST_MODEL_VGGUF_H
-#define ST_MODEL_VGGUF_H
+#ifndef FB_MODEL_VGGUF_H
+#define FB_MODEL_VGGUF_H
 
 #include <stdio.h>
 
 #include "model/catalog.h"
 
-struct st_vgguf_stats {
+struct fb_vgguf_stats {
     uint64_t read_bytes; /* tensor data, from the files; the catalogue has read the headers */
 };
 
 /* A seekable, read-only stream; fclose it after loading. The catalogue must outlive it. `stats`
  * (may be NULL) is updated while reading. A read error sets ferror and, if `io_error` is not NULL,
  * describes it there (llama.cpp's own message does not name the file). One thread at a time. */
-enum strata_status st_vgguf_open(struct st_catalog *catalog, struct st_vgguf_stats *stats,
-    struct strata_error *io_error, FILE **out, struct strata_error *err);
+enum forebay_status fb_vgguf_open(struct fb_catalog *catalog, struct fb_vgguf_stats *stats,
+    struct forebay_error *io_error, FILE **out, struct forebay_error *err);
 
 #endif

@@ -9,16 +9,16 @@
 
 #include "ggml.h"
 
-/* Direct reads move blocks of this size (ST_IO_ALIGN; model may not know io). */
+/* Direct reads move blocks of this size (FB_IO_ALIGN; model may not know io). */
 #define BLOCK 4096u
 
-bool st_weights_is_expert(const struct st_tensor *tensor)
+bool fb_weights_is_expert(const struct fb_tensor *tensor)
 {
     switch (tensor->role) {
-    case ST_ROLE_EXPERT_GATE:
-    case ST_ROLE_EXPERT_UP:
-    case ST_ROLE_EXPERT_DOWN:
-    case ST_ROLE_EXPERT_GATE_UP:
+    case FB_ROLE_EXPERT_GATE:
+    case FB_ROLE_EXPERT_UP:
+    case FB_ROLE_EXPERT_DOWN:
+    case FB_ROLE_EXPERT_GATE_UP:
         return tensor->matrix && tensor->n_expert > 1;
     default:
         return false;
@@ -27,13 +27,13 @@ bool st_weights_is_expert(const struct st_tensor *tensor)
 
 static int by_tensor(const void *a, const void *b)
 {
-    const struct st_claim *x = a, *y = b;
+    const struct fb_claim *x = a, *y = b;
     return (x->tensor > y->tensor) - (x->tensor < y->tensor);
 }
 
-static struct st_weight describe(const struct st_tensor *tensor, const struct st_claim *claim)
+static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb_claim *claim)
 {
-    struct st_weight w = {.tensor = claim->tensor,
+    struct fb_weight w = {.tensor = claim->tensor,
         .group = -1,
         .unit_bytes = claim->unit_bytes,
         .transformed = claim->transform,
@@ -41,7 +41,7 @@ static struct st_weight describe(const struct st_tensor *tensor, const struct st
         .offset = claim->offset,
         .step = claim->step,
         .file_bytes = claim->unit_bytes};
-    bool expert = st_weights_is_expert(tensor);
+    bool expert = fb_weights_is_expert(tensor);
     if (!claim->file) {
         w.offset = tensor->offset;
         w.step = w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
@@ -49,61 +49,61 @@ static struct st_weight describe(const struct st_tensor *tensor, const struct st
     /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
     bool same_delta = !expert || w.step % BLOCK == 0;
     if (claim->transform && !claim->file) {
-        w.arrival = ST_ARRIVE_TRANSFORM;
+        w.arrival = FB_ARRIVE_TRANSFORM;
     } else {
-        w.arrival = same_delta ? ST_ARRIVE_DIRECT : ST_ARRIVE_COPY;
+        w.arrival = same_delta ? FB_ARRIVE_DIRECT : FB_ARRIVE_COPY;
     }
-    if (w.arrival == ST_ARRIVE_DIRECT) {
+    if (w.arrival == FB_ARRIVE_DIRECT) {
         w.delta = w.offset % BLOCK;
-        w.stride = st_round_up(w.delta + w.file_bytes, BLOCK);
+        w.stride = fb_round_up(w.delta + w.file_bytes, BLOCK);
     } else {
-        w.stride = st_round_up(w.unit_bytes, expert ? 64 : BLOCK);
+        w.stride = fb_round_up(w.unit_bytes, expert ? 64 : BLOCK);
     }
     return w;
 }
 
-static struct st_group *group_for(struct st_weights *ws, int layer, int n_expert)
+static struct fb_group *group_for(struct fb_weights *ws, int layer, int n_expert)
 {
     for (int g = 0; g < ws->n_groups; g++) {
-        struct st_group *group = &ws->groups[g];
-        if (group->layer == layer && group->n_expert == n_expert && group->n_parts < ST_MAX_PARTS) {
+        struct fb_group *group = &ws->groups[g];
+        if (group->layer == layer && group->n_expert == n_expert && group->n_parts < FB_MAX_PARTS) {
             return group;
         }
     }
-    struct st_group *group = &ws->groups[ws->n_groups++];
-    *group = (struct st_group){.layer = layer, .n_expert = n_expert};
+    struct fb_group *group = &ws->groups[ws->n_groups++];
+    *group = (struct fb_group){.layer = layer, .n_expert = n_expert};
     return group;
 }
 
 static int by_layer(const void *a, const void *b)
 {
-    const struct st_group *x = a, *y = b;
+    const struct fb_group *x = a, *y = b;
     if (x->layer != y->layer) {
         return x->layer < y->layer ? -1 : 1;
     }
     return (x->weight[0] > y->weight[0]) - (x->weight[0] < y->weight[0]);
 }
 
-struct st_weights *st_weights_new(
-    const struct st_catalog *catalog, const struct st_claim *claims, int n_claims)
+struct fb_weights *fb_weights_new(
+    const struct fb_catalog *catalog, const struct fb_claim *claims, int n_claims)
 {
-    struct st_claim *sorted = st_xcalloc((size_t)n_claims, sizeof *sorted);
+    struct fb_claim *sorted = fb_xcalloc((size_t)n_claims, sizeof *sorted);
     if (n_claims > 0) {
         memcpy(sorted, claims, (size_t)n_claims * sizeof *sorted);
         qsort(sorted, (size_t)n_claims, sizeof *sorted, by_tensor);
     }
 
-    struct st_weights *ws = st_xcalloc(1, sizeof *ws);
+    struct fb_weights *ws = fb_xcalloc(1, sizeof *ws);
     ws->catalog = catalog;
     ws->n_weights = n_claims;
-    ws->weights = st_xcalloc((size_t)n_claims, sizeof *ws->weights);
-    ws->groups = st_xcalloc((size_t)n_claims, sizeof *ws->groups);
+    ws->weights = fb_xcalloc((size_t)n_claims, sizeof *ws->weights);
+    ws->groups = fb_xcalloc((size_t)n_claims, sizeof *ws->groups);
     for (int i = 0; i < n_claims; i++) {
-        const struct st_tensor *tensor = &catalog->tensors[sorted[i].tensor];
-        ST_ASSERT(i == 0 || sorted[i].tensor != sorted[i - 1].tensor);
+        const struct fb_tensor *tensor = &catalog->tensors[sorted[i].tensor];
+        FB_ASSERT(i == 0 || sorted[i].tensor != sorted[i - 1].tensor);
         ws->weights[i] = describe(tensor, &sorted[i]);
-        if (st_weights_is_expert(tensor)) {
-            struct st_group *group = group_for(ws, tensor->layer, tensor->n_expert);
+        if (fb_weights_is_expert(tensor)) {
+            struct fb_group *group = group_for(ws, tensor->layer, tensor->n_expert);
             ws->weights[i].part = group->n_parts;
             group->weight[group->n_parts++] = i;
             group->slot_bytes += ws->weights[i].stride;
@@ -113,7 +113,7 @@ struct st_weights *st_weights_new(
     }
     qsort(ws->groups, (size_t)ws->n_groups, sizeof *ws->groups, by_layer);
     for (int g = 0; g < ws->n_groups; g++) {
-        const struct st_group *group = &ws->groups[g];
+        const struct fb_group *group = &ws->groups[g];
         for (int p = 0; p < group->n_parts; p++) {
             ws->weights[group->weight[p]].group = g;
         }
@@ -124,33 +124,33 @@ struct st_weights *st_weights_new(
 }
 
 /* Layers from this number on only predict further tokens ahead; llama.cpp does not load them. */
-static int generating_layers(const struct st_catalog *catalog)
+static int generating_layers(const struct fb_catalog *catalog)
 {
     uint64_t ahead =
-        catalog->meta ? st_meta_arch_uint(catalog->meta, catalog->arch, "nextn_predict_layers", 0)
+        catalog->meta ? fb_meta_arch_uint(catalog->meta, catalog->arch, "nextn_predict_layers", 0)
                       : 0;
     return ahead < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)ahead : catalog->n_layer;
 }
 
-struct st_weights *st_weights_expected(const struct st_catalog *catalog, bool repack)
+struct fb_weights *fb_weights_expected(const struct fb_catalog *catalog, bool repack)
 {
-    struct st_claim *claims = st_xcalloc((size_t)catalog->n_tensors, sizeof *claims);
+    struct fb_claim *claims = fb_xcalloc((size_t)catalog->n_tensors, sizeof *claims);
     int n = 0, n_layer = generating_layers(catalog);
     for (int i = 0; i < catalog->n_tensors; i++) {
-        const struct st_tensor *t = &catalog->tensors[i];
-        if (t->matrix && t->bytes >= ST_CLAIM_MIN_BYTES && t->role != ST_ROLE_EMBEDDING &&
+        const struct fb_tensor *t = &catalog->tensors[i];
+        if (t->matrix && t->bytes >= FB_CLAIM_MIN_BYTES && t->role != FB_ROLE_EMBEDDING &&
             t->layer < n_layer) {
-            claims[n++] = (struct st_claim){.tensor = i,
-                .unit_bytes = st_weights_is_expert(t) ? t->expert_bytes : t->bytes,
+            claims[n++] = (struct fb_claim){.tensor = i,
+                .unit_bytes = fb_weights_is_expert(t) ? t->expert_bytes : t->bytes,
                 .transform = repack && ggml_is_quantized((enum ggml_type)t->type)};
         }
     }
-    struct st_weights *weights = st_weights_new(catalog, claims, n);
+    struct fb_weights *weights = fb_weights_new(catalog, claims, n);
     free(claims);
     return weights;
 }
 
-void st_weights_free(struct st_weights *weights)
+void fb_weights_free(struct fb_weights *weights)
 {
     if (weights) {
         free(weights->weights);
@@ -159,33 +159,33 @@ void st_weights_free(struct st_weights *weights)
     }
 }
 
-uint64_t st_weights_shared_stride(const struct st_weights *weights, int part)
+uint64_t fb_weights_shared_stride(const struct fb_weights *weights, int part)
 {
     uint64_t widest = 0;
     bool direct = false;
     for (int i = 0; i < weights->n_weights; i++) {
-        const struct st_weight *w = &weights->weights[i];
+        const struct fb_weight *w = &weights->weights[i];
         if (w->group >= 0 && w->part == part) {
-            widest = st_max(widest, w->stride);
-            direct |= w->arrival == ST_ARRIVE_DIRECT;
+            widest = fb_max(widest, w->stride);
+            direct |= w->arrival == FB_ARRIVE_DIRECT;
         }
     }
-    return direct ? st_round_up(widest, BLOCK) : widest;
+    return direct ? fb_round_up(widest, BLOCK) : widest;
 }
 
-uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert)
+uint64_t fb_weight_offset(const struct fb_weights *weights, int weight, int expert)
 {
-    const struct st_weight *w = &weights->weights[weight];
+    const struct fb_weight *w = &weights->weights[weight];
     return w->offset + (uint64_t)expert * w->step;
 }
 
-struct st_file *st_weight_file(const struct st_weights *weights, int weight)
+struct fb_file *fb_weight_file(const struct fb_weights *weights, int weight)
 {
-    const struct st_weight *w = &weights->weights[weight];
+    const struct fb_weight *w = &weights->weights[weight];
     return w->file ? w->file : weights->catalog->files[weights->catalog->tensors[w->tensor].file];
 }
 
-uint64_t st_weight_envelope(const struct st_weights *weights, int weight)
+uint64_t fb_weight_envelope(const struct fb_weights *weights, int weight)
 {
-    return st_round_up(weights->weights[weight].file_bytes, BLOCK) + BLOCK;
+    return fb_round_up(weights->weights[weight].file_bytes, BLOCK) + BLOCK;
 }

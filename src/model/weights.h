@@ -1,5 +1,5 @@
 /*
- * weights.h - the weights that Strata holds itself, grouped the way they are read and kept.
+ * weights.h - the weights that Forebay holds itself, grouped the way they are read and kept.
  *
  * A *unit* is what is read and kept at once: a whole tensor (dense), or one expert of a stacked
  * tensor. The expert tensors of one layer with the same number of experts form a *group*; each of
@@ -11,93 +11,93 @@
  *
  * Immutable once built; safe to read from any thread.
  */
-#ifndef ST_MODEL_WEIGHTS_H
-#define ST_MODEL_WEIGHTS_H
+#ifndef FB_MODEL_WEIGHTS_H
+#define FB_MODEL_WEIGHTS_H
 
 #include "model/catalog.h"
 
-#define ST_MAX_PARTS       8
-#define ST_CLAIM_MIN_BYTES 4096 /* smaller matrices are not worth a place; llama.cpp keeps them */
+#define FB_MAX_PARTS       8
+#define FB_CLAIM_MIN_BYTES 4096 /* smaller matrices are not worth a place; llama.cpp keeps them */
 
 /* How a unit gets from the file's bytes to the form that is computed with. */
-enum st_arrival_kind {
-    ST_ARRIVE_DIRECT,    /* read straight into place */
-    ST_ARRIVE_COPY,      /* read next to it and copied: the file's alignment differs per expert */
-    ST_ARRIVE_TRANSFORM, /* read next to it and repacked into the layout the CPU computes with */
+enum fb_arrival_kind {
+    FB_ARRIVE_DIRECT,    /* read straight into place */
+    FB_ARRIVE_COPY,      /* read next to it and copied: the file's alignment differs per expert */
+    FB_ARRIVE_TRANSFORM, /* read next to it and repacked into the layout the CPU computes with */
 };
 
-/* What the caller claims for Strata: one tensor, and how one unit of it is kept. */
-struct st_claim {
+/* What the caller claims for Forebay: one tensor, and how one unit of it is kept. */
+struct fb_claim {
     int tensor;          /* index into the catalogue */
     uint64_t unit_bytes; /* of one unit in the form it is computed with */
     bool transform;      /* that form differs from the model's */
     /* Another file that has the units in that form: unit u at offset + u * step, both multiples of
      * 4096. NULL: they are read from the model. */
-    struct st_file *file;
+    struct fb_file *file;
     uint64_t offset, step;
 };
 
-struct st_weight {
+struct fb_weight {
     int tensor;
     int group; /* -1: dense */
     int part;
-    struct st_file *file;  /* that units are read from; NULL: the model's */
+    struct fb_file *file;  /* that units are read from; NULL: the model's */
     uint64_t offset, step; /* unit u is at offset + u * step */
     uint64_t file_bytes;   /* of one unit, in the file */
     uint64_t unit_bytes;
     bool transformed; /* what is computed with is not as in the model */
-    enum st_arrival_kind arrival;
+    enum fb_arrival_kind arrival;
     uint64_t stride; /* memory one unit takes, from one slot to the next */
     uint64_t delta;  /* where in it the unit's first byte is */
 };
 
-struct st_group {
+struct fb_group {
     int layer;
     int n_expert;
     int n_parts;
-    int weight[ST_MAX_PARTS];
+    int weight[FB_MAX_PARTS];
     uint64_t slot_bytes; /* strides of all parts */
 };
 
 /* All of its parts, as bits. */
-static inline uint32_t st_group_parts(const struct st_group *group)
+static inline uint32_t fb_group_parts(const struct fb_group *group)
 {
     return (1u << group->n_parts) - 1;
 }
 
-struct st_weights {
-    const struct st_catalog *catalog;
+struct fb_weights {
+    const struct fb_catalog *catalog;
     int n_weights;
-    struct st_weight *weights; /* in catalogue order */
+    struct fb_weight *weights; /* in catalogue order */
     int n_groups;
-    struct st_group *groups; /* by layer */
+    struct fb_group *groups; /* by layer */
     uint64_t dense_bytes;    /* strides of all dense weights */
     uint64_t expert_bytes;   /* slot_bytes x n_expert over all groups */
 };
 
 /* Groups the claims (any order, no tensor twice). The catalogue must outlive the result.
  * A tensor with n_expert > 1 and an expert role becomes part of a group; all others are dense. */
-struct st_weights *st_weights_new(
-    const struct st_catalog *catalog, const struct st_claim *claims, int n_claims);
-void st_weights_free(struct st_weights *weights);
+struct fb_weights *fb_weights_new(
+    const struct fb_catalog *catalog, const struct fb_claim *claims, int n_claims);
+void fb_weights_free(struct fb_weights *weights);
 
 /* The weights as a run would claim them, from the catalogue alone: every matrix of the layers that
  * generate but the embedding tables. As in the file, or, with `repack`, as if this CPU had another
  * layout of the same size for every quantised one. For judging a model without loading it. */
-struct st_weights *st_weights_expected(const struct st_catalog *catalog, bool repack);
+struct fb_weights *fb_weights_expected(const struct fb_catalog *catalog, bool repack);
 
-/* True when st_weights_new would put the tensor into a group. */
-bool st_weights_is_expert(const struct st_tensor *tensor);
+/* True when fb_weights_new would put the tensor into a group. */
+bool fb_weights_is_expert(const struct fb_tensor *tensor);
 
 /* Stride of a slot that any group may use, for one part: the widest, and a whole number of blocks
  * where one of them is read straight into place. */
-uint64_t st_weights_shared_stride(const struct st_weights *weights, int part);
+uint64_t fb_weights_shared_stride(const struct fb_weights *weights, int part);
 
 /* File range of a unit (`expert` is 0 for dense weights). */
-uint64_t st_weight_offset(const struct st_weights *weights, int weight, int expert);
-struct st_file *st_weight_file(const struct st_weights *weights, int weight);
+uint64_t fb_weight_offset(const struct fb_weights *weights, int weight, int expert);
+struct fb_file *fb_weight_file(const struct fb_weights *weights, int weight);
 
 /* Bytes of a buffer that any unit of the weight can be read into (its io envelope, worst case). */
-uint64_t st_weight_envelope(const struct st_weights *weights, int weight);
+uint64_t fb_weight_envelope(const struct fb_weights *weights, int weight);
 
 #endif

@@ -46,7 +46,7 @@ static bool own_path(const char *root, const char *controller, char *out, size_t
 {
     char text[8192];
     char *save = NULL;
-    if (!st_proc_text(root, "/proc/self/cgroup", text, sizeof text)) {
+    if (!fb_proc_text(root, "/proc/self/cgroup", text, sizeof text)) {
         return false;
     }
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
@@ -147,7 +147,7 @@ static bool read_level(
 {
     char path[2304];
     snprintf(path, sizeof path, "%s/%s", h->dir, file);
-    return st_proc_text(root, path, buf, cap);
+    return fb_proc_text(root, path, buf, cap);
 }
 
 /* UINT64_MAX for "max", a negative number, and anything else. */
@@ -176,24 +176,24 @@ static int open_at(const char *root, const struct hierarchy *h, const char *file
     return n < (int)sizeof path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 }
 
-static void open_level(const char *root, const struct hierarchy *h, struct st_cgroup_level *out)
+static void open_level(const char *root, const struct hierarchy *h, struct fb_cgroup_level *out)
 {
-    static const char *const files[2][ST_CGROUP_FILES] = {
+    static const char *const files[2][FB_CGROUP_FILES] = {
         {"memory.limit_in_bytes", NULL, "memory.usage_in_bytes", "memory.stat"},
         {"memory.max", "memory.high", "memory.current", "memory.stat"},
     };
     out->v2 = h->v2;
-    for (int i = 0; i < ST_CGROUP_FILES; i++) {
+    for (int i = 0; i < FB_CGROUP_FILES; i++) {
         out->fd[i] = files[h->v2][i] ? open_at(root, h, files[h->v2][i]) : -1;
     }
 }
 
-void st_cgroup_open(const char *root, struct st_cgroup *out)
+void fb_cgroup_open(const char *root, struct fb_cgroup *out)
 {
     static const char *const controllers[] = {"memory", NULL};
     out->n = 0;
     out->pressure = -1;
-    for (int i = 0; i < 2 && out->n < ST_CGROUP_LEVELS; i++) {
+    for (int i = 0; i < 2 && out->n < FB_CGROUP_LEVELS; i++) {
         struct hierarchy h;
         if (!find_hierarchy(root, controllers[i], &h)) {
             continue;
@@ -203,14 +203,14 @@ void st_cgroup_open(const char *root, struct st_cgroup *out)
         }
         do {
             open_level(root, &h, &out->levels[out->n++]);
-        } while (out->n < ST_CGROUP_LEVELS && go_up(&h));
+        } while (out->n < FB_CGROUP_LEVELS && go_up(&h));
     }
 }
 
-void st_cgroup_close(struct st_cgroup *group)
+void fb_cgroup_close(struct fb_cgroup *group)
 {
     for (int i = 0; i < group->n; i++) {
-        for (int f = 0; f < ST_CGROUP_FILES; f++) {
+        for (int f = 0; f < FB_CGROUP_FILES; f++) {
             if (group->levels[i].fd[f] >= 0) {
                 close(group->levels[i].fd[f]);
             }
@@ -227,38 +227,38 @@ void st_cgroup_close(struct st_cgroup *group)
 static uint64_t fd_limit(int fd)
 {
     char text[64];
-    return st_proc_again(fd, text, sizeof text) ? number(text) : UINT64_MAX;
+    return fb_proc_again(fd, text, sizeof text) ? number(text) : UINT64_MAX;
 }
 
 /* Limit and use of one level. Page cache is charged too, but gives way before anyone is killed. */
 static void level_memory(
-    const struct st_cgroup_level *level, uint64_t total, uint64_t *limit, uint64_t *used)
+    const struct fb_cgroup_level *level, uint64_t total, uint64_t *limit, uint64_t *used)
 {
     static const char *const keys[2][2] = {
         {"total_inactive_file", "total_active_file"}, {"inactive_file", "active_file"}};
     char stat[8192];
     uint64_t inactive = 0, active = 0, ancestors = UINT64_MAX;
     /* Beyond memory.high the kernel throttles us to a crawl: as bad as a limit. */
-    *limit = st_min(fd_limit(level->fd[ST_CGROUP_MAX]), fd_limit(level->fd[ST_CGROUP_HIGH]));
+    *limit = fb_min(fd_limit(level->fd[FB_CGROUP_MAX]), fd_limit(level->fd[FB_CGROUP_HIGH]));
     *used = 0;
     if (level->v2 && *limit >= total) {
         return;
     }
-    if (!st_proc_again(level->fd[ST_CGROUP_STAT], stat, sizeof stat)) {
+    if (!fb_proc_again(level->fd[FB_CGROUP_STAT], stat, sizeof stat)) {
         stat[0] = 0;
     }
-    (void)st_proc_field(stat, keys[level->v2][0], &inactive);
-    (void)st_proc_field(stat, keys[level->v2][1], &active);
+    (void)fb_proc_field(stat, keys[level->v2][0], &inactive);
+    (void)fb_proc_field(stat, keys[level->v2][1], &active);
     if (!level->v2) {
-        (void)st_proc_field(stat, "hierarchical_memory_limit", &ancestors);
-        *limit = st_min(*limit, ancestors);
+        (void)fb_proc_field(stat, "hierarchical_memory_limit", &ancestors);
+        *limit = fb_min(*limit, ancestors);
     }
-    uint64_t usage = fd_limit(level->fd[ST_CGROUP_USED]);
+    uint64_t usage = fd_limit(level->fd[FB_CGROUP_USED]);
     usage = usage == UINT64_MAX ? 0 : usage;
-    *used = usage - st_min(usage, inactive + active);
+    *used = usage - fb_min(usage, inactive + active);
 }
 
-void st_cgroup_read(const struct st_cgroup *group, uint64_t total, uint64_t *limit, uint64_t *used)
+void fb_cgroup_read(const struct fb_cgroup *group, uint64_t total, uint64_t *limit, uint64_t *used)
 {
     uint64_t least = UINT64_MAX;
     *limit = UINT64_MAX;
@@ -269,7 +269,7 @@ void st_cgroup_read(const struct st_cgroup *group, uint64_t total, uint64_t *lim
         if (level_limit >= total) {
             continue;
         }
-        uint64_t left = level_limit - st_min(level_limit, level_used);
+        uint64_t left = level_limit - fb_min(level_limit, level_used);
         if (left < least || (left == least && level_limit < *limit)) {
             least = left;
             *limit = level_limit;
@@ -278,12 +278,12 @@ void st_cgroup_read(const struct st_cgroup *group, uint64_t total, uint64_t *lim
     }
 }
 
-void st_cgroup_memory(const char *root, uint64_t total, uint64_t *limit, uint64_t *used)
+void fb_cgroup_memory(const char *root, uint64_t total, uint64_t *limit, uint64_t *used)
 {
-    struct st_cgroup group;
-    st_cgroup_open(root, &group);
-    st_cgroup_read(&group, total, limit, used);
-    st_cgroup_close(&group);
+    struct fb_cgroup group;
+    fb_cgroup_open(root, &group);
+    fb_cgroup_read(&group, total, limit, used);
+    fb_cgroup_close(&group);
 }
 
 /* --- Processors ---------------------------------------------------------------------------- */
@@ -303,7 +303,7 @@ static double level_cpus(const char *root, const struct hierarchy *h)
     return q != UINT64_MAX && p != UINT64_MAX && p ? (double)q / (double)p : 0;
 }
 
-double st_cgroup_cpus(const char *root)
+double fb_cgroup_cpus(const char *root)
 {
     static const char *const controllers[] = {"cpu", NULL};
     double least = 0;

@@ -1,14 +1,14 @@
 /*
  * cookie.h - a FILE * whose bytes come from functions (fopencookie on Linux, funopen on macOS).
  */
-#ifndef ST_OS_COOKIE_H
-#define ST_OS_COOKIE_H
+#ifndef FB_OS_COOKIE_H
+#define FB_OS_COOKIE_H
 
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
-struct st_cookie_calls {
+struct fb_cookie_calls {
     /* Reads up to `length` bytes at the position. Returns their number, 0 at the end, -1 with errno
      * set. Asked again for what is missing. */
     int64_t (*read)(void *user, void *buffer, size_t length);
@@ -23,6 +23,6 @@ struct st_cookie_calls {
  * and reads nothing; other seeks may read up to a block before the place. Read calls ask for a
  * block at most (on macOS: for all of a large fread). NULL with errno set when memory is refused;
  * `close` is not called then. */
-FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls, size_t block);
+FILE *fb_cookie_open(void *user, const struct fb_cookie_calls *calls, size_t block);
 
 #endif

@@ -15,7 +15,7 @@
 
 struct stream {
     void *user;
-    const struct st_cookie_calls *calls;
+    const struct fb_cookie_calls *calls;
     void *buffer;
 };
 
@@ -45,7 +45,7 @@ static int on_close(void *cookie)
     return 0;
 }
 
-FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls, size_t block)
+FILE *fb_cookie_open(void *user, const struct fb_cookie_calls *calls, size_t block)
 {
     struct stream *s = malloc(sizeof *s);
     void *buffer = aligned_alloc(ALIGNMENT, block < ALIGNMENT ? ALIGNMENT : block);

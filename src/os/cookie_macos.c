@@ -13,7 +13,7 @@
 
 struct stream {
     void *user;
-    const struct st_cookie_calls *calls;
+    const struct fb_cookie_calls *calls;
 };
 
 static int on_read(void *cookie, char *buffer, int length)
@@ -36,7 +36,7 @@ static int on_close(void *cookie)
     return 0;
 }
 
-FILE *st_cookie_open(void *user, const struct st_cookie_calls *calls, size_t block)
+FILE *fb_cookie_open(void *user, const struct fb_cookie_calls *calls, size_t block)
 {
     (void)block;
     struct stream *s = malloc(sizeof *s);

@@ -19,11 +19,11 @@ static int allowed_cpus(int **out)
     for (int max = 1024; max <= 1 << 20; max *= 4) {
         cpu_set_t *set = CPU_ALLOC((size_t)max);
         size_t size = CPU_ALLOC_SIZE((size_t)max);
-        ST_ASSERT(set);
+        FB_ASSERT(set);
         int rc = sched_getaffinity(0, size, set);
         int errnum = errno, n = 0;
         if (rc == 0) {
-            *out = st_xmalloc((size_t)CPU_COUNT_S(size, set) * sizeof **out);
+            *out = fb_xmalloc((size_t)CPU_COUNT_S(size, set) * sizeof **out);
             for (int cpu = 0; cpu < max; cpu++) {
                 if (CPU_ISSET_S((size_t)cpu, size, set)) {
                     (*out)[n++] = cpu;
@@ -40,7 +40,7 @@ static int allowed_cpus(int **out)
     }
     int n = (int)sysconf(_SC_NPROCESSORS_ONLN);
     n = n > 0 ? n : 1;
-    *out = st_xmalloc((size_t)n * sizeof **out);
+    *out = fb_xmalloc((size_t)n * sizeof **out);
     for (int i = 0; i < n; i++) {
         (*out)[i] = i;
     }
@@ -53,15 +53,15 @@ static int core_of(const char *root, int cpu)
     char path[128], text[64];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
     int first;
-    if (!st_proc_text(root, path, text, sizeof text) || sscanf(text, "%d", &first) != 1) {
+    if (!fb_proc_text(root, path, text, sizeof text) || sscanf(text, "%d", &first) != 1) {
         return cpu;
     }
     return first;
 }
 
-int st_cpu_cores(const char *root, const int *cpus, int n)
+int fb_cpu_cores(const char *root, const int *cpus, int n)
 {
-    int *core = st_xmalloc((size_t)n * sizeof *core);
+    int *core = fb_xmalloc((size_t)n * sizeof *core);
     int cores = 0;
     for (int i = 0; i < n; i++) {
         int c = core_of(root, cpus[i]);
@@ -76,14 +76,14 @@ int st_cpu_cores(const char *root, const int *cpus, int n)
     return cores;
 }
 
-int st_cpu_count(void)
+int fb_cpu_count(void)
 {
     int *cpus = NULL;
     int n = allowed_cpus(&cpus);
-    int cores = st_cpu_cores("", cpus, n);
+    int cores = fb_cpu_cores("", cpus, n);
     free(cpus);
     /* Rounded down: threads beyond the quota are stopped, all at once, for the rest of a period. */
-    double quota = st_cgroup_cpus("");
+    double quota = fb_cgroup_cpus("");
     if (quota > 0 && quota < cores) {
         cores = (int)quota;
     }
@@ -128,11 +128,11 @@ static void add_text(char *buf, size_t cap, const char *glue, const char *text, 
     snprintf(buf + used, cap - used, "%s%.*s", glue, (int)n, text);
 }
 
-void st_cpu_describe(const char *root, char *buf, size_t cap)
+void fb_cpu_describe(const char *root, char *buf, size_t cap)
 {
     char text[16384]; /* the first processor's paragraph is enough */
     buf[0] = 0;
-    if (!st_proc_text(root, "/proc/cpuinfo", text, sizeof text)) {
+    if (!fb_proc_text(root, "/proc/cpuinfo", text, sizeof text)) {
         text[0] = 0;
     }
     const char *name = cpuinfo_value(text, "model name");
@@ -163,10 +163,10 @@ static char name_text[1024];
 
 static void fill_name(void)
 {
-    st_cpu_describe("", name_text, sizeof name_text);
+    fb_cpu_describe("", name_text, sizeof name_text);
 }
 
-const char *st_cpu_name(void)
+const char *fb_cpu_name(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, fill_name);

@@ -19,7 +19,7 @@ static bool sysctl_int(const char *name, int *out)
     return true;
 }
 
-int st_cpu_count(void)
+int fb_cpu_count(void)
 {
     int n = 1;
     if (!sysctl_int("hw.perflevel0.physicalcpu", &n)) {
@@ -66,7 +66,7 @@ static void fill_name(void)
     }
 }
 
-const char *st_cpu_name(void)
+const char *fb_cpu_name(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, fill_name);

@@ -27,22 +27,22 @@ static bool make_way(char *path)
     return true;
 }
 
-bool st_cache_path(const char *name, char *path, size_t cap)
+bool fb_cache_path(const char *name, char *path, size_t cap)
 {
-    const char *own = getenv("STRATA_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME");
+    const char *own = getenv("FOREBAY_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME");
     const char *home = getenv("HOME");
     int n = -1;
     if (own && *own) {
         n = snprintf(path, cap, "%s/%s", own, name);
     } else if (xdg && *xdg == '/') {
-        n = snprintf(path, cap, "%s/strata/%s", xdg, name);
+        n = snprintf(path, cap, "%s/forebay/%s", xdg, name);
     } else if (home && *home == '/') {
-        n = snprintf(path, cap, "%s/" USUAL_PLACE "/strata/%s", home, name);
+        n = snprintf(path, cap, "%s/" USUAL_PLACE "/forebay/%s", home, name);
     }
     return n > 0 && (size_t)n < cap && make_way(path);
 }
 
-bool st_file_replace(const char *path, const char *text, size_t length)
+bool fb_file_replace(const char *path, const char *text, size_t length)
 {
     char temporary[4096];
     int n = snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());

@@ -5,12 +5,12 @@
  * network file systems refuse it. Offsets and lengths given to a direct read must be multiples of
  * `alignment`; the io module takes care of that.
  */
-#ifndef ST_OS_FILE_H
-#define ST_OS_FILE_H
+#ifndef FB_OS_FILE_H
+#define FB_OS_FILE_H
 
-#include "strata.h"
+#include "forebay.h"
 
-struct st_file {
+struct fb_file {
     char *path;
     int fd;             /* buffered; always valid */
     int fd_direct;      /* -1 when the file system refuses direct reads */
@@ -22,30 +22,30 @@ struct st_file {
 
 /* Opens a regular file. E_IO for a missing or unreadable file, a directory or a device.
  * `want_direct` false leaves fd_direct at -1. The caller closes it. */
-enum strata_status st_file_open(
-    const char *path, bool want_direct, struct st_file **out, struct strata_error *err);
-void st_file_close(struct st_file *file);
+enum forebay_status fb_file_open(
+    const char *path, bool want_direct, struct fb_file **out, struct forebay_error *err);
+void fb_file_close(struct fb_file *file);
 
 /* Reads exactly `length` bytes at `offset` through the page cache; retries EINTR and short reads.
  * E_IO with the offset in the message on an error, E_FORMAT when the file ends too early. */
-enum strata_status st_file_read(
-    struct st_file *file, void *buffer, size_t length, uint64_t offset, struct strata_error *err);
+enum forebay_status fb_file_read(
+    struct fb_file *file, void *buffer, size_t length, uint64_t offset, struct forebay_error *err);
 
 /* What a failed read says, whichever module did the reading. fail_read: E_IO, naming the offset.
  * fail_short: E_FORMAT, the file ends before offset + length. Both return the status. */
-enum strata_status st_file_fail_read(
-    const struct st_file *file, uint64_t offset, int errnum, struct strata_error *err);
-enum strata_status st_file_fail_short(
-    const struct st_file *file, uint64_t offset, uint64_t length, struct strata_error *err);
+enum forebay_status fb_file_fail_read(
+    const struct fb_file *file, uint64_t offset, int errnum, struct forebay_error *err);
+enum forebay_status fb_file_fail_short(
+    const struct fb_file *file, uint64_t offset, uint64_t length, struct forebay_error *err);
 
 /* Tells the system that the cached pages of this range will not be needed (advice; never fails). */
-void st_file_drop_cache(struct st_file *file, uint64_t offset, uint64_t length);
+void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length);
 
-/* E_IO when the open file has been truncated or written since st_file_open (size, mtime, inode).
+/* E_IO when the open file has been truncated or written since fb_file_open (size, mtime, inode).
  * A file replaced by rename is fine: the open descriptor still reads the old one. ~1 us. */
-enum strata_status st_file_check(const struct st_file *file, struct strata_error *err);
+enum forebay_status fb_file_check(const struct fb_file *file, struct forebay_error *err);
 
 /* Makes a sparse file of `size` bytes at `path`, truncating what was there. Writes nothing. */
-enum strata_status st_file_make_sparse(const char *path, uint64_t size, struct strata_error *err);
+enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err);
 
 #endif

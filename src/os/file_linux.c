@@ -23,7 +23,7 @@ static uint32_t direct_alignment(int fd)
     return 4096; /* every block device and file system so far is content with a page */
 }
 
-int st_file_open_direct(const char *path, uint32_t *alignment)
+int fb_file_open_direct(const char *path, uint32_t *alignment)
 {
     int fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
     if (fd < 0) {
@@ -38,17 +38,17 @@ int st_file_open_direct(const char *path, uint32_t *alignment)
     return fd;
 }
 
-uint64_t st_file_mtime(const struct stat *st)
+uint64_t fb_file_mtime(const struct stat *st)
 {
     return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
 }
 
-uint64_t st_file_ctime(const struct stat *st)
+uint64_t fb_file_ctime(const struct stat *st)
 {
     return (uint64_t)st->st_ctim.tv_sec * 1000000000u + (uint64_t)st->st_ctim.tv_nsec;
 }
 
-void st_file_drop_cache(struct st_file *file, uint64_t offset, uint64_t length)
+void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length)
 {
     (void)posix_fadvise(file->fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
 }

@@ -11,7 +11,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-int st_file_open_direct(const char *path, uint32_t *alignment)
+int fb_file_open_direct(const char *path, uint32_t *alignment)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
@@ -28,18 +28,18 @@ int st_file_open_direct(const char *path, uint32_t *alignment)
     return fd;
 }
 
-uint64_t st_file_mtime(const struct stat *st)
+uint64_t fb_file_mtime(const struct stat *st)
 {
     return (uint64_t)st->st_mtimespec.tv_sec * 1000000000u + (uint64_t)st->st_mtimespec.tv_nsec;
 }
 
-uint64_t st_file_ctime(const struct stat *st)
+uint64_t fb_file_ctime(const struct stat *st)
 {
     return (uint64_t)st->st_ctimespec.tv_sec * 1000000000u + (uint64_t)st->st_ctimespec.tv_nsec;
 }
 
 /* There is no advice for a range of a file; pages read with F_NOCACHE are not kept anyway. */
-void st_file_drop_cache(struct st_file *file, uint64_t offset, uint64_t length)
+void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length)
 {
     (void)file;
     (void)offset;

@@ -1,18 +1,18 @@
 /*
  * file_platform.h - what file_posix.c needs from each system (file_linux.c, file_macos.c).
  */
-#ifndef ST_OS_FILE_PLATFORM_H
-#define ST_OS_FILE_PLATFORM_H
+#ifndef FB_OS_FILE_PLATFORM_H
+#define FB_OS_FILE_PLATFORM_H
 
 #include <stdint.h>
 #include <sys/stat.h>
 
 /* A second descriptor on the file at `path` that reads past the page cache, or -1 with errno.
  * *alignment is set on success: a power of two, <= 4096. */
-int st_file_open_direct(const char *path, uint32_t *alignment);
+int fb_file_open_direct(const char *path, uint32_t *alignment);
 
 /* Nanoseconds since the epoch. */
-uint64_t st_file_mtime(const struct stat *st);
-uint64_t st_file_ctime(const struct stat *st);
+uint64_t fb_file_mtime(const struct stat *st);
+uint64_t fb_file_ctime(const struct stat *st);
 
 #endif

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Largest alignment that st_io_envelope provides for. */
+/* Largest alignment that fb_io_envelope provides for. */
 #define MAX_ALIGNMENT 4096u
 
 static const char *open_hint(int errnum)
@@ -54,7 +54,7 @@ static int try_direct(int fd)
 }
 
 /* Whether the direct descriptor is good for `file`; 0 or an errno. */
-static int check_direct(const struct st_file *file, int fd, uint32_t alignment)
+static int check_direct(const struct fb_file *file, int fd, uint32_t alignment)
 {
     struct stat st;
     if (alignment > MAX_ALIGNMENT) {
@@ -70,11 +70,11 @@ static int check_direct(const struct st_file *file, int fd, uint32_t alignment)
 }
 
 /* Sets fd_direct and alignment, or leaves fd_direct at -1 and says once per process why. */
-static void add_direct(struct st_file *file)
+static void add_direct(struct fb_file *file)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
     uint32_t alignment = MAX_ALIGNMENT;
-    int fd = st_file_open_direct(file->path, &alignment);
+    int fd = fb_file_open_direct(file->path, &alignment);
     int errnum = fd < 0 ? errno : check_direct(file, fd, alignment);
     if (!errnum) {
         file->fd_direct = fd;
@@ -85,62 +85,62 @@ static void add_direct(struct st_file *file)
         close(fd);
     }
     if (!atomic_flag_test_and_set(&said)) {
-        st_warn("%s: the file system refuses direct reads (%s); reading through the page cache, "
+        fb_warn("%s: the file system refuses direct reads (%s); reading through the page cache, "
                 "which is slower when memory is short",
             file->path, strerror(errnum));
     }
 }
 
 /* Opens `path` and checks that it is a regular file. O_NONBLOCK: a FIFO must not hang us. */
-static enum strata_status open_regular(
-    const char *path, int *out, struct stat *st, struct strata_error *err)
+static enum forebay_status open_regular(
+    const char *path, int *out, struct stat *st, struct forebay_error *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
-        return st_fail_errno(err, STRATA_E_IO, errno, open_hint(errno), "cannot open %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, open_hint(errno), "cannot open %s", path);
     }
     int errnum = fstat(fd, st) ? errno : 0;
     if (!errnum && S_ISREG(st->st_mode) && fcntl(fd, F_SETFL, 0) == 0) {
         *out = fd;
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
     close(fd);
     if (errnum) {
-        return st_fail_errno(err, STRATA_E_IO, errnum, "", "cannot open %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum, "", "cannot open %s", path);
     }
     bool dir = S_ISDIR(st->st_mode);
-    return st_fail(err, STRATA_E_IO,
+    return fb_fail(err, FOREBAY_E_IO,
         dir ? "Give the .gguf file inside it." : "Give the path of a .gguf file.",
         "cannot open %s: it is a %s, not a file", path, dir ? "directory" : "device or a pipe");
 }
 
-enum strata_status st_file_open(
-    const char *path, bool want_direct, struct st_file **out, struct strata_error *err)
+enum forebay_status fb_file_open(
+    const char *path, bool want_direct, struct fb_file **out, struct forebay_error *err)
 {
     int fd = -1;
     struct stat st;
-    enum strata_status status = open_regular(path, &fd, &st, err);
+    enum forebay_status status = open_regular(path, &fd, &st, err);
     if (status) {
         return status;
     }
-    struct st_file *file = st_xcalloc(1, sizeof *file);
-    file->path = st_xstrdup(path);
+    struct fb_file *file = fb_xcalloc(1, sizeof *file);
+    file->path = fb_xstrdup(path);
     file->fd = fd;
     file->fd_direct = -1;
     file->alignment = MAX_ALIGNMENT;
     file->size = (uint64_t)st.st_size;
     file->identity[0] = (uint64_t)st.st_dev;
     file->identity[1] = (uint64_t)st.st_ino;
-    file->identity[2] = st_file_mtime(&st);
-    file->identity[3] = st_file_ctime(&st);
+    file->identity[2] = fb_file_mtime(&st);
+    file->identity[3] = fb_file_ctime(&st);
     if (want_direct) {
         add_direct(file);
     }
     *out = file;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_file_close(struct st_file *file)
+void fb_file_close(struct fb_file *file)
 {
     if (!file) {
         return;
@@ -153,27 +153,27 @@ void st_file_close(struct st_file *file)
     free(file);
 }
 
-enum strata_status st_file_fail_read(
-    const struct st_file *file, uint64_t offset, int errnum, struct strata_error *err)
+enum forebay_status fb_file_fail_read(
+    const struct fb_file *file, uint64_t offset, int errnum, struct forebay_error *err)
 {
-    return st_fail_errno(err, STRATA_E_IO, errnum,
+    return fb_fail_errno(err, FOREBAY_E_IO, errnum,
         errnum == EIO
             ? "The disk reports an error: see the system's log, and copy the file elsewhere."
             : "",
         "cannot read %s at offset %" PRIu64, file->path, offset);
 }
 
-enum strata_status st_file_fail_short(
-    const struct st_file *file, uint64_t offset, uint64_t length, struct strata_error *err)
+enum forebay_status fb_file_fail_short(
+    const struct fb_file *file, uint64_t offset, uint64_t length, struct forebay_error *err)
 {
-    return st_fail(err, STRATA_E_FORMAT,
+    return fb_fail(err, FOREBAY_E_FORMAT,
         "The file is probably an incomplete download or copy: fetch it again.",
         "%s: file ends early (truncated?): wanted %" PRIu64 " bytes at offset %" PRIu64, file->path,
         length, offset);
 }
 
-enum strata_status st_file_read(
-    struct st_file *file, void *buffer, size_t length, uint64_t offset, struct strata_error *err)
+enum forebay_status fb_file_read(
+    struct fb_file *file, void *buffer, size_t length, uint64_t offset, struct forebay_error *err)
 {
     size_t done = 0;
     while (done < length) {
@@ -182,46 +182,46 @@ enum strata_status st_file_read(
             continue;
         }
         if (n < 0) {
-            return st_file_fail_read(file, offset + done, errno, err);
+            return fb_file_fail_read(file, offset + done, errno, err);
         }
         if (n == 0) {
-            return st_file_fail_short(file, offset, length, err);
+            return fb_file_fail_short(file, offset, length, err);
         }
         done += (size_t)n;
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status st_file_check(const struct st_file *file, struct strata_error *err)
+enum forebay_status fb_file_check(const struct fb_file *file, struct forebay_error *err)
 {
     struct stat st;
     if (fstat(file->fd, &st)) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "", "cannot check %s", file->path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot check %s", file->path);
     }
     /* Not ctime: it also changes when the old file of a rename loses its name. */
-    if ((uint64_t)st.st_size == file->size && st_file_mtime(&st) == file->identity[2] &&
+    if ((uint64_t)st.st_size == file->size && fb_file_mtime(&st) == file->identity[2] &&
         (uint64_t)st.st_ino == file->identity[1]) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
-    return st_fail(err, STRATA_E_IO,
+    return fb_fail(err, FOREBAY_E_IO,
         "Do not write to a model that is in use: copy to a new name, then rename.",
         "%s was changed while in use", file->path);
 }
 
-enum strata_status st_file_make_sparse(const char *path, uint64_t size, struct strata_error *err)
+enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) {
-        return st_fail_errno(err, STRATA_E_IO, errno, open_hint(errno), "cannot create %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, open_hint(errno), "cannot create %s", path);
     }
     int errnum = size > INT64_MAX ? EFBIG : ftruncate(fd, (off_t)size) ? errno : 0;
     if (close(fd) && !errnum) {
         errnum = errno;
     }
     if (errnum) {
-        return st_fail_errno(err, STRATA_E_IO, errnum,
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum,
             errnum == EFBIG ? "This file system has a smaller limit for one file." : "",
             "cannot make %s %" PRIu64 " bytes long", path, size);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }

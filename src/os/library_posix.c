@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-bool st_library_dir(void (*function)(void), char *dir, size_t cap)
+bool fb_library_dir(void (*function)(void), char *dir, size_t cap)
 {
     Dl_info info;
     const char *slash;

@@ -15,73 +15,73 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
-void st_memory_state_at(const char *root, struct st_memory_state *out)
+void fb_memory_state_at(const char *root, struct fb_memory_state *out)
 {
     char text[8192];
     uint64_t kib;
-    bool known = st_proc_text(root, "/proc/meminfo", text, sizeof text);
-    uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * st_vm_page_size();
-    if (known && st_proc_field(text, "MemTotal:", &kib)) {
-        total = kib * ST_KIB;
+    bool known = fb_proc_text(root, "/proc/meminfo", text, sizeof text);
+    uint64_t total = (uint64_t)sysconf(_SC_PHYS_PAGES) * fb_vm_page_size();
+    if (known && fb_proc_field(text, "MemTotal:", &kib)) {
+        total = kib * FB_KIB;
     }
     out->total_bytes = total;
     out->available_bytes = total;
     out->pressure = 0;
-    if (known && st_proc_field(text, "MemAvailable:", &kib)) {
-        out->available_bytes = st_min(kib * ST_KIB, total);
+    if (known && fb_proc_field(text, "MemAvailable:", &kib)) {
+        out->available_bytes = fb_min(kib * FB_KIB, total);
     }
-    st_cgroup_memory(root, total, &out->limit_bytes, &out->limit_used_bytes);
+    fb_cgroup_memory(root, total, &out->limit_bytes, &out->limit_used_bytes);
 }
 
-void st_memory_state_now(struct st_memory_state *out)
+void fb_memory_state_now(struct fb_memory_state *out)
 {
-    st_memory_state_at("", out);
+    fb_memory_state_at("", out);
 }
 
-uint64_t st_memory_rss(void)
+uint64_t fb_memory_rss(void)
 {
     char text[256];
     unsigned long long pages = 0;
-    if (!st_proc_text("", "/proc/self/statm", text, sizeof text) ||
+    if (!fb_proc_text("", "/proc/self/statm", text, sizeof text) ||
         sscanf(text, "%*s %llu", &pages) != 1) {
         return 0;
     }
-    return pages * st_vm_page_size();
+    return pages * fb_vm_page_size();
 }
 
-uint64_t st_memory_peak_rss(void)
+uint64_t fb_memory_peak_rss(void)
 {
     /* Not getrusage: its figure survives exec, so that a small program started by a large one
      * would report the large one's. */
     char text[4096];
     uint64_t kib = 0;
-    if (st_proc_text("", "/proc/self/status", text, sizeof text)) {
-        (void)st_proc_field(text, "VmHWM:", &kib);
+    if (fb_proc_text("", "/proc/self/status", text, sizeof text)) {
+        (void)fb_proc_field(text, "VmHWM:", &kib);
     }
-    return st_max(kib * ST_KIB, st_memory_rss());
+    return fb_max(kib * FB_KIB, fb_memory_rss());
 }
 
-uint64_t st_os_written_bytes(void)
+uint64_t fb_os_written_bytes(void)
 {
     char text[512];
     uint64_t bytes = 0;
-    if (st_proc_text("", "/proc/self/io", text, sizeof text)) {
-        (void)st_proc_field(text, "write_bytes:", &bytes);
+    if (fb_proc_text("", "/proc/self/io", text, sizeof text)) {
+        (void)fb_proc_field(text, "write_bytes:", &bytes);
     }
     return bytes;
 }
 
-void st_vm_advise_huge(void *base, size_t size)
+void fb_vm_advise_huge(void *base, size_t size)
 {
     (void)madvise(base, size, MADV_HUGEPAGE);
 }
 
-void st_vm_advise_small(void *base, size_t size)
+void fb_vm_advise_small(void *base, size_t size)
 {
     (void)madvise(base, size, MADV_NOHUGEPAGE);
 }
 
-bool st_vm_populate_call(void *base, size_t size)
+bool fb_vm_populate_call(void *base, size_t size)
 {
     int rc;
     do {
@@ -90,7 +90,7 @@ bool st_vm_populate_call(void *base, size_t size)
     return rc == 0;
 }
 
-bool st_vm_discard_call(void *base, size_t size)
+bool fb_vm_discard_call(void *base, size_t size)
 {
     return madvise(base, size, MADV_DONTNEED) == 0;
 }

@@ -11,12 +11,12 @@
 #include <sys/sysctl.h>
 #include <unistd.h>
 
-void st_memory_state_now(struct st_memory_state *out)
+void fb_memory_state_now(struct fb_memory_state *out)
 {
     uint64_t total = 0;
     size_t size = sizeof total;
     if (sysctlbyname("hw.memsize", &total, &size, NULL, 0)) {
-        total = (uint64_t)sysconf(_SC_PHYS_PAGES) * st_vm_page_size();
+        total = (uint64_t)sysconf(_SC_PHYS_PAGES) * fb_vm_page_size();
     }
     out->total_bytes = total;
     out->available_bytes = total;
@@ -30,7 +30,7 @@ void st_memory_state_now(struct st_memory_state *out)
         /* free_count holds the speculative pages too; file-backed ones can be dropped, which leaves
          * out inactive anonymous pages: taking those would mean compressing or swapping them. */
         uint64_t pages = (uint64_t)vm.free_count + vm.purgeable_count + vm.external_page_count;
-        out->available_bytes = st_min(pages * st_vm_page_size(), total);
+        out->available_bytes = fb_min(pages * fb_vm_page_size(), total);
     }
     mach_port_deallocate(mach_task_self(), host);
 }
@@ -42,19 +42,19 @@ static bool task(struct mach_task_basic_info *info)
            KERN_SUCCESS;
 }
 
-uint64_t st_memory_rss(void)
+uint64_t fb_memory_rss(void)
 {
     struct mach_task_basic_info info;
     return task(&info) ? info.resident_size : 0;
 }
 
-uint64_t st_memory_peak_rss(void)
+uint64_t fb_memory_peak_rss(void)
 {
     struct mach_task_basic_info info;
     return task(&info) ? info.resident_size_max : 0;
 }
 
-uint64_t st_os_written_bytes(void)
+uint64_t fb_os_written_bytes(void)
 {
     struct rusage_info_v4 info;
     int rc = proc_pid_rusage(getpid(), RUSAGE_INFO_V4, (rusage_info_t *)&info);
@@ -62,19 +62,19 @@ uint64_t st_os_written_bytes(void)
 }
 
 /* Apple's processors have 16 KiB pages and no larger ones for ordinary programs. */
-void st_vm_advise_huge(void *base, size_t size)
+void fb_vm_advise_huge(void *base, size_t size)
 {
     (void)base;
     (void)size;
 }
 
-void st_vm_advise_small(void *base, size_t size)
+void fb_vm_advise_small(void *base, size_t size)
 {
     (void)base;
     (void)size;
 }
 
-bool st_vm_populate_call(void *base, size_t size)
+bool fb_vm_populate_call(void *base, size_t size)
 {
     (void)base;
     (void)size;
@@ -82,7 +82,7 @@ bool st_vm_populate_call(void *base, size_t size)
 }
 
 /* MADV_FREE keeps the old bytes until memory is short; fresh pages in the same place are zero. */
-bool st_vm_discard_call(void *base, size_t size)
+bool fb_vm_discard_call(void *base, size_t size)
 {
     return mmap(base, size, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;

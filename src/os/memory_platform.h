@@ -2,8 +2,8 @@
  * memory_platform.h - what memory_posix.c needs from each system (memory_linux.c, memory_macos.c).
  * Ranges are whole pages.
  */
-#ifndef ST_OS_MEMORY_PLATFORM_H
-#define ST_OS_MEMORY_PLATFORM_H
+#ifndef FB_OS_MEMORY_PLATFORM_H
+#define FB_OS_MEMORY_PLATFORM_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,19 +11,19 @@
 #include "os/memory.h"
 
 /* The functions of memory.h, without the override. */
-void st_memory_state_now(struct st_memory_state *out);
-struct st_memory_reader *st_memory_reader_open(void);
-void st_memory_reader_look(struct st_memory_reader *reader, struct st_memory_state *out);
-void st_memory_reader_close(struct st_memory_reader *reader);
+void fb_memory_state_now(struct fb_memory_state *out);
+struct fb_memory_reader *fb_memory_reader_open(void);
+void fb_memory_reader_look(struct fb_memory_reader *reader, struct fb_memory_state *out);
+void fb_memory_reader_close(struct fb_memory_reader *reader);
 
 /* Asks for huge pages; advice. */
-void st_vm_advise_huge(void *base, size_t size);
-void st_vm_advise_small(void *base, size_t size);
+void fb_vm_advise_huge(void *base, size_t size);
+void fb_vm_advise_small(void *base, size_t size);
 
 /* Makes every page present without changing it. False when there is no call for that. */
-bool st_vm_populate_call(void *base, size_t size);
+bool fb_vm_populate_call(void *base, size_t size);
 
 /* Gives the pages back; they read as zero. False when the system refuses (locked pages). */
-bool st_vm_discard_call(void *base, size_t size);
+bool fb_vm_discard_call(void *base, size_t size);
 
 #endif

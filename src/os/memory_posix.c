@@ -11,78 +11,78 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define HUGE_BYTES (2 * ST_MIB)
+#define HUGE_BYTES (2 * FB_MIB)
 
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
 #endif
 
-static _Atomic(st_memory_fake) override;
+static _Atomic(fb_memory_fake) override;
 
-void st_memory_override(st_memory_fake fake)
+void fb_memory_override(fb_memory_fake fake)
 {
     atomic_store(&override, fake);
 }
 
-static bool overridden(struct st_memory_state *out)
+static bool overridden(struct fb_memory_state *out)
 {
-    st_memory_fake fake = atomic_load(&override);
+    fb_memory_fake fake = atomic_load(&override);
     if (fake) {
         fake(out);
     }
     return fake != NULL;
 }
 
-void st_memory_state(struct st_memory_state *out)
+void fb_memory_state(struct fb_memory_state *out)
 {
     if (!overridden(out)) {
-        st_memory_state_now(out);
+        fb_memory_state_now(out);
     }
 }
 
-struct st_memory_reader *st_memory_reader_new(void)
+struct fb_memory_reader *fb_memory_reader_new(void)
 {
-    return st_memory_reader_open();
+    return fb_memory_reader_open();
 }
 
-void st_memory_reader_read(struct st_memory_reader *reader, struct st_memory_state *out)
+void fb_memory_reader_read(struct fb_memory_reader *reader, struct fb_memory_state *out)
 {
     if (!overridden(out)) {
-        st_memory_reader_look(reader, out);
+        fb_memory_reader_look(reader, out);
     }
 }
 
-void st_memory_reader_free(struct st_memory_reader *reader)
+void fb_memory_reader_free(struct fb_memory_reader *reader)
 {
     if (reader) {
-        st_memory_reader_close(reader);
+        fb_memory_reader_close(reader);
     }
 }
 
-uint64_t st_memory_headroom(const struct st_memory_state *state)
+uint64_t fb_memory_headroom(const struct fb_memory_state *state)
 {
     uint64_t left = UINT64_MAX;
     if (state->limit_bytes != UINT64_MAX) {
-        left = state->limit_bytes - st_min(state->limit_used_bytes, state->limit_bytes);
+        left = state->limit_bytes - fb_min(state->limit_used_bytes, state->limit_bytes);
     }
-    return st_min(left, state->available_bytes);
+    return fb_min(left, state->available_bytes);
 }
 
-uint64_t st_memory_default_budget(void)
+uint64_t fb_memory_default_budget(void)
 {
-    struct st_memory_state state;
-    st_memory_state(&state);
-    uint64_t room = st_memory_headroom(&state) + st_memory_rss();
-    return room - st_max(room / 10, st_min(512 * ST_MIB, room / 4));
+    struct fb_memory_state state;
+    fb_memory_state(&state);
+    uint64_t room = fb_memory_headroom(&state) + fb_memory_rss();
+    return room - fb_max(room / 10, fb_min(512 * FB_MIB, room / 4));
 }
 
-uint64_t st_memory_reserve(const struct st_memory_state *state)
+uint64_t fb_memory_reserve(const struct fb_memory_state *state)
 {
-    uint64_t all = st_min(state->total_bytes, state->limit_bytes);
-    return st_min(st_max(all / 16, st_min(all / 8, 32 * ST_MIB)), 512 * ST_MIB);
+    uint64_t all = fb_min(state->total_bytes, state->limit_bytes);
+    return fb_min(fb_max(all / 16, fb_min(all / 8, 32 * FB_MIB)), 512 * FB_MIB);
 }
 
-uint64_t st_vm_page_size(void)
+uint64_t fb_vm_page_size(void)
 {
     static uint64_t size; /* every thread writes the same value */
     uint64_t known = __atomic_load_n(&size, __ATOMIC_RELAXED);
@@ -93,14 +93,14 @@ uint64_t st_vm_page_size(void)
     return known;
 }
 
-void *st_vm_reserve(uint64_t size, bool huge)
+void *fb_vm_reserve(uint64_t size, bool huge)
 {
-    uint64_t page = st_vm_page_size();
+    uint64_t page = fb_vm_page_size();
     uint64_t slack = huge ? HUGE_BYTES : 0;
     if (size == 0 || size > SIZE_MAX - slack - page) {
         return NULL;
     }
-    size = st_round_up(size, page);
+    size = fb_round_up(size, page);
     char *raw = mmap(NULL, size + slack, PROT_READ | PROT_WRITE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED) {
@@ -110,29 +110,29 @@ void *st_vm_reserve(uint64_t size, bool huge)
         return raw;
     }
     /* raw |..lead..| size |..tail..| : only the middle stays. */
-    uint64_t lead = st_round_up((uintptr_t)raw, HUGE_BYTES) - (uintptr_t)raw;
+    uint64_t lead = fb_round_up((uintptr_t)raw, HUGE_BYTES) - (uintptr_t)raw;
     if (lead) {
         munmap(raw, lead);
     }
     if (slack - lead) {
         munmap(raw + lead + size, slack - lead);
     }
-    st_vm_advise_huge(raw + lead, size);
+    fb_vm_advise_huge(raw + lead, size);
     return raw + lead;
 }
 
-void st_vm_release(void *base, uint64_t size)
+void fb_vm_release(void *base, uint64_t size)
 {
-    if (base && munmap(base, st_round_up(size, st_vm_page_size()))) {
-        ST_BUG("cannot release %p, %llu bytes", base, (unsigned long long)size);
+    if (base && munmap(base, fb_round_up(size, fb_vm_page_size()))) {
+        FB_BUG("cannot release %p, %llu bytes", base, (unsigned long long)size);
     }
 }
 
-void st_vm_populate(void *base, uint64_t size)
+void fb_vm_populate(void *base, uint64_t size)
 {
-    uint64_t page = st_vm_page_size();
-    size = st_round_up(size, page);
-    if (size == 0 || st_vm_populate_call(base, size)) {
+    uint64_t page = fb_vm_page_size();
+    size = fb_round_up(size, page);
+    if (size == 0 || fb_vm_populate_call(base, size)) {
         return;
     }
     /* An atomic "or 0" makes the page ours and leaves alone what others may be writing to it. */
@@ -144,37 +144,37 @@ void st_vm_populate(void *base, uint64_t size)
 /* The whole pages inside [base, base + size); false when there are none. */
 static bool whole_pages(void *base, uint64_t size, char **start, size_t *length)
 {
-    uint64_t page = st_vm_page_size();
-    uintptr_t from = st_round_up((uintptr_t)base, page);
-    uintptr_t to = st_round_down((uintptr_t)base + size, page);
+    uint64_t page = fb_vm_page_size();
+    uintptr_t from = fb_round_up((uintptr_t)base, page);
+    uintptr_t to = fb_round_down((uintptr_t)base + size, page);
     *start = (char *)base + (from - (uintptr_t)base);
     *length = to > from ? to - from : 0;
     return to > from;
 }
 
-void st_vm_discard(void *base, uint64_t size)
+void fb_vm_discard(void *base, uint64_t size)
 {
     char *start;
     size_t length;
-    if (whole_pages(base, size, &start, &length) && !st_vm_discard_call(start, length)) {
+    if (whole_pages(base, size, &start, &length) && !fb_vm_discard_call(start, length)) {
         memset(start, 0, length);
     }
 }
 
-void st_vm_small_pages(void *base, uint64_t size)
+void fb_vm_small_pages(void *base, uint64_t size)
 {
     char *start;
     size_t length;
     if (whole_pages(base, size, &start, &length)) {
-        st_vm_advise_small(start, length);
+        fb_vm_advise_small(start, length);
     }
 }
 
-void st_vm_forbid(void *base, uint64_t size)
+void fb_vm_forbid(void *base, uint64_t size)
 {
     char *start;
     size_t length;
     if (whole_pages(base, size, &start, &length) && mprotect(start, length, PROT_NONE)) {
-        ST_BUG("cannot protect %p, %zu bytes", (void *)start, length);
+        FB_BUG("cannot protect %p, %zu bytes", (void *)start, length);
     }
 }

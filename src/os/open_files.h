@@ -1,11 +1,11 @@
 /* open_files.h - the files this process has open. */
-#ifndef ST_OS_OPEN_FILES_H
-#define ST_OS_OPEN_FILES_H
+#ifndef FB_OS_OPEN_FILES_H
+#define FB_OS_OPEN_FILES_H
 
 #include <stdbool.h>
 
 /* Calls `visit` with the path of each open regular file, in order of descriptors, until it returns
  * true. Files without a path are left out. Returns whether a visit returned true. */
-bool st_open_files(bool (*visit)(void *user, const char *path), void *user);
+bool fb_open_files(bool (*visit)(void *user, const char *path), void *user);
 
 #endif

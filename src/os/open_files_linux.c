@@ -20,7 +20,7 @@ static int highest_descriptor(void)
     return highest;
 }
 
-bool st_open_files(bool (*visit)(void *user, const char *path), void *user)
+bool fb_open_files(bool (*visit)(void *user, const char *path), void *user)
 {
     int highest = highest_descriptor();
     for (int fd = 0; fd <= highest; fd++) {

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool st_open_files(bool (*visit)(void *user, const char *path), void *user)
+bool fb_open_files(bool (*visit)(void *user, const char *path), void *user)
 {
     int limit = getdtablesize();
     for (int fd = 0; fd < limit; fd++) {

@@ -6,12 +6,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-void st_output_start_call(int fd, uint64_t offset, uint64_t length)
+void fb_output_start_call(int fd, uint64_t offset, uint64_t length)
 {
     (void)sync_file_range(fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
 }
 
-int st_output_sync_call(int fd, uint64_t offset, uint64_t length)
+int fb_output_sync_call(int fd, uint64_t offset, uint64_t length)
 {
     if (fdatasync(fd)) {
         return errno;

@@ -4,14 +4,14 @@
 #include <errno.h>
 #include <unistd.h>
 
-void st_output_start_call(int fd, uint64_t offset, uint64_t length)
+void fb_output_start_call(int fd, uint64_t offset, uint64_t length)
 {
     (void)fd;
     (void)offset;
     (void)length;
 }
 
-int st_output_sync_call(int fd, uint64_t offset, uint64_t length)
+int fb_output_sync_call(int fd, uint64_t offset, uint64_t length)
 {
     (void)offset;
     (void)length;

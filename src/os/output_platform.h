@@ -1,14 +1,14 @@
 /* output_platform.h - what output_posix.c needs from each system (output_linux.c, output_macos.c). */
-#ifndef ST_OS_OUTPUT_PLATFORM_H
-#define ST_OS_OUTPUT_PLATFORM_H
+#ifndef FB_OS_OUTPUT_PLATFORM_H
+#define FB_OS_OUTPUT_PLATFORM_H
 
 #include <stdint.h>
 
 /* Starts writing a range of the file to the disk, without waiting for it. Advice. */
-void st_output_start_call(int fd, uint64_t offset, uint64_t length);
+void fb_output_start_call(int fd, uint64_t offset, uint64_t length);
 
 /* Waits until all of the file's data is on the disk, then lets go of the range's cached pages. 0 or
  * an errno. */
-int st_output_sync_call(int fd, uint64_t offset, uint64_t length);
+int fb_output_sync_call(int fd, uint64_t offset, uint64_t length);
 
 #endif

@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "os/output_platform.h"
 
-struct st_output {
+struct fb_output {
     int fd;
     char *path;
 };
@@ -37,41 +37,42 @@ static const char *hint_for(int errnum)
     }
 }
 
-static enum strata_status failed(
-    const struct st_output *o, int errnum, const char *what, struct strata_error *err)
+static enum forebay_status failed(
+    const struct fb_output *o, int errnum, const char *what, struct forebay_error *err)
 {
-    return st_fail_errno(err, STRATA_E_IO, errnum, hint_for(errnum), "cannot %s %s", what, o->path);
+    return fb_fail_errno(
+        err, FOREBAY_E_IO, errnum, hint_for(errnum), "cannot %s %s", what, o->path);
 }
 
-enum strata_status st_output_open(
-    const char *path, struct st_output **out, struct strata_error *err)
+enum forebay_status fb_output_open(
+    const char *path, struct fb_output **out, struct forebay_error *err)
 {
     struct stat st;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
     if (fd < 0) {
-        return st_fail_errno(err, STRATA_E_IO, errno, hint_for(errno), "cannot write %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, hint_for(errno), "cannot write %s", path);
     }
     if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
         close(fd);
-        return st_fail(err, STRATA_E_IO, "Choose another name.", "%s is not a file", path);
+        return fb_fail(err, FOREBAY_E_IO, "Choose another name.", "%s is not a file", path);
     }
     if (flock(fd, LOCK_EX | LOCK_NB)) {
         int errnum = errno;
         close(fd);
         if (errnum == EWOULDBLOCK) {
-            return st_fail(err, STRATA_E_USAGE, "Wait until it is done.",
+            return fb_fail(err, FOREBAY_E_USAGE, "Wait until it is done.",
                 "another process is writing %s", path);
         }
-        return st_fail_errno(err, STRATA_E_IO, errnum, "", "cannot lock %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum, "", "cannot lock %s", path);
     }
-    struct st_output *o = st_xcalloc(1, sizeof *o);
+    struct fb_output *o = fb_xcalloc(1, sizeof *o);
     o->fd = fd;
-    o->path = st_xstrdup(path);
+    o->path = fb_xstrdup(path);
     *out = o;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_output_close(struct st_output *o)
+void fb_output_close(struct fb_output *o)
 {
     if (o) {
         close(o->fd);
@@ -80,36 +81,36 @@ void st_output_close(struct st_output *o)
     }
 }
 
-uint64_t st_output_size(const struct st_output *o)
+uint64_t fb_output_size(const struct fb_output *o)
 {
     struct stat st;
     return fstat(o->fd, &st) ? 0 : (uint64_t)st.st_size;
 }
 
-enum strata_status st_output_resize(struct st_output *o, uint64_t size, struct strata_error *err)
+enum forebay_status fb_output_resize(struct fb_output *o, uint64_t size, struct forebay_error *err)
 {
     int errnum = size > INT64_MAX ? EFBIG : ftruncate(o->fd, (off_t)size) ? errno : 0;
-    return errnum ? failed(o, errnum, "make room in", err) : STRATA_OK;
+    return errnum ? failed(o, errnum, "make room in", err) : FOREBAY_OK;
 }
 
-enum strata_status st_output_read(
-    struct st_output *o, void *data, size_t length, uint64_t offset, struct strata_error *err)
+enum forebay_status fb_output_read(
+    struct fb_output *o, void *data, size_t length, uint64_t offset, struct forebay_error *err)
 {
     for (size_t done = 0; done < length;) {
         ssize_t n = pread(o->fd, (char *)data + done, length - done, (off_t)(offset + done));
         if (n == 0) {
-            return st_fail(err, STRATA_E_FORMAT, "", "%s ends early", o->path);
+            return fb_fail(err, FOREBAY_E_FORMAT, "", "%s ends early", o->path);
         }
         if (n < 0 && errno != EINTR) {
             return failed(o, errno, "read", err);
         }
         done += n > 0 ? (size_t)n : 0;
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status st_output_write(
-    struct st_output *o, const void *data, size_t length, uint64_t offset, struct strata_error *err)
+enum forebay_status fb_output_write(struct fb_output *o, const void *data, size_t length,
+    uint64_t offset, struct forebay_error *err)
 {
     for (size_t done = 0; done < length;) {
         ssize_t n = pwrite(o->fd, (const char *)data + done, length - done, (off_t)(offset + done));
@@ -118,19 +119,19 @@ enum strata_status st_output_write(
         }
         done += n > 0 ? (size_t)n : 0;
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_output_start(struct st_output *o, uint64_t offset, uint64_t length)
+void fb_output_start(struct fb_output *o, uint64_t offset, uint64_t length)
 {
-    st_output_start_call(o->fd, offset, length);
+    fb_output_start_call(o->fd, offset, length);
 }
 
-enum strata_status st_output_sync(
-    struct st_output *o, uint64_t offset, uint64_t length, struct strata_error *err)
+enum forebay_status fb_output_sync(
+    struct fb_output *o, uint64_t offset, uint64_t length, struct forebay_error *err)
 {
-    int errnum = st_output_sync_call(o->fd, offset, length);
-    return errnum ? failed(o, errnum, "write", err) : STRATA_OK;
+    int errnum = fb_output_sync_call(o->fd, offset, length);
+    return errnum ? failed(o, errnum, "write", err) : FOREBAY_OK;
 }
 
 /* The directory that the path is in. */
@@ -156,20 +157,21 @@ static void sync_directory(const char *path)
     }
 }
 
-enum strata_status st_output_commit(struct st_output *o, const char *path, struct strata_error *err)
+enum forebay_status fb_output_commit(
+    struct fb_output *o, const char *path, struct forebay_error *err)
 {
     if (fsync(o->fd)) {
         return failed(o, errno, "write", err);
     }
     if (rename(o->path, path)) {
-        return st_fail_errno(
-            err, STRATA_E_IO, errno, hint_for(errno), "cannot rename %s to %s", o->path, path);
+        return fb_fail_errno(
+            err, FOREBAY_E_IO, errno, hint_for(errno), "cannot rename %s to %s", o->path, path);
     }
     sync_directory(path);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-uint64_t st_disk_free(const char *path)
+uint64_t fb_disk_free(const char *path)
 {
     char dir[4096];
     struct statvfs fs;
@@ -177,41 +179,41 @@ uint64_t st_disk_free(const char *path)
     return statvfs(dir, &fs) ? UINT64_MAX : (uint64_t)fs.f_bavail * fs.f_frsize;
 }
 
-uint64_t st_path_disk_bytes(const char *path)
+uint64_t fb_path_disk_bytes(const char *path)
 {
     struct stat st;
     return stat(path, &st) ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
-bool st_path_writable(const char *path)
+bool fb_path_writable(const char *path)
 {
     char dir[4096];
     directory_of(path, dir, sizeof dir);
     return access(dir, W_OK | X_OK) == 0;
 }
 
-bool st_path_exists(const char *path)
+bool fb_path_exists(const char *path)
 {
     return access(path, F_OK) == 0;
 }
 
-bool st_path_is_no_file(const char *path)
+bool fb_path_is_no_file(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
 }
 
-enum strata_status st_path_remove(const char *path, bool *removed, struct strata_error *err)
+enum forebay_status fb_path_remove(const char *path, bool *removed, struct forebay_error *err)
 {
     struct stat st;
     *removed = false;
     if (lstat(path, &st)) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
     if (S_ISDIR(st.st_mode) || unlink(path)) {
-        return st_fail_errno(err, STRATA_E_IO, S_ISDIR(st.st_mode) ? EISDIR : errno,
+        return fb_fail_errno(err, FOREBAY_E_IO, S_ISDIR(st.st_mode) ? EISDIR : errno,
             hint_for(errno), "cannot remove %s", path);
     }
     *removed = true;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }

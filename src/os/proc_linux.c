@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-bool st_proc_text(const char *root, const char *path, char *buf, size_t cap)
+bool fb_proc_text(const char *root, const char *path, char *buf, size_t cap)
 {
     char full[4096];
     if (snprintf(full, sizeof full, "%s%s", root, path) >= (int)sizeof full) {
@@ -35,7 +35,7 @@ bool st_proc_text(const char *root, const char *path, char *buf, size_t cap)
     return true;
 }
 
-bool st_proc_again(int fd, char *buf, size_t cap)
+bool fb_proc_again(int fd, char *buf, size_t cap)
 {
     ssize_t n;
     do {
@@ -45,7 +45,7 @@ bool st_proc_again(int fd, char *buf, size_t cap)
     return n >= 0;
 }
 
-bool st_proc_field(const char *text, const char *key, uint64_t *out)
+bool fb_proc_field(const char *text, const char *key, uint64_t *out)
 {
     size_t n = strlen(key);
     for (const char *line = text; line; line = strchr(line, '\n')) {

@@ -22,8 +22,8 @@
 
 #define PRESSURE_WINDOW_NS 2000000000ull
 
-struct st_memory_reader {
-    struct st_cgroup cgroup;
+struct fb_memory_reader {
+    struct fb_cgroup cgroup;
     int meminfo;
     int machine_pressure;
     uint64_t total_bytes;
@@ -32,21 +32,21 @@ struct st_memory_reader {
     double pressure;
 };
 
-struct st_memory_reader *st_memory_reader_open(void)
+struct fb_memory_reader *fb_memory_reader_open(void)
 {
-    struct st_memory_reader *r = st_xcalloc(1, sizeof *r);
-    struct st_memory_state state;
-    st_memory_state_now(&state);
+    struct fb_memory_reader *r = fb_xcalloc(1, sizeof *r);
+    struct fb_memory_state state;
+    fb_memory_state_now(&state);
     r->total_bytes = state.total_bytes;
-    st_cgroup_open("", &r->cgroup);
+    fb_cgroup_open("", &r->cgroup);
     r->meminfo = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
     r->machine_pressure = open("/proc/pressure/memory", O_RDONLY | O_CLOEXEC);
     return r;
 }
 
-void st_memory_reader_close(struct st_memory_reader *r)
+void fb_memory_reader_close(struct fb_memory_reader *r)
 {
-    st_cgroup_close(&r->cgroup);
+    fb_cgroup_close(&r->cgroup);
     if (r->meminfo >= 0) {
         close(r->meminfo);
     }
@@ -56,7 +56,7 @@ void st_memory_reader_close(struct st_memory_reader *r)
     free(r);
 }
 
-bool st_psi_total(const char *text, uint64_t *us)
+bool fb_psi_total(const char *text, uint64_t *us)
 {
     const char *total = strncmp(text, "some ", 5) == 0 ? strstr(text, "total=") : NULL;
     if (!total || total[6] < '0' || total[6] > '9') {
@@ -67,15 +67,15 @@ bool st_psi_total(const char *text, uint64_t *us)
 }
 
 /* The share of lost time between two looks that are a window apart. */
-static double pressure(struct st_memory_reader *r)
+static double pressure(struct fb_memory_reader *r)
 {
     char text[512];
     int fd = r->cgroup.pressure >= 0 ? r->cgroup.pressure : r->machine_pressure;
-    uint64_t now = st_now_ns(), us = 0;
+    uint64_t now = fb_now_ns(), us = 0;
     if (r->since_ns && now - r->since_ns < PRESSURE_WINDOW_NS) {
         return r->pressure;
     }
-    if (!st_proc_again(fd, text, sizeof text) || !st_psi_total(text, &us)) {
+    if (!fb_proc_again(fd, text, sizeof text) || !fb_psi_total(text, &us)) {
         return 0;
     }
     r->pressure = 0;
@@ -88,17 +88,17 @@ static double pressure(struct st_memory_reader *r)
     return r->pressure;
 }
 
-void st_memory_reader_look(struct st_memory_reader *r, struct st_memory_state *out)
+void fb_memory_reader_look(struct fb_memory_reader *r, struct fb_memory_state *out)
 {
     char text[4096];
     uint64_t kib;
     out->total_bytes = r->total_bytes;
     out->available_bytes = r->total_bytes;
-    if (st_proc_again(r->meminfo, text, sizeof text) &&
-        st_proc_field(text, "MemAvailable:", &kib)) {
-        out->available_bytes = st_min(kib * ST_KIB, r->total_bytes);
+    if (fb_proc_again(r->meminfo, text, sizeof text) &&
+        fb_proc_field(text, "MemAvailable:", &kib)) {
+        out->available_bytes = fb_min(kib * FB_KIB, r->total_bytes);
     }
-    st_cgroup_read(&r->cgroup, r->total_bytes, &out->limit_bytes, &out->limit_used_bytes);
+    fb_cgroup_read(&r->cgroup, r->total_bytes, &out->limit_bytes, &out->limit_used_bytes);
     out->pressure = pressure(r);
     if (r->cgroup.pressure < 0 && out->available_bytes > r->total_bytes / 8) {
         out->pressure = 0; /* somebody is short of memory, in a container of its own */

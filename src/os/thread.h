@@ -1,14 +1,14 @@
 /* thread.h - threads of our own, beside those of the program and of llama.cpp. */
-#ifndef ST_OS_THREAD_H
-#define ST_OS_THREAD_H
+#ifndef FB_OS_THREAD_H
+#define FB_OS_THREAD_H
 
 #include <pthread.h>
 
 /* Starts a thread that takes none of the program's signals, on a small stack: `run` must do without
  * much of its own. Returns what pthread_create does. */
-int st_thread_start(pthread_t *out, void *(*run)(void *arg), void *arg);
+int fb_thread_start(pthread_t *out, void *(*run)(void *arg), void *arg);
 
 /* From now on the calling thread hardly runs where others want the processor. */
-void st_thread_give_way(void);
+void fb_thread_give_way(void);
 
 #endif

@@ -3,7 +3,7 @@
 
 #include <sys/resource.h>
 
-void st_thread_give_way(void)
+void fb_thread_give_way(void)
 {
     (void)setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone */
 }

@@ -5,7 +5,7 @@
 
 #define STACK_BYTES (256u * 1024)
 
-int st_thread_start(pthread_t *out, void *(*run)(void *arg), void *arg)
+int fb_thread_start(pthread_t *out, void *(*run)(void *arg), void *arg)
 {
     pthread_attr_t attr;
     sigset_t all, before;

@@ -10,27 +10,27 @@
  * `look` is called on every turn. `act` follows it only when nobody is between enter and leave, and
  * enter waits until it has returned. So act may change what the worker uses between its two.
  */
-#ifndef ST_OS_WATCH_H
-#define ST_OS_WATCH_H
+#ifndef FB_OS_WATCH_H
+#define FB_OS_WATCH_H
 
 #include "os/memory.h"
 
-struct st_watch;
+struct fb_watch;
 
-struct st_watch_calls {
-    void (*look)(void *user, const struct st_memory_state *state, uint64_t now_ns);
+struct fb_watch_calls {
+    void (*look)(void *user, const struct fb_memory_state *state, uint64_t now_ns);
     void (*act)(void *user);
 };
 
 /* Starts looking. NULL when there can be no thread. */
-struct st_watch *st_watch_start(const struct st_watch_calls *calls, void *user);
+struct fb_watch *fb_watch_start(const struct fb_watch_calls *calls, void *user);
 /* Stops; no call is made any more. NULL is fine, here and below. */
-void st_watch_stop(struct st_watch *watch);
+void fb_watch_stop(struct fb_watch *watch);
 
-void st_watch_enter(struct st_watch *watch);
-void st_watch_leave(struct st_watch *watch);
+void fb_watch_enter(struct fb_watch *watch);
+void fb_watch_leave(struct fb_watch *watch);
 
 /* Time between two looks. Tests shorten it, before they start a watch. */
-extern uint32_t st_watch_interval_us;
+extern uint32_t fb_watch_interval_us;
 
 #endif

@@ -11,12 +11,12 @@
 #include "os/thread.h"
 
 /* A look costs some 10 us (reads of /proc and of control files that stay open). */
-uint32_t st_watch_interval_us = 20000;
+uint32_t fb_watch_interval_us = 20000;
 
-struct st_watch {
-    struct st_watch_calls calls;
+struct fb_watch {
+    struct fb_watch_calls calls;
     void *user;
-    struct st_memory_reader *reader;
+    struct fb_memory_reader *reader;
     pthread_t thread;
     pthread_mutex_t turn;
     atomic_bool stop;
@@ -24,13 +24,13 @@ struct st_watch {
 
 static void *run(void *arg)
 {
-    struct st_watch *w = arg;
+    struct fb_watch *w = arg;
     const struct timespec pause = {
-        st_watch_interval_us / 1000000, (long)(st_watch_interval_us % 1000000) * 1000};
+        fb_watch_interval_us / 1000000, (long)(fb_watch_interval_us % 1000000) * 1000};
     while (!atomic_load(&w->stop)) {
-        struct st_memory_state state;
-        st_memory_reader_read(w->reader, &state);
-        w->calls.look(w->user, &state, st_now_ns());
+        struct fb_memory_state state;
+        fb_memory_reader_read(w->reader, &state);
+        w->calls.look(w->user, &state, fb_now_ns());
         if (pthread_mutex_trylock(&w->turn) == 0) {
             w->calls.act(w->user);
             pthread_mutex_unlock(&w->turn);
@@ -40,15 +40,15 @@ static void *run(void *arg)
     return NULL;
 }
 
-struct st_watch *st_watch_start(const struct st_watch_calls *calls, void *user)
+struct fb_watch *fb_watch_start(const struct fb_watch_calls *calls, void *user)
 {
-    struct st_watch *w = st_xcalloc(1, sizeof *w);
+    struct fb_watch *w = fb_xcalloc(1, sizeof *w);
     w->calls = *calls;
     w->user = user;
-    w->reader = st_memory_reader_new();
+    w->reader = fb_memory_reader_new();
     pthread_mutex_init(&w->turn, NULL);
-    if (st_thread_start(&w->thread, run, w)) {
-        st_memory_reader_free(w->reader);
+    if (fb_thread_start(&w->thread, run, w)) {
+        fb_memory_reader_free(w->reader);
         pthread_mutex_destroy(&w->turn);
         free(w);
         return NULL;
@@ -56,25 +56,25 @@ struct st_watch *st_watch_start(const struct st_watch_calls *calls, void *user)
     return w;
 }
 
-void st_watch_stop(struct st_watch *w)
+void fb_watch_stop(struct fb_watch *w)
 {
     if (w) {
         atomic_store(&w->stop, true);
         pthread_join(w->thread, NULL);
-        st_memory_reader_free(w->reader);
+        fb_memory_reader_free(w->reader);
         pthread_mutex_destroy(&w->turn);
         free(w);
     }
 }
 
-void st_watch_enter(struct st_watch *w)
+void fb_watch_enter(struct fb_watch *w)
 {
     if (w) {
         pthread_mutex_lock(&w->turn);
     }
 }
 
-void st_watch_leave(struct st_watch *w)
+void fb_watch_leave(struct fb_watch *w)
 {
     if (w) {
         pthread_mutex_unlock(&w->turn);

@@ -14,7 +14,7 @@
  * line from 0 keeps a concave curve concave. */
 #define SAVED 0.18
 
-double st_curve_prior(int n_slots, int n_expert, int n_used)
+double fb_curve_prior(int n_slots, int n_expert, int n_used)
 {
     if (n_slots >= n_expert) {
         return 1;
@@ -28,7 +28,7 @@ static double saved(int n_slots, int n_used)
     return SAVED * fmin(1, n_slots / (2 * fmax(1, n_used)));
 }
 
-static void fill_hits(struct st_curve *curve, int n_used, const struct st_reuse *seen)
+static void fill_hits(struct fb_curve *curve, int n_used, const struct fb_reuse *seen)
 {
     int n = curve->n_expert;
     double total = 0, reused = 0, hits = 0, weight = (double)PRIOR_TOKENS * n_used;
@@ -38,7 +38,7 @@ static void fill_hits(struct st_curve *curve, int n_used, const struct st_reuse 
     }
     for (int s = 1; s <= n; s++) {
         hits += seen ? seen->count[s - 1] : 0;
-        double prior = st_curve_prior(s, n, n_used);
+        double prior = fb_curve_prior(s, n, n_used);
         double served = hits + saved(s, n_used) * (reused - hits);
         curve->hit[s] = fmax((weight * prior + served) / (weight + total), curve->hit[s - 1]);
     }
@@ -47,11 +47,11 @@ static void fill_hits(struct st_curve *curve, int n_used, const struct st_reuse 
 
 /* Slopes of the least concave curve above the hits: blocks of slots that share their gain, merged
  * from the left while a later block gains more than the one before it. */
-static void fill_gains(struct st_curve *curve)
+static void fill_gains(struct fb_curve *curve)
 {
     int n = curve->n_expert, n_blocks = 0;
-    int *length = st_xcalloc((size_t)n, sizeof *length);
-    double *sum = st_xcalloc((size_t)n, sizeof *sum);
+    int *length = fb_xcalloc((size_t)n, sizeof *length);
+    double *sum = fb_xcalloc((size_t)n, sizeof *sum);
     for (int s = 0; s < n; s++) {
         length[n_blocks] = 1;
         sum[n_blocks++] = curve->hit[s + 1] - curve->hit[s];
@@ -71,18 +71,18 @@ static void fill_gains(struct st_curve *curve)
     free(sum);
 }
 
-struct st_curves *st_curves_new(const struct st_weights *ws, const struct st_reuse *seen)
+struct fb_curves *fb_curves_new(const struct fb_weights *ws, const struct fb_reuse *seen)
 {
-    struct st_curves *curves = st_xcalloc(1, sizeof *curves);
+    struct fb_curves *curves = fb_xcalloc(1, sizeof *curves);
     curves->n_groups = ws->n_groups;
-    curves->groups = st_xcalloc((size_t)ws->n_groups + 1, sizeof *curves->groups);
+    curves->groups = fb_xcalloc((size_t)ws->n_groups + 1, sizeof *curves->groups);
     for (int g = 0; g < ws->n_groups; g++) {
-        struct st_curve *curve = &curves->groups[g];
+        struct fb_curve *curve = &curves->groups[g];
         int n = ws->groups[g].n_expert;
-        ST_ASSERT(!seen || seen[g].n_expert == n);
+        FB_ASSERT(!seen || seen[g].n_expert == n);
         curve->n_expert = n;
-        curve->hit = st_xcalloc((size_t)n + 1, sizeof *curve->hit);
-        curve->gain = st_xcalloc((size_t)n + 1, sizeof *curve->gain);
+        curve->hit = fb_xcalloc((size_t)n + 1, sizeof *curve->hit);
+        curve->gain = fb_xcalloc((size_t)n + 1, sizeof *curve->gain);
         fill_hits(curve, ws->catalog->n_expert_used, seen ? &seen[g] : NULL);
         fill_gains(curve);
         for (int d = 0; seen && d <= n; d++) {
@@ -92,7 +92,7 @@ struct st_curves *st_curves_new(const struct st_weights *ws, const struct st_reu
     return curves;
 }
 
-void st_curves_free(struct st_curves *curves)
+void fb_curves_free(struct fb_curves *curves)
 {
     for (int g = 0; curves && g < curves->n_groups; g++) {
         free(curves->groups[g].hit);

@@ -20,33 +20,33 @@
  *   V1  hit is 0 at 0 slots, 1 with a slot for each expert, and never falls.
  *   V2  gain never rises: it is that of the least concave curve above the hit curve.
  */
-#ifndef ST_PLAN_CURVE_H
-#define ST_PLAN_CURVE_H
+#ifndef FB_PLAN_CURVE_H
+#define FB_PLAN_CURVE_H
 
 #include "model/weights.h"
 
-struct st_curve {
+struct fb_curve {
     int n_expert;
     double *hit;  /* [n_expert + 1] by slots */
     double *gain; /* [n_expert] what slot s + 1 adds, for the planner */
 };
 
-struct st_curves {
+struct fb_curves {
     int n_groups;
-    struct st_curve *groups;
+    struct fb_curve *groups;
     uint64_t requests; /* seen in earlier runs; 0: all of it is the prior */
 };
 
 /* Requests by stack distance: count[d - 1], d = 1..n_expert; count[n_expert]: never used before. */
-struct st_reuse {
+struct fb_reuse {
     int n_expert;
     double *count;
 };
 
-double st_curve_prior(int n_slots, int n_expert, int n_used);
+double fb_curve_prior(int n_slots, int n_expert, int n_used);
 
 /* Curves for all groups. `seen` ([n_groups], or NULL) must have the groups' n_expert. */
-struct st_curves *st_curves_new(const struct st_weights *weights, const struct st_reuse *seen);
-void st_curves_free(struct st_curves *curves);
+struct fb_curves *fb_curves_new(const struct fb_weights *weights, const struct fb_reuse *seen);
+void fb_curves_free(struct fb_curves *curves);
 
 #endif

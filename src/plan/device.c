@@ -13,16 +13,16 @@ struct layer_bytes {
 };
 
 /* Experts, and the biases and scales that are used along with them. */
-static bool is_expert(const struct st_tensor *t)
+static bool is_expert(const struct fb_tensor *t)
 {
-    return t->n_expert > 1 || t->role == ST_ROLE_EXPERT_AUX;
+    return t->n_expert > 1 || t->role == FB_ROLE_EXPERT_AUX;
 }
 
-static struct layer_bytes *bytes_by_layer(const struct st_catalog *catalog)
+static struct layer_bytes *bytes_by_layer(const struct fb_catalog *catalog)
 {
-    struct layer_bytes *layers = st_xcalloc((size_t)catalog->n_layer + 1, sizeof *layers);
+    struct layer_bytes *layers = fb_xcalloc((size_t)catalog->n_layer + 1, sizeof *layers);
     for (int i = 0; i < catalog->n_tensors; i++) {
-        const struct st_tensor *t = &catalog->tensors[i];
+        const struct fb_tensor *t = &catalog->tensors[i];
         if (t->layer >= 0 && t->layer < catalog->n_layer) {
             *(is_expert(t) ? &layers[t->layer].experts : &layers[t->layer].dense) += t->bytes;
         }
@@ -32,20 +32,20 @@ static struct layer_bytes *bytes_by_layer(const struct st_catalog *catalog)
 
 /* What is in no layer. llama.cpp leaves tables of embeddings with the CPU, except that one without
  * an output matrix beside it is that matrix, too: the device gets a copy. */
-static uint64_t output_bytes(const struct st_catalog *catalog)
+static uint64_t output_bytes(const struct fb_catalog *catalog)
 {
     uint64_t bytes = 0, token_embd = 0;
     bool has_matrix = false;
     for (int i = 0; i < catalog->n_tensors; i++) {
-        const struct st_tensor *t = &catalog->tensors[i];
+        const struct fb_tensor *t = &catalog->tensors[i];
         if (t->layer >= 0) {
             continue;
         }
-        if (t->role == ST_ROLE_EMBEDDING) {
-            token_embd = st_max(token_embd, t->bytes);
+        if (t->role == FB_ROLE_EMBEDDING) {
+            token_embd = fb_max(token_embd, t->bytes);
         } else {
             bytes += t->bytes;
-            has_matrix = has_matrix || (t->role == ST_ROLE_OUTPUT && t->matrix);
+            has_matrix = has_matrix || (t->role == FB_ROLE_OUTPUT && t->matrix);
         }
     }
     return has_matrix ? bytes : bytes + token_embd;
@@ -60,12 +60,12 @@ static bool take(uint64_t bytes, uint64_t *room)
     return true;
 }
 
-struct st_device_plan st_plan_device(const struct st_catalog *catalog, uint64_t kv_bytes,
+struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t kv_bytes,
     uint64_t room_bytes, uint64_t reserve_bytes)
 {
-    struct st_device_plan plan = {0};
+    struct fb_device_plan plan = {0};
     int n = catalog->n_layer;
-    uint64_t room = room_bytes - st_min(room_bytes, reserve_bytes);
+    uint64_t room = room_bytes - fb_min(room_bytes, reserve_bytes);
     uint64_t output = output_bytes(catalog);
     uint64_t kv = n > 0 ? (kv_bytes + (uint64_t)n - 1) / (uint64_t)n : 0;
     if (reserve_bytes > room_bytes || !take(output, &room)) {
@@ -89,7 +89,7 @@ struct st_device_plan st_plan_device(const struct st_catalog *catalog, uint64_t 
     return plan;
 }
 
-int st_plan_device_gpu_layers(const struct st_device_plan *plan)
+int fb_plan_device_gpu_layers(const struct fb_device_plan *plan)
 {
     return plan->output ? plan->n_layers + 1 : 0;
 }

@@ -17,13 +17,13 @@
  *   G2  The target rises only by what is spare after all that it allows already has been taken.
  *   G3  The same inputs give the same answers: no clock but the one that is passed.
  */
-#ifndef ST_PLAN_GOVERNOR_H
-#define ST_PLAN_GOVERNOR_H
+#ifndef FB_PLAN_GOVERNOR_H
+#define FB_PLAN_GOVERNOR_H
 
 #include <stdint.h>
 
 /* What is seen at one moment. */
-struct st_governor_input {
+struct fb_governor_input {
     uint64_t now_ns;
     uint64_t headroom_bytes; /* what the process may still take */
     uint64_t limit_bytes;    /* of the container; UINT64_MAX: none */
@@ -32,7 +32,7 @@ struct st_governor_input {
     double pressure;         /* share of time lost for want of memory */
 };
 
-struct st_governor {
+struct fb_governor {
     uint64_t most_bytes, least_bytes;
     uint64_t target_bytes;
     uint64_t calm_ns; /* how long there must be room before growing */
@@ -44,10 +44,10 @@ struct st_governor {
 };
 
 /* Begins at most_bytes. `calm_ns` is how long there must be room before it grows: a second or so. */
-void st_governor_init(
-    struct st_governor *g, uint64_t most_bytes, uint64_t least_bytes, uint64_t calm_ns);
+void fb_governor_init(
+    struct fb_governor *g, uint64_t most_bytes, uint64_t least_bytes, uint64_t calm_ns);
 
 /* What the weights may hold from now on. */
-uint64_t st_governor_decide(struct st_governor *g, const struct st_governor_input *in);
+uint64_t fb_governor_decide(struct fb_governor *g, const struct fb_governor_input *in);
 
 #endif

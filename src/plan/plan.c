@@ -6,46 +6,46 @@
 #include "base/units.h"
 
 /* A dense weight below this is always kept before others: reading it costs a request, not bytes. */
-#define SMALL_BYTES (256 * ST_KIB)
+#define SMALL_BYTES (256 * FB_KIB)
 /* Room for this many of the largest streamed weight lets the disk run while one is computed. */
 #define RING_DEPTH 3
-#define RING_MIN   (32 * ST_MIB)
+#define RING_MIN   (32 * FB_MIB)
 /* Experts that are not read in place arrive in at most this much memory. */
-#define STAGING_MAX (64 * ST_MIB)
+#define STAGING_MAX (64 * FB_MIB)
 /* Experts of a batch pass through memory for at least so many parts, one used and one read, and at
  * most this share of the room, and this much. */
 #define TRANSIT_LEAST 2
 #define TRANSIT_SHARE 16
-#define TRANSIT_MAX   (128 * ST_MIB)
+#define TRANSIT_MAX   (128 * FB_MIB)
 
-static int experts_per_token(const struct st_weights *ws)
+static int experts_per_token(const struct fb_weights *ws)
 {
     int k = ws->catalog->n_expert_used;
     int widest = 0;
     for (int g = 0; g < ws->n_groups; g++) {
-        widest = (int)st_max((uint64_t)widest, (uint64_t)ws->groups[g].n_expert);
+        widest = (int)fb_max((uint64_t)widest, (uint64_t)ws->groups[g].n_expert);
     }
     k = k > 2 ? k : 2;
     return k < widest ? k : widest;
 }
 
-uint64_t st_plan_shared_slot_bytes(const struct st_weights *ws)
+uint64_t fb_plan_shared_slot_bytes(const struct fb_weights *ws)
 {
     uint64_t sum = 0;
-    for (int p = 0; p < ST_MAX_PARTS; p++) {
-        sum += st_weights_shared_stride(ws, p);
+    for (int p = 0; p < FB_MAX_PARTS; p++) {
+        sum += fb_weights_shared_stride(ws, p);
     }
     return sum;
 }
 
 /* Memory for one buffer in which an expert arrives, 0 when all are read in place. */
-static uint64_t staging_buffer(const struct st_weights *ws)
+static uint64_t staging_buffer(const struct fb_weights *ws)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
-            bytes = st_max(bytes, st_weight_envelope(ws, i));
-            bytes = st_max(bytes, st_round_up(ws->weights[i].stride, 4096));
+        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_ARRIVE_DIRECT) {
+            bytes = fb_max(bytes, fb_weight_envelope(ws, i));
+            bytes = fb_max(bytes, fb_round_up(ws->weights[i].stride, 4096));
         }
     }
     return bytes;
@@ -53,7 +53,7 @@ static uint64_t staging_buffer(const struct st_weights *ws)
 
 /* Memory for one expert's part as it is read. None where no layer has more than two experts: they
  * always have slots. */
-static uint64_t transit_unit(const struct st_weights *ws)
+static uint64_t transit_unit(const struct fb_weights *ws)
 {
     uint64_t bytes = 0;
     int widest = 0;
@@ -64,7 +64,7 @@ static uint64_t transit_unit(const struct st_weights *ws)
         return 0;
     }
     for (int i = 0; i < ws->n_weights; i++) {
-        bytes = ws->weights[i].group >= 0 ? st_max(bytes, st_weight_envelope(ws, i)) : bytes;
+        bytes = ws->weights[i].group >= 0 ? fb_max(bytes, fb_weight_envelope(ws, i)) : bytes;
     }
     return bytes;
 }
@@ -75,70 +75,70 @@ struct dense_needs {
     uint64_t scratch; /* largest of them in its computed form, where that differs */
 };
 
-static struct dense_needs dense_needs(const struct st_weights *ws, const bool *kept)
+static struct dense_needs dense_needs(const struct fb_weights *ws, const bool *kept)
 {
     struct dense_needs needs = {0};
     for (int i = 0; i < ws->n_weights; i++) {
-        const struct st_weight *w = &ws->weights[i];
+        const struct fb_weight *w = &ws->weights[i];
         if (w->group >= 0 || (kept && kept[i])) {
             continue;
         }
-        needs.ring = st_max(needs.ring, st_weight_envelope(ws, i));
-        if (w->arrival != ST_ARRIVE_DIRECT) {
-            needs.scratch = st_max(needs.scratch, w->stride);
+        needs.ring = fb_max(needs.ring, fb_weight_envelope(ws, i));
+        if (w->arrival != FB_ARRIVE_DIRECT) {
+            needs.scratch = fb_max(needs.scratch, w->stride);
         }
     }
     return needs;
 }
 
 /* Slots for one token's experts in the pool that all groups share, or for all experts there are. */
-static uint64_t slots_minimum(const struct st_weights *ws)
+static uint64_t slots_minimum(const struct fb_weights *ws)
 {
-    uint64_t shared = (uint64_t)experts_per_token(ws) * st_plan_shared_slot_bytes(ws);
-    return st_min(shared, ws->expert_bytes);
+    uint64_t shared = (uint64_t)experts_per_token(ws) * fb_plan_shared_slot_bytes(ws);
+    return fb_min(shared, ws->expert_bytes);
 }
 
-uint64_t st_plan_most_transit(const struct st_weights *ws)
+uint64_t fb_plan_most_transit(const struct fb_weights *ws)
 {
     uint64_t unit = transit_unit(ws), most = 0;
     for (int g = 0; g < ws->n_groups && unit > 0; g++) {
-        most = st_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
+        most = fb_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
     }
-    return st_round_down(st_max(st_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), 4096);
+    return fb_round_down(fb_max(fb_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), 4096);
 }
 
 /* For the experts of a batch: as much as helps, but only a part of `room`, since single tokens need
  * it for slots. `room` is at least expert_minimum. */
-static uint64_t transit_size(const struct st_weights *ws, uint64_t room)
+static uint64_t transit_size(const struct fb_weights *ws, uint64_t room)
 {
     uint64_t free = room - slots_minimum(ws) - 2 * staging_buffer(ws);
     uint64_t unit = transit_unit(ws);
     if (unit == 0) {
         return 0;
     }
-    uint64_t bytes = st_min(room / TRANSIT_SHARE, st_plan_most_transit(ws));
-    uint64_t staging = staging_buffer(ws) ? st_max(STAGING_MAX, 2 * staging_buffer(ws)) : 0;
+    uint64_t bytes = fb_min(room / TRANSIT_SHARE, fb_plan_most_transit(ws));
+    uint64_t staging = staging_buffer(ws) ? fb_max(STAGING_MAX, 2 * staging_buffer(ws)) : 0;
     uint64_t all = ws->expert_bytes + staging;
     if (all < room && bytes > room - all) {
         bytes = room - all; /* every expert has a slot: only when memory gets short, one passes */
     }
-    return st_round_down(st_min(st_max(bytes, TRANSIT_LEAST * unit), free), 4096);
+    return fb_round_down(fb_min(fb_max(bytes, TRANSIT_LEAST * unit), free), 4096);
 }
 
 /* Slots, staging and transit that the experts cannot do without. */
-static uint64_t expert_minimum(const struct st_weights *ws)
+static uint64_t expert_minimum(const struct fb_weights *ws)
 {
     return slots_minimum(ws) + 2 * staging_buffer(ws) + TRANSIT_LEAST * transit_unit(ws);
 }
 
-uint64_t st_plan_minimum(const struct st_weights *ws)
+uint64_t fb_plan_minimum(const struct fb_weights *ws)
 {
     struct dense_needs needs = dense_needs(ws, NULL);
     return needs.ring + needs.scratch + expert_minimum(ws);
 }
 
 /* Keeps dense weight i if it fits into *room. */
-static void keep(const struct st_weights *ws, struct st_plan *plan, int i, uint64_t *room)
+static void keep(const struct fb_weights *ws, struct fb_plan *plan, int i, uint64_t *room)
 {
     uint64_t bytes = ws->weights[i].stride;
     if (!plan->resident[i] && ws->weights[i].group < 0 && bytes <= *room) {
@@ -150,13 +150,13 @@ static void keep(const struct st_weights *ws, struct st_plan *plan, int i, uint6
 
 /* Keeps what should not be streamed if that can be helped: weights so small that a read of them is
  * all latency, and an output matrix that would make the ring much larger than the layers need. */
-static void keep_awkward(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+static void keep_awkward(const struct fb_weights *ws, struct fb_plan *plan, uint64_t room)
 {
     uint64_t small = room / 4, output = room / 4;
     for (int i = 0; i < ws->n_weights; i++) {
         if (ws->weights[i].stride < SMALL_BYTES) {
             keep(ws, plan, i, &small);
-        } else if (ws->catalog->tensors[ws->weights[i].tensor].role == ST_ROLE_OUTPUT) {
+        } else if (ws->catalog->tensors[ws->weights[i].tensor].role == FB_ROLE_OUTPUT) {
             keep(ws, plan, i, &output);
         }
     }
@@ -173,7 +173,7 @@ static int by_size_descending(const void *a, const void *b)
 
 /* Fills `room` with dense weights so that the streamed ones are spread evenly over the pass: the
  * disk then works all the time, and not only during some layers. */
-static void keep_evenly(const struct st_weights *ws, struct st_plan *plan, uint64_t room)
+static void keep_evenly(const struct fb_weights *ws, struct fb_plan *plan, uint64_t room)
 {
     uint64_t candidates = ws->dense_bytes - plan->resident_bytes;
     double share = candidates ? (double)room / (double)candidates : 0;
@@ -190,7 +190,7 @@ static void keep_evenly(const struct st_weights *ws, struct st_plan *plan, uint6
         }
     }
     /* What is left over: the largest that still fit. */
-    uint64_t(*order)[2] = st_xcalloc((size_t)ws->n_weights, sizeof *order);
+    uint64_t(*order)[2] = fb_xcalloc((size_t)ws->n_weights, sizeof *order);
     for (int i = 0; i < ws->n_weights; i++) {
         order[i][0] = ws->weights[i].stride;
         order[i][1] = (uint64_t)i;
@@ -206,7 +206,7 @@ static void keep_evenly(const struct st_weights *ws, struct st_plan *plan, uint6
  * least what dense_needs says for all of them. While they are loaded, the largest needs a place
  * to arrive in; what `budget` has for expert slots will do, those are taken later. */
 static void place_dense(
-    const struct st_weights *ws, struct st_plan *plan, uint64_t room, uint64_t budget)
+    const struct fb_weights *ws, struct fb_plan *plan, uint64_t room, uint64_t budget)
 {
     if (ws->dense_bytes <= room && ws->dense_bytes + dense_needs(ws, NULL).ring <= budget) {
         keep_evenly(ws, plan, room);
@@ -223,13 +223,13 @@ static void place_dense(
     }
     room -= plan->resident_bytes + needs.scratch;
     plan->scratch_bytes = needs.scratch;
-    plan->ring_bytes = st_min(st_max(RING_DEPTH * needs.ring, RING_MIN), room / 4);
-    plan->ring_bytes = st_round_down(st_max(plan->ring_bytes, needs.ring), 4096);
+    plan->ring_bytes = fb_min(fb_max(RING_DEPTH * needs.ring, RING_MIN), room / 4);
+    plan->ring_bytes = fb_round_down(fb_max(plan->ring_bytes, needs.ring), 4096);
     keep_evenly(ws, plan, room - plan->ring_bytes);
 }
 
 /* Bytes of the file that an expert of the group is. */
-static uint64_t expert_file_bytes(const struct st_weights *ws, const struct st_group *group)
+static uint64_t expert_file_bytes(const struct fb_weights *ws, const struct fb_group *group)
 {
     uint64_t bytes = 0;
     for (int p = 0; p < group->n_parts; p++) {
@@ -240,13 +240,13 @@ static uint64_t expert_file_bytes(const struct st_weights *ws, const struct st_g
 
 /* The group in which one more slot saves most reading for its memory; of equals the one with fewer
  * slots. -1 when there is room in none. */
-static int best_group(const struct st_weights *ws, const struct st_plan *plan,
-    const struct st_curves *curves, uint64_t room)
+static int best_group(const struct fb_weights *ws, const struct fb_plan *plan,
+    const struct fb_curves *curves, uint64_t room)
 {
     int best = -1;
     double most = -1;
     for (int g = 0; g < ws->n_groups; g++) {
-        const struct st_group *group = &ws->groups[g];
+        const struct fb_group *group = &ws->groups[g];
         int n = plan->slots[g];
         if (n == group->n_expert || group->slot_bytes > room) {
             continue;
@@ -262,28 +262,28 @@ static int best_group(const struct st_weights *ws, const struct st_plan *plan,
 }
 
 /* Slots for the experts from `room`, which is at least slots_minimum. */
-static void place_experts(const struct st_weights *ws, struct st_plan *plan,
-    const struct st_curves *curves, uint64_t room)
+static void place_experts(const struct fb_weights *ws, struct fb_plan *plan,
+    const struct fb_curves *curves, uint64_t room)
 {
     uint64_t k = (uint64_t)experts_per_token(ws);
     uint64_t token_slots = 0; /* those one token needs in every group */
     for (int g = 0; g < ws->n_groups; g++) {
-        const struct st_group *group = &ws->groups[g];
-        token_slots += st_min(k, (uint64_t)group->n_expert) * group->slot_bytes;
+        const struct fb_group *group = &ws->groups[g];
+        token_slots += fb_min(k, (uint64_t)group->n_expert) * group->slot_bytes;
     }
     if (room < token_slots) {
         uint64_t all = 0;
         for (int g = 0; g < ws->n_groups; g++) {
             all += (uint64_t)ws->groups[g].n_expert;
         }
-        uint64_t slot_bytes = st_plan_shared_slot_bytes(ws);
-        plan->shared_slots = (int)st_min(room / slot_bytes, all);
+        uint64_t slot_bytes = fb_plan_shared_slot_bytes(ws);
+        plan->shared_slots = (int)fb_min(room / slot_bytes, all);
         plan->cache_bytes = (uint64_t)plan->shared_slots * slot_bytes;
         return;
     }
-    plan->slots = st_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
+    plan->slots = fb_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
     for (int g = 0; g < ws->n_groups; g++) {
-        plan->slots[g] = (int)st_min(k, (uint64_t)ws->groups[g].n_expert);
+        plan->slots[g] = (int)fb_min(k, (uint64_t)ws->groups[g].n_expert);
     }
     plan->cache_bytes = token_slots;
     for (int g; (g = best_group(ws, plan, curves, room - plan->cache_bytes)) >= 0;) {
@@ -292,20 +292,20 @@ static void place_experts(const struct st_weights *ws, struct st_plan *plan,
     }
 }
 
-enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_bytes,
-    const struct st_curves *curves, struct st_plan **out, struct strata_error *err)
+enum forebay_status fb_plan_make(const struct fb_weights *ws, uint64_t budget_bytes,
+    const struct fb_curves *curves, struct fb_plan **out, struct forebay_error *err)
 {
-    uint64_t minimum = st_plan_minimum(ws);
+    uint64_t minimum = fb_plan_minimum(ws);
     if (budget_bytes < minimum) {
-        return st_fail(err, STRATA_E_NOFIT, "Give more memory (--mem or --weights-mem).",
-            "the weights need at least %s of memory, the budget leaves %s", ST_SIZE(minimum),
-            ST_SIZE(budget_bytes));
+        return fb_fail(err, FOREBAY_E_NOFIT, "Give more memory (--mem or --weights-mem).",
+            "the weights need at least %s of memory, the budget leaves %s", FB_SIZE(minimum),
+            FB_SIZE(budget_bytes));
     }
-    struct st_plan *plan = st_xcalloc(1, sizeof *plan);
+    struct fb_plan *plan = fb_xcalloc(1, sizeof *plan);
     plan->budget_bytes = budget_bytes;
     plan->n_weights = ws->n_weights;
     plan->n_groups = ws->n_groups;
-    plan->resident = st_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
+    plan->resident = fb_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
 
     place_dense(ws, plan, budget_bytes - expert_minimum(ws), budget_bytes);
     uint64_t used = plan->resident_bytes + plan->ring_bytes + plan->scratch_bytes;
@@ -315,24 +315,24 @@ enum strata_status st_plan_make(const struct st_weights *ws, uint64_t budget_byt
         uint64_t room = budget_bytes - used;
         plan->transit_bytes = transit_size(ws, room);
         room -= plan->transit_bytes;
-        uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * ST_MAX_PARTS;
-        wanted = st_min(st_min(wanted, st_max(STAGING_MAX, 2 * buffer)), room / 8);
-        wanted = buffer ? st_round_down(wanted, buffer) : 0;
-        plan->staging_bytes = st_min(st_max(wanted, 2 * buffer), room - slots_minimum(ws));
-        struct st_curves *prior = curves ? NULL : st_curves_new(ws, NULL);
+        uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * FB_MAX_PARTS;
+        wanted = fb_min(fb_min(wanted, fb_max(STAGING_MAX, 2 * buffer)), room / 8);
+        wanted = buffer ? fb_round_down(wanted, buffer) : 0;
+        plan->staging_bytes = fb_min(fb_max(wanted, 2 * buffer), room - slots_minimum(ws));
+        struct fb_curves *prior = curves ? NULL : fb_curves_new(ws, NULL);
         place_experts(ws, plan, curves ? curves : prior, room - plan->staging_bytes);
-        st_curves_free(prior);
+        fb_curves_free(prior);
     }
     plan->total_bytes = used + plan->transit_bytes + plan->staging_bytes + plan->cache_bytes;
     plan->everything_fits =
         plan->streamed_bytes == 0 &&
         (ws->n_groups == 0 || (plan->slots && plan->cache_bytes == ws->expert_bytes));
-    ST_ASSERT(plan->total_bytes <= budget_bytes);
+    FB_ASSERT(plan->total_bytes <= budget_bytes);
     *out = plan;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_plan_free(struct st_plan *plan)
+void fb_plan_free(struct fb_plan *plan)
 {
     if (plan) {
         free(plan->resident);

@@ -9,13 +9,13 @@
  *      by the hit curves (the same share for all, while nothing is known of the model). When there
  *      is not even room for one token's needs, all layers share one pool instead.
  */
-#ifndef ST_PLAN_PLAN_H
-#define ST_PLAN_PLAN_H
+#ifndef FB_PLAN_PLAN_H
+#define FB_PLAN_PLAN_H
 
 #include "model/weights.h"
 #include "plan/curve.h"
 
-struct st_plan {
+struct fb_plan {
     int n_weights;
     int n_groups;
     bool *resident;   /* [n_weights] dense weights that are kept; false for experts */
@@ -33,20 +33,20 @@ struct st_plan {
     bool everything_fits;    /* all weights are kept: nothing is read while generating */
 };
 
-/* Smallest weights budget st_plan_make accepts. */
-uint64_t st_plan_minimum(const struct st_weights *weights);
+/* Smallest weights budget fb_plan_make accepts. */
+uint64_t fb_plan_minimum(const struct fb_weights *weights);
 
 /* Places the weights in at most `budget_bytes`. `curves` may be NULL: the prior. E_NOFIT, naming the minimum, when that is too
  * little. The plan's total never exceeds the budget, and more budget never means fewer kept bytes
- * of a kind without more of another. Freed with st_plan_free. */
-enum strata_status st_plan_make(const struct st_weights *weights, uint64_t budget_bytes,
-    const struct st_curves *curves, struct st_plan **out, struct strata_error *err);
-void st_plan_free(struct st_plan *plan);
+ * of a kind without more of another. Freed with fb_plan_free. */
+enum forebay_status fb_plan_make(const struct fb_weights *weights, uint64_t budget_bytes,
+    const struct fb_curves *curves, struct fb_plan **out, struct forebay_error *err);
+void fb_plan_free(struct fb_plan *plan);
 
 /* The most memory that helps the experts of a batch to pass through: one layer's, within bounds. */
-uint64_t st_plan_most_transit(const struct st_weights *weights);
+uint64_t fb_plan_most_transit(const struct fb_weights *weights);
 
 /* Memory one slot of the pool that all groups share takes: for each part the widest. */
-uint64_t st_plan_shared_slot_bytes(const struct st_weights *weights);
+uint64_t fb_plan_shared_slot_bytes(const struct fb_weights *weights);
 
 #endif

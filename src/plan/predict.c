@@ -16,20 +16,20 @@ struct rates {
     double decode, batch, experts, arrive;
 };
 
-static const struct st_profile_rate *find(
-    const struct st_speed_inputs *in, const struct st_tensor *t, bool expert, bool repacked)
+static const struct fb_profile_rate *find(
+    const struct fb_speed_inputs *in, const struct fb_tensor *t, bool expert, bool repacked)
 {
     const char *type = in->type_name(t->type);
-    return expert ? st_profile_expert_rate(in->profile, type, repacked, in->threads, (int)t->ne[0],
+    return expert ? fb_profile_expert_rate(in->profile, type, repacked, in->threads, (int)t->ne[0],
                         (int)t->ne[1], in->weights->catalog->n_expert_used)
-                  : st_profile_rate(in->profile, type, repacked, in->threads);
+                  : fb_profile_rate(in->profile, type, repacked, in->threads);
 }
 
-static struct rates rates_of(const struct st_speed_inputs *in, const struct st_weight *w)
+static struct rates rates_of(const struct fb_speed_inputs *in, const struct fb_weight *w)
 {
-    const struct st_tensor *t = &in->weights->catalog->tensors[w->tensor];
-    const struct st_profile_rate *expert = w->group >= 0 ? find(in, t, true, w->transformed) : NULL;
-    const struct st_profile_rate *r = find(in, t, false, w->transformed);
+    const struct fb_tensor *t = &in->weights->catalog->tensors[w->tensor];
+    const struct fb_profile_rate *expert = w->group >= 0 ? find(in, t, true, w->transformed) : NULL;
+    const struct fb_profile_rate *r = find(in, t, false, w->transformed);
     r = r ? r : find(in, t, false, false);
     struct rates rates = {USUAL_DECODE, USUAL_BATCH, USUAL_BATCH, USUAL_DECODE};
     if (r) {
@@ -43,9 +43,9 @@ static struct rates rates_of(const struct st_speed_inputs *in, const struct st_w
     return rates;
 }
 
-static double elements(const struct st_speed_inputs *in, const struct st_weight *w)
+static double elements(const struct fb_speed_inputs *in, const struct fb_weight *w)
 {
-    const struct st_tensor *t = &in->weights->catalog->tensors[w->tensor];
+    const struct fb_tensor *t = &in->weights->catalog->tensors[w->tensor];
     double n = (double)t->ne[0] * (double)t->ne[1] * (double)t->ne[2] * (double)t->ne[3];
     return w->group >= 0 && t->n_expert > 0 ? n / t->n_expert : n;
 }
@@ -57,11 +57,11 @@ struct cost {
 };
 
 /* Dense weights, for `tokens` at once. */
-static struct cost dense_cost(const struct st_speed_inputs *in, double tokens)
+static struct cost dense_cost(const struct fb_speed_inputs *in, double tokens)
 {
     struct cost c = {0};
     for (int i = 0; i < in->weights->n_weights; i++) {
-        const struct st_weight *w = &in->weights->weights[i];
+        const struct fb_weight *w = &in->weights->weights[i];
         if (w->group >= 0) {
             continue;
         }
@@ -69,7 +69,7 @@ static struct cost dense_cost(const struct st_speed_inputs *in, double tokens)
         c.compute += fmax((double)w->file_bytes / r.decode, tokens * elements(in, w) / r.batch);
         if (in->plan && !in->plan->resident[i]) {
             c.read_bytes += (double)w->file_bytes;
-            c.arrive += w->arrival == ST_ARRIVE_TRANSFORM ? (double)w->file_bytes / r.arrive : 0;
+            c.arrive += w->arrival == FB_ARRIVE_TRANSFORM ? (double)w->file_bytes / r.arrive : 0;
         }
     }
     c.read = c.read_bytes / in->disk_bytes_per_s;
@@ -78,10 +78,10 @@ static struct cost dense_cost(const struct st_speed_inputs *in, double tokens)
 }
 
 /* Share of a group's requests that hit while single tokens are generated. */
-static double hit_rate(const struct st_speed_inputs *in, int g)
+static double hit_rate(const struct fb_speed_inputs *in, int g)
 {
-    const struct st_plan *plan = in->plan;
-    const struct st_curve *curve = &in->curves->groups[g];
+    const struct fb_plan *plan = in->plan;
+    const struct fb_curve *curve = &in->curves->groups[g];
     if (!plan) {
         return 1;
     }
@@ -98,18 +98,18 @@ static double hit_rate(const struct st_speed_inputs *in, int g)
 /* The group's experts, for one pass in which `needed` of them compute `rows` rows in all, and
  * `missing` must be read. */
 static struct cost group_cost(
-    const struct st_speed_inputs *in, int g, double needed, double rows, double missing)
+    const struct fb_speed_inputs *in, int g, double needed, double rows, double missing)
 {
-    const struct st_group *group = &in->weights->groups[g];
+    const struct fb_group *group = &in->weights->groups[g];
     struct cost c = {0};
     for (int p = 0; p < group->n_parts; p++) {
-        const struct st_weight *w = &in->weights->weights[group->weight[p]];
+        const struct fb_weight *w = &in->weights->weights[group->weight[p]];
         struct rates r = rates_of(in, w);
         c.compute +=
             fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.experts);
         c.read_bytes += missing * (double)w->file_bytes;
         c.arrive +=
-            w->arrival == ST_ARRIVE_TRANSFORM ? missing * (double)w->file_bytes / r.arrive : 0;
+            w->arrival == FB_ARRIVE_TRANSFORM ? missing * (double)w->file_bytes / r.arrive : 0;
     }
     c.read = c.read_bytes / in->disk_bytes_per_s + fmin(1, missing) * in->disk_latency_s;
     return c;
@@ -125,7 +125,7 @@ static double pipeline(struct cost experts)
 /* Dense weights, and the share of the experts that is foreseen, are read ahead while everything else
  * goes on; the disk serves both, in bursts. */
 static double together(
-    const struct st_speed_inputs *in, struct cost dense, struct cost experts, double fixed)
+    const struct fb_speed_inputs *in, struct cost dense, struct cost experts, double fixed)
 {
     double burst = fmax(1, in->disk_burst), late = 1 - in->foreseen;
     double work =
@@ -143,14 +143,14 @@ static void add(struct cost *sum, struct cost c)
     sum->read_bytes += c.read_bytes;
 }
 
-static double op_time(const struct st_speed_inputs *in)
+static double op_time(const struct fb_speed_inputs *in)
 {
     return in->weights->catalog->n_layer * (double)OPS_PER_LAYER * in->profile->op_s;
 }
 
-static void predict_decode(const struct st_speed_inputs *in, struct st_speed *out)
+static void predict_decode(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
-    const struct st_weights *ws = in->weights;
+    const struct fb_weights *ws = in->weights;
     struct cost dense = dense_cost(in, 1), experts = {0};
     double hits = 0, k_all = 0;
     for (int g = 0; g < ws->n_groups; g++) {
@@ -183,9 +183,9 @@ static void predict_decode(const struct st_speed_inputs *in, struct st_speed *ou
 
 /* One full batch. Each needed expert is read once, unless it is there, and ahead of its use across
  * layers: the disk and the processors work side by side from the first layer to the last. */
-static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *out)
+static void predict_prompt(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
-    const struct st_weights *ws = in->weights;
+    const struct fb_weights *ws = in->weights;
     double n = in->batch;
     struct cost dense = dense_cost(in, n), experts = {0};
     for (int g = 0; g < ws->n_groups; g++) {
@@ -208,9 +208,9 @@ static void predict_prompt(const struct st_speed_inputs *in, struct st_speed *ou
     out->prompt_tok_per_s = n / seconds;
 }
 
-void st_predict(const struct st_speed_inputs *in, struct st_speed *out)
+void fb_predict(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
-    *out = (struct st_speed){0};
+    *out = (struct fb_speed){0};
     predict_decode(in, out);
     predict_prompt(in, out);
 }

@@ -16,18 +16,18 @@
  *
  * A batch needs each of a layer's experts once: the share of them that any of its tokens uses.
  */
-#ifndef ST_PLAN_PREDICT_H
-#define ST_PLAN_PREDICT_H
+#ifndef FB_PLAN_PREDICT_H
+#define FB_PLAN_PREDICT_H
 
 #include "hw/profile.h"
 #include "plan/plan.h"
 
 /* What predicting needs to know of the machine and the run. */
-struct st_speed_inputs {
-    const struct st_weights *weights;
-    const struct st_plan *plan; /* NULL: all weights are in memory */
-    const struct st_curves *curves;
-    const struct st_profile *profile;   /* with rates of all types of the weights */
+struct fb_speed_inputs {
+    const struct fb_weights *weights;
+    const struct fb_plan *plan; /* NULL: all weights are in memory */
+    const struct fb_curves *curves;
+    const struct fb_profile *profile;   /* with rates of all types of the weights */
     const char *(*type_name)(int type); /* ggml's */
     int threads;
     bool repack;
@@ -43,7 +43,7 @@ struct st_speed_inputs {
     uint32_t batch;          /* tokens per pass of a prompt */
 };
 
-struct st_speed {
+struct fb_speed {
     double decode_tok_per_s;
     double prompt_tok_per_s; /* for a prompt of one full batch */
     /* One token while generating: */
@@ -53,6 +53,6 @@ struct st_speed {
     const char *limit; /* "the disk", "computing", "repacking" */
 };
 
-void st_predict(const struct st_speed_inputs *inputs, struct st_speed *out);
+void fb_predict(const struct fb_speed_inputs *inputs, struct fb_speed *out);
 
 #endif

@@ -6,16 +6,16 @@
 #include "base/error.h"
 #include "serve/http.h"
 
-void st_answer_json(struct st_request *r, int status, json_t *value)
+void fb_answer_json(struct fb_request *r, int status, json_t *value)
 {
-    struct st_buffer out = {0};
-    st_buffer_json(&out, value);
-    st_answer_bytes(r, status, "application/json; charset=utf-8", out.data, out.n);
+    struct fb_buffer out = {0};
+    fb_buffer_json(&out, value);
+    fb_answer_bytes(r, status, "application/json; charset=utf-8", out.data, out.n);
 }
 
-void st_answer_text(struct st_request *r, int status, const char *type, const char *text)
+void fb_answer_text(struct fb_request *r, int status, const char *type, const char *text)
 {
-    st_answer_bytes(r, status, type, st_xstrdup(text), strlen(text));
+    fb_answer_bytes(r, status, type, fb_xstrdup(text), strlen(text));
 }
 
 static const char *openai_type(int status)
@@ -36,13 +36,13 @@ static const char *anthropic_type(int status)
                            : "api_error";
 }
 
-json_t *st_error_json(enum st_api api, int status, const char *code, const char *message)
+json_t *fb_error_json(enum fb_api api, int status, const char *code, const char *message)
 {
-    json_t *text = st_json_text(message, strlen(message));
+    json_t *text = fb_json_text(message, strlen(message));
     switch (api) {
-    case ST_API_OLLAMA:
+    case FB_API_OLLAMA:
         return json_pack("{s:o}", "error", text);
-    case ST_API_ANTHROPIC:
+    case FB_API_ANTHROPIC:
         return json_pack("{s:s,s:{s:s,s:o}}", "type", "error", "error", "type",
             anthropic_type(status), "message", text);
     default:
@@ -51,25 +51,25 @@ json_t *st_error_json(enum st_api api, int status, const char *code, const char 
     }
 }
 
-void st_answer_error(struct st_request *r, int status, const char *format, ...)
+void fb_answer_error(struct fb_request *r, int status, const char *format, ...)
 {
     char message[1024];
     va_list ap;
     va_start(ap, format);
     vsnprintf(message, sizeof message, format, ap);
     va_end(ap);
-    st_answer_coded(r, status, status == 401 ? "invalid_api_key" : NULL, message);
+    fb_answer_coded(r, status, status == 401 ? "invalid_api_key" : NULL, message);
 }
 
-void st_answer_coded(struct st_request *r, int status, const char *code, const char *message)
+void fb_answer_coded(struct fb_request *r, int status, const char *code, const char *message)
 {
-    st_answer_json(r, status, st_error_json(st_request_api(r), status, code, message));
+    fb_answer_json(r, status, fb_error_json(fb_request_api(r), status, code, message));
 }
 
-void st_answer_no_model(struct st_request *r, const char *name)
+void fb_answer_no_model(struct fb_request *r, const char *name)
 {
     char message[1024];
     snprintf(message, sizeof message, "model '%s' not found; this server has '%s'", name,
-        st_request_server(r)->card.name);
-    st_answer_coded(r, 404, "model_not_found", message);
+        fb_request_server(r)->card.name);
+    fb_answer_coded(r, 404, "model_not_found", message);
 }

@@ -9,38 +9,38 @@
 /* --- Requests, in OpenAI's terms ----------------------------------------------------------- */
 
 /* The text of a string or of a list of text blocks. New reference. */
-static json_t *text_of(struct st_fields *f, json_t *content, const char *what)
+static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
 {
-    struct st_buffer text = {0};
+    struct fb_buffer text = {0};
     json_t *block;
     size_t i;
     if (json_is_string(content)) {
         return json_incref(content);
     }
     if (content && !json_is_array(content)) {
-        st_fields_fail(f, "%s must be a string or a list of blocks", what);
+        fb_fields_fail(f, "%s must be a string or a list of blocks", what);
     }
     json_array_foreach(content, i, block)
     {
         const char *part = json_string_value(json_object_get(block, "text"));
         if (!part) {
-            st_fields_fail(f, "%s: only text is supported", what);
+            fb_fields_fail(f, "%s: only text is supported", what);
             break;
         }
-        st_buffer_print(&text, "%s%s", i ? "\n" : "", part);
+        fb_buffer_print(&text, "%s%s", i ? "\n" : "", part);
     }
-    json_t *value = st_json_text(text.data ? text.data : "", text.n);
-    st_buffer_release(&text);
+    json_t *value = fb_json_text(text.data ? text.data : "", text.n);
+    fb_buffer_release(&text);
     return value;
 }
 
-static json_t *convert_call(struct st_fields *f, json_t *block)
+static json_t *convert_call(struct fb_fields *f, json_t *block)
 {
     const char *id = json_string_value(json_object_get(block, "id"));
     const char *name = json_string_value(json_object_get(block, "name"));
     json_t *input = json_object_get(block, "input");
     if (!id || !name) {
-        st_fields_fail(f, "messages: a tool_use without id or name");
+        fb_fields_fail(f, "messages: a tool_use without id or name");
         return NULL;
     }
     char *arguments = json_dumps(input, JSON_COMPACT);
@@ -51,7 +51,7 @@ static json_t *convert_call(struct st_fields *f, json_t *block)
 }
 
 /* A message's blocks: results of tools are messages of their own, and come first. */
-static void convert_blocks(struct st_fields *f, const char *role, json_t *content, json_t *messages)
+static void convert_blocks(struct fb_fields *f, const char *role, json_t *content, json_t *messages)
 {
     json_t *text = json_array(), *calls = json_array(), *block, *message;
     size_t i;
@@ -72,7 +72,7 @@ static void convert_blocks(struct st_fields *f, const char *role, json_t *conten
                     text_of(f, json_object_get(block, "content"), "tool_result")));
         } else if (!type ||
                    (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
-            st_fields_fail(f, "messages: only text and tools are supported");
+            fb_fields_fail(f, "messages: only text and tools are supported");
         }
     }
     if (json_array_size(text) + json_array_size(calls) > 0) {
@@ -86,36 +86,36 @@ static void convert_blocks(struct st_fields *f, const char *role, json_t *conten
     json_decref(calls);
 }
 
-static void convert_messages(struct st_fields *f, json_t *to)
+static void convert_messages(struct fb_fields *f, json_t *to)
 {
-    json_t *list = st_field_array(f, "messages"), *message;
+    json_t *list = fb_field_array(f, "messages"), *message;
     size_t i;
     if (json_array_size(list) == 0) {
-        st_fields_fail(f, "messages must be a list of at least one message");
+        fb_fields_fail(f, "messages must be a list of at least one message");
     }
-    if (st_field(f, "system")) {
+    if (fb_field(f, "system")) {
         json_array_append_new(to, json_pack("{s:s,s:o}", "role", "system", "content",
-                                      text_of(f, st_field(f, "system"), "system")));
+                                      text_of(f, fb_field(f, "system"), "system")));
     }
     json_array_foreach(list, i, message)
     {
         const char *role = json_string_value(json_object_get(message, "role"));
         json_t *content = json_object_get(message, "content");
         if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)) {
-            st_fields_fail(f, "messages: role must be \"user\" or \"assistant\"");
+            fb_fields_fail(f, "messages: role must be \"user\" or \"assistant\"");
         } else if (json_is_string(content)) {
             json_array_append_new(to, json_pack("{s:s,s:O}", "role", role, "content", content));
         } else if (json_is_array(content)) {
             convert_blocks(f, role, content, to);
         } else {
-            st_fields_fail(f, "messages: content must be a string or a list of blocks");
+            fb_fields_fail(f, "messages: content must be a string or a list of blocks");
         }
     }
 }
 
-static void convert_tools(struct st_fields *f, json_t *chat)
+static void convert_tools(struct fb_fields *f, json_t *chat)
 {
-    json_t *tools = st_field_array(f, "tools"), *tool, *list = json_array();
+    json_t *tools = fb_field_array(f, "tools"), *tool, *list = json_array();
     size_t i;
     json_array_foreach(tools, i, tool)
     {
@@ -123,7 +123,7 @@ static void convert_tools(struct st_fields *f, json_t *chat)
         json_t *description = json_object_get(tool, "description");
         json_t *schema = json_object_get(tool, "input_schema");
         if (!json_is_string(name) || !json_is_object(schema)) {
-            st_fields_fail(f, "tools: each needs a name and an input_schema");
+            fb_fields_fail(f, "tools: each needs a name and an input_schema");
             break;
         }
         json_t *function = json_pack("{s:O,s:O}", "name", name, "parameters", schema);
@@ -139,9 +139,9 @@ static void convert_tools(struct st_fields *f, json_t *chat)
     json_decref(list);
 }
 
-static void convert_choice(struct st_fields *f, json_t *chat)
+static void convert_choice(struct fb_fields *f, json_t *chat)
 {
-    json_t *choice = st_field_object(f, "tool_choice"), *name = json_object_get(choice, "name");
+    json_t *choice = fb_field_object(f, "tool_choice"), *name = json_object_get(choice, "name");
     const char *type = json_string_value(json_object_get(choice, "type"));
     if (!choice) {
         return;
@@ -154,17 +154,17 @@ static void convert_choice(struct st_fields *f, json_t *chat)
     } else if (type && strcmp(type, "any") == 0) {
         json_object_set_new(chat, "tool_choice", json_string("required"));
     } else {
-        st_fields_fail(f, "tool_choice: type must be auto, any, none, or tool with a name");
+        fb_fields_fail(f, "tool_choice: type must be auto, any, none, or tool with a name");
     }
 }
 
-static json_t *convert(struct st_fields *f)
+static json_t *convert(struct fb_fields *f)
 {
     json_t *chat = json_pack("{s:[]}", "messages");
     convert_messages(f, json_object_get(chat, "messages"));
     convert_tools(f, chat);
     convert_choice(f, chat);
-    json_t *thinking = st_field_object(f, "thinking");
+    json_t *thinking = fb_field_object(f, "thinking");
     const char *type = json_string_value(json_object_get(thinking, "type"));
     if (type) {
         json_object_set_new(chat, "enable_thinking", json_boolean(strcmp(type, "disabled") != 0));
@@ -174,23 +174,23 @@ static json_t *convert(struct st_fields *f)
 
 /* --- Replies ------------------------------------------------------------------------------- */
 
-static const char *stop_reason(const struct st_choice *choice)
+static const char *stop_reason(const struct fb_choice *choice)
 {
-    struct strata_message m;
-    strata_reply_message(choice->reply, &m);
-    return choice->result->end == ST_END_LENGTH   ? "max_tokens"
+    struct forebay_message m;
+    forebay_reply_message(choice->reply, &m);
+    return choice->result->end == FB_END_LENGTH   ? "max_tokens"
            : m.n_calls > 0                        ? "tool_use"
-           : choice->result->end == ST_END_STRING ? "stop_sequence"
+           : choice->result->end == FB_END_STRING ? "stop_sequence"
                                                   : "end_turn";
 }
 
-static json_t *usage(const struct st_exchange *x)
+static json_t *usage(const struct fb_exchange *x)
 {
-    json_int_t reused = st_exchange_reused_tokens(x);
+    json_int_t reused = fb_exchange_reused_tokens(x);
     return json_pack("{s:I,s:I,s:I,s:I}", "input_tokens",
-        (json_int_t)st_exchange_prompt_tokens(x) - reused, "cache_read_input_tokens", reused,
+        (json_int_t)fb_exchange_prompt_tokens(x) - reused, "cache_read_input_tokens", reused,
         "cache_creation_input_tokens", (json_int_t)0, "output_tokens",
-        (json_int_t)st_exchange_generated_tokens(x));
+        (json_int_t)fb_exchange_generated_tokens(x));
 }
 
 static json_t *parsed_input(const char *text)
@@ -199,20 +199,20 @@ static json_t *parsed_input(const char *text)
     return json_is_object(value) ? value : (json_decref(value), json_object());
 }
 
-static json_t *whole(struct st_exchange *x)
+static json_t *whole(struct fb_exchange *x)
 {
-    const struct st_choice *choice = &x->choices[0];
-    struct strata_message m;
+    const struct fb_choice *choice = &x->choices[0];
+    struct forebay_message m;
     json_t *content = json_array();
-    strata_reply_message(choice->reply, &m);
+    forebay_reply_message(choice->reply, &m);
     if (m.reasoning[0]) {
         json_array_append_new(
             content, json_pack("{s:s,s:o,s:s}", "type", "thinking", "thinking",
-                         st_json_text(m.reasoning, strlen(m.reasoning)), "signature", ""));
+                         fb_json_text(m.reasoning, strlen(m.reasoning)), "signature", ""));
     }
     if (m.content[0] || m.n_calls == 0) {
         json_array_append_new(content, json_pack("{s:s,s:o}", "type", "text", "text",
-                                           st_json_text(m.content, strlen(m.content))));
+                                           fb_json_text(m.content, strlen(m.content))));
     }
     for (size_t i = 0; i < m.n_calls; i++) {
         json_array_append_new(
@@ -228,15 +228,15 @@ static json_t *whole(struct st_exchange *x)
 
 /* --- Streams ------------------------------------------------------------------------------- */
 
-static void write_event(struct st_buffer *out, const char *name, json_t *object)
+static void write_event(struct fb_buffer *out, const char *name, json_t *object)
 {
     json_object_set_new(object, "type", json_string(name));
-    st_buffer_print(out, "event: %s\ndata: ", name);
-    st_buffer_json(out, object);
-    st_buffer_print(out, "\n\n");
+    fb_buffer_print(out, "event: %s\ndata: ", name);
+    fb_buffer_json(out, object);
+    fb_buffer_print(out, "\n\n");
 }
 
-static void begin(struct st_exchange *x, struct st_buffer *out)
+static void begin(struct fb_exchange *x, struct fb_buffer *out)
 {
     write_event(out, "message_start",
         json_pack("{s:{s:s,s:s,s:s,s:s,s:[],s:n,s:n,s:o}}", "message", "id", x->id, "type",
@@ -246,7 +246,7 @@ static void begin(struct st_exchange *x, struct st_buffer *out)
 
 #define NO_BLOCK (-1)
 
-static void close_block(struct st_exchange *x, struct st_buffer *out)
+static void close_block(struct fb_exchange *x, struct fb_buffer *out)
 {
     if (x->block_kind != NO_BLOCK) {
         write_event(out, "content_block_stop", json_pack("{s:i}", "index", x->block++));
@@ -254,12 +254,12 @@ static void close_block(struct st_exchange *x, struct st_buffer *out)
     }
 }
 
-static void open_block(struct st_exchange *x, const struct strata_delta *d, struct st_buffer *out)
+static void open_block(struct fb_exchange *x, const struct forebay_delta *d, struct fb_buffer *out)
 {
     json_t *block =
-        d->kind == STRATA_DELTA_TOOL_CALL ? json_pack("{s:s,s:s,s:s,s:{}}", "type", "tool_use",
-                                                "id", d->id, "name", d->name, "input")
-        : d->kind == STRATA_DELTA_REASONING
+        d->kind == FOREBAY_DELTA_TOOL_CALL ? json_pack("{s:s,s:s,s:s,s:{}}", "type", "tool_use",
+                                                 "id", d->id, "name", d->name, "input")
+        : d->kind == FOREBAY_DELTA_REASONING
             ? json_pack("{s:s,s:s,s:s}", "type", "thinking", "thinking", "", "signature", "")
             : json_pack("{s:s,s:s}", "type", "text", "text", "");
     close_block(x, out);
@@ -268,7 +268,8 @@ static void open_block(struct st_exchange *x, const struct strata_delta *d, stru
     x->block_kind = (int)d->kind;
 }
 
-static void delta(struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+static void delta(
+    struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
     (void)c;
     static const char *const types[] = {"text_delta", "thinking_delta", "input_json_delta"};
@@ -282,13 +283,13 @@ static void delta(struct st_exchange *x, int c, const struct strata_delta *d, st
     if (d->length > 0) {
         write_event(out, "content_block_delta",
             json_pack("{s:i,s:{s:s,s:o}}", "index", x->block, "delta", "type", types[d->kind],
-                names[d->kind], st_json_text(d->text, d->length)));
+                names[d->kind], fb_json_text(d->text, d->length)));
     }
 }
 
-static void finish(struct st_exchange *x, int c, struct st_buffer *out)
+static void finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 {
-    const struct st_choice *choice = &x->choices[c];
+    const struct fb_choice *choice = &x->choices[c];
     if (!x->stream) {
         return;
     }
@@ -301,17 +302,17 @@ static void finish(struct st_exchange *x, int c, struct st_buffer *out)
     write_event(out, "message_stop", json_object());
 }
 
-static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
+static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_event(out, "error", st_error_json(x->api, status, NULL, message));
+    write_event(out, "error", fb_error_json(x->api, status, NULL, message));
 }
 
-static void keep_alive(struct st_buffer *out)
+static void keep_alive(struct fb_buffer *out)
 {
     write_event(out, "ping", json_object());
 }
 
-static const struct st_dialect dialect = {
+static const struct fb_dialect dialect = {
     .type = "text/event-stream",
     .begin = begin,
     .delta = delta,
@@ -323,47 +324,47 @@ static const struct st_dialect dialect = {
 
 /* --- Handlers ------------------------------------------------------------------------------ */
 
-void st_anthropic_messages(struct st_request *r)
+void fb_anthropic_messages(struct fb_request *r)
 {
-    struct st_exchange *x = st_exchange_new(r, &dialect, ST_API_ANTHROPIC);
+    struct fb_exchange *x = fb_exchange_new(r, &dialect, FB_API_ANTHROPIC);
     if (!x) {
         return;
     }
-    struct st_fields f = {.object = x->body};
+    struct fb_fields f = {.object = x->body};
     char id[sizeof x->id];
     snprintf(id, sizeof id, "msg_%.24s", x->id);
     memcpy(x->id, id, sizeof id);
     x->block_kind = NO_BLOCK;
-    x->model = st_field_string(&f, "model", x->model);
-    x->stream = st_field_bool(&f, "stream", false);
-    x->n_predict = st_field_int(&f, "max_tokens", 0, 1, INT32_MAX);
-    if (!st_field(&f, "max_tokens")) {
-        st_fields_fail(&f, "max_tokens is missing");
+    x->model = fb_field_string(&f, "model", x->model);
+    x->stream = fb_field_bool(&f, "stream", false);
+    x->n_predict = fb_field_int(&f, "max_tokens", 0, 1, INT32_MAX);
+    if (!fb_field(&f, "max_tokens")) {
+        fb_fields_fail(&f, "max_tokens is missing");
     }
-    st_params_sampling(&f, &x->sampling, 2);
-    st_params_stops(x, &f, "stop_sequences");
+    fb_params_sampling(&f, &x->sampling, 2);
+    fb_params_stops(x, &f, "stop_sequences");
     json_t *chat = convert(&f);
-    st_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, chat);
     json_decref(chat);
-    st_exchange_run(x, &f);
+    fb_exchange_run(x, &f);
 }
 
-void st_anthropic_count(struct st_request *r)
+void fb_anthropic_count(struct fb_request *r)
 {
-    struct st_exchange *x = st_exchange_new(r, &dialect, ST_API_ANTHROPIC);
+    struct fb_exchange *x = fb_exchange_new(r, &dialect, FB_API_ANTHROPIC);
     if (!x) {
         return;
     }
-    struct st_fields f = {.object = x->body};
+    struct fb_fields f = {.object = x->body};
     json_t *chat = convert(&f);
-    st_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, chat);
     json_decref(chat);
     if (f.bad) {
-        st_answer_error(r, 400, "%s", f.message);
+        fb_answer_error(r, 400, "%s", f.message);
     } else {
         size_t n;
-        strata_prompt_tokens(x->prompt, &n);
-        st_answer_json(r, 200, json_pack("{s:I}", "input_tokens", (json_int_t)n));
+        forebay_prompt_tokens(x->prompt, &n);
+        fb_answer_json(r, 200, json_pack("{s:I}", "input_tokens", (json_int_t)n));
     }
-    st_exchange_free(x);
+    fb_exchange_free(x);
 }

@@ -11,17 +11,17 @@
 
 #define SECOND_NS 1000000000u
 
-struct st_deadlines {
+struct fb_deadlines {
     uint64_t wait_ns;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* Guarded by `lock`. */
-    struct st_deadline ring; /* in order of their time, which is the order of watching */
+    struct fb_deadline ring; /* in order of their time, which is the order of watching */
     bool quit;
 };
 
-static void take_out(struct st_deadline *d)
+static void take_out(struct fb_deadline *d)
 {
     if (d->at_ns) {
         d->before->after = d->after;
@@ -31,27 +31,27 @@ static void take_out(struct st_deadline *d)
 }
 
 /* Until the first is due, up to a second late, or something changes. With the lock held. */
-static void wait(struct st_deadlines *ds)
+static void wait(struct fb_deadlines *ds)
 {
-    const struct st_deadline *first = ds->ring.after;
+    const struct fb_deadline *first = ds->ring.after;
     if (first == &ds->ring) {
         pthread_cond_wait(&ds->changed, &ds->lock);
         return;
     }
     struct timespec until;
     timespec_get(&until, TIME_UTC); /* the clock of pthread_cond_timedwait, also on macOS */
-    uint64_t now = st_now_ns();
+    uint64_t now = fb_now_ns();
     until.tv_sec += (time_t)(first->at_ns > now ? (first->at_ns - now) / SECOND_NS : 0) + 1;
     pthread_cond_timedwait(&ds->changed, &ds->lock, &until);
 }
 
 static void *watch(void *user)
 {
-    struct st_deadlines *ds = user;
+    struct fb_deadlines *ds = user;
     pthread_mutex_lock(&ds->lock);
     while (!ds->quit) {
-        struct st_deadline *first = ds->ring.after;
-        if (first != &ds->ring && first->at_ns <= st_now_ns()) {
+        struct fb_deadline *first = ds->ring.after;
+        if (first != &ds->ring && first->at_ns <= fb_now_ns()) {
             shutdown(first->fd, SHUT_RDWR);
             take_out(first);
         } else {
@@ -62,9 +62,9 @@ static void *watch(void *user)
     return NULL;
 }
 
-struct st_deadlines *st_deadlines_new(int seconds)
+struct fb_deadlines *fb_deadlines_new(int seconds)
 {
-    struct st_deadlines *ds = st_xcalloc(1, sizeof *ds);
+    struct fb_deadlines *ds = fb_xcalloc(1, sizeof *ds);
     ds->wait_ns = (uint64_t)seconds * SECOND_NS;
     ds->ring.before = ds->ring.after = &ds->ring;
     pthread_mutex_init(&ds->lock, NULL);
@@ -76,13 +76,13 @@ struct st_deadlines *st_deadlines_new(int seconds)
     return ds;
 }
 
-void st_deadlines_free(struct st_deadlines *ds)
+void fb_deadlines_free(struct fb_deadlines *ds)
 {
     if (!ds) {
         return;
     }
     pthread_mutex_lock(&ds->lock);
-    ST_ASSERT(ds->ring.after == &ds->ring);
+    FB_ASSERT(ds->ring.after == &ds->ring);
     ds->quit = true;
     pthread_cond_signal(&ds->changed);
     pthread_mutex_unlock(&ds->lock);
@@ -92,11 +92,11 @@ void st_deadlines_free(struct st_deadlines *ds)
     free(ds);
 }
 
-void st_deadline_watch(struct st_deadlines *ds, struct st_deadline *d)
+void fb_deadline_watch(struct fb_deadlines *ds, struct fb_deadline *d)
 {
     pthread_mutex_lock(&ds->lock);
     take_out(d);
-    d->at_ns = st_now_ns() + ds->wait_ns;
+    d->at_ns = fb_now_ns() + ds->wait_ns;
     d->before = ds->ring.before;
     d->after = &ds->ring;
     d->before->after = d->after->before = d;
@@ -104,7 +104,7 @@ void st_deadline_watch(struct st_deadlines *ds, struct st_deadline *d)
     pthread_mutex_unlock(&ds->lock);
 }
 
-void st_deadline_rest(struct st_deadlines *ds, struct st_deadline *d)
+void fb_deadline_rest(struct fb_deadlines *ds, struct fb_deadline *d)
 {
     pthread_mutex_lock(&ds->lock);
     take_out(d);

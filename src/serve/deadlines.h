@@ -10,27 +10,27 @@
  * A connection is in the list only while its socket is open: libmicrohttpd closes it after it has
  * said that the connection ends. Thread-safe.
  */
-#ifndef ST_SERVE_DEADLINES_H
-#define ST_SERVE_DEADLINES_H
+#ifndef FB_SERVE_DEADLINES_H
+#define FB_SERVE_DEADLINES_H
 
 #include <stdint.h>
 
-struct st_deadlines;
+struct fb_deadlines;
 
-struct st_deadline { /* of a connection; zero but for `fd` before it is first watched */
+struct fb_deadline { /* of a connection; zero but for `fd` before it is first watched */
     int fd;
     uint64_t at_ns; /* 0: nothing is owed */
-    struct st_deadline *before, *after;
+    struct fb_deadline *before, *after;
 };
 
 /* Starts a thread; NULL when there can be none. Each deadline is `seconds` away. */
-struct st_deadlines *st_deadlines_new(int seconds);
+struct fb_deadlines *fb_deadlines_new(int seconds);
 /* No deadline may be watched any more. NULL is fine. */
-void st_deadlines_free(struct st_deadlines *deadlines);
+void fb_deadlines_free(struct fb_deadlines *deadlines);
 
 /* The client's time begins, anew. */
-void st_deadline_watch(struct st_deadlines *deadlines, struct st_deadline *deadline);
+void fb_deadline_watch(struct fb_deadlines *deadlines, struct fb_deadline *deadline);
 /* It does not run. */
-void st_deadline_rest(struct st_deadlines *deadlines, struct st_deadline *deadline);
+void fb_deadline_rest(struct fb_deadlines *deadlines, struct fb_deadline *deadline);
 
 #endif

@@ -15,21 +15,21 @@
 
 /* --- Making -------------------------------------------------------------------------------- */
 
-struct st_exchange *st_exchange_new(
-    struct st_request *request, const struct st_dialect *dialect, enum st_api api)
+struct fb_exchange *fb_exchange_new(
+    struct fb_request *request, const struct fb_dialect *dialect, enum fb_api api)
 {
-    struct st_fields fields;
+    struct fb_fields fields;
     size_t n;
-    const char *body = st_request_body(request, &n);
-    json_t *object = st_fields_parse(&fields, body, n);
+    const char *body = fb_request_body(request, &n);
+    json_t *object = fb_fields_parse(&fields, body, n);
     if (!object) {
-        st_answer_error(request, 400, "%s", fields.message);
+        fb_answer_error(request, 400, "%s", fields.message);
         return NULL;
     }
     static _Atomic uint64_t number;
-    struct st_exchange *x = st_xcalloc(1, sizeof *x);
+    struct fb_exchange *x = fb_xcalloc(1, sizeof *x);
     x->request = request;
-    x->server = st_request_server(request);
+    x->server = fb_request_server(request);
     x->dialect = dialect;
     x->api = api;
     x->body = object;
@@ -38,8 +38,8 @@ struct st_exchange *st_exchange_new(
     x->n_predict = -1;
     x->n_top = -1;
     x->created_s = (int64_t)time(NULL);
-    x->started_ns = x->said_ns = st_now_ns();
-    strata_sampling_init(&x->sampling);
+    x->started_ns = x->said_ns = fb_now_ns();
+    forebay_sampling_init(&x->sampling);
     x->sampling.temp = 0.8f;
     uint64_t serial = ++number;
     x->sampling.seed = (uint32_t)((x->started_ns ^ (serial << 20)) * 0x9e3779b97f4a7c15u >> 32);
@@ -48,19 +48,19 @@ struct st_exchange *st_exchange_new(
     return x;
 }
 
-void st_exchange_free(struct st_exchange *x)
+void fb_exchange_free(struct fb_exchange *x)
 {
     if (!x) {
         return;
     }
     for (int c = 0; c < x->n_choices; c++) {
-        st_job_release(x->choices[c].job);
-        strata_reply_free(x->choices[c].reply);
+        fb_job_release(x->choices[c].job);
+        forebay_reply_free(x->choices[c].reply);
         json_decref(x->choices[c].logprobs);
-        st_buffer_release(&x->choices[c].text);
+        fb_buffer_release(&x->choices[c].text);
     }
-    strata_prompt_free(x->prompt);
-    strata_chat_free(x->own_chat);
+    forebay_prompt_free(x->prompt);
+    forebay_chat_free(x->own_chat);
     free(x->biases);
     free(x->grammar);
     json_decref(x->body);
@@ -69,112 +69,112 @@ void st_exchange_free(struct st_exchange *x)
 
 /* --- Prompts ------------------------------------------------------------------------------- */
 
-int st_http_status(enum strata_status status)
+int fb_http_status(enum forebay_status status)
 {
     switch (status) {
-    case STRATA_E_USAGE:
-    case STRATA_E_UNSUPPORTED:
+    case FOREBAY_E_USAGE:
+    case FOREBAY_E_UNSUPPORTED:
         return 400;
-    case STRATA_E_NOFIT:
-    case STRATA_E_NOMEM:
+    case FOREBAY_E_NOFIT:
+    case FOREBAY_E_NOMEM:
         return 503;
     default:
         return 500;
     }
 }
 
-static bool keep(struct st_fields *f, enum strata_status status, const struct strata_error *err)
+static bool keep(struct fb_fields *f, enum forebay_status status, const struct forebay_error *err)
 {
-    if (status != STRATA_OK) {
-        st_fields_fail(f, "%s", err->message);
+    if (status != FOREBAY_OK) {
+        fb_fields_fail(f, "%s", err->message);
     }
-    return status == STRATA_OK;
+    return status == FOREBAY_OK;
 }
 
-bool st_exchange_render(struct st_exchange *x, struct st_fields *f, json_t *chat)
+bool fb_exchange_render(struct fb_exchange *x, struct fb_fields *f, json_t *chat)
 {
-    struct strata_error err;
+    struct forebay_error err;
     if (f->bad) {
         return false;
     }
-    const struct strata_chat *template = x->own_chat ? x->own_chat : x->server->chat;
+    const struct forebay_chat *template = x->own_chat ? x->own_chat : x->server->chat;
     if (!template) {
-        st_fields_fail(f, "the model has no tokenizer, and so no chat");
+        fb_fields_fail(f, "the model has no tokenizer, and so no chat");
         return false;
     }
     char *text = json_dumps(chat, JSON_COMPACT);
     x->parse = true;
-    bool ok = keep(f, strata_chat_render(template, text, strlen(text), &x->prompt, &err), &err);
+    bool ok = keep(f, forebay_chat_render(template, text, strlen(text), &x->prompt, &err), &err);
     free(text);
     return ok;
 }
 
-bool st_exchange_raw(struct st_exchange *x, struct st_fields *f, const char *text)
+bool fb_exchange_raw(struct fb_exchange *x, struct fb_fields *f, const char *text)
 {
-    struct strata_error err;
+    struct forebay_error err;
     return !f->bad &&
-           keep(f, strata_prompt_from_text(x->server->model, text, strlen(text), &x->prompt, &err),
+           keep(f, forebay_prompt_from_text(x->server->model, text, strlen(text), &x->prompt, &err),
                &err);
 }
 
-bool st_exchange_tokens(struct st_exchange *x, struct st_fields *f, const int32_t *tokens, size_t n)
+bool fb_exchange_tokens(struct fb_exchange *x, struct fb_fields *f, const int32_t *tokens, size_t n)
 {
-    struct strata_error err;
+    struct forebay_error err;
     return !f->bad &&
-           keep(f, strata_prompt_from_tokens(x->server->model, tokens, n, &x->prompt, &err), &err);
+           keep(f, forebay_prompt_from_tokens(x->server->model, tokens, n, &x->prompt, &err), &err);
 }
 
-bool st_exchange_raw_format(
-    struct st_exchange *x, struct st_fields *f, const char *text, json_t *chat)
+bool fb_exchange_raw_format(
+    struct fb_exchange *x, struct fb_fields *f, const char *text, json_t *chat)
 {
-    struct strata_error err;
+    struct forebay_error err;
     json_t *schema = json_object_get(chat, "json_schema");
     bool any = json_object_get(chat, "response_format") != NULL; /* any object */
     if ((schema || any) && !f->bad) {
         char *bytes =
-            schema ? json_dumps(schema, JSON_COMPACT) : st_xstrdup("{\"type\":\"object\"}");
-        keep(f, strata_schema_grammar(bytes, strlen(bytes), &x->grammar, &err), &err);
+            schema ? json_dumps(schema, JSON_COMPACT) : fb_xstrdup("{\"type\":\"object\"}");
+        keep(f, forebay_schema_grammar(bytes, strlen(bytes), &x->grammar, &err), &err);
         free(bytes);
     }
-    return st_exchange_raw(x, f, text);
+    return fb_exchange_raw(x, f, text);
 }
 
 /* --- Jobs ---------------------------------------------------------------------------------- */
 
-static void refuse(struct st_exchange *x, enum st_refusal refusal, const struct strata_error *err)
+static void refuse(struct fb_exchange *x, enum fb_refusal refusal, const struct forebay_error *err)
 {
-    if (refusal == ST_BUSY) {
-        st_answer_error(x->request, x->api == ST_API_OLLAMA ? 503 : 429,
+    if (refusal == FB_BUSY) {
+        fb_answer_error(x->request, x->api == FB_API_OLLAMA ? 503 : 429,
             "the server is busy: too many requests are waiting");
-    } else if (refusal == ST_DRAINING) {
-        st_answer_error(x->request, 503, "the server is shutting down");
+    } else if (refusal == FB_DRAINING) {
+        fb_answer_error(x->request, 503, "the server is shutting down");
     } else {
-        st_answer_error(x->request, st_http_status(err->status), "%s", err->message);
+        fb_answer_error(x->request, fb_http_status(err->status), "%s", err->message);
     }
 }
 
-static bool submit(struct st_exchange *x)
+static bool submit(struct fb_exchange *x)
 {
-    struct st_job_options o = {
+    struct fb_job_options o = {
         .prompt = x->prompt,
         .sampling = x->sampling,
         .n_predict = x->n_predict,
         .stops = x->stops,
         .n_stops = x->n_stops,
         .n_top = x->n_top,
-        .client = st_request_client(x->request),
+        .client = fb_request_client(x->request),
     };
     for (int c = 0; c < x->n_choices; c++) {
-        struct strata_error err = {0};
+        struct forebay_error err = {0};
         o.sampling.seed = x->sampling.seed + (uint32_t)c;
-        enum st_refusal refusal =
-            st_service_submit(x->server->service, &o, &x->choices[c].job, &err);
-        if (refusal != ST_ACCEPTED) {
+        enum fb_refusal refusal =
+            fb_service_submit(x->server->service, &o, &x->choices[c].job, &err);
+        if (refusal != FB_ACCEPTED) {
             refuse(x, refusal, &err);
             return false;
         }
         if (x->parse) {
-            strata_reply_new(x->prompt, &x->choices[c].reply, NULL);
+            forebay_reply_new(x->prompt, &x->choices[c].reply, NULL);
         }
     }
     return true;
@@ -183,14 +183,14 @@ static bool submit(struct st_exchange *x)
 /* --- Pieces -------------------------------------------------------------------------------- */
 
 static void write_text(
-    struct st_exchange *x, int c, const char *text, size_t n, bool last, struct st_buffer *out)
+    struct fb_exchange *x, int c, const char *text, size_t n, bool last, struct fb_buffer *out)
 {
-    struct st_choice *choice = &x->choices[c];
-    const struct strata_delta *deltas = NULL;
+    struct fb_choice *choice = &x->choices[c];
+    const struct forebay_delta *deltas = NULL;
     size_t n_deltas = 0;
-    struct strata_delta plain = {STRATA_DELTA_CONTENT, text, n, 0, NULL, NULL};
+    struct forebay_delta plain = {FOREBAY_DELTA_CONTENT, text, n, 0, NULL, NULL};
     if (choice->reply) {
-        strata_reply_add(choice->reply, text, n, last, &deltas, &n_deltas, NULL);
+        forebay_reply_add(choice->reply, text, n, last, &deltas, &n_deltas, NULL);
     } else if (n > 0) {
         deltas = &plain;
         n_deltas = 1;
@@ -204,42 +204,42 @@ static void write_text(
 }
 
 /* Waits a while for one choice. */
-static void advance_choice(struct st_exchange *x, int c, int ms, struct st_buffer *out)
+static void advance_choice(struct fb_exchange *x, int c, int ms, struct fb_buffer *out)
 {
-    struct st_choice *choice = &x->choices[c];
-    struct st_piece piece;
-    enum st_job_state state = st_job_next(choice->job, ms, &piece);
-    if (state == ST_JOB_TIMEOUT) {
+    struct fb_choice *choice = &x->choices[c];
+    struct fb_piece piece;
+    enum fb_job_state state = fb_job_next(choice->job, ms, &piece);
+    if (state == FB_JOB_TIMEOUT) {
         return;
     }
-    if (state == ST_JOB_PIECE) {
+    if (state == FB_JOB_PIECE) {
         if (x->n_top >= 0 && piece.token >= 0 && x->dialect->token) {
             x->dialect->token(x, c, &piece);
         }
         write_text(x, c, piece.text, piece.length, false, out);
         return;
     }
-    choice->result = st_job_result(choice->job);
-    if (choice->result->end != ST_END_FAILED && choice->result->end != ST_END_CANCELLED) {
+    choice->result = fb_job_result(choice->job);
+    if (choice->result->end != FB_END_FAILED && choice->result->end != FB_END_CANCELLED) {
         write_text(x, c, "", 0, true, out);
         x->dialect->finish(x, c, out);
     }
 }
 
-static bool has_failed(const struct st_result *r)
+static bool has_failed(const struct fb_result *r)
 {
-    return r->end == ST_END_FAILED || r->end == ST_END_CANCELLED;
+    return r->end == FB_END_FAILED || r->end == FB_END_CANCELLED;
 }
 
 /* The status of a job that has failed, and why. */
-static int failed_status(const struct st_result *failed, const char **why)
+static int failed_status(const struct fb_result *failed, const char **why)
 {
-    bool cancelled = failed->end == ST_END_CANCELLED;
+    bool cancelled = failed->end == FB_END_CANCELLED;
     *why = cancelled ? "the request was cancelled" : failed->error.message;
-    return cancelled ? 503 : st_http_status(failed->error.status);
+    return cancelled ? 503 : fb_http_status(failed->error.status);
 }
 
-static bool all_ended(const struct st_exchange *x)
+static bool all_ended(const struct fb_exchange *x)
 {
     for (int c = 0; c < x->n_choices; c++) {
         if (!x->choices[c].result) {
@@ -252,9 +252,9 @@ static bool all_ended(const struct st_exchange *x)
 /* A status, and why, when there is no reason to go on; 0: there is. Looks now and then, however fast
  * the tokens come. A client that has closed its sending half looks like one that has left, which is
  * what nearly all of them have done: those that have not are told. */
-static int is_in_vain(struct st_exchange *x, const char **why)
+static int is_in_vain(struct fb_exchange *x, const char **why)
 {
-    uint64_t now = st_now_ns();
+    uint64_t now = fb_now_ns();
     if (now - x->looked_ns < LOOK_MS * (uint64_t)1000000) {
         return 0;
     }
@@ -264,11 +264,11 @@ static int is_in_vain(struct st_exchange *x, const char **why)
         return 503;
     }
     *why = "the client closed its half of the connection before it had the answer";
-    return st_request_left(x->request) ? 400 : 0;
+    return fb_request_left(x->request) ? 400 : 0;
 }
 
 /* Waits a while for anything. A status, and why, when a choice failed, or it is in vain; else 0. */
-static int advance(struct st_exchange *x, struct st_buffer *out, const char **why)
+static int advance(struct fb_exchange *x, struct fb_buffer *out, const char **why)
 {
     int c = x->turn;
     do {
@@ -286,7 +286,7 @@ static int advance(struct st_exchange *x, struct st_buffer *out, const char **wh
 
 /* --- Streams ------------------------------------------------------------------------------- */
 
-bool st_exchange_advance(struct st_exchange *x, struct st_buffer *out)
+bool fb_exchange_advance(struct fb_exchange *x, struct fb_buffer *out)
 {
     if (x->over) {
         return false;
@@ -311,7 +311,7 @@ bool st_exchange_advance(struct st_exchange *x, struct st_buffer *out)
         }
         x->over = true;
     }
-    uint64_t now = st_now_ns();
+    uint64_t now = fb_now_ns();
     if (out->n == 0 && now - x->said_ns > KEEP_ALIVE_NS && x->dialect->keep_alive) {
         x->dialect->keep_alive(out);
     }
@@ -321,69 +321,69 @@ bool st_exchange_advance(struct st_exchange *x, struct st_buffer *out)
 
 /* A failure at once is an error like any other. So the first thing is waited for, but not for long:
  * clients want to see that something is going on. */
-static void stream(struct st_exchange *x)
+static void stream(struct fb_exchange *x)
 {
-    uint64_t start = st_now_ns();
+    uint64_t start = fb_now_ns();
     const char *why;
     int status = 0;
-    enum st_job_state state = ST_JOB_TIMEOUT;
-    while (state == ST_JOB_TIMEOUT && !status && st_now_ns() - start < FIRST_WAIT_NS) {
-        state = st_job_peek(x->choices[0].job, LOOK_MS);
+    enum fb_job_state state = FB_JOB_TIMEOUT;
+    while (state == FB_JOB_TIMEOUT && !status && fb_now_ns() - start < FIRST_WAIT_NS) {
+        state = fb_job_peek(x->choices[0].job, LOOK_MS);
         status = is_in_vain(x, &why);
     }
-    if (state == ST_JOB_ENDED && has_failed(st_job_result(x->choices[0].job))) {
-        status = failed_status(st_job_result(x->choices[0].job), &why);
+    if (state == FB_JOB_ENDED && has_failed(fb_job_result(x->choices[0].job))) {
+        status = failed_status(fb_job_result(x->choices[0].job), &why);
     }
     if (status) {
-        st_answer_error(x->request, status, "%s", why);
-        st_exchange_free(x);
+        fb_answer_error(x->request, status, "%s", why);
+        fb_exchange_free(x);
     } else {
-        st_answer_stream(x->request, x->dialect->type, x);
+        fb_answer_stream(x->request, x->dialect->type, x);
     }
 }
 
-static void whole(struct st_exchange *x)
+static void whole(struct fb_exchange *x)
 {
-    struct st_buffer out = {0};
+    struct fb_buffer out = {0};
     const char *why;
     int status = 0;
     while (!status && !all_ended(x)) {
         status = advance(x, &out, &why);
     }
     if (status) {
-        st_answer_error(x->request, status, "%s", why);
+        fb_answer_error(x->request, status, "%s", why);
     } else {
-        st_answer_json(x->request, 200, x->dialect->whole(x));
+        fb_answer_json(x->request, 200, x->dialect->whole(x));
     }
-    st_buffer_release(&out);
-    st_exchange_free(x);
+    fb_buffer_release(&out);
+    fb_exchange_free(x);
 }
 
-void st_exchange_run(struct st_exchange *x, const struct st_fields *f)
+void fb_exchange_run(struct fb_exchange *x, const struct fb_fields *f)
 {
     if (f->bad || !x->prompt) {
-        st_answer_error(x->request, 400, "%s", f->bad ? f->message : "there is no prompt");
-        st_exchange_free(x);
+        fb_answer_error(x->request, 400, "%s", f->bad ? f->message : "there is no prompt");
+        fb_exchange_free(x);
         return;
     }
     size_t n_prompt;
-    uint32_t ctx = strata_model_ctx(x->server->model);
-    strata_prompt_tokens(x->prompt, &n_prompt);
+    uint32_t ctx = forebay_model_ctx(x->server->model);
+    forebay_prompt_tokens(x->prompt, &n_prompt);
     if (n_prompt >= ctx) {
         char message[160];
         snprintf(message, sizeof message,
             "the prompt has %zu tokens; with a context of %u at most %u fit", n_prompt, ctx,
             ctx - 1);
-        st_answer_coded(x->request, 400, "context_length_exceeded", message);
-        st_exchange_free(x);
+        fb_answer_coded(x->request, 400, "context_length_exceeded", message);
+        fb_exchange_free(x);
         return;
     }
     x->sampling.grammar = x->grammar;
     if (!submit(x)) {
-        st_exchange_free(x);
+        fb_exchange_free(x);
         return;
     }
-    x->load_ns = st_now_ns() - x->started_ns;
+    x->load_ns = fb_now_ns() - x->started_ns;
     if (x->stream) {
         stream(x);
     } else {
@@ -393,24 +393,24 @@ void st_exchange_run(struct st_exchange *x, const struct st_fields *f)
 
 /* --- Counting ------------------------------------------------------------------------------ */
 
-uint32_t st_exchange_prompt_tokens(const struct st_exchange *x)
+uint32_t fb_exchange_prompt_tokens(const struct fb_exchange *x)
 {
     size_t n = 0;
     if (x->choices[0].result) {
         return x->choices[0].result->n_prompt;
     }
     if (x->prompt) { /* not computed yet */
-        strata_prompt_tokens(x->prompt, &n);
+        forebay_prompt_tokens(x->prompt, &n);
     }
     return (uint32_t)n;
 }
 
-uint32_t st_exchange_reused_tokens(const struct st_exchange *x)
+uint32_t fb_exchange_reused_tokens(const struct fb_exchange *x)
 {
     return x->choices[0].result ? x->choices[0].result->n_reused : 0;
 }
 
-uint32_t st_exchange_generated_tokens(const struct st_exchange *x)
+uint32_t fb_exchange_generated_tokens(const struct fb_exchange *x)
 {
     uint32_t n = 0;
     for (int c = 0; c < x->n_choices; c++) {
@@ -419,18 +419,18 @@ uint32_t st_exchange_generated_tokens(const struct st_exchange *x)
     return n;
 }
 
-json_t *st_token_text(const struct st_exchange *x, int32_t token)
+json_t *fb_token_text(const struct fb_exchange *x, int32_t token)
 {
     char piece[512];
-    size_t n = strata_token_bytes(x->server->model, token, piece, sizeof piece);
+    size_t n = forebay_token_bytes(x->server->model, token, piece, sizeof piece);
     json_t *text = json_stringn(piece, n);
     return text ? text : json_string("\xef\xbf\xbd");
 }
 
-json_t *st_token_bytes(const struct st_exchange *x, int32_t token)
+json_t *fb_token_bytes(const struct fb_exchange *x, int32_t token)
 {
     char piece[512];
-    size_t n = strata_token_bytes(x->server->model, token, piece, sizeof piece);
+    size_t n = forebay_token_bytes(x->server->model, token, piece, sizeof piece);
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++) {
         json_array_append_new(list, json_integer((unsigned char)piece[i]));

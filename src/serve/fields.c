@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-void st_fields_fail(struct st_fields *f, const char *format, ...)
+void fb_fields_fail(struct fb_fields *f, const char *format, ...)
 {
     if (!f->bad) {
         va_list ap;
@@ -16,18 +16,18 @@ void st_fields_fail(struct st_fields *f, const char *format, ...)
     }
 }
 
-json_t *st_fields_parse(struct st_fields *f, const char *body, size_t n)
+json_t *fb_fields_parse(struct fb_fields *f, const char *body, size_t n)
 {
     json_error_t error;
     json_t *value = n > 0 ? json_loadb(body, n, 0, &error) : NULL;
-    *f = (struct st_fields){0};
+    *f = (struct fb_fields){0};
     if (n == 0) {
-        st_fields_fail(f, "the body is empty: a JSON object is expected");
+        fb_fields_fail(f, "the body is empty: a JSON object is expected");
     } else if (!value) {
-        st_fields_fail(f, "the body is not valid JSON: line %d, column %d: %s", error.line,
+        fb_fields_fail(f, "the body is not valid JSON: line %d, column %d: %s", error.line,
             error.column, error.text);
     } else if (!json_is_object(value)) {
-        st_fields_fail(f, "the body must be a JSON object");
+        fb_fields_fail(f, "the body must be a JSON object");
         json_decref(value);
         value = NULL;
     }
@@ -35,25 +35,25 @@ json_t *st_fields_parse(struct st_fields *f, const char *body, size_t n)
     return value;
 }
 
-json_t *st_field(const struct st_fields *f, const char *name)
+json_t *fb_field(const struct fb_fields *f, const char *name)
 {
     json_t *value = json_object_get(f->object, name);
     return value && !json_is_null(value) ? value : NULL;
 }
 
-bool st_field_bool(struct st_fields *f, const char *name, bool otherwise)
+bool fb_field_bool(struct fb_fields *f, const char *name, bool otherwise)
 {
-    json_t *value = st_field(f, name);
+    json_t *value = fb_field(f, name);
     if (value && !json_is_boolean(value)) {
-        st_fields_fail(f, "%s must be true or false", name);
+        fb_fields_fail(f, "%s must be true or false", name);
     }
     return value ? json_is_true(value) : otherwise;
 }
 
-int64_t st_field_int(
-    struct st_fields *f, const char *name, int64_t otherwise, int64_t min, int64_t max)
+int64_t fb_field_int(
+    struct fb_fields *f, const char *name, int64_t otherwise, int64_t min, int64_t max)
 {
-    json_t *value = st_field(f, name);
+    json_t *value = fb_field(f, name);
     if (!value) {
         return otherwise;
     }
@@ -65,53 +65,53 @@ int64_t st_field_int(
                      : whole                ? (int64_t)real
                                             : 0;
     if (!whole || number < min || number > max) {
-        st_fields_fail(
+        fb_fields_fail(
             f, "%s must be a whole number from %lld to %lld", name, (long long)min, (long long)max);
         return otherwise;
     }
     return number;
 }
 
-double st_field_number(
-    struct st_fields *f, const char *name, double otherwise, double min, double max)
+double fb_field_number(
+    struct fb_fields *f, const char *name, double otherwise, double min, double max)
 {
-    json_t *value = st_field(f, name);
+    json_t *value = fb_field(f, name);
     if (!value) {
         return otherwise;
     }
     double number = json_number_value(value);
     if (!json_is_number(value) || !(number >= min && number <= max)) {
-        st_fields_fail(f, "%s must be a number from %g to %g", name, min, max);
+        fb_fields_fail(f, "%s must be a number from %g to %g", name, min, max);
         return otherwise;
     }
     return number;
 }
 
-const char *st_field_string(struct st_fields *f, const char *name, const char *otherwise)
+const char *fb_field_string(struct fb_fields *f, const char *name, const char *otherwise)
 {
-    json_t *value = st_field(f, name);
+    json_t *value = fb_field(f, name);
     if (value && !json_is_string(value)) {
-        st_fields_fail(f, "%s must be a string", name);
+        fb_fields_fail(f, "%s must be a string", name);
         return otherwise;
     }
     return value ? json_string_value(value) : otherwise;
 }
 
-json_t *st_field_array(struct st_fields *f, const char *name)
+json_t *fb_field_array(struct fb_fields *f, const char *name)
 {
-    json_t *value = st_field(f, name);
+    json_t *value = fb_field(f, name);
     if (value && !json_is_array(value)) {
-        st_fields_fail(f, "%s must be a list", name);
+        fb_fields_fail(f, "%s must be a list", name);
         return NULL;
     }
     return value;
 }
 
-json_t *st_field_object(struct st_fields *f, const char *name)
+json_t *fb_field_object(struct fb_fields *f, const char *name)
 {
-    json_t *value = st_field(f, name);
+    json_t *value = fb_field(f, name);
     if (value && !json_is_object(value)) {
-        st_fields_fail(f, "%s must be an object", name);
+        fb_fields_fail(f, "%s must be an object", name);
         return NULL;
     }
     return value;

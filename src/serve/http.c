@@ -28,42 +28,42 @@
 
 struct route {
     const char *method, *path;
-    enum st_api api;
-    void (*handle)(struct st_request *request);
+    enum fb_api api;
+    void (*handle)(struct fb_request *request);
 };
 
 static const struct route routes[] = {
-    {"GET", "/v1/models", ST_API_OPENAI, st_openai_models},
-    {"GET", "/v1/models/*", ST_API_OPENAI, st_openai_model},
-    {"POST", "/v1/chat/completions", ST_API_OPENAI, st_openai_chat},
-    {"POST", "/v1/completions", ST_API_OPENAI, st_openai_text},
-    {"POST", "/v1/embeddings", ST_API_OPENAI, st_openai_embeddings},
-    {"POST", "/v1/messages", ST_API_ANTHROPIC, st_anthropic_messages},
-    {"POST", "/v1/messages/count_tokens", ST_API_ANTHROPIC, st_anthropic_count},
-    {"POST", "/api/generate", ST_API_OLLAMA, st_ollama_generate},
-    {"POST", "/api/chat", ST_API_OLLAMA, st_ollama_chat},
-    {"GET", "/api/tags", ST_API_OLLAMA, st_ollama_tags},
-    {"POST", "/api/show", ST_API_OLLAMA, st_ollama_show},
-    {"GET", "/api/ps", ST_API_OLLAMA, st_ollama_ps},
-    {"GET", "/api/version", ST_API_OLLAMA, st_ollama_version},
-    {"POST", "/api/embed", ST_API_OLLAMA, st_ollama_embed},
-    {"POST", "/api/embeddings", ST_API_OLLAMA, st_ollama_embed},
-    {"POST", "/api/pull", ST_API_OLLAMA, st_ollama_unsupported},
-    {"POST", "/api/push", ST_API_OLLAMA, st_ollama_unsupported},
-    {"POST", "/api/create", ST_API_OLLAMA, st_ollama_unsupported},
-    {"POST", "/api/copy", ST_API_OLLAMA, st_ollama_unsupported},
-    {"DELETE", "/api/delete", ST_API_OLLAMA, st_ollama_unsupported},
-    {"GET", "/health", ST_API_OPENAI, st_answer_health},
-    {"GET", "/metrics", ST_API_OPENAI, st_answer_metrics},
-    {"GET", "/", ST_API_OLLAMA, st_answer_root},
+    {"GET", "/v1/models", FB_API_OPENAI, fb_openai_models},
+    {"GET", "/v1/models/*", FB_API_OPENAI, fb_openai_model},
+    {"POST", "/v1/chat/completions", FB_API_OPENAI, fb_openai_chat},
+    {"POST", "/v1/completions", FB_API_OPENAI, fb_openai_text},
+    {"POST", "/v1/embeddings", FB_API_OPENAI, fb_openai_embeddings},
+    {"POST", "/v1/messages", FB_API_ANTHROPIC, fb_anthropic_messages},
+    {"POST", "/v1/messages/count_tokens", FB_API_ANTHROPIC, fb_anthropic_count},
+    {"POST", "/api/generate", FB_API_OLLAMA, fb_ollama_generate},
+    {"POST", "/api/chat", FB_API_OLLAMA, fb_ollama_chat},
+    {"GET", "/api/tags", FB_API_OLLAMA, fb_ollama_tags},
+    {"POST", "/api/show", FB_API_OLLAMA, fb_ollama_show},
+    {"GET", "/api/ps", FB_API_OLLAMA, fb_ollama_ps},
+    {"GET", "/api/version", FB_API_OLLAMA, fb_ollama_version},
+    {"POST", "/api/embed", FB_API_OLLAMA, fb_ollama_embed},
+    {"POST", "/api/embeddings", FB_API_OLLAMA, fb_ollama_embed},
+    {"POST", "/api/pull", FB_API_OLLAMA, fb_ollama_unsupported},
+    {"POST", "/api/push", FB_API_OLLAMA, fb_ollama_unsupported},
+    {"POST", "/api/create", FB_API_OLLAMA, fb_ollama_unsupported},
+    {"POST", "/api/copy", FB_API_OLLAMA, fb_ollama_unsupported},
+    {"DELETE", "/api/delete", FB_API_OLLAMA, fb_ollama_unsupported},
+    {"GET", "/health", FB_API_OPENAI, fb_answer_health},
+    {"GET", "/metrics", FB_API_OPENAI, fb_answer_metrics},
+    {"GET", "/", FB_API_OLLAMA, fb_answer_root},
 };
 
-struct st_request {
-    struct st_server *server;
+struct fb_request {
+    struct fb_server *server;
     struct MHD_Connection *connection;
     const struct route *route; /* NULL: none */
-    enum st_api api;
-    struct st_buffer body;
+    enum fb_api api;
+    struct fb_buffer body;
     uint64_t received;
     int refused; /* HTTP status; 0: it is not */
     char why[256];
@@ -73,35 +73,35 @@ struct st_request {
     enum MHD_Result result; /* of queueing the answer */
 };
 
-struct st_server *st_request_server(const struct st_request *r)
+struct fb_server *fb_request_server(const struct fb_request *r)
 {
     return r->server;
 }
 
-enum st_api st_request_api(const struct st_request *r)
+enum fb_api fb_request_api(const struct fb_request *r)
 {
     return r->api;
 }
 
-const char *st_request_body(const struct st_request *r, size_t *n)
+const char *fb_request_body(const struct fb_request *r, size_t *n)
 {
     *n = r->body.n;
     return r->body.data;
 }
 
-const char *st_request_rest(const struct st_request *r)
+const char *fb_request_rest(const struct fb_request *r)
 {
     return r->rest;
 }
 
-const char *st_request_client(const struct st_request *r)
+const char *fb_request_client(const struct fb_request *r)
 {
     return r->client;
 }
 
 /* --- Clients that leave, or are slow ------------------------------------------------------- */
 
-bool st_request_left(const struct st_request *r)
+bool fb_request_left(const struct fb_request *r)
 {
     char byte;
     const union MHD_ConnectionInfo *info =
@@ -110,12 +110,12 @@ bool st_request_left(const struct st_request *r)
 }
 
 /* The time we take is not the client's: its clock stands while we compute (0), and begins anew. */
-static void set_timeout(const struct st_request *r, int seconds)
+static void set_timeout(const struct fb_request *r, int seconds)
 {
     MHD_set_connection_option(r->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned int)seconds);
 }
 
-static struct st_deadline *deadline_of(struct MHD_Connection *connection)
+static struct fb_deadline *deadline_of(struct MHD_Connection *connection)
 {
     return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
 }
@@ -124,21 +124,21 @@ static struct st_deadline *deadline_of(struct MHD_Connection *connection)
 static void on_connection(void *user, struct MHD_Connection *connection, void **context,
     enum MHD_ConnectionNotificationCode what)
 {
-    struct st_server *s = user;
-    struct st_deadline *d = *context;
+    struct fb_server *s = user;
+    struct fb_deadline *d = *context;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        *context = d = st_xcalloc(1, sizeof *d);
+        *context = d = fb_xcalloc(1, sizeof *d);
         d->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-        st_deadline_watch(s->deadlines, d);
+        fb_deadline_watch(s->deadlines, d);
     } else {
-        st_deadline_rest(s->deadlines, d);
+        fb_deadline_rest(s->deadlines, d);
         free(d);
     }
 }
 
 /* --- Answers ------------------------------------------------------------------------------- */
 
-static void queue(struct st_request *r, int status, struct MHD_Response *response)
+static void queue(struct fb_request *r, int status, struct MHD_Response *response)
 {
     if (status == 429 || status == 503) {
         MHD_add_response_header(response, "Retry-After", "2");
@@ -152,7 +152,7 @@ static void queue(struct st_request *r, int status, struct MHD_Response *respons
     MHD_destroy_response(response);
 }
 
-void st_answer_bytes(struct st_request *r, int status, const char *type, char *bytes, size_t n)
+void fb_answer_bytes(struct fb_request *r, int status, const char *type, char *bytes, size_t n)
 {
     struct MHD_Response *response =
         MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
@@ -163,9 +163,9 @@ void st_answer_bytes(struct st_request *r, int status, const char *type, char *b
 /* --- Streams ------------------------------------------------------------------------------- */
 
 struct stream {
-    struct st_request *request;
-    struct st_exchange *exchange;
-    struct st_buffer out;
+    struct fb_request *request;
+    struct fb_exchange *exchange;
+    struct fb_buffer out;
     size_t sent;
     bool more;
 };
@@ -177,7 +177,7 @@ static ssize_t read_stream(void *user, uint64_t pos, char *buf, size_t max)
     set_timeout(s->request, 0);
     while (s->sent == s->out.n && s->more) {
         s->out.n = s->sent = 0;
-        s->more = st_exchange_advance(s->exchange, &s->out);
+        s->more = fb_exchange_advance(s->exchange, &s->out);
     }
     set_timeout(s->request, s->request->server->options.timeout_s);
     size_t n = s->out.n - s->sent;
@@ -193,14 +193,14 @@ static ssize_t read_stream(void *user, uint64_t pos, char *buf, size_t max)
 static void free_stream(void *user)
 {
     struct stream *s = user;
-    st_exchange_free(s->exchange);
-    st_buffer_release(&s->out);
+    fb_exchange_free(s->exchange);
+    fb_buffer_release(&s->out);
     free(s);
 }
 
-void st_answer_stream(struct st_request *r, const char *type, struct st_exchange *exchange)
+void fb_answer_stream(struct fb_request *r, const char *type, struct fb_exchange *exchange)
 {
-    struct stream *s = st_xcalloc(1, sizeof *s);
+    struct stream *s = fb_xcalloc(1, sizeof *s);
     *s = (struct stream){.request = r, .exchange = exchange, .more = true};
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, read_stream, s, free_stream);
@@ -222,16 +222,16 @@ static bool same_key(const char *offered, const char *key)
     return differ == 0;
 }
 
-static const char *header(const struct st_request *r, const char *name)
+static const char *header(const struct fb_request *r, const char *name)
 {
     return MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, name);
 }
 
-static bool has_key(const struct st_request *r)
+static bool has_key(const struct fb_request *r)
 {
     const char *key = r->server->options.api_key;
     const char *bearer = header(r, "Authorization"), *plain = header(r, "x-api-key");
-    if (!key || (r->route && r->route->handle == st_answer_health)) {
+    if (!key || (r->route && r->route->handle == fb_answer_health)) {
         return true;
     }
     bool good = bearer && strncasecmp(bearer, "Bearer ", 7) == 0 && same_key(bearer + 7, key);
@@ -260,7 +260,7 @@ static bool names_loopback(const char *host)
 }
 
 /* A page in somebody's browser must not use a server that only this machine can reach. */
-static bool is_foreign_page(const struct st_request *r)
+static bool is_foreign_page(const struct fb_request *r)
 {
     const char *host = header(r, "Host"), *origin = header(r, "Origin");
     if (!r->server->loopback || r->server->options.api_key) {
@@ -279,7 +279,7 @@ static bool matches(const char *pattern, const char *path)
                                  : strcmp(pattern, path) == 0;
 }
 
-static void refuse(struct st_request *r, int status, const char *why)
+static void refuse(struct fb_request *r, int status, const char *why)
 {
     if (!r->refused) {
         r->refused = status;
@@ -287,14 +287,14 @@ static void refuse(struct st_request *r, int status, const char *why)
     }
 }
 
-static void find_route(struct st_request *r, const char *method, const char *path)
+static void find_route(struct fb_request *r, const char *method, const char *path)
 {
     bool path_known = false;
     const char *as =
         strcmp(method, "HEAD") == 0 ? "GET" : method; /* the library leaves the body out */
-    r->api = strncmp(path, "/api/", 5) == 0           ? ST_API_OLLAMA
-             : strncmp(path, "/v1/messages", 12) == 0 ? ST_API_ANTHROPIC
-                                                      : ST_API_OPENAI;
+    r->api = strncmp(path, "/api/", 5) == 0           ? FB_API_OLLAMA
+             : strncmp(path, "/v1/messages", 12) == 0 ? FB_API_ANTHROPIC
+                                                      : FB_API_OPENAI;
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         if (matches(routes[i].path, path)) {
             path_known = true;
@@ -302,7 +302,7 @@ static void find_route(struct st_request *r, const char *method, const char *pat
                 r->route = &routes[i];
                 r->api = routes[i].api;
                 snprintf(r->rest, sizeof r->rest, "%s",
-                    path + st_min(strlen(path), strcspn(routes[i].path, "*")));
+                    path + fb_min(strlen(path), strcspn(routes[i].path, "*")));
                 return;
             }
         }
@@ -311,7 +311,7 @@ static void find_route(struct st_request *r, const char *method, const char *pat
         path_known ? "this method is not for this path" : "there is nothing at this path");
 }
 
-static void note_client(struct st_request *r)
+static void note_client(struct fb_request *r)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
@@ -325,10 +325,10 @@ static void note_client(struct st_request *r)
     }
 }
 
-static struct st_request *start(struct st_server *server, struct MHD_Connection *connection,
+static struct fb_request *start(struct fb_server *server, struct MHD_Connection *connection,
     const char *method, const char *path)
 {
-    struct st_request *r = st_xcalloc(1, sizeof *r);
+    struct fb_request *r = fb_xcalloc(1, sizeof *r);
     r->server = server;
     r->connection = connection;
     r->result = MHD_NO;
@@ -350,40 +350,40 @@ static struct st_request *start(struct st_server *server, struct MHD_Connection 
 }
 
 /* Takes in a piece of the body. False: hang up. */
-static bool take_body(struct st_request *r, const char *data, size_t n)
+static bool take_body(struct fb_request *r, const char *data, size_t n)
 {
-    const struct st_server_options *o = &r->server->options;
+    const struct fb_server_options *o = &r->server->options;
     r->received += n;
     if (r->received > o->body_max_bytes) {
         refuse(r, 413, "the body is too large");
-        st_buffer_release(&r->body);
+        fb_buffer_release(&r->body);
     }
     if (!r->refused) {
-        st_buffer_add(&r->body, data, n);
+        fb_buffer_add(&r->body, data, n);
     }
     return r->received <= DISCARD_FACTOR * o->body_max_bytes;
 }
 
-static void answer(struct st_request *r)
+static void answer(struct fb_request *r)
 {
-    st_deadline_rest(r->server->deadlines, deadline_of(r->connection));
+    fb_deadline_rest(r->server->deadlines, deadline_of(r->connection));
     set_timeout(r, 0);
     if (r->refused) {
-        st_answer_error(r, r->refused, "%s", r->why);
+        fb_answer_error(r, r->refused, "%s", r->why);
     } else {
         r->route->handle(r);
     }
-    ST_ASSERT(r->answered);
+    FB_ASSERT(r->answered);
 }
 
 static enum MHD_Result on_request(void *user, struct MHD_Connection *connection, const char *path,
     const char *method, const char *version, const char *data, size_t *n, void **state)
 {
-    struct st_request *r = *state;
+    struct fb_request *r = *state;
     (void)version;
     if (!r) {
         *state = r = start(user, connection, method, path);
-        st_deadline_watch(r->server->deadlines, deadline_of(connection)); /* for the body */
+        fb_deadline_watch(r->server->deadlines, deadline_of(connection)); /* for the body */
         if (r->refused == 413) { /* before it sends all of it */
             answer(r);
             return r->result;
@@ -404,12 +404,12 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
 static void on_end(void *user, struct MHD_Connection *connection, void **state,
     enum MHD_RequestTerminationCode why)
 {
-    struct st_server *s = user;
-    struct st_request *r = *state;
+    struct fb_server *s = user;
+    struct fb_request *r = *state;
     (void)why;
-    st_deadline_watch(s->deadlines, deadline_of(connection)); /* for the next */
+    fb_deadline_watch(s->deadlines, deadline_of(connection)); /* for the next */
     if (r) {
-        st_buffer_release(&r->body);
+        fb_buffer_release(&r->body);
         free(r);
         *state = NULL;
     }
@@ -432,17 +432,17 @@ static void on_log(void *user, const char *format, va_list ap)
     (void)user;
     vsnprintf(line, sizeof line, format, ap);
     line[strcspn(line, "\n")] = 0;
-    st_debug("http: %s", line);
+    fb_debug("http: %s", line);
 }
 
 /* --- Life ---------------------------------------------------------------------------------- */
 
-void st_server_options_init(struct st_server_options *o)
+void fb_server_options_init(struct fb_server_options *o)
 {
-    *o = (struct st_server_options){
+    *o = (struct fb_server_options){
         .host = "127.0.0.1",
         .port = 8080,
-        .body_max_bytes = 16 * ST_MIB,
+        .body_max_bytes = 16 * FB_MIB,
         .connections_max = 128,
         .timeout_s = 60,
     };
@@ -458,9 +458,9 @@ static bool is_loopback(const struct sockaddr *address)
     return IN6_IS_ADDR_LOOPBACK(&in->sin6_addr);
 }
 
-static struct MHD_Daemon *listen_on(struct st_server *s, const struct addrinfo *address)
+static struct MHD_Daemon *listen_on(struct fb_server *s, const struct addrinfo *address)
 {
-    const struct st_server_options *o = &s->options;
+    const struct fb_server_options *o = &s->options;
     unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD |
                      MHD_USE_POLL | MHD_USE_ERROR_LOG | MHD_USE_ITC;
     if (address->ai_family == AF_INET6) {
@@ -476,63 +476,64 @@ static struct MHD_Daemon *listen_on(struct st_server *s, const struct addrinfo *
         1u, MHD_OPTION_END);
 }
 
-static enum strata_status start_daemon(struct st_server *s, struct strata_error *err)
+static enum forebay_status start_daemon(struct fb_server *s, struct forebay_error *err)
 {
     char port[8];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
-    s->deadlines = st_deadlines_new(s->options.timeout_s);
+    s->deadlines = fb_deadlines_new(s->options.timeout_s);
     if (!s->deadlines) {
-        return st_fail(err, STRATA_E_NOMEM, "", "cannot start a thread");
+        return fb_fail(err, FOREBAY_E_NOMEM, "", "cannot start a thread");
     }
     snprintf(port, sizeof port, "%u", s->options.port);
     int rc = getaddrinfo(s->options.host, port, &hints, &list);
     if (rc != 0) {
-        return st_fail(err, STRATA_E_USAGE, "Give a name or an address of this machine.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Give a name or an address of this machine.",
             "--host %s: %s", s->options.host, gai_strerror(rc));
     }
     s->daemon = listen_on(s, list);
     freeaddrinfo(list);
-    return s->daemon ? STRATA_OK
-                     : st_fail(err, STRATA_E_IO, "Perhaps something listens there already: --port.",
-                           "cannot listen on %s, port %u", s->options.host, s->options.port);
+    return s->daemon
+               ? FOREBAY_OK
+               : fb_fail(err, FOREBAY_E_IO, "Perhaps something listens there already: --port.",
+                     "cannot listen on %s, port %u", s->options.host, s->options.port);
 }
 
-uint16_t st_server_port(const struct st_server *s)
+uint16_t fb_server_port(const struct fb_server *s)
 {
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_BIND_PORT);
     return info ? info->port : s->options.port;
 }
 
-static void release(struct st_server *s)
+static void release(struct fb_server *s)
 {
-    st_deadlines_free(s->deadlines);
-    strata_chat_free(s->chat);
+    fb_deadlines_free(s->deadlines);
+    forebay_chat_free(s->chat);
     free(s);
 }
 
-enum strata_status st_server_start(struct st_service *service,
-    const struct st_server_options *options, struct st_server **out, struct strata_error *err)
+enum forebay_status fb_server_start(struct fb_service *service,
+    const struct fb_server_options *options, struct fb_server **out, struct forebay_error *err)
 {
-    struct st_server *s = st_xcalloc(1, sizeof *s);
+    struct fb_server *s = fb_xcalloc(1, sizeof *s);
     s->options = *options;
     s->service = service;
-    s->model = st_service_model(service);
-    enum strata_status status = st_model_card_make(s, err);
-    if (status == STRATA_OK && strata_model_has_text(s->model)) {
-        status = strata_chat_new(s->model, options->chat_template, &s->chat, err);
+    s->model = fb_service_model(service);
+    enum forebay_status status = fb_model_card_make(s, err);
+    if (status == FOREBAY_OK && forebay_model_has_text(s->model)) {
+        status = forebay_chat_new(s->model, options->chat_template, &s->chat, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         status = start_daemon(s, err);
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         release(s);
         return status;
     }
     *out = s;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_server_stop(struct st_server *s)
+void fb_server_stop(struct fb_server *s)
 {
     if (s) {
         s->stopping = true;

@@ -1,19 +1,19 @@
 /* http.h - a request as the API handlers see it, and how they answer. */
-#ifndef ST_SERVE_HTTP_H
-#define ST_SERVE_HTTP_H
+#ifndef FB_SERVE_HTTP_H
+#define FB_SERVE_HTTP_H
 
 #include <jansson.h>
 
 #include "serve/buffer.h"
 #include "serve/server.h"
 
-struct st_request;
-struct st_exchange;
+struct fb_request;
+struct fb_exchange;
 
 /* Which API's way of saying what is wrong. */
-enum st_api { ST_API_OPENAI, ST_API_OLLAMA, ST_API_ANTHROPIC };
+enum fb_api { FB_API_OPENAI, FB_API_OLLAMA, FB_API_ANTHROPIC };
 
-struct st_model_card {
+struct fb_model_card {
     char name[256];
     char arch[64];
     char quantization[32];
@@ -23,61 +23,61 @@ struct st_model_card {
     uint64_t parameters, file_bytes;
 };
 
-struct st_server {
-    struct st_server_options options;
-    struct st_service *service;
-    const struct strata_model *model;
-    struct strata_chat *chat; /* NULL: the model has no tokenizer */
-    struct st_model_card card;
+struct fb_server {
+    struct fb_server_options options;
+    struct fb_service *service;
+    const struct forebay_model *model;
+    struct forebay_chat *chat; /* NULL: the model has no tokenizer */
+    struct fb_model_card card;
     double started_s; /* seconds since the epoch */
     struct MHD_Daemon *daemon;
-    struct st_deadlines *deadlines;
+    struct fb_deadlines *deadlines;
     bool loopback; /* it listens on this machine only */
     _Atomic bool stopping;
 };
 
-struct st_server *st_request_server(const struct st_request *request);
-enum st_api st_request_api(const struct st_request *request); /* that its path belongs to */
-const char *st_request_body(const struct st_request *request, size_t *n);
-const char *st_request_rest(const struct st_request *request);   /* what the route's * stands for */
-const char *st_request_client(const struct st_request *request); /* its address */
-bool st_request_left(const struct st_request *request); /* the client, as far as can be seen */
+struct fb_server *fb_request_server(const struct fb_request *request);
+enum fb_api fb_request_api(const struct fb_request *request); /* that its path belongs to */
+const char *fb_request_body(const struct fb_request *request, size_t *n);
+const char *fb_request_rest(const struct fb_request *request);   /* what the route's * stands for */
+const char *fb_request_client(const struct fb_request *request); /* its address */
+bool fb_request_left(const struct fb_request *request); /* the client, as far as can be seen */
 
 /* Each request is answered once, by one of these. The bytes are freed. */
-void st_answer_bytes(
-    struct st_request *request, int status, const char *type, char *bytes, size_t n);
-void st_answer_json(struct st_request *request, int status, json_t *value);
-void st_answer_text(struct st_request *request, int status, const char *type, const char *text);
-void st_answer_error(struct st_request *request, int status, const char *format, ...)
+void fb_answer_bytes(
+    struct fb_request *request, int status, const char *type, char *bytes, size_t n);
+void fb_answer_json(struct fb_request *request, int status, json_t *value);
+void fb_answer_text(struct fb_request *request, int status, const char *type, const char *text);
+void fb_answer_error(struct fb_request *request, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* With OpenAI's code for it, which its clients look at. */
-void st_answer_coded(struct st_request *request, int status, const char *code, const char *message);
+void fb_answer_coded(struct fb_request *request, int status, const char *code, const char *message);
 /* 404: the request is for another model than ours. */
-void st_answer_no_model(struct st_request *request, const char *name);
+void fb_answer_no_model(struct fb_request *request, const char *name);
 /* Streams what `exchange` produces, and owns it from here on. */
-void st_answer_stream(struct st_request *request, const char *type, struct st_exchange *exchange);
+void fb_answer_stream(struct fb_request *request, const char *type, struct fb_exchange *exchange);
 
 /* The error object of an API. `status` is the HTTP status; `code` is OpenAI's, or NULL. */
-json_t *st_error_json(enum st_api api, int status, const char *code, const char *message);
+json_t *fb_error_json(enum fb_api api, int status, const char *code, const char *message);
 
 /* Handlers. */
-void st_openai_models(struct st_request *request);
-void st_openai_model(struct st_request *request);
-void st_openai_chat(struct st_request *request);
-void st_openai_text(struct st_request *request);
-void st_openai_embeddings(struct st_request *request);
-void st_ollama_generate(struct st_request *request);
-void st_ollama_chat(struct st_request *request);
-void st_ollama_tags(struct st_request *request);
-void st_ollama_show(struct st_request *request);
-void st_ollama_ps(struct st_request *request);
-void st_ollama_version(struct st_request *request);
-void st_ollama_embed(struct st_request *request);
-void st_ollama_unsupported(struct st_request *request);
-void st_anthropic_messages(struct st_request *request);
-void st_anthropic_count(struct st_request *request);
-void st_answer_health(struct st_request *request);
-void st_answer_metrics(struct st_request *request);
-void st_answer_root(struct st_request *request);
+void fb_openai_models(struct fb_request *request);
+void fb_openai_model(struct fb_request *request);
+void fb_openai_chat(struct fb_request *request);
+void fb_openai_text(struct fb_request *request);
+void fb_openai_embeddings(struct fb_request *request);
+void fb_ollama_generate(struct fb_request *request);
+void fb_ollama_chat(struct fb_request *request);
+void fb_ollama_tags(struct fb_request *request);
+void fb_ollama_show(struct fb_request *request);
+void fb_ollama_ps(struct fb_request *request);
+void fb_ollama_version(struct fb_request *request);
+void fb_ollama_embed(struct fb_request *request);
+void fb_ollama_unsupported(struct fb_request *request);
+void fb_anthropic_messages(struct fb_request *request);
+void fb_anthropic_count(struct fb_request *request);
+void fb_answer_health(struct fb_request *request);
+void fb_answer_metrics(struct fb_request *request);
+void fb_answer_root(struct fb_request *request);
 
 #endif

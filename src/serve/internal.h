@@ -1,6 +1,6 @@
 /* internal.h - the inside of a service: queue (service.c), sequences (slots.c), passes (passes.c). */
-#ifndef ST_SERVE_INTERNAL_H
-#define ST_SERVE_INTERNAL_H
+#ifndef FB_SERVE_INTERNAL_H
+#define FB_SERVE_INTERNAL_H
 
 #include <pthread.h>
 
@@ -9,8 +9,8 @@
 #include "serve/prefix.h"
 
 /* An active job. Belongs to the model's thread. */
-struct st_slot {
-    struct st_job *job; /* NULL: free */
+struct fb_slot {
+    struct fb_job *job; /* NULL: free */
     int seq;
     uint32_t n_done; /* of the prompt, in the sequence */
     bool generating; /* `next` is to be evaluated */
@@ -18,11 +18,11 @@ struct st_slot {
     uint64_t turn; /* slots are served in this order */
 };
 
-#define ST_RATE_SECONDS 16
+#define FB_RATE_SECONDS 16
 
-struct st_service {
-    struct strata_model *model;
-    struct strata_session *session;
+struct fb_service {
+    struct forebay_model *model;
+    struct forebay_session *session;
     uint32_t ctx, batch;
     int parallel, queue_max;
 
@@ -31,19 +31,19 @@ struct st_service {
     pthread_cond_t work;
 
     /* Guarded by `lock`. */
-    struct st_job *waiting; /* in order of arrival */
+    struct fb_job *waiting; /* in order of arrival */
     int n_waiting;
     int n_active; /* for others: the thread counts slots */
     bool draining, quit;
-    struct st_service_stats stats;
-    uint64_t rate_tokens[ST_RATE_SECONDS], rate_second[ST_RATE_SECONDS];
+    struct fb_service_stats stats;
+    uint64_t rate_tokens[FB_RATE_SECONDS], rate_second[FB_RATE_SECONDS];
 
     /* The model's thread's. */
-    struct st_slot *slots;
-    struct st_prefix prefix;
-    struct st_kv_store *store;
-    struct strata_item *items; /* of the pass, `batch` of them */
-    int *item_slot;            /* the slot that an item belongs to */
+    struct fb_slot *slots;
+    struct fb_prefix prefix;
+    struct fb_kv_store *store;
+    struct forebay_item *items; /* of the pass, `batch` of them */
+    int *item_slot;             /* the slot that an item belongs to */
     uint64_t turns;
     uint64_t prompt_debt_ns; /* time that generating is owed for the prompts' passes */
     uint64_t stats_ns;       /* when the model's figures were taken */
@@ -54,21 +54,21 @@ struct st_service {
 
 /* How much of the job's prompt is, or is about to be, in the cache. True if it should wait: an
  * active job is computing what they have in common. */
-bool st_slots_should_wait(const struct st_service *service, const struct st_job *job);
-struct st_slot *st_slots_free_one(struct st_service *service);
-void st_slots_start(struct st_service *service, struct st_slot *slot, struct st_job *job);
+bool fb_slots_should_wait(const struct fb_service *service, const struct fb_job *job);
+struct fb_slot *fb_slots_free_one(struct fb_service *service);
+void fb_slots_start(struct fb_service *service, struct fb_slot *slot, struct fb_job *job);
 /* The job has ended; what was computed stays in the cache. */
-void st_slots_end(struct st_service *service, struct st_slot *slot, enum st_end end);
-void st_slots_fail(
-    struct st_service *service, struct st_slot *slot, const struct strata_error *err);
+void fb_slots_end(struct fb_service *service, struct fb_slot *slot, enum fb_end end);
+void fb_slots_fail(
+    struct fb_service *service, struct fb_slot *slot, const struct forebay_error *err);
 /* Makes room in the KV cache. False if nothing idle is left. */
-bool st_slots_evict(struct st_service *service);
+bool fb_slots_evict(struct fb_service *service);
 /* Writes one state that is not on disk yet; false if there is none. */
-bool st_slots_save_one(struct st_service *service);
+bool fb_slots_save_one(struct fb_service *service);
 
 /* --- passes.c ---------------------------------------------------------------------------------- */
 
 /* One pass for all active jobs. False if there was nothing to do. */
-bool st_pass(struct st_service *service);
+bool fb_pass(struct fb_service *service);
 
 #endif

@@ -7,12 +7,12 @@
 
 #include "base/error.h"
 
-void st_job_give(struct st_job *job, const char *text, size_t length, int32_t token, float logprob,
-    const struct strata_logprob *top)
+void fb_job_give(struct fb_job *job, const char *text, size_t length, int32_t token, float logprob,
+    const struct forebay_logprob *top)
 {
-    struct st_queued_piece *q = st_xcalloc(1, sizeof *q + length + 1);
+    struct fb_queued_piece *q = fb_xcalloc(1, sizeof *q + length + 1);
     memcpy(q->text, text, length);
-    q->piece = (struct st_piece){q->text, length, token, logprob, 0, q->top};
+    q->piece = (struct fb_piece){q->text, length, token, logprob, 0, q->top};
     if (top && job->n_top > 0) {
         q->piece.n_top = job->n_top;
         memcpy(q->top, top, (size_t)job->n_top * sizeof *top);
@@ -25,7 +25,7 @@ void st_job_give(struct st_job *job, const char *text, size_t length, int32_t to
     pthread_mutex_unlock(job->lock);
 }
 
-void st_job_end(struct st_job *job)
+void fb_job_end(struct fb_job *job)
 {
     pthread_mutex_lock(job->lock);
     job->ended = true;
@@ -33,26 +33,26 @@ void st_job_end(struct st_job *job)
     pthread_cond_signal(&job->changed);
     pthread_mutex_unlock(job->lock);
     if (!wanted) {
-        st_job_free(job);
+        fb_job_free(job);
     }
 }
 
-void st_job_free(struct st_job *job)
+void fb_job_free(struct fb_job *job)
 {
     while (job->first) {
-        struct st_queued_piece *next = job->first->next;
+        struct fb_queued_piece *next = job->first->next;
         free(job->first);
         job->first = next;
     }
     free(job->taken);
-    strata_sampler_free(job->sampler);
-    strata_text_free(job->text);
-    strata_prompt_free(job->prompt);
+    forebay_sampler_free(job->sampler);
+    forebay_text_free(job->text);
+    forebay_prompt_free(job->prompt);
     pthread_cond_destroy(&job->changed);
     free(job);
 }
 
-void st_job_release(struct st_job *job)
+void fb_job_release(struct fb_job *job)
 {
     if (!job) {
         return;
@@ -63,7 +63,7 @@ void st_job_release(struct st_job *job)
     pthread_cond_signal(job->work);
     pthread_mutex_unlock(job->lock);
     if (ended) {
-        st_job_free(job);
+        fb_job_free(job);
     }
 }
 
@@ -81,31 +81,31 @@ static struct timespec deadline(int timeout_ms)
 }
 
 /* Waits for something to be there. With the lock held. */
-static enum st_job_state wait(struct st_job *job, int timeout_ms)
+static enum fb_job_state wait(struct fb_job *job, int timeout_ms)
 {
     struct timespec until = deadline(timeout_ms);
     int rc = 0;
     while (!job->first && !job->ended && rc != ETIMEDOUT) {
         rc = pthread_cond_timedwait(&job->changed, job->lock, &until);
     }
-    return job->first ? ST_JOB_PIECE : job->ended ? ST_JOB_ENDED : ST_JOB_TIMEOUT;
+    return job->first ? FB_JOB_PIECE : job->ended ? FB_JOB_ENDED : FB_JOB_TIMEOUT;
 }
 
-enum st_job_state st_job_peek(struct st_job *job, int timeout_ms)
+enum fb_job_state fb_job_peek(struct fb_job *job, int timeout_ms)
 {
     pthread_mutex_lock(job->lock);
-    enum st_job_state state = wait(job, timeout_ms);
+    enum fb_job_state state = wait(job, timeout_ms);
     pthread_mutex_unlock(job->lock);
     return state;
 }
 
-enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piece *piece)
+enum fb_job_state fb_job_next(struct fb_job *job, int timeout_ms, struct fb_piece *piece)
 {
     free(job->taken);
     job->taken = NULL;
     pthread_mutex_lock(job->lock);
-    enum st_job_state state = wait(job, timeout_ms);
-    if (state == ST_JOB_PIECE) {
+    enum fb_job_state state = wait(job, timeout_ms);
+    if (state == FB_JOB_PIECE) {
         job->taken = job->first;
         job->first = job->first->next;
         job->last = job->first ? job->last : &job->first;
@@ -120,7 +120,7 @@ enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piec
     return state;
 }
 
-const struct st_result *st_job_result(const struct st_job *job)
+const struct fb_result *fb_job_result(const struct fb_job *job)
 {
     return &job->result;
 }

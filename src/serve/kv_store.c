@@ -34,7 +34,7 @@ struct entry {
     uint64_t used; /* order of use */
 };
 
-struct st_kv_store {
+struct fb_kv_store {
     char *dir;
     char *path; /* of the last call */
     uint64_t max_bytes, fingerprint, clock, bytes;
@@ -104,7 +104,7 @@ static uint64_t sum_of(const void *data, size_t n)
 static bool sum_file(struct summer *s, FILE *f, uint64_t n)
 {
     size_t cap = 1 << 18;
-    char *buf = st_xmalloc(cap);
+    char *buf = fb_xmalloc(cap);
     while (n > 0) {
         size_t want = n < cap ? (size_t)n : cap;
         size_t got = fread(buf, 1, want, f);
@@ -120,16 +120,16 @@ static bool sum_file(struct summer *s, FILE *f, uint64_t n)
 
 /* --- Names --------------------------------------------------------------------------------- */
 
-static const char *path_of(struct st_kv_store *store, const char *name)
+static const char *path_of(struct fb_kv_store *store, const char *name)
 {
     size_t cap = strlen(store->dir) + NAME_CHARS + 32;
-    store->path = st_xrealloc(store->path, cap);
+    store->path = fb_xrealloc(store->path, cap);
     snprintf(store->path, cap, "%s/%s", store->dir, name);
     return store->path;
 }
 
 static void make_name(
-    const struct st_kv_store *store, const int32_t *tokens, uint32_t n, char *name, size_t cap)
+    const struct fb_kv_store *store, const int32_t *tokens, uint32_t n, char *name, size_t cap)
 {
     struct summer s = {0};
     sum_add(&s, &store->fingerprint, sizeof store->fingerprint);
@@ -145,24 +145,24 @@ static bool is_name(const char *name, const char *suffix)
 
 /* --- Entries ------------------------------------------------------------------------------- */
 
-static void forget(struct st_kv_store *store, int i)
+static void forget(struct fb_kv_store *store, int i)
 {
     store->bytes -= store->entries[i].bytes;
     free(store->entries[i].tokens);
     store->entries[i] = store->entries[--store->n];
 }
 
-static void delete_entry(struct st_kv_store *store, int i)
+static void delete_entry(struct fb_kv_store *store, int i)
 {
     unlink(path_of(store, store->entries[i].name));
     forget(store, i);
 }
 
-static struct entry *new_entry(struct st_kv_store *store, const char *name, uint64_t bytes)
+static struct entry *new_entry(struct fb_kv_store *store, const char *name, uint64_t bytes)
 {
     if (store->n == store->cap) {
         store->cap = store->cap ? 2 * store->cap : 16;
-        store->entries = st_xrealloc(store->entries, (size_t)store->cap * sizeof *store->entries);
+        store->entries = fb_xrealloc(store->entries, (size_t)store->cap * sizeof *store->entries);
     }
     struct entry *e = &store->entries[store->n++];
     *e = (struct entry){.bytes = bytes, .used = ++store->clock};
@@ -171,7 +171,7 @@ static struct entry *new_entry(struct st_kv_store *store, const char *name, uint
     return e;
 }
 
-static void keep_bound(struct st_kv_store *store)
+static void keep_bound(struct fb_kv_store *store)
 {
     while (store->bytes > store->max_bytes && store->n > 0) {
         int oldest = 0;
@@ -195,7 +195,7 @@ static bool read_trailer(FILE *f, uint64_t size, struct trailer *t)
            fseeko(f, (off_t)t->state_bytes, SEEK_SET) == 0;
 }
 
-static void look_at(struct st_kv_store *store, const char *name, const struct stat *st)
+static void look_at(struct fb_kv_store *store, const char *name, const struct stat *st)
 {
     const char *path = path_of(store, name);
     FILE *f = fopen(path, "rb");
@@ -207,12 +207,12 @@ static void look_at(struct st_kv_store *store, const char *name, const struct st
     int32_t *tokens = NULL;
     bool good = read_trailer(f, size, &t);
     if (good && t.fingerprint == store->fingerprint) {
-        tokens = st_xcalloc(t.n_tokens, sizeof *tokens);
+        tokens = fb_xcalloc(t.n_tokens, sizeof *tokens);
         good = fread(tokens, sizeof *tokens, t.n_tokens, f) == t.n_tokens;
     }
     fclose(f);
     if (!good) {
-        st_log(STRATA_LOG_WARN, "%s is damaged: deleted", path);
+        fb_log(FOREBAY_LOG_WARN, "%s is damaged: deleted", path);
         unlink(path);
         free(tokens);
         return;
@@ -229,7 +229,7 @@ static int by_use(const void *a, const void *b)
     return x->used < y->used ? -1 : x->used > y->used;
 }
 
-static void scan(struct st_kv_store *store, DIR *dir)
+static void scan(struct fb_kv_store *store, DIR *dir)
 {
     struct dirent *d;
     time_t now = time(NULL);
@@ -256,8 +256,8 @@ static void scan(struct st_kv_store *store, DIR *dir)
     keep_bound(store);
 }
 
-enum strata_status st_kv_store_open(const char *dir, uint64_t max_bytes, uint64_t fingerprint,
-    struct st_kv_store **out, struct strata_error *err)
+enum forebay_status fb_kv_store_open(const char *dir, uint64_t max_bytes, uint64_t fingerprint,
+    struct fb_kv_store **out, struct forebay_error *err)
 {
     DIR *d = mkdir(dir, 0700) == 0 || errno == EEXIST ? opendir(dir) : NULL;
     if (!d || access(dir, R_OK | W_OK | X_OK) != 0) {
@@ -265,20 +265,20 @@ enum strata_status st_kv_store_open(const char *dir, uint64_t max_bytes, uint64_
         if (d) {
             closedir(d);
         }
-        return st_fail_errno(
-            err, STRATA_E_IO, errnum, "Check the path given with --kv-dir.", "cannot use %s", dir);
+        return fb_fail_errno(
+            err, FOREBAY_E_IO, errnum, "Check the path given with --kv-dir.", "cannot use %s", dir);
     }
-    struct st_kv_store *store = st_xcalloc(1, sizeof *store);
-    store->dir = st_xstrdup(dir);
+    struct fb_kv_store *store = fb_xcalloc(1, sizeof *store);
+    store->dir = fb_xstrdup(dir);
     store->max_bytes = max_bytes;
     store->fingerprint = fingerprint;
     scan(store, d);
     closedir(d);
     *out = store;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_kv_store_free(struct st_kv_store *store)
+void fb_kv_store_free(struct fb_kv_store *store)
 {
     if (store) {
         while (store->n > 0) {
@@ -293,14 +293,14 @@ void st_kv_store_free(struct st_kv_store *store)
 
 /* --- Using --------------------------------------------------------------------------------- */
 
-int st_kv_store_find(const struct st_kv_store *store, const int32_t *tokens, uint32_t n, bool whole,
+int fb_kv_store_find(const struct fb_kv_store *store, const int32_t *tokens, uint32_t n, bool whole,
     uint32_t *common)
 {
     int best = -1;
     *common = 0;
     for (int i = 0; i < store->n; i++) {
         const struct entry *e = &store->entries[i];
-        uint32_t have = e->tokens ? st_prefix_common(e->tokens, e->n, tokens, n) : 0;
+        uint32_t have = e->tokens ? fb_prefix_common(e->tokens, e->n, tokens, n) : 0;
         if (have > *common && (!whole || have == e->n)) {
             best = i;
             *common = have;
@@ -309,14 +309,14 @@ int st_kv_store_find(const struct st_kv_store *store, const int32_t *tokens, uin
     return best;
 }
 
-const int32_t *st_kv_store_tokens(const struct st_kv_store *store, int state, uint32_t *n)
+const int32_t *fb_kv_store_tokens(const struct fb_kv_store *store, int state, uint32_t *n)
 {
     *n = store->entries[state].n;
     return store->entries[state].tokens;
 }
 
 /* Whether all of the file is as it was written. */
-static bool intact(const struct st_kv_store *store, const struct entry *e, const char *path)
+static bool intact(const struct fb_kv_store *store, const struct entry *e, const char *path)
 {
     FILE *f = fopen(path, "rb");
     struct trailer t;
@@ -332,12 +332,12 @@ static bool intact(const struct st_kv_store *store, const struct entry *e, const
     return good;
 }
 
-const char *st_kv_store_check(struct st_kv_store *store, int state)
+const char *fb_kv_store_check(struct fb_kv_store *store, int state)
 {
     struct entry *e = &store->entries[state];
     const char *path = path_of(store, e->name);
     if (!intact(store, e, path)) {
-        st_log(STRATA_LOG_WARN, "%s is damaged or gone: its prompt is computed again", path);
+        fb_log(FOREBAY_LOG_WARN, "%s is damaged or gone: its prompt is computed again", path);
         delete_entry(store, state);
         return NULL;
     }
@@ -345,14 +345,14 @@ const char *st_kv_store_check(struct st_kv_store *store, int state)
     return path;
 }
 
-void st_kv_store_drop(struct st_kv_store *store, int state)
+void fb_kv_store_drop(struct fb_kv_store *store, int state)
 {
     delete_entry(store, state);
 }
 
 /* Adds tokens and trailer to a file that holds a state. *bytes: its size then. */
-static enum strata_status complete(const struct st_kv_store *store, const char *path,
-    const int32_t *tokens, uint32_t n, uint64_t *bytes, struct strata_error *err)
+static enum forebay_status complete(const struct fb_kv_store *store, const char *path,
+    const int32_t *tokens, uint32_t n, uint64_t *bytes, struct forebay_error *err)
 {
     FILE *f = fopen(path, "r+b");
     struct summer s = {0};
@@ -373,56 +373,56 @@ static enum strata_status complete(const struct st_kv_store *store, const char *
     if (f && fclose(f) != 0) {
         ok = false;
     }
-    return ok ? STRATA_OK
-              : st_fail_errno(err, STRATA_E_IO, errnum, "Check that the disk is not full.",
+    return ok ? FOREBAY_OK
+              : fb_fail_errno(err, FOREBAY_E_IO, errnum, "Check that the disk is not full.",
                     "cannot write %s", path);
 }
 
 /* States that this one continues say nothing more. */
-static void delete_shorter(struct st_kv_store *store, const int32_t *tokens, uint32_t n)
+static void delete_shorter(struct fb_kv_store *store, const int32_t *tokens, uint32_t n)
 {
     for (int i = store->n - 1; i >= 0; i--) {
         const struct entry *e = &store->entries[i];
-        if (e->tokens && e->n <= n && st_prefix_common(e->tokens, e->n, tokens, n) == e->n) {
+        if (e->tokens && e->n <= n && fb_prefix_common(e->tokens, e->n, tokens, n) == e->n) {
             delete_entry(store, i);
         }
     }
 }
 
-enum strata_status st_kv_store_put(struct st_kv_store *store, const int32_t *tokens, uint32_t n,
-    st_kv_write write, void *user, struct strata_error *err)
+enum forebay_status fb_kv_store_put(struct fb_kv_store *store, const int32_t *tokens, uint32_t n,
+    fb_kv_write write, void *user, struct forebay_error *err)
 {
     char name[NAME_CHARS + sizeof SUFFIX], tmp_name[sizeof name + 8];
     uint64_t bytes = 0;
     make_name(store, tokens, n, name, sizeof name);
     snprintf(tmp_name, sizeof tmp_name, "%.*s" TMP_SUFFIX, NAME_CHARS, name);
-    char *tmp = st_xstrdup(path_of(store, tmp_name));
-    enum strata_status status = write(user, tmp, err);
-    if (status == STRATA_OK) {
+    char *tmp = fb_xstrdup(path_of(store, tmp_name));
+    enum forebay_status status = write(user, tmp, err);
+    if (status == FOREBAY_OK) {
         status = complete(store, tmp, tokens, n, &bytes, err);
     }
-    if (status == STRATA_OK && bytes > store->max_bytes) {
+    if (status == FOREBAY_OK && bytes > store->max_bytes) {
         unlink(tmp); /* no error: it is just too large to keep */
-    } else if (status == STRATA_OK) {
+    } else if (status == FOREBAY_OK) {
         delete_shorter(store, tokens, n);
         if (rename(tmp, path_of(store, name)) != 0) {
-            status = st_fail_errno(err, STRATA_E_IO, errno, "", "cannot rename %s", tmp);
+            status = fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot rename %s", tmp);
         } else {
             struct entry *e = new_entry(store, name, bytes);
-            e->tokens = st_xmalloc(n * sizeof *tokens);
+            e->tokens = fb_xmalloc(n * sizeof *tokens);
             memcpy(e->tokens, tokens, n * sizeof *tokens);
             e->n = n;
             keep_bound(store);
         }
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         unlink(tmp);
     }
     free(tmp);
     return status;
 }
 
-uint64_t st_kv_store_bytes(const struct st_kv_store *store, int *n)
+uint64_t fb_kv_store_bytes(const struct fb_kv_store *store, int *n)
 {
     *n = 0;
     for (int i = 0; i < store->n; i++) {

@@ -10,14 +10,14 @@
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
-static bool check_model(struct st_exchange *x, struct st_fields *f)
+static bool check_model(struct fb_exchange *x, struct fb_fields *f)
 {
-    const char *name = st_field_string(f, "model", NULL);
+    const char *name = fb_field_string(f, "model", NULL);
     if (!name) {
-        st_fields_fail(f, "model is missing");
-    } else if (!st_is_model(x->server, name)) {
-        st_answer_no_model(x->request, name);
-        st_exchange_free(x);
+        fb_fields_fail(f, "model is missing");
+    } else if (!fb_is_model(x->server, name)) {
+        fb_answer_no_model(x->request, name);
+        fb_exchange_free(x);
         return false;
     }
     x->model = name ? name : x->model;
@@ -26,19 +26,19 @@ static bool check_model(struct st_exchange *x, struct st_fields *f)
 
 /* Those of Ollama's options that are about how a model is loaded must be of the right type, and have
  * no effect: it is loaded already. */
-static void check_loading_options(struct st_fields *f)
+static void check_loading_options(struct fb_fields *f)
 {
     static const char *const numbers[] = {
         "num_keep", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread"};
     static const char *const flags[] = {
         "numa", "low_vram", "vocab_only", "use_mmap", "use_mlock", "f16_kv", "penalize_newline"};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        st_field_int(f, numbers[i], 0, -1, INT32_MAX);
+        fb_field_int(f, numbers[i], 0, -1, INT32_MAX);
     }
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        st_field_bool(f, flags[i], false);
+        fb_field_bool(f, flags[i], false);
     }
-    st_field_number(f, "tfs_z", 1, 0, 100);
+    fb_field_number(f, "tfs_z", 1, 0, 100);
 }
 
 /* As Go writes them: "1h30m", "-1s", "300ms", "0". */
@@ -66,38 +66,38 @@ static bool is_duration(const char *text)
     return any;
 }
 
-static void read_options(struct st_exchange *x, struct st_fields *f)
+static void read_options(struct fb_exchange *x, struct fb_fields *f)
 {
-    json_t *options = st_field_object(f, "options");
-    x->stream = st_field_bool(f, "stream", true);
-    json_t *keep = st_field(f, "keep_alive");
+    json_t *options = fb_field_object(f, "options");
+    x->stream = fb_field_bool(f, "stream", true);
+    json_t *keep = fb_field(f, "keep_alive");
     if (keep && !json_is_number(keep) &&
         !(json_is_string(keep) && is_duration(json_string_value(keep)))) {
-        st_fields_fail(f, "keep_alive must be a number of seconds, or a duration such as \"5m\"");
+        fb_fields_fail(f, "keep_alive must be a number of seconds, or a duration such as \"5m\"");
     }
     if (options) {
-        struct st_fields inner = {.object = options};
-        st_params_sampling(&inner, &x->sampling, 100);
-        st_params_stops(x, &inner, "stop");
+        struct fb_fields inner = {.object = options};
+        fb_params_sampling(&inner, &x->sampling, 100);
+        fb_params_stops(x, &inner, "stop");
         check_loading_options(&inner);
         /* -1: without end, -2: until the context is full; which is the same, and so is 0. */
-        x->n_predict = st_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
+        x->n_predict = fb_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
         x->n_predict = x->n_predict == 0 ? -1 : x->n_predict;
         if (inner.bad) {
-            st_fields_fail(f, "options: %s", inner.message);
+            fb_fields_fail(f, "options: %s", inner.message);
         }
     }
 }
 
 /* A request that generates, with what all of them have in common; NULL: it has been answered. */
-static struct st_exchange *begin(
-    struct st_request *r, const struct st_dialect *dialect, struct st_fields *f)
+static struct fb_exchange *begin(
+    struct fb_request *r, const struct fb_dialect *dialect, struct fb_fields *f)
 {
-    struct st_exchange *x = st_exchange_new(r, dialect, ST_API_OLLAMA);
+    struct fb_exchange *x = fb_exchange_new(r, dialect, FB_API_OLLAMA);
     if (!x) {
         return NULL;
     }
-    *f = (struct st_fields){.object = x->body};
+    *f = (struct fb_fields){.object = x->body};
     if (!check_model(x, f)) {
         return NULL;
     }
@@ -106,22 +106,22 @@ static struct st_exchange *begin(
 }
 
 /* `format` and `think` in OpenAI's terms. */
-static void read_format(struct st_fields *f, json_t *chat)
+static void read_format(struct fb_fields *f, json_t *chat)
 {
-    json_t *format = st_field(f, "format"), *think = st_field(f, "think");
+    json_t *format = fb_field(f, "format"), *think = fb_field(f, "think");
     if (json_is_object(format)) {
         json_object_set(chat, "json_schema", format);
     } else if (json_is_string(format) && strcmp(json_string_value(format), "json") == 0) {
         json_object_set_new(chat, "response_format", json_pack("{s:s}", "type", "json_object"));
     } else if (format && !(json_is_string(format) && !json_string_length(format))) {
-        st_fields_fail(f, "format must be \"json\" or a JSON schema");
+        fb_fields_fail(f, "format must be \"json\" or a JSON schema");
     }
     if (json_is_boolean(think)) {
         json_object_set(chat, "enable_thinking", think);
     } else if (json_is_string(think)) {
         json_object_set(chat, "reasoning_effort", think);
     } else if (think) {
-        st_fields_fail(f, "think must be true, false, \"high\", \"medium\" or \"low\"");
+        fb_fields_fail(f, "think must be true, false, \"high\", \"medium\" or \"low\"");
     }
 }
 
@@ -139,15 +139,15 @@ static json_t *timestamp(void)
     return json_string(text);
 }
 
-static json_t *new_line(const struct st_exchange *x, bool done)
+static json_t *new_line(const struct fb_exchange *x, bool done)
 {
     return json_pack("{s:s,s:o,s:b}", "model", x->model, "created_at", timestamp(), "done", done);
 }
 
-static void write_line(struct st_buffer *out, json_t *line)
+static void write_line(struct fb_buffer *out, json_t *line)
 {
-    st_buffer_json(out, line);
-    st_buffer_print(out, "\n");
+    fb_buffer_json(out, line);
+    fb_buffer_print(out, "\n");
 }
 
 static void set_ns(json_t *line, const char *name, double seconds)
@@ -155,12 +155,12 @@ static void set_ns(json_t *line, const char *name, double seconds)
     json_object_set_new(line, name, json_integer((json_int_t)(seconds * 1e9)));
 }
 
-static void add_figures(const struct st_exchange *x, json_t *line)
+static void add_figures(const struct fb_exchange *x, json_t *line)
 {
-    const struct st_result *r = x->choices[0].result;
+    const struct fb_result *r = x->choices[0].result;
     json_object_set_new(
-        line, "done_reason", json_string(r->end == ST_END_LENGTH ? "length" : "stop"));
-    set_ns(line, "total_duration", (double)(st_now_ns() - x->started_ns) * 1e-9);
+        line, "done_reason", json_string(r->end == FB_END_LENGTH ? "length" : "stop"));
+    set_ns(line, "total_duration", (double)(fb_now_ns() - x->started_ns) * 1e-9);
     set_ns(line, "load_duration", (double)x->load_ns * 1e-9);
     json_object_set_new(line, "prompt_eval_count", json_integer(r->n_prompt));
     set_ns(line, "prompt_eval_duration", r->prompt_s);
@@ -168,33 +168,33 @@ static void add_figures(const struct st_exchange *x, json_t *line)
     set_ns(line, "eval_duration", r->generate_s);
 }
 
-static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
+static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_line(out, st_error_json(x->api, status, NULL, message));
+    write_line(out, fb_error_json(x->api, status, NULL, message));
 }
 
 /* --- Generate ------------------------------------------------------------------------------ */
 
 static void generate_delta(
-    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+    struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
-    const char *field = d->kind == STRATA_DELTA_REASONING ? "thinking" : "response";
-    if (d->kind == STRATA_DELTA_TOOL_CALL) {
+    const char *field = d->kind == FOREBAY_DELTA_REASONING ? "thinking" : "response";
+    if (d->kind == FOREBAY_DELTA_TOOL_CALL) {
         return;
     }
     if (!x->stream) {
         if (!x->choices[c].reply) {
-            st_buffer_add(&x->choices[c].text, d->text, d->length);
+            fb_buffer_add(&x->choices[c].text, d->text, d->length);
         }
         return;
     }
     json_t *line = new_line(x, false);
     json_object_set_new(line, "response", json_string(""));
-    json_object_set_new(line, field, st_json_text(d->text, d->length));
+    json_object_set_new(line, field, fb_json_text(d->text, d->length));
     write_line(out, line);
 }
 
-static void generate_finish(struct st_exchange *x, int c, struct st_buffer *out)
+static void generate_finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 {
     (void)c;
     if (x->stream) {
@@ -205,25 +205,25 @@ static void generate_finish(struct st_exchange *x, int c, struct st_buffer *out)
     }
 }
 
-static json_t *generate_whole(struct st_exchange *x)
+static json_t *generate_whole(struct fb_exchange *x)
 {
-    const struct st_choice *choice = &x->choices[0];
-    struct strata_message m = {.content = "", .reasoning = ""};
+    const struct fb_choice *choice = &x->choices[0];
+    struct forebay_message m = {.content = "", .reasoning = ""};
     json_t *line = new_line(x, true);
     if (choice->reply) {
-        strata_reply_message(choice->reply, &m);
+        forebay_reply_message(choice->reply, &m);
     }
     json_object_set_new(line, "response",
-        choice->reply ? st_json_text(m.content, strlen(m.content))
-                      : st_json_text(choice->text.data ? choice->text.data : "", choice->text.n));
+        choice->reply ? fb_json_text(m.content, strlen(m.content))
+                      : fb_json_text(choice->text.data ? choice->text.data : "", choice->text.n));
     if (m.reasoning[0]) {
-        json_object_set_new(line, "thinking", st_json_text(m.reasoning, strlen(m.reasoning)));
+        json_object_set_new(line, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
     }
     add_figures(x, line);
     return line;
 }
 
-static const struct st_dialect generate_dialect = {
+static const struct fb_dialect generate_dialect = {
     .type = "application/x-ndjson",
     .delta = generate_delta,
     .finish = generate_finish,
@@ -232,49 +232,49 @@ static const struct st_dialect generate_dialect = {
 };
 
 /* An empty request loads or unloads a model: ours is loaded, and stays. */
-static void answer_empty(struct st_exchange *x, const char *field, json_t *value)
+static void answer_empty(struct fb_exchange *x, const char *field, json_t *value)
 {
-    json_t *keep = st_field(&(struct st_fields){.object = x->body}, "keep_alive");
+    json_t *keep = fb_field(&(struct fb_fields){.object = x->body}, "keep_alive");
     bool unload = keep && ((json_is_number(keep) && json_number_value(keep) == 0) ||
                               (json_is_string(keep) && strcmp(json_string_value(keep), "0") == 0));
     json_t *line = new_line(x, true);
     json_object_set_new(line, "done_reason", json_string(unload ? "unload" : "load"));
     json_object_set_new(line, field, value);
-    st_answer_json(x->request, 200, line);
-    st_exchange_free(x);
+    fb_answer_json(x->request, 200, line);
+    fb_exchange_free(x);
 }
 
-static void use_template(struct st_exchange *x, struct st_fields *f, const char *text)
+static void use_template(struct fb_exchange *x, struct fb_fields *f, const char *text)
 {
-    struct strata_error err;
+    struct forebay_error err;
     if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
-        st_fields_fail(
+        fb_fields_fail(
             f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
     } else if (!x->server->options.client_templates) {
-        st_fields_fail(f, "template: this server takes none from its clients; start it with "
+        fb_fields_fail(f, "template: this server takes none from its clients; start it with "
                           "--client-templates, or with --chat-template FILE");
-    } else if (strata_chat_new(x->server->model, text, &x->own_chat, &err) != STRATA_OK) {
-        st_fields_fail(f, "template: %s", err.message);
+    } else if (forebay_chat_new(x->server->model, text, &x->own_chat, &err) != FOREBAY_OK) {
+        fb_fields_fail(f, "template: %s", err.message);
     }
 }
 
-void st_ollama_generate(struct st_request *r)
+void fb_ollama_generate(struct fb_request *r)
 {
-    struct st_fields f;
-    struct st_exchange *x = begin(r, &generate_dialect, &f);
+    struct fb_fields f;
+    struct fb_exchange *x = begin(r, &generate_dialect, &f);
     if (!x) {
         return;
     }
-    const char *prompt = st_field_string(&f, "prompt", ""), *system;
-    const char *template = st_field_string(&f, "template", NULL);
-    system = st_field_string(&f, "system", NULL);
-    bool raw = st_field_bool(&f, "raw", false);
-    st_field_array(&f, "context"); /* of earlier versions; prompts are recognised without it */
-    if (json_array_size(st_field_array(&f, "images")) > 0) {
-        st_fields_fail(&f, "images are not supported");
+    const char *prompt = fb_field_string(&f, "prompt", ""), *system;
+    const char *template = fb_field_string(&f, "template", NULL);
+    system = fb_field_string(&f, "system", NULL);
+    bool raw = fb_field_bool(&f, "raw", false);
+    fb_field_array(&f, "context"); /* of earlier versions; prompts are recognised without it */
+    if (json_array_size(fb_field_array(&f, "images")) > 0) {
+        fb_fields_fail(&f, "images are not supported");
     }
-    if (st_field_string(&f, "suffix", "")[0]) {
-        st_fields_fail(&f, "suffix is not supported");
+    if (fb_field_string(&f, "suffix", "")[0]) {
+        fb_fields_fail(&f, "suffix is not supported");
     }
     if (!f.bad && !prompt[0] && !raw) {
         answer_empty(x, "response", json_string(""));
@@ -292,12 +292,12 @@ void st_ollama_generate(struct st_request *r)
         use_template(x, &f, template);
     }
     if (raw) {
-        st_exchange_raw_format(x, &f, prompt, chat);
+        fb_exchange_raw_format(x, &f, prompt, chat);
     } else {
-        st_exchange_render(x, &f, chat);
+        fb_exchange_render(x, &f, chat);
     }
     json_decref(chat);
-    st_exchange_run(x, &f);
+    fb_exchange_run(x, &f);
 }
 
 /* --- Chat ---------------------------------------------------------------------------------- */
@@ -308,7 +308,7 @@ static json_t *parsed_arguments(const char *text)
     return value ? value : json_object();
 }
 
-static json_t *message_calls(const struct strata_message *m)
+static json_t *message_calls(const struct forebay_message *m)
 {
     json_t *calls = json_array();
     for (size_t i = 0; i < m->n_calls; i++) {
@@ -320,27 +320,27 @@ static json_t *message_calls(const struct strata_message *m)
 }
 
 static void chat_delta(
-    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+    struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
     (void)c;
-    if (!x->stream || d->kind == STRATA_DELTA_TOOL_CALL) { /* calls are written when complete */
+    if (!x->stream || d->kind == FOREBAY_DELTA_TOOL_CALL) { /* calls are written when complete */
         return;
     }
-    json_t *text = st_json_text(d->text, d->length), *line = new_line(x, false);
+    json_t *text = fb_json_text(d->text, d->length), *line = new_line(x, false);
     json_object_set_new(line, "message",
-        d->kind == STRATA_DELTA_CONTENT
+        d->kind == FOREBAY_DELTA_CONTENT
             ? json_pack("{s:s,s:o}", "role", "assistant", "content", text)
             : json_pack("{s:s,s:s,s:o}", "role", "assistant", "content", "", "thinking", text));
     write_line(out, line);
 }
 
-static void chat_finish(struct st_exchange *x, int c, struct st_buffer *out)
+static void chat_finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 {
-    struct strata_message m;
+    struct forebay_message m;
     if (!x->stream) {
         return;
     }
-    strata_reply_message(x->choices[c].reply, &m);
+    forebay_reply_message(x->choices[c].reply, &m);
     if (m.n_calls > 0) {
         json_t *line = new_line(x, false);
         json_object_set_new(line, "message",
@@ -355,14 +355,14 @@ static void chat_finish(struct st_exchange *x, int c, struct st_buffer *out)
     write_line(out, line);
 }
 
-static json_t *chat_whole(struct st_exchange *x)
+static json_t *chat_whole(struct fb_exchange *x)
 {
-    struct strata_message m;
-    strata_reply_message(x->choices[0].reply, &m);
+    struct forebay_message m;
+    forebay_reply_message(x->choices[0].reply, &m);
     json_t *message = json_pack(
-        "{s:s,s:o}", "role", "assistant", "content", st_json_text(m.content, strlen(m.content)));
+        "{s:s,s:o}", "role", "assistant", "content", fb_json_text(m.content, strlen(m.content)));
     if (m.reasoning[0]) {
-        json_object_set_new(message, "thinking", st_json_text(m.reasoning, strlen(m.reasoning)));
+        json_object_set_new(message, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
     }
     if (m.n_calls > 0) {
         json_object_set_new(message, "tool_calls", message_calls(&m));
@@ -373,7 +373,7 @@ static json_t *chat_whole(struct st_exchange *x)
     return line;
 }
 
-static const struct st_dialect chat_dialect = {
+static const struct fb_dialect chat_dialect = {
     .type = "application/x-ndjson",
     .delta = chat_delta,
     .finish = chat_finish,
@@ -382,7 +382,7 @@ static const struct st_dialect chat_dialect = {
 };
 
 /* Calls have no id or type here, and their arguments are an object. */
-static json_t *convert_calls(struct st_fields *f, json_t *calls, int *number)
+static json_t *convert_calls(struct fb_fields *f, json_t *calls, int *number)
 {
     json_t *list = json_array(), *call;
     size_t i;
@@ -392,7 +392,7 @@ static json_t *convert_calls(struct st_fields *f, json_t *calls, int *number)
         json_t *name = json_object_get(function, "name");
         json_t *arguments = json_object_get(function, "arguments");
         if (!json_is_string(name)) {
-            st_fields_fail(f, "messages: a tool call without a function's name");
+            fb_fields_fail(f, "messages: a tool call without a function's name");
             break;
         }
         char id[32];
@@ -405,25 +405,25 @@ static json_t *convert_calls(struct st_fields *f, json_t *calls, int *number)
     return list;
 }
 
-static json_t *convert_message(struct st_fields *f, json_t *message, int *number)
+static json_t *convert_message(struct fb_fields *f, json_t *message, int *number)
 {
-    struct st_fields m = {.object = message};
+    struct fb_fields m = {.object = message};
     if (!json_is_object(message)) {
-        st_fields_fail(f, "messages must be a list of objects");
+        fb_fields_fail(f, "messages must be a list of objects");
         return NULL;
     }
-    const char *role = st_field_string(&m, "role", NULL);
-    const char *thinking = st_field_string(&m, "thinking", NULL);
-    const char *tool = st_field_string(&m, "tool_name", NULL);
-    json_t *calls = st_field_array(&m, "tool_calls");
+    const char *role = fb_field_string(&m, "role", NULL);
+    const char *thinking = fb_field_string(&m, "thinking", NULL);
+    const char *tool = fb_field_string(&m, "tool_name", NULL);
+    json_t *calls = fb_field_array(&m, "tool_calls");
     if (!role) {
-        st_fields_fail(&m, "role must be a string");
+        fb_fields_fail(&m, "role must be a string");
     }
-    if (json_array_size(st_field_array(&m, "images")) > 0) {
-        st_fields_fail(&m, "images are not supported");
+    if (json_array_size(fb_field_array(&m, "images")) > 0) {
+        fb_fields_fail(&m, "images are not supported");
     }
     json_t *out = json_pack(
-        "{s:s,s:s}", "role", role ? role : "", "content", st_field_string(&m, "content", ""));
+        "{s:s,s:s}", "role", role ? role : "", "content", fb_field_string(&m, "content", ""));
     if (thinking) {
         json_object_set_new(out, "reasoning_content", json_string(thinking));
     }
@@ -434,14 +434,14 @@ static json_t *convert_message(struct st_fields *f, json_t *message, int *number
         json_object_set_new(out, "tool_calls", convert_calls(&m, calls, number));
     }
     if (m.bad) {
-        st_fields_fail(f, "messages: %s", m.message);
+        fb_fields_fail(f, "messages: %s", m.message);
     }
     return out;
 }
 
-static json_t *convert_chat(struct st_fields *f)
+static json_t *convert_chat(struct fb_fields *f)
 {
-    json_t *messages = st_field_array(f, "messages"), *message, *tools = st_field_array(f, "tools");
+    json_t *messages = fb_field_array(f, "messages"), *message, *tools = fb_field_array(f, "tools");
     json_t *chat = json_pack("{s:[]}", "messages");
     size_t i;
     int number = 0;
@@ -459,20 +459,20 @@ static json_t *convert_chat(struct st_fields *f)
     return chat;
 }
 
-void st_ollama_chat(struct st_request *r)
+void fb_ollama_chat(struct fb_request *r)
 {
-    struct st_fields f;
-    struct st_exchange *x = begin(r, &chat_dialect, &f);
+    struct fb_fields f;
+    struct fb_exchange *x = begin(r, &chat_dialect, &f);
     if (!x) {
         return;
     }
-    json_t *messages = st_field_array(&f, "messages");
+    json_t *messages = fb_field_array(&f, "messages");
     if (!f.bad && json_array_size(messages) == 0) {
         answer_empty(x, "message", json_pack("{s:s,s:s}", "role", "assistant", "content", ""));
         return;
     }
     json_t *chat = convert_chat(&f);
-    st_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, chat);
     json_decref(chat);
-    st_exchange_run(x, &f);
+    fb_exchange_run(x, &f);
 }

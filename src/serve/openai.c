@@ -9,45 +9,45 @@
 
 /* --- Models -------------------------------------------------------------------------------- */
 
-static json_t *model_object(const struct st_server *s)
+static json_t *model_object(const struct fb_server *s)
 {
     return json_pack("{s:s,s:s,s:I,s:s,s:{s:I,s:I,s:I}}", "id", s->card.name, "object", "model",
-        "created", (json_int_t)s->started_s, "owned_by", "strata", "meta", "n_ctx",
-        (json_int_t)strata_model_ctx(s->model), "n_params", (json_int_t)s->card.parameters, "size",
+        "created", (json_int_t)s->started_s, "owned_by", "forebay", "meta", "n_ctx",
+        (json_int_t)forebay_model_ctx(s->model), "n_params", (json_int_t)s->card.parameters, "size",
         (json_int_t)s->card.file_bytes);
 }
 
-void st_openai_models(struct st_request *r)
+void fb_openai_models(struct fb_request *r)
 {
-    st_answer_json(r, 200,
-        json_pack("{s:s,s:[o]}", "object", "list", "data", model_object(st_request_server(r))));
+    fb_answer_json(r, 200,
+        json_pack("{s:s,s:[o]}", "object", "list", "data", model_object(fb_request_server(r))));
 }
 
-void st_openai_model(struct st_request *r)
+void fb_openai_model(struct fb_request *r)
 {
-    if (st_is_model(st_request_server(r), st_request_rest(r))) {
-        st_answer_json(r, 200, model_object(st_request_server(r)));
+    if (fb_is_model(fb_request_server(r), fb_request_rest(r))) {
+        fb_answer_json(r, 200, model_object(fb_request_server(r)));
     } else {
-        st_answer_no_model(r, st_request_rest(r));
+        fb_answer_no_model(r, fb_request_rest(r));
     }
 }
 
-void st_openai_embeddings(struct st_request *r)
+void fb_openai_embeddings(struct fb_request *r)
 {
-    st_answer_error(r, 400, "embeddings are not supported: this server generates text");
+    fb_answer_error(r, 400, "embeddings are not supported: this server generates text");
 }
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
-static void read_biases(struct st_exchange *x, struct st_fields *f)
+static void read_biases(struct fb_exchange *x, struct fb_fields *f)
 {
-    json_t *object = st_field_object(f, "logit_bias"), *value;
+    json_t *object = fb_field_object(f, "logit_bias"), *value;
     const char *key;
     if (!object) {
         return;
     }
-    int n_vocab = strata_model_n_vocab(x->server->model);
-    x->biases = st_xcalloc(json_object_size(object) + 1, sizeof *x->biases);
+    int n_vocab = forebay_model_n_vocab(x->server->model);
+    x->biases = fb_xcalloc(json_object_size(object) + 1, sizeof *x->biases);
     json_object_foreach(object, key, value)
     {
         char *end;
@@ -55,86 +55,86 @@ static void read_biases(struct st_exchange *x, struct st_fields *f)
         double bias = json_number_value(value);
         if (end == key || *end || token < 0 || token >= n_vocab || !json_is_number(value) ||
             !(fabs(bias) <= 100)) {
-            st_fields_fail(f, "logit_bias must be from token numbers to numbers from -100 to 100");
+            fb_fields_fail(f, "logit_bias must be from token numbers to numbers from -100 to 100");
             return;
         }
         x->biases[x->sampling.n_biases++] =
-            (struct strata_bias){(int32_t)token, bias <= -100 ? -INFINITY : (float)bias};
+            (struct forebay_bias){(int32_t)token, bias <= -100 ? -INFINITY : (float)bias};
     }
     x->sampling.biases = x->biases;
 }
 
 /* What chat and text completions have in common. False: the request is for another model, which has
  * been answered. */
-static bool read_common(struct st_exchange *x, struct st_fields *f, const char *prefix)
+static bool read_common(struct fb_exchange *x, struct fb_fields *f, const char *prefix)
 {
     char id[sizeof x->id];
-    x->model = st_field_string(f, "model", x->model);
-    if (!st_is_model(x->server, x->model)) {
-        st_answer_no_model(x->request, x->model);
-        st_exchange_free(x);
+    x->model = fb_field_string(f, "model", x->model);
+    if (!fb_is_model(x->server, x->model)) {
+        fb_answer_no_model(x->request, x->model);
+        fb_exchange_free(x);
         return false;
     }
     snprintf(id, sizeof id, "%s-%.24s", prefix, x->id);
     memcpy(x->id, id, sizeof id);
-    x->stream = st_field_bool(f, "stream", false);
-    x->n_choices = (int)st_field_int(f, "n", 1, 1, ST_CHOICES_MAX);
-    x->n_predict = st_field_int(f, "max_tokens", -1, 1, INT32_MAX);
-    st_params_sampling(f, &x->sampling, 2);
-    st_params_stops(x, f, "stop");
+    x->stream = fb_field_bool(f, "stream", false);
+    x->n_choices = (int)fb_field_int(f, "n", 1, 1, FB_CHOICES_MAX);
+    x->n_predict = fb_field_int(f, "max_tokens", -1, 1, INT32_MAX);
+    fb_params_sampling(f, &x->sampling, 2);
+    fb_params_stops(x, f, "stop");
     read_biases(x, f);
-    json_t *options = st_field_object(f, "stream_options");
+    json_t *options = fb_field_object(f, "stream_options");
     if (options) {
-        struct st_fields inner = {.object = options};
-        x->include_usage = st_field_bool(&inner, "include_usage", false);
+        struct fb_fields inner = {.object = options};
+        x->include_usage = fb_field_bool(&inner, "include_usage", false);
         if (inner.bad) {
-            st_fields_fail(f, "stream_options: %s", inner.message);
+            fb_fields_fail(f, "stream_options: %s", inner.message);
         }
     }
     return true;
 }
 
-static json_t *usage(const struct st_exchange *x)
+static json_t *usage(const struct fb_exchange *x)
 {
-    json_int_t prompt = st_exchange_prompt_tokens(x), generated = st_exchange_generated_tokens(x);
+    json_int_t prompt = fb_exchange_prompt_tokens(x), generated = fb_exchange_generated_tokens(x);
     return json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens",
         generated, "total_tokens", prompt + generated, "prompt_tokens_details", "cached_tokens",
-        (json_int_t)st_exchange_reused_tokens(x));
+        (json_int_t)fb_exchange_reused_tokens(x));
 }
 
-static const char *finish_reason(const struct st_choice *choice)
+static const char *finish_reason(const struct fb_choice *choice)
 {
-    struct strata_message message = {0};
+    struct forebay_message message = {0};
     if (choice->reply) {
-        strata_reply_message(choice->reply, &message);
+        forebay_reply_message(choice->reply, &message);
     }
-    return choice->result->end == ST_END_LENGTH ? "length"
+    return choice->result->end == FB_END_LENGTH ? "length"
            : message.n_calls > 0                ? "tool_calls"
                                                 : "stop";
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */
 
-static void write_event(struct st_buffer *out, json_t *object)
+static void write_event(struct fb_buffer *out, json_t *object)
 {
-    st_buffer_print(out, "data: ");
-    st_buffer_json(out, object);
-    st_buffer_print(out, "\n\n");
+    fb_buffer_print(out, "data: ");
+    fb_buffer_json(out, object);
+    fb_buffer_print(out, "\n\n");
 }
 
-static void keep_alive(struct st_buffer *out)
+static void keep_alive(struct fb_buffer *out)
 {
-    st_buffer_print(out, ": still here\n\n");
+    fb_buffer_print(out, ": still here\n\n");
 }
 
-static void fail(struct st_exchange *x, int status, const char *message, struct st_buffer *out)
+static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_event(out, st_error_json(x->api, status, NULL, message));
+    write_event(out, fb_error_json(x->api, status, NULL, message));
 }
 
 /* A chunk with these choices; takes the reference. */
 static void write_chunk(
-    struct st_exchange *x, const char *object, json_t *choices, struct st_buffer *out)
+    struct fb_exchange *x, const char *object, json_t *choices, struct fb_buffer *out)
 {
     json_t *chunk = json_pack("{s:s,s:s,s:I,s:s,s:o}", "id", x->id, "object", object, "created",
         (json_int_t)x->created_s, "model", x->model, "choices", choices);
@@ -144,16 +144,16 @@ static void write_chunk(
     write_event(out, chunk);
 }
 
-static void write_end(struct st_exchange *x, const char *object, struct st_buffer *out)
+static void write_end(struct fb_exchange *x, const char *object, struct fb_buffer *out)
 {
     if (x->include_usage) {
         write_chunk(x, object, json_array(), out);
     }
-    st_buffer_print(out, "data: [DONE]\n\n");
+    fb_buffer_print(out, "data: [DONE]\n\n");
 }
 
 /* The logprobs since the last chunk, or null. */
-static json_t *take_logprobs(struct st_exchange *x, int c)
+static json_t *take_logprobs(struct fb_exchange *x, int c)
 {
     json_t *value = x->choices[c].logprobs;
     x->choices[c].logprobs = NULL;
@@ -164,16 +164,16 @@ static json_t *take_logprobs(struct st_exchange *x, int c)
 
 #define CHUNK "chat.completion.chunk"
 
-static json_t *token_logprob(const struct st_exchange *x, int32_t token, float logprob)
+static json_t *token_logprob(const struct fb_exchange *x, int32_t token, float logprob)
 {
     /* JSON has no infinity; OpenAI writes this number for it. */
-    return json_pack("{s:o,s:f,s:o}", "token", st_token_text(x, token), "logprob",
-        isfinite(logprob) ? (double)logprob : -9999.0, "bytes", st_token_bytes(x, token));
+    return json_pack("{s:o,s:f,s:o}", "token", fb_token_text(x, token), "logprob",
+        isfinite(logprob) ? (double)logprob : -9999.0, "bytes", fb_token_bytes(x, token));
 }
 
-static void chat_token(struct st_exchange *x, int c, const struct st_piece *piece)
+static void chat_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
 {
-    struct st_choice *choice = &x->choices[c];
+    struct fb_choice *choice = &x->choices[c];
     if (!choice->logprobs) {
         choice->logprobs = json_pack("{s:[],s:n}", "content", "refusal");
     }
@@ -186,7 +186,7 @@ static void chat_token(struct st_exchange *x, int c, const struct st_piece *piec
 }
 
 static void write_delta(
-    struct st_exchange *x, int c, json_t *delta, const char *finish, struct st_buffer *out)
+    struct fb_exchange *x, int c, json_t *delta, const char *finish, struct fb_buffer *out)
 {
     write_chunk(x, CHUNK,
         json_pack("[{s:i,s:o,s:o,s:s?}]", "index", c, "delta", delta, "logprobs",
@@ -194,16 +194,16 @@ static void write_delta(
         out);
 }
 
-static void chat_begin(struct st_exchange *x, struct st_buffer *out)
+static void chat_begin(struct fb_exchange *x, struct fb_buffer *out)
 {
     for (int c = 0; c < x->n_choices; c++) {
         write_delta(x, c, json_pack("{s:s,s:s}", "role", "assistant", "content", ""), NULL, out);
     }
 }
 
-static json_t *call_delta(const struct strata_delta *d)
+static json_t *call_delta(const struct forebay_delta *d)
 {
-    json_t *text = st_json_text(d->text, d->length);
+    json_t *text = fb_json_text(d->text, d->length);
     return d->name
                ? json_pack("{s:[{s:i,s:s,s:s,s:{s:s,s:o}}]}", "tool_calls", "index", d->call, "id",
                      d->id, "type", "function", "function", "name", d->name, "arguments", text)
@@ -212,47 +212,47 @@ static json_t *call_delta(const struct strata_delta *d)
 }
 
 static void chat_delta(
-    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+    struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
     if (!x->stream) {
         return;
     }
     json_t *delta =
-        d->kind == STRATA_DELTA_TOOL_CALL
+        d->kind == FOREBAY_DELTA_TOOL_CALL
             ? call_delta(d)
-            : json_pack("{s:o}", d->kind == STRATA_DELTA_CONTENT ? "content" : "reasoning_content",
-                  st_json_text(d->text, d->length));
+            : json_pack("{s:o}", d->kind == FOREBAY_DELTA_CONTENT ? "content" : "reasoning_content",
+                  fb_json_text(d->text, d->length));
     write_delta(x, c, delta, NULL, out);
 }
 
-static void chat_finish(struct st_exchange *x, int c, struct st_buffer *out)
+static void chat_finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 {
     if (x->stream) {
         write_delta(x, c, json_object(), finish_reason(&x->choices[c]), out);
     }
 }
 
-static void chat_end(struct st_exchange *x, struct st_buffer *out)
+static void chat_end(struct fb_exchange *x, struct fb_buffer *out)
 {
     write_end(x, CHUNK, out);
 }
 
-static json_t *chat_message(const struct st_choice *choice)
+static json_t *chat_message(const struct fb_choice *choice)
 {
-    struct strata_message m;
-    strata_reply_message(choice->reply, &m);
+    struct forebay_message m;
+    forebay_reply_message(choice->reply, &m);
     json_t *message = json_pack("{s:s,s:o}", "role", "assistant", "content",
-        m.n_calls > 0 && !m.content[0] ? json_null() : st_json_text(m.content, strlen(m.content)));
+        m.n_calls > 0 && !m.content[0] ? json_null() : fb_json_text(m.content, strlen(m.content)));
     if (m.reasoning[0]) {
         json_object_set_new(
-            message, "reasoning_content", st_json_text(m.reasoning, strlen(m.reasoning)));
+            message, "reasoning_content", fb_json_text(m.reasoning, strlen(m.reasoning)));
     }
     json_t *calls = json_array();
     for (size_t i = 0; i < m.n_calls; i++) {
         json_array_append_new(
             calls, json_pack("{s:s,s:s,s:{s:s,s:o}}", "id", m.calls[i].id, "type", "function",
                        "function", "name", m.calls[i].name, "arguments",
-                       st_json_text(m.calls[i].arguments, strlen(m.calls[i].arguments))));
+                       fb_json_text(m.calls[i].arguments, strlen(m.calls[i].arguments))));
     }
     if (m.n_calls > 0) {
         json_object_set(message, "tool_calls", calls);
@@ -261,7 +261,7 @@ static json_t *chat_message(const struct st_choice *choice)
     return message;
 }
 
-static json_t *chat_whole(struct st_exchange *x)
+static json_t *chat_whole(struct fb_exchange *x)
 {
     json_t *choices = json_array();
     for (int c = 0; c < x->n_choices; c++) {
@@ -274,7 +274,7 @@ static json_t *chat_whole(struct st_exchange *x)
         usage(x));
 }
 
-static const struct st_dialect chat_dialect = {
+static const struct fb_dialect chat_dialect = {
     .type = "text/event-stream",
     .begin = chat_begin,
     .token = chat_token,
@@ -286,47 +286,47 @@ static const struct st_dialect chat_dialect = {
     .whole = chat_whole,
 };
 
-void st_openai_chat(struct st_request *r)
+void fb_openai_chat(struct fb_request *r)
 {
-    struct st_exchange *x = st_exchange_new(r, &chat_dialect, ST_API_OPENAI);
+    struct fb_exchange *x = fb_exchange_new(r, &chat_dialect, FB_API_OPENAI);
     if (!x) {
         return;
     }
-    struct st_fields f = {.object = x->body};
+    struct fb_fields f = {.object = x->body};
     if (!read_common(x, &f, "chatcmpl")) {
         return;
     }
-    x->n_predict = st_field_int(&f, "max_completion_tokens", x->n_predict, 1, INT32_MAX);
-    bool logprobs = st_field_bool(&f, "logprobs", false);
-    int64_t n_top = st_field_int(&f, "top_logprobs", 0, 0, ST_TOP_MAX);
-    if (st_field(&f, "top_logprobs") && !logprobs) {
-        st_fields_fail(&f, "top_logprobs needs logprobs to be true");
+    x->n_predict = fb_field_int(&f, "max_completion_tokens", x->n_predict, 1, INT32_MAX);
+    bool logprobs = fb_field_bool(&f, "logprobs", false);
+    int64_t n_top = fb_field_int(&f, "top_logprobs", 0, 0, FB_TOP_MAX);
+    if (fb_field(&f, "top_logprobs") && !logprobs) {
+        fb_fields_fail(&f, "top_logprobs needs logprobs to be true");
     }
     x->n_top = logprobs ? (int)n_top : -1;
-    if (!st_field_array(&f, "messages")) {
-        st_fields_fail(&f, "messages must be a list of messages");
+    if (!fb_field_array(&f, "messages")) {
+        fb_fields_fail(&f, "messages must be a list of messages");
     }
-    st_exchange_render(x, &f, x->body);
-    st_exchange_run(x, &f);
+    fb_exchange_render(x, &f, x->body);
+    fb_exchange_run(x, &f);
 }
 
 /* --- Completions --------------------------------------------------------------------------- */
 
-static void text_token(struct st_exchange *x, int c, const struct st_piece *piece)
+static void text_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
 {
-    struct st_choice *choice = &x->choices[c];
+    struct fb_choice *choice = &x->choices[c];
     if (!choice->logprobs) {
         choice->logprobs = json_pack(
             "{s:[],s:[],s:[],s:[]}", "tokens", "token_logprobs", "top_logprobs", "text_offset");
     }
     json_t *top = json_object();
     for (int i = 0; i < piece->n_top; i++) {
-        json_t *name = st_token_text(x, piece->top[i].token);
+        json_t *name = fb_token_text(x, piece->top[i].token);
         json_object_set_new(top, json_string_value(name), json_real(piece->top[i].logprob));
         json_decref(name);
     }
     json_t *l = choice->logprobs;
-    json_array_append_new(json_object_get(l, "tokens"), st_token_text(x, piece->token));
+    json_array_append_new(json_object_get(l, "tokens"), fb_token_text(x, piece->token));
     json_array_append_new(json_object_get(l, "token_logprobs"), json_real(piece->logprob));
     json_array_append_new(json_object_get(l, "top_logprobs"), top);
     json_array_append_new(
@@ -334,7 +334,7 @@ static void text_token(struct st_exchange *x, int c, const struct st_piece *piec
 }
 
 static void write_text(
-    struct st_exchange *x, int c, json_t *text, const char *finish, struct st_buffer *out)
+    struct fb_exchange *x, int c, json_t *text, const char *finish, struct fb_buffer *out)
 {
     write_chunk(x, "text_completion",
         json_pack("[{s:i,s:o,s:o,s:s?}]", "index", c, "text", text, "logprobs", take_logprobs(x, c),
@@ -343,35 +343,35 @@ static void write_text(
 }
 
 static void text_delta(
-    struct st_exchange *x, int c, const struct strata_delta *d, struct st_buffer *out)
+    struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
     if (x->stream) {
-        write_text(x, c, st_json_text(d->text, d->length), NULL, out);
+        write_text(x, c, fb_json_text(d->text, d->length), NULL, out);
     } else {
-        st_buffer_add(&x->choices[c].text, d->text, d->length);
+        fb_buffer_add(&x->choices[c].text, d->text, d->length);
     }
 }
 
-static void text_finish(struct st_exchange *x, int c, struct st_buffer *out)
+static void text_finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 {
     if (x->stream) {
         write_text(x, c, json_string(""), finish_reason(&x->choices[c]), out);
     }
 }
 
-static void text_end(struct st_exchange *x, struct st_buffer *out)
+static void text_end(struct fb_exchange *x, struct fb_buffer *out)
 {
     write_end(x, "text_completion", out);
 }
 
-static json_t *text_whole(struct st_exchange *x)
+static json_t *text_whole(struct fb_exchange *x)
 {
     json_t *choices = json_array();
     for (int c = 0; c < x->n_choices; c++) {
-        struct st_choice *choice = &x->choices[c];
+        struct fb_choice *choice = &x->choices[c];
         json_array_append_new(
             choices, json_pack("{s:i,s:o,s:o,s:s}", "index", c, "text",
-                         st_json_text(choice->text.data ? choice->text.data : "", choice->text.n),
+                         fb_json_text(choice->text.data ? choice->text.data : "", choice->text.n),
                          "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(choice)));
     }
     return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", x->id, "object", "text_completion",
@@ -379,7 +379,7 @@ static json_t *text_whole(struct st_exchange *x)
         usage(x));
 }
 
-static const struct st_dialect text_dialect = {
+static const struct fb_dialect text_dialect = {
     .type = "text/event-stream",
     .token = text_token,
     .delta = text_delta,
@@ -391,14 +391,14 @@ static const struct st_dialect text_dialect = {
 };
 
 /* The prompt: a string, a list of one, or token numbers. */
-static void read_prompt(struct st_exchange *x, struct st_fields *f)
+static void read_prompt(struct fb_exchange *x, struct fb_fields *f)
 {
-    json_t *value = st_field(f, "prompt");
+    json_t *value = fb_field(f, "prompt");
     if (json_array_size(value) == 1 && !json_is_integer(json_array_get(value, 0))) {
         value = json_array_get(value, 0);
     }
     size_t n = json_array_size(value);
-    int32_t *tokens = st_xcalloc(n + 1, sizeof *tokens);
+    int32_t *tokens = fb_xcalloc(n + 1, sizeof *tokens);
     for (size_t i = 0; i < n; i++) {
         json_int_t token = json_integer_value(json_array_get(value, i));
         tokens[i] = json_is_integer(json_array_get(value, i)) && token >= 0 && token <= INT32_MAX
@@ -406,33 +406,33 @@ static void read_prompt(struct st_exchange *x, struct st_fields *f)
                         : -1;
     }
     if (json_is_string(value)) {
-        st_exchange_raw(x, f, json_string_value(value));
+        fb_exchange_raw(x, f, json_string_value(value));
     } else if (n > 0) {
-        st_exchange_tokens(x, f, tokens, n);
+        fb_exchange_tokens(x, f, tokens, n);
     } else {
-        st_fields_fail(f, "prompt must be a string or a list of token numbers");
+        fb_fields_fail(f, "prompt must be a string or a list of token numbers");
     }
     free(tokens);
 }
 
-void st_openai_text(struct st_request *r)
+void fb_openai_text(struct fb_request *r)
 {
-    struct st_exchange *x = st_exchange_new(r, &text_dialect, ST_API_OPENAI);
+    struct fb_exchange *x = fb_exchange_new(r, &text_dialect, FB_API_OPENAI);
     if (!x) {
         return;
     }
-    struct st_fields f = {.object = x->body};
+    struct fb_fields f = {.object = x->body};
     if (!read_common(x, &f, "cmpl")) {
         return;
     }
     x->n_predict = x->n_predict < 0 ? 16 : x->n_predict; /* OpenAI's default */
-    x->n_top = (int)st_field_int(&f, "logprobs", -1, 0, ST_TOP_MAX);
-    if (st_field_bool(&f, "echo", false) || st_field(&f, "suffix")) {
-        st_fields_fail(&f, "echo and suffix are not supported");
+    x->n_top = (int)fb_field_int(&f, "logprobs", -1, 0, FB_TOP_MAX);
+    if (fb_field_bool(&f, "echo", false) || fb_field(&f, "suffix")) {
+        fb_fields_fail(&f, "echo and suffix are not supported");
     }
-    st_field_int(&f, "best_of", 1, 1, x->n_choices);
-    const char *grammar = st_field_string(&f, "grammar", NULL);
-    x->grammar = grammar ? st_xstrdup(grammar) : NULL;
+    fb_field_int(&f, "best_of", 1, 1, x->n_choices);
+    const char *grammar = fb_field_string(&f, "grammar", NULL);
+    x->grammar = grammar ? fb_xstrdup(grammar) : NULL;
     read_prompt(x, &f);
-    st_exchange_run(x, &f);
+    fb_exchange_run(x, &f);
 }

@@ -5,22 +5,22 @@
 
 #include "base/error.h"
 
-void st_prefix_init(struct st_prefix *p, int n_seq)
+void fb_prefix_init(struct fb_prefix *p, int n_seq)
 {
-    *p = (struct st_prefix){.n_seq = n_seq};
-    p->seqs = st_xcalloc((size_t)n_seq, sizeof *p->seqs);
+    *p = (struct fb_prefix){.n_seq = n_seq};
+    p->seqs = fb_xcalloc((size_t)n_seq, sizeof *p->seqs);
 }
 
-void st_prefix_release(struct st_prefix *p)
+void fb_prefix_release(struct fb_prefix *p)
 {
     for (int i = 0; i < p->n_seq; i++) {
         free(p->seqs[i].tokens);
     }
     free(p->seqs);
-    *p = (struct st_prefix){0};
+    *p = (struct fb_prefix){0};
 }
 
-uint32_t st_prefix_common(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
+uint32_t fb_prefix_common(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
 {
     uint32_t i = 0;
     while (i < n_a && i < n_b && a[i] == b[i]) {
@@ -29,14 +29,14 @@ uint32_t st_prefix_common(const int32_t *a, uint32_t n_a, const int32_t *b, uint
     return i;
 }
 
-int st_prefix_find(
-    const struct st_prefix *p, const int32_t *tokens, uint32_t n, bool whole, uint32_t *common)
+int fb_prefix_find(
+    const struct fb_prefix *p, const int32_t *tokens, uint32_t n, bool whole, uint32_t *common)
 {
     int best = -1;
     *common = 0;
     for (int i = 0; i < p->n_seq; i++) {
-        const struct st_prefix_seq *s = &p->seqs[i];
-        uint32_t have = st_prefix_common(s->tokens, s->n, tokens, n);
+        const struct fb_prefix_seq *s = &p->seqs[i];
+        uint32_t have = fb_prefix_common(s->tokens, s->n, tokens, n);
         if (have == 0 || (whole && have < s->n)) {
             continue;
         }
@@ -50,7 +50,7 @@ int st_prefix_find(
     return best;
 }
 
-int st_prefix_oldest(const struct st_prefix *p, int keep)
+int fb_prefix_oldest(const struct fb_prefix *p, int keep)
 {
     int oldest = -1;
     for (int i = 0; i < p->n_seq; i++) {
@@ -62,38 +62,38 @@ int st_prefix_oldest(const struct st_prefix *p, int keep)
     return oldest;
 }
 
-int st_prefix_victim(const struct st_prefix *p, int keep)
+int fb_prefix_victim(const struct fb_prefix *p, int keep)
 {
     for (int i = 0; i < p->n_seq; i++) {
         if (!p->seqs[i].busy && p->seqs[i].n == 0 && i != keep) {
             return i;
         }
     }
-    return st_prefix_oldest(p, keep);
+    return fb_prefix_oldest(p, keep);
 }
 
-void st_prefix_touch(struct st_prefix *p, int seq)
+void fb_prefix_touch(struct fb_prefix *p, int seq)
 {
     p->seqs[seq].used = ++p->clock;
 }
 
-void st_prefix_add(struct st_prefix *p, int seq, const int32_t *tokens, uint32_t n)
+void fb_prefix_add(struct fb_prefix *p, int seq, const int32_t *tokens, uint32_t n)
 {
-    struct st_prefix_seq *s = &p->seqs[seq];
+    struct fb_prefix_seq *s = &p->seqs[seq];
     if (n == 0) {
         return;
     }
     if (s->n + n > s->cap) {
         s->cap = 2 * (s->n + n);
-        s->tokens = st_xrealloc(s->tokens, s->cap * sizeof *s->tokens);
+        s->tokens = fb_xrealloc(s->tokens, s->cap * sizeof *s->tokens);
     }
     memcpy(s->tokens + s->n, tokens, n * sizeof *tokens);
     s->n += n;
 }
 
-void st_prefix_cut(struct st_prefix *p, int seq, uint32_t n)
+void fb_prefix_cut(struct fb_prefix *p, int seq, uint32_t n)
 {
-    struct st_prefix_seq *s = &p->seqs[seq];
+    struct fb_prefix_seq *s = &p->seqs[seq];
     s->n = n < s->n ? n : s->n;
     s->n_saved = n < s->n_saved ? 0 : s->n_saved;
 }

@@ -8,14 +8,14 @@
  *      openai.c, ollama.c, anthropic.c   what each API calls things
  *      info.c       cards of the model, health, metrics
  */
-#ifndef ST_SERVE_SERVER_H
-#define ST_SERVE_SERVER_H
+#ifndef FB_SERVE_SERVER_H
+#define FB_SERVE_SERVER_H
 
 #include "serve/service.h"
 
-struct st_server;
+struct fb_server;
 
-struct st_server_options {
+struct fb_server_options {
     const char *host;          /* to listen on: a name or an address */
     uint16_t port;             /* 0: any that is free */
     const char *api_key;       /* NULL: none is needed */
@@ -28,13 +28,13 @@ struct st_server_options {
     int timeout_s; /* for a client to send headers, a body, and to take some of what it is sent */
 };
 
-void st_server_options_init(struct st_server_options *options);
+void fb_server_options_init(struct fb_server_options *options);
 
-/* Serves until st_server_stop. E_USAGE for a host that cannot be found, E_IO when it cannot listen. */
-enum strata_status st_server_start(struct st_service *service,
-    const struct st_server_options *options, struct st_server **out, struct strata_error *err);
-uint16_t st_server_port(const struct st_server *server);
+/* Serves until fb_server_stop. E_USAGE for a host that cannot be found, E_IO when it cannot listen. */
+enum forebay_status fb_server_start(struct fb_service *service,
+    const struct fb_server_options *options, struct fb_server **out, struct forebay_error *err);
+uint16_t fb_server_port(const struct fb_server *server);
 /* Closes all connections; replies that are under way end where they are. */
-void st_server_stop(struct st_server *server);
+void fb_server_stop(struct fb_server *server);
 
 #endif

@@ -17,9 +17,9 @@
 
 /* --- The queue (with the lock held) -------------------------------------------------------- */
 
-static void unlink_job(struct st_service *s, struct st_job *job)
+static void unlink_job(struct fb_service *s, struct fb_job *job)
 {
-    for (struct st_job **at = &s->waiting; *at; at = &(*at)->next) {
+    for (struct fb_job **at = &s->waiting; *at; at = &(*at)->next) {
         if (*at == job) {
             *at = job->next;
             job->next = NULL;
@@ -29,7 +29,7 @@ static void unlink_job(struct st_service *s, struct st_job *job)
     }
 }
 
-static int active_of(const struct st_service *s, const char *client)
+static int active_of(const struct fb_service *s, const char *client)
 {
     int n = 0;
     for (int i = 0; i < s->parallel; i++) {
@@ -39,13 +39,13 @@ static int active_of(const struct st_service *s, const char *client)
 }
 
 /* Who is next: of the clients that wait, one with the fewest active jobs; of its jobs, the first. */
-static struct st_job *choose(struct st_service *s)
+static struct fb_job *choose(struct fb_service *s)
 {
-    struct st_job *best = NULL;
+    struct fb_job *best = NULL;
     int best_active = 0;
-    for (struct st_job *job = s->waiting; job; job = job->next) {
+    for (struct fb_job *job = s->waiting; job; job = job->next) {
         int active = active_of(s, job->client);
-        if ((!best || active < best_active) && !st_slots_should_wait(s, job)) {
+        if ((!best || active < best_active) && !fb_slots_should_wait(s, job)) {
             best = job;
             best_active = active;
         }
@@ -53,9 +53,9 @@ static struct st_job *choose(struct st_service *s)
     return best;
 }
 
-static struct st_job *first_unwanted(const struct st_service *s)
+static struct fb_job *first_unwanted(const struct fb_service *s)
 {
-    struct st_job *job = s->waiting;
+    struct fb_job *job = s->waiting;
     while (job && job->wanted && !s->quit) {
         job = job->next;
     }
@@ -64,27 +64,27 @@ static struct st_job *first_unwanted(const struct st_service *s)
 
 /* --- The model's thread -------------------------------------------------------------------- */
 
-static void drop_unwanted(struct st_service *s)
+static void drop_unwanted(struct fb_service *s)
 {
-    struct st_job *job;
+    struct fb_job *job;
     pthread_mutex_lock(&s->lock);
     while ((job = first_unwanted(s))) {
         unlink_job(s, job);
         s->stats.cancelled++;
-        job->result.end = ST_END_CANCELLED;
+        job->result.end = FB_END_CANCELLED;
         pthread_mutex_unlock(&s->lock);
-        st_job_end(job);
+        fb_job_end(job);
         pthread_mutex_lock(&s->lock);
     }
     pthread_mutex_unlock(&s->lock);
 }
 
-static void admit(struct st_service *s)
+static void admit(struct fb_service *s)
 {
-    struct st_slot *slot;
-    while ((slot = st_slots_free_one(s))) {
+    struct fb_slot *slot;
+    while ((slot = fb_slots_free_one(s))) {
         pthread_mutex_lock(&s->lock);
-        struct st_job *job = choose(s);
+        struct fb_job *job = choose(s);
         if (job) {
             unlink_job(s, job);
             s->n_active++;
@@ -93,11 +93,11 @@ static void admit(struct st_service *s)
         if (!job) {
             return;
         }
-        st_slots_start(s, slot, job);
+        fb_slots_start(s, slot, job);
     }
 }
 
-static void update_idle_stats(struct st_service *s)
+static void update_idle_stats(struct fb_service *s)
 {
     uint64_t used = 0;
     for (int i = 0; i < s->prefix.n_seq; i++) {
@@ -106,12 +106,12 @@ static void update_idle_stats(struct st_service *s)
     pthread_mutex_lock(&s->lock);
     s->stats.kv_cells_used = used;
     if (s->store) {
-        s->stats.kv_disk_bytes = st_kv_store_bytes(s->store, &s->stats.kv_disk_states);
+        s->stats.kv_disk_bytes = fb_kv_store_bytes(s->store, &s->stats.kv_disk_states);
     }
     pthread_mutex_unlock(&s->lock);
 }
 
-static void wait_for_work(struct st_service *s, int ms)
+static void wait_for_work(struct fb_service *s, int ms)
 {
     struct timespec until;
     timespec_get(&until, TIME_UTC);
@@ -126,20 +126,20 @@ static void wait_for_work(struct st_service *s, int ms)
 }
 
 /* Nothing could be computed: everybody is paused, or there is nobody. */
-static void idle(struct st_service *s)
+static void idle(struct fb_service *s)
 {
-    uint64_t now = st_now_ns();
+    uint64_t now = fb_now_ns();
     if (s->n_active > 0) { /* only this thread changes it */
         wait_for_work(s, PAUSE_WAIT_MS);
         return;
     }
     if (s->idle_ns == 0) { /* the last pass may have left them behind */
         pthread_mutex_lock(&s->lock);
-        strata_stats_get(s->session, &s->stats.model);
+        forebay_stats_get(s->session, &s->stats.model);
         pthread_mutex_unlock(&s->lock);
     }
     s->idle_ns = s->idle_ns ? s->idle_ns : now;
-    if (now - s->idle_ns < SAVE_AFTER_NS || !st_slots_save_one(s)) {
+    if (now - s->idle_ns < SAVE_AFTER_NS || !fb_slots_save_one(s)) {
         wait_for_work(s, IDLE_WAIT_MS);
     }
     update_idle_stats(s);
@@ -147,11 +147,11 @@ static void idle(struct st_service *s)
 
 static void *work(void *arg)
 {
-    struct st_service *s = arg;
+    struct fb_service *s = arg;
     for (;;) {
         drop_unwanted(s);
         admit(s);
-        if (st_pass(s)) {
+        if (fb_pass(s)) {
             s->idle_ns = 0;
             update_idle_stats(s);
             continue;
@@ -164,81 +164,81 @@ static void *work(void *arg)
         }
         idle(s);
     }
-    while (st_slots_save_one(s)) {
+    while (fb_slots_save_one(s)) {
     }
     return NULL;
 }
 
 /* --- Jobs ---------------------------------------------------------------------------------- */
 
-static enum strata_status new_job(struct st_service *s, const struct st_job_options *o,
-    struct st_job **out, struct strata_error *err)
+static enum forebay_status new_job(struct fb_service *s, const struct fb_job_options *o,
+    struct fb_job **out, struct forebay_error *err)
 {
     size_t n;
-    const int32_t *tokens = strata_prompt_tokens(o->prompt, &n);
+    const int32_t *tokens = forebay_prompt_tokens(o->prompt, &n);
     if (n >= s->ctx) {
-        return st_fail(err, STRATA_E_USAGE, "Shorten it, or serve with a larger --ctx.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Shorten it, or serve with a larger --ctx.",
             "the prompt has %zu tokens; with a context of %u at most %u fit", n, s->ctx,
             s->ctx - 1);
     }
-    struct st_job *job = st_xcalloc(1, sizeof *job);
+    struct fb_job *job = fb_xcalloc(1, sizeof *job);
     job->lock = &s->lock;
     job->work = &s->work;
     job->last = &job->first;
     job->wanted = true;
-    job->prompt = strata_prompt_share(o->prompt);
+    job->prompt = forebay_prompt_share(o->prompt);
     job->tokens = tokens;
     job->n_tokens = (uint32_t)n;
     job->n_predict = o->n_predict;
-    job->n_top = o->n_top > ST_TOP_MAX ? ST_TOP_MAX : o->n_top;
+    job->n_top = o->n_top > FB_TOP_MAX ? FB_TOP_MAX : o->n_top;
     job->n_top =
-        (int)st_min((uint64_t)strata_model_n_vocab(s->model), (uint64_t)(job->n_top + 1)) - 1;
+        (int)fb_min((uint64_t)forebay_model_n_vocab(s->model), (uint64_t)(job->n_top + 1)) - 1;
     job->result.n_prompt = (uint32_t)n;
-    job->submitted_ns = st_now_ns();
+    job->submitted_ns = fb_now_ns();
     snprintf(job->client, sizeof job->client, "%s", o->client ? o->client : "");
     pthread_cond_init(&job->changed, NULL);
-    enum strata_status status =
-        strata_sampler_new(s->model, &o->sampling, o->prompt, &job->sampler, err);
-    if (status == STRATA_OK) {
-        status = strata_text_new(s->model, o->prompt, o->stops, o->n_stops, &job->text, err);
+    enum forebay_status status =
+        forebay_sampler_new(s->model, &o->sampling, o->prompt, &job->sampler, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_text_new(s->model, o->prompt, o->stops, o->n_stops, &job->text, err);
     }
-    if (status != STRATA_OK) {
-        st_job_free(job);
+    if (status != FOREBAY_OK) {
+        fb_job_free(job);
         return status;
     }
     for (size_t i = 0; i < n; i++) {
-        strata_sampler_accept(job->sampler, tokens[i]);
+        forebay_sampler_accept(job->sampler, tokens[i]);
     }
     *out = job;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum st_refusal room_for_one(struct st_service *s)
+static enum fb_refusal room_for_one(struct fb_service *s)
 {
-    return s->draining || s->quit         ? ST_DRAINING
-           : s->n_waiting >= s->queue_max ? ST_BUSY
-                                          : ST_ACCEPTED;
+    return s->draining || s->quit         ? FB_DRAINING
+           : s->n_waiting >= s->queue_max ? FB_BUSY
+                                          : FB_ACCEPTED;
 }
 
-enum st_refusal st_service_submit(struct st_service *s, const struct st_job_options *o,
-    struct st_job **out, struct strata_error *err)
+enum fb_refusal fb_service_submit(struct fb_service *s, const struct fb_job_options *o,
+    struct fb_job **out, struct forebay_error *err)
 {
-    struct st_job *job = NULL;
+    struct fb_job *job = NULL;
     pthread_mutex_lock(&s->lock);
-    enum st_refusal refusal = room_for_one(s);
+    enum fb_refusal refusal = room_for_one(s);
     s->stats.requests++;
-    s->stats.refused += refusal != ST_ACCEPTED;
+    s->stats.refused += refusal != FB_ACCEPTED;
     pthread_mutex_unlock(&s->lock);
-    if (refusal != ST_ACCEPTED) {
+    if (refusal != FB_ACCEPTED) {
         return refusal;
     }
-    if (new_job(s, o, &job, err) != STRATA_OK) {
-        return ST_INVALID;
+    if (new_job(s, o, &job, err) != FOREBAY_OK) {
+        return FB_INVALID;
     }
     pthread_mutex_lock(&s->lock);
     refusal = room_for_one(s);
-    if (refusal == ST_ACCEPTED) {
-        struct st_job **at = &s->waiting;
+    if (refusal == FB_ACCEPTED) {
+        struct fb_job **at = &s->waiting;
         while (*at) {
             at = &(*at)->next;
         }
@@ -246,23 +246,23 @@ enum st_refusal st_service_submit(struct st_service *s, const struct st_job_opti
         s->n_waiting++;
         pthread_cond_signal(&s->work);
     }
-    s->stats.refused += refusal != ST_ACCEPTED;
+    s->stats.refused += refusal != FB_ACCEPTED;
     pthread_mutex_unlock(&s->lock);
-    if (refusal == ST_ACCEPTED) {
+    if (refusal == FB_ACCEPTED) {
         *out = job;
     } else {
-        st_job_free(job);
+        fb_job_free(job);
     }
     return refusal;
 }
 
 /* --- Life ---------------------------------------------------------------------------------- */
 
-static void release(struct st_service *s)
+static void release(struct fb_service *s)
 {
-    strata_session_free(s->session);
-    st_kv_store_free(s->store);
-    st_prefix_release(&s->prefix);
+    forebay_session_free(s->session);
+    fb_kv_store_free(s->store);
+    fb_prefix_release(&s->prefix);
     free(s->slots);
     free(s->items);
     free(s->item_slot);
@@ -271,15 +271,15 @@ static void release(struct st_service *s)
     free(s);
 }
 
-enum strata_status st_service_new(struct strata_model *model, const struct st_service_options *o,
-    struct st_service **out, struct strata_error *err)
+enum forebay_status fb_service_new(struct forebay_model *model, const struct fb_service_options *o,
+    struct fb_service **out, struct forebay_error *err)
 {
-    struct st_service *s = st_xcalloc(1, sizeof *s);
-    int n_seq = (int)strata_model_sequences(model);
-    ST_ASSERT(o->parallel >= 1 && o->parallel <= n_seq);
+    struct fb_service *s = fb_xcalloc(1, sizeof *s);
+    int n_seq = (int)forebay_model_sequences(model);
+    FB_ASSERT(o->parallel >= 1 && o->parallel <= n_seq);
     s->model = model;
-    s->ctx = strata_model_ctx(model);
-    s->batch = strata_model_batch(model);
+    s->ctx = forebay_model_ctx(model);
+    s->batch = forebay_model_batch(model);
     s->parallel = o->parallel < (int)s->batch ? o->parallel : (int)s->batch;
     s->queue_max = o->queue_max;
     s->stats.parallel = s->parallel;
@@ -287,39 +287,39 @@ enum strata_status st_service_new(struct strata_model *model, const struct st_se
     s->stats.kv_cells = (uint64_t)s->ctx * (uint64_t)o->parallel;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
-    st_prefix_init(&s->prefix, n_seq);
-    s->slots = st_xcalloc((size_t)s->parallel, sizeof *s->slots);
-    s->items = st_xcalloc(s->batch, sizeof *s->items);
-    s->item_slot = st_xcalloc(s->batch, sizeof *s->item_slot);
-    enum strata_status status = strata_session_new(model, &s->session, err);
-    if (status == STRATA_OK && o->kv_dir) {
-        status = st_kv_store_open(
-            o->kv_dir, o->kv_max_bytes, strata_state_fingerprint(model), &s->store, err);
+    fb_prefix_init(&s->prefix, n_seq);
+    s->slots = fb_xcalloc((size_t)s->parallel, sizeof *s->slots);
+    s->items = fb_xcalloc(s->batch, sizeof *s->items);
+    s->item_slot = fb_xcalloc(s->batch, sizeof *s->item_slot);
+    enum forebay_status status = forebay_session_new(model, &s->session, err);
+    if (status == FOREBAY_OK && o->kv_dir) {
+        status = fb_kv_store_open(
+            o->kv_dir, o->kv_max_bytes, forebay_state_fingerprint(model), &s->store, err);
     }
-    if (status == STRATA_OK) {
-        strata_stats_get(s->session, &s->stats.model);
+    if (status == FOREBAY_OK) {
+        forebay_stats_get(s->session, &s->stats.model);
         update_idle_stats(s);
         int errnum = pthread_create(&s->thread, NULL, work, s);
         if (errnum != 0) {
-            status = st_fail_errno(err, STRATA_E_NOMEM, errnum, "", "cannot start a thread");
+            status = fb_fail_errno(err, FOREBAY_E_NOMEM, errnum, "", "cannot start a thread");
         }
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         release(s);
         return status;
     }
     *out = s;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_service_drain(struct st_service *s)
+void fb_service_drain(struct fb_service *s)
 {
     pthread_mutex_lock(&s->lock);
     s->draining = true;
     pthread_mutex_unlock(&s->lock);
 }
 
-bool st_service_is_empty(struct st_service *s)
+bool fb_service_is_empty(struct fb_service *s)
 {
     pthread_mutex_lock(&s->lock);
     bool empty = s->n_active == 0 && !s->waiting;
@@ -327,7 +327,7 @@ bool st_service_is_empty(struct st_service *s)
     return empty;
 }
 
-void st_service_free(struct st_service *s)
+void fb_service_free(struct fb_service *s)
 {
     if (s) {
         pthread_mutex_lock(&s->lock);
@@ -342,10 +342,10 @@ void st_service_free(struct st_service *s)
 /* --- Figures ------------------------------------------------------------------------------- */
 
 /* Tokens per second over the whole seconds that are over, of which the last counts for sure. */
-static double recent_rate(const struct st_service *s)
+static double recent_rate(const struct fb_service *s)
 {
-    uint64_t now = st_now_ns() / 1000000000, sum = 0, span = ST_RATE_SECONDS - 1;
-    for (int i = 0; i < ST_RATE_SECONDS; i++) {
+    uint64_t now = fb_now_ns() / 1000000000, sum = 0, span = FB_RATE_SECONDS - 1;
+    for (int i = 0; i < FB_RATE_SECONDS; i++) {
         if (s->rate_second[i] < now && now - s->rate_second[i] <= span) {
             sum += s->rate_tokens[i];
         }
@@ -353,7 +353,7 @@ static double recent_rate(const struct st_service *s)
     return (double)sum / (double)span;
 }
 
-void st_service_stats(struct st_service *s, struct st_service_stats *out)
+void fb_service_stats(struct fb_service *s, struct fb_service_stats *out)
 {
     pthread_mutex_lock(&s->lock);
     *out = s->stats;
@@ -364,7 +364,7 @@ void st_service_stats(struct st_service *s, struct st_service_stats *out)
     pthread_mutex_unlock(&s->lock);
 }
 
-const struct strata_model *st_service_model(const struct st_service *s)
+const struct forebay_model *fb_service_model(const struct fb_service *s)
 {
     return s->model;
 }

@@ -13,46 +13,46 @@
  *   V2  What two prompts have in common is computed once, also when they come at the same time.
  *   V3  A job that nobody reads is not computed further; one that nobody wants ends.
  *   V4  A failure ends the jobs that were in the pass; the service goes on.
- *   V5  Every queue has a bound. A full one refuses (ST_BUSY) instead of waiting.
+ *   V5  Every queue has a bound. A full one refuses (FB_BUSY) instead of waiting.
  */
-#ifndef ST_SERVE_SERVICE_H
-#define ST_SERVE_SERVICE_H
+#ifndef FB_SERVE_SERVICE_H
+#define FB_SERVE_SERVICE_H
 
-#include "strata.h"
+#include "forebay.h"
 
-struct st_service;
-struct st_job;
+struct fb_service;
+struct fb_job;
 
-struct st_service_options {
+struct fb_service_options {
     int parallel;          /* jobs that are active at once: the model's n_seq */
     int queue_max;         /* jobs that may wait */
     const char *kv_dir;    /* where states are kept; NULL: nowhere */
     uint64_t kv_max_bytes; /* of that directory */
 };
 
-/* Starts the thread. The model and its session belong to it until st_service_free. */
-enum strata_status st_service_new(struct strata_model *model,
-    const struct st_service_options *options, struct st_service **out, struct strata_error *err);
+/* Starts the thread. The model and its session belong to it until fb_service_free. */
+enum forebay_status fb_service_new(struct forebay_model *model,
+    const struct fb_service_options *options, struct fb_service **out, struct forebay_error *err);
 
 /* No new jobs from here on; those that are there go on. */
-void st_service_drain(struct st_service *service);
+void fb_service_drain(struct fb_service *service);
 /* True when no job is waiting or active. */
-bool st_service_is_empty(struct st_service *service);
+bool fb_service_is_empty(struct fb_service *service);
 /* Ends what is still there, keeps states on disk, ends the thread. All jobs must be released. */
-void st_service_free(struct st_service *service);
+void fb_service_free(struct fb_service *service);
 
 /* V1: the tokens of prompts that a pass of `batch` takes at most while somebody generates. */
-uint32_t st_service_piece(uint32_t batch);
+uint32_t fb_service_piece(uint32_t batch);
 
 /* --- Jobs ---------------------------------------------------------------------------------- */
 
-enum st_refusal { ST_ACCEPTED, ST_BUSY, ST_DRAINING, ST_INVALID };
+enum fb_refusal { FB_ACCEPTED, FB_BUSY, FB_DRAINING, FB_INVALID };
 
-#define ST_TOP_MAX 20
+#define FB_TOP_MAX 20
 
-struct st_job_options {
-    const struct strata_prompt *prompt; /* shared with the job */
-    struct strata_sampling sampling;
+struct fb_job_options {
+    const struct forebay_prompt *prompt; /* shared with the job */
+    struct forebay_sampling sampling;
     int64_t n_predict; /* tokens; below 0: until the context is full */
     const char *const *stops;
     size_t n_stops;
@@ -60,45 +60,45 @@ struct st_job_options {
     const char *client; /* jobs of the same client take turns with those of others */
 };
 
-/* ST_INVALID with `err`: a prompt that is too long, sampling that cannot be. */
-enum st_refusal st_service_submit(struct st_service *service, const struct st_job_options *options,
-    struct st_job **out, struct strata_error *err);
+/* FB_INVALID with `err`: a prompt that is too long, sampling that cannot be. */
+enum fb_refusal fb_service_submit(struct fb_service *service, const struct fb_job_options *options,
+    struct fb_job **out, struct forebay_error *err);
 /* Nobody wants it any more: ends it if it has not ended. */
-void st_job_release(struct st_job *job);
+void fb_job_release(struct fb_job *job);
 
 /* One token's worth of a reply. */
-struct st_piece {
+struct fb_piece {
     const char *text; /* may be "": part of a character, or held back; NUL-terminated */
     size_t length;
     int32_t token;
     float logprob;
     int n_top;
-    const struct strata_logprob *top;
+    const struct forebay_logprob *top;
 };
 
-enum st_job_state { ST_JOB_PIECE, ST_JOB_TIMEOUT, ST_JOB_ENDED };
+enum fb_job_state { FB_JOB_PIECE, FB_JOB_TIMEOUT, FB_JOB_ENDED };
 
 /* Waits for the next piece, at most so long. The piece is valid until the next call. */
-enum st_job_state st_job_next(struct st_job *job, int timeout_ms, struct st_piece *piece);
+enum fb_job_state fb_job_next(struct fb_job *job, int timeout_ms, struct fb_piece *piece);
 
 /* The same, without taking it. */
-enum st_job_state st_job_peek(struct st_job *job, int timeout_ms);
+enum fb_job_state fb_job_peek(struct fb_job *job, int timeout_ms);
 
-enum st_end { ST_END_STOP, ST_END_STRING, ST_END_LENGTH, ST_END_CANCELLED, ST_END_FAILED };
+enum fb_end { FB_END_STOP, FB_END_STRING, FB_END_LENGTH, FB_END_CANCELLED, FB_END_FAILED };
 
-struct st_result {
-    enum st_end end;
+struct fb_result {
+    enum fb_end end;
     const char *stop; /* the stop string; NULL: none */
     uint32_t n_prompt, n_reused, n_generated;
     double queue_s, prompt_s, generate_s;
-    struct strata_error error; /* ST_END_FAILED */
+    struct forebay_error error; /* FB_END_FAILED */
 };
 /* Of a job that has ended. */
-const struct st_result *st_job_result(const struct st_job *job);
+const struct fb_result *fb_job_result(const struct fb_job *job);
 
 /* --- Figures ------------------------------------------------------------------------------- */
 
-struct st_service_stats {
+struct fb_service_stats {
     uint64_t requests, refused, failed, cancelled;
     uint64_t prompt_tokens_computed, prompt_tokens_reused, prompt_tokens_from_disk;
     uint64_t generated_tokens;
@@ -110,10 +110,10 @@ struct st_service_stats {
     uint64_t kv_disk_bytes;
     int kv_disk_states;
     bool draining;
-    struct strata_stats model;
+    struct forebay_stats model;
 };
-void st_service_stats(struct st_service *service, struct st_service_stats *out);
+void fb_service_stats(struct fb_service *service, struct fb_service_stats *out);
 
-const struct strata_model *st_service_model(const struct st_service *service);
+const struct forebay_model *fb_service_model(const struct fb_service *service);
 
 #endif

@@ -20,22 +20,22 @@
 /* --- Choosing ------------------------------------------------------------------------------ */
 
 /* At least one token of a prompt must be evaluated: its row is needed. */
-static uint32_t reusable(const struct st_job *job)
+static uint32_t reusable(const struct fb_job *job)
 {
     return job->n_tokens - 1;
 }
 
-bool st_slots_should_wait(const struct st_service *s, const struct st_job *job)
+bool fb_slots_should_wait(const struct fb_service *s, const struct fb_job *job)
 {
     uint32_t have;
-    if (!strata_seq_can_cut(s->session)) {
+    if (!forebay_seq_can_cut(s->session)) {
         return false;
     }
-    st_prefix_find(&s->prefix, job->tokens, reusable(job), false, &have);
+    fb_prefix_find(&s->prefix, job->tokens, reusable(job), false, &have);
     for (int i = 0; i < s->parallel; i++) {
-        const struct st_slot *slot = &s->slots[i];
+        const struct fb_slot *slot = &s->slots[i];
         if (slot->job && !slot->generating) {
-            uint32_t common = st_prefix_common(
+            uint32_t common = fb_prefix_common(
                 slot->job->tokens, slot->job->n_tokens, job->tokens, reusable(job));
             if (common > slot->n_done && common >= have + WORTH_WAITING) {
                 return true;
@@ -45,7 +45,7 @@ bool st_slots_should_wait(const struct st_service *s, const struct st_job *job)
     return false;
 }
 
-struct st_slot *st_slots_free_one(struct st_service *s)
+struct fb_slot *fb_slots_free_one(struct fb_service *s)
 {
     for (int i = 0; i < s->parallel; i++) {
         if (!s->slots[i].job) {
@@ -58,38 +58,38 @@ struct st_slot *st_slots_free_one(struct st_service *s)
 /* --- Disk ---------------------------------------------------------------------------------- */
 
 struct writing {
-    struct st_service *service;
+    struct fb_service *service;
     int seq;
 };
 
-static enum strata_status write_state(void *user, const char *path, struct strata_error *err)
+static enum forebay_status write_state(void *user, const char *path, struct forebay_error *err)
 {
     struct writing *w = user;
-    const struct st_prefix_seq *seq = &w->service->prefix.seqs[w->seq];
-    return strata_seq_save(w->service->session, w->seq, seq->tokens, seq->n, path, err);
+    const struct fb_prefix_seq *seq = &w->service->prefix.seqs[w->seq];
+    return forebay_seq_save(w->service->session, w->seq, seq->tokens, seq->n, path, err);
 }
 
-static void save(struct st_service *s, int i)
+static void save(struct fb_service *s, int i)
 {
-    struct st_prefix_seq *seq = &s->prefix.seqs[i];
+    struct fb_prefix_seq *seq = &s->prefix.seqs[i];
     struct writing writing = {s, i};
-    struct strata_error err;
+    struct forebay_error err;
     uint32_t common;
     if (!s->store || seq->n < seq->n_saved + WORTH_SAVING) {
         return;
     }
-    st_kv_store_find(s->store, seq->tokens, seq->n, false, &common);
+    fb_kv_store_find(s->store, seq->tokens, seq->n, false, &common);
     if (seq->n >= common + WORTH_SAVING &&
-        st_kv_store_put(s->store, seq->tokens, seq->n, write_state, &writing, &err) != STRATA_OK) {
-        st_warn("a state is not kept: %s", err.message);
+        fb_kv_store_put(s->store, seq->tokens, seq->n, write_state, &writing, &err) != FOREBAY_OK) {
+        fb_warn("a state is not kept: %s", err.message);
     }
     seq->n_saved = seq->n;
 }
 
-bool st_slots_save_one(struct st_service *s)
+bool fb_slots_save_one(struct fb_service *s)
 {
     for (int i = 0; s->store && i < s->prefix.n_seq; i++) {
-        const struct st_prefix_seq *seq = &s->prefix.seqs[i];
+        const struct fb_prefix_seq *seq = &s->prefix.seqs[i];
         if (!seq->busy && seq->n >= seq->n_saved + WORTH_SAVING) {
             save(s, i);
             return true;
@@ -100,15 +100,15 @@ bool st_slots_save_one(struct st_service *s)
 
 /* --- Emptying ------------------------------------------------------------------------------ */
 
-static void empty(struct st_service *s, int seq)
+static void empty(struct fb_service *s, int seq)
 {
-    strata_seq_keep(s->session, seq, 0);
-    st_prefix_cut(&s->prefix, seq, 0);
+    forebay_seq_keep(s->session, seq, 0);
+    fb_prefix_cut(&s->prefix, seq, 0);
 }
 
-bool st_slots_evict(struct st_service *s)
+bool fb_slots_evict(struct fb_service *s)
 {
-    int oldest = st_prefix_oldest(&s->prefix, -1);
+    int oldest = fb_prefix_oldest(&s->prefix, -1);
     if (oldest >= 0) {
         save(s, oldest);
         empty(s, oldest);
@@ -117,10 +117,10 @@ bool st_slots_evict(struct st_service *s)
 }
 
 /* An empty sequence. There is always one: no more are busy than jobs are active. */
-static int make_empty(struct st_service *s, int keep)
+static int make_empty(struct fb_service *s, int keep)
 {
-    int seq = st_prefix_victim(&s->prefix, keep);
-    ST_ASSERT(seq >= 0);
+    int seq = fb_prefix_victim(&s->prefix, keep);
+    FB_ASSERT(seq >= 0);
     save(s, seq);
     empty(s, seq);
     return seq;
@@ -130,53 +130,53 @@ static int make_empty(struct st_service *s, int keep)
 
 /* Puts the state on the disk that has most in common with the prompt into an empty sequence. NULL
  * when there is none that can be taken up. */
-static const int32_t *take_up(struct st_service *s, const struct st_job *job, int seq, uint32_t *n)
+static const int32_t *take_up(struct fb_service *s, const struct fb_job *job, int seq, uint32_t *n)
 {
-    bool whole = !strata_seq_can_cut(s->session);
+    bool whole = !forebay_seq_can_cut(s->session);
     for (;;) { /* what is evicted is stored, too, perhaps in the place of what had been found */
         uint32_t common;
-        struct strata_error err;
-        int state = st_kv_store_find(s->store, job->tokens, reusable(job), whole, &common);
-        const int32_t *tokens = state >= 0 ? st_kv_store_tokens(s->store, state, n) : NULL;
-        const char *path = state >= 0 ? st_kv_store_check(s->store, state) : NULL;
+        struct forebay_error err;
+        int state = fb_kv_store_find(s->store, job->tokens, reusable(job), whole, &common);
+        const int32_t *tokens = state >= 0 ? fb_kv_store_tokens(s->store, state, n) : NULL;
+        const char *path = state >= 0 ? fb_kv_store_check(s->store, state) : NULL;
         if (!path || *n > s->ctx) {
             return NULL;
         }
-        if (strata_seq_load(s->session, seq, *n, path, &err) == STRATA_OK) {
+        if (forebay_seq_load(s->session, seq, *n, path, &err) == FOREBAY_OK) {
             return tokens;
         }
-        if (!st_slots_evict(s)) { /* so it was not for want of room */
-            st_warn("%s", err.message);
-            st_kv_store_drop(s->store, state);
+        if (!fb_slots_evict(s)) { /* so it was not for want of room */
+            fb_warn("%s", err.message);
+            fb_kv_store_drop(s->store, state);
             return NULL;
         }
     }
 }
 
 /* The same. Returns how much of it the prompt begins with. */
-static uint32_t load(struct st_service *s, const struct st_job *job, int seq)
+static uint32_t load(struct fb_service *s, const struct fb_job *job, int seq)
 {
     uint32_t n;
     const int32_t *tokens = take_up(s, job, seq, &n);
     if (!tokens) {
         return 0;
     }
-    st_prefix_add(&s->prefix, seq, tokens, n);
+    fb_prefix_add(&s->prefix, seq, tokens, n);
     s->prefix.seqs[seq].n_saved = n;
-    uint32_t common = st_prefix_common(tokens, n, job->tokens, reusable(job));
-    uint32_t kept = strata_seq_keep(s->session, seq, common);
-    st_prefix_cut(&s->prefix, seq, kept);
+    uint32_t common = fb_prefix_common(tokens, n, job->tokens, reusable(job));
+    uint32_t kept = forebay_seq_keep(s->session, seq, common);
+    fb_prefix_cut(&s->prefix, seq, kept);
     return kept;
 }
 
 /* A sequence that begins as the prompt does; *n tokens of it. */
-static int begin(struct st_service *s, const struct st_job *job, uint32_t *n, bool *from_disk)
+static int begin(struct fb_service *s, const struct fb_job *job, uint32_t *n, bool *from_disk)
 {
-    bool whole = !strata_seq_can_cut(s->session);
+    bool whole = !forebay_seq_can_cut(s->session);
     uint32_t common, stored = 0;
-    int seq = st_prefix_find(&s->prefix, job->tokens, reusable(job), whole, &common);
+    int seq = fb_prefix_find(&s->prefix, job->tokens, reusable(job), whole, &common);
     int state =
-        s->store ? st_kv_store_find(s->store, job->tokens, reusable(job), whole, &stored) : -1;
+        s->store ? fb_kv_store_find(s->store, job->tokens, reusable(job), whole, &stored) : -1;
     *from_disk = false;
     if (state >= 0 && stored >= common + WORTH_LOADING) {
         int fresh = make_empty(s, seq);
@@ -187,30 +187,30 @@ static int begin(struct st_service *s, const struct st_job *job, uint32_t *n, bo
             *from_disk = true;
             return fresh;
         }
-        seq = st_prefix_find(&s->prefix, job->tokens, reusable(job), whole, &common);
+        seq = fb_prefix_find(&s->prefix, job->tokens, reusable(job), whole, &common);
     }
-    const struct st_prefix_seq *found = seq >= 0 ? &s->prefix.seqs[seq] : NULL;
+    const struct fb_prefix_seq *found = seq >= 0 ? &s->prefix.seqs[seq] : NULL;
     if (found && !found->busy && found->n == common) { /* it goes on where that one ended */
         *n = common;
         return seq;
     }
     int fresh = make_empty(s, seq);
-    *n = found ? strata_seq_copy(s->session, seq, fresh, common) : 0;
+    *n = found ? forebay_seq_copy(s->session, seq, fresh, common) : 0;
     if (*n > 0) {
-        st_prefix_add(&s->prefix, fresh, found->tokens, *n);
+        fb_prefix_add(&s->prefix, fresh, found->tokens, *n);
     }
     return fresh;
 }
 
-void st_slots_start(struct st_service *s, struct st_slot *slot, struct st_job *job)
+void fb_slots_start(struct fb_service *s, struct fb_slot *slot, struct fb_job *job)
 {
     uint32_t n;
     bool from_disk;
     int seq = begin(s, job, &n, &from_disk);
-    *slot = (struct st_slot){.job = job, .seq = seq, .n_done = n, .turn = ++s->turns};
+    *slot = (struct fb_slot){.job = job, .seq = seq, .n_done = n, .turn = ++s->turns};
     s->prefix.seqs[seq].busy = true;
-    st_prefix_touch(&s->prefix, seq);
-    job->started_ns = st_now_ns();
+    fb_prefix_touch(&s->prefix, seq);
+    job->started_ns = fb_now_ns();
     job->result.n_reused = n;
     pthread_mutex_lock(&s->lock);
     s->stats.prompt_tokens_reused += n;
@@ -220,10 +220,10 @@ void st_slots_start(struct st_service *s, struct st_slot *slot, struct st_job *j
 
 /* --- Ending -------------------------------------------------------------------------------- */
 
-static void finish(struct st_service *s, struct st_slot *slot, enum st_end end)
+static void finish(struct fb_service *s, struct fb_slot *slot, enum fb_end end)
 {
-    struct st_job *job = slot->job;
-    uint64_t now = st_now_ns(), first = job->first_ns ? job->first_ns : now;
+    struct fb_job *job = slot->job;
+    uint64_t now = fb_now_ns(), first = job->first_ns ? job->first_ns : now;
     job->result.end = end;
     job->result.queue_s = (double)(job->started_ns - job->submitted_ns) * 1e-9;
     job->result.prompt_s = (double)(first - job->started_ns) * 1e-9;
@@ -232,21 +232,21 @@ static void finish(struct st_service *s, struct st_slot *slot, enum st_end end)
     slot->job = NULL;
     pthread_mutex_lock(&s->lock);
     s->n_active--;
-    s->stats.failed += end == ST_END_FAILED;
-    s->stats.cancelled += end == ST_END_CANCELLED;
+    s->stats.failed += end == FB_END_FAILED;
+    s->stats.cancelled += end == FB_END_CANCELLED;
     pthread_mutex_unlock(&s->lock);
-    st_job_end(job);
+    fb_job_end(job);
 }
 
-void st_slots_end(struct st_service *s, struct st_slot *slot, enum st_end end)
+void fb_slots_end(struct fb_service *s, struct fb_slot *slot, enum fb_end end)
 {
-    st_prefix_touch(&s->prefix, slot->seq);
+    fb_prefix_touch(&s->prefix, slot->seq);
     finish(s, slot, end);
 }
 
-void st_slots_fail(struct st_service *s, struct st_slot *slot, const struct strata_error *err)
+void fb_slots_fail(struct fb_service *s, struct fb_slot *slot, const struct forebay_error *err)
 {
     slot->job->result.error = *err;
     empty(s, slot->seq);
-    finish(s, slot, ST_END_FAILED);
+    finish(s, slot, FB_END_FAILED);
 }

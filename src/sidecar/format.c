@@ -22,10 +22,10 @@ enum {
     AT_N_SUMS = 40,
     AT_INDEX_SUM = 48,
     AT_SUMS_SUM = 56,
-    AT_HEAD_SUM = ST_SIDECAR_HEAD_BYTES - 8,
+    AT_HEAD_SUM = FB_SIDECAR_HEAD_BYTES - 8,
 };
 
-uint64_t st_sidecar_load64(const unsigned char *at)
+uint64_t fb_sidecar_load64(const unsigned char *at)
 {
     uint64_t x = 0;
     for (int i = 7; i >= 0; i--) {
@@ -34,52 +34,52 @@ uint64_t st_sidecar_load64(const unsigned char *at)
     return x;
 }
 
-void st_sidecar_store64(unsigned char *at, uint64_t x)
+void fb_sidecar_store64(unsigned char *at, uint64_t x)
 {
     for (int i = 0; i < 8; i++) {
         at[i] = (unsigned char)(x >> 8 * i);
     }
 }
 
-void st_sidecar_head_pack(const struct st_sidecar_head *head, unsigned char *bytes)
+void fb_sidecar_head_pack(const struct fb_sidecar_head *head, unsigned char *bytes)
 {
-    memset(bytes, 0, ST_SIDECAR_HEAD_BYTES);
+    memset(bytes, 0, FB_SIDECAR_HEAD_BYTES);
     memcpy(bytes, magic, sizeof magic);
-    st_sidecar_store64(bytes + AT_FORMAT, ST_SIDECAR_FORMAT);
-    st_sidecar_store64(bytes + AT_FILE_BYTES, head->file_bytes);
-    st_sidecar_store64(bytes + AT_INDEX_BYTES, head->index_bytes);
-    st_sidecar_store64(bytes + AT_SUMS_OFFSET, head->sums_offset);
-    st_sidecar_store64(bytes + AT_N_SUMS, head->n_sums);
-    st_sidecar_store64(bytes + AT_INDEX_SUM, head->index_sum);
-    st_sidecar_store64(bytes + AT_SUMS_SUM, head->sums_sum);
-    st_sidecar_store64(bytes + AT_HEAD_SUM, st_hash64(bytes, AT_HEAD_SUM, 0));
+    fb_sidecar_store64(bytes + AT_FORMAT, FB_SIDECAR_FORMAT);
+    fb_sidecar_store64(bytes + AT_FILE_BYTES, head->file_bytes);
+    fb_sidecar_store64(bytes + AT_INDEX_BYTES, head->index_bytes);
+    fb_sidecar_store64(bytes + AT_SUMS_OFFSET, head->sums_offset);
+    fb_sidecar_store64(bytes + AT_N_SUMS, head->n_sums);
+    fb_sidecar_store64(bytes + AT_INDEX_SUM, head->index_sum);
+    fb_sidecar_store64(bytes + AT_SUMS_SUM, head->sums_sum);
+    fb_sidecar_store64(bytes + AT_HEAD_SUM, fb_hash64(bytes, AT_HEAD_SUM, 0));
 }
 
-uint64_t st_sidecar_data_offset(const struct st_sidecar_head *head)
+uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head)
 {
-    return st_round_up(head->sums_offset + 8 * head->n_sums, ST_SIDECAR_ALIGN);
+    return fb_round_up(head->sums_offset + 8 * head->n_sums, FB_SIDECAR_ALIGN);
 }
 
-bool st_sidecar_has_magic(const unsigned char *bytes)
+bool fb_sidecar_has_magic(const unsigned char *bytes)
 {
     return memcmp(bytes, magic, sizeof magic) == 0;
 }
 
-bool st_sidecar_head_unpack(
-    const unsigned char *bytes, struct st_sidecar_head *head, const char **why)
+bool fb_sidecar_head_unpack(
+    const unsigned char *bytes, struct fb_sidecar_head *head, const char **why)
 {
-    *head = (struct st_sidecar_head){
-        .file_bytes = st_sidecar_load64(bytes + AT_FILE_BYTES),
-        .index_bytes = st_sidecar_load64(bytes + AT_INDEX_BYTES),
-        .sums_offset = st_sidecar_load64(bytes + AT_SUMS_OFFSET),
-        .n_sums = st_sidecar_load64(bytes + AT_N_SUMS),
-        .index_sum = st_sidecar_load64(bytes + AT_INDEX_SUM),
-        .sums_sum = st_sidecar_load64(bytes + AT_SUMS_SUM),
+    *head = (struct fb_sidecar_head){
+        .file_bytes = fb_sidecar_load64(bytes + AT_FILE_BYTES),
+        .index_bytes = fb_sidecar_load64(bytes + AT_INDEX_BYTES),
+        .sums_offset = fb_sidecar_load64(bytes + AT_SUMS_OFFSET),
+        .n_sums = fb_sidecar_load64(bytes + AT_N_SUMS),
+        .index_sum = fb_sidecar_load64(bytes + AT_INDEX_SUM),
+        .sums_sum = fb_sidecar_load64(bytes + AT_SUMS_SUM),
     };
-    *why = !st_sidecar_has_magic(bytes) ? "it is not a sidecar"
-           : st_sidecar_load64(bytes + AT_FORMAT) != ST_SIDECAR_FORMAT
-               ? "it is of another format, from another version of Strata"
-           : st_sidecar_load64(bytes + AT_HEAD_SUM) != st_hash64(bytes, AT_HEAD_SUM, 0)
+    *why = !fb_sidecar_has_magic(bytes) ? "it is not a sidecar"
+           : fb_sidecar_load64(bytes + AT_FORMAT) != FB_SIDECAR_FORMAT
+               ? "it is of another format, from another version of Forebay"
+           : fb_sidecar_load64(bytes + AT_HEAD_SUM) != fb_hash64(bytes, AT_HEAD_SUM, 0)
                ? "its head is damaged"
                : NULL;
     if (*why) {
@@ -88,28 +88,28 @@ bool st_sidecar_head_unpack(
     /* What the sums promise is not taken for possible: nothing below may overflow. */
     if (head->file_bytes > INT64_MAX || head->index_bytes > head->file_bytes ||
         head->sums_offset > head->file_bytes || head->n_sums > head->file_bytes / 8 ||
-        head->sums_offset < ST_SIDECAR_HEAD_BYTES + head->index_bytes ||
-        head->sums_offset % ST_SIDECAR_ALIGN || st_sidecar_data_offset(head) > head->file_bytes) {
+        head->sums_offset < FB_SIDECAR_HEAD_BYTES + head->index_bytes ||
+        head->sums_offset % FB_SIDECAR_ALIGN || fb_sidecar_data_offset(head) > head->file_bytes) {
         *why = "its head makes no sense";
     }
     return !*why;
 }
 
-uint64_t st_sidecar_sum(const void *data, uint64_t bytes)
+uint64_t fb_sidecar_sum(const void *data, uint64_t bytes)
 {
-    uint64_t sum = st_hash64(data, bytes, 0);
+    uint64_t sum = fb_hash64(data, bytes, 0);
     return sum ? sum : 1;
 }
 
 /* --- Layout -------------------------------------------------------------------------------- */
 
-static void add_expert_record(const struct st_weights *ws, const struct st_group *group,
-    const struct st_sidecar_form *forms, struct st_sidecar_layout *out)
+static void add_expert_record(const struct fb_weights *ws, const struct fb_group *group,
+    const struct fb_sidecar_form *forms, struct fb_sidecar_layout *out)
 {
     uint64_t record = 0;
     for (int p = 0; p < group->n_parts; p++) {
-        const struct st_weight *w = &ws->weights[group->weight[p]];
-        out->weights[out->n_weights + p] = (struct st_sidecar_weight){
+        const struct fb_weight *w = &ws->weights[group->weight[p]];
+        out->weights[out->n_weights + p] = (struct fb_sidecar_weight){
             .tensor = w->tensor,
             .n_units = group->n_expert,
             .unit_bytes = w->unit_bytes,
@@ -118,7 +118,7 @@ static void add_expert_record(const struct st_weights *ws, const struct st_group
             .sum_step = (uint64_t)group->n_parts,
             .form = forms[group->weight[p]],
         };
-        record += st_round_up(w->unit_bytes, ST_SIDECAR_ALIGN);
+        record += fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN);
     }
     for (int p = 0; p < group->n_parts; p++) {
         out->weights[out->n_weights + p].step = record;
@@ -128,36 +128,36 @@ static void add_expert_record(const struct st_weights *ws, const struct st_group
     out->data_bytes += record * (uint64_t)group->n_expert;
 }
 
-static void list_units(struct st_sidecar_layout *out)
+static void list_units(struct fb_sidecar_layout *out)
 {
-    out->units = st_xcalloc(out->n_units, sizeof *out->units);
+    out->units = fb_xcalloc(out->n_units, sizeof *out->units);
     for (int i = 0; i < out->n_weights; i++) {
-        const struct st_sidecar_weight *w = &out->weights[i];
+        const struct fb_sidecar_weight *w = &out->weights[i];
         for (int u = 0; u < w->n_units; u++) {
-            out->units[w->first_sum + (uint64_t)u * w->sum_step] = (struct st_sidecar_unit){i, u};
+            out->units[w->first_sum + (uint64_t)u * w->sum_step] = (struct fb_sidecar_unit){i, u};
         }
     }
 }
 
-void st_sidecar_lay_out(
-    const struct st_weights *ws, const struct st_sidecar_form *forms, struct st_sidecar_layout *out)
+void fb_sidecar_lay_out(
+    const struct fb_weights *ws, const struct fb_sidecar_form *forms, struct fb_sidecar_layout *out)
 {
-    *out = (struct st_sidecar_layout){0};
-    out->weights = st_xcalloc((size_t)ws->n_weights, sizeof *out->weights);
+    *out = (struct fb_sidecar_layout){0};
+    out->weights = fb_xcalloc((size_t)ws->n_weights, sizeof *out->weights);
     for (int i = 0; i < ws->n_weights; i++) {
-        const struct st_weight *w = &ws->weights[i];
+        const struct fb_weight *w = &ws->weights[i];
         if (w->group < 0 && forms[i].layout[0]) {
-            out->weights[out->n_weights++] = (struct st_sidecar_weight){
+            out->weights[out->n_weights++] = (struct fb_sidecar_weight){
                 .tensor = w->tensor,
                 .n_units = 1,
                 .unit_bytes = w->unit_bytes,
                 .offset = out->data_bytes,
-                .step = st_round_up(w->unit_bytes, ST_SIDECAR_ALIGN),
+                .step = fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN),
                 .first_sum = out->n_units++,
                 .sum_step = 1,
                 .form = forms[i],
             };
-            out->data_bytes += st_round_up(w->unit_bytes, ST_SIDECAR_ALIGN);
+            out->data_bytes += fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN);
         } else if (w->group >= 0 && ws->groups[w->group].weight[0] == i) {
             add_expert_record(ws, &ws->groups[w->group], forms, out);
         }
@@ -165,58 +165,58 @@ void st_sidecar_lay_out(
     list_units(out);
 }
 
-void st_sidecar_layout_release(struct st_sidecar_layout *layout)
+void fb_sidecar_layout_release(struct fb_sidecar_layout *layout)
 {
     free(layout->weights);
     free(layout->units);
-    *layout = (struct st_sidecar_layout){0};
+    *layout = (struct fb_sidecar_layout){0};
 }
 
 /* --- Which model --------------------------------------------------------------------------- */
 
 #define SAMPLES     64
 #define SAMPLE      4096u
-#define HEADER_MOST (64 * ST_MIB)
+#define HEADER_MOST (64 * FB_MIB)
 
 /* First byte of tensor data in the file: all before it is header. */
-static uint64_t header_bytes(const struct st_catalog *c, int file)
+static uint64_t header_bytes(const struct fb_catalog *c, int file)
 {
     uint64_t bytes = c->files[file]->size;
     for (int i = 0; i < c->n_tensors; i++) {
         if (c->tensors[i].file == file) {
-            bytes = st_min(bytes, c->tensors[i].offset);
+            bytes = fb_min(bytes, c->tensors[i].offset);
         }
     }
-    return st_min(bytes, HEADER_MOST);
+    return fb_min(bytes, HEADER_MOST);
 }
 
-static enum strata_status mix_range(
-    struct st_file *file, uint64_t from, uint64_t length, uint64_t *hash, struct strata_error *err)
+static enum forebay_status mix_range(
+    struct fb_file *file, uint64_t from, uint64_t length, uint64_t *hash, struct forebay_error *err)
 {
-    static unsigned char piece[64 * ST_KIB];
-    enum strata_status status = STRATA_OK;
-    while (length > 0 && status == STRATA_OK) {
-        size_t n = (size_t)st_min(length, sizeof piece);
-        status = st_file_read(file, piece, n, from, err);
-        *hash = status == STRATA_OK ? st_hash64(piece, n, *hash) : *hash;
+    static unsigned char piece[64 * FB_KIB];
+    enum forebay_status status = FOREBAY_OK;
+    while (length > 0 && status == FOREBAY_OK) {
+        size_t n = (size_t)fb_min(length, sizeof piece);
+        status = fb_file_read(file, piece, n, from, err);
+        *hash = status == FOREBAY_OK ? fb_hash64(piece, n, *hash) : *hash;
         from += n;
         length -= n;
     }
     return status;
 }
 
-enum strata_status st_sidecar_fingerprint(
-    const struct st_catalog *c, uint64_t *out, struct strata_error *err)
+enum forebay_status fb_sidecar_fingerprint(
+    const struct fb_catalog *c, uint64_t *out, struct forebay_error *err)
 {
     uint64_t hash = 0;
-    enum strata_status status = STRATA_OK;
-    for (int f = 0; f < c->n_files && status == STRATA_OK; f++) {
-        struct st_file *file = c->files[f];
+    enum forebay_status status = FOREBAY_OK;
+    for (int f = 0; f < c->n_files && status == FOREBAY_OK; f++) {
+        struct fb_file *file = c->files[f];
         uint64_t header = header_bytes(c, f), rest = file->size - header;
         status = mix_range(file, 0, header, &hash, err);
-        for (uint64_t i = 0; i < SAMPLES && rest > 0 && status == STRATA_OK; i++) {
+        for (uint64_t i = 0; i < SAMPLES && rest > 0 && status == FOREBAY_OK; i++) {
             uint64_t at = rest / SAMPLES * i + rest % SAMPLES * i / SAMPLES;
-            status = mix_range(file, header + at, st_min(SAMPLE, rest - at), &hash, err);
+            status = mix_range(file, header + at, fb_min(SAMPLE, rest - at), &hash, err);
         }
     }
     *out = hash;
@@ -235,7 +235,7 @@ static json_t *big(uint64_t x)
     return json_integer((json_int_t)x);
 }
 
-static json_t *model_json(const struct st_catalog *c, uint64_t fingerprint)
+static json_t *model_json(const struct fb_catalog *c, uint64_t fingerprint)
 {
     json_t *files = json_array();
     for (int f = 0; f < c->n_files; f++) {
@@ -246,7 +246,7 @@ static json_t *model_json(const struct st_catalog *c, uint64_t fingerprint)
         hex(fingerprint));
 }
 
-static json_t *weight_json(const struct st_catalog *c, const struct st_sidecar_weight *w)
+static json_t *weight_json(const struct fb_catalog *c, const struct fb_sidecar_weight *w)
 {
     return json_pack("{s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o, s:o}", "tensor",
         c->tensors[w->tensor].name, "layout", w->form.layout, "probe", hex(w->form.probe), "units",
@@ -254,12 +254,12 @@ static json_t *weight_json(const struct st_catalog *c, const struct st_sidecar_w
         big(w->step), "first_sum", big(w->first_sum), "sum_step", big(w->sum_step));
 }
 
-enum strata_status st_sidecar_index_write(const struct st_sidecar_user *user,
-    const struct st_sidecar_layout *layout, char **text, struct strata_error *err)
+enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
+    const struct fb_sidecar_layout *layout, char **text, struct forebay_error *err)
 {
     uint64_t fingerprint;
-    enum strata_status status = st_sidecar_fingerprint(user->catalog, &fingerprint, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = fb_sidecar_fingerprint(user->catalog, &fingerprint, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
     json_t *weights = json_array();
@@ -271,8 +271,8 @@ enum strata_status st_sidecar_index_write(const struct st_sidecar_user *user,
             "repack", user->repack, "cpu", user->cpu, "llama.cpp", user->llama, "weights", weights);
     *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
-    return *text ? STRATA_OK
-                 : st_fail(err, STRATA_E_FORMAT, "", "a tensor's name is not text: %s",
+    return *text ? FOREBAY_OK
+                 : fb_fail(err, FOREBAY_E_FORMAT, "", "a tensor's name is not text: %s",
                        user->catalog->files[0]->path);
 }
 
@@ -299,7 +299,7 @@ static bool same_text(const json_t *object, const char *key, const char *want)
     return got && strcmp(got, want) == 0;
 }
 
-static bool same_sizes(const json_t *model, const struct st_catalog *c)
+static bool same_sizes(const json_t *model, const struct fb_catalog *c)
 {
     const json_t *files = json_object_get(model, "files");
     uint64_t bytes, n;
@@ -312,7 +312,7 @@ static bool same_sizes(const json_t *model, const struct st_catalog *c)
     return same;
 }
 
-static bool same_times(const json_t *model, const struct st_catalog *c)
+static bool same_times(const json_t *model, const struct fb_catalog *c)
 {
     const json_t *files = json_object_get(model, "files");
     uint64_t ns;
@@ -325,13 +325,13 @@ static bool same_times(const json_t *model, const struct st_catalog *c)
     return true;
 }
 
-static enum strata_status refuse(const char *path, const char *why, struct strata_error *err)
+static enum forebay_status refuse(const char *path, const char *why, struct forebay_error *err)
 {
-    return st_fail(err, STRATA_E_UNSUPPORTED, "Run strata optimize again.", "%s: %s", path, why);
+    return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Run forebay optimize again.", "%s: %s", path, why);
 }
 
-static enum strata_status check_user(const char *path, const json_t *root,
-    const struct st_sidecar_user *user, struct strata_error *err)
+static enum forebay_status check_user(const char *path, const json_t *root,
+    const struct fb_sidecar_user *user, struct forebay_error *err)
 {
     const json_t *model = json_object_get(root, "model");
     const json_t *repack = json_object_get(root, "repack");
@@ -352,22 +352,22 @@ static enum strata_status check_user(const char *path, const json_t *root,
     if (!same_text(root, "llama.cpp", user->llama)) {
         return refuse(path, "it was made with another version of llama.cpp", err);
     }
-    enum strata_status status = st_sidecar_fingerprint(user->catalog, &fingerprint, err);
-    if (status == STRATA_OK && !same_hex(model, "fingerprint", fingerprint)) {
+    enum forebay_status status = fb_sidecar_fingerprint(user->catalog, &fingerprint, err);
+    if (status == FOREBAY_OK && !same_hex(model, "fingerprint", fingerprint)) {
         return refuse(path, "the content of the model has changed since it was made", err);
     }
     return status;
 }
 
 /* Reads one weight. Everything is checked against what the model has and what the file can hold. */
-static bool read_weight(const json_t *object, const struct st_catalog *c,
-    const struct st_sidecar_head *head, struct st_sidecar_weight *w)
+static bool read_weight(const json_t *object, const struct fb_catalog *c,
+    const struct fb_sidecar_head *head, struct fb_sidecar_weight *w)
 {
     const char *name = json_string_value(json_object_get(object, "tensor"));
     const char *layout = json_string_value(json_object_get(object, "layout"));
     const char *probe = json_string_value(json_object_get(object, "probe"));
-    uint64_t units, room = head->file_bytes - st_sidecar_data_offset(head);
-    *w = (struct st_sidecar_weight){.tensor = name ? st_catalog_find(c, name) : -1};
+    uint64_t units, room = head->file_bytes - fb_sidecar_data_offset(head);
+    *w = (struct fb_sidecar_weight){.tensor = name ? fb_catalog_find(c, name) : -1};
     if (w->tensor < 0 || !layout || strlen(layout) >= sizeof w->form.layout || !probe ||
         sscanf(probe, "%16" SCNx64, &w->form.probe) != 1 || !get_number(object, "units", &units) ||
         !get_number(object, "unit_bytes", &w->unit_bytes) ||
@@ -377,35 +377,35 @@ static bool read_weight(const json_t *object, const struct st_catalog *c,
         return false;
     }
     snprintf(w->form.layout, sizeof w->form.layout, "%s", layout);
-    const struct st_tensor *t = &c->tensors[w->tensor];
-    if (units != (st_weights_is_expert(t) ? (uint64_t)t->n_expert : 1)) {
+    const struct fb_tensor *t = &c->tensors[w->tensor];
+    if (units != (fb_weights_is_expert(t) ? (uint64_t)t->n_expert : 1)) {
         return false;
     }
     w->n_units = (int)units;
     uint64_t last = units - 1;
     if (w->unit_bytes == 0 || w->unit_bytes > w->step || w->offset > room || w->step > room ||
-        w->offset % ST_SIDECAR_ALIGN || w->step % ST_SIDECAR_ALIGN ||
+        w->offset % FB_SIDECAR_ALIGN || w->step % FB_SIDECAR_ALIGN ||
         last > (room - w->offset) / w->step || last * w->step + w->unit_bytes > room - w->offset ||
         w->first_sum >= head->n_sums || w->sum_step == 0 || w->sum_step > head->n_sums ||
         last > (head->n_sums - 1 - w->first_sum) / w->sum_step) {
         return false;
     }
-    w->offset += st_sidecar_data_offset(head);
+    w->offset += fb_sidecar_data_offset(head);
     return true;
 }
 
 static int by_tensor(const void *a, const void *b)
 {
-    const struct st_sidecar_weight *x = a, *y = b;
+    const struct fb_sidecar_weight *x = a, *y = b;
     return (x->tensor > y->tensor) - (x->tensor < y->tensor);
 }
 
-static bool read_weights(const json_t *list, const struct st_catalog *c,
-    const struct st_sidecar_head *head, struct st_sidecar_layout *out)
+static bool read_weights(const json_t *list, const struct fb_catalog *c,
+    const struct fb_sidecar_head *head, struct fb_sidecar_layout *out)
 {
     size_t n = json_array_size(list);
     bool good = n > 0 && n <= (size_t)c->n_tensors;
-    out->weights = st_xcalloc(good ? n : 1, sizeof *out->weights);
+    out->weights = fb_xcalloc(good ? n : 1, sizeof *out->weights);
     for (size_t i = 0; i < n && good; i++) {
         good = read_weight(json_array_get(list, i), c, head, &out->weights[i]);
         out->n_weights++;
@@ -417,21 +417,21 @@ static bool read_weights(const json_t *list, const struct st_catalog *c,
     return good;
 }
 
-enum strata_status st_sidecar_index_read(const char *path, const char *text,
-    const struct st_sidecar_user *user, const struct st_sidecar_head *head,
-    struct st_sidecar_layout *out, struct strata_error *err)
+enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
+    const struct fb_sidecar_user *user, const struct fb_sidecar_head *head,
+    struct fb_sidecar_layout *out, struct forebay_error *err)
 {
     json_t *root = json_loads(text, 0, NULL);
-    *out = (struct st_sidecar_layout){.n_units = head->n_sums};
-    enum strata_status status = root ? check_user(path, root, user, err) : STRATA_OK;
-    if (status == STRATA_OK &&
+    *out = (struct fb_sidecar_layout){.n_units = head->n_sums};
+    enum forebay_status status = root ? check_user(path, root, user, err) : FOREBAY_OK;
+    if (status == FOREBAY_OK &&
         !read_weights(json_object_get(root, "weights"), user->catalog, head, out)) {
-        status = st_fail(err, STRATA_E_FORMAT, "Run strata optimize again.",
+        status = fb_fail(err, FOREBAY_E_FORMAT, "Run forebay optimize again.",
             "%s: its index makes no sense", path);
     }
     json_decref(root);
-    if (status != STRATA_OK) {
-        st_sidecar_layout_release(out);
+    if (status != FOREBAY_OK) {
+        fb_sidecar_layout_release(out);
     }
     return status;
 }

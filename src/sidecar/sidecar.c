@@ -13,61 +13,61 @@
 #include "sidecar/format.h"
 
 /* More index than any model has: for a file whose head is hostile and well summed. */
-#define INDEX_MOST (256 * ST_MIB)
+#define INDEX_MOST (256 * FB_MIB)
 
-struct st_sidecar {
-    const struct st_catalog *catalog;
-    struct st_file *file;
-    struct st_sidecar_layout layout; /* weights by tensor */
+struct fb_sidecar {
+    const struct fb_catalog *catalog;
+    struct fb_file *file;
+    struct fb_sidecar_layout layout; /* weights by tensor */
     unsigned char *sums;             /* as in the file */
     bool *right;                     /* [n_sums] read and found right */
     bool complained;
 };
 
 /* A number for the model by what its header says: its place in the cache directory. */
-static uint64_t model_number(const struct st_catalog *c)
+static uint64_t model_number(const struct fb_catalog *c)
 {
-    uint64_t hash = st_hash64(c->name, strlen(c->name), (uint64_t)c->n_files);
+    uint64_t hash = fb_hash64(c->name, strlen(c->name), (uint64_t)c->n_files);
     for (int i = 0; i < c->n_tensors; i++) {
-        const struct st_tensor *t = &c->tensors[i];
-        hash = st_hash64(t->name, strlen(t->name), hash + (uint64_t)t->type);
-        hash = st_hash64(&t->offset, sizeof t->offset, hash);
-        hash = st_hash64(&t->bytes, sizeof t->bytes, hash);
+        const struct fb_tensor *t = &c->tensors[i];
+        hash = fb_hash64(t->name, strlen(t->name), hash + (uint64_t)t->type);
+        hash = fb_hash64(&t->offset, sizeof t->offset, hash);
+        hash = fb_hash64(&t->bytes, sizeof t->bytes, hash);
     }
     return hash;
 }
 
-bool st_sidecar_path(const struct st_catalog *c, bool kept, char *path, size_t cap)
+bool fb_sidecar_path(const struct fb_catalog *c, bool kept, char *path, size_t cap)
 {
     if (!kept) {
-        int n = snprintf(path, cap, "%s.strata", c->files[0]->path);
+        int n = snprintf(path, cap, "%s.forebay", c->files[0]->path);
         return n > 0 && (size_t)n < cap;
     }
     char name[64];
-    snprintf(name, sizeof name, "%016" PRIx64 ".strata", model_number(c));
-    return st_cache_path(name, path, cap);
+    snprintf(name, sizeof name, "%016" PRIx64 ".forebay", model_number(c));
+    return fb_cache_path(name, path, cap);
 }
 
 /* --- Opening ------------------------------------------------------------------------------- */
 
-static enum strata_status damaged(const char *path, const char *why, struct strata_error *err)
+static enum forebay_status damaged(const char *path, const char *why, struct forebay_error *err)
 {
-    return st_fail(err, STRATA_E_FORMAT, "Run strata optimize again.", "%s: %s", path, why);
+    return fb_fail(err, FOREBAY_E_FORMAT, "Run forebay optimize again.", "%s: %s", path, why);
 }
 
-static enum strata_status read_head(
-    struct st_file *file, struct st_sidecar_head *head, struct strata_error *err)
+static enum forebay_status read_head(
+    struct fb_file *file, struct fb_sidecar_head *head, struct forebay_error *err)
 {
-    unsigned char bytes[ST_SIDECAR_HEAD_BYTES];
+    unsigned char bytes[FB_SIDECAR_HEAD_BYTES];
     const char *why;
     if (file->size < sizeof bytes) {
         return damaged(file->path, "it is not a sidecar", err);
     }
-    enum strata_status status = st_file_read(file, bytes, sizeof bytes, 0, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = fb_file_read(file, bytes, sizeof bytes, 0, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    if (!st_sidecar_head_unpack(bytes, head, &why)) {
+    if (!fb_sidecar_head_unpack(bytes, head, &why)) {
         return damaged(file->path, why, err);
     }
     if (head->sums_sum == 0) {
@@ -76,90 +76,90 @@ static enum strata_status read_head(
     if (head->file_bytes != file->size) {
         return damaged(file->path, "it has been cut off, or something was added to it", err);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* Reads a range that has a checksum; ends it with a 0. */
-static enum strata_status read_summed(struct st_file *file, uint64_t offset, uint64_t length,
-    uint64_t sum, const char *what, unsigned char **out, struct strata_error *err)
+static enum forebay_status read_summed(struct fb_file *file, uint64_t offset, uint64_t length,
+    uint64_t sum, const char *what, unsigned char **out, struct forebay_error *err)
 {
     if (length > INDEX_MOST) {
         return damaged(file->path, what, err);
     }
-    unsigned char *bytes = st_xmalloc(length + 1);
-    enum strata_status status = st_file_read(file, bytes, length, offset, err);
-    if (status == STRATA_OK && st_sidecar_sum(bytes, length) != sum) {
+    unsigned char *bytes = fb_xmalloc(length + 1);
+    enum forebay_status status = fb_file_read(file, bytes, length, offset, err);
+    if (status == FOREBAY_OK && fb_sidecar_sum(bytes, length) != sum) {
         status = damaged(file->path, what, err);
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         free(bytes);
         return status;
     }
     bytes[length] = 0;
     *out = bytes;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status read_all(
-    struct st_sidecar *s, const struct st_sidecar_user *user, struct strata_error *err)
+static enum forebay_status read_all(
+    struct fb_sidecar *s, const struct fb_sidecar_user *user, struct forebay_error *err)
 {
-    struct st_sidecar_head head;
+    struct fb_sidecar_head head;
     unsigned char *text;
-    enum strata_status status = read_head(s->file, &head, err);
-    if (status == STRATA_OK) {
-        status = read_summed(s->file, ST_SIDECAR_HEAD_BYTES, head.index_bytes, head.index_sum,
+    enum forebay_status status = read_head(s->file, &head, err);
+    if (status == FOREBAY_OK) {
+        status = read_summed(s->file, FB_SIDECAR_HEAD_BYTES, head.index_bytes, head.index_sum,
             "its index is damaged", &text, err);
     }
-    if (status != STRATA_OK) {
+    if (status != FOREBAY_OK) {
         return status;
     }
-    status = st_sidecar_index_read(s->file->path, (const char *)text, user, &head, &s->layout, err);
+    status = fb_sidecar_index_read(s->file->path, (const char *)text, user, &head, &s->layout, err);
     free(text);
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         status = read_summed(s->file, head.sums_offset, 8 * head.n_sums, head.sums_sum,
             "its checksums are damaged", &s->sums, err);
     }
-    if (status == STRATA_OK) {
-        s->right = st_xcalloc(head.n_sums, sizeof *s->right);
+    if (status == FOREBAY_OK) {
+        s->right = fb_xcalloc(head.n_sums, sizeof *s->right);
     }
     return status;
 }
 
-bool st_sidecar_is_one(const char *path)
+bool fb_sidecar_is_one(const char *path)
 {
-    struct st_file *file;
-    unsigned char bytes[ST_SIDECAR_HEAD_BYTES];
-    if (st_file_open(path, false, &file, NULL) != STRATA_OK) {
+    struct fb_file *file;
+    unsigned char bytes[FB_SIDECAR_HEAD_BYTES];
+    if (fb_file_open(path, false, &file, NULL) != FOREBAY_OK) {
         return false;
     }
-    bool is = st_file_read(file, bytes, sizeof bytes, 0, NULL) == STRATA_OK &&
-              st_sidecar_has_magic(bytes);
-    st_file_close(file);
+    bool is = fb_file_read(file, bytes, sizeof bytes, 0, NULL) == FOREBAY_OK &&
+              fb_sidecar_has_magic(bytes);
+    fb_file_close(file);
     return is;
 }
 
-enum strata_status st_sidecar_open(const char *path, const struct st_sidecar_user *user,
-    struct st_sidecar **out, struct strata_error *err)
+enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_user *user,
+    struct fb_sidecar **out, struct forebay_error *err)
 {
-    struct st_sidecar *s = st_xcalloc(1, sizeof *s);
+    struct fb_sidecar *s = fb_xcalloc(1, sizeof *s);
     s->catalog = user->catalog;
-    enum strata_status status = st_file_open(path, true, &s->file, err);
-    if (status == STRATA_OK) {
+    enum forebay_status status = fb_file_open(path, true, &s->file, err);
+    if (status == FOREBAY_OK) {
         status = read_all(s, user, err);
     }
-    if (status != STRATA_OK) {
-        st_sidecar_close(s);
+    if (status != FOREBAY_OK) {
+        fb_sidecar_close(s);
         return status;
     }
     *out = s;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_sidecar_close(struct st_sidecar *s)
+void fb_sidecar_close(struct fb_sidecar *s)
 {
     if (s) {
-        st_file_close(s->file);
-        st_sidecar_layout_release(&s->layout);
+        fb_file_close(s->file);
+        fb_sidecar_layout_release(&s->layout);
         free(s->sums);
         free(s->right);
         free(s);
@@ -168,17 +168,17 @@ void st_sidecar_close(struct st_sidecar *s)
 
 /* --- Using --------------------------------------------------------------------------------- */
 
-struct st_file *st_sidecar_file(const struct st_sidecar *s)
+struct fb_file *fb_sidecar_file(const struct fb_sidecar *s)
 {
     return s->file;
 }
 
-int st_sidecar_n_weights(const struct st_sidecar *s)
+int fb_sidecar_n_weights(const struct fb_sidecar *s)
 {
     return s->layout.n_weights;
 }
 
-const struct st_sidecar_weight *st_sidecar_find(const struct st_sidecar *s, int tensor)
+const struct fb_sidecar_weight *fb_sidecar_find(const struct fb_sidecar *s, int tensor)
 {
     int low = 0, high = s->layout.n_weights;
     while (low < high) {
@@ -189,28 +189,28 @@ const struct st_sidecar_weight *st_sidecar_find(const struct st_sidecar *s, int 
             high = middle;
         }
     }
-    const struct st_sidecar_weight *w = &s->layout.weights[low];
+    const struct fb_sidecar_weight *w = &s->layout.weights[low];
     return low < s->layout.n_weights && w->tensor == tensor ? w : NULL;
 }
 
-bool st_sidecar_right(
-    struct st_sidecar *s, const struct st_sidecar_weight *w, int unit, const void *data)
+bool fb_sidecar_right(
+    struct fb_sidecar *s, const struct fb_sidecar_weight *w, int unit, const void *data)
 {
     uint64_t i = w->first_sum + (uint64_t)unit * w->sum_step;
     if (!s->right[i]) {
-        s->right[i] = st_sidecar_sum(data, w->unit_bytes) == st_sidecar_load64(s->sums + 8 * i);
+        s->right[i] = fb_sidecar_sum(data, w->unit_bytes) == fb_sidecar_load64(s->sums + 8 * i);
     }
     return s->right[i];
 }
 
-void st_sidecar_complain(
-    struct st_sidecar *s, const struct st_sidecar_weight *w, int unit, const char *why)
+void fb_sidecar_complain(
+    struct fb_sidecar *s, const struct fb_sidecar_weight *w, int unit, const char *why)
 {
     if (!s->complained) {
-        const struct st_tensor *t = &s->catalog->tensors[w->tensor];
+        const struct fb_tensor *t = &s->catalog->tensors[w->tensor];
         s->complained = true;
-        st_warn("%s: unit %d of %s is damaged (%s); what is damaged is read from the model, "
-                "slowly: run strata optimize again",
+        fb_warn("%s: unit %d of %s is damaged (%s); what is damaged is read from the model, "
+                "slowly: run forebay optimize again",
             s->file->path, unit, t->name, why);
     }
 }

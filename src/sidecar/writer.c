@@ -9,16 +9,16 @@
 #include "os/output.h"
 
 /* Written before checksums follow: what a kill costs at most, and what the page cache holds. */
-uint64_t st_sidecar_checkpoint_bytes = 128 * ST_MIB;
-#define START_BYTES (8 * ST_MIB)
+uint64_t fb_sidecar_checkpoint_bytes = 128 * FB_MIB;
+#define START_BYTES (8 * FB_MIB)
 /* Space that is not taken from others. */
-#define SPARE_BYTES (64 * ST_MIB)
+#define SPARE_BYTES (64 * FB_MIB)
 
-struct st_sidecar_writer {
-    const struct st_sidecar_layout *layout;
-    struct st_output *file;
+struct fb_sidecar_writer {
+    const struct fb_sidecar_layout *layout;
+    struct fb_output *file;
     char *path;
-    struct st_sidecar_head head;
+    struct fb_sidecar_head head;
     char *index;
     unsigned char *sums;   /* as in the file */
     uint64_t next;         /* unit to write */
@@ -27,26 +27,26 @@ struct st_sidecar_writer {
     uint64_t started;      /* of these, on their way to the disk */
 };
 
-bool st_sidecar_partial_path(const char *path, char *partial, size_t cap)
+bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap)
 {
     int n = snprintf(partial, cap, "%s.partial", path);
     return n > 0 && (size_t)n < cap;
 }
 
 static void make_head(
-    const struct st_sidecar_layout *layout, const char *index, struct st_sidecar_head *head)
+    const struct fb_sidecar_layout *layout, const char *index, struct fb_sidecar_head *head)
 {
     uint64_t length = strlen(index);
-    *head = (struct st_sidecar_head){
+    *head = (struct fb_sidecar_head){
         .index_bytes = length,
-        .sums_offset = st_round_up(ST_SIDECAR_HEAD_BYTES + length, ST_SIDECAR_ALIGN),
+        .sums_offset = fb_round_up(FB_SIDECAR_HEAD_BYTES + length, FB_SIDECAR_ALIGN),
         .n_sums = layout->n_units,
-        .index_sum = st_sidecar_sum(index, length),
+        .index_sum = fb_sidecar_sum(index, length),
     };
-    head->file_bytes = st_sidecar_data_offset(head) + layout->data_bytes;
+    head->file_bytes = fb_sidecar_data_offset(head) + layout->data_bytes;
 }
 
-uint64_t st_sidecar_writer_next(const struct st_sidecar_writer *w)
+uint64_t fb_sidecar_writer_next(const struct fb_sidecar_writer *w)
 {
     return w->next;
 }
@@ -55,39 +55,39 @@ uint64_t st_sidecar_writer_next(const struct st_sidecar_writer *w)
 
 /* Whether the file begins with the head and the index that this writer would write, and is as long. The
  * last run may have been killed after it had marked the head as complete. */
-static bool begun_before(struct st_sidecar_writer *w)
+static bool begun_before(struct fb_sidecar_writer *w)
 {
-    unsigned char mine[ST_SIDECAR_HEAD_BYTES], there[ST_SIDECAR_HEAD_BYTES];
-    struct st_sidecar_head head;
+    unsigned char mine[FB_SIDECAR_HEAD_BYTES], there[FB_SIDECAR_HEAD_BYTES];
+    struct fb_sidecar_head head;
     const char *why;
     uint64_t length = w->head.index_bytes;
-    if (st_output_size(w->file) != w->head.file_bytes ||
-        st_output_read(w->file, there, sizeof there, 0, NULL) != STRATA_OK) {
+    if (fb_output_size(w->file) != w->head.file_bytes ||
+        fb_output_read(w->file, there, sizeof there, 0, NULL) != FOREBAY_OK) {
         return false;
     }
-    if (!st_sidecar_head_unpack(there, &head, &why)) {
+    if (!fb_sidecar_head_unpack(there, &head, &why)) {
         return false;
     }
     head.sums_sum = 0;
-    st_sidecar_head_pack(&head, there);
-    st_sidecar_head_pack(&w->head, mine);
+    fb_sidecar_head_pack(&head, there);
+    fb_sidecar_head_pack(&w->head, mine);
     if (memcmp(mine, there, sizeof mine) != 0) {
         return false;
     }
-    char *index = st_xmalloc(length);
-    bool same = st_output_read(w->file, index, length, sizeof there, NULL) == STRATA_OK &&
+    char *index = fb_xmalloc(length);
+    bool same = fb_output_read(w->file, index, length, sizeof there, NULL) == FOREBAY_OK &&
                 memcmp(index, w->index, length) == 0;
     free(index);
     return same;
 }
 
 /* Goes on behind the last unit with a checksum. */
-static enum strata_status go_on(struct st_sidecar_writer *w, struct strata_error *err)
+static enum forebay_status go_on(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
-    enum strata_status status =
-        st_output_read(w->file, w->sums, 8 * w->head.n_sums, w->head.sums_offset, err);
-    while (status == STRATA_OK && w->next < w->head.n_sums &&
-           st_sidecar_load64(w->sums + 8 * w->next) != 0) {
+    enum forebay_status status =
+        fb_output_read(w->file, w->sums, 8 * w->head.n_sums, w->head.sums_offset, err);
+    while (status == FOREBAY_OK && w->next < w->head.n_sums &&
+           fb_sidecar_load64(w->sums + 8 * w->next) != 0) {
         w->next++;
     }
     w->saved = w->next;
@@ -96,71 +96,71 @@ static enum strata_status go_on(struct st_sidecar_writer *w, struct strata_error
 }
 
 /* Head and index are on the disk before any checksum. */
-static enum strata_status start_anew(struct st_sidecar_writer *w, struct strata_error *err)
+static enum forebay_status start_anew(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
-    unsigned char head[ST_SIDECAR_HEAD_BYTES];
-    st_sidecar_head_pack(&w->head, head);
-    enum strata_status status = st_output_resize(w->file, 0, err);
-    if (status == STRATA_OK) {
-        status = st_output_resize(w->file, w->head.file_bytes, err);
+    unsigned char head[FB_SIDECAR_HEAD_BYTES];
+    fb_sidecar_head_pack(&w->head, head);
+    enum forebay_status status = fb_output_resize(w->file, 0, err);
+    if (status == FOREBAY_OK) {
+        status = fb_output_resize(w->file, w->head.file_bytes, err);
     }
-    if (status == STRATA_OK) {
-        status = st_output_write(w->file, w->index, w->head.index_bytes, sizeof head, err);
+    if (status == FOREBAY_OK) {
+        status = fb_output_write(w->file, w->index, w->head.index_bytes, sizeof head, err);
     }
-    if (status == STRATA_OK) {
-        status = st_output_write(w->file, head, sizeof head, 0, err);
+    if (status == FOREBAY_OK) {
+        status = fb_output_write(w->file, head, sizeof head, 0, err);
     }
-    return status == STRATA_OK ? st_output_sync(w->file, 0, w->head.sums_offset, err) : status;
+    return status == FOREBAY_OK ? fb_output_sync(w->file, 0, w->head.sums_offset, err) : status;
 }
 
-static enum strata_status check_space(
-    const struct st_sidecar_writer *w, const char *partial, struct strata_error *err)
+static enum forebay_status check_space(
+    const struct fb_sidecar_writer *w, const char *partial, struct forebay_error *err)
 {
-    uint64_t there = st_path_disk_bytes(partial), room = st_disk_free(w->path);
-    uint64_t needed = w->head.file_bytes - st_min(there, w->head.file_bytes) + SPARE_BYTES;
+    uint64_t there = fb_path_disk_bytes(partial), room = fb_disk_free(w->path);
+    uint64_t needed = w->head.file_bytes - fb_min(there, w->head.file_bytes) + SPARE_BYTES;
     if (room >= needed) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
-    return st_fail(err, STRATA_E_NOFIT, "Free some space, or write to another disk with -o.",
-        "%s will take %s more, its disk has %s", w->path, ST_SIZE(needed), ST_SIZE(room));
+    return fb_fail(err, FOREBAY_E_NOFIT, "Free some space, or write to another disk with -o.",
+        "%s will take %s more, its disk has %s", w->path, FB_SIZE(needed), FB_SIZE(room));
 }
 
-enum strata_status st_sidecar_writer_new(const char *path, const struct st_sidecar_user *user,
-    const struct st_sidecar_layout *layout, struct st_sidecar_writer **out,
-    struct strata_error *err)
+enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
+    const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
+    struct forebay_error *err)
 {
     char partial[4096];
-    if (!st_sidecar_partial_path(path, partial, sizeof partial)) {
-        return st_fail(err, STRATA_E_USAGE, "", "the path is too long: %s", path);
+    if (!fb_sidecar_partial_path(path, partial, sizeof partial)) {
+        return fb_fail(err, FOREBAY_E_USAGE, "", "the path is too long: %s", path);
     }
-    struct st_sidecar_writer *w = st_xcalloc(1, sizeof *w);
+    struct fb_sidecar_writer *w = fb_xcalloc(1, sizeof *w);
     w->layout = layout;
-    w->path = st_xstrdup(path);
-    bool made = !st_path_exists(partial);
-    enum strata_status status = st_sidecar_index_write(user, layout, &w->index, err);
-    if (status == STRATA_OK) {
+    w->path = fb_xstrdup(path);
+    bool made = !fb_path_exists(partial);
+    enum forebay_status status = fb_sidecar_index_write(user, layout, &w->index, err);
+    if (status == FOREBAY_OK) {
         make_head(layout, w->index, &w->head);
-        w->sums = st_xcalloc(w->head.n_sums, 8);
+        w->sums = fb_xcalloc(w->head.n_sums, 8);
         status = check_space(w, partial, err);
     }
-    if (status == STRATA_OK) {
-        status = st_output_open(partial, &w->file, err);
+    if (status == FOREBAY_OK) {
+        status = fb_output_open(partial, &w->file, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         status = !made && begun_before(w) ? go_on(w, err) : start_anew(w, err);
     }
-    if (status != STRATA_OK) {
-        st_sidecar_writer_free(w);
+    if (status != FOREBAY_OK) {
+        fb_sidecar_writer_free(w);
         return status;
     }
     *out = w;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_sidecar_writer_free(struct st_sidecar_writer *w)
+void fb_sidecar_writer_free(struct fb_sidecar_writer *w)
 {
     if (w) {
-        st_output_close(w->file);
+        fb_output_close(w->file);
         free(w->path);
         free(w->index);
         free(w->sums);
@@ -171,57 +171,57 @@ void st_sidecar_writer_free(struct st_sidecar_writer *w)
 /* --- Writing ------------------------------------------------------------------------------- */
 
 /* The records are on the disk; then their checksums may follow. */
-static enum strata_status checkpoint(struct st_sidecar_writer *w, struct strata_error *err)
+static enum forebay_status checkpoint(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     if (w->next > w->saved) {
-        status = st_output_sync(w->file, w->begin, w->begun, err);
+        status = fb_output_sync(w->file, w->begin, w->begun, err);
     }
-    if (status == STRATA_OK && w->next > w->saved) {
-        status = st_output_write(w->file, w->sums + 8 * w->saved, 8 * (w->next - w->saved),
+    if (status == FOREBAY_OK && w->next > w->saved) {
+        status = fb_output_write(w->file, w->sums + 8 * w->saved, 8 * (w->next - w->saved),
             w->head.sums_offset + 8 * w->saved, err);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         w->saved = w->next;
         w->begun = w->started = 0;
     }
     return status;
 }
 
-enum strata_status st_sidecar_writer_put(
-    struct st_sidecar_writer *w, const void *data, struct strata_error *err)
+enum forebay_status fb_sidecar_writer_put(
+    struct fb_sidecar_writer *w, const void *data, struct forebay_error *err)
 {
-    ST_ASSERT(w->next < w->head.n_sums);
-    const struct st_sidecar_unit *unit = &w->layout->units[w->next];
-    const struct st_sidecar_weight *weight = &w->layout->weights[unit->weight];
+    FB_ASSERT(w->next < w->head.n_sums);
+    const struct fb_sidecar_unit *unit = &w->layout->units[w->next];
+    const struct fb_sidecar_weight *weight = &w->layout->weights[unit->weight];
     uint64_t at =
-        st_sidecar_data_offset(&w->head) + weight->offset + (uint64_t)unit->unit * weight->step;
-    enum strata_status status = st_output_write(w->file, data, weight->unit_bytes, at, err);
-    if (status != STRATA_OK) {
+        fb_sidecar_data_offset(&w->head) + weight->offset + (uint64_t)unit->unit * weight->step;
+    enum forebay_status status = fb_output_write(w->file, data, weight->unit_bytes, at, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    st_sidecar_store64(w->sums + 8 * w->next++, st_sidecar_sum(data, weight->unit_bytes));
+    fb_sidecar_store64(w->sums + 8 * w->next++, fb_sidecar_sum(data, weight->unit_bytes));
     w->begin = w->begun == 0 ? at : w->begin;
     w->begun = at + weight->unit_bytes - w->begin;
     if (w->begun - w->started >= START_BYTES) {
-        st_output_start(w->file, w->begin + w->started, w->begun - w->started);
+        fb_output_start(w->file, w->begin + w->started, w->begun - w->started);
         w->started = w->begun;
     }
-    return w->begun >= st_sidecar_checkpoint_bytes ? checkpoint(w, err) : STRATA_OK;
+    return w->begun >= fb_sidecar_checkpoint_bytes ? checkpoint(w, err) : FOREBAY_OK;
 }
 
-enum strata_status st_sidecar_writer_finish(struct st_sidecar_writer *w, struct strata_error *err)
+enum forebay_status fb_sidecar_writer_finish(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
-    unsigned char head[ST_SIDECAR_HEAD_BYTES];
-    ST_ASSERT(w->next == w->head.n_sums);
-    enum strata_status status = checkpoint(w, err);
-    if (status == STRATA_OK) {
-        status = st_output_sync(w->file, w->head.sums_offset, 8 * w->head.n_sums, err);
+    unsigned char head[FB_SIDECAR_HEAD_BYTES];
+    FB_ASSERT(w->next == w->head.n_sums);
+    enum forebay_status status = checkpoint(w, err);
+    if (status == FOREBAY_OK) {
+        status = fb_output_sync(w->file, w->head.sums_offset, 8 * w->head.n_sums, err);
     }
-    if (status == STRATA_OK) {
-        w->head.sums_sum = st_sidecar_sum(w->sums, 8 * w->head.n_sums);
-        st_sidecar_head_pack(&w->head, head);
-        status = st_output_write(w->file, head, sizeof head, 0, err);
+    if (status == FOREBAY_OK) {
+        w->head.sums_sum = fb_sidecar_sum(w->sums, 8 * w->head.n_sums);
+        fb_sidecar_head_pack(&w->head, head);
+        status = fb_output_write(w->file, head, sizeof head, 0, err);
     }
-    return status == STRATA_OK ? st_output_commit(w->file, w->path, err) : status;
+    return status == FOREBAY_OK ? fb_output_commit(w->file, w->path, err) : status;
 }

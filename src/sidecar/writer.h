@@ -8,37 +8,37 @@
  * A run that finds a NAME.partial with exactly the head and the index that it would write itself goes
  * on behind the last unit that has a checksum. Anything else is written over.
  */
-#ifndef ST_SIDECAR_WRITER_H
-#define ST_SIDECAR_WRITER_H
+#ifndef FB_SIDECAR_WRITER_H
+#define FB_SIDECAR_WRITER_H
 
 #include "sidecar/format.h"
 
-struct st_sidecar_writer;
+struct fb_sidecar_writer;
 
 /* Path of the file while it is not complete. */
-bool st_sidecar_partial_path(const char *path, char *partial, size_t cap);
+bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap);
 
 /* Begins, or goes on. E_NOFIT when the disk has too little space; E_USAGE when another process is
  * writing it; E_IO. The layout must outlive the writer. */
-enum strata_status st_sidecar_writer_new(const char *path, const struct st_sidecar_user *user,
-    const struct st_sidecar_layout *layout, struct st_sidecar_writer **out,
-    struct strata_error *err);
+enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
+    const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
+    struct forebay_error *err);
 
 /* The next unit to write, n_units of the layout when none is left. */
-uint64_t st_sidecar_writer_next(const struct st_sidecar_writer *writer);
+uint64_t fb_sidecar_writer_next(const struct fb_sidecar_writer *writer);
 
 /* Writes the next unit. */
-enum strata_status st_sidecar_writer_put(
-    struct st_sidecar_writer *writer, const void *data, struct strata_error *err);
+enum forebay_status fb_sidecar_writer_put(
+    struct fb_sidecar_writer *writer, const void *data, struct forebay_error *err);
 
 /* After the last unit: the file is complete and takes its name. */
-enum strata_status st_sidecar_writer_finish(
-    struct st_sidecar_writer *writer, struct strata_error *err);
+enum forebay_status fb_sidecar_writer_finish(
+    struct fb_sidecar_writer *writer, struct forebay_error *err);
 
 /* How much is written between two syncs. Tests lower it. */
-extern uint64_t st_sidecar_checkpoint_bytes;
+extern uint64_t fb_sidecar_checkpoint_bytes;
 
 /* Without finish, what was written stays for another run. */
-void st_sidecar_writer_free(struct st_sidecar_writer *writer);
+void fb_sidecar_writer_free(struct fb_sidecar_writer *writer);
 
 #endif

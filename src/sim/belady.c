@@ -14,7 +14,7 @@ struct slot {
 };
 
 struct state {
-    const struct st_belady_steps *steps;
+    const struct fb_belady_steps *steps;
     int *next;    /* [ids] next step that needs the same id */
     int *slot_of; /* [n_ids], -1: not resident */
     struct slot *slots;
@@ -22,10 +22,10 @@ struct state {
 };
 
 /* For each element, the next step that needs its id. */
-static int *next_uses(const struct st_belady_steps *steps)
+static int *next_uses(const struct fb_belady_steps *steps)
 {
-    int *next = st_xcalloc(steps->first[steps->n_steps], sizeof *next);
-    int *coming = st_xcalloc((size_t)steps->n_ids, sizeof *coming);
+    int *next = fb_xcalloc(steps->first[steps->n_steps], sizeof *next);
+    int *coming = fb_xcalloc((size_t)steps->n_ids, sizeof *coming);
     for (int i = 0; i < steps->n_ids; i++) {
         coming[i] = NEVER;
     }
@@ -69,12 +69,12 @@ static void place(struct state *st, int s, size_t i)
     st->slot_of[id] = to;
 }
 
-void st_belady(const struct st_belady_steps *steps, int n_slots, bool *hit)
+void fb_belady(const struct fb_belady_steps *steps, int n_slots, bool *hit)
 {
-    ST_ASSERT(n_slots > 0);
+    FB_ASSERT(n_slots > 0);
     struct state st = {.steps = steps, .next = next_uses(steps), .n_slots = n_slots};
-    st.slots = st_xcalloc((size_t)n_slots, sizeof *st.slots);
-    st.slot_of = st_xcalloc((size_t)steps->n_ids, sizeof *st.slot_of);
+    st.slots = fb_xcalloc((size_t)n_slots, sizeof *st.slots);
+    st.slot_of = fb_xcalloc((size_t)steps->n_ids, sizeof *st.slot_of);
     for (int i = 0; i < steps->n_ids; i++) {
         st.slot_of[i] = -1;
     }

@@ -7,11 +7,11 @@
 #include "stream/transit.h"
 
 struct replay {
-    struct st_stream *stream;
-    const struct st_weights *weights;
-    struct st_io_virtual *disk;
-    const struct st_trace *trace;
-    struct st_sim_report *report;
+    struct fb_stream *stream;
+    const struct fb_weights *weights;
+    struct fb_io_virtual *disk;
+    const struct fb_trace *trace;
+    struct fb_sim_report *report;
     double layer_ns; /* compute time of one token in one layer */
     double owed_ns;  /* below one: what rounding left */
     int lookahead;
@@ -25,12 +25,12 @@ struct replay {
     int *uses;   /* tokens that need each of them */
     int n_needed;
     int *routes; /* [tokens][top_k] experts of the step's tokens */
-    struct st_pass pass;
+    struct fb_pass pass;
 
-    struct st_expert_use *expected; /* by a step; [weights] */
+    struct fb_expert_use *expected; /* by a step; [weights] */
 };
 
-struct step st_sim_step(const struct st_trace *trace, int first)
+struct step fb_sim_step(const struct fb_trace *trace, int first)
 {
     struct step step = {.first = first, .n = 1, .prefill = trace->prefill[first]};
     while (
@@ -40,11 +40,11 @@ struct step st_sim_step(const struct st_trace *trace, int first)
     return step;
 }
 
-void st_sim_survey(const struct st_trace *trace, const struct step *step, int layer, int *uses)
+void fb_sim_survey(const struct fb_trace *trace, const struct step *step, int layer, int *uses)
 {
     memset(uses, 0, (size_t)trace->n_expert * sizeof *uses);
     for (int t = step->first; t < step->first + step->n; t++) {
-        const uint16_t *route = st_trace_route(trace, t, layer);
+        const uint16_t *route = fb_trace_route(trace, t, layer);
         for (int k = 0; route && k < trace->top_k; k++) {
             uses[route[k]]++;
         }
@@ -59,7 +59,7 @@ static void compute(struct replay *r, double ns)
     uint64_t whole = (uint64_t)r->owed_ns;
     r->disk->now_ns += whole;
     r->owed_ns -= (double)whole;
-    st_stream_poll(r->stream);
+    fb_stream_poll(r->stream);
 }
 
 static int by_layer(const void *a, const void *b)
@@ -71,17 +71,17 @@ static int by_layer(const void *a, const void *b)
 /* Streamed dense weights by layer; those of no layer (the output) come last. */
 static void order_dense(struct replay *r)
 {
-    const struct st_weights *ws = r->weights;
-    int(*order)[2] = st_xcalloc((size_t)ws->n_weights, sizeof *order);
+    const struct fb_weights *ws = r->weights;
+    int(*order)[2] = fb_xcalloc((size_t)ws->n_weights, sizeof *order);
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group < 0 && !st_stream_is_resident(r->stream, i)) {
+        if (ws->weights[i].group < 0 && !fb_stream_is_resident(r->stream, i)) {
             int layer = ws->catalog->tensors[ws->weights[i].tensor].layer;
             order[r->n_dense][0] = layer < 0 ? ws->catalog->n_layer : layer;
             order[r->n_dense++][1] = i;
         }
     }
     qsort(order, (size_t)r->n_dense, sizeof *order, by_layer);
-    r->dense = st_xcalloc((size_t)r->n_dense, sizeof *r->dense);
+    r->dense = fb_xcalloc((size_t)r->n_dense, sizeof *r->dense);
     for (int i = 0; i < r->n_dense; i++) {
         r->dense[i] = order[i][1];
     }
@@ -89,10 +89,10 @@ static void order_dense(struct replay *r)
 }
 
 /* Takes the streamed weights of all layers up to this one. */
-static enum strata_status take_dense(struct replay *r, int layer, struct strata_error *err)
+static enum forebay_status take_dense(struct replay *r, int layer, struct forebay_error *err)
 {
-    const struct st_weights *ws = r->weights;
-    enum strata_status status = STRATA_OK;
+    const struct fb_weights *ws = r->weights;
+    enum forebay_status status = FOREBAY_OK;
     for (; r->next_dense < r->n_dense && !status; r->next_dense++) {
         int weight = r->dense[r->next_dense];
         int at = ws->catalog->tensors[ws->weights[weight].tensor].layer;
@@ -100,9 +100,9 @@ static enum strata_status take_dense(struct replay *r, int layer, struct strata_
             break;
         }
         const void *bytes; /* never touched */
-        status = st_stream_dense(r->stream, weight, &bytes, err);
+        status = fb_stream_dense(r->stream, weight, &bytes, err);
         if (!status) {
-            st_stream_dense_done(r->stream);
+            fb_stream_dense_done(r->stream);
         }
     }
     return status;
@@ -125,19 +125,19 @@ static void list_needed(struct replay *r)
 /* The order in which the graph uses the parts: down comes last. */
 static int part_at(const struct replay *r, int group, int position)
 {
-    const struct st_group *g = &r->weights->groups[group];
-    int order[ST_MAX_PARTS], n = 0;
+    const struct fb_group *g = &r->weights->groups[group];
+    int order[FB_MAX_PARTS], n = 0;
     for (int last = 0; last <= 1; last++) {
-        for (int role = ST_ROLE_EXPERT_GATE; role <= ST_ROLE_EXPERT_GATE_UP; role++) {
-            for (int p = 0; p < g->n_parts && (role == ST_ROLE_EXPERT_DOWN) == last; p++) {
+        for (int role = FB_ROLE_EXPERT_GATE; role <= FB_ROLE_EXPERT_GATE_UP; role++) {
+            for (int p = 0; p < g->n_parts && (role == FB_ROLE_EXPERT_DOWN) == last; p++) {
                 int tensor = r->weights->weights[g->weight[p]].tensor;
-                if (r->weights->catalog->tensors[tensor].role == (enum st_role)role) {
+                if (r->weights->catalog->tensors[tensor].role == (enum fb_role)role) {
                     order[n++] = p;
                 }
             }
         }
     }
-    ST_ASSERT(n == g->n_parts);
+    FB_ASSERT(n == g->n_parts);
     return order[position];
 }
 
@@ -146,7 +146,7 @@ static int list_routes(struct replay *r, const struct step *step, int group)
 {
     int n = 0;
     for (int t = step->first; t < step->first + step->n; t++) {
-        const uint16_t *route = st_trace_route(r->trace, t, group);
+        const uint16_t *route = fb_trace_route(r->trace, t, group);
         for (int k = 0; route && k < r->trace->top_k; k++) {
             r->routes[n * r->trace->top_k + k] = route[k];
         }
@@ -161,78 +161,79 @@ static void foresee(struct replay *r, const struct step *step, int group)
     int n_groups = r->weights->n_groups;
     for (int g = group + 1; step->n == 1 && g < n_groups && g - group <= r->lookahead; g++) {
         int tokens = list_routes(r, step, g);
-        st_stream_foresee(r->stream, g, r->routes, tokens * r->trace->top_k);
+        fb_stream_foresee(r->stream, g, r->routes, tokens * r->trace->top_k);
     }
 }
 
 /* Computes parts first .. first+n-1, which do not need each other: the experts that are there, then
  * the others. */
-static enum strata_status compute_parts(
-    struct replay *r, int group, int first, int n, double part_ns, struct strata_error *err)
+static enum forebay_status compute_parts(
+    struct replay *r, int group, int first, int n, double part_ns, struct forebay_error *err)
 {
-    double left[ST_MAX_PARTS];
-    enum strata_status status = STRATA_OK;
+    double left[FB_MAX_PARTS];
+    enum forebay_status status = FOREBAY_OK;
     for (int i = 0; i < n; i++) {
         uint32_t part = 1u << part_at(r, group, first + i);
         int there = 0;
         for (int k = 0; k < r->pass.n; k++) {
-            there += st_stream_has(r->stream, group, r->pass.experts[k], part);
+            there += fb_stream_has(r->stream, group, r->pass.experts[k], part);
         }
         double done = part_ns * there / r->pass.n;
         compute(r, done);
         left[i] = part_ns - done;
     }
     for (int i = 0; i < n && !status; i++) {
-        status = st_stream_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
+        status = fb_stream_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
         compute(r, left[i]);
     }
     return status;
 }
 
-static enum strata_status together(
-    struct replay *r, const struct step *step, int group, double ns, struct strata_error *err)
+static enum forebay_status together(
+    struct replay *r, const struct step *step, int group, double ns, struct forebay_error *err)
 {
-    const struct st_group *g = &r->weights->groups[group];
+    const struct fb_group *g = &r->weights->groups[group];
     int down = g->n_parts > 1; /* the last part needs what the others made */
-    st_stream_begin(r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, st_group_parts(g));
+    fb_stream_begin(r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, fb_group_parts(g));
     foresee(r, step, group);
-    enum strata_status status = compute_parts(r, group, 0, g->n_parts - down, ns / g->n_parts, err);
+    enum forebay_status status =
+        compute_parts(r, group, 0, g->n_parts - down, ns / g->n_parts, err);
     if (!status) {
         status = compute_parts(r, group, g->n_parts - down, down, ns / g->n_parts, err);
     }
-    st_stream_end(r->stream, &r->pass);
+    fb_stream_end(r->stream, &r->pass);
     return status;
 }
 
-static enum strata_status in_sets(
-    struct replay *r, int group, int tokens, double ns, struct strata_error *err)
+static enum forebay_status in_sets(
+    struct replay *r, int group, int tokens, double ns, struct forebay_error *err)
 {
-    const struct st_group *g = &r->weights->groups[group];
-    struct st_routes routes = {r->routes, tokens, r->trace->top_k};
-    enum strata_status status = STRATA_OK;
-    st_stream_batch_begin(r->stream, g->weight[part_at(r, group, 0)], &routes);
+    const struct fb_group *g = &r->weights->groups[group];
+    struct fb_routes routes = {r->routes, tokens, r->trace->top_k};
+    enum forebay_status status = FOREBAY_OK;
+    fb_stream_batch_begin(r->stream, g->weight[part_at(r, group, 0)], &routes);
     for (int i = 0; i < g->n_parts && !status; i++) {
-        struct st_set set = {.n = 1};
+        struct fb_set set = {.n = 1};
         while (set.n > 0 && !status) {
-            status = st_stream_batch_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
+            status = fb_stream_batch_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
             compute(r, ns / g->n_parts * set.n / r->n_needed);
         }
     }
-    st_stream_batch_end(r->stream);
+    fb_stream_batch_end(r->stream);
     return status;
 }
 
-static enum strata_status experts(
-    struct replay *r, const struct step *step, int group, double ns, struct strata_error *err)
+static enum forebay_status experts(
+    struct replay *r, const struct step *step, int group, double ns, struct forebay_error *err)
 {
-    st_sim_survey(r->trace, step, group, r->seen);
+    fb_sim_survey(r->trace, step, group, r->seen);
     list_needed(r);
     int tokens = list_routes(r, step, group);
     if (tokens == 0) {
         compute(r, ns); /* no token's logits are wanted: the last layer has no rows */
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
-    return st_stream_wants_sets(r->stream, group, r->needed, r->n_needed, tokens)
+    return fb_stream_wants_sets(r->stream, group, r->needed, r->n_needed, tokens)
                ? in_sets(r, group, tokens, ns, err)
                : together(r, step, group, ns, err);
 }
@@ -244,54 +245,54 @@ static void expect_experts(struct replay *r, const struct step *step)
     for (int g = 0; g < r->weights->n_groups; g++) {
         int tokens = list_routes(r, step, g);
         for (int i = 0; i < r->weights->groups[g].n_parts; i++) {
-            r->expected[n++] = (struct st_expert_use){
+            r->expected[n++] = (struct fb_expert_use){
                 r->weights->groups[g].weight[part_at(r, g, i)], tokens, r->trace->top_k};
         }
     }
-    st_stream_expect_experts(r->stream, r->expected, n);
+    fb_stream_expect_experts(r->stream, r->expected, n);
 }
 
 /* --- Steps -------------------------------------------------------------------------------- */
 
 /* One step through one layer; what its experts came to is added to *f and, if it counts, to the
  * layer's own figures. */
-static enum strata_status layer(struct replay *r, const struct step *step, int group,
-    struct st_sim_figures *f, struct strata_error *err)
+static enum forebay_status layer(struct replay *r, const struct step *step, int group,
+    struct fb_sim_figures *f, struct forebay_error *err)
 {
     double ns = r->layer_ns * step->n;
-    enum strata_status status = take_dense(r, r->weights->groups[group].layer, err);
+    enum forebay_status status = take_dense(r, r->weights->groups[group].layer, err);
     if (status) {
         return status;
     }
     compute(r, ns / 2);
-    struct st_stream_stats before, after;
-    st_stream_stats(r->stream, &before);
+    struct fb_stream_stats before, after;
+    fb_stream_stats(r->stream, &before);
     status = experts(r, step, group, ns / 2, err);
-    st_stream_stats(r->stream, &after);
+    fb_stream_stats(r->stream, &after);
     f->requests += after.expert_requests - before.expert_requests;
     f->hits += after.expert_hits - before.expert_hits;
     f->expert_bytes += after.expert_bytes - before.expert_bytes;
     if (f == &r->report->decode) {
-        struct st_sim_layer *l = &r->report->layers[group];
+        struct fb_sim_layer *l = &r->report->layers[group];
         l->requests += after.expert_requests - before.expert_requests;
         l->hits += after.expert_hits - before.expert_hits;
     }
     return status;
 }
 
-static uint64_t dense_bytes(const struct st_stream_stats *stats)
+static uint64_t dense_bytes(const struct fb_stream_stats *stats)
 {
     return stats->demand_bytes + stats->prefetch_used_bytes - stats->expert_bytes;
 }
 
-static enum strata_status run_step(
-    struct replay *r, const struct step *step, struct st_sim_figures *f, struct strata_error *err)
+static enum forebay_status run_step(
+    struct replay *r, const struct step *step, struct fb_sim_figures *f, struct forebay_error *err)
 {
-    struct st_stream_stats before, after;
+    struct fb_stream_stats before, after;
     uint64_t begin_ns = r->disk->now_ns;
-    enum strata_status status = STRATA_OK;
-    st_stream_stats(r->stream, &before);
-    st_stream_expect(r->stream, r->dense, r->n_dense);
+    enum forebay_status status = FOREBAY_OK;
+    fb_stream_stats(r->stream, &before);
+    fb_stream_expect(r->stream, r->dense, r->n_dense);
     expect_experts(r, step);
     r->next_dense = 0;
     for (int g = 0; g < r->weights->n_groups && !status; g++) {
@@ -300,7 +301,7 @@ static enum strata_status run_step(
     if (!status) {
         status = take_dense(r, r->weights->catalog->n_layer, err);
     }
-    st_stream_stats(r->stream, &after);
+    fb_stream_stats(r->stream, &after);
     f->tokens += (uint64_t)step->n;
     f->dense_bytes += dense_bytes(&after) - dense_bytes(&before);
     f->seconds += (double)(r->disk->now_ns - begin_ns) * 1e-9;
@@ -308,20 +309,20 @@ static enum strata_status run_step(
     return status;
 }
 
-static int longest_step(const struct st_trace *trace)
+static int longest_step(const struct fb_trace *trace)
 {
     struct step step;
     int n = 1;
     for (int t = 0; t < trace->n_tokens; t += step.n) {
-        step = st_sim_step(trace, t);
+        step = fb_sim_step(trace, t);
         n = step.n > n ? step.n : n;
     }
     return n;
 }
 
-enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weights *weights,
-    struct st_io_virtual *disk, const struct st_trace *trace, const struct st_sim_options *options,
-    int warm_up, struct st_sim_report *out, struct strata_error *err)
+enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weights *weights,
+    struct fb_io_virtual *disk, const struct fb_trace *trace, const struct fb_sim_options *options,
+    int warm_up, struct fb_sim_report *out, struct forebay_error *err)
 {
     size_t n = (size_t)trace->n_expert;
     struct replay r = {.stream = stream,
@@ -331,23 +332,23 @@ enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weigh
         .report = out,
         .layer_ns = options->compute_s * 1e9 / weights->n_groups,
         .lookahead = options->lookahead};
-    r.seen = st_xcalloc(n, sizeof *r.seen);
-    r.needed = st_xcalloc(n, sizeof *r.needed);
-    r.uses = st_xcalloc(n, sizeof *r.uses);
-    r.routes = st_xcalloc((size_t)longest_step(trace) * (size_t)trace->top_k, sizeof *r.routes);
-    r.expected = st_xcalloc((size_t)weights->n_weights, sizeof *r.expected);
+    r.seen = fb_xcalloc(n, sizeof *r.seen);
+    r.needed = fb_xcalloc(n, sizeof *r.needed);
+    r.uses = fb_xcalloc(n, sizeof *r.uses);
+    r.routes = fb_xcalloc((size_t)longest_step(trace) * (size_t)trace->top_k, sizeof *r.routes);
+    r.expected = fb_xcalloc((size_t)weights->n_weights, sizeof *r.expected);
     r.pass.group = -1;
     order_dense(&r);
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     struct step step;
     for (int t = 0; t < trace->n_tokens && !status; t += step.n) {
-        step = st_sim_step(trace, t);
-        struct st_sim_figures *f = step.prefill                           ? &out->prefill
+        step = fb_sim_step(trace, t);
+        struct fb_sim_figures *f = step.prefill                           ? &out->prefill
                                    : out->warm.tokens < (uint64_t)warm_up ? &out->warm
                                                                           : &out->decode;
         status = run_step(&r, &step, f, err);
     }
-    st_pass_release(&r.pass);
+    fb_pass_release(&r.pass);
     free(r.seen);
     free(r.needed);
     free(r.uses);

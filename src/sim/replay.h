@@ -9,8 +9,8 @@
  * experts: half of a layer's before its experts are known, the rest in equal shares for each part of
  * each of them. As in backend/partial.c, experts that are there do not wait for those that are not.
  */
-#ifndef ST_SIM_REPLAY_H
-#define ST_SIM_REPLAY_H
+#ifndef FB_SIM_REPLAY_H
+#define FB_SIM_REPLAY_H
 
 #include "model/trace.h"
 #include "sim/sim.h"
@@ -19,9 +19,9 @@
 /* Adds what the trace comes to into out->prefill, warm and decode, and hits and requests of each of
  * out->layers. The first `warm_up` decode tokens go into `warm`. The stream is loaded and unused;
  * `disk` is its virtual disk. */
-enum strata_status st_sim_replay(struct st_stream *stream, const struct st_weights *weights,
-    struct st_io_virtual *disk, const struct st_trace *trace, const struct st_sim_options *options,
-    int warm_up, struct st_sim_report *out, struct strata_error *err);
+enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weights *weights,
+    struct fb_io_virtual *disk, const struct fb_trace *trace, const struct fb_sim_options *options,
+    int warm_up, struct fb_sim_report *out, struct forebay_error *err);
 
 /* The tokens of a step, and what a layer needs for them. */
 struct step {
@@ -30,9 +30,9 @@ struct step {
 };
 
 /* The step that begins with token `first`. */
-struct step st_sim_step(const struct st_trace *trace, int first);
+struct step fb_sim_step(const struct fb_trace *trace, int first);
 
 /* Counts, for each expert of the layer, the tokens of the step that need it: uses[n_expert]. */
-void st_sim_survey(const struct st_trace *trace, const struct step *step, int layer, int *uses);
+void fb_sim_survey(const struct fb_trace *trace, const struct step *step, int layer, int *uses);
 
 #endif

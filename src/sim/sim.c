@@ -19,101 +19,102 @@
 
 #define WARM_UP_MAX 64 /* tokens after which no cache of a known trace was still filling */
 
-void st_sim_options_init(struct st_sim_options *options)
+void fb_sim_options_init(struct fb_sim_options *options)
 {
     *options =
-        (struct st_sim_options){.disk_bytes_per_s = 1.8e9, .latency_s = 100e-6, .warm_up = -1};
+        (struct fb_sim_options){.disk_bytes_per_s = 1.8e9, .latency_s = 100e-6, .warm_up = -1};
 }
 
-const char *st_sim_policy_names(void)
+const char *fb_sim_policy_names(void)
 {
-    return st_cache_policy_names();
+    return fb_cache_policy_names();
 }
 
 /* --- Do model and trace match? ------------------------------------------------------------ */
 
-static void describe(const struct subject *subject, const char *model, const struct st_trace *trace,
-    struct st_sim_report *out)
+static void describe(const struct subject *subject, const char *model, const struct fb_trace *trace,
+    struct fb_sim_report *out)
 {
     snprintf(out->model, sizeof out->model, "%.80s: %d layers of %d experts, %d used", model,
-        subject->weights->n_groups, st_subject_experts(subject), subject->catalog->n_expert_used);
+        subject->weights->n_groups, fb_subject_experts(subject), subject->catalog->n_expert_used);
     snprintf(out->trace, sizeof out->trace, "%s: %d layers of %d experts, %d used", trace->model,
         trace->n_layer, trace->n_expert, trace->top_k);
 }
 
-static enum strata_status check_match(const struct subject *subject, const struct st_trace *trace,
-    const struct st_sim_report *report, struct strata_error *err)
+static enum forebay_status check_match(const struct subject *subject, const struct fb_trace *trace,
+    const struct fb_sim_report *report, struct forebay_error *err)
 {
-    const struct st_weights *ws = subject->weights;
-    bool fits = trace->n_layer == ws->n_groups && trace->n_expert == st_subject_experts(subject) &&
+    const struct fb_weights *ws = subject->weights;
+    bool fits = trace->n_layer == ws->n_groups && trace->n_expert == fb_subject_experts(subject) &&
                 trace->top_k <= subject->catalog->n_expert_used;
     for (int g = 0; g < ws->n_groups && fits; g++) {
         for (int t = 0; t < trace->n_tokens; t++) {
-            const uint16_t *route = st_trace_route(trace, t, g);
+            const uint16_t *route = fb_trace_route(trace, t, g);
             for (int k = 0; route && k < trace->top_k; k++) {
                 fits = fits && route[k] < ws->groups[g].n_expert;
             }
         }
     }
     if (!fits) {
-        return st_fail(err, STRATA_E_USAGE, "Give a trace of this model, or the trace's own shape.",
+        return fb_fail(err, FOREBAY_E_USAGE,
+            "Give a trace of this model, or the trace's own shape.",
             "the trace is of another model (%s) than this one (%s)", report->trace, report->model);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* --- Memory ------------------------------------------------------------------------------- */
 
 /* A plan with so many slots in every layer, all dense weights kept, and what batches need. */
-static struct st_plan *plan_of_slots(const struct st_weights *ws, int n, bool batches)
+static struct fb_plan *plan_of_slots(const struct fb_weights *ws, int n, bool batches)
 {
-    struct st_plan *plan = st_xcalloc(1, sizeof *plan);
+    struct fb_plan *plan = fb_xcalloc(1, sizeof *plan);
     plan->n_weights = ws->n_weights;
     plan->n_groups = ws->n_groups;
-    plan->resident = st_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
-    plan->slots = st_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
+    plan->resident = fb_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
+    plan->slots = fb_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
     for (int i = 0; i < ws->n_weights; i++) {
         plan->resident[i] = ws->weights[i].group < 0;
-        if (!plan->resident[i] && ws->weights[i].arrival != ST_ARRIVE_DIRECT) {
-            plan->staging_bytes = st_max(plan->staging_bytes, 16 * st_weight_envelope(ws, i));
+        if (!plan->resident[i] && ws->weights[i].arrival != FB_ARRIVE_DIRECT) {
+            plan->staging_bytes = fb_max(plan->staging_bytes, 16 * fb_weight_envelope(ws, i));
         }
     }
     for (int g = 0; g < ws->n_groups; g++) {
-        plan->slots[g] = (int)st_min((uint64_t)n, (uint64_t)ws->groups[g].n_expert);
+        plan->slots[g] = (int)fb_min((uint64_t)n, (uint64_t)ws->groups[g].n_expert);
         plan->cache_bytes += (uint64_t)plan->slots[g] * ws->groups[g].slot_bytes;
     }
     plan->resident_bytes = ws->dense_bytes;
-    plan->transit_bytes = batches ? st_plan_most_transit(ws) : 0;
+    plan->transit_bytes = batches ? fb_plan_most_transit(ws) : 0;
     plan->total_bytes =
         plan->cache_bytes + plan->resident_bytes + plan->staging_bytes + plan->transit_bytes;
     return plan;
 }
 
-static enum strata_status make_plan(const struct st_weights *ws, const struct st_trace *trace,
-    const struct st_sim_options *options, struct st_plan **out, struct strata_error *err)
+static enum forebay_status make_plan(const struct fb_weights *ws, const struct fb_trace *trace,
+    const struct fb_sim_options *options, struct fb_plan **out, struct forebay_error *err)
 {
     if (options->slots == 0) {
-        return st_plan_make(ws, options->mem_bytes, NULL, out, err);
+        return fb_plan_make(ws, options->mem_bytes, NULL, out, err);
     }
     if (options->slots < trace->top_k) {
-        return st_fail(err, STRATA_E_USAGE, "Give at least as many slots as a token uses experts.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Give at least as many slots as a token uses experts.",
             "--slots %d is too few: a token needs %d experts of a layer at once", options->slots,
             trace->top_k);
     }
     *out = plan_of_slots(ws, options->slots, options->prefill);
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static void describe_memory(
-    const struct st_weights *ws, const struct st_plan *plan, struct st_sim_report *out)
+    const struct fb_weights *ws, const struct fb_plan *plan, struct fb_sim_report *out)
 {
     out->n_layers = ws->n_groups;
-    out->layers = st_xcalloc((size_t)ws->n_groups, sizeof *out->layers);
+    out->layers = fb_xcalloc((size_t)ws->n_groups, sizeof *out->layers);
     out->shared = plan->shared_slots > 0;
     out->n_slots = plan->shared_slots;
     for (int g = 0; g < ws->n_groups; g++) {
-        const struct st_group *group = &ws->groups[g];
-        struct st_sim_layer *layer = &out->layers[g];
+        const struct fb_group *group = &ws->groups[g];
+        struct fb_sim_layer *layer = &out->layers[g];
         layer->layer = group->layer;
         layer->slots = plan->slots ? plan->slots[g] : 0;
         for (int p = 0; p < group->n_parts; p++) {
@@ -129,13 +130,13 @@ static void describe_memory(
 
 /* --- The cache ---------------------------------------------------------------------------- */
 
-static enum strata_status replay(const struct st_weights *ws, const struct st_plan *plan,
-    const struct st_trace *trace, const struct st_sim_options *options, struct st_sim_report *out,
-    struct strata_error *err)
+static enum forebay_status replay(const struct fb_weights *ws, const struct fb_plan *plan,
+    const struct fb_trace *trace, const struct fb_sim_options *options, struct fb_sim_report *out,
+    struct forebay_error *err)
 {
-    struct st_io_virtual disk = {.bytes_per_s = options->disk_bytes_per_s,
+    struct fb_io_virtual disk = {.bytes_per_s = options->disk_bytes_per_s,
         .latency_ns = (uint64_t)(options->latency_s * 1e9)};
-    struct st_stream_config config = {
+    struct fb_stream_config config = {
         .resident = plan->resident,
         .slots = plan->slots,
         .shared_slots = plan->shared_slots,
@@ -144,18 +145,18 @@ static enum strata_status replay(const struct st_weights *ws, const struct st_pl
         .transit_bytes = plan->transit_bytes,
         .policy = options->policy,
     };
-    st_io_options_init(&config.io);
+    fb_io_options_init(&config.io);
     config.io.method = "sim";
     config.io.virtual_disk = &disk;
-    struct st_stream *stream = NULL;
-    enum strata_status status = st_stream_new(ws, &config, NULL, NULL, &stream, err);
+    struct fb_stream *stream = NULL;
+    enum forebay_status status = fb_stream_new(ws, &config, NULL, NULL, &stream, err);
     if (!status) {
-        status = st_stream_load(stream, NULL, NULL, err);
+        status = fb_stream_load(stream, NULL, NULL, err);
     }
     if (!status) {
-        status = st_sim_replay(stream, ws, &disk, trace, options, out->warm_up, out, err);
+        status = fb_sim_replay(stream, ws, &disk, trace, options, out->warm_up, out, err);
     }
-    st_stream_free(stream);
+    fb_stream_free(stream);
     return status;
 }
 
@@ -163,7 +164,7 @@ static enum strata_status replay(const struct st_weights *ws, const struct st_pl
 
 /* What each layer needs, step by step, for the groups of one pool. */
 struct needs {
-    struct st_belady_steps steps;
+    struct fb_belady_steps steps;
     size_t *first;
     int *ids;
     int *uses; /* of each id, 0: does not count */
@@ -171,7 +172,7 @@ struct needs {
     size_t n;
 };
 
-static void add_needs(struct needs *needs, const struct st_trace *trace, const int *uses, int group,
+static void add_needs(struct needs *needs, const struct fb_trace *trace, const int *uses, int group,
     int first_id, bool counts)
 {
     for (int e = 0; e < trace->n_expert; e++) {
@@ -185,24 +186,24 @@ static void add_needs(struct needs *needs, const struct st_trace *trace, const i
 }
 
 /* Groups from .. to-1 share a pool. */
-static void collect_needs(struct needs *needs, const struct st_weights *ws,
-    const struct st_trace *trace, int warm_up, int from, int to)
+static void collect_needs(struct needs *needs, const struct fb_weights *ws,
+    const struct fb_trace *trace, int warm_up, int from, int to)
 {
     size_t steps = (size_t)trace->n_tokens * (size_t)(to - from);
     size_t room = steps * (size_t)trace->top_k;
-    int *uses = st_xcalloc((size_t)trace->n_expert, sizeof *uses);
-    *needs = (struct needs){.first = st_xcalloc(steps + 1, sizeof *needs->first),
-        .ids = st_xcalloc(room, sizeof *needs->ids),
-        .uses = st_xcalloc(room, sizeof *needs->uses),
-        .group = st_xcalloc(room, sizeof *needs->group)};
+    int *uses = fb_xcalloc((size_t)trace->n_expert, sizeof *uses);
+    *needs = (struct needs){.first = fb_xcalloc(steps + 1, sizeof *needs->first),
+        .ids = fb_xcalloc(room, sizeof *needs->ids),
+        .uses = fb_xcalloc(room, sizeof *needs->uses),
+        .group = fb_xcalloc(room, sizeof *needs->group)};
     int decoded = 0;
     struct step step;
     for (int t = 0; t < trace->n_tokens; t += step.n) {
-        step = st_sim_step(trace, t);
+        step = fb_sim_step(trace, t);
         bool counts = !step.prefill && decoded >= warm_up;
         decoded += step.prefill ? 0 : step.n;
         for (int g = from, first_id = 0; g < to; first_id += ws->groups[g++].n_expert) {
-            st_sim_survey(trace, &step, g, uses);
+            fb_sim_survey(trace, &step, g, uses);
             add_needs(needs, trace, uses, g, first_id, counts);
         }
     }
@@ -214,15 +215,15 @@ static void collect_needs(struct needs *needs, const struct st_weights *ws,
     free(uses);
 }
 
-static void optimum_of_pool(const struct st_weights *ws, const struct st_trace *trace, int slots,
-    int from, int to, struct st_sim_report *out)
+static void optimum_of_pool(const struct fb_weights *ws, const struct fb_trace *trace, int slots,
+    int from, int to, struct fb_sim_report *out)
 {
     struct needs needs;
     collect_needs(&needs, ws, trace, out->warm_up, from, to);
-    bool *hit = st_xcalloc(needs.n, sizeof *hit);
-    st_belady(&needs.steps, slots, hit);
+    bool *hit = fb_xcalloc(needs.n, sizeof *hit);
+    fb_belady(&needs.steps, slots, hit);
     for (size_t i = 0; i < needs.n; i++) {
-        struct st_sim_layer *layer = &out->layers[needs.group[i]];
+        struct fb_sim_layer *layer = &out->layers[needs.group[i]];
         uint64_t uses = (uint64_t)needs.uses[i];
         layer->optimum_hits += hit[i] ? uses : 0;
         out->optimum_hits += hit[i] ? uses : 0;
@@ -235,8 +236,8 @@ static void optimum_of_pool(const struct st_weights *ws, const struct st_trace *
     free(needs.group);
 }
 
-static void optimum(const struct st_weights *ws, const struct st_plan *plan,
-    const struct st_trace *trace, struct st_sim_report *out)
+static void optimum(const struct fb_weights *ws, const struct fb_plan *plan,
+    const struct fb_trace *trace, struct fb_sim_report *out)
 {
     if (plan->shared_slots > 0) {
         optimum_of_pool(ws, trace, plan->shared_slots, 0, ws->n_groups, out);
@@ -249,26 +250,26 @@ static void optimum(const struct st_weights *ws, const struct st_plan *plan,
 
 /* --- All of it ---------------------------------------------------------------------------- */
 
-static enum strata_status choose_warm_up(const struct st_trace *trace,
-    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err)
+static enum forebay_status choose_warm_up(const struct fb_trace *trace,
+    const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
 {
     int decoded = trace->n_tokens - trace->n_prefill;
     int quarter = decoded / 4 < WARM_UP_MAX ? decoded / 4 : WARM_UP_MAX;
     out->warm_up = options->warm_up < 0 ? quarter : options->warm_up;
     if (out->warm_up >= decoded && out->warm_up > 0) {
-        return st_fail(err, STRATA_E_USAGE, "Give a smaller --warm-up.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Give a smaller --warm-up.",
             "after %d tokens to warm up nothing is left of %d decode tokens", out->warm_up,
             decoded);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status simulate(const struct subject *subject, const struct st_trace *trace,
-    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err)
+static enum forebay_status simulate(const struct subject *subject, const struct fb_trace *trace,
+    const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
 {
-    const struct st_weights *ws = subject->weights;
-    struct st_plan *plan = NULL;
-    enum strata_status status = check_match(subject, trace, out, err);
+    const struct fb_weights *ws = subject->weights;
+    struct fb_plan *plan = NULL;
+    enum forebay_status status = check_match(subject, trace, out, err);
     if (!status) {
         status = choose_warm_up(trace, options, out, err);
     }
@@ -277,7 +278,7 @@ static enum strata_status simulate(const struct subject *subject, const struct s
     }
     if (!status) {
         out->policy =
-            options->policy ? options->policy : st_stream_default_policy(plan->shared_slots > 0);
+            options->policy ? options->policy : fb_stream_default_policy(plan->shared_slots > 0);
         out->disk_bytes_per_s = options->disk_bytes_per_s;
         describe_memory(ws, plan, out);
         status = replay(ws, plan, trace, options, out, err);
@@ -285,38 +286,38 @@ static enum strata_status simulate(const struct subject *subject, const struct s
     if (!status) {
         optimum(ws, plan, trace, out);
     }
-    st_plan_free(plan);
+    fb_plan_free(plan);
     return status;
 }
 
-enum strata_status st_sim_run(const char *model, const char *trace_path,
-    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err)
+enum forebay_status fb_sim_run(const char *model, const char *trace_path,
+    const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
 {
-    struct st_sim_report report = {0};
+    struct fb_sim_report report = {0};
     struct subject subject;
-    struct st_trace trace;
-    struct st_trace_part part = {.prefill = options->prefill};
-    enum strata_status status = st_subject_open(model, options->repack, &subject, err);
+    struct fb_trace trace;
+    struct fb_trace_part part = {.prefill = options->prefill};
+    enum forebay_status status = fb_subject_open(model, options->repack, &subject, err);
     if (status) {
         return status;
     }
-    status = st_trace_read(trace_path, &part, &trace, err);
+    status = fb_trace_read(trace_path, &part, &trace, err);
     if (!status) {
         describe(&subject, model, &trace, &report);
         status = simulate(&subject, &trace, options, &report, err);
-        st_trace_release(&trace);
+        fb_trace_release(&trace);
     }
-    st_subject_release(&subject);
+    fb_subject_release(&subject);
     if (status) {
-        st_sim_report_release(&report);
+        fb_sim_report_release(&report);
     } else {
         *out = report;
     }
     return status;
 }
 
-void st_sim_report_release(struct st_sim_report *report)
+void fb_sim_report_release(struct fb_sim_report *report)
 {
     free(report->layers);
-    *report = (struct st_sim_report){0};
+    *report = (struct fb_sim_report){0};
 }

@@ -6,12 +6,12 @@
  * the future (belady.h). No weight is read and no memory for weights is touched. docs/SIM.md says
  * what the figures mean. The same input gives the same figures on every machine.
  */
-#ifndef ST_SIM_SIM_H
-#define ST_SIM_SIM_H
+#ifndef FB_SIM_SIM_H
+#define FB_SIM_SIM_H
 
-#include "strata.h"
+#include "forebay.h"
 
-struct st_sim_options {
+struct fb_sim_options {
     const char *policy;      /* of the cache; NULL: that of a run */
     int slots;               /* of every layer; 0: what mem_bytes gives */
     uint64_t mem_bytes;      /* for weights, planned as for a run */
@@ -24,10 +24,10 @@ struct st_sim_options {
     bool prefill;            /* replay the prefill tokens too, before and between the others */
 };
 
-void st_sim_options_init(struct st_sim_options *options);
+void fb_sim_options_init(struct fb_sim_options *options);
 
 /* What some tokens came to. */
-struct st_sim_figures {
+struct fb_sim_figures {
     uint64_t tokens;
     uint64_t requests;     /* one expert needed by one token at one layer */
     uint64_t hits;         /* in memory when asked for */
@@ -37,7 +37,7 @@ struct st_sim_figures {
     double stall_s;        /* of these, waiting for reads */
 };
 
-struct st_sim_layer {
+struct fb_sim_layer {
     int layer;             /* number in the model */
     int slots;             /* 0: all layers share one pool */
     uint64_t expert_bytes; /* of one expert */
@@ -46,32 +46,32 @@ struct st_sim_layer {
     uint64_t optimum_hits;
 };
 
-struct st_sim_report {
+struct fb_sim_report {
     char model[160]; /* what was simulated, and its shape, in words */
     char trace[256]; /* the same of the trace */
     const char *policy;
     double disk_bytes_per_s;
     int warm_up;
     int n_layers;
-    struct st_sim_layer *layers;
+    struct fb_sim_layer *layers;
     int n_slots;                                 /* in all */
     int n_experts;                               /* in all */
     bool shared;                                 /* the slots are one pool of all layers */
     uint64_t cache_bytes;                        /* slots */
     uint64_t resident_bytes;                     /* dense weights kept */
     uint64_t memory_bytes;                       /* all that the weights take */
-    struct st_sim_figures prefill, warm, decode; /* warm: decode tokens that do not count */
+    struct fb_sim_figures prefill, warm, decode; /* warm: decode tokens that do not count */
     uint64_t optimum_hits, optimum_bytes;        /* beside `decode` */
 };
 
 /* `model` is a GGUF, of which only the header is read, or a shape: "LAYERSxEXPERTS,USED,BYTES",
  * such as "48x128,6,2.6M": 48 layers of 128 experts of 2.6 MiB, of which a token uses 6.
  * Errors: E_USAGE (a bad shape, a policy that does not exist, a trace of another shape), E_NOFIT,
- * and those of st_catalog_open and st_trace_read. */
-enum strata_status st_sim_run(const char *model, const char *trace,
-    const struct st_sim_options *options, struct st_sim_report *out, struct strata_error *err);
-void st_sim_report_release(struct st_sim_report *report);
+ * and those of fb_catalog_open and fb_trace_read. */
+enum forebay_status fb_sim_run(const char *model, const char *trace,
+    const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err);
+void fb_sim_report_release(struct fb_sim_report *report);
 
-const char *st_sim_policy_names(void); /* for the help */
+const char *fb_sim_policy_names(void); /* for the help */
 
 #endif

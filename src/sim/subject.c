@@ -38,55 +38,55 @@ static bool take_number(const char **at, char separator, int *out)
     return true;
 }
 
-static enum strata_status parse_shape(
-    const char *text, struct shape *shape, struct strata_error *err)
+static enum forebay_status parse_shape(
+    const char *text, struct shape *shape, struct forebay_error *err)
 {
     const char *at = text;
     if (!take_number(&at, 'x', &shape->layers) || !take_number(&at, ',', &shape->experts) ||
-        !take_number(&at, ',', &shape->used) || !st_parse_size(at, &shape->bytes)) {
-        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE, "'%s' is not a shape", text);
+        !take_number(&at, ',', &shape->used) || !fb_parse_size(at, &shape->bytes)) {
+        return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "'%s' is not a shape", text);
     }
-    if (shape->layers < 1 || shape->layers > ST_TRACE_MAX_LAYERS || shape->experts < 2 ||
-        shape->experts > ST_TRACE_MAX_EXPERTS) {
-        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE,
+    if (shape->layers < 1 || shape->layers > FB_TRACE_MAX_LAYERS || shape->experts < 2 ||
+        shape->experts > FB_TRACE_MAX_EXPERTS) {
+        return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE,
             "shape '%s': there may be 1 to %d layers and 2 to %d experts", text,
-            ST_TRACE_MAX_LAYERS, ST_TRACE_MAX_EXPERTS);
+            FB_TRACE_MAX_LAYERS, FB_TRACE_MAX_EXPERTS);
     }
     if (shape->used < 1 || shape->used > shape->experts) {
-        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE, "shape '%s': %d experts used of %d", text,
+        return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "shape '%s': %d experts used of %d", text,
             shape->used, shape->experts);
     }
     if (shape->bytes == 0 || shape->bytes > MAX_BYTES) {
-        return st_fail(err, STRATA_E_USAGE, HINT_SHAPE,
+        return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE,
             "shape '%s': an expert has at least one byte, and at most 1T", text);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* A catalogue of one tensor per layer, in a file that is not there. Nothing reads it: the method
  * "sim" asks no descriptor, and a direct one makes the engine cut reads as it would for a disk. */
-static struct st_catalog *make_up(const char *text, const struct shape *shape)
+static struct fb_catalog *make_up(const char *text, const struct shape *shape)
 {
-    struct st_catalog *c = st_xcalloc(1, sizeof *c);
+    struct fb_catalog *c = fb_xcalloc(1, sizeof *c);
     uint64_t layer_bytes = (uint64_t)shape->experts * shape->bytes;
-    struct st_file *file = st_xcalloc(1, sizeof *file);
-    file->path = st_xstrdup(text);
+    struct fb_file *file = fb_xcalloc(1, sizeof *file);
+    file->path = fb_xstrdup(text);
     file->fd = -1;
     file->alignment = 4096;
-    file->size = st_round_up((uint64_t)shape->layers * layer_bytes, 4096);
+    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, 4096);
     c->n_files = 1;
-    c->files = st_xcalloc(1, sizeof *c->files);
+    c->files = fb_xcalloc(1, sizeof *c->files);
     c->files[0] = file;
     c->n_tensors = c->n_layer = shape->layers;
     c->n_expert = shape->experts;
     c->n_expert_used = shape->used;
     c->file_bytes = c->tensor_bytes = file->size;
-    c->tensors = st_xcalloc((size_t)shape->layers, sizeof *c->tensors);
+    c->tensors = fb_xcalloc((size_t)shape->layers, sizeof *c->tensors);
     for (int l = 0; l < shape->layers; l++) {
-        c->tensors[l] = (struct st_tensor){.name = "experts",
+        c->tensors[l] = (struct fb_tensor){.name = "experts",
             .n_dims = 3,
             .bytes = layer_bytes,
-            .role = ST_ROLE_EXPERT_GATE_UP,
+            .role = FB_ROLE_EXPERT_GATE_UP,
             .layer = l,
             .n_expert = shape->experts,
             .expert_bytes = shape->bytes,
@@ -96,7 +96,7 @@ static struct st_catalog *make_up(const char *text, const struct shape *shape)
     return c;
 }
 
-static void free_made_up(struct st_catalog *c)
+static void free_made_up(struct fb_catalog *c)
 {
     free(c->files[0]->path);
     free(c->files[0]);
@@ -107,42 +107,42 @@ static void free_made_up(struct st_catalog *c)
 
 /* --- Either ------------------------------------------------------------------------------- */
 
-enum strata_status st_subject_open(
-    const char *model, bool repack, struct subject *out, struct strata_error *err)
+enum forebay_status fb_subject_open(
+    const char *model, bool repack, struct subject *out, struct forebay_error *err)
 {
     struct subject subject = {.made_up = looks_like_shape(model)};
     struct shape shape;
-    enum strata_status status = subject.made_up
-                                    ? parse_shape(model, &shape, err)
-                                    : st_catalog_open(model, true, &subject.catalog, err);
+    enum forebay_status status = subject.made_up
+                                     ? parse_shape(model, &shape, err)
+                                     : fb_catalog_open(model, true, &subject.catalog, err);
     if (status) {
         return status;
     }
     if (subject.made_up) {
         subject.catalog = make_up(model, &shape);
     }
-    subject.weights = st_weights_expected(subject.catalog, repack);
+    subject.weights = fb_weights_expected(subject.catalog, repack);
     if (subject.weights->n_groups == 0) {
-        st_subject_release(&subject);
-        return st_fail(err, STRATA_E_UNSUPPORTED, "Traces are of mixture-of-experts models.",
+        fb_subject_release(&subject);
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Traces are of mixture-of-experts models.",
             "%s has no experts: there is no routing to simulate", model);
     }
     *out = subject;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_subject_release(struct subject *subject)
+void fb_subject_release(struct subject *subject)
 {
-    st_weights_free(subject->weights);
+    fb_weights_free(subject->weights);
     if (subject->made_up && subject->catalog) {
         free_made_up(subject->catalog);
     } else {
-        st_catalog_free(subject->catalog);
+        fb_catalog_free(subject->catalog);
     }
     *subject = (struct subject){0};
 }
 
-int st_subject_experts(const struct subject *subject)
+int fb_subject_experts(const struct subject *subject)
 {
     int most = 0;
     for (int g = 0; g < subject->weights->n_groups; g++) {

@@ -8,24 +8,24 @@
 
 /* Issues the missing reads of what is foreseen for the group; its experts lose their slots when
  * these are needed. */
-static void pump_ahead(struct st_experts *x, int group)
+static void pump_ahead(struct fb_experts *x, int group)
 {
     struct ahead *a = &x->ahead[group];
     int pool = x->pool_of[group], n_parts = x->weights->groups[group].n_parts;
     for (; a->next_load < n_parts * a->n; a->next_load++) {
         int part = a->next_load / a->n, expert = a->experts[a->next_load % a->n];
-        int slot = st_cache_find(x->cache, pool, x->first_id[group] + expert);
-        if (slot < 0 || !st_loads_missing(x, pool, slot, part)) {
+        int slot = fb_cache_find(x->cache, pool, x->first_id[group] + expert);
+        if (slot < 0 || !fb_loads_missing(x, pool, slot, part)) {
             continue;
         }
-        if (!st_loads_issue(x, group, part, expert, slot, ST_IO_PREFETCH)) {
+        if (!fb_loads_issue(x, group, part, expert, slot, FB_IO_PREFETCH)) {
             return;
         }
         x->pools[pool].ahead[slot] |= 1u << part;
     }
 }
 
-void st_ahead_pump(struct st_experts *x, int group)
+void fb_ahead_pump(struct fb_experts *x, int group)
 {
     for (int i = 0; i < x->weights->n_groups; i++) {
         pump_ahead(x, (group + i) % x->weights->n_groups);
@@ -34,35 +34,35 @@ void st_ahead_pump(struct st_experts *x, int group)
 
 /* Slots for the experts, as far as there are any. Those that the first ones have, or get, are
  * pinned meanwhile: none is lost to another. Returns how many experts have one. */
-static int reserve_ahead(struct st_experts *x, int group, const int *experts, int n)
+static int reserve_ahead(struct fb_experts *x, int group, const int *experts, int n)
 {
     int pool = x->pool_of[group], first = x->first_id[group], got = 0;
     int slots[MAX_AHEAD];
     for (int i = 0; i < n; i++) {
-        slots[i] = st_cache_find(x->cache, pool, first + experts[i]);
+        slots[i] = fb_cache_find(x->cache, pool, first + experts[i]);
         if (slots[i] >= 0) {
-            st_cache_pin(x->cache, pool, slots[i]);
+            fb_cache_pin(x->cache, pool, slots[i]);
         }
     }
     for (; got < n; got++) {
         if (slots[got] < 0) {
-            slots[got] = st_experts_acquire(x, group, experts[got]);
+            slots[got] = fb_experts_acquire(x, group, experts[got]);
             if (slots[got] < 0) {
                 break;
             }
-            st_cache_pin(x->cache, pool, slots[got]);
+            fb_cache_pin(x->cache, pool, slots[got]);
         }
-        st_cache_protect(x->cache, pool, first + experts[got], 1);
+        fb_cache_protect(x->cache, pool, first + experts[got], 1);
     }
     for (int i = 0; i < n; i++) {
         if (slots[i] >= 0) {
-            st_cache_unpin(x->cache, pool, slots[i]);
+            fb_cache_unpin(x->cache, pool, slots[i]);
         }
     }
     return got;
 }
 
-void st_experts_foresee(struct st_experts *x, int group, const int *experts, int n)
+void fb_experts_foresee(struct fb_experts *x, int group, const int *experts, int n)
 {
     struct ahead *a = &x->ahead[group];
     a->n = a->next_load = 0;
@@ -75,14 +75,14 @@ void st_experts_foresee(struct st_experts *x, int group, const int *experts, int
     pump_ahead(x, group);
 }
 
-bool st_ahead_take(struct st_experts *x, int group, int slot, uint32_t parts)
+bool fb_ahead_take(struct fb_experts *x, int group, int slot, uint32_t parts)
 {
     int pool = x->pool_of[group];
     uint32_t ahead = x->pools[pool].ahead[slot] & parts;
     for (int p = 0; p < x->weights->groups[group].n_parts; p++) {
-        struct load *load = st_loads_find(x, pool, slot, p);
+        struct load *load = fb_loads_find(x, pool, slot, p);
         if (load && (parts & 1u << p)) {
-            st_io_promote(x->io, &load->request);
+            fb_io_promote(x->io, &load->request);
         }
         if (ahead & 1u << p) {
             int weight = x->weights->groups[group].weight[p];
@@ -93,8 +93,8 @@ bool st_ahead_take(struct st_experts *x, int group, int slot, uint32_t parts)
     return ahead != 0;
 }
 
-void st_ahead_cancel(struct st_experts *x, int group)
+void fb_ahead_cancel(struct fb_experts *x, int group)
 {
     x->ahead[group].n = 0;
-    st_loads_cancel_ahead(x, x->pool_of[group]);
+    fb_loads_cancel_ahead(x, x->pool_of[group]);
 }

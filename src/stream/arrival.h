@@ -4,28 +4,28 @@
  *
  * Threads: belongs to the stream's thread.
  */
-#ifndef ST_STREAM_ARRIVAL_H
-#define ST_STREAM_ARRIVAL_H
+#ifndef FB_STREAM_ARRIVAL_H
+#define FB_STREAM_ARRIVAL_H
 
 #include "stream/stream.h"
 
 /* One for all parts of a stream, which it outlives. */
-struct st_arriver {
-    struct st_io_engine *io;
-    const struct st_weights *weights;
-    st_arrive_fn arrive; /* may be NULL, and the check, too */
-    st_check_fn check;
+struct fb_arriver {
+    struct fb_io_engine *io;
+    const struct fb_weights *weights;
+    fb_arrive_fn arrive; /* may be NULL, and the check, too */
+    fb_check_fn check;
     void *user;
     uint64_t spent_ns; /* judging and putting into place */
 };
 
 /* Whether the unit may be used, whose read is over. What is read in the form it is computed with is
  * shown to the check, which may put it right. */
-enum strata_status st_arriver_judge(struct st_arriver *a, const struct st_io_request *read,
-    int weight, int unit, struct strata_error *err);
+enum forebay_status fb_arriver_judge(struct fb_arriver *a, const struct fb_io_request *read,
+    int weight, int unit, struct forebay_error *err);
 
 /* Puts n units, at least one, into place. Their weights' arrival is direct (then what was read
  * elsewhere is only copied) for all of them or for none. */
-void st_arriver_put(struct st_arriver *a, const struct st_arrival *arrivals, int n);
+void fb_arriver_put(struct fb_arriver *a, const struct fb_arrival *arrivals, int n);
 
 #endif

@@ -11,11 +11,11 @@
 #define HALF_LIFE 16
 #define ONE_USE   (1u << 16)
 
-struct st_batch {
-    struct st_arriver *arriver;
-    const struct st_weights *weights;
-    struct st_experts *experts;
-    struct st_transit *transit;
+struct fb_batch {
+    struct fb_arriver *arriver;
+    const struct fb_weights *weights;
+    struct fb_experts *experts;
+    struct fb_transit *transit;
 
     int group; /* open, or -1 */
     int n_pinned;
@@ -28,34 +28,34 @@ struct st_batch {
     int *order;      /* those needed; hits, then misses */
 
     int weight; /* the matrix in use, or -1 */
-    struct st_unit units[MAX_UNITS];
+    struct fb_unit units[MAX_UNITS];
     int n_units;         /* taken and not put anywhere: the next set, or the one in use */
     bool in_use;         /* ... the latter */
     int *listed, *index; /* of the set in use */
 };
 
-struct st_batch *st_batch_new(
-    struct st_arriver *arriver, struct st_experts *experts, struct st_transit *transit)
+struct fb_batch *fb_batch_new(
+    struct fb_arriver *arriver, struct fb_experts *experts, struct fb_transit *transit)
 {
-    const struct st_weights *weights = arriver->weights;
-    struct st_batch *b = st_xcalloc(1, sizeof *b);
-    *b = (struct st_batch){arriver, weights, experts, transit, .group = -1, .weight = -1};
+    const struct fb_weights *weights = arriver->weights;
+    struct fb_batch *b = fb_xcalloc(1, sizeof *b);
+    *b = (struct fb_batch){arriver, weights, experts, transit, .group = -1, .weight = -1};
     size_t most = MAX_UNITS;
     for (int g = 0; g < weights->n_groups; g++) {
-        most = st_max(most, (size_t)weights->groups[g].n_expert);
+        most = fb_max(most, (size_t)weights->groups[g].n_expert);
     }
-    b->pinned = st_xcalloc(2 * most, sizeof *b->pinned);
-    b->uses = st_xcalloc(most, sizeof *b->uses);
-    b->worth = st_xcalloc(most, sizeof *b->worth);
-    b->slot = st_xcalloc(most, sizeof *b->slot);
-    b->admitted = st_xcalloc(most, sizeof *b->admitted);
-    b->order = st_xcalloc(most, sizeof *b->order);
-    b->listed = st_xcalloc(most, sizeof *b->listed);
-    b->index = st_xcalloc(most, sizeof *b->index);
+    b->pinned = fb_xcalloc(2 * most, sizeof *b->pinned);
+    b->uses = fb_xcalloc(most, sizeof *b->uses);
+    b->worth = fb_xcalloc(most, sizeof *b->worth);
+    b->slot = fb_xcalloc(most, sizeof *b->slot);
+    b->admitted = fb_xcalloc(most, sizeof *b->admitted);
+    b->order = fb_xcalloc(most, sizeof *b->order);
+    b->listed = fb_xcalloc(most, sizeof *b->listed);
+    b->index = fb_xcalloc(most, sizeof *b->index);
     return b;
 }
 
-void st_batch_free(struct st_batch *b)
+void fb_batch_free(struct fb_batch *b)
 {
     if (b) {
         free(b->pinned);
@@ -73,14 +73,14 @@ void st_batch_free(struct st_batch *b)
 /* --- Beginning ----------------------------------------------------------------------------- */
 
 /* Counts what is needed, and tells the cache of every token in its turn. */
-static void count(struct st_batch *b, const struct st_routes *routes)
+static void count(struct fb_batch *b, const struct fb_routes *routes)
 {
-    struct st_experts_cache c = st_experts_cache(b->experts, b->group);
+    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
     int n_expert = b->weights->groups[b->group].n_expert;
     memset(b->uses, 0, (size_t)n_expert * sizeof *b->uses);
     memset(b->worth, 0, (size_t)n_expert * sizeof *b->worth);
     for (int t = 0; t < routes->tokens; t++) {
-        st_cache_step(c.cache, c.layer);
+        fb_cache_step(c.cache, c.layer);
         for (int e = 0; t % HALF_LIFE == 0 && e < n_expert; e++) {
             b->worth[e] /= 2;
         }
@@ -88,13 +88,13 @@ static void count(struct st_batch *b, const struct st_routes *routes)
             int e = routes->experts[t * routes->picks + k];
             b->uses[e]++;
             b->worth[e] += ONE_USE;
-            st_cache_touch(c.cache, c.layer, c.first_id + e);
+            fb_cache_touch(c.cache, c.layer, c.first_id + e);
         }
     }
 }
 
 /* Finds the hits. Returns how many experts are needed: those in b->order. */
-static int look_up(struct st_batch *b)
+static int look_up(struct fb_batch *b)
 {
     uint64_t requests = 0, hits = 0;
     int n = 0;
@@ -102,18 +102,18 @@ static int look_up(struct st_batch *b)
         b->admitted[e] = b->slot[e] = -1;
         if (b->uses[e]) {
             bool ahead;
-            b->slot[e] = st_experts_take(b->experts, b->group, e, &ahead);
+            b->slot[e] = fb_experts_take(b->experts, b->group, e, &ahead);
             requests += (uint64_t)b->uses[e];
             hits += b->slot[e] >= 0 && !ahead ? (uint64_t)b->uses[e] : 0;
             b->order[n++] = e;
         }
     }
-    st_experts_count(b->experts, requests, hits);
+    fb_experts_count(b->experts, requests, hits);
     return n;
 }
 
 /* Moves the `k` experts that are worth most to the front of the n, in falling order. */
-static void sort_by_worth(struct st_batch *b, int n, int k)
+static void sort_by_worth(struct fb_batch *b, int n, int k)
 {
     for (int i = 0; i < k; i++) {
         int best = i;
@@ -126,18 +126,18 @@ static void sort_by_worth(struct st_batch *b, int n, int k)
     }
 }
 
-static void pin(struct st_batch *b, const struct st_experts_cache *c, int slot)
+static void pin(struct fb_batch *b, const struct fb_experts_cache *c, int slot)
 {
-    st_cache_pin(c->cache, c->layer, slot);
+    fb_cache_pin(c->cache, c->layer, slot);
     b->pinned[b->n_pinned++] = slot;
 }
 
 /* Decides what the slots hold when the batch is over, and pins what it uses. Of n needed experts the
  * slots keep those that are worth most; a pool that all layers share keeps what it has. */
-static void admit(struct st_batch *b, int n)
+static void admit(struct fb_batch *b, int n)
 {
-    struct st_experts_cache c = st_experts_cache(b->experts, b->group);
-    int keep = c.shared ? 0 : st_cache_slots(c.cache, c.layer);
+    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
+    int keep = c.shared ? 0 : fb_cache_slots(c.cache, c.layer);
     keep = keep < n ? keep : n;
     sort_by_worth(b, n, keep);
     for (int i = 0; i < keep; i++) {
@@ -147,8 +147,8 @@ static void admit(struct st_batch *b, int n)
     }
     for (int i = 0; i < keep; i++) {
         int e = b->order[i];
-        if (b->slot[e] < 0 && st_cache_find(c.cache, c.layer, c.first_id + e) < 0) {
-            b->admitted[e] = st_experts_acquire(b->experts, b->group, e);
+        if (b->slot[e] < 0 && fb_cache_find(c.cache, c.layer, c.first_id + e) < 0) {
+            b->admitted[e] = fb_experts_acquire(b->experts, b->group, e);
             if (b->admitted[e] < 0) {
                 break; /* the rest is pinned, by reads that nobody waits for */
             }
@@ -162,11 +162,11 @@ static void admit(struct st_batch *b, int n)
     }
 }
 
-void st_batch_begin(struct st_batch *b, int weight, const struct st_routes *routes)
+void fb_batch_begin(struct fb_batch *b, int weight, const struct fb_routes *routes)
 {
-    ST_ASSERT(b->group < 0);
+    FB_ASSERT(b->group < 0);
     b->group = b->weights->weights[weight].group;
-    st_experts_hold(b->experts, b->group);
+    fb_experts_hold(b->experts, b->group);
     count(b, routes);
     int n = look_up(b), n_missing = 0;
     admit(b, n);
@@ -175,21 +175,21 @@ void st_batch_begin(struct st_batch *b, int weight, const struct st_routes *rout
             b->order[n_missing++] = e; /* in file order */
         }
     }
-    st_transit_need(b->transit, weight, b->order, n_missing, n);
+    fb_transit_need(b->transit, weight, b->order, n_missing, n);
 }
 
 /* --- Sets ---------------------------------------------------------------------------------- */
 
-static void release_units(struct st_batch *b)
+static void release_units(struct fb_batch *b)
 {
     for (int i = 0; i < b->n_units; i++) {
-        st_transit_release(b->transit, &b->units[i]);
+        fb_transit_release(b->transit, &b->units[i]);
     }
     b->n_units = 0;
     b->in_use = false;
 }
 
-static void fill_set(struct st_batch *b, struct st_set *set, int n)
+static void fill_set(struct fb_batch *b, struct fb_set *set, int n)
 {
     set->n = n;
     set->experts = b->listed;
@@ -201,14 +201,14 @@ static void fill_set(struct st_batch *b, struct st_set *set, int n)
 }
 
 /* A set of n experts in slots: b->listed and b->index say which. */
-static void give_slots(struct st_batch *b, struct st_set *set, int n)
+static void give_slots(struct fb_batch *b, struct fb_set *set, int n)
 {
     int n_slots;
-    set->base = st_experts_slots(b->experts, b->weight, &set->stride, &n_slots);
+    set->base = fb_experts_slots(b->experts, b->weight, &set->stride, &n_slots);
     fill_set(b, set, n);
 }
 
-static int list_hits(struct st_batch *b)
+static int list_hits(struct fb_batch *b)
 {
     int n = 0;
     for (int e = 0; e < b->weights->groups[b->group].n_expert; e++) {
@@ -221,11 +221,11 @@ static int list_hits(struct st_batch *b)
 }
 
 /* The units that stayed where they were read. */
-static void give_units(struct st_batch *b, struct st_set *set)
+static void give_units(struct fb_batch *b, struct fb_set *set)
 {
     const char *first = b->units[0].raw;
     set->base = (void *)first;
-    set->stride = st_weight_envelope(b->weights, b->weight);
+    set->stride = fb_weight_envelope(b->weights, b->weight);
     for (int i = 0; i < b->n_units; i++) {
         b->listed[i] = b->units[i].expert;
         b->index[i] = (int)((uint64_t)((const char *)b->units[i].raw - first) / set->stride);
@@ -236,18 +236,18 @@ static void give_units(struct st_batch *b, struct st_set *set)
 
 /* Puts the taken units that get a slot into it, and frees their memory. Returns how many: they are
  * listed. */
-static int settle_in_slots(struct st_batch *b)
+static int settle_in_slots(struct fb_batch *b)
 {
-    struct st_experts_cache c = st_experts_cache(b->experts, b->group);
-    struct st_arrival arrivals[MAX_UNITS];
+    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
+    struct fb_arrival arrivals[MAX_UNITS];
     uint64_t stride;
     int n_slots, n = 0, left = 0;
-    char *slots = st_experts_slots(b->experts, b->weight, &stride, &n_slots);
+    char *slots = fb_experts_slots(b->experts, b->weight, &stride, &n_slots);
     for (int i = 0; i < b->n_units; i++) {
         int slot = b->admitted[b->units[i].expert];
         if (slot >= 0) {
             arrivals[n] =
-                (struct st_arrival){b->weight, b->units[i].raw, slots + (uint64_t)slot * stride};
+                (struct fb_arrival){b->weight, b->units[i].raw, slots + (uint64_t)slot * stride};
             b->listed[n] = b->units[i].expert;
             b->index[n++] = slot;
         }
@@ -255,14 +255,14 @@ static int settle_in_slots(struct st_batch *b)
     if (n == 0) {
         return 0;
     }
-    st_arriver_put(b->arriver, arrivals, n);
+    fb_arriver_put(b->arriver, arrivals, n);
     uint32_t part = 1u << b->weights->weights[b->weight].part;
     for (int i = 0; i < b->n_units; i++) {
         int slot = b->admitted[b->units[i].expert];
         if (slot >= 0) {
-            st_cache_set_parts(
-                c.cache, c.layer, slot, st_cache_parts(c.cache, c.layer, slot) | part);
-            st_transit_release(b->transit, &b->units[i]);
+            fb_cache_set_parts(
+                c.cache, c.layer, slot, fb_cache_parts(c.cache, c.layer, slot) | part);
+            fb_transit_release(b->transit, &b->units[i]);
         } else {
             b->units[left++] = b->units[i];
         }
@@ -272,45 +272,45 @@ static int settle_in_slots(struct st_batch *b)
 }
 
 /* Puts the taken units into the places for what is not computed with as it was read. */
-static void settle_in_places(struct st_batch *b, struct st_set *set)
+static void settle_in_places(struct fb_batch *b, struct fb_set *set)
 {
-    struct st_arrival arrivals[MAX_UNITS];
+    struct fb_arrival arrivals[MAX_UNITS];
     uint64_t bytes;
     int n = b->n_units;
-    char *places = st_experts_staging(b->experts, &bytes);
+    char *places = fb_experts_staging(b->experts, &bytes);
     set->base = places;
     set->stride = b->weights->weights[b->weight].stride;
     for (int i = 0; i < n; i++) {
         arrivals[i] =
-            (struct st_arrival){b->weight, b->units[i].raw, places + (uint64_t)i * set->stride};
+            (struct fb_arrival){b->weight, b->units[i].raw, places + (uint64_t)i * set->stride};
         b->listed[i] = b->units[i].expert;
         b->index[i] = i;
     }
-    st_arriver_put(b->arriver, arrivals, n);
+    fb_arriver_put(b->arriver, arrivals, n);
     release_units(b);
     fill_set(b, set, n);
 }
 
 /* How many units to take at once: as many as there are places for, or, computed with where they were
  * read, half of the memory, so that the other half can be read into. */
-static int most_units(const struct st_batch *b, bool direct)
+static int most_units(const struct fb_batch *b, bool direct)
 {
     uint64_t bytes, most;
     if (direct) {
-        most = st_transit_bytes(b->transit) / 2 / st_weight_envelope(b->weights, b->weight);
+        most = fb_transit_bytes(b->transit) / 2 / fb_weight_envelope(b->weights, b->weight);
     } else {
-        st_experts_staging(b->experts, &bytes);
+        fb_experts_staging(b->experts, &bytes);
         most = bytes / b->weights->weights[b->weight].stride;
     }
-    return (int)st_min(st_max(most, 1), MAX_UNITS);
+    return (int)fb_min(fb_max(most, 1), MAX_UNITS);
 }
 
-enum strata_status st_batch_next(
-    struct st_batch *b, int weight, struct st_set *set, struct strata_error *err)
+enum forebay_status fb_batch_next(
+    struct fb_batch *b, int weight, struct fb_set *set, struct forebay_error *err)
 {
-    bool direct = b->weights->weights[weight].arrival == ST_ARRIVE_DIRECT;
-    ST_ASSERT(b->group == b->weights->weights[weight].group);
-    *set = (struct st_set){0};
+    bool direct = b->weights->weights[weight].arrival == FB_ARRIVE_DIRECT;
+    FB_ASSERT(b->group == b->weights->weights[weight].group);
+    *set = (struct fb_set){0};
     if (b->in_use || weight != b->weight) {
         release_units(b);
     }
@@ -319,12 +319,12 @@ enum strata_status st_batch_next(
         int n = list_hits(b);
         if (n > 0) {
             give_slots(b, set, n);
-            return STRATA_OK;
+            return FOREBAY_OK;
         }
     }
     if (b->n_units == 0) {
-        struct strata_error error;
-        int n = st_transit_take(b->transit, weight, b->units, most_units(b, direct), &error);
+        struct forebay_error error;
+        int n = fb_transit_take(b->transit, weight, b->units, most_units(b, direct), &error);
         if (n < 0) {
             if (err) {
                 *err = error;
@@ -335,26 +335,26 @@ enum strata_status st_batch_next(
         n = settle_in_slots(b);
         if (n > 0) {
             give_slots(b, set, n);
-            return STRATA_OK;
+            return FOREBAY_OK;
         }
     }
     if (b->n_units > 0) {
         direct ? give_units(b, set) : settle_in_places(b, set);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_batch_end(struct st_batch *b)
+void fb_batch_end(struct fb_batch *b)
 {
     if (b->group < 0) {
         return;
     }
-    struct st_experts_cache c = st_experts_cache(b->experts, b->group);
+    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
     release_units(b);
     for (int i = 0; i < b->n_pinned; i++) {
-        st_cache_unpin(c.cache, c.layer, b->pinned[i]);
+        fb_cache_unpin(c.cache, c.layer, b->pinned[i]);
     }
     b->n_pinned = 0;
-    st_experts_release(b->experts, b->group);
+    fb_experts_release(b->experts, b->group);
     b->group = b->weight = -1;
 }

@@ -9,23 +9,23 @@
  * will use them again. Such a miss is put into a slot instead of a place next to the transit. The
  * slot's old expert, if the batch needs it, was computed with before: parts are replaced one by one.
  *
- * Contracts are those of st_stream_batch_* in stream.h.
+ * Contracts are those of fb_stream_batch_* in stream.h.
  */
-#ifndef ST_STREAM_BATCH_H
-#define ST_STREAM_BATCH_H
+#ifndef FB_STREAM_BATCH_H
+#define FB_STREAM_BATCH_H
 
 #include "stream/experts.h"
 #include "stream/transit.h"
 
-struct st_batch;
+struct fb_batch;
 
-struct st_batch *st_batch_new(
-    struct st_arriver *arriver, struct st_experts *experts, struct st_transit *transit);
-void st_batch_free(struct st_batch *b);
+struct fb_batch *fb_batch_new(
+    struct fb_arriver *arriver, struct fb_experts *experts, struct fb_transit *transit);
+void fb_batch_free(struct fb_batch *b);
 
-void st_batch_begin(struct st_batch *b, int weight, const struct st_routes *routes);
-enum strata_status st_batch_next(
-    struct st_batch *b, int weight, struct st_set *set, struct strata_error *err);
-void st_batch_end(struct st_batch *b);
+void fb_batch_begin(struct fb_batch *b, int weight, const struct fb_routes *routes);
+enum forebay_status fb_batch_next(
+    struct fb_batch *b, int weight, struct fb_set *set, struct forebay_error *err);
+void fb_batch_end(struct fb_batch *b);
 
 #endif

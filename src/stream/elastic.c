@@ -6,49 +6,49 @@
 #include "base/units.h"
 
 /* Not worth a read of their own. */
-#define ELASTIC_MIN (64 * ST_KIB)
+#define ELASTIC_MIN (64 * FB_KIB)
 #define RING_DEPTH  3
 /* Neighbours are given back together: of a huge page that is given back in part, the kernel keeps
  * the memory until it needs it. (400 MiB of weights of 0.6 and 2 MiB, every second one: 110 MiB.) */
 #define PIECES     32
-#define PIECE_MOST (8 * ST_MIB)
+#define PIECE_MOST (8 * FB_MIB)
 
 /* Room for a ring and scratch that the plan did not need: for all kept weights but the output
  * matrix, which may be many times as large as the others. */
-static void choose_ring(struct st_elastic *e, const bool *resident)
+static void choose_ring(struct fb_elastic *e, const bool *resident)
 {
     uint64_t largest = 0, sum = 0;
     for (int i = 0; i < e->weights->n_weights; i++) {
-        const struct st_weight *w = &e->weights->weights[i];
-        bool output = e->weights->catalog->tensors[w->tensor].role == ST_ROLE_OUTPUT;
+        const struct fb_weight *w = &e->weights->weights[i];
+        bool output = e->weights->catalog->tensors[w->tensor].role == FB_ROLE_OUTPUT;
         if (w->group >= 0 || !resident[i] || output || w->stride < ELASTIC_MIN) {
             continue;
         }
-        largest = st_max(largest, st_weight_envelope(e->weights, i));
+        largest = fb_max(largest, fb_weight_envelope(e->weights, i));
         sum += w->stride;
-        if (w->arrival != ST_ARRIVE_DIRECT) {
-            e->scratch_bytes = st_max(e->scratch_bytes, w->stride);
+        if (w->arrival != FB_ARRIVE_DIRECT) {
+            e->scratch_bytes = fb_max(e->scratch_bytes, w->stride);
         }
     }
-    e->ring_bytes = st_round_down(st_max(largest, st_min(RING_DEPTH * largest, sum / 8)), 4096);
-    e->ring_bytes = st_max(e->ring_bytes, largest);
+    e->ring_bytes = fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), 4096);
+    e->ring_bytes = fb_max(e->ring_bytes, largest);
     if (e->ring_bytes + e->scratch_bytes >= sum / 2) { /* too little to gain */
         e->ring_bytes = e->scratch_bytes = 0;
     }
 }
 
-static bool can_stream(const struct st_elastic *e, int i, uint64_t ring, uint64_t scratch)
+static bool can_stream(const struct fb_elastic *e, int i, uint64_t ring, uint64_t scratch)
 {
-    const struct st_weight *w = &e->weights->weights[i];
+    const struct fb_weight *w = &e->weights->weights[i];
     return w->group < 0 && e->kept[i] && w->stride >= ELASTIC_MIN &&
-           st_weight_envelope(e->weights, i) <= ring &&
-           (w->arrival == ST_ARRIVE_DIRECT || w->stride <= scratch);
+           fb_weight_envelope(e->weights, i) <= ring &&
+           (w->arrival == FB_ARRIVE_DIRECT || w->stride <= scratch);
 }
 
 /* The n candidates in file order as pieces of neighbours: first[k] is the first of piece k. */
-static int make_pieces(const struct st_elastic *e, const int *candidates, int n, int *first)
+static int make_pieces(const struct fb_elastic *e, const int *candidates, int n, int *first)
 {
-    uint64_t least = st_min(e->most_bytes / PIECES, PIECE_MOST), bytes = 0;
+    uint64_t least = fb_min(e->most_bytes / PIECES, PIECE_MOST), bytes = 0;
     int n_pieces = 0;
     for (int i = 0; i < n; i++) {
         if (bytes == 0) {
@@ -62,10 +62,10 @@ static int make_pieces(const struct st_elastic *e, const int *candidates, int n,
 }
 
 /* Ranks the candidates: every second piece, then every second of the rest, and so on. */
-static void rank(struct st_elastic *e, const int *candidates, int n)
+static void rank(struct fb_elastic *e, const int *candidates, int n)
 {
-    int *first = st_xcalloc((size_t)n + 1, sizeof *first);
-    int *pieces = st_xcalloc((size_t)n + 1, sizeof *pieces);
+    int *first = fb_xcalloc((size_t)n + 1, sizeof *first);
+    int *pieces = fb_xcalloc((size_t)n + 1, sizeof *pieces);
     int n_left = make_pieces(e, candidates, n, first);
     for (int k = 0; k < n_left; k++) {
         pieces[k] = k;
@@ -88,15 +88,15 @@ static void rank(struct st_elastic *e, const int *candidates, int n)
     free(pieces);
 }
 
-void st_elastic_init(struct st_elastic *e, const struct st_weights *weights, const bool *resident,
+void fb_elastic_init(struct fb_elastic *e, const struct fb_weights *weights, const bool *resident,
     uint64_t ring_bytes, uint64_t scratch_bytes)
 {
     size_t n = (size_t)weights->n_weights;
-    *e = (struct st_elastic){.weights = weights};
-    e->kept = st_xcalloc(n, sizeof *e->kept);
-    e->rank = st_xcalloc(n, sizeof *e->rank);
-    e->ranked = st_xcalloc(n, sizeof *e->ranked);
-    int *candidates = st_xcalloc(n, sizeof *candidates);
+    *e = (struct fb_elastic){.weights = weights};
+    e->kept = fb_xcalloc(n, sizeof *e->kept);
+    e->rank = fb_xcalloc(n, sizeof *e->rank);
+    e->ranked = fb_xcalloc(n, sizeof *e->ranked);
+    int *candidates = fb_xcalloc(n, sizeof *candidates);
     int n_candidates = 0;
     if (ring_bytes == 0) {
         choose_ring(e, resident);
@@ -117,24 +117,24 @@ void st_elastic_init(struct st_elastic *e, const struct st_weights *weights, con
     e->least_bytes = e->ring_bytes + e->scratch_bytes;
 }
 
-void st_elastic_release(struct st_elastic *e)
+void fb_elastic_release(struct fb_elastic *e)
 {
     free(e->kept);
     free(e->rank);
     free(e->ranked);
 }
 
-bool st_elastic_kept(const struct st_elastic *e, int weight)
+bool fb_elastic_kept(const struct fb_elastic *e, int weight)
 {
     return e->kept[weight];
 }
 
-uint64_t st_elastic_held(const struct st_elastic *e)
+uint64_t fb_elastic_held(const struct fb_elastic *e)
 {
     return e->kept_bytes + (e->ring_used ? e->least_bytes : 0);
 }
 
-uint64_t st_elastic_plan(struct st_elastic *e, uint64_t bytes)
+uint64_t fb_elastic_plan(struct fb_elastic *e, uint64_t bytes)
 {
     uint64_t held = e->most_bytes;
     e->n_wanted = 0;
@@ -147,7 +147,7 @@ uint64_t st_elastic_plan(struct st_elastic *e, uint64_t bytes)
     return held;
 }
 
-int st_elastic_drop(struct st_elastic *e)
+int fb_elastic_drop(struct fb_elastic *e)
 {
     for (int r = 0; r < e->n_wanted; r++) {
         int weight = e->ranked[r];
@@ -162,7 +162,7 @@ int st_elastic_drop(struct st_elastic *e)
     return -1;
 }
 
-bool st_elastic_restore(struct st_elastic *e, int weight)
+bool fb_elastic_restore(struct fb_elastic *e, int weight)
 {
     if (e->kept[weight] || e->rank[weight] < e->n_wanted) {
         return false; /* -1 is less, too: never kept */

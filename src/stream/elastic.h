@@ -10,13 +10,13 @@
  *
  * When the plan has no ring, there is address space for one, which costs memory while it is used.
  */
-#ifndef ST_STREAM_ELASTIC_H
-#define ST_STREAM_ELASTIC_H
+#ifndef FB_STREAM_ELASTIC_H
+#define FB_STREAM_ELASTIC_H
 
 #include "model/weights.h"
 
-struct st_elastic {
-    const struct st_weights *weights;
+struct fb_elastic {
+    const struct fb_weights *weights;
     bool *kept;  /* [n_weights] in memory now */
     int *rank;   /* [n_weights] -1: never given back */
     int *ranked; /* [n_ranked] weights by rank */
@@ -29,20 +29,20 @@ struct st_elastic {
 };
 
 /* `resident` says which weights the plan keeps, `ring_bytes` and `scratch_bytes` what it has. */
-void st_elastic_init(struct st_elastic *e, const struct st_weights *weights, const bool *resident,
+void fb_elastic_init(struct fb_elastic *e, const struct fb_weights *weights, const bool *resident,
     uint64_t ring_bytes, uint64_t scratch_bytes);
-void st_elastic_release(struct st_elastic *e);
+void fb_elastic_release(struct fb_elastic *e);
 
-bool st_elastic_kept(const struct st_elastic *e, int weight);
-uint64_t st_elastic_held(const struct st_elastic *e);
+bool fb_elastic_kept(const struct fb_elastic *e, int weight);
+uint64_t fb_elastic_held(const struct fb_elastic *e);
 
 /* Decides for `bytes` of memory. Returns what will be held when all has been done. */
-uint64_t st_elastic_plan(struct st_elastic *e, uint64_t bytes);
+uint64_t fb_elastic_plan(struct fb_elastic *e, uint64_t bytes);
 
 /* A weight that is to be streamed from now on, one after the other; -1: no more. */
-int st_elastic_drop(struct st_elastic *e);
+int fb_elastic_drop(struct fb_elastic *e);
 
 /* True when the weight, just read, is to be kept again. */
-bool st_elastic_restore(struct st_elastic *e, int weight);
+bool fb_elastic_restore(struct fb_elastic *e, int weight);
 
 #endif

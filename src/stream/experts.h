@@ -13,74 +13,74 @@
  * A load pins its slot until it is in place or has failed (S2).
  * The work is done by loads.c, ahead.c and passes.c (experts_internal.h).
  */
-#ifndef ST_STREAM_EXPERTS_H
-#define ST_STREAM_EXPERTS_H
+#ifndef FB_STREAM_EXPERTS_H
+#define FB_STREAM_EXPERTS_H
 
 #include "stream/arrival.h"
 
-struct st_experts;
+struct fb_experts;
 
-enum strata_status st_experts_new(struct st_arriver *arriver, const struct st_stream_config *config,
-    struct st_experts **out, struct strata_error *err);
-void st_experts_free(struct st_experts *x);
+enum forebay_status fb_experts_new(struct fb_arriver *arriver,
+    const struct fb_stream_config *config, struct fb_experts **out, struct forebay_error *err);
+void fb_experts_free(struct fb_experts *x);
 
 /* Takes the memory for the slots, so that no page is zeroed while generating: begins with it, and
  * returns when all is there. False when `progress` said to stop. */
-void st_experts_take_memory(struct st_experts *x);
-bool st_experts_wait_memory(struct st_experts *x, strata_progress progress, void *user);
+void fb_experts_take_memory(struct fb_experts *x);
+bool fb_experts_wait_memory(struct fb_experts *x, forebay_progress progress, void *user);
 
-int st_experts_pass_limit(const struct st_experts *x, int group);
-void st_experts_begin(struct st_experts *x, struct st_pass *pass, int group, const int *experts,
+int fb_experts_pass_limit(const struct fb_experts *x, int group);
+void fb_experts_begin(struct fb_experts *x, struct fb_pass *pass, int group, const int *experts,
     const int *uses, int n, uint32_t parts);
-void st_experts_foresee(struct st_experts *x, int group, const int *experts, int n);
-bool st_experts_ready(struct st_experts *x, const struct st_pass *pass, int part);
-enum strata_status st_experts_wait(
-    struct st_experts *x, struct st_pass *pass, int part, struct strata_error *err);
-void st_experts_end(struct st_experts *x, struct st_pass *pass);
-void *st_experts_slots(const struct st_experts *x, int weight, uint64_t *stride, int *n_slots);
-bool st_experts_has(const struct st_experts *x, int group, int expert, uint32_t parts);
+void fb_experts_foresee(struct fb_experts *x, int group, const int *experts, int n);
+bool fb_experts_ready(struct fb_experts *x, const struct fb_pass *pass, int part);
+enum forebay_status fb_experts_wait(
+    struct fb_experts *x, struct fb_pass *pass, int part, struct forebay_error *err);
+void fb_experts_end(struct fb_experts *x, struct fb_pass *pass);
+void *fb_experts_slots(const struct fb_experts *x, int weight, uint64_t *stride, int *n_slots);
+bool fb_experts_has(const struct fb_experts *x, int group, int expert, uint32_t parts);
 
 /* Memory of the slots in use now, as planned, and when every pool has the fewest that work. */
-uint64_t st_experts_held(const struct st_experts *x);
-uint64_t st_experts_most(const struct st_experts *x);
-uint64_t st_experts_least(const struct st_experts *x);
-int st_experts_n_slots(const struct st_experts *x);
+uint64_t fb_experts_held(const struct fb_experts *x);
+uint64_t fb_experts_most(const struct fb_experts *x);
+uint64_t fb_experts_least(const struct fb_experts *x);
+int fb_experts_n_slots(const struct fb_experts *x);
 
 /* Gives slots back, or takes them again, so that they hold `bytes`, or a little less. Pools with an
  * open pass are left as they are, and slots that are being read into stay (with those before them). */
-void st_experts_resize(struct st_experts *x, uint64_t bytes);
+void fb_experts_resize(struct fb_experts *x, uint64_t bytes);
 
 /* True when every pool has the slots that `bytes` comes to. */
-bool st_experts_settled(const struct st_experts *x, uint64_t bytes);
+bool fb_experts_settled(const struct fb_experts *x, uint64_t bytes);
 
 /* --- For batches (batch.h) ---------------------------------------------------------------- */
 
 /* Where the cache keeps the group: expert e is number first_id + e of its layer. */
-struct st_experts_cache {
-    struct st_cache *cache;
+struct fb_experts_cache {
+    struct fb_cache *cache;
     int layer, first_id;
     bool shared; /* with other groups */
 };
-struct st_experts_cache st_experts_cache(const struct st_experts *x, int group);
+struct fb_experts_cache fb_experts_cache(const struct fb_experts *x, int group);
 
 /* Between the two, the group's pool keeps its size. What was foreseen for the group and has arrived
  * is put into place; the rest is not read any more. */
-void st_experts_hold(struct st_experts *x, int group);
-void st_experts_release(struct st_experts *x, int group);
+void fb_experts_hold(struct fb_experts *x, int group);
+void fb_experts_release(struct fb_experts *x, int group);
 
 /* The slot that has all parts of the expert, which is now used, or -1. *ahead: it was foreseen. */
-int st_experts_take(struct st_experts *x, int group, int expert, bool *ahead);
+int fb_experts_take(struct fb_experts *x, int group, int expert, bool *ahead);
 
 /* An empty slot that is the expert's from now on; -1: all are pinned. */
-int st_experts_acquire(struct st_experts *x, int group, int expert);
+int fb_experts_acquire(struct fb_experts *x, int group, int expert);
 
 /* Counts requests and, of them, hits. */
-void st_experts_count(struct st_experts *x, uint64_t requests, uint64_t hits);
+void fb_experts_count(struct fb_experts *x, uint64_t requests, uint64_t hits);
 
 /* The staging memory, for the caller's use until the next pass begins. */
-char *st_experts_staging(struct st_experts *x, uint64_t *bytes);
+char *fb_experts_staging(struct fb_experts *x, uint64_t *bytes);
 
 /* Adds this half's figures to *out. */
-void st_experts_stats(const struct st_experts *x, struct st_stream_stats *out);
+void fb_experts_stats(const struct fb_experts *x, struct fb_stream_stats *out);
 
 #endif

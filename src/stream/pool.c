@@ -4,7 +4,7 @@
 
 #include "os/memory.h"
 
-uint64_t st_pool_slot_bytes(const struct st_pool *pool)
+uint64_t fb_pool_slot_bytes(const struct fb_pool *pool)
 {
     uint64_t bytes = 0;
     for (int p = 0; p < pool->n_parts; p++) {
@@ -13,51 +13,51 @@ uint64_t st_pool_slot_bytes(const struct st_pool *pool)
     return bytes;
 }
 
-int st_pool_fewest(const struct st_pool *pool)
+int fb_pool_fewest(const struct fb_pool *pool)
 {
     return pool->max_slots < 2 ? pool->max_slots : 2;
 }
 
-int st_pool_share(const struct st_pool *pool, double share)
+int fb_pool_share(const struct fb_pool *pool, double share)
 {
-    int fewest = st_pool_fewest(pool);
+    int fewest = fb_pool_fewest(pool);
     int n = fewest + (int)((double)(pool->max_slots - fewest) * share);
     return n < fewest ? fewest : n > pool->max_slots ? pool->max_slots : n;
 }
 
 /* Slots are given back at the end of each part, so that whole huge pages become free: of one that
  * is given back in part, the kernel keeps the memory until it needs it. */
-static void give_back(struct st_pool *pool, int from)
+static void give_back(struct fb_pool *pool, int from)
 {
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         uint64_t keep = (uint64_t)from * pool->stride[p];
-        st_vm_discard(pool->memory[p] + keep, pool->memory_bytes[p] - keep);
+        fb_vm_discard(pool->memory[p] + keep, pool->memory_bytes[p] - keep);
     }
 }
 
-static void take(struct st_pool *pool, int to)
+static void take(struct fb_pool *pool, int to)
 {
-    uint64_t page = st_vm_page_size();
+    uint64_t page = fb_vm_page_size();
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         uint64_t from = (uint64_t)pool->n_slots * pool->stride[p] / page * page;
-        st_vm_populate(pool->memory[p] + from, (uint64_t)to * pool->stride[p] - from);
+        fb_vm_populate(pool->memory[p] + from, (uint64_t)to * pool->stride[p] - from);
     }
 }
 
-void st_pool_resize(struct st_pool *pool, struct st_cache *cache, int layer, int n)
+void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int layer, int n)
 {
     if (pool->n_passes > 0) {
         return;
     }
     for (int s = pool->n_slots - 1; s >= n; s--) {
-        if (st_cache_pinned(cache, layer, s)) {
+        if (fb_cache_pinned(cache, layer, s)) {
             n = s + 1;
         }
     }
     if (n == pool->n_slots) {
         return;
     }
-    st_cache_resize(cache, layer, n);
+    fb_cache_resize(cache, layer, n);
     if (n < pool->n_slots) {
         give_back(pool, n);
     } else {
@@ -66,12 +66,12 @@ void st_pool_resize(struct st_pool *pool, struct st_cache *cache, int layer, int
     pool->n_slots = n;
 }
 
-static bool settled(const struct st_pool *pool)
+static bool settled(const struct fb_pool *pool)
 {
     return pool->n_passes == 0 && pool->n_slots == pool->max_slots;
 }
 
-static void copy_slot(struct st_pool *pool, int from, int to)
+static void copy_slot(struct fb_pool *pool, int from, int to)
 {
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         memcpy(pool->memory[p] + (uint64_t)to * pool->stride[p],
@@ -79,23 +79,23 @@ static void copy_slot(struct st_pool *pool, int from, int to)
     }
 }
 
-bool st_pool_lend(struct st_pool *from, int from_layer, int slot, struct st_pool *to, int to_layer,
-    struct st_cache *cache)
+bool fb_pool_lend(struct fb_pool *from, int from_layer, int slot, struct fb_pool *to, int to_layer,
+    struct fb_cache *cache)
 {
     int last = from->n_slots - 1;
     if (!settled(from) || !settled(to) || to->n_slots == to->room ||
-        st_cache_pinned(cache, from_layer, last)) {
+        fb_cache_pinned(cache, from_layer, last)) {
         return false;
     }
-    st_cache_drop(cache, from_layer, slot);
+    fb_cache_drop(cache, from_layer, slot);
     if (slot != last) {
         copy_slot(from, last, slot);
-        st_cache_move(cache, from_layer, last, slot);
+        fb_cache_move(cache, from_layer, last, slot);
     }
     from->ahead[slot] = from->ahead[last];
     from->ahead[last] = 0;
-    st_pool_resize(from, cache, from_layer, last);
-    st_pool_resize(to, cache, to_layer, to->n_slots + 1);
+    fb_pool_resize(from, cache, from_layer, last);
+    fb_pool_resize(to, cache, to_layer, to->n_slots + 1);
     from->max_slots--;
     to->max_slots++;
     return true;

@@ -4,13 +4,13 @@
 
 #define PASS_MOST 64 /* experts in a pass */
 
-static bool room_for_all(const struct st_stream *stream, const struct st_weights *weights)
+static bool room_for_all(const struct fb_stream *stream, const struct fb_weights *weights)
 {
     bool all = true;
     for (int g = 0; g < weights->n_groups && all; g++) {
         uint64_t stride;
         int n_slots;
-        st_stream_slots(stream, weights->groups[g].weight[0], &stride, &n_slots);
+        fb_stream_slots(stream, weights->groups[g].weight[0], &stride, &n_slots);
         all = n_slots == weights->groups[g].n_expert; /* a shared pool has more, or too few */
     }
     return all;
@@ -22,39 +22,40 @@ struct place {
 };
 
 /* Opens a pass over the next experts: as many of a group as a pass takes. */
-static void begin(struct st_stream *stream, const struct st_weights *weights, struct place *next,
-    struct st_pass *pass)
+static void begin(struct fb_stream *stream, const struct fb_weights *weights, struct place *next,
+    struct fb_pass *pass)
 {
-    const struct st_group *group = &weights->groups[next->group];
+    const struct fb_group *group = &weights->groups[next->group];
     int experts[PASS_MOST], n = 0;
     for (; n < PASS_MOST && next->first + n < group->n_expert; n++) {
         experts[n] = next->first + n;
     }
-    st_stream_begin(stream, pass, next->group, experts, NULL, n, st_group_parts(group));
+    fb_stream_begin(stream, pass, next->group, experts, NULL, n, fb_group_parts(group));
     next->first += n;
     if (next->first == group->n_expert) {
         *next = (struct place){next->group + 1, 0};
     }
 }
 
-static enum strata_status finish(struct st_stream *stream, const struct st_weights *weights,
-    struct st_pass *pass, struct strata_error *err)
+static enum forebay_status finish(struct fb_stream *stream, const struct fb_weights *weights,
+    struct fb_pass *pass, struct forebay_error *err)
 {
-    enum strata_status status = STRATA_OK;
-    for (int part = 0; part < weights->groups[pass->group].n_parts && status == STRATA_OK; part++) {
-        status = st_stream_wait(stream, pass, part, err);
+    enum forebay_status status = FOREBAY_OK;
+    for (int part = 0; part < weights->groups[pass->group].n_parts && status == FOREBAY_OK;
+         part++) {
+        status = fb_stream_wait(stream, pass, part, err);
     }
-    st_stream_end(stream, pass);
+    fb_stream_end(stream, pass);
     return status;
 }
 
-enum strata_status st_preload(struct st_stream *stream, const struct st_weights *weights,
-    strata_progress progress, void *progress_user, struct strata_error *err)
+enum forebay_status fb_preload(struct fb_stream *stream, const struct fb_weights *weights,
+    forebay_progress progress, void *progress_user, struct forebay_error *err)
 {
-    struct st_pass passes[2] = {{.group = -1}, {.group = -1}};
-    struct st_pass *older = &passes[0], *newer = &passes[1]; /* waited for; keeps the disk busy */
+    struct fb_pass passes[2] = {{.group = -1}, {.group = -1}};
+    struct fb_pass *older = &passes[0], *newer = &passes[1]; /* waited for; keeps the disk busy */
     struct place next = {0, 0};
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     int n_groups = room_for_all(stream, weights) ? weights->n_groups : 0;
     do {
         if (next.group < n_groups) {
@@ -63,19 +64,19 @@ enum strata_status st_preload(struct st_stream *stream, const struct st_weights 
         if (older->group >= 0) {
             status = finish(stream, weights, older, err);
         }
-        struct st_pass *free_one = older;
+        struct fb_pass *free_one = older;
         older = newer;
         newer = free_one;
         int done = older->group >= 0 ? older->group : n_groups;
-        if (status == STRATA_OK && n_groups > 0 && progress &&
+        if (status == FOREBAY_OK && n_groups > 0 && progress &&
             !progress("reading experts", (uint64_t)done, (uint64_t)n_groups, progress_user)) {
-            status = st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+            status = fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled");
         }
-    } while (status == STRATA_OK && older->group >= 0);
+    } while (status == FOREBAY_OK && older->group >= 0);
     if (older->group >= 0) {
-        st_stream_end(stream, older);
+        fb_stream_end(stream, older);
     }
-    st_pass_release(older);
-    st_pass_release(newer);
+    fb_pass_release(older);
+    fb_pass_release(newer);
     return status;
 }

@@ -10,16 +10,16 @@
 #define MAX_ENTRIES 64 /* power of two */
 
 struct entry {
-    struct st_io_request request;
+    struct fb_io_request request;
     int weight;
     uint64_t start, end; /* bytes of the ring */
     bool demand;         /* issued because it was needed at once */
 };
 
-struct st_ring {
-    struct st_arriver *arriver;
-    struct st_io_engine *io;
-    const struct st_weights *weights;
+struct fb_ring {
+    struct fb_arriver *arriver;
+    struct fb_io_engine *io;
+    const struct fb_weights *weights;
     char *memory;
     uint64_t bytes;
     struct entry entries[MAX_ENTRIES];
@@ -28,26 +28,26 @@ struct st_ring {
     int *after;       /* [n_weights] which weight follows which; -1: not known */
     int last_expected;
     int next; /* weight to read next, -1: not known */
-    struct st_ring_stats stats;
+    struct fb_ring_stats stats;
 };
 
-struct st_ring *st_ring_new(struct st_arriver *arriver, uint64_t bytes, bool populate)
+struct fb_ring *fb_ring_new(struct fb_arriver *arriver, uint64_t bytes, bool populate)
 {
-    const struct st_weights *weights = arriver->weights;
-    void *memory = st_vm_reserve(bytes, true);
+    const struct fb_weights *weights = arriver->weights;
+    void *memory = fb_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
     }
-    if (populate && !st_io_is_virtual(arriver->io)) {
-        st_vm_populate(memory, bytes);
+    if (populate && !fb_io_is_virtual(arriver->io)) {
+        fb_vm_populate(memory, bytes);
     }
-    struct st_ring *ring = st_xcalloc(1, sizeof *ring);
+    struct fb_ring *ring = fb_xcalloc(1, sizeof *ring);
     ring->arriver = arriver;
     ring->io = arriver->io;
     ring->weights = weights;
     ring->memory = memory;
     ring->bytes = bytes;
-    ring->after = st_xcalloc((size_t)weights->n_weights, sizeof *ring->after);
+    ring->after = fb_xcalloc((size_t)weights->n_weights, sizeof *ring->after);
     for (int i = 0; i < weights->n_weights; i++) {
         ring->after[i] = -1;
     }
@@ -56,28 +56,28 @@ struct st_ring *st_ring_new(struct st_arriver *arriver, uint64_t bytes, bool pop
     return ring;
 }
 
-static struct entry *head(struct st_ring *ring)
+static struct entry *head(struct fb_ring *ring)
 {
     return &ring->entries[ring->head % MAX_ENTRIES];
 }
 
-static void pop(struct st_ring *ring)
+static void pop(struct fb_ring *ring)
 {
     ring->head++;
     ring->n--;
 }
 
 /* Drops the oldest entry: what it read, or is reading, was in vain. */
-static void drop_head(struct st_ring *ring)
+static void drop_head(struct fb_ring *ring)
 {
     struct entry *e = head(ring);
-    if (!st_io_cancel(ring->io, &e->request)) {
-        st_io_wait(ring->io, &e->request, NULL);
+    if (!fb_io_cancel(ring->io, &e->request)) {
+        fb_io_wait(ring->io, &e->request, NULL);
     }
     pop(ring);
 }
 
-static void drop_all(struct st_ring *ring)
+static void drop_all(struct fb_ring *ring)
 {
     while (ring->n > 0) {
         drop_head(ring);
@@ -85,52 +85,52 @@ static void drop_all(struct st_ring *ring)
     ring->next = -1;
 }
 
-void st_ring_free(struct st_ring *ring)
+void fb_ring_free(struct fb_ring *ring)
 {
     if (ring) {
         drop_all(ring);
-        st_vm_release(ring->memory, ring->bytes);
+        fb_vm_release(ring->memory, ring->bytes);
         free(ring->after);
         free(ring);
     }
 }
 
 /* Finds `size` bytes after the youngest entry. */
-static bool allocate(struct st_ring *ring, uint64_t size, uint64_t *start)
+static bool allocate(struct fb_ring *ring, uint64_t size, uint64_t *start)
 {
     uint64_t end = ring->entries[(ring->head + ring->n - 1) % MAX_ENTRIES].end;
-    return st_fifo_place(ring->bytes, ring->n == 0, head(ring)->start, end, size, start);
+    return fb_fifo_place(ring->bytes, ring->n == 0, head(ring)->start, end, size, start);
 }
 
-static bool issue(struct st_ring *ring, int weight, bool demand)
+static bool issue(struct fb_ring *ring, int weight, bool demand)
 {
-    const struct st_weight *w = &ring->weights->weights[weight];
-    uint64_t offset = st_weight_offset(ring->weights, weight, 0);
-    uint64_t size = st_io_envelope(offset, w->file_bytes);
+    const struct fb_weight *w = &ring->weights->weights[weight];
+    uint64_t offset = fb_weight_offset(ring->weights, weight, 0);
+    uint64_t size = fb_io_envelope(offset, w->file_bytes);
     uint64_t start;
     if (ring->n == MAX_ENTRIES || !allocate(ring, size, &start)) {
         return false;
     }
     struct entry *e = &ring->entries[(ring->head + ring->n++) % MAX_ENTRIES];
     *e = (struct entry){.weight = weight, .start = start, .end = start + size, .demand = demand};
-    e->request.file = st_weight_file(ring->weights, weight);
+    e->request.file = fb_weight_file(ring->weights, weight);
     e->request.offset = offset;
     e->request.length = w->file_bytes;
     e->request.buffer = ring->memory + start;
-    e->request.priority = ST_IO_DEMAND; /* also ahead: it is certain to be needed, in this order */
+    e->request.priority = FB_IO_DEMAND; /* also ahead: it is certain to be needed, in this order */
     *(demand ? &ring->stats.demand_bytes : &ring->stats.prefetch_bytes) += w->file_bytes;
-    st_io_submit(ring->io, &e->request);
+    fb_io_submit(ring->io, &e->request);
     ring->next = ring->after[weight];
     return true;
 }
 
-void st_ring_pump(struct st_ring *ring)
+void fb_ring_pump(struct fb_ring *ring)
 {
     while (ring->next >= 0 && issue(ring, ring->next, false)) {
     }
 }
 
-void st_ring_expect(struct st_ring *ring, const int *weights, int n)
+void fb_ring_expect(struct fb_ring *ring, const int *weights, int n)
 {
     for (int i = 0; i < n; i++) {
         if (ring->last_expected >= 0) {
@@ -141,7 +141,7 @@ void st_ring_expect(struct st_ring *ring, const int *weights, int n)
 }
 
 /* Makes the weight the oldest entry, if it has been issued at all. */
-static bool seek(struct st_ring *ring, int weight)
+static bool seek(struct fb_ring *ring, int weight)
 {
     for (unsigned i = 0; i < ring->n; i++) {
         if (ring->entries[(ring->head + i) % MAX_ENTRIES].weight == weight) {
@@ -156,30 +156,30 @@ static bool seek(struct st_ring *ring, int weight)
 }
 
 /* Waits until the entry has been read, and right. */
-static enum strata_status finish(struct st_ring *ring, struct entry *e, struct strata_error *err)
+static enum forebay_status finish(struct fb_ring *ring, struct entry *e, struct forebay_error *err)
 {
-    if (e->request.state != ST_IO_DONE) {
-        uint64_t before = st_io_now_ns(ring->io);
-        st_io_wait(ring->io, &e->request, NULL);
-        uint64_t waited = st_io_now_ns(ring->io) - before;
+    if (e->request.state != FB_IO_DONE) {
+        uint64_t before = fb_io_now_ns(ring->io);
+        fb_io_wait(ring->io, &e->request, NULL);
+        uint64_t waited = fb_io_now_ns(ring->io) - before;
         ring->stats.stall_ns += waited;
         ring->stats.prefetch_stall_ns += e->demand ? 0 : waited;
     }
-    return st_arriver_judge(ring->arriver, &e->request, e->weight, 0, err);
+    return fb_arriver_judge(ring->arriver, &e->request, e->weight, 0, err);
 }
 
-enum strata_status st_ring_take(
-    struct st_ring *ring, int weight, const void **raw, struct strata_error *err)
+enum forebay_status fb_ring_take(
+    struct fb_ring *ring, int weight, const void **raw, struct forebay_error *err)
 {
-    ST_ASSERT(!ring->taken);
+    FB_ASSERT(!ring->taken);
     if (!seek(ring, weight) && !issue(ring, weight, true)) {
-        ST_BUG("ring of %llu bytes is smaller than weight %d", (unsigned long long)ring->bytes,
+        FB_BUG("ring of %llu bytes is smaller than weight %d", (unsigned long long)ring->bytes,
             weight);
     }
-    st_ring_pump(ring);
+    fb_ring_pump(ring);
     struct entry *e = head(ring);
-    enum strata_status status = finish(ring, e, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = finish(ring, e, err);
+    if (status != FOREBAY_OK) {
         drop_all(ring);
         return status;
     }
@@ -187,26 +187,26 @@ enum strata_status st_ring_take(
         ring->stats.prefetch_used_bytes += e->request.length;
     }
     ring->taken = true;
-    *raw = (const char *)e->request.buffer + st_io_delta(e->request.offset);
-    return STRATA_OK;
+    *raw = (const char *)e->request.buffer + fb_io_delta(e->request.offset);
+    return FOREBAY_OK;
 }
 
-void st_ring_release(struct st_ring *ring)
+void fb_ring_release(struct fb_ring *ring)
 {
-    ST_ASSERT(ring->taken);
+    FB_ASSERT(ring->taken);
     ring->taken = false;
     pop(ring);
-    st_ring_pump(ring);
+    fb_ring_pump(ring);
 }
 
-void st_ring_discard(struct st_ring *ring)
+void fb_ring_discard(struct fb_ring *ring)
 {
-    ST_ASSERT(!ring->taken);
+    FB_ASSERT(!ring->taken);
     drop_all(ring);
-    st_vm_discard(ring->memory, ring->bytes);
+    fb_vm_discard(ring->memory, ring->bytes);
 }
 
-const struct st_ring_stats *st_ring_stats(const struct st_ring *ring)
+const struct fb_ring_stats *fb_ring_stats(const struct fb_ring *ring)
 {
     return &ring->stats;
 }

@@ -11,40 +11,40 @@
  * The order is learned: `ring_expect` says which weight follows which. A weight that is not the
  * next one after all drops what was read ahead in vain; that costs time, never correctness.
  */
-#ifndef ST_STREAM_RING_H
-#define ST_STREAM_RING_H
+#ifndef FB_STREAM_RING_H
+#define FB_STREAM_RING_H
 
 #include "stream/arrival.h"
 
-struct st_ring;
+struct fb_ring;
 
-/* `bytes` is at least the largest envelope (st_weight_envelope) of any weight that will be taken.
+/* `bytes` is at least the largest envelope (fb_weight_envelope) of any weight that will be taken.
  * Takes the memory now if `populate`, else as it is used. NULL if the address space is refused. */
-struct st_ring *st_ring_new(struct st_arriver *arriver, uint64_t bytes, bool populate);
-void st_ring_free(struct st_ring *ring); /* waits for what is in flight */
+struct fb_ring *fb_ring_new(struct fb_arriver *arriver, uint64_t bytes, bool populate);
+void fb_ring_free(struct fb_ring *ring); /* waits for what is in flight */
 
 /* The weights will be taken in this order, after those expected before. */
-void st_ring_expect(struct st_ring *ring, const int *weights, int n);
+void fb_ring_expect(struct fb_ring *ring, const int *weights, int n);
 
 /* Blocks until the weight has been read, and judged; *raw are the file's bytes, valid until release.
  * At most one weight is taken at a time. */
-enum strata_status st_ring_take(
-    struct st_ring *ring, int weight, const void **raw, struct strata_error *err);
-void st_ring_release(struct st_ring *ring);
+enum forebay_status fb_ring_take(
+    struct fb_ring *ring, int weight, const void **raw, struct forebay_error *err);
+void fb_ring_release(struct fb_ring *ring);
 
 /* Drops what was read ahead and gives the memory back until the ring is used again. Not while a
  * weight is taken. */
-void st_ring_discard(struct st_ring *ring);
+void fb_ring_discard(struct fb_ring *ring);
 
 /* Issues reads ahead as far as there is room. Never blocks. */
-void st_ring_pump(struct st_ring *ring);
+void fb_ring_pump(struct fb_ring *ring);
 
-struct st_ring_stats {
+struct fb_ring_stats {
     uint64_t demand_bytes;
     uint64_t prefetch_bytes;
     uint64_t prefetch_used_bytes;
     uint64_t stall_ns, prefetch_stall_ns;
 };
-const struct st_ring_stats *st_ring_stats(const struct st_ring *ring);
+const struct fb_ring_stats *fb_ring_stats(const struct fb_ring *ring);
 
 #endif

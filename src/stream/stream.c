@@ -17,28 +17,28 @@
 /* Tokens from which on reading ahead and gathering rows is worth it. */
 #define SET_TOKENS 32
 
-struct st_stream {
-    const struct st_weights *weights;
-    struct st_io_engine *io;
-    struct st_arriver arriver;
+struct fb_stream {
+    const struct fb_weights *weights;
+    struct fb_io_engine *io;
+    struct fb_arriver arriver;
 
     /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. Of
      * them, `elastic` knows which are in memory now. */
     char *resident;
     uint64_t resident_bytes;
     uint64_t *place;
-    struct st_elastic elastic;
+    struct fb_elastic elastic;
 
-    struct st_ring *ring; /* NULL when nothing dense can be streamed, and before loading */
+    struct fb_ring *ring; /* NULL when nothing dense can be streamed, and before loading */
     bool in_ring;         /* the weight in use is computed with in the ring */
     char *scratch;        /* ... or here, in its computed form */
     uint64_t scratch_bytes;
     uint64_t ring_bytes;
     bool preload;
 
-    struct st_experts *experts; /* NULL for dense models */
-    struct st_transit *transit; /* NULL without batches */
-    struct st_batch *batch;
+    struct fb_experts *experts; /* NULL for dense models */
+    struct fb_transit *transit; /* NULL without batches */
+    struct fb_batch *batch;
     uint64_t slot_bytes;
 
     _Atomic uint64_t target, held;
@@ -47,18 +47,20 @@ struct st_stream {
     uint64_t adapted; /* ... and the one that has been reached */
 };
 
-static enum strata_status no_memory(struct st_stream *s, const char *what, struct strata_error *err)
+static enum forebay_status no_memory(
+    struct fb_stream *s, const char *what, struct forebay_error *err)
 {
-    st_stream_free(s);
-    return st_fail(err, STRATA_E_NOMEM, "Lower --mem, or lift the address space limit (ulimit -v).",
-        "cannot reserve memory for %s", what);
+    fb_stream_free(s);
+    return fb_fail(err, FOREBAY_E_NOMEM,
+        "Lower --mem, or lift the address space limit (ulimit -v).", "cannot reserve memory for %s",
+        what);
 }
 
 /* Gives every dense weight its place; says how large scratch must be. */
-static void lay_out(struct st_stream *s, const bool *resident)
+static void lay_out(struct fb_stream *s, const bool *resident)
 {
     for (int i = 0; i < s->weights->n_weights; i++) {
-        const struct st_weight *w = &s->weights->weights[i];
+        const struct fb_weight *w = &s->weights->weights[i];
         s->place[i] = UINT64_MAX;
         if (w->group >= 0) {
             continue;
@@ -66,224 +68,224 @@ static void lay_out(struct st_stream *s, const bool *resident)
         if (resident[i]) {
             s->place[i] = s->resident_bytes;
             s->resident_bytes += w->stride;
-        } else if (w->arrival != ST_ARRIVE_DIRECT) {
-            s->scratch_bytes = st_max(s->scratch_bytes, w->stride);
+        } else if (w->arrival != FB_ARRIVE_DIRECT) {
+            s->scratch_bytes = fb_max(s->scratch_bytes, w->stride);
         }
     }
 }
 
 /* In one pool for all groups a step is one layer of a token, and what lies a few of them back is not
  * yet a moment of the text. */
-const char *st_stream_default_policy(bool shared)
+const char *fb_stream_default_policy(bool shared)
 {
     return shared ? "lru" : "echo";
 }
 
 static bool is_absent(void *user, int group, int expert)
 {
-    const struct st_stream *s = user;
-    return !st_experts_has(s->experts, group, expert, st_group_parts(&s->weights->groups[group]));
+    const struct fb_stream *s = user;
+    return !fb_experts_has(s->experts, group, expert, fb_group_parts(&s->weights->groups[group]));
 }
 
-static bool make_batch(struct st_stream *s, uint64_t bytes)
+static bool make_batch(struct fb_stream *s, uint64_t bytes)
 {
     if (bytes > 0) {
-        s->transit = st_transit_new(&s->arriver, bytes, is_absent, s);
-        s->batch = s->transit ? st_batch_new(&s->arriver, s->experts, s->transit) : NULL;
+        s->transit = fb_transit_new(&s->arriver, bytes, is_absent, s);
+        s->batch = s->transit ? fb_batch_new(&s->arriver, s->experts, s->transit) : NULL;
         return s->batch != NULL;
     }
     return true;
 }
 
-enum strata_status st_stream_new(const struct st_weights *weights,
-    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_stream **out,
-    struct strata_error *err)
+enum forebay_status fb_stream_new(const struct fb_weights *weights,
+    const struct fb_stream_config *config, fb_arrive_fn arrive, void *user, struct fb_stream **out,
+    struct forebay_error *err)
 {
-    struct st_stream *s = st_xcalloc(1, sizeof *s);
+    struct fb_stream *s = fb_xcalloc(1, sizeof *s);
     s->weights = weights;
-    s->place = st_xcalloc((size_t)weights->n_weights, sizeof *s->place);
+    s->place = fb_xcalloc((size_t)weights->n_weights, sizeof *s->place);
     lay_out(s, config->resident);
-    st_elastic_init(&s->elastic, weights, config->resident, config->ring_bytes, s->scratch_bytes);
-    s->scratch_bytes = st_max(s->scratch_bytes, s->elastic.scratch_bytes);
+    fb_elastic_init(&s->elastic, weights, config->resident, config->ring_bytes, s->scratch_bytes);
+    s->scratch_bytes = fb_max(s->scratch_bytes, s->elastic.scratch_bytes);
     s->adapted = UINT64_MAX;
     atomic_init(&s->target, UINT64_MAX);
-    enum strata_status status = st_io_open(&config->io, &s->io, err);
-    if (status != STRATA_OK) {
-        st_stream_free(s);
+    enum forebay_status status = fb_io_open(&config->io, &s->io, err);
+    if (status != FOREBAY_OK) {
+        fb_stream_free(s);
         return status;
     }
-    s->arriver = (struct st_arriver){s->io, weights, arrive, config->check, user, 0};
-    if (s->resident_bytes > 0 && !(s->resident = st_vm_reserve(s->resident_bytes, true))) {
+    s->arriver = (struct fb_arriver){s->io, weights, arrive, config->check, user, 0};
+    if (s->resident_bytes > 0 && !(s->resident = fb_vm_reserve(s->resident_bytes, true))) {
         return no_memory(s, "resident weights", err);
     }
-    if (s->scratch_bytes > 0 && !(s->scratch = st_vm_reserve(s->scratch_bytes, true))) {
+    if (s->scratch_bytes > 0 && !(s->scratch = fb_vm_reserve(s->scratch_bytes, true))) {
         return no_memory(s, "a weight in use", err);
     }
     s->ring_bytes = config->ring_bytes;
     s->preload = config->preload;
     if (weights->n_groups > 0) {
-        status = st_experts_new(&s->arriver, config, &s->experts, err);
-        if (status != STRATA_OK) {
-            st_stream_free(s);
+        status = fb_experts_new(&s->arriver, config, &s->experts, err);
+        if (status != FOREBAY_OK) {
+            fb_stream_free(s);
             return status;
         }
         if (!make_batch(s, config->transit_bytes)) {
             return no_memory(s, "experts on their way", err);
         }
-        struct st_stream_stats stats = {0};
-        st_experts_stats(s->experts, &stats);
+        struct fb_stream_stats stats = {0};
+        fb_experts_stats(s->experts, &stats);
         s->slot_bytes = stats.memory_bytes;
     }
-    s->heeded = st_stream_most(s);
+    s->heeded = fb_stream_most(s);
     atomic_store(&s->held, s->heeded);
     *out = s;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_stream_free(struct st_stream *s)
+void fb_stream_free(struct fb_stream *s)
 {
     if (!s) {
         return;
     }
-    st_batch_free(s->batch);
-    st_transit_free(s->transit);
-    st_experts_free(s->experts);
-    st_ring_free(s->ring);
-    st_io_free(s->io);
+    fb_batch_free(s->batch);
+    fb_transit_free(s->transit);
+    fb_experts_free(s->experts);
+    fb_ring_free(s->ring);
+    fb_io_free(s->io);
     if (s->resident) {
-        st_vm_release(s->resident, s->resident_bytes);
+        fb_vm_release(s->resident, s->resident_bytes);
     }
     if (s->scratch) {
-        st_vm_release(s->scratch, s->scratch_bytes);
+        fb_vm_release(s->scratch, s->scratch_bytes);
     }
-    st_elastic_release(&s->elastic);
+    fb_elastic_release(&s->elastic);
     free(s->place);
     free(s);
 }
 
 /* Makes the memory held known to other threads. */
-static void note_held(struct st_stream *s)
+static void note_held(struct fb_stream *s)
 {
-    uint64_t held = st_elastic_held(&s->elastic);
-    held += s->experts ? st_experts_held(s->experts) : 0;
+    uint64_t held = fb_elastic_held(&s->elastic);
+    held += s->experts ? fb_experts_held(s->experts) : 0;
     atomic_store(&s->held, held);
 }
 
 /* Puts one dense unit into place. */
-static void arrive_one(struct st_stream *s, int weight, const void *raw, void *dest)
+static void arrive_one(struct fb_stream *s, int weight, const void *raw, void *dest)
 {
-    struct st_arrival arrival = {.weight = weight, .raw = raw, .dest = dest};
-    st_arriver_put(&s->arriver, &arrival, 1);
+    struct fb_arrival arrival = {.weight = weight, .raw = raw, .dest = dest};
+    fb_arriver_put(&s->arriver, &arrival, 1);
 }
 
 /* --- Loading what is kept ------------------------------------------------------------------ */
 
 struct load_progress {
-    strata_progress report;
+    forebay_progress report;
     void *user;
     uint64_t done, total;
 };
 
-static enum strata_status cancelled(struct strata_error *err)
+static enum forebay_status cancelled(struct forebay_error *err)
 {
-    return st_fail(err, STRATA_E_CANCELLED, "", "loading was cancelled");
+    return fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled");
 }
 
 /* Kept weights in file order whose envelope is in (min, max]; *largest of these. */
 static int *kept_weights(
-    const struct st_stream *s, uint64_t min, uint64_t max, int *n, uint64_t *largest)
+    const struct fb_stream *s, uint64_t min, uint64_t max, int *n, uint64_t *largest)
 {
-    int *order = st_xcalloc((size_t)s->weights->n_weights, sizeof *order);
+    int *order = fb_xcalloc((size_t)s->weights->n_weights, sizeof *order);
     *n = 0;
     *largest = 0;
     for (int i = 0; i < s->weights->n_weights; i++) {
-        uint64_t envelope = st_weight_envelope(s->weights, i);
+        uint64_t envelope = fb_weight_envelope(s->weights, i);
         if (s->place[i] != UINT64_MAX && envelope > min && envelope <= max) {
             order[(*n)++] = i; /* weights are in catalogue order, which is file order */
-            *largest = st_max(*largest, envelope);
+            *largest = fb_max(*largest, envelope);
         }
     }
     return order;
 }
 
-static enum strata_status load_through(struct st_stream *s, struct st_ring *ring, const int *order,
-    int n, struct load_progress *progress, struct strata_error *err)
+static enum forebay_status load_through(struct fb_stream *s, struct fb_ring *ring, const int *order,
+    int n, struct load_progress *progress, struct forebay_error *err)
 {
-    st_ring_expect(ring, order, n);
+    fb_ring_expect(ring, order, n);
     for (int i = 0; i < n; i++) {
-        const struct st_weight *w = &s->weights->weights[order[i]];
+        const struct fb_weight *w = &s->weights->weights[order[i]];
         const void *raw;
-        enum strata_status status = st_ring_take(ring, order[i], &raw, err);
-        if (status != STRATA_OK) {
+        enum forebay_status status = fb_ring_take(ring, order[i], &raw, err);
+        if (status != FOREBAY_OK) {
             return status;
         }
         arrive_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
-        st_ring_release(ring);
+        fb_ring_release(ring);
         progress->done += w->stride;
         if (progress->report && !progress->report("reading resident weights", progress->done,
                                     progress->total, progress->user)) {
             return cancelled(err);
         }
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* Reads the kept weights with an envelope in (min, max] through a ring made for that, which takes
  * memory that the slots will take later. */
-static enum strata_status load_aside(struct st_stream *s, uint64_t min, uint64_t max,
-    struct load_progress *progress, struct strata_error *err)
+static enum forebay_status load_aside(struct fb_stream *s, uint64_t min, uint64_t max,
+    struct load_progress *progress, struct forebay_error *err)
 {
     int n;
     uint64_t largest;
     int *order = kept_weights(s, min, max, &n, &largest);
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     if (n > 0) {
-        struct st_ring *aside =
-            st_ring_new(&s->arriver, st_max(largest, st_min(3 * largest, s->slot_bytes)), true);
+        struct fb_ring *aside =
+            fb_ring_new(&s->arriver, fb_max(largest, fb_min(3 * largest, s->slot_bytes)), true);
         status = aside ? load_through(s, aside, order, n, progress, err)
-                       : st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space to load");
-        st_ring_free(aside);
+                       : fb_fail(err, FOREBAY_E_NOMEM, "Lower --mem.", "no address space to load");
+        fb_ring_free(aside);
     }
     free(order);
     return status;
 }
 
 /* What is not larger than the ring, through that. */
-static enum strata_status load_rest(
-    struct st_stream *s, struct load_progress *progress, struct strata_error *err)
+static enum forebay_status load_rest(
+    struct fb_stream *s, struct load_progress *progress, struct forebay_error *err)
 {
     uint64_t bytes = s->ring_bytes ? s->ring_bytes : s->elastic.ring_bytes;
     if (bytes == 0) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
-    s->ring = st_ring_new(&s->arriver, bytes, s->ring_bytes > 0);
+    s->ring = fb_ring_new(&s->arriver, bytes, s->ring_bytes > 0);
     if (!s->ring) {
-        return st_fail(err, STRATA_E_NOMEM, "Lower --mem.", "no address space for the ring");
+        return fb_fail(err, FOREBAY_E_NOMEM, "Lower --mem.", "no address space for the ring");
     }
     int n;
     uint64_t largest;
     int *order = kept_weights(s, 0, s->ring_bytes, &n, &largest);
-    enum strata_status status = load_through(s, s->ring, order, n, progress, err);
+    enum forebay_status status = load_through(s, s->ring, order, n, progress, err);
     free(order);
     return status;
 }
 
-enum strata_status st_stream_load(
-    struct st_stream *s, strata_progress progress, void *user, struct strata_error *err)
+enum forebay_status fb_stream_load(
+    struct fb_stream *s, forebay_progress progress, void *user, struct forebay_error *err)
 {
     struct load_progress p = {.report = progress, .user = user, .total = s->resident_bytes};
     /* What is larger than the ring comes first, while ring and slots have no memory yet (S4). */
-    enum strata_status status = load_aside(s, s->ring_bytes, UINT64_MAX, &p, err);
-    if (status == STRATA_OK && s->experts) {
-        st_experts_take_memory(s->experts);
+    enum forebay_status status = load_aside(s, s->ring_bytes, UINT64_MAX, &p, err);
+    if (status == FOREBAY_OK && s->experts) {
+        fb_experts_take_memory(s->experts);
     }
-    if (status == STRATA_OK) {
+    if (status == FOREBAY_OK) {
         status = load_rest(s, &p, err);
     }
-    if (status == STRATA_OK && s->preload) {
-        status = st_preload(s, s->weights, progress, user, err);
+    if (status == FOREBAY_OK && s->preload) {
+        status = fb_preload(s, s->weights, progress, user, err);
     }
-    if (status == STRATA_OK && s->experts && !st_experts_wait_memory(s->experts, progress, user)) {
+    if (status == FOREBAY_OK && s->experts && !fb_experts_wait_memory(s->experts, progress, user)) {
         return cancelled(err);
     }
     return status;
@@ -291,253 +293,253 @@ enum strata_status st_stream_load(
 
 /* --- More and less memory ------------------------------------------------------------------ */
 
-uint64_t st_stream_most(const struct st_stream *s)
+uint64_t fb_stream_most(const struct fb_stream *s)
 {
-    return s->elastic.most_bytes + (s->experts ? st_experts_most(s->experts) : 0);
+    return s->elastic.most_bytes + (s->experts ? fb_experts_most(s->experts) : 0);
 }
 
-static uint64_t least_experts(const struct st_stream *s)
+static uint64_t least_experts(const struct fb_stream *s)
 {
-    return s->experts ? st_experts_least(s->experts) : 0;
+    return s->experts ? fb_experts_least(s->experts) : 0;
 }
 
-uint64_t st_stream_least(const struct st_stream *s)
+uint64_t fb_stream_least(const struct fb_stream *s)
 {
-    return st_min(s->elastic.least_bytes + least_experts(s), st_stream_most(s));
+    return fb_min(s->elastic.least_bytes + least_experts(s), fb_stream_most(s));
 }
 
-uint64_t st_stream_held(const struct st_stream *s)
+uint64_t fb_stream_held(const struct fb_stream *s)
 {
     return atomic_load(&s->held);
 }
 
-void st_stream_set_target(struct st_stream *s, uint64_t bytes)
+void fb_stream_set_target(struct fb_stream *s, uint64_t bytes)
 {
     atomic_store(&s->target, bytes);
 }
 
-int st_stream_n_slots(const struct st_stream *s)
+int fb_stream_n_slots(const struct fb_stream *s)
 {
-    return s->experts ? st_experts_n_slots(s->experts) : 0;
+    return s->experts ? fb_experts_n_slots(s->experts) : 0;
 }
 
-uint64_t st_stream_kept_bytes(const struct st_stream *s)
+uint64_t fb_stream_kept_bytes(const struct fb_stream *s)
 {
     return s->resident_bytes - s->elastic.most_bytes + s->elastic.kept_bytes;
 }
 
 /* Gives back the memory of a kept weight, with the pages that it shares with neighbours which have
  * been given back. */
-static void discard_dense(struct st_stream *s, int weight)
+static void discard_dense(struct fb_stream *s, int weight)
 {
     uint64_t from = s->place[weight], to = from + s->weights->weights[weight].stride;
-    for (int i = weight + 1; i < s->weights->n_weights && !st_elastic_kept(&s->elastic, i); i++) {
+    for (int i = weight + 1; i < s->weights->n_weights && !fb_elastic_kept(&s->elastic, i); i++) {
         if (s->place[i] == to) {
             to += s->weights->weights[i].stride;
             break;
         }
     }
-    for (int i = weight - 1; i >= 0 && !st_elastic_kept(&s->elastic, i); i--) {
+    for (int i = weight - 1; i >= 0 && !fb_elastic_kept(&s->elastic, i); i--) {
         if (s->place[i] != UINT64_MAX) {
             from = s->place[i];
             break;
         }
     }
-    st_vm_discard(s->resident + from, to - from);
+    fb_vm_discard(s->resident + from, to - from);
 }
 
 /* Gives back the dense weights that are not to be kept any more. */
-static void drop_dense(struct st_stream *s)
+static void drop_dense(struct fb_stream *s)
 {
-    for (int w; (w = st_elastic_drop(&s->elastic)) >= 0;) {
+    for (int w; (w = fb_elastic_drop(&s->elastic)) >= 0;) {
         discard_dense(s, w);
     }
     if (s->elastic.ring_bytes && s->elastic.n_streamed == 0 && s->elastic.ring_used) {
-        st_ring_discard(s->ring);
-        st_vm_discard(s->scratch, s->scratch_bytes);
+        fb_ring_discard(s->ring);
+        fb_vm_discard(s->scratch, s->scratch_bytes);
         s->elastic.ring_used = false;
     }
 }
 
-void st_stream_adapt(struct st_stream *s, bool all)
+void fb_stream_adapt(struct fb_stream *s, bool all)
 {
     uint64_t target = atomic_load(&s->target);
     if (target == s->adapted) {
         return;
     }
-    target = st_min(target, st_stream_most(s));
+    target = fb_min(target, fb_stream_most(s));
     atomic_fetch_add(&s->shrinks, target < s->heeded);
     atomic_fetch_add(&s->grows, target > s->heeded);
     s->heeded = target;
     uint64_t least = least_experts(s);
-    uint64_t wanted = st_elastic_plan(&s->elastic, target - st_min(target, least));
+    uint64_t wanted = fb_elastic_plan(&s->elastic, target - fb_min(target, least));
     if (all) {
         drop_dense(s);
     }
-    uint64_t dense = st_max(st_elastic_held(&s->elastic), wanted);
-    uint64_t slots = target - st_min(target, dense);
+    uint64_t dense = fb_max(fb_elastic_held(&s->elastic), wanted);
+    uint64_t slots = target - fb_min(target, dense);
     if (s->experts) {
-        st_experts_resize(s->experts, slots);
+        fb_experts_resize(s->experts, slots);
     }
     note_held(s);
-    bool reached = !s->experts || st_experts_settled(s->experts, slots);
-    if (reached && st_elastic_held(&s->elastic) == wanted) {
+    bool reached = !s->experts || fb_experts_settled(s->experts, slots);
+    if (reached && fb_elastic_held(&s->elastic) == wanted) {
         s->adapted = target;
     }
 }
 
 /* --- Dense weights ------------------------------------------------------------------------- */
 
-bool st_stream_is_resident(const struct st_stream *s, int weight)
+bool fb_stream_is_resident(const struct fb_stream *s, int weight)
 {
-    return st_elastic_kept(&s->elastic, weight);
+    return fb_elastic_kept(&s->elastic, weight);
 }
 
-void *st_stream_resident(const struct st_stream *s, int weight)
+void *fb_stream_resident(const struct fb_stream *s, int weight)
 {
-    ST_ASSERT(st_stream_is_resident(s, weight));
+    FB_ASSERT(fb_stream_is_resident(s, weight));
     return s->resident + s->place[weight] + s->weights->weights[weight].delta;
 }
 
-void st_stream_expect(struct st_stream *s, const int *weights, int n)
+void fb_stream_expect(struct fb_stream *s, const int *weights, int n)
 {
     if (s->ring) {
-        st_ring_expect(s->ring, weights, n);
+        fb_ring_expect(s->ring, weights, n);
     }
 }
 
-enum strata_status st_stream_dense(
-    struct st_stream *s, int weight, const void **out, struct strata_error *err)
+enum forebay_status fb_stream_dense(
+    struct fb_stream *s, int weight, const void **out, struct forebay_error *err)
 {
-    ST_ASSERT(s->ring && s->weights->weights[weight].group < 0);
+    FB_ASSERT(s->ring && s->weights->weights[weight].group < 0);
     const void *raw;
-    enum strata_status status = st_ring_take(s->ring, weight, &raw, err);
-    if (status != STRATA_OK) {
+    enum forebay_status status = fb_ring_take(s->ring, weight, &raw, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
-    s->in_ring = s->weights->weights[weight].arrival == ST_ARRIVE_DIRECT;
-    if (st_elastic_restore(&s->elastic, weight)) { /* there is room for it again */
+    s->in_ring = s->weights->weights[weight].arrival == FB_ARRIVE_DIRECT;
+    if (fb_elastic_restore(&s->elastic, weight)) { /* there is room for it again */
         s->in_ring = false;
-        arrive_one(s, weight, raw, st_stream_resident(s, weight));
-        st_ring_release(s->ring);
-        raw = st_stream_resident(s, weight);
+        arrive_one(s, weight, raw, fb_stream_resident(s, weight));
+        fb_ring_release(s->ring);
+        raw = fb_stream_resident(s, weight);
         note_held(s);
     } else if (!s->in_ring) {
         arrive_one(s, weight, raw, s->scratch);
-        st_ring_release(s->ring); /* its room is for the next reads, while this one is used */
+        fb_ring_release(s->ring); /* its room is for the next reads, while this one is used */
         raw = s->scratch;
     }
     *out = raw;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-void st_stream_dense_done(struct st_stream *s)
+void fb_stream_dense_done(struct fb_stream *s)
 {
     if (s->in_ring) {
-        st_ring_release(s->ring);
+        fb_ring_release(s->ring);
     }
 }
 
 /* --- Experts ------------------------------------------------------------------------------- */
 
-int st_stream_pass_limit(const struct st_stream *s, int group)
+int fb_stream_pass_limit(const struct fb_stream *s, int group)
 {
-    return st_experts_pass_limit(s->experts, group);
+    return fb_experts_pass_limit(s->experts, group);
 }
 
-void st_stream_begin(struct st_stream *s, struct st_pass *pass, int group, const int *experts,
+void fb_stream_begin(struct fb_stream *s, struct fb_pass *pass, int group, const int *experts,
     const int *uses, int n, uint32_t parts)
 {
-    st_experts_begin(s->experts, pass, group, experts, uses, n, parts);
+    fb_experts_begin(s->experts, pass, group, experts, uses, n, parts);
 }
 
-void st_stream_foresee(struct st_stream *s, int group, const int *experts, int n)
+void fb_stream_foresee(struct fb_stream *s, int group, const int *experts, int n)
 {
-    st_experts_foresee(s->experts, group, experts, n);
+    fb_experts_foresee(s->experts, group, experts, n);
 }
 
-bool st_stream_ready(struct st_stream *s, const struct st_pass *pass, int part)
+bool fb_stream_ready(struct fb_stream *s, const struct fb_pass *pass, int part)
 {
-    return st_experts_ready(s->experts, pass, part);
+    return fb_experts_ready(s->experts, pass, part);
 }
 
-enum strata_status st_stream_wait(
-    struct st_stream *s, struct st_pass *pass, int part, struct strata_error *err)
+enum forebay_status fb_stream_wait(
+    struct fb_stream *s, struct fb_pass *pass, int part, struct forebay_error *err)
 {
-    st_stream_adapt(s, false);
-    return st_experts_wait(s->experts, pass, part, err);
+    fb_stream_adapt(s, false);
+    return fb_experts_wait(s->experts, pass, part, err);
 }
 
-void st_stream_end(struct st_stream *s, struct st_pass *pass)
+void fb_stream_end(struct fb_stream *s, struct fb_pass *pass)
 {
-    st_experts_end(s->experts, pass);
+    fb_experts_end(s->experts, pass);
 }
 
-void *st_stream_slots(const struct st_stream *s, int weight, uint64_t *stride, int *n_slots)
+void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, int *n_slots)
 {
-    return st_experts_slots(s->experts, weight, stride, n_slots);
+    return fb_experts_slots(s->experts, weight, stride, n_slots);
 }
 
-bool st_stream_has(const struct st_stream *s, int group, int expert, uint32_t parts)
+bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts)
 {
-    return st_experts_has(s->experts, group, expert, parts);
+    return fb_experts_has(s->experts, group, expert, parts);
 }
 
-bool st_stream_wants_sets(
-    const struct st_stream *s, int group, const int *experts, int n, int tokens)
+bool fb_stream_wants_sets(
+    const struct fb_stream *s, int group, const int *experts, int n, int tokens)
 {
-    const struct st_group *g = &s->weights->groups[group];
-    if (n > st_experts_pass_limit(s->experts, group)) {
+    const struct fb_group *g = &s->weights->groups[group];
+    if (n > fb_experts_pass_limit(s->experts, group)) {
         return true;
     }
     if (!s->batch || tokens < SET_TOKENS) {
         return false;
     }
     for (int i = 0; i < n; i++) {
-        if (!st_experts_has(s->experts, group, experts[i], st_group_parts(g))) {
+        if (!fb_experts_has(s->experts, group, experts[i], fb_group_parts(g))) {
             return true;
         }
     }
     return false;
 }
 
-void st_stream_expect_experts(struct st_stream *s, const struct st_expert_use *uses, int n)
+void fb_stream_expect_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
 {
     if (s->transit) {
-        st_transit_expect(s->transit, uses, n);
+        fb_transit_expect(s->transit, uses, n);
     }
 }
 
-void st_stream_batch_begin(struct st_stream *s, int weight, const struct st_routes *routes)
+void fb_stream_batch_begin(struct fb_stream *s, int weight, const struct fb_routes *routes)
 {
-    ST_ASSERT(s->batch);
-    st_batch_begin(s->batch, weight, routes);
+    FB_ASSERT(s->batch);
+    fb_batch_begin(s->batch, weight, routes);
 }
 
-enum strata_status st_stream_batch_next(
-    struct st_stream *s, int weight, struct st_set *set, struct strata_error *err)
+enum forebay_status fb_stream_batch_next(
+    struct fb_stream *s, int weight, struct fb_set *set, struct forebay_error *err)
 {
-    st_stream_adapt(s, false);
-    return st_batch_next(s->batch, weight, set, err);
+    fb_stream_adapt(s, false);
+    return fb_batch_next(s->batch, weight, set, err);
 }
 
-void st_stream_batch_end(struct st_stream *s)
+void fb_stream_batch_end(struct fb_stream *s)
 {
     if (s->batch) {
-        st_batch_end(s->batch);
+        fb_batch_end(s->batch);
     }
 }
 
-void st_stream_poll(struct st_stream *s)
+void fb_stream_poll(struct fb_stream *s)
 {
-    st_io_poll(s->io);
+    fb_io_poll(s->io);
 }
 
-void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
+void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out)
 {
-    *out = (struct st_stream_stats){0};
+    *out = (struct fb_stream_stats){0};
     if (s->ring) {
-        const struct st_ring_stats *ring = st_ring_stats(s->ring);
+        const struct fb_ring_stats *ring = fb_ring_stats(s->ring);
         out->demand_bytes = ring->demand_bytes;
         out->prefetch_bytes = ring->prefetch_bytes;
         out->prefetch_used_bytes = ring->prefetch_used_bytes;
@@ -545,23 +547,23 @@ void st_stream_stats(const struct st_stream *s, struct st_stream_stats *out)
         out->prefetch_stall_ns = ring->prefetch_stall_ns;
     }
     if (s->experts) {
-        st_experts_stats(s->experts, out);
+        fb_experts_stats(s->experts, out);
     }
     if (s->transit) {
-        const struct st_transit_stats *transit = st_transit_stats(s->transit);
+        const struct fb_transit_stats *transit = fb_transit_stats(s->transit);
         out->demand_bytes += transit->demand_bytes;
         out->prefetch_bytes += transit->prefetch_bytes;
         out->prefetch_used_bytes += transit->prefetch_used_bytes;
         out->expert_bytes += transit->demand_bytes + transit->prefetch_used_bytes;
         out->stall_ns += transit->stall_ns;
         out->prefetch_stall_ns += transit->prefetch_stall_ns;
-        out->memory_bytes += st_transit_bytes(s->transit);
+        out->memory_bytes += fb_transit_bytes(s->transit);
     }
     out->arrive_ns = s->arriver.spent_ns;
     out->shrinks = atomic_load(&s->shrinks);
     out->grows = atomic_load(&s->grows);
     out->memory_bytes += s->resident_bytes + s->ring_bytes;
     out->memory_bytes += s->elastic.scratch_bytes ? 0 : s->scratch_bytes;
-    st_io_counters(s->io, &out->io);
-    out->io_method = st_io_method_name(s->io);
+    fb_io_counters(s->io, &out->io);
+    out->io_method = fb_io_method_name(s->io);
 }

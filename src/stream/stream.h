@@ -3,7 +3,7 @@
  *
  * A stream owns the memory for weights, the read engine and the cache, and joins them:
  *
- *   dense, kept      loaded once by st_stream_load, never read again
+ *   dense, kept      loaded once by fb_stream_load, never read again
  *   dense, streamed  read on every pass, in order, through a ring with read-ahead (ring.h)
  *   experts          in slots of a pool; a pass pins what it uses and reads what is missing
  *
@@ -16,7 +16,7 @@
  *      is in place ---> ... compute ... ---> end: unpinned
  *
  * Two passes may be open at once (the next one reads while this one is computed with) as long as
- * their experts together fit into the pool: see st_stream_pass_limit.
+ * their experts together fit into the pool: see fb_stream_pass_limit.
  *
  * Invariants (cited by the tests):
  *   S1  A pointer or slot handed out by dense or wait holds exactly the file's bytes (arrived),
@@ -27,21 +27,21 @@
  *
  * Threads: one stream belongs to one thread.
  */
-#ifndef ST_STREAM_STREAM_H
-#define ST_STREAM_STREAM_H
+#ifndef FB_STREAM_STREAM_H
+#define FB_STREAM_STREAM_H
 
 #include "cache/cache.h"
 #include "io/io.h"
 #include "model/weights.h"
 
 /* Called for each unit that is read in place, before it is used: `failed` says why its read failed, or
- * is NULL. May put the unit's bytes right; if it returns STRATA_OK, they are. `user` is that of
- * st_arrive_fn. Same thread as the stream, and no computation is under way. */
-typedef enum strata_status (*st_check_fn)(void *user, int weight, int unit, void *data,
-    const struct strata_error *failed, struct strata_error *err);
+ * is NULL. May put the unit's bytes right; if it returns FOREBAY_OK, they are. `user` is that of
+ * fb_arrive_fn. Same thread as the stream, and no computation is under way. */
+typedef enum forebay_status (*fb_check_fn)(void *user, int weight, int unit, void *data,
+    const struct forebay_error *failed, struct forebay_error *err);
 
 /* Memory for each kind; see plan.h, from which the caller fills it. */
-struct st_stream_config {
+struct fb_stream_config {
     const bool *resident; /* [n_weights] */
     const int *slots;     /* [n_groups], or NULL: */
     int shared_slots;     /* one pool for all groups */
@@ -50,55 +50,55 @@ struct st_stream_config {
     uint64_t transit_bytes; /* where a batch's experts pass through; 0: there will be no batches */
     bool preload;           /* there is a slot for every expert: read all before the first token */
     const char *policy;     /* of the cache; NULL: the default */
-    st_check_fn check;      /* may be NULL */
-    struct st_io_options io;
+    fb_check_fn check;      /* may be NULL */
+    struct fb_io_options io;
 };
 
 /* One unit that has been read: `raw` holds the file's bytes, `dest` is where its form belongs. */
-struct st_arrival {
+struct fb_arrival {
     int weight;
     const void *raw;
     void *dest;
 };
 /* Puts n arrivals into place; returns when all are. Same thread as the stream. */
-typedef void (*st_arrive_fn)(void *user, const struct st_arrival *arrivals, int n);
+typedef void (*fb_arrive_fn)(void *user, const struct fb_arrival *arrivals, int n);
 
-struct st_stream;
+struct fb_stream;
 
 /* Policy of the cache when none is named; `shared`: one pool for all groups. */
-const char *st_stream_default_policy(bool shared);
+const char *fb_stream_default_policy(bool shared);
 
 /* `weights` must outlive the stream. `arrive` may be NULL when no weight needs more than a copy. */
-enum strata_status st_stream_new(const struct st_weights *weights,
-    const struct st_stream_config *config, st_arrive_fn arrive, void *user, struct st_stream **out,
-    struct strata_error *err);
-void st_stream_free(struct st_stream *stream);
+enum forebay_status fb_stream_new(const struct fb_weights *weights,
+    const struct fb_stream_config *config, fb_arrive_fn arrive, void *user, struct fb_stream **out,
+    struct forebay_error *err);
+void fb_stream_free(struct fb_stream *stream);
 
 /* Reads the dense weights that are kept, experts if they are to be preloaded, and takes the memory for
  * slots meanwhile. Call once, before use. */
-enum strata_status st_stream_load(struct st_stream *stream, strata_progress progress,
-    void *progress_user, struct strata_error *err);
+enum forebay_status fb_stream_load(struct fb_stream *stream, forebay_progress progress,
+    void *progress_user, struct forebay_error *err);
 
 /* --- Dense weights ------------------------------------------------------------------------ */
 
-bool st_stream_is_resident(const struct st_stream *stream, int weight);
+bool fb_stream_is_resident(const struct fb_stream *stream, int weight);
 
-/* Where a kept weight is; valid until st_stream_adapt is told that all may go. */
-void *st_stream_resident(const struct st_stream *stream, int weight);
+/* Where a kept weight is; valid until fb_stream_adapt is told that all may go. */
+void *fb_stream_resident(const struct fb_stream *stream, int weight);
 
 /* Announces the streamed dense weights of the coming computation in the order of their use. */
-void st_stream_expect(struct st_stream *stream, const int *weights, int n);
+void fb_stream_expect(struct fb_stream *stream, const int *weights, int n);
 
 /* Blocks until the streamed weight is in memory and returns where. One at a time: valid until
- * st_stream_dense_done. */
-enum strata_status st_stream_dense(
-    struct st_stream *stream, int weight, const void **out, struct strata_error *err);
-void st_stream_dense_done(struct st_stream *stream);
+ * fb_stream_dense_done. */
+enum forebay_status fb_stream_dense(
+    struct fb_stream *stream, int weight, const void **out, struct forebay_error *err);
+void fb_stream_dense_done(struct fb_stream *stream);
 
 /* --- Experts ------------------------------------------------------------------------------ */
 
 /* One open pass. Zero it, set nothing; begin fills it, end empties it (and keeps the arrays). */
-struct st_pass {
+struct fb_pass {
     int group; /* -1 when not open */
     uint32_t parts;
     int n, cap;
@@ -109,33 +109,33 @@ struct st_pass {
 };
 
 /* Most experts that the open passes of this group may have together. */
-int st_stream_pass_limit(const struct st_stream *stream, int group);
+int fb_stream_pass_limit(const struct fb_stream *stream, int group);
 
 /* Opens a pass over n distinct experts. `uses` counts, per expert, the tokens that need it
  * (requests; NULL: do not count this pass). Reads are issued, nothing is waited for. */
-void st_stream_begin(struct st_stream *stream, struct st_pass *pass, int group, const int *experts,
+void fb_stream_begin(struct fb_stream *stream, struct fb_pass *pass, int group, const int *experts,
     const int *uses, int n, uint32_t parts);
 
 /* These experts will probably be needed by the group's next pass, the likeliest first. What is
  * missing is read when the disk has nothing better to do, and none of them is evicted for another.
  * Replaces what was foreseen for the group before. Not while a pass of the group is open. */
-void st_stream_foresee(struct st_stream *stream, int group, const int *experts, int n);
+void fb_stream_foresee(struct fb_stream *stream, int group, const int *experts, int n);
 
 /* True when the part is in place for every expert of the pass (never blocks). */
-bool st_stream_ready(struct st_stream *stream, const struct st_pass *pass, int part);
+bool fb_stream_ready(struct fb_stream *stream, const struct fb_pass *pass, int part);
 
 /* Blocks until it is. */
-enum strata_status st_stream_wait(
-    struct st_stream *stream, struct st_pass *pass, int part, struct strata_error *err);
+enum forebay_status fb_stream_wait(
+    struct fb_stream *stream, struct fb_pass *pass, int part, struct forebay_error *err);
 
-void st_stream_end(struct st_stream *stream, struct st_pass *pass);
-void st_pass_release(struct st_pass *pass); /* frees the arrays of a closed pass */
+void fb_stream_end(struct fb_stream *stream, struct fb_pass *pass);
+void fb_pass_release(struct fb_pass *pass); /* frees the arrays of a closed pass */
 
 /* Slot s of the pool that serves the weight begins at base + s * stride; *n_slots of them. */
-void *st_stream_slots(const struct st_stream *stream, int weight, uint64_t *stride, int *n_slots);
+void *fb_stream_slots(const struct fb_stream *stream, int weight, uint64_t *stride, int *n_slots);
 
 /* Whether the group's expert has all of `parts` in place now. */
-bool st_stream_has(const struct st_stream *stream, int group, int expert, uint32_t parts);
+bool fb_stream_has(const struct fb_stream *stream, int group, int expert, uint32_t parts);
 
 /* --- Experts of a batch -------------------------------------------------------------------- */
 
@@ -146,24 +146,24 @@ bool st_stream_has(const struct st_stream *stream, int group, int expert, uint32
  *                                             no more: next(the next part) ... ---> end
  */
 
-struct st_expert_use; /* transit.h */
+struct fb_expert_use; /* transit.h */
 
 /* Whether `tokens` tokens that need n experts of the group do better so: there are not enough slots,
  * or many rows wait for experts that are not in slots. */
-bool st_stream_wants_sets(
-    const struct st_stream *stream, int group, const int *experts, int n, int tokens);
+bool fb_stream_wants_sets(
+    const struct fb_stream *stream, int group, const int *experts, int n, int tokens);
 
 /* Announces the expert matrices of the coming computation in the order of their use. */
-void st_stream_expect_experts(struct st_stream *stream, const struct st_expert_use *uses, int n);
+void fb_stream_expect_experts(struct fb_stream *stream, const struct fb_expert_use *uses, int n);
 
 /* Which experts each token uses, token after token. */
-struct st_routes {
+struct fb_routes {
     const int *experts; /* [tokens][picks] */
     int tokens, picks;
 };
 
 /* Some experts' parts in memory: experts[i] begins at base + index[i] * stride. */
-struct st_set {
+struct fb_set {
     int n;
     const int *experts, *index;
     void *base;
@@ -173,13 +173,13 @@ struct st_set {
 
 /* Opens the layer of the matrix, the first one of it that will be used. One at a time, and no pass
  * of the group is open. */
-void st_stream_batch_begin(struct st_stream *stream, int weight, const struct st_routes *routes);
+void fb_stream_batch_begin(struct fb_stream *stream, int weight, const struct fb_routes *routes);
 
 /* The next set of experts of the matrix, until all that the routes name have been; then set->n is 0.
  * Valid until the next call. Each matrix is gone through once. Blocks while it is read. */
-enum strata_status st_stream_batch_next(
-    struct st_stream *stream, int weight, struct st_set *set, struct strata_error *err);
-void st_stream_batch_end(struct st_stream *stream); /* if one is open */
+enum forebay_status fb_stream_batch_next(
+    struct fb_stream *stream, int weight, struct fb_set *set, struct forebay_error *err);
+void fb_stream_batch_end(struct fb_stream *stream); /* if one is open */
 
 /* --- More and less memory ------------------------------------------------------------------ */
 
@@ -188,28 +188,28 @@ void st_stream_batch_end(struct st_stream *stream); /* if one is open */
  * back when they are used next. */
 
 /* Memory of these: as planned, and at least. */
-uint64_t st_stream_most(const struct st_stream *stream);
-uint64_t st_stream_least(const struct st_stream *stream);
+uint64_t fb_stream_most(const struct fb_stream *stream);
+uint64_t fb_stream_least(const struct fb_stream *stream);
 
 /* Memory of these now, and what they may hold from now on. On any thread. */
-uint64_t st_stream_held(const struct st_stream *stream);
-void st_stream_set_target(struct st_stream *stream, uint64_t bytes);
+uint64_t fb_stream_held(const struct fb_stream *stream);
+void fb_stream_set_target(struct fb_stream *stream, uint64_t bytes);
 
 /* Goes as far towards the target as is possible now: pools with an open pass stay, and kept dense
  * weights stay unless `all`, which says that nobody holds a pointer to one, or a taken one. Cheap
  * when there is nothing to do. */
-void st_stream_adapt(struct st_stream *stream, bool all);
+void fb_stream_adapt(struct fb_stream *stream, bool all);
 
 /* Slots of all pools, and dense weights kept, now. */
-int st_stream_n_slots(const struct st_stream *stream);
-uint64_t st_stream_kept_bytes(const struct st_stream *stream);
+int fb_stream_n_slots(const struct fb_stream *stream);
+uint64_t fb_stream_kept_bytes(const struct fb_stream *stream);
 
 /* --- Both --------------------------------------------------------------------------------- */
 
 /* Lets reads go on: collects completions, issues what is queued. Never blocks; cheap. */
-void st_stream_poll(struct st_stream *stream);
+void fb_stream_poll(struct fb_stream *stream);
 
-struct st_stream_stats {
+struct fb_stream_stats {
     uint64_t demand_bytes;        /* file bytes read because they were needed at once */
     uint64_t prefetch_bytes;      /* file bytes read ahead of need */
     uint64_t prefetch_used_bytes; /* of these, used */
@@ -222,9 +222,9 @@ struct st_stream_stats {
     uint64_t arrive_ns;           /* putting what was read into place */
     uint64_t memory_bytes;        /* taken for weights, as planned */
     uint64_t shrinks, grows;      /* times that memory was given back, and taken again */
-    struct st_io_counters io;
+    struct fb_io_counters io;
     const char *io_method;
 };
-void st_stream_stats(const struct st_stream *stream, struct st_stream_stats *out);
+void fb_stream_stats(const struct fb_stream *stream, struct fb_stream_stats *out);
 
 #endif

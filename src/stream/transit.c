@@ -15,7 +15,7 @@
 #define FORETELL_SHARE 0.75
 
 struct entry {
-    struct st_io_request request;
+    struct fb_io_request request;
     int weight, expert;
     uint64_t start, end; /* bytes of the memory */
     bool ahead;          /* issued before the ids were known */
@@ -30,11 +30,11 @@ struct cursor {
 
 enum need { NOT_NEEDED, NEEDED, ISSUED };
 
-struct st_transit {
-    struct st_arriver *arriver;
-    struct st_io_engine *io;
-    const struct st_weights *weights;
-    st_absent_fn absent;
+struct fb_transit {
+    struct fb_arriver *arriver;
+    struct fb_io_engine *io;
+    const struct fb_weights *weights;
+    fb_absent_fn absent;
     void *user;
     char *memory;
     uint64_t bytes;
@@ -42,50 +42,50 @@ struct st_transit {
     unsigned head, n; /* entries[head % MAX_ENTRIES] is the oldest of n */
 
     int *after;                 /* [n_weights] which matrix follows which; -1: none, not known */
-    struct st_expert_use *uses; /* [n_weights] as last expected */
+    struct fb_expert_use *uses; /* [n_weights] as last expected */
     int last_expected;
 
     int group;                     /* whose ids are known, -1: none */
-    uint8_t *needed[ST_MAX_PARTS]; /* [most experts] of its parts (enum need) */
+    uint8_t *needed[FB_MAX_PARTS]; /* [most experts] of its parts (enum need) */
     uint32_t marked;               /* parts of which that is known */
     int *listed, n_listed;         /* experts that were asked for */
     int first_weight;              /* of the group, in the order of use */
     struct cursor own, ahead;      /* in that group; in those that follow */
     int most_experts;
     double share; /* of the experts that uniform routing would use, those that were used */
-    struct st_transit_stats stats;
+    struct fb_transit_stats stats;
 };
 
-struct st_transit *st_transit_new(
-    struct st_arriver *arriver, uint64_t bytes, st_absent_fn absent, void *user)
+struct fb_transit *fb_transit_new(
+    struct fb_arriver *arriver, uint64_t bytes, fb_absent_fn absent, void *user)
 {
-    struct st_io_engine *io = arriver->io;
-    const struct st_weights *weights = arriver->weights;
-    void *memory = st_vm_reserve(bytes, true);
+    struct fb_io_engine *io = arriver->io;
+    const struct fb_weights *weights = arriver->weights;
+    void *memory = fb_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
     }
-    if (!st_io_is_virtual(io)) {
-        st_vm_populate(memory, bytes);
+    if (!fb_io_is_virtual(io)) {
+        fb_vm_populate(memory, bytes);
     }
-    struct st_transit *t = st_xcalloc(1, sizeof *t);
+    struct fb_transit *t = fb_xcalloc(1, sizeof *t);
     size_t n = (size_t)weights->n_weights;
-    *t = (struct st_transit){
+    *t = (struct fb_transit){
         .arriver = arriver, .io = io, .weights = weights, .absent = absent, .user = user};
     t->memory = memory;
     t->bytes = bytes;
-    t->after = st_xcalloc(n, sizeof *t->after);
-    t->uses = st_xcalloc(n, sizeof *t->uses);
+    t->after = fb_xcalloc(n, sizeof *t->after);
+    t->uses = fb_xcalloc(n, sizeof *t->uses);
     for (size_t i = 0; i < n; i++) {
         t->after[i] = -1;
     }
     for (int g = 0; g < weights->n_groups; g++) {
         t->most_experts =
-            (int)st_max((uint64_t)t->most_experts, (uint64_t)weights->groups[g].n_expert);
+            (int)fb_max((uint64_t)t->most_experts, (uint64_t)weights->groups[g].n_expert);
     }
-    t->listed = st_xcalloc((size_t)t->most_experts, sizeof *t->listed);
-    for (int p = 0; p < ST_MAX_PARTS; p++) {
-        t->needed[p] = st_xcalloc((size_t)t->most_experts, sizeof *t->needed[p]);
+    t->listed = fb_xcalloc((size_t)t->most_experts, sizeof *t->listed);
+    for (int p = 0; p < FB_MAX_PARTS; p++) {
+        t->needed[p] = fb_xcalloc((size_t)t->most_experts, sizeof *t->needed[p]);
     }
     t->last_expected = t->group = t->own.weight = t->ahead.weight = -1;
     t->share = 1;
@@ -94,23 +94,23 @@ struct st_transit *st_transit_new(
 
 /* --- The ring of entries ------------------------------------------------------------------- */
 
-static struct entry *entry_at(struct st_transit *t, unsigned i)
+static struct entry *entry_at(struct fb_transit *t, unsigned i)
 {
     return &t->entries[(t->head + i) % MAX_ENTRIES];
 }
 
-static int group_of(const struct st_transit *t, int weight)
+static int group_of(const struct fb_transit *t, int weight)
 {
     return t->weights->weights[weight].group;
 }
 
 static bool at_rest(const struct entry *e)
 {
-    return e->request.state != ST_IO_QUEUED && e->request.state != ST_IO_ACTIVE;
+    return e->request.state != FB_IO_QUEUED && e->request.state != FB_IO_ACTIVE;
 }
 
 /* Frees what is over, from the oldest on. */
-static void sweep(struct st_transit *t)
+static void sweep(struct fb_transit *t)
 {
     while (t->n > 0 && entry_at(t, 0)->over && at_rest(entry_at(t, 0))) {
         t->head++;
@@ -118,37 +118,37 @@ static void sweep(struct st_transit *t)
     }
 }
 
-static void drop(struct st_transit *t, struct entry *e)
+static void drop(struct fb_transit *t, struct entry *e)
 {
-    st_io_cancel(t->io, &e->request); /* if it is in flight, sweep comes back to it */
+    fb_io_cancel(t->io, &e->request); /* if it is in flight, sweep comes back to it */
     e->over = true;
 }
 
-static bool issue(struct st_transit *t, int weight, int expert, bool ahead)
+static bool issue(struct fb_transit *t, int weight, int expert, bool ahead)
 {
-    const struct st_weight *w = &t->weights->weights[weight];
-    uint64_t size = st_weight_envelope(t->weights, weight), start;
+    const struct fb_weight *w = &t->weights->weights[weight];
+    uint64_t size = fb_weight_envelope(t->weights, weight), start;
     uint64_t first = entry_at(t, 0)->start, end = entry_at(t, t->n - 1)->end;
-    if (t->n == MAX_ENTRIES || !st_fifo_place(t->bytes, t->n == 0, first, end, size, &start)) {
+    if (t->n == MAX_ENTRIES || !fb_fifo_place(t->bytes, t->n == 0, first, end, size, &start)) {
         return false;
     }
     struct entry *e = entry_at(t, t->n++);
     *e = (struct entry){.weight = weight, .expert = expert, .ahead = ahead};
     e->start = start;
     e->end = start + size;
-    e->request = (struct st_io_request){
-        .file = st_weight_file(t->weights, weight),
-        .offset = st_weight_offset(t->weights, weight, expert),
+    e->request = (struct fb_io_request){
+        .file = fb_weight_file(t->weights, weight),
+        .offset = fb_weight_offset(t->weights, weight, expert),
         .length = w->file_bytes,
         .buffer = t->memory + start,
-        .priority = ST_IO_DEMAND, /* also ahead: nearly all of it is needed, in this order */
+        .priority = FB_IO_DEMAND, /* also ahead: nearly all of it is needed, in this order */
     };
     *(ahead ? &t->stats.prefetch_bytes : &t->stats.demand_bytes) += w->file_bytes;
-    st_io_submit(t->io, &e->request);
+    fb_io_submit(t->io, &e->request);
     return true;
 }
 
-void st_transit_free(struct st_transit *t)
+void fb_transit_free(struct fb_transit *t)
 {
     if (t) {
         for (unsigned i = 0; i < t->n; i++) {
@@ -156,11 +156,11 @@ void st_transit_free(struct st_transit *t)
         }
         for (unsigned i = 0; i < t->n; i++) {
             if (!at_rest(entry_at(t, i))) {
-                st_io_wait(t->io, &entry_at(t, i)->request, NULL);
+                fb_io_wait(t->io, &entry_at(t, i)->request, NULL);
             }
         }
-        st_vm_release(t->memory, t->bytes);
-        for (int p = 0; p < ST_MAX_PARTS; p++) {
+        fb_vm_release(t->memory, t->bytes);
+        for (int p = 0; p < FB_MAX_PARTS; p++) {
             free(t->needed[p]);
         }
         free(t->listed);
@@ -172,20 +172,20 @@ void st_transit_free(struct st_transit *t)
 
 /* --- Which unit is next -------------------------------------------------------------------- */
 
-static uint8_t *need_of(struct st_transit *t, int weight, int expert)
+static uint8_t *need_of(struct fb_transit *t, int weight, int expert)
 {
     return &t->needed[t->weights->weights[weight].part][expert];
 }
 
 /* Whether enough of the matrix's experts will be needed to read them before the ids are known. */
-static bool is_foretold(const struct st_transit *t, int weight)
+static bool is_foretold(const struct fb_transit *t, int weight)
 {
-    const struct st_expert_use *use = &t->uses[weight];
+    const struct fb_expert_use *use = &t->uses[weight];
     double n = t->weights->groups[group_of(t, weight)].n_expert;
     return (1 - pow(1 - fmin(use->picks, n) / n, use->tokens)) * t->share >= FORETELL_SHARE;
 }
 
-static bool wanted(struct st_transit *t, const struct cursor *c, bool ahead)
+static bool wanted(struct fb_transit *t, const struct cursor *c, bool ahead)
 {
     if (!ahead) {
         return *need_of(t, c->weight, c->expert) == NEEDED;
@@ -194,7 +194,7 @@ static bool wanted(struct st_transit *t, const struct cursor *c, bool ahead)
 }
 
 /* Moves the cursor to the next unit that is wanted, itself included; false when there is none. */
-static bool seek(struct st_transit *t, struct cursor *c, bool ahead)
+static bool seek(struct fb_transit *t, struct cursor *c, bool ahead)
 {
     while (c->weight >= 0) {
         int group = group_of(t, c->weight), n = t->weights->groups[group].n_expert;
@@ -213,7 +213,7 @@ static bool seek(struct st_transit *t, struct cursor *c, bool ahead)
 }
 
 /* Issues reads as far as there is room: first what is known, then what is foretold. */
-static void pump(struct st_transit *t)
+static void pump(struct fb_transit *t)
 {
     sweep(t);
     while (seek(t, &t->own, false)) {
@@ -232,7 +232,7 @@ static void pump(struct st_transit *t)
 
 /* Notes that `weight` follows `last`; not where the links of a group would then go in a circle, nor
  * back to an earlier layer: whether another pass follows this one, nobody knows. */
-static void link_after(struct st_transit *t, int last, int weight)
+static void link_after(struct fb_transit *t, int last, int weight)
 {
     int group = group_of(t, last);
     if (group_of(t, weight) < group) {
@@ -247,7 +247,7 @@ static void link_after(struct st_transit *t, int last, int weight)
     t->after[last] = weight;
 }
 
-static bool has_live(struct st_transit *t)
+static bool has_live(struct fb_transit *t)
 {
     unsigned i = 0;
     while (i < t->n && entry_at(t, i)->over) {
@@ -258,7 +258,7 @@ static bool has_live(struct st_transit *t)
 
 /* --- The group whose ids are known --------------------------------------------------------- */
 
-static void mark_needed(struct st_transit *t, int weight)
+static void mark_needed(struct fb_transit *t, int weight)
 {
     for (int i = 0; i < t->n_listed; i++) {
         *need_of(t, weight, t->listed[i]) = NEEDED;
@@ -268,13 +268,13 @@ static void mark_needed(struct st_transit *t, int weight)
 
 /* Marks the listed experts as needed for the weight and those of its group that follow. Returns the
  * first weight of a later group. */
-static int mark_group(struct st_transit *t, int weight)
+static int mark_group(struct fb_transit *t, int weight)
 {
     t->marked = 0;
-    for (int p = 0; p < ST_MAX_PARTS; p++) {
+    for (int p = 0; p < FB_MAX_PARTS; p++) {
         memset(t->needed[p], NOT_NEEDED, (size_t)t->most_experts);
     }
-    for (int steps = 0; weight >= 0 && group_of(t, weight) == t->group && steps < ST_MAX_PARTS;
+    for (int steps = 0; weight >= 0 && group_of(t, weight) == t->group && steps < FB_MAX_PARTS;
          steps++) {
         mark_needed(t, weight);
         weight = t->after[weight];
@@ -283,7 +283,7 @@ static int mark_group(struct st_transit *t, int weight)
 }
 
 /* Of what has been read ahead, keeps what is needed and what belongs to later groups. */
-static void sort_out(struct st_transit *t)
+static void sort_out(struct fb_transit *t)
 {
     for (unsigned i = 0; i < t->n; i++) {
         struct entry *e = entry_at(t, i);
@@ -300,7 +300,7 @@ static void sort_out(struct st_transit *t)
 }
 
 /* Where to go on foretelling: after what has been read of later groups, or at `later`. */
-static struct cursor after_youngest(struct st_transit *t, int later)
+static struct cursor after_youngest(struct fb_transit *t, int later)
 {
     for (unsigned i = t->n; i-- > 0;) {
         const struct entry *e = entry_at(t, i);
@@ -311,9 +311,9 @@ static struct cursor after_youngest(struct st_transit *t, int later)
     return (struct cursor){later, 0};
 }
 
-void st_transit_need(struct st_transit *t, int weight, const int *experts, int n, int n_used)
+void fb_transit_need(struct fb_transit *t, int weight, const int *experts, int n, int n_used)
 {
-    const struct st_expert_use *use = &t->uses[weight];
+    const struct fb_expert_use *use = &t->uses[weight];
     t->group = group_of(t, weight);
     t->first_weight = weight;
     double n_expert = t->weights->groups[t->group].n_expert;
@@ -335,9 +335,9 @@ void st_transit_need(struct st_transit *t, int weight, const int *experts, int n
 /* Units of the weight that are there, oldest first, at equal distances from the first one. -1: the
  * first one failed. */
 static int collect(
-    struct st_transit *t, int weight, struct st_unit *units, int max, struct strata_error *err)
+    struct fb_transit *t, int weight, struct fb_unit *units, int max, struct forebay_error *err)
 {
-    uint64_t first = 0, size = st_weight_envelope(t->weights, weight);
+    uint64_t first = 0, size = fb_weight_envelope(t->weights, weight);
     int n = 0;
     for (unsigned i = 0; i < t->n && n < max; i++) {
         struct entry *e = entry_at(t, i);
@@ -348,15 +348,15 @@ static int collect(
         if (e->start < first || (e->start - first) % size) {
             break;
         }
-        if (st_arriver_judge(t->arriver, &e->request, weight, e->expert, err) != STRATA_OK) {
+        if (fb_arriver_judge(t->arriver, &e->request, weight, e->expert, err) != FOREBAY_OK) {
             return n > 0 ? n : -1; /* of those before it first */
         }
         e->taken = true;
         t->stats.prefetch_used_bytes += e->ahead ? e->request.length : 0;
         const char *buffer = e->request.buffer;
-        units[n++] = (struct st_unit){
+        units[n++] = (struct fb_unit){
             .expert = e->expert,
-            .raw = buffer + st_io_delta(e->request.offset),
+            .raw = buffer + fb_io_delta(e->request.offset),
             .entry = (int)(e - t->entries),
         };
     }
@@ -364,7 +364,7 @@ static int collect(
 }
 
 /* The oldest unit of the weight that is on its way, or failed. */
-static struct entry *coming(struct st_transit *t, int weight)
+static struct entry *coming(struct fb_transit *t, int weight)
 {
     for (unsigned i = 0; i < t->n; i++) {
         struct entry *e = entry_at(t, i);
@@ -375,7 +375,7 @@ static struct entry *coming(struct st_transit *t, int weight)
     return NULL;
 }
 
-static bool is_done_with(struct st_transit *t, int weight)
+static bool is_done_with(struct fb_transit *t, int weight)
 {
     const uint8_t *needed = t->needed[t->weights->weights[weight].part];
     return !memchr(needed, NEEDED, (size_t)t->most_experts);
@@ -383,10 +383,10 @@ static bool is_done_with(struct st_transit *t, int weight)
 
 /* Drops the youngest entry, which will be read again: what is needed at once has no room. That
  * happens when memory was given back, or the order of use was another one than expected. */
-static void drop_youngest(struct st_transit *t)
+static void drop_youngest(struct fb_transit *t)
 {
     struct entry *e = entry_at(t, t->n - 1);
-    ST_ASSERT(!e->taken);
+    FB_ASSERT(!e->taken);
     if (!e->over && group_of(t, e->weight) > t->group) {
         t->ahead = (struct cursor){e->weight, e->expert};
     } else if (!e->over) {
@@ -395,48 +395,48 @@ static void drop_youngest(struct st_transit *t)
     }
     drop(t, e);
     if (!at_rest(e)) {
-        st_io_wait(t->io, &e->request, NULL);
+        fb_io_wait(t->io, &e->request, NULL);
     }
     t->n--;
 }
 
 /* Issues one needed unit of the weight, whatever has to go for it. */
-static void force(struct st_transit *t, int weight)
+static void force(struct fb_transit *t, int weight)
 {
     struct cursor c = {weight, 0};
     while (*need_of(t, weight, c.expert) != NEEDED) {
         c.expert++;
     }
     while (!issue(t, weight, c.expert, false)) {
-        ST_ASSERT(t->n > 0);
+        FB_ASSERT(t->n > 0);
         drop_youngest(t);
     }
     *need_of(t, weight, c.expert) = ISSUED;
 }
 
-static void wait_for(struct st_transit *t, struct entry *e)
+static void wait_for(struct fb_transit *t, struct entry *e)
 {
-    uint64_t before = st_io_now_ns(t->io);
-    st_io_wait(t->io, &e->request, NULL);
-    uint64_t waited = st_io_now_ns(t->io) - before;
+    uint64_t before = fb_io_now_ns(t->io);
+    fb_io_wait(t->io, &e->request, NULL);
+    uint64_t waited = fb_io_now_ns(t->io) - before;
     t->stats.stall_ns += waited;
     t->stats.prefetch_stall_ns += e->ahead ? waited : 0;
 }
 
-int st_transit_take(
-    struct st_transit *t, int weight, struct st_unit *units, int max, struct strata_error *err)
+int fb_transit_take(
+    struct fb_transit *t, int weight, struct fb_unit *units, int max, struct forebay_error *err)
 {
-    ST_ASSERT(group_of(t, weight) == t->group);
+    FB_ASSERT(group_of(t, weight) == t->group);
     if (!(t->marked & 1u << t->weights->weights[weight].part)) { /* nobody expected it */
         mark_needed(t, weight);
         t->own = (struct cursor){weight, 0};
     }
     for (;;) {
-        st_io_poll(t->io);
+        fb_io_poll(t->io);
         pump(t);
         int n = collect(t, weight, units, max, err);
         if (n < 0) {
-            st_transit_finish(t);
+            fb_transit_finish(t);
         }
         if (n != 0) {
             return n;
@@ -453,16 +453,16 @@ int st_transit_take(
     }
 }
 
-void st_transit_release(struct st_transit *t, const struct st_unit *unit)
+void fb_transit_release(struct fb_transit *t, const struct fb_unit *unit)
 {
     struct entry *e = &t->entries[unit->entry];
-    ST_ASSERT(e->taken);
+    FB_ASSERT(e->taken);
     e->taken = false;
     e->over = true;
     pump(t);
 }
 
-void st_transit_finish(struct st_transit *t)
+void fb_transit_finish(struct fb_transit *t)
 {
     for (unsigned i = 0; i < t->n; i++) {
         if (!entry_at(t, i)->over) {
@@ -474,7 +474,7 @@ void st_transit_finish(struct st_transit *t)
     t->group = t->own.weight = t->ahead.weight = -1;
 }
 
-void st_transit_expect(struct st_transit *t, const struct st_expert_use *uses, int n)
+void fb_transit_expect(struct fb_transit *t, const struct fb_expert_use *uses, int n)
 {
     for (int i = 0; i < n; i++) {
         t->uses[uses[i].weight] = uses[i];
@@ -484,19 +484,19 @@ void st_transit_expect(struct st_transit *t, const struct st_expert_use *uses, i
         t->last_expected = uses[i].weight;
     }
     if (n > 0 && uses[0].tokens <= 1) { /* no batch: nothing of what a failed one left is wanted */
-        st_transit_finish(t);
+        fb_transit_finish(t);
     } else if (n > 0 && !has_live(t)) {
         t->ahead = (struct cursor){uses[0].weight, 0};
         pump(t);
     }
 }
 
-uint64_t st_transit_bytes(const struct st_transit *t)
+uint64_t fb_transit_bytes(const struct fb_transit *t)
 {
     return t->bytes;
 }
 
-const struct st_transit_stats *st_transit_stats(const struct st_transit *t)
+const struct fb_transit_stats *fb_transit_stats(const struct fb_transit *t)
 {
     return &t->stats;
 }

@@ -17,62 +17,62 @@
  *
  * Threads: belongs to the stream's thread. Reads are issued only in calls of this interface.
  */
-#ifndef ST_STREAM_TRANSIT_H
-#define ST_STREAM_TRANSIT_H
+#ifndef FB_STREAM_TRANSIT_H
+#define FB_STREAM_TRANSIT_H
 
 #include "stream/arrival.h"
 
-struct st_transit;
+struct fb_transit;
 
 /* One expert matrix of a coming computation: how many rows of tokens, of how many experts each. */
-struct st_expert_use {
+struct fb_expert_use {
     int weight, tokens, picks;
 };
 
 /* Whether reading is the only way to have the expert of the group. */
-typedef bool (*st_absent_fn)(void *user, int group, int expert);
+typedef bool (*fb_absent_fn)(void *user, int group, int expert);
 
 /* `bytes` is at least the largest envelope of any unit. The memory is taken now. NULL if the address
  * space is refused. */
-struct st_transit *st_transit_new(
-    struct st_arriver *arriver, uint64_t bytes, st_absent_fn absent, void *user);
-void st_transit_free(struct st_transit *t); /* waits for what is in flight */
+struct fb_transit *fb_transit_new(
+    struct fb_arriver *arriver, uint64_t bytes, fb_absent_fn absent, void *user);
+void fb_transit_free(struct fb_transit *t); /* waits for what is in flight */
 
 /* The matrices will be used in this order, after those of the same pass that came before. Reading
  * begins. */
-void st_transit_expect(struct st_transit *t, const struct st_expert_use *uses, int n);
+void fb_transit_expect(struct fb_transit *t, const struct fb_expert_use *uses, int n);
 
 /* The ids of the weight's group are known: n experts must be read, for this weight and those of the
  * group that are expected after it. `n_used` of the group's experts are used in all. */
-void st_transit_need(struct st_transit *t, int weight, const int *experts, int n, int n_used);
+void fb_transit_need(struct fb_transit *t, int weight, const int *experts, int n, int n_used);
 
 /* One expert's part that has been read. */
-struct st_unit {
+struct fb_unit {
     int expert;
     const void *raw; /* the file's bytes */
     int entry;       /* for release */
 };
 
 /* Takes up to `max` needed units of the weight, in any order, at equal distances of
- * st_weight_envelope; blocks until there is one. 0: each of them has been taken; -1: a read failed,
+ * fb_weight_envelope; blocks until there is one. 0: each of them has been taken; -1: a read failed,
  * or what it brought may not be used. All that was taken before must have been released. */
-int st_transit_take(
-    struct st_transit *t, int weight, struct st_unit *units, int max, struct strata_error *err);
+int fb_transit_take(
+    struct fb_transit *t, int weight, struct fb_unit *units, int max, struct forebay_error *err);
 
 /* The unit's memory is free again. */
-void st_transit_release(struct st_transit *t, const struct st_unit *unit);
+void fb_transit_release(struct fb_transit *t, const struct fb_unit *unit);
 
 /* The computation is over: what was read in vain is dropped. */
-void st_transit_finish(struct st_transit *t);
+void fb_transit_finish(struct fb_transit *t);
 
-uint64_t st_transit_bytes(const struct st_transit *t);
+uint64_t fb_transit_bytes(const struct fb_transit *t);
 
-struct st_transit_stats {
+struct fb_transit_stats {
     uint64_t demand_bytes;        /* issued when the ids were known */
     uint64_t prefetch_bytes;      /* before */
     uint64_t prefetch_used_bytes; /* of these, taken */
     uint64_t stall_ns, prefetch_stall_ns;
 };
-const struct st_transit_stats *st_transit_stats(const struct st_transit *t);
+const struct fb_transit_stats *fb_transit_stats(const struct fb_transit *t);
 
 #endif

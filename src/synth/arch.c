@@ -5,7 +5,7 @@
 
 #include "synth/synth.h"
 
-static const struct st_arch table[] = {
+static const struct fb_arch table[] = {
     /* dense */
     {.name = "llama", .flags = ARCH_ONE_FF_KEY, .experts_used = 2, .ff_eighths = 28},
     {.name = "qwen2", .flags = ARCH_QKV_BIAS, .ff_eighths = 28},
@@ -207,7 +207,7 @@ static const struct st_arch table[] = {
 
 #define N_ARCHS ((int)(sizeof table / sizeof *table))
 
-const struct st_arch *st_arch_find(const char *name)
+const struct fb_arch *fb_arch_find(const char *name)
 {
     for (int i = 0; i < N_ARCHS; i++) {
         if (strcmp(table[i].name, name) == 0) {
@@ -217,13 +217,13 @@ const struct st_arch *st_arch_find(const char *name)
     return NULL;
 }
 
-const char *st_synth_arch_name(int i)
+const char *fb_synth_arch_name(int i)
 {
     return i >= 0 && i < N_ARCHS ? table[i].name : NULL;
 }
 
-bool st_synth_arch_has_experts(const char *arch)
+bool fb_synth_arch_has_experts(const char *arch)
 {
-    const struct st_arch *found = st_arch_find(arch);
+    const struct fb_arch *found = fb_arch_find(arch);
     return found && found->experts > 0;
 }

@@ -5,12 +5,12 @@
  * the keys that only it needs. shape.c turns a row and a set of dimensions into tensors, so a new
  * architecture that is a new mixture of known parts costs one row.
  */
-#ifndef ST_SYNTH_ARCH_H
-#define ST_SYNTH_ARCH_H
+#ifndef FB_SYNTH_ARCH_H
+#define FB_SYNTH_ARCH_H
 
-#include "strata.h"
+#include "forebay.h"
 
-enum st_arch_flag {
+enum fb_arch_flag {
     /* attention */
     ARCH_QKV_FUSED = 1 << 0, /* attn_qkv */
     ARCH_QKV_BIAS = 1 << 1,
@@ -50,13 +50,13 @@ enum st_arch_flag {
 };
 
 /* A key without the "ARCH." in front; kind 'u', 'f' or 'b'. */
-struct st_arch_key {
+struct fb_arch_key {
     const char *key;
     char kind;
     double value;
 };
 
-struct st_arch {
+struct fb_arch {
     const char *name; /* as the user says it */
     const char *gguf; /* general.architecture; NULL: the name */
     uint32_t flags;
@@ -68,9 +68,9 @@ struct st_arch {
     bool one_shared;    /* no other number of shared experts than one */
     int layer_step;     /* the number of layers must be a multiple of it; 0: any */
     const char *type;   /* usual tensor type; NULL: Q4_K */
-    struct st_arch_key keys[4];
+    struct fb_arch_key keys[4];
 };
 
-const struct st_arch *st_arch_find(const char *name);
+const struct fb_arch *fb_arch_find(const char *name);
 
 #endif

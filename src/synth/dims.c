@@ -22,9 +22,9 @@ static const struct tier {
     uint64_t up_to_bytes;
     int embd, layers, experts, expert_ff_max, vocab;
 } tiers[] = {
-    {16 * ST_MIB, 256, 2, 8, 256, 512}, {256 * ST_MIB, 512, 4, 16, 1024, 1024},
-    {2 * ST_GIB, 1024, 8, 32, FF_MAX, 2048}, {16 * ST_GIB, 2048, 16, 64, FF_MAX, 2048},
-    {128 * ST_GIB, 4096, 32, 128, FF_MAX, 4096},
+    {16 * FB_MIB, 256, 2, 8, 256, 512}, {256 * FB_MIB, 512, 4, 16, 1024, 1024},
+    {2 * FB_GIB, 1024, 8, 32, FF_MAX, 2048}, {16 * FB_GIB, 2048, 16, 64, FF_MAX, 2048},
+    {128 * FB_GIB, 4096, 32, 128, FF_MAX, 4096},
     {UINT64_MAX, 7168, 61, 384, FF_MAX, 1024}, /* embeddings a sparse file can really hold */
 };
 
@@ -37,7 +37,7 @@ static int choose(int wish, int otherwise)
     return wish > 0 ? wish : otherwise;
 }
 
-static const struct tier *find_tier(const struct st_synth_shape *s, const struct st_dims *d)
+static const struct tier *find_tier(const struct fb_synth_shape *s, const struct fb_dims *d)
 {
     uint64_t bytes = s->size_bytes;
     if (s->parameters) {
@@ -60,92 +60,92 @@ static const struct tier *find_tier(const struct st_synth_shape *s, const struct
 
 /* --- Checks ------------------------------------------------------------------------------- */
 
-static enum strata_status in_range(
-    const char *what, int value, int low, int high, struct strata_error *err)
+static enum forebay_status in_range(
+    const char *what, int value, int low, int high, struct forebay_error *err)
 {
     if (value < low || value > high) {
-        return st_fail(
-            err, STRATA_E_USAGE, "", "%s: %d is not between %d and %d", what, value, low, high);
+        return fb_fail(
+            err, FOREBAY_E_USAGE, "", "%s: %d is not between %d and %d", what, value, low, high);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status check_attention(const struct st_dims *d, struct strata_error *err)
+static enum forebay_status check_attention(const struct fb_dims *d, struct forebay_error *err)
 {
     if (d->embd % d->heads != 0 || d->head_dim % 2 != 0) {
-        return st_fail(err, STRATA_E_USAGE, "Choose a number of heads that divides the width.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Choose a number of heads that divides the width.",
             "%d heads do not divide a width of %d into even parts", d->heads, d->embd);
     }
     if (d->heads % d->kv_heads != 0) {
-        return st_fail(err, STRATA_E_USAGE, "Choose a number of KV heads that divides the heads.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Choose a number of KV heads that divides the heads.",
             "%d KV heads do not divide %d heads", d->kv_heads, d->heads);
     }
     if ((d->arch->flags & ARCH_MHA) && d->kv_heads != d->heads) {
-        return st_fail(err, STRATA_E_USAGE, "Leave --kv-heads out.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Leave --kv-heads out.",
             "%s has as many KV heads as heads", d->arch->name);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status check_experts(const struct st_dims *d, struct strata_error *err)
+static enum forebay_status check_experts(const struct fb_dims *d, struct forebay_error *err)
 {
-    const struct st_arch *a = d->arch;
+    const struct fb_arch *a = d->arch;
     if (d->experts > 0 && a->experts == 0 && !(a->flags & ARCH_ONE_FF_KEY)) {
-        return st_fail(err, STRATA_E_USAGE, "Leave --experts out.", "%s has no experts", a->name);
+        return fb_fail(err, FOREBAY_E_USAGE, "Leave --experts out.", "%s has no experts", a->name);
     }
     if (d->experts == 0 && (d->used > 0 || a->experts > 0)) {
-        return st_fail(err, STRATA_E_USAGE, "", "%s needs a number of experts", a->name);
+        return fb_fail(err, FOREBAY_E_USAGE, "", "%s needs a number of experts", a->name);
     }
     if (d->used > d->experts) {
-        return st_fail(
-            err, STRATA_E_USAGE, "", "%d of %d experts cannot be used", d->used, d->experts);
+        return fb_fail(
+            err, FOREBAY_E_USAGE, "", "%d of %d experts cannot be used", d->used, d->experts);
     }
     bool shared_fits = a->shared_experts == 0 ? d->shared == 0
                        : a->one_shared        ? d->shared == 1
                                               : d->shared >= 1;
     if (!shared_fits) {
-        return st_fail(err, STRATA_E_USAGE, "Leave --shared-experts out.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Leave --shared-experts out.",
             "%s cannot have %d shared experts", a->name, d->shared);
     }
     if (d->fused && !(a->flags & ARCH_CAN_FUSE_EXPERTS)) {
-        return st_fail(err, STRATA_E_USAGE, "Try deepseek2 or qwen3next.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Try deepseek2 or qwen3next.",
             "%s does not know fused gate and up experts", a->name);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status check(const struct st_dims *d, struct strata_error *err)
+static enum forebay_status check(const struct fb_dims *d, struct forebay_error *err)
 {
     const struct {
         const char *what;
         int value, low, high;
     } limits[] = {
-        {"layers", d->layers, 1, ST_MAX_LAYERS},
+        {"layers", d->layers, 1, FB_MAX_LAYERS},
         {"width", d->embd, 32, 65536},
         {"heads", d->heads, 1, 512},
         {"KV heads", d->kv_heads, 1, 512},
         {"FFN width", d->experts ? d->expert_ff : d->ff, 32, FF_MAX},
-        {"experts", d->experts, 0, ST_MAX_EXPERTS},
-        {"experts used", d->used, 0, ST_MAX_EXPERTS},
+        {"experts", d->experts, 0, FB_MAX_EXPERTS},
+        {"experts used", d->used, 0, FB_MAX_EXPERTS},
         {"shared experts", d->shared, 0, 16},
-        {"vocabulary", d->vocab, ST_SYNTH_EXTRA_TOKENS + 1, 1 << 22},
+        {"vocabulary", d->vocab, FB_SYNTH_EXTRA_TOKENS + 1, 1 << 22},
         {"context", d->ctx, 16, 1 << 24},
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        enum strata_status status =
+        enum forebay_status status =
             in_range(limits[i].what, limits[i].value, limits[i].low, limits[i].high, err);
         if (status) {
             return status;
         }
     }
     if (d->embd % 32 != 0) {
-        return st_fail(err, STRATA_E_USAGE, "", "a width of %d is no multiple of 32", d->embd);
+        return fb_fail(err, FOREBAY_E_USAGE, "", "a width of %d is no multiple of 32", d->embd);
     }
     if (d->arch->layer_step && d->layers % d->arch->layer_step != 0) {
-        return st_fail(err, STRATA_E_USAGE, "", "%s needs a multiple of %d layers, not %d",
+        return fb_fail(err, FOREBAY_E_USAGE, "", "%s needs a multiple of %d layers, not %d",
             d->arch->name, d->arch->layer_step, d->layers);
     }
-    enum strata_status status = check_attention(d, err);
+    enum forebay_status status = check_attention(d, err);
     return status ? status : check_experts(d, err);
 }
 
@@ -174,7 +174,7 @@ static int usual_kv_heads(int heads)
     return n;
 }
 
-static void choose_attention(const struct st_synth_shape *s, struct st_dims *d)
+static void choose_attention(const struct fb_synth_shape *s, struct fb_dims *d)
 {
     d->heads = choose(s->heads, usual_heads(d->embd));
     bool all = (d->arch->flags & ARCH_MHA) != 0;
@@ -185,16 +185,16 @@ static void choose_attention(const struct st_synth_shape *s, struct st_dims *d)
     d->rope = small ? 32 : 64;
     d->v_dim = small ? 64 : 128;
     d->kv_rank = small ? 256 : 512;
-    d->q_rank = (int)st_min(1536, st_round_up((uint64_t)d->embd / 2, 256));
+    d->q_rank = (int)fb_min(1536, fb_round_up((uint64_t)d->embd / 2, 256));
 }
 
-static void choose_ffn(const struct st_synth_shape *s, const struct tier *tier, struct st_dims *d)
+static void choose_ffn(const struct fb_synth_shape *s, const struct tier *tier, struct fb_dims *d)
 {
-    const struct st_arch *a = d->arch;
+    const struct fb_arch *a = d->arch;
     /* many small experts grow in number with the model, few large ones in size only */
     bool few = a->experts < 64 && a->experts < tier->experts;
     int most = few ? a->experts : tier->experts;
-    int usual = (int)st_round_up((uint64_t)d->embd * (uint64_t)a->ff_eighths / 8, FF_STEP);
+    int usual = (int)fb_round_up((uint64_t)d->embd * (uint64_t)a->ff_eighths / 8, FF_STEP);
     d->fused = s->fused_experts;
     d->experts = s->experts > 0 || a->experts == 0 ? s->experts : most;
     if (d->experts == 0) {
@@ -211,10 +211,10 @@ static void choose_ffn(const struct st_synth_shape *s, const struct tier *tier, 
     d->dense_layers = a->dense_layers < d->layers ? a->dense_layers : d->layers - 1;
 }
 
-static void choose_all(const struct st_synth_shape *s, const struct tier *tier, struct st_dims *d)
+static void choose_all(const struct fb_synth_shape *s, const struct tier *tier, struct fb_dims *d)
 {
     int step = choose(d->arch->layer_step, 1);
-    d->layers = choose(s->layers, (int)st_round_up((uint64_t)tier->layers, (uint64_t)step));
+    d->layers = choose(s->layers, (int)fb_round_up((uint64_t)tier->layers, (uint64_t)step));
     d->embd = choose(s->embd, tier->embd);
     d->vocab = choose(s->vocab, tier->vocab);
     d->ctx = choose(s->ctx, (d->arch->flags & ARCH_POSITION_EMBD) ? 1024 : 4096);
@@ -225,10 +225,10 @@ static void choose_all(const struct st_synth_shape *s, const struct tier *tier, 
 /* --- Meeting a size ----------------------------------------------------------------------- */
 
 struct search {
-    struct st_synth_shape shape; /* layers and ff are filled in while searching */
+    struct fb_synth_shape shape; /* layers and ff are filled in while searching */
     const struct tier *tier;
-    struct st_dims dims;
-    struct st_synth_model scratch;
+    struct fb_dims dims;
+    struct fb_synth_model scratch;
     bool by_parameters;
     uint64_t target;
 };
@@ -237,10 +237,10 @@ static uint64_t measure(struct search *s, int *number, int value)
 {
     *number = value;
     choose_all(&s->shape, s->tier, &s->dims);
-    st_synth_model_clear(&s->scratch);
-    st_dims_tensors(&s->dims, &s->scratch);
-    return s->by_parameters ? st_synth_model_parameters(&s->scratch)
-                            : st_synth_model_bytes(&s->scratch);
+    fb_synth_model_clear(&s->scratch);
+    fb_dims_tensors(&s->dims, &s->scratch);
+    return s->by_parameters ? fb_synth_model_parameters(&s->scratch)
+                            : fb_synth_model_bytes(&s->scratch);
 }
 
 static uint64_t distance(uint64_t a, uint64_t b)
@@ -249,7 +249,7 @@ static uint64_t distance(uint64_t a, uint64_t b)
 }
 
 /* Blocks of the down matrices must fill their rows. */
-static int ff_step(const struct st_dims *d)
+static int ff_step(const struct fb_dims *d)
 {
     int64_t expert = ggml_blck_size((enum ggml_type)d->quant.expert);
     int64_t more = ggml_blck_size((enum ggml_type)d->quant.more);
@@ -275,40 +275,40 @@ static void search_number(struct search *s, int *number, int step, int max)
     measure(s, number, best * step);
 }
 
-static enum strata_status meet_size(struct search *s, struct strata_error *err)
+static enum forebay_status meet_size(struct search *s, struct forebay_error *err)
 {
     bool free_layers = s->shape.layers == 0, free_ff = s->shape.ff == 0;
     if (!free_layers && !free_ff) {
-        return st_fail(err, STRATA_E_USAGE, "Leave --layers or --ff out.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Leave --layers or --ff out.",
             "a size is asked for, but layers and FFN width are both given");
     }
     if (free_layers) {
-        search_number(s, &s->shape.layers, choose(s->dims.arch->layer_step, 1), ST_MAX_LAYERS);
+        search_number(s, &s->shape.layers, choose(s->dims.arch->layer_step, 1), FB_MAX_LAYERS);
     }
     if (free_ff) {
         search_number(s, &s->shape.ff, ff_step(&s->dims), FF_MAX);
     }
-    uint64_t got = s->by_parameters ? st_synth_model_parameters(&s->scratch)
-                                    : st_synth_model_bytes(&s->scratch);
+    uint64_t got = s->by_parameters ? fb_synth_model_parameters(&s->scratch)
+                                    : fb_synth_model_bytes(&s->scratch);
     if (distance(got, s->target) > s->target / 4) {
-        return st_fail(err, STRATA_E_USAGE,
+        return fb_fail(err, FOREBAY_E_USAGE,
             "Give --embd, --experts or --vocab values that suit the size.",
             "the nearest %s to %.4g is %.4g", s->by_parameters ? "number of parameters" : "size",
             (double)s->target, (double)got);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-enum strata_status st_dims_resolve(
-    const struct st_synth_shape *shape, struct st_dims *out, struct strata_error *err)
+enum forebay_status fb_dims_resolve(
+    const struct fb_synth_shape *shape, struct fb_dims *out, struct forebay_error *err)
 {
-    struct st_dims d = {.arch = shape->arch ? st_arch_find(shape->arch) : NULL};
+    struct fb_dims d = {.arch = shape->arch ? fb_arch_find(shape->arch) : NULL};
     if (!d.arch) {
-        return st_fail(err, STRATA_E_USAGE, "The help lists the architectures.",
+        return fb_fail(err, FOREBAY_E_USAGE, "The help lists the architectures.",
             "unknown architecture '%s'", shape->arch ? shape->arch : "");
     }
     const char *type = shape->type ? shape->type : d.arch->type ? d.arch->type : "Q4_K";
-    enum strata_status status = st_synth_quant_parse(type, &d.quant, err);
+    enum forebay_status status = fb_synth_quant_parse(type, &d.quant, err);
     if (status) {
         return status;
     }
@@ -326,6 +326,6 @@ enum strata_status st_dims_resolve(
         .target = shape->parameters ? shape->parameters : shape->size_bytes};
     status = meet_size(&s, err);
     *out = s.dims;
-    st_synth_model_release(&s.scratch);
+    fb_synth_model_release(&s.scratch);
     return status ? status : check(out, err);
 }

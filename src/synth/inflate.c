@@ -31,7 +31,7 @@
 
 #define MAX_FF (1 << 20)
 
-void st_synth_inflate_init(struct st_synth_inflate *inflate)
+void fb_synth_inflate_init(struct fb_synth_inflate *inflate)
 {
     memset(inflate, 0, sizeof *inflate);
 }
@@ -52,12 +52,12 @@ struct origin {
 };
 
 struct inflating {
-    const struct st_synth_inflate *options;
-    struct st_catalog *source;
-    struct st_synth_model model;
+    const struct fb_synth_inflate *options;
+    struct fb_catalog *source;
+    struct fb_synth_model model;
     struct origin *origins; /* per tensor of the model */
-    struct st_pool *pool;
-    struct st_neurons neurons;
+    struct fb_pool *pool;
+    struct fb_neurons neurons;
     bool dense;
     int experts, used;
 };
@@ -123,8 +123,8 @@ static bool is_foreign(const struct inflating *f, const char *name)
     return strstr(part, "_exps.") != NULL;
 }
 
-static enum strata_status check_arch(
-    const struct inflating *f, const char **arch, struct strata_error *err)
+static enum forebay_status check_arch(
+    const struct inflating *f, const char **arch, struct forebay_error *err)
 {
     const char *own = f->source->arch;
     *arch = own;
@@ -132,36 +132,36 @@ static enum strata_status check_arch(
         for (size_t i = 0; i < sizeof dense_archs / sizeof *dense_archs; i++) {
             if (strcmp(own, dense_archs[i][0]) == 0) {
                 *arch = dense_archs[i][1];
-                return STRATA_OK;
+                return FOREBAY_OK;
             }
         }
-        return st_fail(err, STRATA_E_UNSUPPORTED, "Use a model of type llama, qwen3 or granite.",
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model of type llama, qwen3 or granite.",
             "no mixture of experts computes what a dense %s model does", own);
     }
     for (size_t i = 0; i < sizeof softmax_archs / sizeof *softmax_archs; i++) {
         if (strcmp(own, softmax_archs[i]) == 0) {
-            return STRATA_OK;
+            return FOREBAY_OK;
         }
     }
     return f->experts == f->neurons.source_experts
-               ? STRATA_OK
-               : st_fail(err, STRATA_E_UNSUPPORTED,
+               ? FOREBAY_OK
+               : fb_fail(err, FOREBAY_E_UNSUPPORTED,
                      "Keep its number of experts and only widen them with --ff.",
                      "copies of experts would change what %s computes", own);
 }
 
 /* --- Numbers ------------------------------------------------------------------------------ */
 
-static enum strata_status choose_experts(struct inflating *f, struct strata_error *err)
+static enum forebay_status choose_experts(struct inflating *f, struct forebay_error *err)
 {
-    const struct st_synth_inflate *o = f->options;
-    const struct st_catalog *c = f->source;
+    const struct fb_synth_inflate *o = f->options;
+    const struct fb_catalog *c = f->source;
     f->dense = c->n_expert == 0;
     f->neurons.source_experts = f->dense ? 1 : c->n_expert;
     f->experts = o->experts ? o->experts : c->n_expert;
-    if (f->experts < 1 || f->experts > ST_MAX_EXPERTS ||
+    if (f->experts < 1 || f->experts > FB_MAX_EXPERTS ||
         f->experts % f->neurons.source_experts != 0) {
-        return st_fail(err, STRATA_E_USAGE,
+        return fb_fail(err, FOREBAY_E_USAGE,
             "Give --experts: up to 1024, a multiple of those the model has.",
             "%d experts cannot be made of %d", f->experts, f->neurons.source_experts);
     }
@@ -169,23 +169,23 @@ static enum strata_status choose_experts(struct inflating *f, struct strata_erro
     int usual = f->dense ? (f->experts < 2 ? 1 : 2) : c->n_expert_used * copies;
     f->used = o->experts_used ? o->experts_used : usual;
     if (!f->dense && f->used != usual) {
-        return st_fail(err, STRATA_E_USAGE, "Leave --used out.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Leave --used out.",
             "%d copies of each expert need %d experts per token to keep the text, not %d", copies,
             usual, f->used);
     }
     if (f->used < 1 || f->used > f->experts) {
-        return st_fail(
-            err, STRATA_E_USAGE, "", "%d of %d experts cannot be used", f->used, f->experts);
+        return fb_fail(
+            err, FOREBAY_E_USAGE, "", "%d of %d experts cannot be used", f->used, f->experts);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static bool is_bias(const struct st_tensor *t)
+static bool is_bias(const struct fb_tensor *t)
 {
     return strstr(t->name, ".bias") != NULL;
 }
 
-static int target_type(const struct st_tensor *t, int wanted)
+static int target_type(const struct fb_tensor *t, int wanted)
 {
     return wanted >= 0 && !is_bias(t) ? wanted : t->type;
 }
@@ -196,7 +196,7 @@ static bool shared_follows_experts(const struct inflating *f)
     char key[128];
     snprintf(key, sizeof key, "%s.expert_shared_feed_forward_length", f->source->arch);
     for (int i = 0; i < f->source->n_tensors; i++) {
-        if (f->source->tensors[i].role == ST_ROLE_SHARED_EXPERT) {
+        if (f->source->tensors[i].role == FB_ROLE_SHARED_EXPERT) {
             return gguf_find_key(f->source->meta, key) < 0;
         }
     }
@@ -204,40 +204,40 @@ static bool shared_follows_experts(const struct inflating *f)
 }
 
 /* Finds the width of the FFN and the size of the groups, from all down matrices. */
-static enum strata_status measure_ffn(struct inflating *f, int wanted, struct strata_error *err)
+static enum forebay_status measure_ffn(struct inflating *f, int wanted, struct forebay_error *err)
 {
-    struct st_neurons *n = &f->neurons;
+    struct fb_neurons *n = &f->neurons;
     n->group = 1;
     for (int i = 0; i < f->source->n_tensors; i++) {
-        const struct st_tensor *t = &f->source->tensors[i];
+        const struct fb_tensor *t = &f->source->tensors[i];
         int rule = find_rule(f, t->name);
         if (rule < 0 && is_foreign(f, t->name)) {
-            return st_fail(err, STRATA_E_UNSUPPORTED, "Use another model.",
+            return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use another model.",
                 "inflating does not know what to do with tensor %s", t->name);
         }
         if (rule < 0 || rules[rule].kind != NEURON_COLUMNS) {
             continue;
         }
         if (n->source_ff && n->source_ff != t->ne[0]) {
-            return st_fail(err, STRATA_E_UNSUPPORTED, "Use another model.",
+            return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use another model.",
                 "the layers have FFNs of different widths");
         }
         n->source_ff = t->ne[0];
         int64_t block = ggml_blck_size((enum ggml_type)target_type(t, wanted));
         n->group = block > n->group ? block : n->group;
     }
-    return n->source_ff ? STRATA_OK
-                        : st_fail(err, STRATA_E_UNSUPPORTED, "Use another model.",
+    return n->source_ff ? FOREBAY_OK
+                        : fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use another model.",
                               "%s has no gated FFN", f->source->files[0]->path);
 }
 
 /* The width with which the file has about the size that is asked for. */
 static int64_t ff_of_size(const struct inflating *f, int wanted)
 {
-    const struct st_neurons *n = &f->neurons;
+    const struct fb_neurons *n = &f->neurons;
     uint64_t size = f->options->size_bytes, others = 0, group = 0;
     for (int i = 0; i < f->source->n_tensors; i++) {
-        const struct st_tensor *t = &f->source->tensors[i];
+        const struct fb_tensor *t = &f->source->tensors[i];
         int rule = find_rule(f, t->name);
         enum origin_kind kind = rule < 0 ? AS_IS : rules[rule].kind;
         enum ggml_type type = (enum ggml_type)target_type(t, wanted);
@@ -254,33 +254,33 @@ static int64_t ff_of_size(const struct inflating *f, int wanted)
     return ff > n->padded_ff ? (ff < MAX_FF ? ff : MAX_FF) : n->padded_ff;
 }
 
-static enum strata_status choose_ff(struct inflating *f, int wanted, struct strata_error *err)
+static enum forebay_status choose_ff(struct inflating *f, int wanted, struct forebay_error *err)
 {
-    struct st_neurons *n = &f->neurons;
-    n->padded_ff = (int64_t)st_round_up((uint64_t)n->source_ff, (uint64_t)n->group);
+    struct fb_neurons *n = &f->neurons;
+    n->padded_ff = (int64_t)fb_round_up((uint64_t)n->source_ff, (uint64_t)n->group);
     n->ff = f->options->size_bytes ? ff_of_size(f, wanted)
             : f->options->ff       ? f->options->ff
                                    : n->padded_ff;
     if (n->ff != n->source_ff && shared_follows_experts(f)) {
-        return st_fail(err, STRATA_E_UNSUPPORTED, "Leave --ff and --type out.",
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Leave --ff and --type out.",
             "in a %s model, wider experts would need wider shared experts", f->source->arch);
     }
     if (n->ff < n->padded_ff || n->ff % n->group != 0 || n->ff > MAX_FF) {
-        return st_fail(err, STRATA_E_USAGE, "", "--ff must be a multiple of %d, from %d to %d",
+        return fb_fail(err, FOREBAY_E_USAGE, "", "--ff must be a multiple of %d, from %d to %d",
             (int)n->group, (int)n->padded_ff, MAX_FF);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* --- The tensors -------------------------------------------------------------------------- */
 
-static struct st_synth_tensor *append(struct inflating *f, enum origin_kind kind, int source,
+static struct fb_synth_tensor *append(struct inflating *f, enum origin_kind kind, int source,
     int type, int64_t ne0, int64_t ne1, int64_t ne2)
 {
     int n = f->model.n_tensors;
-    f->origins = st_xrealloc(f->origins, (size_t)(n + 1) * sizeof *f->origins);
+    f->origins = fb_xrealloc(f->origins, (size_t)(n + 1) * sizeof *f->origins);
     f->origins[n] = (struct origin){kind, source};
-    struct st_synth_tensor *t = st_synth_tensor_add(&f->model, type, ne0, ne1, ne2);
+    struct fb_synth_tensor *t = fb_synth_tensor_add(&f->model, type, ne0, ne1, ne2);
     if (source >= 0) {
         t->layer = f->source->tensors[source].layer;
     }
@@ -288,11 +288,11 @@ static struct st_synth_tensor *append(struct inflating *f, enum origin_kind kind
 }
 
 /* The shape that the model's numbers promise; nothing else may be read or written by row number. */
-static bool has_expected_shape(const struct inflating *f, const struct st_tensor *t, int rule)
+static bool has_expected_shape(const struct inflating *f, const struct fb_tensor *t, int rule)
 {
     int64_t ff = f->neurons.source_ff, n = f->neurons.source_experts;
     bool is_float = t->type == GGML_TYPE_F32;
-    if (t->ne[3] != 1 || !st_synth_quant_known(t->type)) {
+    if (t->ne[3] != 1 || !fb_synth_quant_known(t->type)) {
         return false;
     }
     switch (rules[rule].kind) {
@@ -307,44 +307,44 @@ static bool has_expected_shape(const struct inflating *f, const struct st_tensor
     }
 }
 
-static enum strata_status check_tensor(const struct inflating *f, const struct st_tensor *t,
-    int rule, int type, struct strata_error *err)
+static enum forebay_status check_tensor(const struct inflating *f, const struct fb_tensor *t,
+    int rule, int type, struct forebay_error *err)
 {
     if (!has_expected_shape(f, t, rule)) {
-        return st_fail(err, STRATA_E_FORMAT, "The file may be damaged; fetch it again.",
+        return fb_fail(err, FOREBAY_E_FORMAT, "The file may be damaged; fetch it again.",
             "%s: tensor %s does not have the shape of a model with %d experts and FFNs of %d",
             f->source->files[t->file]->path, t->name, f->neurons.source_experts,
             (int)f->neurons.source_ff);
     }
     if (rules[rule].kind == NEURON_ROWS && t->ne[0] % ggml_blck_size((enum ggml_type)type) != 0) {
-        return st_fail(err, STRATA_E_USAGE, "Use a type with smaller blocks, like Q8_0.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Use a type with smaller blocks, like Q8_0.",
             "rows of %d weights cannot be stored as %s", (int)t->ne[0],
             ggml_type_name((enum ggml_type)type));
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static void append_router(struct inflating *f, int layer, int64_t embd)
 {
-    struct st_synth_tensor *t = append(f, NEW_ROUTER, -1, GGML_TYPE_F32, embd, f->experts, 0);
-    st_synth_tensor_name(t, "blk.%d.ffn_gate_inp.weight", layer);
+    struct fb_synth_tensor *t = append(f, NEW_ROUTER, -1, GGML_TYPE_F32, embd, f->experts, 0);
+    fb_synth_tensor_name(t, "blk.%d.ffn_gate_inp.weight", layer);
     t->layer = layer;
     t->spread = 1.5f / sqrtf((float)embd); /* as in shape.c */
 }
 
-static enum strata_status append_inflated(
-    struct inflating *f, int source, int rule, int wanted, struct strata_error *err)
+static enum forebay_status append_inflated(
+    struct inflating *f, int source, int rule, int wanted, struct forebay_error *err)
 {
-    const struct st_tensor *from = &f->source->tensors[source];
+    const struct fb_tensor *from = &f->source->tensors[source];
     enum origin_kind kind = rules[rule].kind;
     int type =
         kind == NEURON_ROWS || kind == NEURON_COLUMNS ? target_type(from, wanted) : from->type;
-    enum strata_status status = check_tensor(f, from, rule, type, err);
+    enum forebay_status status = check_tensor(f, from, rule, type, err);
     if (status) {
         return status;
     }
     int64_t ff = f->neurons.ff, n = f->experts;
-    struct st_synth_tensor *t;
+    struct fb_synth_tensor *t;
     if (kind == NEURON_ROWS) {
         t = append(f, kind, source, type, from->ne[0], ff, n);
     } else if (kind == NEURON_COLUMNS) {
@@ -356,27 +356,27 @@ static enum strata_status append_inflated(
         t = append(f, kind, source, type, n, 0, 0);
     }
     const char *part = rules[rule].to ? rules[rule].to : rules[rule].from;
-    st_synth_tensor_name(t, "blk.%d.%s", from->layer, part);
+    fb_synth_tensor_name(t, "blk.%d.%s", from->layer, part);
     if (f->dense && kind == NEURON_COLUMNS) {
         append_router(f, from->layer, from->ne[1]);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status append_all(struct inflating *f, int wanted, struct strata_error *err)
+static enum forebay_status append_all(struct inflating *f, int wanted, struct forebay_error *err)
 {
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     for (int i = 0; i < f->source->n_tensors && !status; i++) {
-        const struct st_tensor *t = &f->source->tensors[i];
+        const struct fb_tensor *t = &f->source->tensors[i];
         int rule = find_rule(f, t->name);
         if (rule >= 0) {
             status = append_inflated(f, i, rule, wanted, err);
             continue;
         }
-        struct st_synth_tensor *to = append(f, AS_IS, i, t->type, t->ne[0], t->ne[1], t->ne[2]);
+        struct fb_synth_tensor *to = append(f, AS_IS, i, t->type, t->ne[0], t->ne[1], t->ne[2]);
         to->n_dims = t->n_dims;
         to->ne[3] = t->ne[3];
-        st_synth_tensor_name(to, "%s", t->name);
+        fb_synth_tensor_name(to, "%s", t->name);
     }
     return status;
 }
@@ -396,66 +396,66 @@ static bool key_is(const struct inflating *f, const char *key, int64_t value)
  * recognised by its value. */
 static void set_keys(struct inflating *f, const char *arch)
 {
-    st_synth_model_init(&f->model, arch);
-    st_synth_copy_keys(f->model.meta, f->source->meta, f->source->arch, arch);
+    fb_synth_model_init(&f->model, arch);
+    fb_synth_copy_keys(f->model.meta, f->source->meta, f->source->arch, arch);
     bool all_alike = f->dense || key_is(f, "leading_dense_block_count", 0) ||
                      !key_is(f, "expert_feed_forward_length", f->neurons.source_ff);
     if (all_alike && key_is(f, "feed_forward_length", f->neurons.source_ff)) {
-        st_synth_key_u32(&f->model, "feed_forward_length", (uint32_t)f->neurons.ff);
+        fb_synth_key_u32(&f->model, "feed_forward_length", (uint32_t)f->neurons.ff);
     }
     if (f->dense || key_is(f, "expert_feed_forward_length", f->neurons.source_ff)) {
-        st_synth_key_u32(&f->model, "expert_feed_forward_length", (uint32_t)f->neurons.ff);
+        fb_synth_key_u32(&f->model, "expert_feed_forward_length", (uint32_t)f->neurons.ff);
     }
-    st_synth_key_u32(&f->model, "expert_count", (uint32_t)f->experts);
-    st_synth_key_u32(&f->model, "expert_used_count", (uint32_t)f->used);
+    fb_synth_key_u32(&f->model, "expert_count", (uint32_t)f->experts);
+    fb_synth_key_u32(&f->model, "expert_used_count", (uint32_t)f->used);
 }
 
 /* --- Rows --------------------------------------------------------------------------------- */
 
 /* The numbers of a one-dimensional tensor, repeated for the copies. */
-static enum strata_status repeated_items(struct inflating *f, const struct st_synth_tensor *to,
-    const struct origin *origin, uint8_t *out, struct strata_error *err)
+static enum forebay_status repeated_items(struct inflating *f, const struct fb_synth_tensor *to,
+    const struct origin *origin, uint8_t *out, struct forebay_error *err)
 {
     size_t item = ggml_type_size((enum ggml_type)to->type);
     size_t bytes = item * (size_t)f->neurons.source_experts;
-    enum strata_status status = st_neurons_read(&f->neurons, origin->tensor, 0, out, bytes, err);
+    enum forebay_status status = fb_neurons_read(&f->neurons, origin->tensor, 0, out, bytes, err);
     for (int e = f->neurons.source_experts; e < f->experts && !status; e++) {
         memcpy(out + (size_t)e * item, out + (size_t)(e % f->neurons.source_experts) * item, item);
     }
     return status;
 }
 
-static enum strata_status one_row(
-    struct inflating *f, int tensor, int64_t row, uint8_t *out, struct strata_error *err)
+static enum forebay_status one_row(
+    struct inflating *f, int tensor, int64_t row, uint8_t *out, struct forebay_error *err)
 {
-    const struct st_synth_tensor *to = &f->model.tensors[tensor];
+    const struct fb_synth_tensor *to = &f->model.tensors[tensor];
     const struct origin *origin = &f->origins[tensor];
-    uint64_t row_bytes = st_synth_tensor_row_bytes(to);
+    uint64_t row_bytes = fb_synth_tensor_row_bytes(to);
     switch (origin->kind) {
     case NEW_ROUTER:
-        st_pool_rows(f->pool, to, tensor, row, 1, out);
-        return STRATA_OK;
+        fb_pool_rows(f->pool, to, tensor, row, 1, out);
+        return FOREBAY_OK;
     case EXPERT_ROWS:
-        return st_neurons_read(&f->neurons, origin->tensor,
+        return fb_neurons_read(&f->neurons, origin->tensor,
             (uint64_t)(row % f->neurons.source_experts) * row_bytes, out, row_bytes, err);
     case EXPERT_ITEMS:
         return repeated_items(f, to, origin, out, err);
     default:
-        return st_neurons_row(
+        return fb_neurons_row(
             &f->neurons, to, origin->tensor, origin->kind == NEURON_COLUMNS, row, out, err);
     }
 }
 
-static enum strata_status inflate_rows(
-    void *user, int tensor, int64_t row, int64_t n, void *out, struct strata_error *err)
+static enum forebay_status inflate_rows(
+    void *user, int tensor, int64_t row, int64_t n, void *out, struct forebay_error *err)
 {
     struct inflating *f = user;
-    uint64_t row_bytes = st_synth_tensor_row_bytes(&f->model.tensors[tensor]);
+    uint64_t row_bytes = fb_synth_tensor_row_bytes(&f->model.tensors[tensor]);
     if (f->origins[tensor].kind == AS_IS) {
-        return st_neurons_read(&f->neurons, f->origins[tensor].tensor, (uint64_t)row * row_bytes,
+        return fb_neurons_read(&f->neurons, f->origins[tensor].tensor, (uint64_t)row * row_bytes,
             out, (uint64_t)n * row_bytes, err);
     }
-    enum strata_status status = STRATA_OK;
+    enum forebay_status status = FOREBAY_OK;
     uint8_t *to = out;
     for (int64_t i = 0; i < n && !status; i++, to += row_bytes) {
         status = one_row(f, tensor, row + i, to, err);
@@ -465,14 +465,14 @@ static enum strata_status inflate_rows(
 
 /* --- All of it ---------------------------------------------------------------------------- */
 
-static enum strata_status prepare(struct inflating *f, struct strata_error *err)
+static enum forebay_status prepare(struct inflating *f, struct forebay_error *err)
 {
-    struct st_synth_quant quant;
+    struct fb_synth_quant quant;
     const char *arch;
-    enum strata_status status = choose_experts(f, err);
+    enum forebay_status status = choose_experts(f, err);
     int wanted = -1;
     if (!status && f->options->type) {
-        status = st_synth_quant_parse(f->options->type, &quant, err);
+        status = fb_synth_quant_parse(f->options->type, &quant, err);
         wanted = status ? -1 : quant.expert;
     }
     status = status ? status : check_arch(f, &arch, err);
@@ -485,41 +485,41 @@ static enum strata_status prepare(struct inflating *f, struct strata_error *err)
     return append_all(f, wanted, err);
 }
 
-static void describe(const struct inflating *f, struct st_synth_report *report)
+static void describe(const struct inflating *f, struct fb_synth_report *report)
 {
     uint64_t bytes = 0;
     int layer = -1; /* the first with experts */
     for (int i = 0; i < f->model.n_tensors; i++) {
-        const struct st_synth_tensor *t = &f->model.tensors[i];
+        const struct fb_synth_tensor *t = &f->model.tensors[i];
         layer = layer < 0 && t->n_dims == 3 && f->origins[i].kind != AS_IS ? t->layer : layer;
         if (t->n_dims == 3 && t->layer == layer && f->origins[i].kind != AS_IS) {
-            bytes += st_synth_tensor_bytes(t);
+            bytes += fb_synth_tensor_bytes(t);
         }
     }
     report->expert_bytes = bytes / (uint64_t)f->experts;
-    report->parameters = st_synth_model_parameters(&f->model);
+    report->parameters = fb_synth_model_parameters(&f->model);
     snprintf(report->shape, sizeof report->shape, "%s, %d layers, %d experts of %s (%d used)",
-        f->model.arch, f->source->n_layer, f->experts, ST_SIZE(report->expert_bytes), f->used);
+        f->model.arch, f->source->n_layer, f->experts, FB_SIZE(report->expert_bytes), f->used);
 }
 
-enum strata_status st_synth_inflate(const struct st_synth_inflate *inflate, const char *source,
-    const char *path, struct st_synth_report *report, struct strata_error *err)
+enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, const char *source,
+    const char *path, struct fb_synth_report *report, struct forebay_error *err)
 {
-    struct inflating f = {.options = inflate, .pool = st_pool_new(inflate->output.seed)};
-    enum strata_status status = st_catalog_open(source, false, &f.source, err);
-    st_neurons_init(&f.neurons, f.source, inflate->output.seed);
+    struct inflating f = {.options = inflate, .pool = fb_pool_new(inflate->output.seed)};
+    enum forebay_status status = fb_catalog_open(source, false, &f.source, err);
+    fb_neurons_init(&f.neurons, f.source, inflate->output.seed);
     status = status ? status : prepare(&f, err);
     if (!status) {
-        struct st_synth_source rows = {.rows = inflate_rows, .user = &f};
-        status = st_synth_write(&f.model, &rows, &inflate->output, path, report, err);
+        struct fb_synth_source rows = {.rows = inflate_rows, .user = &f};
+        status = fb_synth_write(&f.model, &rows, &inflate->output, path, report, err);
     }
     if (!status && report) {
         describe(&f, report);
     }
-    st_neurons_release(&f.neurons);
+    fb_neurons_release(&f.neurons);
     free(f.origins);
-    st_synth_model_release(&f.model);
-    st_catalog_free(f.source);
-    st_pool_free(f.pool);
+    fb_synth_model_release(&f.model);
+    fb_catalog_free(f.source);
+    fb_pool_free(f.pool);
     return status;
 }

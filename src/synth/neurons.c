@@ -10,13 +10,13 @@
 
 #include "ggml.h"
 
-void st_neurons_init(struct st_neurons *neurons, struct st_catalog *source, uint64_t seed)
+void fb_neurons_init(struct fb_neurons *neurons, struct fb_catalog *source, uint64_t seed)
 {
     *neurons =
-        (struct st_neurons){.source = source, .seed = seed, .matrix_tensor = -1, .order_layer = -1};
+        (struct fb_neurons){.source = source, .seed = seed, .matrix_tensor = -1, .order_layer = -1};
 }
 
-void st_neurons_release(struct st_neurons *neurons)
+void fb_neurons_release(struct fb_neurons *neurons)
 {
     free(neurons->order);
     free(neurons->zeros);
@@ -24,12 +24,12 @@ void st_neurons_release(struct st_neurons *neurons)
     memset(neurons, 0, sizeof *neurons);
 }
 
-enum strata_status st_neurons_read(struct st_neurons *neurons, int tensor, uint64_t at, void *out,
-    uint64_t length, struct strata_error *err)
+enum forebay_status fb_neurons_read(struct fb_neurons *neurons, int tensor, uint64_t at, void *out,
+    uint64_t length, struct forebay_error *err)
 {
-    const struct st_tensor *t = &neurons->source->tensors[tensor];
-    ST_ASSERT(at <= t->bytes && length <= t->bytes - at);
-    return st_file_read(neurons->source->files[t->file], out, (size_t)length, t->offset + at, err);
+    const struct fb_tensor *t = &neurons->source->tensors[tensor];
+    FB_ASSERT(at <= t->bytes && length <= t->bytes - at);
+    return fb_file_read(neurons->source->files[t->file], out, (size_t)length, t->offset + at, err);
 }
 
 /* --- The source's weights ----------------------------------------------------------------- */
@@ -52,31 +52,31 @@ static void to_floats(
 
 /* Replaces n->matrix by the same weights in another type, with longer rows. */
 static void convert(
-    struct st_neurons *n, int from_type, int to_type, int64_t rows, int64_t length, int64_t stride)
+    struct fb_neurons *n, int from_type, int to_type, int64_t rows, int64_t length, int64_t stride)
 {
-    float *floats = st_xmalloc((size_t)(rows * stride) * sizeof *floats);
+    float *floats = fb_xmalloc((size_t)(rows * stride) * sizeof *floats);
     to_floats(from_type, n->matrix, rows, length, stride, floats);
     n->matrix =
-        st_xrealloc(n->matrix, (size_t)rows * ggml_row_size((enum ggml_type)to_type, stride));
-    st_synth_quantize(to_type, floats, rows, stride, n->matrix);
+        fb_xrealloc(n->matrix, (size_t)rows * ggml_row_size((enum ggml_type)to_type, stride));
+    fb_synth_quantize(to_type, floats, rows, stride, n->matrix);
     free(floats);
 }
 
-static enum strata_status load_matrix(
-    struct st_neurons *n, int type, int tensor, bool columns, int expert, struct strata_error *err)
+static enum forebay_status load_matrix(
+    struct fb_neurons *n, int type, int tensor, bool columns, int expert, struct forebay_error *err)
 {
     if (n->matrix_tensor == tensor && n->matrix_expert == expert) {
-        return STRATA_OK;
+        return FOREBAY_OK;
     }
-    const struct st_tensor *from = &n->source->tensors[tensor];
+    const struct fb_tensor *from = &n->source->tensors[tensor];
     int64_t length = from->ne[0];
     int64_t stride = columns ? n->padded_ff : length;
     uint64_t row_bytes = ggml_row_size((enum ggml_type)from->type, length);
     uint64_t bytes = from->bytes / (uint64_t)n->source_experts;
     n->matrix_tensor = -1;
-    n->matrix = st_xrealloc(n->matrix, (size_t)bytes);
-    enum strata_status status =
-        st_neurons_read(n, tensor, bytes * (uint64_t)expert, n->matrix, bytes, err);
+    n->matrix = fb_xrealloc(n->matrix, (size_t)bytes);
+    enum forebay_status status =
+        fb_neurons_read(n, tensor, bytes * (uint64_t)expert, n->matrix, bytes, err);
     if (status) {
         return status;
     }
@@ -84,28 +84,28 @@ static enum strata_status load_matrix(
         convert(n, from->type, type, (int64_t)(bytes / row_bytes), length, stride);
     }
     int64_t longest = stride > n->group ? stride : n->group;
-    n->zeros = st_xrealloc(n->zeros, ggml_row_size((enum ggml_type)type, longest));
-    st_synth_zeros(type, longest, n->zeros);
+    n->zeros = fb_xrealloc(n->zeros, ggml_row_size((enum ggml_type)type, longest));
+    fb_synth_zeros(type, longest, n->zeros);
     n->matrix_tensor = tensor;
     n->matrix_expert = expert;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* --- Their new places --------------------------------------------------------------------- */
 
-static void load_order(struct st_neurons *n, int layer, int expert)
+static void load_order(struct fb_neurons *n, int layer, int expert)
 {
     if (n->order_layer == layer && n->order_expert == expert) {
         return;
     }
     int64_t places = n->ff / n->group, real = n->padded_ff / n->group;
-    n->order = st_xrealloc(n->order, (size_t)places * sizeof *n->order);
+    n->order = fb_xrealloc(n->order, (size_t)places * sizeof *n->order);
     for (int64_t i = 0; i < places; i++) {
         n->order[i] = i < real ? (int32_t)i : -1;
     }
-    uint64_t key = st_random_mix(n->seed, (uint64_t)layer, (uint64_t)expert);
+    uint64_t key = fb_random_mix(n->seed, (uint64_t)layer, (uint64_t)expert);
     for (int64_t i = places - 1; i > 0; i--) {
-        int64_t j = (int64_t)(st_random_mix(key, (uint64_t)i, 5) % (uint64_t)(i + 1));
+        int64_t j = (int64_t)(fb_random_mix(key, (uint64_t)i, 5) % (uint64_t)(i + 1));
         int32_t other = n->order[j];
         n->order[j] = n->order[i];
         n->order[i] = other;
@@ -114,7 +114,7 @@ static void load_order(struct st_neurons *n, int layer, int expert)
     n->order_expert = expert;
 }
 
-static void neuron_row(const struct st_neurons *n, size_t row_bytes, int64_t row, uint8_t *out)
+static void neuron_row(const struct fb_neurons *n, size_t row_bytes, int64_t row, uint8_t *out)
 {
     int32_t group = n->order[row / n->group];
     int64_t from = (int64_t)group * n->group + row % n->group;
@@ -122,7 +122,7 @@ static void neuron_row(const struct st_neurons *n, size_t row_bytes, int64_t row
     memcpy(out, real ? n->matrix + (size_t)from * row_bytes : n->zeros, row_bytes);
 }
 
-static void neuron_columns(const struct st_neurons *n, int type, int64_t row, uint8_t *out)
+static void neuron_columns(const struct fb_neurons *n, int type, int64_t row, uint8_t *out)
 {
     size_t group_bytes = ggml_row_size((enum ggml_type)type, n->group);
     const uint8_t *from =
@@ -134,12 +134,12 @@ static void neuron_columns(const struct st_neurons *n, int type, int64_t row, ui
     }
 }
 
-enum strata_status st_neurons_row(struct st_neurons *neurons, const struct st_synth_tensor *to,
-    int tensor, bool columns, int64_t row, uint8_t *out, struct strata_error *err)
+enum forebay_status fb_neurons_row(struct fb_neurons *neurons, const struct fb_synth_tensor *to,
+    int tensor, bool columns, int64_t row, uint8_t *out, struct forebay_error *err)
 {
     int64_t per_expert = to->n_dims == 3 ? to->ne[1] : 1;
     int expert = (int)(row / per_expert);
-    enum strata_status status =
+    enum forebay_status status =
         load_matrix(neurons, to->type, tensor, columns, expert % neurons->source_experts, err);
     if (status) {
         return status;
@@ -148,8 +148,8 @@ enum strata_status st_neurons_row(struct st_neurons *neurons, const struct st_sy
     if (columns) {
         neuron_columns(neurons, to->type, row % per_expert, out);
     } else {
-        size_t row_bytes = (size_t)st_synth_tensor_row_bytes(to);
+        size_t row_bytes = (size_t)fb_synth_tensor_row_bytes(to);
         neuron_row(neurons, row_bytes, row % per_expert, out);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }

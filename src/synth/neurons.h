@@ -8,14 +8,14 @@
  * Neurons move in groups as large as the blocks of the down matrix, so that quantised weights move
  * unchanged. All tensors of one layer and expert have the same order.
  */
-#ifndef ST_SYNTH_NEURONS_H
-#define ST_SYNTH_NEURONS_H
+#ifndef FB_SYNTH_NEURONS_H
+#define FB_SYNTH_NEURONS_H
 
 #include "model/catalog.h"
 #include "synth/model.h"
 
-struct st_neurons {
-    struct st_catalog *source;
+struct fb_neurons {
+    struct fb_catalog *source;
     uint64_t seed;
     int source_experts; /* 1 for a dense source */
     int64_t group;      /* neurons that move together */
@@ -32,16 +32,16 @@ struct st_neurons {
 };
 
 /* The numbers from source_experts to ff are set by the caller before the first row. */
-void st_neurons_init(struct st_neurons *neurons, struct st_catalog *source, uint64_t seed);
-void st_neurons_release(struct st_neurons *neurons);
+void fb_neurons_init(struct fb_neurons *neurons, struct fb_catalog *source, uint64_t seed);
+void fb_neurons_release(struct fb_neurons *neurons);
 
 /* Row `row`, counted over all experts, of `to`, which is made of the source's tensor number
  * `tensor`. E_IO or E_FORMAT when the source cannot be read. */
-enum strata_status st_neurons_row(struct st_neurons *neurons, const struct st_synth_tensor *to,
-    int tensor, bool columns, int64_t row, uint8_t *out, struct strata_error *err);
+enum forebay_status fb_neurons_row(struct fb_neurons *neurons, const struct fb_synth_tensor *to,
+    int tensor, bool columns, int64_t row, uint8_t *out, struct forebay_error *err);
 
 /* Bytes of a source tensor as they are. */
-enum strata_status st_neurons_read(struct st_neurons *neurons, int tensor, uint64_t at, void *out,
-    uint64_t length, struct strata_error *err);
+enum forebay_status fb_neurons_read(struct fb_neurons *neurons, int tensor, uint64_t at, void *out,
+    uint64_t length, struct forebay_error *err);
 
 #endif

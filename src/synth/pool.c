@@ -28,7 +28,7 @@ struct rows {
     struct rows *next;
 };
 
-struct st_pool {
+struct fb_pool {
     uint64_t seed;
     struct rows *first;
 };
@@ -43,12 +43,12 @@ static uint64_t mix(uint64_t x) /* the finaliser of splitmix64 */
     return x ^ (x >> 31);
 }
 
-uint64_t st_random_mix(uint64_t a, uint64_t b, uint64_t c)
+uint64_t fb_random_mix(uint64_t a, uint64_t b, uint64_t c)
 {
     return mix(mix(mix(a) ^ b) ^ c);
 }
 
-void st_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out)
+void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out)
 {
     float scale = spread * sqrtf(3.0f) * 0x1p-31f; /* of an even spread over [-2^31, 2^31) */
     for (int64_t i = 0; i < n; i += 2) {
@@ -62,14 +62,14 @@ void st_random_floats(uint64_t key, float mean, float spread, int64_t n, float *
 
 /* --- Pools -------------------------------------------------------------------------------- */
 
-struct st_pool *st_pool_new(uint64_t seed)
+struct fb_pool *fb_pool_new(uint64_t seed)
 {
-    struct st_pool *pool = st_xcalloc(1, sizeof *pool);
+    struct fb_pool *pool = fb_xcalloc(1, sizeof *pool);
     pool->seed = seed;
     return pool;
 }
 
-void st_pool_free(struct st_pool *pool)
+void fb_pool_free(struct fb_pool *pool)
 {
     if (!pool) {
         return;
@@ -85,20 +85,20 @@ void st_pool_free(struct st_pool *pool)
 
 static void fill_rows(struct rows *r, uint64_t seed)
 {
-    st_synth_zeros(r->type, r->length, r->data + (size_t)r->n * r->row_bytes);
-    if (st_synth_random_blocks(r->type, seed, r->spread, r->n * r->n_blocks, r->data)) {
+    fb_synth_zeros(r->type, r->length, r->data + (size_t)r->n * r->row_bytes);
+    if (fb_synth_random_blocks(r->type, seed, r->spread, r->n * r->n_blocks, r->data)) {
         return;
     }
     int64_t n = r->n * r->length;
-    float *floats = st_xmalloc((size_t)n * sizeof *floats);
-    st_random_floats(seed, r->mean, r->spread, n, floats);
-    st_synth_quantize(r->type, floats, r->n, r->length, r->data);
+    float *floats = fb_xmalloc((size_t)n * sizeof *floats);
+    fb_random_floats(seed, r->mean, r->spread, n, floats);
+    fb_synth_quantize(r->type, floats, r->n, r->length, r->data);
     free(floats);
 }
 
-static struct rows *make_rows(const struct st_pool *pool, struct rows key)
+static struct rows *make_rows(const struct fb_pool *pool, struct rows key)
 {
-    struct rows *r = st_xmalloc(sizeof *r);
+    struct rows *r = fb_xmalloc(sizeof *r);
     *r = key;
     enum ggml_type type = (enum ggml_type)r->type;
     int64_t block = ggml_blck_size(type);
@@ -111,15 +111,15 @@ static struct rows *make_rows(const struct st_pool *pool, struct rows key)
     uint32_t spread_bits; /* pools of different spread are different rows, not scaled ones */
     memcpy(&spread_bits, &r->spread, sizeof spread_bits);
     uint64_t seed =
-        st_random_mix(pool->seed, (uint64_t)r->type << 32 | spread_bits, (uint64_t)r->length);
-    r->data = st_xmalloc((size_t)(r->n + 1) * r->row_bytes);
+        fb_random_mix(pool->seed, (uint64_t)r->type << 32 | spread_bits, (uint64_t)r->length);
+    r->data = fb_xmalloc((size_t)(r->n + 1) * r->row_bytes);
     fill_rows(r, seed);
     return r;
 }
 
-static const struct rows *find_rows(struct st_pool *pool, const struct st_synth_tensor *t)
+static const struct rows *find_rows(struct fb_pool *pool, const struct fb_synth_tensor *t)
 {
-    bool many = st_synth_tensor_rows(t) >= MANY_ROWS;
+    bool many = fb_synth_tensor_rows(t) >= MANY_ROWS;
     for (struct rows *r = pool->first; r; r = r->next) {
         if (r->type == t->type && r->length == t->ne[0] && r->mean == t->mean &&
             r->spread == t->spread && r->many == many) {
@@ -136,18 +136,18 @@ static const struct rows *find_rows(struct st_pool *pool, const struct st_synth_
     return pool->first;
 }
 
-void st_pool_rows(struct st_pool *pool, const struct st_synth_tensor *tensor, int index,
+void fb_pool_rows(struct fb_pool *pool, const struct fb_synth_tensor *tensor, int index,
     int64_t row, int64_t n, void *out)
 {
     uint8_t *to = out;
-    uint64_t name = st_random_mix(pool->seed, (uint64_t)index, 1);
+    uint64_t name = fb_random_mix(pool->seed, (uint64_t)index, 1);
     if (tensor->type == GGML_TYPE_F32) {
         for (int64_t i = 0; i < n; i++) {
             float *floats = (float *)out + i * tensor->ne[0];
             if (row + i == tensor->zero_row) {
                 memset(floats, 0, (size_t)tensor->ne[0] * sizeof *floats);
             } else {
-                st_random_floats(st_random_mix(name, (uint64_t)(row + i), 2), tensor->mean,
+                fb_random_floats(fb_random_mix(name, (uint64_t)(row + i), 2), tensor->mean,
                     tensor->spread, tensor->ne[0], floats);
             }
         }

@@ -6,24 +6,24 @@
  * one of them, rotated by a number of blocks. Which row and how far follows from the seed, the
  * tensor and the row number, so any part of a model can be made again, in any order.
  */
-#ifndef ST_SYNTH_POOL_H
-#define ST_SYNTH_POOL_H
+#ifndef FB_SYNTH_POOL_H
+#define FB_SYNTH_POOL_H
 
 #include "synth/model.h"
 
-struct st_pool;
+struct fb_pool;
 
-struct st_pool *st_pool_new(uint64_t seed);
-void st_pool_free(struct st_pool *pool);
+struct fb_pool *fb_pool_new(uint64_t seed);
+void fb_pool_free(struct fb_pool *pool);
 
 /* Writes rows [row, row + n) of the tensor, number `index` in its model. */
-void st_pool_rows(struct st_pool *pool, const struct st_synth_tensor *tensor, int index,
+void fb_pool_rows(struct fb_pool *pool, const struct fb_synth_tensor *tensor, int index,
     int64_t row, int64_t n, void *out);
 
 /* Floats with the given mean and standard deviation (evenly spread), a function of `key` alone. */
-void st_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out);
+void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out);
 
 /* A well-mixed number from three. */
-uint64_t st_random_mix(uint64_t a, uint64_t b, uint64_t c);
+uint64_t fb_random_mix(uint64_t a, uint64_t b, uint64_t c);
 
 #endif

@@ -27,7 +27,7 @@ static const struct {
     {"MXFP4", GGML_TYPE_MXFP4}, {"NVFP4", GGML_TYPE_NVFP4}, {"Q1_0", GGML_TYPE_Q1_0},
     {"Q2_0", GGML_TYPE_Q2_0}};
 
-static const struct st_synth_quant mixes[] = {
+static const struct fb_synth_quant mixes[] = {
     /* base, more, output, expert */
     {"Q2_K_M", GGML_TYPE_Q2_K, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K, GGML_TYPE_Q2_K},
     {"Q3_K_M", GGML_TYPE_Q3_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_Q3_K},
@@ -39,7 +39,7 @@ static const struct st_synth_quant mixes[] = {
 #define N_TYPES ((int)(sizeof types / sizeof *types))
 #define N_MIXES ((int)(sizeof mixes / sizeof *mixes))
 
-const char *st_synth_type_name(int i)
+const char *fb_synth_type_name(int i)
 {
     if (i < 0 || i >= N_TYPES + N_MIXES) {
         return NULL;
@@ -47,28 +47,28 @@ const char *st_synth_type_name(int i)
     return i < N_TYPES ? types[i].name : mixes[i - N_TYPES].name;
 }
 
-enum strata_status st_synth_quant_parse(
-    const char *name, struct st_synth_quant *out, struct strata_error *err)
+enum forebay_status fb_synth_quant_parse(
+    const char *name, struct fb_synth_quant *out, struct forebay_error *err)
 {
     for (int i = 0; i < N_TYPES; i++) {
         if (strcasecmp(name, types[i].name) == 0) {
             int type = types[i].type;
-            *out = (struct st_synth_quant){types[i].name, type, type, type, type};
-            return STRATA_OK;
+            *out = (struct fb_synth_quant){types[i].name, type, type, type, type};
+            return FOREBAY_OK;
         }
     }
     for (int i = 0; i < N_MIXES; i++) {
         if (strcasecmp(name, mixes[i].name) == 0) {
             *out = mixes[i];
-            return STRATA_OK;
+            return FOREBAY_OK;
         }
     }
-    return st_fail(err, STRATA_E_USAGE,
+    return fb_fail(err, FOREBAY_E_USAGE,
         "Use a name as GGUF writes it: F16, Q8_0, Q4_K, IQ4_XS, MXFP4, ... or the mix Q4_K_M.",
         "unknown tensor type '%s'", name);
 }
 
-bool st_synth_quant_known(int type)
+bool fb_synth_quant_known(int type)
 {
     for (int i = 0; i < N_TYPES; i++) {
         if ((int)types[i].type == type) {
@@ -101,27 +101,27 @@ static enum ggml_type fallback(enum ggml_type type, int64_t row_length)
     return row_length % ggml_blck_size(next) == 0 ? next : GGML_TYPE_F16;
 }
 
-int st_synth_quant_pick(const struct st_synth_quant *quant, enum st_synth_part part, int layer,
+int fb_synth_quant_pick(const struct fb_synth_quant *quant, enum fb_synth_part part, int layer,
     int n_layer, int64_t row_length)
 {
     int type = quant->base;
     switch (part) {
-    case ST_PART_OTHER:
-    case ST_PART_ROUTER:
+    case FB_PART_OTHER:
+    case FB_PART_ROUTER:
         return GGML_TYPE_F32;
-    case ST_PART_OUTPUT:
+    case FB_PART_OUTPUT:
         type = quant->output;
         break;
-    case ST_PART_ATTN_V:
-    case ST_PART_DOWN:
+    case FB_PART_ATTN_V:
+    case FB_PART_DOWN:
         type = more_bits(layer, n_layer) ? quant->more : quant->base;
         break;
-    case ST_PART_EXPERT_DOWN:
+    case FB_PART_EXPERT_DOWN:
         /* mixes that name a type for experts keep to it */
         type =
             quant->expert == quant->base && more_bits(layer, n_layer) ? quant->more : quant->expert;
         break;
-    case ST_PART_EXPERT:
+    case FB_PART_EXPERT:
         type = quant->expert;
         break;
     default:
@@ -130,11 +130,11 @@ int st_synth_quant_pick(const struct st_synth_quant *quant, enum st_synth_part p
     return fallback((enum ggml_type)type, row_length);
 }
 
-void st_synth_quantize(int type, const float *rows, int64_t n_rows, int64_t row_length, void *out)
+void fb_synth_quantize(int type, const float *rows, int64_t n_rows, int64_t row_length, void *out)
 {
     float *importance = NULL;
     if (ggml_quantize_requires_imatrix((enum ggml_type)type)) {
-        importance = st_xmalloc((size_t)row_length * sizeof *importance);
+        importance = fb_xmalloc((size_t)row_length * sizeof *importance);
         for (int64_t i = 0; i < row_length; i++) {
             importance[i] = 1.0f;
         }
@@ -181,7 +181,7 @@ static bool has_slow_tables(int type)
     }
 }
 
-bool st_synth_random_blocks(int type, uint64_t key, float spread, int64_t n_blocks, void *out)
+bool fb_synth_random_blocks(int type, uint64_t key, float spread, int64_t n_blocks, void *out)
 {
     if (!has_slow_tables(type)) {
         return false;
@@ -190,7 +190,7 @@ bool st_synth_random_blocks(int type, uint64_t key, float spread, int64_t n_bloc
     uint8_t *block = out;
     for (int64_t i = 0; i < n_blocks; i++, block += traits->type_size) {
         for (size_t at = 0; at < traits->type_size; at += 8) {
-            uint64_t bits = st_random_mix(key, (uint64_t)i, at);
+            uint64_t bits = fb_random_mix(key, (uint64_t)i, at);
             size_t rest = traits->type_size - at;
             memcpy(block + at, &bits, rest < 8 ? rest : 8);
         }
@@ -205,12 +205,12 @@ bool st_synth_random_blocks(int type, uint64_t key, float spread, int64_t n_bloc
     return true;
 }
 
-void st_synth_zeros(int type, int64_t row_length, void *out)
+void fb_synth_zeros(int type, int64_t row_length, void *out)
 {
-    if (st_synth_random_blocks(type, 0, 0.0f, row_length / BLOCK_WEIGHTS, out)) {
+    if (fb_synth_random_blocks(type, 0, 0.0f, row_length / BLOCK_WEIGHTS, out)) {
         return;
     }
-    float *floats = st_xcalloc((size_t)row_length, sizeof *floats);
-    st_synth_quantize(type, floats, 1, row_length, out);
+    float *floats = fb_xcalloc((size_t)row_length, sizeof *floats);
+    fb_synth_quantize(type, floats, 1, row_length, out);
     free(floats);
 }

@@ -5,12 +5,12 @@
  * that matter more a better one, in the places where llama-quantize does. A row length that is no
  * multiple of the type's block falls back to a type with smaller blocks, also as there.
  */
-#ifndef ST_SYNTH_QUANT_H
-#define ST_SYNTH_QUANT_H
+#ifndef FB_SYNTH_QUANT_H
+#define FB_SYNTH_QUANT_H
 
 #include "synth/model.h"
 
-struct st_synth_quant {
+struct fb_synth_quant {
     const char *name;
     int base;   /* enum ggml_type, all of these */
     int more;   /* V and down matrices of some layers */
@@ -19,26 +19,26 @@ struct st_synth_quant {
 };
 
 /* Case-insensitive. E_USAGE when the name is unknown. */
-enum strata_status st_synth_quant_parse(
-    const char *name, struct st_synth_quant *out, struct strata_error *err);
+enum forebay_status fb_synth_quant_parse(
+    const char *name, struct fb_synth_quant *out, struct forebay_error *err);
 
 /* The type of a tensor; `layer` and `n_layer` place it in the model. */
-int st_synth_quant_pick(const struct st_synth_quant *quant, enum st_synth_part part, int layer,
+int fb_synth_quant_pick(const struct fb_synth_quant *quant, enum fb_synth_part part, int layer,
     int n_layer, int64_t row_length);
 
-/* True for the types that st_synth_quant_parse knows: others cannot be read as floats or made. */
-bool st_synth_quant_known(int type);
+/* True for the types that fb_synth_quant_parse knows: others cannot be read as floats or made. */
+bool fb_synth_quant_known(int type);
 
 /* Quantises rows of floats; knows which types need an importance matrix. `out` holds
  * n_rows * ggml_row_size bytes. */
-void st_synth_quantize(int type, const float *rows, int64_t n_rows, int64_t row_length, void *out);
+void fb_synth_quantize(int type, const float *rows, int64_t n_rows, int64_t row_length, void *out);
 
 /* A row of zeros. */
-void st_synth_zeros(int type, int64_t row_length, void *out);
+void fb_synth_zeros(int type, int64_t row_length, void *out);
 
 /* For the types whose quantisation tables take seconds to build: fills whole blocks with random bits
  * (every pattern is valid) and sets each block's scale so that its weights have the given spread.
  * False, nothing written, for all other types. */
-bool st_synth_random_blocks(int type, uint64_t key, float spread, int64_t n_blocks, void *out);
+bool fb_synth_random_blocks(int type, uint64_t key, float spread, int64_t n_blocks, void *out);
 
 #endif

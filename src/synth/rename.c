@@ -12,7 +12,7 @@
 static void copy_strings(struct gguf_context *out, const char *key, const struct gguf_context *from,
     int64_t id, size_t n)
 {
-    const char **strings = st_xcalloc(n, sizeof *strings);
+    const char **strings = fb_xcalloc(n, sizeof *strings);
     for (size_t i = 0; i < n; i++) {
         strings[i] = gguf_get_arr_str(from, id, i);
     }
@@ -76,11 +76,11 @@ static void copy_value(
         gguf_set_val_f64(out, key, gguf_get_val_f64(from, id));
         break;
     default:
-        ST_BUG("key %s has a type that GGUF does not have", key);
+        FB_BUG("key %s has a type that GGUF does not have", key);
     }
 }
 
-void st_synth_copy_keys(struct gguf_context *to_meta, const struct gguf_context *from_meta,
+void fb_synth_copy_keys(struct gguf_context *to_meta, const struct gguf_context *from_meta,
     const char *from, const char *to)
 {
     size_t length = strlen(from);

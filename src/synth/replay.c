@@ -41,17 +41,17 @@
 #define NOISE_ATTENTION 0.02f
 #define FFN_RMS         0.6f /* of silu(gate) * up, both of unit spread */
 #define DEFAULT_EMBD    2048
-#define DEFAULT_EXPERT  ST_MIB
+#define DEFAULT_EXPERT  FB_MIB
 
-void st_synth_replay_init(struct st_synth_replay *replay)
+void fb_synth_replay_init(struct fb_synth_replay *replay)
 {
     memset(replay, 0, sizeof *replay);
 }
 
 struct replay_source {
-    const struct st_synth_model *model;
-    const struct st_trace *trace;
-    struct st_pool *pool;
+    const struct fb_synth_model *model;
+    const struct fb_trace *trace;
+    struct fb_pool *pool;
     uint64_t seed;
     int embd;
     float *directions; /* [token][embd] */
@@ -59,24 +59,24 @@ struct replay_source {
 
 /* --- Directions and what is built from them ----------------------------------------------- */
 
-static enum strata_status make_directions(struct replay_source *s, struct strata_error *err)
+static enum forebay_status make_directions(struct replay_source *s, struct forebay_error *err)
 {
     size_t n = (size_t)s->embd, n_tokens = (size_t)s->trace->n_tokens;
     s->directions = malloc(n_tokens * n * sizeof *s->directions);
     if (!s->directions) {
-        return st_fail(err, STRATA_E_NOMEM, "Use fewer tokens.",
+        return fb_fail(err, FOREBAY_E_NOMEM, "Use fewer tokens.",
             "no memory for the directions of %zu tokens", n_tokens);
     }
     for (size_t t = 0; t < n_tokens; t++) {
         for (size_t i = 0; i < n; i++) {
-            double sign = st_random_mix(s->seed, i, 3) & 1 ? 1.0 : -1.0;
+            double sign = fb_random_mix(s->seed, i, 3) & 1 ? 1.0 : -1.0;
             /* the angle, reduced to one turn while it is still an integer */
             double turns = (double)((2 * i + 1) * t % (4 * n)) / (double)(4 * n);
             double size = t == 0 ? 1.0 : sqrt(2.0);
             s->directions[t * n + i] = (float)(sign * size * cos(6.283185307179586 * turns));
         }
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static void add_direction(const struct replay_source *s, int token, float factor, float *row)
@@ -92,7 +92,7 @@ static void embedding_row(const struct replay_source *s, int64_t token, float *r
     if (token < s->trace->n_tokens) {
         add_direction(s, (int)token, 1.0f, row);
     } else { /* bytes and the like: something finite */
-        st_random_floats(st_random_mix(s->seed, (uint64_t)token, 4), 0.0f, 1.0f, s->embd, row);
+        fb_random_floats(fb_random_mix(s->seed, (uint64_t)token, 4), 0.0f, 1.0f, s->embd, row);
     }
 }
 
@@ -106,9 +106,9 @@ static void output_row(const struct replay_source *s, int64_t token, float *row)
 
 static void router_row(const struct replay_source *s, int layer, int64_t expert, float *row)
 {
-    const struct st_trace *trace = s->trace;
+    const struct fb_trace *trace = s->trace;
     for (int t = 0; t < trace->n_tokens; t++) {
-        const uint16_t *route = st_trace_route(trace, t, layer);
+        const uint16_t *route = fb_trace_route(trace, t, layer);
         for (int k = 0; k < trace->top_k; k++) {
             if (route[k] == expert) {
                 float score = SCORE + SCORE_STEP * (float)(trace->top_k - 1 - k);
@@ -118,28 +118,28 @@ static void router_row(const struct replay_source *s, int layer, int64_t expert,
     }
 }
 
-static enum strata_status replay_rows(
-    void *user, int tensor, int64_t row, int64_t n, void *out, struct strata_error *err)
+static enum forebay_status replay_rows(
+    void *user, int tensor, int64_t row, int64_t n, void *out, struct forebay_error *err)
 {
     const struct replay_source *s = user;
-    const struct st_synth_tensor *t = &s->model->tensors[tensor];
+    const struct fb_synth_tensor *t = &s->model->tensors[tensor];
     (void)err;
-    if (t->part != ST_PART_EMBEDDING && t->part != ST_PART_OUTPUT && t->part != ST_PART_ROUTER) {
-        st_pool_rows(s->pool, t, tensor, row, n, out);
-        return STRATA_OK;
+    if (t->part != FB_PART_EMBEDDING && t->part != FB_PART_OUTPUT && t->part != FB_PART_ROUTER) {
+        fb_pool_rows(s->pool, t, tensor, row, n, out);
+        return FOREBAY_OK;
     }
     float *to = out;
     memset(to, 0, (size_t)(n * s->embd) * sizeof *to);
     for (int64_t i = row; i < row + n; i++, to += s->embd) {
-        if (t->part == ST_PART_EMBEDDING) {
+        if (t->part == FB_PART_EMBEDDING) {
             embedding_row(s, i, to);
-        } else if (t->part == ST_PART_OUTPUT) {
+        } else if (t->part == FB_PART_OUTPUT) {
             output_row(s, i, to);
         } else {
             router_row(s, t->layer, i, to);
         }
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* --- The model ---------------------------------------------------------------------------- */
@@ -151,7 +151,7 @@ static int largest(int a, int b)
 
 /* The number of neurons that brings an expert nearest to its wished-for size, a multiple of the
  * type's block. */
-static int choose_ff(const struct st_synth_replay *replay, const struct st_dims *d)
+static int choose_ff(const struct fb_synth_replay *replay, const struct fb_dims *d)
 {
     if (replay->ff) {
         return replay->ff;
@@ -161,15 +161,15 @@ static int choose_ff(const struct st_synth_replay *replay, const struct st_dims 
     int step = largest((int)ggml_blck_size(type), 32);
     uint64_t step_bytes = 3 * (uint64_t)d->embd * ggml_row_size(type, step);
     uint64_t steps = (wish + step_bytes / 2) / step_bytes;
-    return step * (int)st_min(st_max(steps, 1), (1 << 20) / (uint64_t)step);
+    return step * (int)fb_min(fb_max(steps, 1), (1 << 20) / (uint64_t)step);
 }
 
-static enum strata_status replay_dims(const struct st_synth_replay *replay,
-    const struct st_trace *trace, struct st_dims *out, struct strata_error *err)
+static enum forebay_status replay_dims(const struct fb_synth_replay *replay,
+    const struct fb_trace *trace, struct fb_dims *out, struct forebay_error *err)
 {
-    int wide = (int)st_round_up((uint64_t)trace->n_tokens, 256);
-    struct st_synth_shape shape;
-    st_synth_shape_init(&shape);
+    int wide = (int)fb_round_up((uint64_t)trace->n_tokens, 256);
+    struct fb_synth_shape shape;
+    fb_synth_shape_init(&shape);
     shape.arch = "qwen3moe";
     shape.type = replay->type;
     shape.embd = replay->embd ? replay->embd : largest(DEFAULT_EMBD, wide);
@@ -177,40 +177,40 @@ static enum strata_status replay_dims(const struct st_synth_replay *replay,
     shape.layers = trace->n_layer;
     shape.experts = trace->n_expert;
     shape.experts_used = trace->top_k;
-    shape.vocab = trace->n_tokens + ST_SYNTH_EXTRA_TOKENS;
+    shape.vocab = trace->n_tokens + FB_SYNTH_EXTRA_TOKENS;
     shape.ctx = largest(4096, 2 * trace->n_tokens);
-    enum strata_status status = st_dims_resolve(&shape, out, err);
+    enum forebay_status status = fb_dims_resolve(&shape, out, err);
     if (status) {
         return status;
     }
     if (out->embd < trace->n_tokens) {
-        return st_fail(err, STRATA_E_USAGE, "Give a larger --embd, or use --tokens.",
+        return fb_fail(err, FOREBAY_E_USAGE, "Give a larger --embd, or use --tokens.",
             "a width of %d has no room for the directions of %d tokens", out->embd,
             trace->n_tokens);
     }
     shape.ff = choose_ff(replay, out);
-    return st_dims_resolve(&shape, out, err);
+    return fb_dims_resolve(&shape, out, err);
 }
 
 /* Gives the shape's tensors the types and spreads that the construction needs. */
 static void adjust_tensors(
-    const struct st_dims *d, const struct st_trace *trace, struct st_synth_model *model)
+    const struct fb_dims *d, const struct fb_trace *trace, struct fb_synth_model *model)
 {
     float root_layers = sqrtf((float)d->layers);
     for (int i = 0; i < model->n_tensors; i++) {
-        struct st_synth_tensor *t = &model->tensors[i];
+        struct fb_synth_tensor *t = &model->tensors[i];
         switch (t->part) {
-        case ST_PART_EMBEDDING:
-        case ST_PART_OUTPUT:
+        case FB_PART_EMBEDDING:
+        case FB_PART_OUTPUT:
             t->type = GGML_TYPE_F32;
             break;
-        case ST_PART_OTHER: /* norms */
+        case FB_PART_OTHER: /* norms */
             t->spread = 0.0f;
             break;
-        case ST_PART_ATTN_OUT:
+        case FB_PART_ATTN_OUT:
             t->spread *= NOISE_ATTENTION / root_layers;
             break;
-        case ST_PART_EXPERT_DOWN: /* the mean of top_k independent experts is smaller than one */
+        case FB_PART_EXPERT_DOWN: /* the mean of top_k independent experts is smaller than one */
             t->spread *= NOISE_EXPERTS / root_layers / FFN_RMS * sqrtf((float)trace->top_k);
             break;
         default:
@@ -219,54 +219,54 @@ static void adjust_tensors(
     }
 }
 
-static enum strata_status write_replay(const struct st_synth_replay *replay,
-    const struct st_trace *trace, const struct st_dims *dims, const char *path,
-    struct st_synth_report *report, struct strata_error *err)
+static enum forebay_status write_replay(const struct fb_synth_replay *replay,
+    const struct fb_trace *trace, const struct fb_dims *dims, const char *path,
+    struct fb_synth_report *report, struct forebay_error *err)
 {
-    struct st_synth_model model;
-    st_dims_build(dims, &model);
+    struct fb_synth_model model;
+    fb_dims_build(dims, &model);
     adjust_tensors(dims, trace, &model);
     char about[sizeof trace->model + 32];
     snprintf(about, sizeof about, "replay of a trace of %s", trace->model);
     gguf_set_val_str(model.meta, "general.description", about);
     struct replay_source replaying = {.model = &model,
         .trace = trace,
-        .pool = st_pool_new(replay->output.seed),
+        .pool = fb_pool_new(replay->output.seed),
         .seed = replay->output.seed,
         .embd = dims->embd};
-    struct st_synth_source source = {.rows = replay_rows, .user = &replaying};
-    enum strata_status status = make_directions(&replaying, err);
+    struct fb_synth_source source = {.rows = replay_rows, .user = &replaying};
+    enum forebay_status status = make_directions(&replaying, err);
     if (!status) {
-        status = st_synth_write(&model, &source, &replay->output, path, report, err);
+        status = fb_synth_write(&model, &source, &replay->output, path, report, err);
     }
     if (report && !status) {
         char shape[200];
-        report->parameters = st_synth_model_parameters(&model);
-        report->expert_bytes = st_dims_expert_bytes(dims);
-        st_dims_describe(dims, shape, sizeof shape);
+        report->parameters = fb_synth_model_parameters(&model);
+        report->expert_bytes = fb_dims_expert_bytes(dims);
+        fb_dims_describe(dims, shape, sizeof shape);
         snprintf(report->shape, sizeof report->shape, "%d tokens of a trace: %s", trace->n_tokens,
             shape);
     }
     free(replaying.directions);
-    st_pool_free(replaying.pool);
-    st_synth_model_release(&model);
+    fb_pool_free(replaying.pool);
+    fb_synth_model_release(&model);
     return status;
 }
 
-enum strata_status st_synth_replay(const struct st_synth_replay *replay, const char *trace_path,
-    const char *path, struct st_synth_report *report, struct strata_error *err)
+enum forebay_status fb_synth_replay(const struct fb_synth_replay *replay, const char *trace_path,
+    const char *path, struct fb_synth_report *report, struct forebay_error *err)
 {
-    struct st_trace trace;
-    enum strata_status status = st_trace_read(trace_path,
-        &(struct st_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace, err);
+    struct fb_trace trace;
+    enum forebay_status status = fb_trace_read(trace_path,
+        &(struct fb_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace, err);
     if (status) {
         return status;
     }
-    struct st_dims dims;
+    struct fb_dims dims;
     status = replay_dims(replay, &trace, &dims, err);
     if (!status) {
         status = write_replay(replay, &trace, &dims, path, report, err);
     }
-    st_trace_release(&trace);
+    fb_trace_release(&trace);
     return status;
 }

@@ -11,21 +11,21 @@
  * The same options and seed give the same bytes. A file appears under its name only when it is
  * complete; on failure nothing is left behind.
  */
-#ifndef ST_SYNTH_SYNTH_H
-#define ST_SYNTH_SYNTH_H
+#ifndef FB_SYNTH_SYNTH_H
+#define FB_SYNTH_SYNTH_H
 
-#include "strata.h"
+#include "forebay.h"
 
 /* What every kind takes. */
-struct st_synth_output {
+struct fb_synth_output {
     uint64_t seed;
-    uint64_t split_max_bytes; /* 0: one file; else PATH becomes PREFIX-00001-of-000NN.gguf, ... */
-    strata_progress progress; /* may be NULL */
+    uint64_t split_max_bytes;  /* 0: one file; else PATH becomes PREFIX-00001-of-000NN.gguf, ... */
+    forebay_progress progress; /* may be NULL */
     void *progress_user;
 };
 
 /* What was made. */
-struct st_synth_report {
+struct fb_synth_report {
     char path[4096];     /* the file to open: the first one of a split set */
     char shape[256];     /* one line in words */
     uint64_t file_bytes; /* all files */
@@ -37,9 +37,9 @@ struct st_synth_report {
 
 /* Numbers that are 0 (shared_experts: negative) are chosen: from `size_bytes` or `parameters` if
  * given, else small ones that suit the architecture and the numbers that are set. */
-struct st_synth_shape {
-    const char *arch; /* one of st_synth_arch_name(); required */
-    const char *type; /* one of st_synth_type_name(), or a mix like "Q4_K_M"; NULL: the usual one */
+struct fb_synth_shape {
+    const char *arch; /* one of fb_synth_arch_name(); required */
+    const char *type; /* one of fb_synth_type_name(), or a mix like "Q4_K_M"; NULL: the usual one */
     int layers;
     int embd;
     int heads;
@@ -53,30 +53,30 @@ struct st_synth_shape {
     bool fused_experts;  /* gate and up in one tensor, where the architecture knows that */
     uint64_t size_bytes; /* the file is to be about this large: layers are added, then ff tuned */
     uint64_t parameters; /* the same for the number of parameters */
-    struct st_synth_output output;
+    struct fb_synth_output output;
 };
 
-void st_synth_shape_init(struct st_synth_shape *shape);
+void fb_synth_shape_init(struct fb_synth_shape *shape);
 
 /* Errors: E_USAGE when no such model exists (the message names the number at fault), E_IO when the
  * file cannot be written (a full disk). `report` may be NULL. */
-enum strata_status st_synth_random(const struct st_synth_shape *shape, const char *path,
-    struct st_synth_report *report, struct strata_error *err);
+enum forebay_status fb_synth_random(const struct fb_synth_shape *shape, const char *path,
+    struct fb_synth_report *report, struct forebay_error *err);
 
 /* The same, but only the header and the small tensors are written; the large ones are holes in
  * the file, which read as zeros: finite logits, no information. */
-enum strata_status st_synth_sparse(const struct st_synth_shape *shape, const char *path,
-    struct st_synth_report *report, struct strata_error *err);
+enum forebay_status fb_synth_sparse(const struct fb_synth_shape *shape, const char *path,
+    struct fb_synth_report *report, struct forebay_error *err);
 
 /* All architectures and tensor types there are, for help texts and for tests that try them all.
  * NULL when `i` is past the end. */
-const char *st_synth_arch_name(int i);
-const char *st_synth_type_name(int i);
-bool st_synth_arch_has_experts(const char *arch);
+const char *fb_synth_arch_name(int i);
+const char *fb_synth_type_name(int i);
+bool fb_synth_arch_has_experts(const char *arch);
 
 /* --- replay ------------------------------------------------------------------------------- */
 
-struct st_synth_replay {
+struct fb_synth_replay {
     const char *type;      /* of experts and attention; NULL: Q4_K */
     uint64_t expert_bytes; /* gate, up and down of one expert; sets ff. 0: 1 MiB */
     int embd;              /* 0: 2048, or as many as there are tokens */
@@ -84,33 +84,33 @@ struct st_synth_replay {
     int heads;             /* 0: what suits embd */
     int layers;            /* the first ones of the trace; 0: all */
     int tokens;            /* the first ones of the trace; 0: all */
-    struct st_synth_output output;
+    struct fb_synth_output output;
 };
 
-void st_synth_replay_init(struct st_synth_replay *replay);
+void fb_synth_replay_init(struct fb_synth_replay *replay);
 
 /* Errors: E_IO when the trace cannot be read, E_FORMAT with the line number when it makes no
- * sense, and as st_synth_random. */
-enum strata_status st_synth_replay(const struct st_synth_replay *replay, const char *trace,
-    const char *path, struct st_synth_report *report, struct strata_error *err);
+ * sense, and as fb_synth_random. */
+enum forebay_status fb_synth_replay(const struct fb_synth_replay *replay, const char *trace,
+    const char *path, struct fb_synth_report *report, struct forebay_error *err);
 
 /* --- inflate ------------------------------------------------------------------------------ */
 
-struct st_synth_inflate {
+struct fb_synth_inflate {
     int experts;      /* required for a dense source; a multiple of a mixture's own number */
     int experts_used; /* 0: 2 for a dense source; a mixture's own times the copies */
     int ff;           /* neurons of each expert, zero-padded to it; 0: as few as possible */
     uint64_t
         size_bytes;   /* not 0: as many neurons, instead of ff, as make a file about this large */
     const char *type; /* of the experts; NULL: as in the source */
-    struct st_synth_output output;
+    struct fb_synth_output output;
 };
 
-void st_synth_inflate_init(struct st_synth_inflate *inflate);
+void fb_synth_inflate_init(struct fb_synth_inflate *inflate);
 
-/* Errors: as st_catalog_open for the source, E_UNSUPPORTED when the source's architecture cannot
- * be inflated without changing its function, and as st_synth_random. */
-enum strata_status st_synth_inflate(const struct st_synth_inflate *inflate, const char *source,
-    const char *path, struct st_synth_report *report, struct strata_error *err);
+/* Errors: as fb_catalog_open for the source, E_UNSUPPORTED when the source's architecture cannot
+ * be inflated without changing its function, and as fb_synth_random. */
+enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, const char *source,
+    const char *path, struct fb_synth_report *report, struct forebay_error *err);
 
 #endif

@@ -29,15 +29,15 @@ static int32_t token(int id, int n_words, char text[TEXT_MAX])
     return extra == 256 ? TOKEN_UNKNOWN : TOKEN_CONTROL;
 }
 
-void st_synth_vocab_add(struct st_synth_model *model, int n_vocab)
+void fb_synth_vocab_add(struct fb_synth_model *model, int n_vocab)
 {
-    int n_words = n_vocab - ST_SYNTH_EXTRA_TOKENS;
-    ST_ASSERT(n_words > 0);
+    int n_words = n_vocab - FB_SYNTH_EXTRA_TOKENS;
+    FB_ASSERT(n_words > 0);
     size_t n = (size_t)n_vocab;
-    char(*text)[TEXT_MAX] = st_xcalloc(n, sizeof *text);
-    const char **pointers = st_xcalloc(n, sizeof *pointers);
-    float *scores = st_xcalloc(n, sizeof *scores);
-    int32_t *types = st_xcalloc(n, sizeof *types);
+    char(*text)[TEXT_MAX] = fb_xcalloc(n, sizeof *text);
+    const char **pointers = fb_xcalloc(n, sizeof *pointers);
+    float *scores = fb_xcalloc(n, sizeof *scores);
+    int32_t *types = fb_xcalloc(n, sizeof *types);
     for (int i = 0; i < n_vocab; i++) {
         types[i] = token(i, n_words, text[i]);
         pointers[i] = text[i];

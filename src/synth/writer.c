@@ -20,7 +20,7 @@
 #include "ggml.h"
 #include "gguf.h"
 
-#define CHUNK_BYTES (8 * ST_MIB)
+#define CHUNK_BYTES (8 * FB_MIB)
 #define PATH_CAP    4096
 
 struct part {
@@ -32,9 +32,9 @@ struct part {
 };
 
 struct writer {
-    const struct st_synth_model *model;
-    const struct st_synth_source *source;
-    const struct st_synth_output *output;
+    const struct fb_synth_model *model;
+    const struct fb_synth_source *source;
+    const struct fb_synth_output *output;
     int n_parts;
     struct part *parts;
     uint8_t *chunk;
@@ -49,22 +49,22 @@ struct writer {
 
 /* --- Which tensor goes where -------------------------------------------------------------- */
 
-static uint64_t padded_bytes(const struct st_synth_tensor *t)
+static uint64_t padded_bytes(const struct fb_synth_tensor *t)
 {
-    return st_round_up(st_synth_tensor_bytes(t), GGUF_DEFAULT_ALIGNMENT);
+    return fb_round_up(fb_synth_tensor_bytes(t), GGUF_DEFAULT_ALIGNMENT);
 }
 
 /* A part takes tensors while they fit; a tensor that is too large gets a part of its own. */
 static void divide(struct writer *w)
 {
     uint64_t limit = w->output->split_max_bytes ? w->output->split_max_bytes : UINT64_MAX;
-    w->parts = st_xcalloc((size_t)w->model->n_tensors + 1, sizeof *w->parts);
+    w->parts = fb_xcalloc((size_t)w->model->n_tensors + 1, sizeof *w->parts);
     w->n_parts = 1;
     uint64_t used = 0;
     for (int i = 0; i < w->model->n_tensors; i++) {
         struct part *p = &w->parts[w->n_parts - 1];
         uint64_t bytes = padded_bytes(&w->model->tensors[i]);
-        if (p->end > p->first && bytes > limit - st_min(used, limit)) {
+        if (p->end > p->first && bytes > limit - fb_min(used, limit)) {
             p = &w->parts[w->n_parts++];
             p->first = p->end = i;
             used = 0;
@@ -74,11 +74,11 @@ static void divide(struct writer *w)
     }
 }
 
-static enum strata_status name_parts(struct writer *w, const char *path, struct strata_error *err)
+static enum forebay_status name_parts(struct writer *w, const char *path, struct forebay_error *err)
 {
     size_t stem = strlen(path);
     if (stem + 32 >= PATH_CAP) {
-        return st_fail(err, STRATA_E_USAGE, "", "the output path is too long");
+        return fb_fail(err, FOREBAY_E_USAGE, "", "the output path is too long");
     }
     if (stem > 5 && strcmp(path + stem - 5, ".gguf") == 0) {
         stem -= 5;
@@ -91,27 +91,27 @@ static enum strata_status name_parts(struct writer *w, const char *path, struct 
         } else {
             snprintf(p->path, sizeof p->path, "%s", path);
         }
-        if (st_path_is_no_file(p->path)) {
-            return st_fail(err, STRATA_E_USAGE, "Give the name of a file.",
+        if (fb_path_is_no_file(p->path)) {
+            return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file.",
                 "%.200s is there, and is no file", p->path);
         }
         snprintf(p->temporary, sizeof p->temporary, "%s.tmp", p->path);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* --- Writing ------------------------------------------------------------------------------ */
 
-static enum strata_status write_failed(const struct writer *w, struct strata_error *err)
+static enum forebay_status write_failed(const struct writer *w, struct forebay_error *err)
 {
     int e = errno;
-    return st_fail_errno(err, STRATA_E_IO, e,
+    return fb_fail_errno(err, FOREBAY_E_IO, e,
         e == ENOSPC ? "Free some space, or make a smaller model." : "", "cannot write %s after %s",
-        w->part->path, ST_SIZE(w->at));
+        w->part->path, FB_SIZE(w->at));
 }
 
-static enum strata_status put(
-    struct writer *w, const void *data, size_t length, struct strata_error *err)
+static enum forebay_status put(
+    struct writer *w, const void *data, size_t length, struct forebay_error *err)
 {
     if (w->skipped && fseeko(w->file, (off_t)w->at, SEEK_SET)) {
         return write_failed(w, err);
@@ -121,7 +121,7 @@ static enum strata_status put(
         return write_failed(w, err);
     }
     w->at += length;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 static void skip(struct writer *w, uint64_t length)
@@ -130,21 +130,21 @@ static void skip(struct writer *w, uint64_t length)
     w->skipped = w->skipped || length > 0;
 }
 
-static enum strata_status report_progress(
-    struct writer *w, uint64_t written, struct strata_error *err)
+static enum forebay_status report_progress(
+    struct writer *w, uint64_t written, struct forebay_error *err)
 {
     w->done += written;
     if (w->output->progress &&
         !w->output->progress("writing", w->done, w->total, w->output->progress_user)) {
-        return st_fail(err, STRATA_E_CANCELLED, "", "making %s was stopped", w->part->path);
+        return fb_fail(err, FOREBAY_E_CANCELLED, "", "making %s was stopped", w->part->path);
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
 /* The header of one part, its tensors' offsets included. */
 static void make_header(const struct writer *w, uint8_t **data, size_t *size)
 {
-    const struct st_synth_model *m = w->model;
+    const struct fb_synth_model *m = w->model;
     const struct part *p = w->part;
     struct gguf_context *meta = gguf_init_empty();
     if (p == w->parts) {
@@ -158,40 +158,40 @@ static void make_header(const struct writer *w, uint8_t **data, size_t *size)
     struct ggml_context *ggml = ggml_init((struct ggml_init_params){
         .mem_size = ggml_tensor_overhead() * (size_t)(p->end - p->first + 1), .no_alloc = true});
     for (int i = p->first; i < p->end; i++) {
-        const struct st_synth_tensor *t = &m->tensors[i];
+        const struct fb_synth_tensor *t = &m->tensors[i];
         struct ggml_tensor *g = ggml_new_tensor(ggml, (enum ggml_type)t->type, t->n_dims, t->ne);
         ggml_set_name(g, t->name);
         gguf_add_tensor(meta, g);
     }
     *size = gguf_get_meta_size(meta);
-    *data = st_xmalloc(*size);
+    *data = fb_xmalloc(*size);
     gguf_get_meta_data(meta, *data);
     ggml_free(ggml);
     gguf_free(meta);
 }
 
-static enum strata_status write_tensor(struct writer *w, int index, struct strata_error *err)
+static enum forebay_status write_tensor(struct writer *w, int index, struct forebay_error *err)
 {
     static const uint8_t padding[GGUF_DEFAULT_ALIGNMENT];
-    const struct st_synth_tensor *t = &w->model->tensors[index];
-    const struct st_synth_source *source = w->source;
-    uint64_t row_bytes = st_synth_tensor_row_bytes(t);
-    int64_t n_rows = st_synth_tensor_rows(t);
-    int64_t per_chunk = (int64_t)st_max(w->chunk_bytes / row_bytes, 1);
-    enum strata_status status = STRATA_OK;
+    const struct fb_synth_tensor *t = &w->model->tensors[index];
+    const struct fb_synth_source *source = w->source;
+    uint64_t row_bytes = fb_synth_tensor_row_bytes(t);
+    int64_t n_rows = fb_synth_tensor_rows(t);
+    int64_t per_chunk = (int64_t)fb_max(w->chunk_bytes / row_bytes, 1);
+    enum forebay_status status = FOREBAY_OK;
     for (int64_t row = 0, n = 0; row < n_rows && !status; row += n) {
         int64_t hole = source->hole ? source->hole(source->user, index, row) : 0;
         if (hole > 0) {
             n = hole;
             skip(w, row_bytes * (uint64_t)n);
         } else {
-            n = source->hole ? 1 : (int64_t)st_min((uint64_t)per_chunk, (uint64_t)(n_rows - row));
+            n = source->hole ? 1 : (int64_t)fb_min((uint64_t)per_chunk, (uint64_t)(n_rows - row));
             status = source->rows(source->user, index, row, n, w->chunk, err);
             status = status ? status : put(w, w->chunk, (size_t)n * row_bytes, err);
         }
         status = status ? status : report_progress(w, row_bytes * (uint64_t)n, err);
     }
-    size_t pad = (size_t)(padded_bytes(t) - st_synth_tensor_bytes(t));
+    size_t pad = (size_t)(padded_bytes(t) - fb_synth_tensor_bytes(t));
     return status || pad == 0 ? status : put(w, padding, pad, err);
 }
 
@@ -205,11 +205,11 @@ static uint64_t part_bytes(const struct writer *w, size_t header)
 }
 
 /* Opens the part's temporary file; with holes it has its full size at once. */
-static enum strata_status open_part(struct writer *w, struct strata_error *err)
+static enum forebay_status open_part(struct writer *w, struct forebay_error *err)
 {
     struct part *p = w->part;
     if (w->source->hole) {
-        enum strata_status status = st_file_make_sparse(p->temporary, p->bytes, err);
+        enum forebay_status status = fb_file_make_sparse(p->temporary, p->bytes, err);
         if (status) {
             return status;
         }
@@ -217,14 +217,14 @@ static enum strata_status open_part(struct writer *w, struct strata_error *err)
     }
     w->file = fopen(p->temporary, w->source->hole ? "r+b" : "wb");
     if (!w->file) {
-        return st_fail_errno(err, STRATA_E_IO, errno, "Is the directory there and writable?",
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "Is the directory there and writable?",
             "cannot create %s", p->temporary);
     }
     p->present = p->temporary;
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static enum strata_status write_part(struct writer *w, struct part *p, struct strata_error *err)
+static enum forebay_status write_part(struct writer *w, struct part *p, struct forebay_error *err)
 {
     uint8_t *header;
     size_t header_bytes;
@@ -233,7 +233,7 @@ static enum strata_status write_part(struct writer *w, struct part *p, struct st
     w->skipped = false;
     make_header(w, &header, &header_bytes);
     p->bytes = part_bytes(w, header_bytes);
-    enum strata_status status = open_part(w, err);
+    enum forebay_status status = open_part(w, err);
     if (!status) {
         status = put(w, header, header_bytes, err);
     }
@@ -245,44 +245,44 @@ static enum strata_status write_part(struct writer *w, struct part *p, struct st
         status = write_failed(w, err);
     }
     w->file = NULL;
-    ST_ASSERT(status || w->at == p->bytes);
+    FB_ASSERT(status || w->at == p->bytes);
     return status;
 }
 
-static enum strata_status rename_parts(struct writer *w, struct strata_error *err)
+static enum forebay_status rename_parts(struct writer *w, struct forebay_error *err)
 {
     for (int i = 0; i < w->n_parts; i++) {
         struct part *p = &w->parts[i];
         if (rename(p->temporary, p->path)) {
-            return st_fail_errno(
-                err, STRATA_E_IO, errno, "", "cannot rename %s to %s", p->temporary, p->path);
+            return fb_fail_errno(
+                err, FOREBAY_E_IO, errno, "", "cannot rename %s to %s", p->temporary, p->path);
         }
         p->present = p->path;
     }
-    return STRATA_OK;
+    return FOREBAY_OK;
 }
 
-static uint64_t largest_row(const struct st_synth_model *model)
+static uint64_t largest_row(const struct fb_synth_model *model)
 {
     uint64_t most = CHUNK_BYTES;
     for (int i = 0; i < model->n_tensors; i++) {
-        most = st_max(most, st_synth_tensor_row_bytes(&model->tensors[i]));
+        most = fb_max(most, fb_synth_tensor_row_bytes(&model->tensors[i]));
     }
     return most;
 }
 
-enum strata_status st_synth_write(const struct st_synth_model *model,
-    const struct st_synth_source *source, const struct st_synth_output *output, const char *path,
-    struct st_synth_report *report, struct strata_error *err)
+enum forebay_status fb_synth_write(const struct fb_synth_model *model,
+    const struct fb_synth_source *source, const struct fb_synth_output *output, const char *path,
+    struct fb_synth_report *report, struct forebay_error *err)
 {
     struct writer w = {.model = model,
         .source = source,
         .output = output,
         .chunk_bytes = largest_row(model),
-        .total = st_synth_model_bytes(model)};
+        .total = fb_synth_model_bytes(model)};
     divide(&w);
-    enum strata_status status = name_parts(&w, path, err);
-    w.chunk = status ? NULL : st_xmalloc((size_t)w.chunk_bytes);
+    enum forebay_status status = name_parts(&w, path, err);
+    w.chunk = status ? NULL : fb_xmalloc((size_t)w.chunk_bytes);
     uint64_t bytes = 0;
     for (int i = 0; i < w.n_parts && !status; i++) {
         status = write_part(&w, &w.parts[i], err);

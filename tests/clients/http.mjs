@@ -37,7 +37,7 @@ export function httpTests({ server }) {
         for (const line of text.trimEnd().split('\n')) {
             assert.match(line, /^(# (HELP|TYPE) [a-z_:]+ .+|[a-z_:]+(\{[^}]*\})? [-+0-9.eE]+|[a-z_:]+ NaN)$/, line);
         }
-        assert.equal((await server.metrics()).strata_queue_active, 0);
+        assert.equal((await server.metrics()).forebay_queue_active, 0);
     });
 
     test('http: unknown paths and wrong methods', async () => {

@@ -1,7 +1,7 @@
 // main.mjs - the clients that people's tools are built on, unmodified, against a live server whose
 // model is streamed.
-//   node tests/clients/main.mjs STRATA MODEL CLIENTS [FILTER]
-// STRATA is the program, MODEL stories260K-moe8.gguf, CLIENTS where scripts/fetch-clients.sh put
+//   node tests/clients/main.mjs FOREBAY MODEL CLIENTS [FILTER]
+// FOREBAY is the program, MODEL stories260K-moe8.gguf, CLIENTS where scripts/fetch-clients.sh put
 // the clients. Starts a server of its own and ends it; reports in TAP.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';

@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 
 import { chatml } from './openai.mjs';
-import { strataRun } from './server.mjs';
+import { forebayRun } from './server.mjs';
 import { eventually, fails, test } from './tap.mjs';
 
 const STORY = 'Once upon a time';
 const city = { type: 'string', enum: ['Paris', 'Rome', 'Oslo'] };
 const schema = { type: 'object', properties: { city }, required: ['city'] };
-// What `strata run` does: the likeliest token, no penalties.
+// What `forebay run` does: the likeliest token, no penalties.
 const greedy = { temperature: 0, repeat_penalty: 1, presence_penalty: 0, frequency_penalty: 0 };
 
 async function collect(stream) {
@@ -29,7 +29,7 @@ export function ollamaTests({ require, server, program, model, placement }) {
     const chat = async ({ options, ...more } = {}) =>
         ollama.chat({ model: await name(), messages: [{ role: 'user', content: STORY }],
             options: { ...greedy, ...options }, ...more });
-    const running = async () => (await server.metrics())['strata_queue_active'];
+    const running = async () => (await server.metrics())['forebay_queue_active'];
 
     /* --- What there is --- */
 
@@ -63,8 +63,8 @@ export function ollamaTests({ require, server, program, model, placement }) {
 
     /* --- Generate --- */
 
-    test('ollama: raw is what strata run says', async () => {
-        const want = await strataRun(program, model, [...placement, '-p', STORY, '-n', '32']);
+    test('ollama: raw is what forebay run says', async () => {
+        const want = await forebayRun(program, model, [...placement, '-p', STORY, '-n', '32']);
         const got = await generate({ raw: true, options: { num_predict: 32 } });
         assert.equal(STORY + got.response, STORY + want);
         assert.equal(got.done, true);
@@ -79,7 +79,7 @@ export function ollamaTests({ require, server, program, model, placement }) {
     });
 
     test('ollama: without raw the prompt goes through the template', async () => {
-        const want = await strataRun(program, model, [...placement, '-p', chatml(STORY), '-n', '16']);
+        const want = await forebayRun(program, model, [...placement, '-p', chatml(STORY), '-n', '16']);
         assert.equal((await generate({ options: { num_predict: 16 } })).response.trim(), want.trim());
         const system = await generate({ system: 'You are a dragon.', options: { num_predict: 16 } });
         const messages = [{ role: 'system', content: 'You are a dragon.' }, { role: 'user', content: STORY }];
@@ -149,8 +149,8 @@ export function ollamaTests({ require, server, program, model, placement }) {
 
     /* --- Chat --- */
 
-    test('ollama: a chat answer is what strata run says to the rendered prompt', async () => {
-        const want = await strataRun(program, model, [...placement, '-p', chatml(STORY), '-n', '24']);
+    test('ollama: a chat answer is what forebay run says to the rendered prompt', async () => {
+        const want = await forebayRun(program, model, [...placement, '-p', chatml(STORY), '-n', '24']);
         const got = await chat({ options: { num_predict: 24 } });
         assert.equal(got.message.role, 'assistant');
         assert.equal(got.message.content.trim(), want.trim());

@@ -1,7 +1,7 @@
 // openai.mjs - what the `openai` package sees.
 import assert from 'node:assert/strict';
 
-import { strataRun } from './server.mjs';
+import { forebayRun } from './server.mjs';
 import { eventually, fails, test } from './tap.mjs';
 
 const STORY = 'Once upon a time';
@@ -40,7 +40,7 @@ export function openaiTests({ require, server, program, model, placement }) {
         client.chat.completions.create(
             { model: await name(), messages: [{ role: 'user', content: STORY }], temperature: 0, ...more }, request);
     // Which figure of /metrics tells that requests are being answered.
-    const running = async () => (await server.metrics())['strata_queue_active'];
+    const running = async () => (await server.metrics())['forebay_queue_active'];
 
     /* --- Models --- */
 
@@ -56,8 +56,8 @@ export function openaiTests({ require, server, program, model, placement }) {
 
     /* --- Completions --- */
 
-    test('openai: a completion is what strata run says', async () => {
-        const want = await strataRun(program, model, [...placement, '-p', STORY, '-n', '32']);
+    test('openai: a completion is what forebay run says', async () => {
+        const want = await forebayRun(program, model, [...placement, '-p', STORY, '-n', '32']);
         const got = await complete({ max_tokens: 32 });
         assert.equal(STORY + got.choices[0].text, STORY + want);
         assert.match(got.choices[0].text, /little girl named Lily/);
@@ -166,8 +166,8 @@ export function openaiTests({ require, server, program, model, placement }) {
 
     /* --- Chat --- */
 
-    test('openai: a chat answer is what strata run says to the rendered prompt', async () => {
-        const want = await strataRun(program, model, [...placement, '-p', chatml(STORY), '-n', '24']);
+    test('openai: a chat answer is what forebay run says to the rendered prompt', async () => {
+        const want = await forebayRun(program, model, [...placement, '-p', chatml(STORY), '-n', '24']);
         const got = await chat({ max_tokens: 24 });
         assert.equal(got.choices[0].message.content.trim(), want.trim());
         assert.equal(got.choices[0].message.role, 'assistant');

@@ -1,4 +1,4 @@
-// server.mjs - a `strata serve` of one's own on a free loopback port, and what `strata run` says.
+// server.mjs - a `forebay serve` of one's own on a free loopback port, and what `forebay run` says.
 import { execFile, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { promisify } from 'node:util';
@@ -73,8 +73,8 @@ export class Server {
     }
 }
 
-// The text `strata run` gives, without the line end that it adds.
-export async function strataRun(program, model, args) {
+// The text `forebay run` gives, without the line end that it adds.
+export async function forebayRun(program, model, args) {
     const { stdout } = await promisify(execFile)(program, ['run', model, '-q', ...args]);
     return stdout.replace(/\n$/, '');
 }

@@ -1,1 +1,1 @@
-strata bench --help
+forebay bench --help

@@ -1,6 +1,6 @@
 # A context that is full ends an answer; what no longer fits is said, and /new helps. What cannot be
 # a message is refused. The messages that were refused are not part of the conversation.
-CHAT="strata chat $FABLE --weights-mem 2500K -t 1 --temp 0"
+CHAT="forebay chat $FABLE --weights-mem 2500K -t 1 --temp 0"
 $CHAT --ctx 96 <<'EOF'
 Once upon a time
 More

@@ -1,1 +1,1 @@
-strata chat --help
+forebay chat --help

@@ -1,6 +1,6 @@
 # Ctrl-C ends an answer, and the conversation goes on; at a prompt it ends a script's chat.
 mkfifo in
-strata chat "$FABLE" --weights-mem 2500K -t 1 --temp 0 --io fault:sync,late_ms=2 \
+forebay chat "$FABLE" --weights-mem 2500K -t 1 --temp 0 --io fault:sync,late_ms=2 \
     <in >out 2>err &
 exec 3>in
 echo "Once upon a time" >&3

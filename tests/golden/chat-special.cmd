@@ -1,6 +1,6 @@
 # Names of control tokens in what a person types are text: they are spelled, in several tokens.
 chat() {
-    printf '%s\n' "$1" | strata chat "$FABLE" -t 1 --temp 0 -n 1 2>&1 |
+    printf '%s\n' "$1" | forebay chat "$FABLE" -t 1 --temp 0 -n 1 2>&1 |
         sed -n 's/.*prompt: \([0-9]*\) new.*/\1/p'
 }
 none=$(chat x)

@@ -1,6 +1,6 @@
 # A conversation in a script: answers alone on stdout; what both turns share is computed once; what
 # was saved is loaded; a wrong command is said, the rest goes on, and the exit code tells.
-CHAT="strata chat $FABLE --weights-mem 2500K -t 1 --temp 0 -n 24"
+CHAT="forebay chat $FABLE --weights-mem 2500K -t 1 --temp 0 -n 24"
 $CHAT <<'EOF'
 Tell me a story about a fox who lost a lantern.
 A story about the moon, please.
@@ -17,8 +17,8 @@ Tell me a story about a fox who lost a lantern.
 EOF
 echo "exit code $?"
 cat talk.json
-echo "== the same as strata run, for the prompt as llama.cpp renders it"
+echo "== the same as forebay run, for the prompt as llama.cpp renders it"
 printf '<|user|>Tell me a story about a fox who lost a lantern.<|story|>' >prompt
-strata run "$FABLE" --weights-mem 2500K -t 1 -q -f prompt -n 24 >run
+forebay run "$FABLE" --weights-mem 2500K -t 1 -q -f prompt -n 24 >run
 echo "Tell me a story about a fox who lost a lantern." | $CHAT -q >chat
 cmp run chat && echo equal

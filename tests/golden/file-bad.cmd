@@ -1,7 +1,7 @@
 # What is not a model, or not a whole one: one message, a remedy, exit code 1.
 . "$GOLDEN/small.sh"
 try() {
-    strata run "$1" $SMALL -n 2
+    forebay run "$1" $SMALL -n 2
     echo "exit code $?" >&2
 }
 small m.gguf

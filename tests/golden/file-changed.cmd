@@ -3,12 +3,12 @@
 . "$GOLDEN/small.sh"
 small m.gguf
 slow="-n 40 --ids --io fault:sync,late_ms=2"
-strata run m.gguf $SMALL -n 40 --ids >ids
+forebay run m.gguf $SMALL -n 40 --ids >ids
 # try CHANGE...: runs it on m.gguf when the first token is there
 try() {
     cp m.gguf used.gguf
     : >some
-    strata run used.gguf $SMALL $slow >some &
+    forebay run used.gguf $SMALL $slow >some &
     while [ ! -s some ] && kill -0 $!; do sleep 0.01; done
     "$@"
     wait $!

@@ -6,7 +6,7 @@ small other.gguf --split-max-size 500K --seed 1
 first=$(ls s-00001-of-*)
 second=$(ls s-00002-of-*)
 try() {
-    strata run "$1" $SMALL -n 8 --ids
+    forebay run "$1" $SMALL -n 8 --ids
     echo "exit code $?" >&2
 }
 try m.gguf >ids

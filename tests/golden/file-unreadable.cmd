@@ -3,8 +3,8 @@
 small m.gguf
 chmod 000 m.gguf
 if [ -r m.gguf ]; then
-    echo "strata: cannot open m.gguf: Permission denied" >&2
+    echo "forebay: cannot open m.gguf: Permission denied" >&2
     echo "  hint: Check the permissions of the file." >&2
     exit 1
 fi
-strata run m.gguf $SMALL -n 2
+forebay run m.gguf $SMALL -n 2

@@ -1,1 +1,1 @@
-strata --help
+forebay --help

@@ -1,1 +1,1 @@
-strata inspect --help
+forebay inspect --help

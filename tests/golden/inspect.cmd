@@ -1,4 +1,4 @@
 # needs: models
-strata inspect "$MODELS/split/stories260K-moe8-00001-of-00003.gguf"
-strata inspect "$MODELS/split/stories260K-moe8-00001-of-00003.gguf" --tensors | grep blk.3
-strata inspect "$MODELS/stories260K-moe8.gguf" --json | head -n 14
+forebay inspect "$MODELS/split/stories260K-moe8-00001-of-00003.gguf"
+forebay inspect "$MODELS/split/stories260K-moe8-00001-of-00003.gguf" --tensors | grep blk.3
+forebay inspect "$MODELS/stories260K-moe8.gguf" --json | head -n 14

@@ -2,13 +2,13 @@
 . "$GOLDEN/small.sh"
 dir=/dev/shm
 [ -d $dir ] && [ -w $dir ] || dir=.
-dir=$(mktemp -d "$dir/strata-golden-XXXXXX")
+dir=$(mktemp -d "$dir/forebay-golden-XXXXXX")
 trap 'rm -r "$dir"' EXIT
 small m.gguf
 cp m.gguf "$dir"
-strata run m.gguf $SMALL -n 8 --ids >ids
+forebay run m.gguf $SMALL -n 8 --ids >ids
 wc -l <ids
-strata run "$dir/m.gguf" $SMALL -n 8 --ids --io uring 2>/dev/null | cmp - ids
-strata run "$dir/m.gguf" $SMALL -n 8 --ids --io threads 2>/dev/null | cmp - ids
-strata run m.gguf $SMALL -n 8 --ids --io fault:sync,einval_at=3 2>messages | cmp - ids
+forebay run "$dir/m.gguf" $SMALL -n 8 --ids --io uring 2>/dev/null | cmp - ids
+forebay run "$dir/m.gguf" $SMALL -n 8 --ids --io threads 2>/dev/null | cmp - ids
+forebay run m.gguf $SMALL -n 8 --ids --io fault:sync,einval_at=3 2>messages | cmp - ids
 sed 's/.*m.gguf/m.gguf/' messages

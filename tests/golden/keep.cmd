@@ -1,19 +1,19 @@
 # What earlier runs left behind: used by the next plan, and no harm when it is damaged.
 . "$GOLDEN/small.sh"
-export STRATA_CACHE_DIR=$PWD/cache
+export FOREBAY_CACHE_DIR=$PWD/cache
 small m.gguf
-strata run m.gguf $SMALL -n 20 --ignore-eos --ids >ids
+forebay run m.gguf $SMALL -n 20 --ignore-eos --ids >ids
 ls cache
 history=$(ls cache/models/*.json)
-strata plan m.gguf -t 1 -q --weights-mem 1100K | grep "earlier run"
+forebay plan m.gguf -t 1 -q --weights-mem 1100K | grep "earlier run"
 echo "== damaged"
 head -c 100 "$history" >half && cp half "$history"
 head -c 100 cache/profile.json >half && cp half cache/profile.json
-strata run m.gguf $SMALL -v -n 20 --ignore-eos --ids 2>log | cmp - ids && echo "the run works"
+forebay run m.gguf $SMALL -v -n 20 --ignore-eos --ids 2>log | cmp - ids && echo "the run works"
 grep -h -e "cache/profile" -e warning: log | sed "s|$PWD/||; s/[0-9a-f]\{16\}\\.json is/MODEL.json is/"
 echo "== put right by that run"
-strata run m.gguf $SMALL -n 20 --ignore-eos --ids | cmp - ids && echo "the run works"
+forebay run m.gguf $SMALL -n 20 --ignore-eos --ids | cmp - ids && echo "the run works"
 echo "== not a file at all"
 rm cache/profile.json "$history"
 mkdir cache/profile.json "$history"
-strata run m.gguf $SMALL -n 20 --ignore-eos --ids | cmp - ids && echo "the run works"
+forebay run m.gguf $SMALL -n 20 --ignore-eos --ids | cmp - ids && echo "the run works"

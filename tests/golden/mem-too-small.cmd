@@ -1,13 +1,13 @@
 # A budget that is too small: exit code 3, and the remedy named is one.
 . "$GOLDEN/small.sh"
 small m.gguf
-strata run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem 10M
+forebay run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem 10M
 echo "exit code $?"
-enough=$(strata run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem 10M 2>&1 |
+enough=$(forebay run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem 10M 2>&1 |
     sed -n 's/.*at least --mem \([0-9]*M\).*/\1/p')
-strata run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem "$enough" --ids | wc -l
-strata run m.gguf $SMALL --weights-mem 10K
+forebay run m.gguf -t 1 --tokens 1,2,3 -n 2 -q --mem "$enough" --ids | wc -l
+forebay run m.gguf $SMALL --weights-mem 10K
 echo "exit code $?"
 # A context far beyond the budget is refused before its memory is taken.
-strata run m.gguf -t 1 --tokens 1 -q --ctx 16000000 --mem 4G
+forebay run m.gguf -t 1 --tokens 1 -q --ctx 16000000 --mem 4G
 echo "exit code $?"

@@ -1,1 +1,1 @@
-strata
+forebay

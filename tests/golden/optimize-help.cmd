@@ -1,1 +1,1 @@
-strata optimize --help
+forebay optimize --help

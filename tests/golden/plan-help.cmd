@@ -1,1 +1,1 @@
-strata plan --help
+forebay plan --help

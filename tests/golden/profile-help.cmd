@@ -1,1 +1,1 @@
-strata profile --help
+forebay profile --help

@@ -1,8 +1,8 @@
 # The machine, measured once: what is known is not measured again, unless the file is no good.
-export STRATA_CACHE_DIR=$PWD/cache
-strata profile --json >first.json
+export FOREBAY_CACHE_DIR=$PWD/cache
+forebay profile --json >first.json
 sed -n 's/^ *"\([a-z0-9_]*\)":.*/\1/p' first.json | awk '!seen[$1]++'
-strata profile --json -q | cmp - first.json && echo "the same again"
+forebay profile --json -q | cmp - first.json && echo "the same again"
 ls cache
-strata profile -q >text
+forebay profile -q >text
 grep -c "as stored" text | sed 's/^[1-9][0-9]*$/types/'

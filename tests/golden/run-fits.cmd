@@ -1,7 +1,7 @@
 # A model that fits: nothing is read once it is loaded, and the report says so.
 . "$GOLDEN/small.sh"
 small m.gguf
-strata run m.gguf --tokens 1,2,3 -n 4 -t 1 --ids --stats stats.json >ids
+forebay run m.gguf --tokens 1,2,3 -n 4 -t 1 --ids --stats stats.json >ids
 wc -l <ids
 grep -E '"(read|demand_b|expert_requests|disk)' stats.json
-strata run m.gguf $SMALL -n 4 --ids | cmp - ids
+forebay run m.gguf $SMALL -n 4 --ids | cmp - ids

@@ -1,1 +1,1 @@
-strata run --help
+forebay run --help

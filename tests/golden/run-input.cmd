@@ -2,14 +2,14 @@
 model=$FABLE
 options="-n 12 -t 1 -q --weights-mem 2M"
 printf 'Once upon a time' >prompt.txt
-strata run "$model" $options
-strata run "$model" $options -p "Once upon a time"
-strata run "$model" $options -f prompt.txt
-strata run "$model" $options -f - <prompt.txt
-strata run "$model" $options --tokens 0,505,506,260,389
-strata run "$model" $options -p "Once upon a time" --ids | tr '\n' ' '
+forebay run "$model" $options
+forebay run "$model" $options -p "Once upon a time"
+forebay run "$model" $options -f prompt.txt
+forebay run "$model" $options -f - <prompt.txt
+forebay run "$model" $options --tokens 0,505,506,260,389
+forebay run "$model" $options -p "Once upon a time" --ids | tr '\n' ' '
 echo
-strata run "$model" $options -p "Once upon a time" -n 0 | wc -c
-strata run "$model" $options -p "Once upon a time" --temp 3 --seed 7 >first
-strata run "$model" $options -p "Once upon a time" --temp 3 --seed 7 | cmp - first
-strata run "$model" $options -p "Once upon a time" --temp 3 --seed 8 | cmp -s - first || echo other seed, other text
+forebay run "$model" $options -p "Once upon a time" -n 0 | wc -c
+forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 7 >first
+forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 7 | cmp - first
+forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 8 | cmp -s - first || echo other seed, other text

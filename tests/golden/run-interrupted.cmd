@@ -1,7 +1,7 @@
 # Ctrl-C: what was generated is there, figures and report too, and that is all.
 . "$GOLDEN/small.sh"
 small m.gguf
-strata run m.gguf $SMALL -n 100000 --ctx 200000 --ids --io fault:sync,late_ms=1 --stats stats.json >ids &
+forebay run m.gguf $SMALL -n 100000 --ctx 200000 --ids --io fault:sync,late_ms=1 --stats stats.json >ids &
 while [ ! -s ids ] && kill -0 $!; do sleep 0.05; done
 kill -INT $!
 wait $!

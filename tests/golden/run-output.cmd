@@ -1,7 +1,7 @@
 # Output that cannot be written is a failure.
 . "$GOLDEN/small.sh"
 small m.gguf
-strata run m.gguf $SMALL -n 4 >/dev/full
+forebay run m.gguf $SMALL -n 4 >/dev/full
 echo "exit code $?"
-strata run m.gguf $SMALL -n 1 --stats missing/stats.json
+forebay run m.gguf $SMALL -n 1 --stats missing/stats.json
 echo "exit code $?"

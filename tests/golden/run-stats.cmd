@@ -1,10 +1,10 @@
 # needs: disk
 # The report is complete and makes sense: docs/STATS.md says what always holds.
 report() {
-    strata run "$@" --tokens 1,2,3,4,5,6,7,8 -n 12 --ignore-eos -t 1 -q --ids --stats stats.json | wc -l
+    forebay run "$@" --tokens 1,2,3,4,5,6,7,8 -n 12 --ignore-eos -t 1 -q --ids --stats stats.json | wc -l
     tr -d '",:' <stats.json
 }
-synth="strata synth random --embd 256 --vocab 300 --layers 4 -q"
+synth="forebay synth random --embd 256 --vocab 300 --layers 4 -q"
 $synth -a qwen3moe --size 24M --experts 16 --experts-used 2 -o experts.gguf
 $synth -a llama --size 24M -o dense.gguf
 # Requests: two experts a token, in the last layer only for tokens whose logits are wanted.
@@ -35,11 +35,12 @@ report experts.gguf --weights-mem 12M | awk '
         check(v["roofline_ratio"] > 0, "roofline_ratio")
         check(v["peak_rss_bytes"] <= v["budget_bytes"], "peak_rss_bytes")
     }'
+# A repacked layout may pad rows: then a little less is read than is held.
 echo "== loading reads what stays, and hardly more"
 report dense.gguf --weights-mem 16M | awk '
     { v[$1] = $2 }
     END {
         read = v["load_read_bytes"] / v["resident_bytes"]
-        print (v["resident_bytes"] > 8e6 && read >= 1 && read < 1.1 ? "ok" : "wrong: " read)
+        print (v["resident_bytes"] > 8e6 && read > 0.9 && read < 1.1 ? "ok" : "wrong: " read)
         print (v["expert_requests"] == 0 ? "no experts" : "wrong: expert_requests")
     }'

@@ -1,12 +1,12 @@
 # The same story from our model and from larger ones made of it, with budgets from all of it to the
 # minimum.
-strata synth inflate "$FABLE" --ff 64 -q -o wide.gguf
-strata synth inflate "$FABLE" --size 20M -q -o wider.gguf
+forebay synth inflate "$FABLE" --ff 64 -q -o wide.gguf
+forebay synth inflate "$FABLE" --size 20M -q -o wider.gguf
 for model in "$FABLE" wide.gguf wider.gguf; do
     for percent in 100 50 25 0; do
         bytes=$(($(wc -c <"$model") * percent / 100))
         least=$((700000 + $(wc -c <"$model") / 10))
-        strata run "$model" -p "Once upon a time" -n 60 -t 1 -q \
+        forebay run "$model" -p "Once upon a time" -n 60 -t 1 -q \
             --weights-mem $((bytes > least ? bytes : least))
     done
 done | sort | uniq -c | sed 's/^ *//'

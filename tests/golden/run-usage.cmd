@@ -3,7 +3,7 @@
 small m.gguf
 try() {
     echo "== $*" >&2
-    strata "$@"
+    forebay "$@"
     echo "exit code $?" >&2
 }
 try run

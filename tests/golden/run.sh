@@ -3,7 +3,7 @@
 #   tests/golden/run.sh PROGRAM [CASE...]     UPDATE=1: write what the program does as expected
 #
 # A case is a set of files in this directory:
-#   NAME.cmd      a shell script, run in an empty directory of its own; `strata` is PROGRAM
+#   NAME.cmd      a shell script, run in an empty directory of its own; `forebay` is PROGRAM
 #                 first line `# needs: models`: skipped where $MODELS does not exist
 #                 first line `# needs: disk`: is given a directory on a real disk, not on tmpfs
 #   NAME.stdout   what it prints, exactly       NAME.stderr   the same (no file: not looked at)
@@ -15,7 +15,7 @@
 set -uo pipefail
 
 GOLDEN=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-MODELS=${STRATA_SHARED:-$GOLDEN/../../../shared}/models
+MODELS=${FOREBAY_SHARED:-$GOLDEN/../../../shared}/models
 [ ! -d "$MODELS" ] || MODELS=$(cd "$MODELS" && pwd)
 FABLE=$(cd "$GOLDEN/../../models" && pwd)/fable-moe.gguf
 export GOLDEN MODELS FABLE
@@ -29,8 +29,8 @@ shift
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir "$tmp/bin"
-ln -s "$program" "$tmp/bin/strata"
-export PATH=$tmp/bin:$PATH LC_ALL=C STRATA_CACHE_DIR=/dev/null/none # nothing kept
+ln -s "$program" "$tmp/bin/forebay"
+export PATH=$tmp/bin:$PATH LC_ALL=C FOREBAY_CACHE_DIR=/dev/null/none # nothing kept
 
 # matches EXPECTED ACTUAL: true when the files agree, patterns included
 matches() {

@@ -1,1 +1,1 @@
-strata serve --help
+forebay serve --help

@@ -1,10 +1,10 @@
 # Mistakes and damaged traces: exit code 2 for what was asked, 1 for what is in the files.
 . "$GOLDEN/small.sh"
 small m.gguf
-strata synth random -a llama --layers 2 --embd 256 --vocab 300 -q -o dense.gguf
+forebay synth random -a llama --layers 2 --embd 256 --vocab 300 -q -o dense.gguf
 try() {
     echo "== $*" >&2
-    strata sim "$@"
+    forebay sim "$@"
     echo "exit code $?" >&2
 }
 header='{"n_layer": 2, "n_expert": 8, "top_k": 2}'

@@ -1,1 +1,1 @@
-strata sim --help
+forebay sim --help

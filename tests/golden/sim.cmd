@@ -8,11 +8,11 @@ cat >trace.jsonl <<'EOF'
 {"tok": 3, "phase": "decode", "layers": [[0, 1], [4, 5]]}
 {"tok": 4, "phase": "decode", "layers": [[2, 3], [5, 4]]}
 EOF
-strata sim 2x8,2,1M --trace trace.jsonl --slots 2 --warm-up 0
+forebay sim 2x8,2,1M --trace trace.jsonl --slots 2 --warm-up 0
 echo "== prefill, compute time, another disk, a budget"
-strata sim 2x8,2,1M --trace trace.jsonl --mem 8M --warm-up 1 --prefill --compute 5 --disk 500MB/s \
+forebay sim 2x8,2,1M --trace trace.jsonl --mem 8M --warm-up 1 --prefill --compute 5 --disk 500MB/s \
     --policy lfu
 echo "== one pool"
-strata sim 2x8,2,1M --trace trace.jsonl --mem 5M --warm-up 0
+forebay sim 2x8,2,1M --trace trace.jsonl --mem 5M --warm-up 0
 echo "== JSON"
-strata sim 2x8,2,1M --trace trace.jsonl --slots 3 --warm-up 0 --json
+forebay sim 2x8,2,1M --trace trace.jsonl --slots 3 --warm-up 0 --json

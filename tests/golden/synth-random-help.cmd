@@ -1,1 +1,1 @@
-strata synth random --help
+forebay synth random --help

@@ -1,1 +1,1 @@
-strata conjure
+forebay conjure

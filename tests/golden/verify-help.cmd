@@ -1,1 +1,1 @@
-strata verify --help
+forebay verify --help

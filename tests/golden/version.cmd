@@ -1,1 +1,1 @@
-strata --version
+forebay --version

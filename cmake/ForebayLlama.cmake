@@ -1,14 +1,14 @@
 # llama.cpp, from one of three places:
 #   default                       deps/llama, as scripts/fetch-llama.sh lays it out
-#   STRATA_LLAMA_SOURCE=DIR       your checkout, with shared libraries already built in DIR/build
-#   STRATA_LLAMA_SOURCE=DIR       your checkout, built here as a part of this build
+#   FOREBAY_LLAMA_SOURCE=DIR       your checkout, with shared libraries already built in DIR/build
+#   FOREBAY_LLAMA_SOURCE=DIR       your checkout, built here as a part of this build
 # It provides
 #   ggml_libs, llama_libs         interface libraries: headers and libraries
-#   STRATA_LLAMA_LIB_DIR          where the libraries are, and the back ends loaded at run time
-#   STRATA_LLAMA_LICENSE          a file
-set(STRATA_LLAMA_DIR ${PROJECT_SOURCE_DIR}/deps/llama CACHE PATH
+#   FOREBAY_LLAMA_LIB_DIR          where the libraries are, and the back ends loaded at run time
+#   FOREBAY_LLAMA_LICENSE          a file
+set(FOREBAY_LLAMA_DIR ${PROJECT_SOURCE_DIR}/deps/llama CACHE PATH
     "llama.cpp as scripts/fetch-llama.sh lays it out (include/ and lib/)")
-set(STRATA_LLAMA_SOURCE "" CACHE PATH "Your own llama.cpp checkout, used instead of STRATA_LLAMA_DIR")
+set(FOREBAY_LLAMA_SOURCE "" CACHE PATH "Your own llama.cpp checkout, used instead of FOREBAY_LLAMA_DIR")
 
 add_library(ggml_libs INTERFACE)
 add_library(llama_libs INTERFACE)
@@ -52,27 +52,27 @@ function(llama_build dir)
     add_subdirectory(${dir} ${CMAKE_BINARY_DIR}/llama EXCLUDE_FROM_ALL)
 endfunction()
 
-if(NOT STRATA_LLAMA_SOURCE)
-    if(NOT EXISTS ${STRATA_LLAMA_DIR}/include/llama.h)
-        message(FATAL_ERROR "llama.cpp is missing from ${STRATA_LLAMA_DIR}.\n"
-            "Run scripts/fetch-llama.sh, or use your own checkout: -DSTRATA_LLAMA_SOURCE=DIR.")
+if(NOT FOREBAY_LLAMA_SOURCE)
+    if(NOT EXISTS ${FOREBAY_LLAMA_DIR}/include/llama.h)
+        message(FATAL_ERROR "llama.cpp is missing from ${FOREBAY_LLAMA_DIR}.\n"
+            "Run scripts/fetch-llama.sh, or use your own checkout: -DFOREBAY_LLAMA_SOURCE=DIR.")
     endif()
-    set(STRATA_LLAMA_LIB_DIR ${STRATA_LLAMA_DIR}/lib)
-    set(STRATA_LLAMA_LICENSE ${STRATA_LLAMA_DIR}/LICENSE)
-    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${STRATA_LLAMA_DIR}/.stamp)
-    target_include_directories(ggml_libs SYSTEM INTERFACE ${STRATA_LLAMA_DIR}/include)
-    llama_import(${STRATA_LLAMA_LIB_DIR} found)
+    set(FOREBAY_LLAMA_LIB_DIR ${FOREBAY_LLAMA_DIR}/lib)
+    set(FOREBAY_LLAMA_LICENSE ${FOREBAY_LLAMA_DIR}/LICENSE)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${FOREBAY_LLAMA_DIR}/.stamp)
+    target_include_directories(ggml_libs SYSTEM INTERFACE ${FOREBAY_LLAMA_DIR}/include)
+    llama_import(${FOREBAY_LLAMA_LIB_DIR} found)
     if(NOT found)
         message(FATAL_ERROR "libllama, libllama-common, libggml and libggml-base are not all in "
-            "${STRATA_LLAMA_LIB_DIR}.\nRemove ${STRATA_LLAMA_DIR} and run scripts/fetch-llama.sh.")
+            "${FOREBAY_LLAMA_LIB_DIR}.\nRemove ${FOREBAY_LLAMA_DIR} and run scripts/fetch-llama.sh.")
     endif()
 else()
-    get_filename_component(llama_dir ${STRATA_LLAMA_SOURCE} ABSOLUTE BASE_DIR ${CMAKE_SOURCE_DIR})
+    get_filename_component(llama_dir ${FOREBAY_LLAMA_SOURCE} ABSOLUTE BASE_DIR ${CMAKE_SOURCE_DIR})
     if(NOT EXISTS ${llama_dir}/include/llama.h)
-        message(FATAL_ERROR "STRATA_LLAMA_SOURCE=${llama_dir} is not a checkout of llama.cpp: "
+        message(FATAL_ERROR "FOREBAY_LLAMA_SOURCE=${llama_dir} is not a checkout of llama.cpp: "
             "it has no include/llama.h.")
     endif()
-    set(STRATA_LLAMA_LICENSE ${llama_dir}/LICENSE)
+    set(FOREBAY_LLAMA_LICENSE ${llama_dir}/LICENSE)
     # ggml/src is full of other headers; only this one is for us.
     configure_file(${llama_dir}/ggml/src/ggml-backend-impl.h
         ${CMAKE_BINARY_DIR}/llama-include/ggml-backend-impl.h COPYONLY)
@@ -84,14 +84,14 @@ else()
         configure_file(${llama_dir}/${header}
             ${CMAKE_BINARY_DIR}/llama-include/${header} COPYONLY)
     endforeach()
-    set(STRATA_LLAMA_LIB_DIR ${llama_dir}/build/bin)
-    llama_import(${STRATA_LLAMA_LIB_DIR} found)
+    set(FOREBAY_LLAMA_LIB_DIR ${llama_dir}/build/bin)
+    llama_import(${FOREBAY_LLAMA_LIB_DIR} found)
     if(found)
-        message(STATUS "llama.cpp: the libraries in ${STRATA_LLAMA_LIB_DIR}")
+        message(STATUS "llama.cpp: the libraries in ${FOREBAY_LLAMA_LIB_DIR}")
     else()
         message(STATUS "llama.cpp: building ${llama_dir} (no shared libraries in its build/bin)")
         llama_build(${llama_dir})
-        set(STRATA_LLAMA_LIB_DIR ${CMAKE_BINARY_DIR}/bin)
+        set(FOREBAY_LLAMA_LIB_DIR ${CMAKE_BINARY_DIR}/bin)
     endif()
 endif()
 target_link_libraries(ggml_libs INTERFACE ggml ggml-base)

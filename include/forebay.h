@@ -1,19 +1,19 @@
 /*
- * strata.h - run language models bigger than memory, with exactly llama.cpp's tokens.
+ * forebay.h - run language models bigger than memory, with exactly llama.cpp's tokens.
  *
  * The whole public interface. A program opens a model (what is in the file and how it is placed),
  * makes a session on it (one KV cache, one sequence), evaluates tokens and samples from the logits.
  * Prompts, chats and what is generated become text and back by the model's own conventions.
  *
  * Rules that hold for every function here:
- *   - A function that can fail returns a status and takes an optional `struct strata_error *`
+ *   - A function that can fail returns a status and takes an optional `struct forebay_error *`
  *     (NULL is fine). On failure every output is untouched and nothing is left allocated.
  *   - Option structs are filled by their _init function first, then changed by the caller.
  *   - `_free` functions accept NULL.
  *   - Strings are UTF-8 and NUL-terminated unless a length is given. Sizes are in bytes.
  */
-#ifndef STRATA_H
-#define STRATA_H
+#ifndef FOREBAY_H
+#define FOREBAY_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,20 +23,20 @@
 extern "C" {
 #endif
 
-#define STRATA_VERSION_MAJOR 0
-#define STRATA_VERSION_MINOR 1
-#define STRATA_VERSION_PATCH 0
+#define FOREBAY_VERSION_MAJOR 0
+#define FOREBAY_VERSION_MINOR 1
+#define FOREBAY_VERSION_PATCH 0
 
-#if defined(STRATA_BUILD)
-#define STRATA_API __attribute__((visibility("default")))
+#if defined(FOREBAY_BUILD)
+#define FOREBAY_API __attribute__((visibility("default")))
 #else
-#define STRATA_API
+#define FOREBAY_API
 #endif
 
 /* --- Errors ------------------------------------------------------------------------------- */
 
 /* code, short name, what it means. Kept in one list so that code, name and text cannot drift. */
-#define STRATA_STATUS_LIST(X)                                                                      \
+#define FOREBAY_STATUS_LIST(X)                                                                     \
     X(OK, 0, "ok")                                                                                 \
     X(E_USAGE, 1, "invalid argument")                                                              \
     X(E_IO, 2, "input/output error")                                                               \
@@ -47,44 +47,44 @@ extern "C" {
     X(E_LLAMA, 7, "llama.cpp refused")                                                             \
     X(E_CANCELLED, 8, "cancelled")
 
-enum strata_status {
-#define STRATA_STATUS_ENUM(name, value, text) STRATA_##name = value,
-    STRATA_STATUS_LIST(STRATA_STATUS_ENUM)
-#undef STRATA_STATUS_ENUM
+enum forebay_status {
+#define FOREBAY_STATUS_ENUM(name, value, text) FOREBAY_##name = value,
+    FOREBAY_STATUS_LIST(FOREBAY_STATUS_ENUM)
+#undef FOREBAY_STATUS_ENUM
 };
 
 /* What went wrong and what to do about it. Plain data: copy it freely. */
-struct strata_error {
-    enum strata_status status;
+struct forebay_error {
+    enum forebay_status status;
     char message[512]; /* one line, no trailing newline; names the file or value at fault */
     char hint[256];    /* the remedy, or "" */
 };
 
-/* Name of a status as in STRATA_STATUS_LIST ("E_IO"), and its text. Thread-safe. */
-STRATA_API const char *strata_status_name(enum strata_status status);
-STRATA_API const char *strata_status_text(enum strata_status status);
+/* Name of a status as in FOREBAY_STATUS_LIST ("E_IO"), and its text. Thread-safe. */
+FOREBAY_API const char *forebay_status_name(enum forebay_status status);
+FOREBAY_API const char *forebay_status_text(enum forebay_status status);
 
-STRATA_API const char *strata_version(void); /* "0.1.0" */
+FOREBAY_API const char *forebay_version(void); /* "0.1.0" */
 /* Version of the llama.cpp library in use. Thread-safe. */
-STRATA_API const char *strata_llama_version(void);
+FOREBAY_API const char *forebay_llama_version(void);
 
 /* A short name in a struct that may be copied. */
-typedef char strata_name[64];
+typedef char forebay_name[64];
 
 /* --- Logging ------------------------------------------------------------------------------ */
 
-enum strata_log_level { STRATA_LOG_ERROR, STRATA_LOG_WARN, STRATA_LOG_INFO, STRATA_LOG_DEBUG };
+enum forebay_log_level { FOREBAY_LOG_ERROR, FOREBAY_LOG_WARN, FOREBAY_LOG_INFO, FOREBAY_LOG_DEBUG };
 
 /* Messages at `level` and below go to stderr, or to the sink when one is set. Process-wide; set it
- * before using anything else. Default: STRATA_LOG_WARN. */
-STRATA_API void strata_log_set_level(enum strata_log_level level);
-typedef void (*strata_log_sink)(enum strata_log_level level, const char *line, void *user);
-STRATA_API void strata_log_set_sink(strata_log_sink sink, void *user);
+ * before using anything else. Default: FOREBAY_LOG_WARN. */
+FOREBAY_API void forebay_log_set_level(enum forebay_log_level level);
+typedef void (*forebay_log_sink)(enum forebay_log_level level, const char *line, void *user);
+FOREBAY_API void forebay_log_set_sink(forebay_log_sink sink, void *user);
 
 /* --- What is in a file (no weights are read) ---------------------------------------------- */
 
-/* One tensor of a model file. Pointers live as long as the strata_file. */
-struct strata_tensor_info {
+/* One tensor of a model file. Pointers live as long as the forebay_file. */
+struct forebay_tensor_info {
     const char *name;
     const char *type; /* quantisation as GGUF writes it: "Q4_K" */
     const char *role; /* "expert gate", "attention", ... */
@@ -98,7 +98,7 @@ struct strata_tensor_info {
     uint64_t offset;
 };
 
-struct strata_file_info {
+struct forebay_file_info {
     const char *path;
     const char *name;
     const char *arch;
@@ -114,25 +114,26 @@ struct strata_file_info {
 };
 
 /* A parsed GGUF (all splits). Immutable; safe to read from any thread. */
-struct strata_file;
-STRATA_API enum strata_status strata_file_open(
-    const char *path, struct strata_file **out, struct strata_error *err);
-STRATA_API void strata_file_free(struct strata_file *file);
-STRATA_API void strata_file_describe(const struct strata_file *file, struct strata_file_info *out);
+struct forebay_file;
+FOREBAY_API enum forebay_status forebay_file_open(
+    const char *path, struct forebay_file **out, struct forebay_error *err);
+FOREBAY_API void forebay_file_free(struct forebay_file *file);
+FOREBAY_API void forebay_file_describe(
+    const struct forebay_file *file, struct forebay_file_info *out);
 /* index 0 .. n_tensors-1, in file order */
-STRATA_API void strata_file_tensor(
-    const struct strata_file *file, int index, struct strata_tensor_info *out);
+FOREBAY_API void forebay_file_tensor(
+    const struct forebay_file *file, int index, struct forebay_tensor_info *out);
 /* Asks the system to forget what it has cached of the model's files, so that what comes next reads
  * them from the disk. Pages that are in use, or not written back yet, stay. */
-STRATA_API void strata_file_forget(const struct strata_file *file);
+FOREBAY_API void forebay_file_forget(const struct forebay_file *file);
 
 /* --- Models ------------------------------------------------------------------------------- */
 
 /* Called while loading: `what` is a phase ("reading resident weights"), done..total in bytes.
  * Return false to stop (the load fails with E_CANCELLED). */
-typedef bool (*strata_progress)(const char *what, uint64_t done, uint64_t total, void *user);
+typedef bool (*forebay_progress)(const char *what, uint64_t done, uint64_t total, void *user);
 
-struct strata_model_options {
+struct forebay_model_options {
     uint64_t mem_bytes;         /* what the whole process may hold; 0: a safe default */
     uint64_t weights_mem_bytes; /* only the memory for weights; 0: what mem_bytes leaves */
     uint32_t ctx;               /* tokens of KV cache planned for; 0: min(trained, 4096) */
@@ -150,26 +151,26 @@ struct strata_model_options {
     const char *device;     /* that takes layers: "auto", "none", or as ggml names it */
     uint64_t device_mem_bytes; /* of its memory; 0: what is free, less a reserve */
     uint64_t disk_bytes_per_s; /* what the disk does, without latency; 0: measured for a moment */
-    const char *sidecar;       /* "auto": the one that strata_optimize made; "none"; or a path */
-    strata_progress progress;  /* may be NULL */
+    const char *sidecar;       /* "auto": the one that forebay_optimize made; "none"; or a path */
+    forebay_progress progress; /* may be NULL */
     void *progress_user;
 };
 
 /* A loaded model. One per process at a time, plain ones included; use it from one thread. */
-struct strata_model;
+struct forebay_model;
 
-STRATA_API void strata_model_options_init(struct strata_model_options *options);
+FOREBAY_API void forebay_model_options_init(struct forebay_model_options *options);
 
-/* Loads. Errors: as strata_file_open; E_USAGE for an unknown device, naming those there are;
+/* Loads. Errors: as forebay_file_open; E_USAGE for an unknown device, naming those there are;
  * E_NOFIT with the smallest budget that works; E_LLAMA with llama.cpp's own words. */
-STRATA_API enum strata_status strata_model_load(const char *path,
-    const struct strata_model_options *options, struct strata_model **out,
-    struct strata_error *err);
-STRATA_API void strata_model_free(struct strata_model *model);
+FOREBAY_API enum forebay_status forebay_model_load(const char *path,
+    const struct forebay_model_options *options, struct forebay_model **out,
+    struct forebay_error *err);
+FOREBAY_API void forebay_model_free(struct forebay_model *model);
 
 /* What a device took of the model. */
-struct strata_device_use {
-    strata_name name;    /* as ggml names it, or "none" */
+struct forebay_device_use {
+    forebay_name name;   /* as ggml names it, or "none" */
     int n_layers;        /* layers on it, and ... */
     int n_whole;         /* ... of these, those with their experts */
     uint64_t bytes;      /* weights, KV cache and compute buffers in its memory */
@@ -177,7 +178,7 @@ struct strata_device_use {
 };
 
 /* How the model was placed. */
-struct strata_placement {
+struct forebay_placement {
     uint64_t budget_bytes;   /* for the whole process */
     uint64_t weights_bytes;  /* all weights of the model */
     uint64_t resident_bytes; /* weights held for good, those on a device not counted */
@@ -195,13 +196,13 @@ struct strata_placement {
     int n_experts;           /* experts over all layers */
     bool fits;               /* all weights are in memory once it is loaded */
     uint32_t batch;          /* prompt tokens per pass, as given or chosen */
-    struct strata_device_use device;
+    struct forebay_device_use device;
 };
-STRATA_API void strata_model_placement(
-    const struct strata_model *model, struct strata_placement *out);
+FOREBAY_API void forebay_model_placement(
+    const struct forebay_model *model, struct forebay_placement *out);
 
 /* How fast a placement will be, and why. Seconds and bytes are those of one generated token. */
-struct strata_speed {
+struct forebay_speed {
     double decode_tok_per_s, decode_low, decode_high; /* expected, and a range */
     double prompt_tok_per_s, prompt_low, prompt_high; /* for prompts of a full batch */
     double time_to_first_token_s;                     /* after loading, for such a prompt */
@@ -213,42 +214,47 @@ struct strata_speed {
     bool seen;               /* earlier runs of this model were taken into account */
     bool measured; /* the processor was measured: there is a cache directory to keep that in */
 };
-STRATA_API void strata_model_speed(const struct strata_model *model, struct strata_speed *out);
+FOREBAY_API void forebay_model_speed(const struct forebay_model *model, struct forebay_speed *out);
 
-STRATA_API int strata_model_n_vocab(const struct strata_model *model);
-STRATA_API uint32_t strata_model_ctx_train(const struct strata_model *model);
-STRATA_API uint32_t strata_model_ctx(const struct strata_model *model); /* tokens a session holds */
-STRATA_API uint32_t strata_model_batch(const struct strata_model *model);     /* tokens in a pass */
-STRATA_API uint32_t strata_model_sequences(const struct strata_model *model); /* n_seq + n_kept */
+FOREBAY_API int forebay_model_n_vocab(const struct forebay_model *model);
+FOREBAY_API uint32_t forebay_model_ctx_train(const struct forebay_model *model);
+FOREBAY_API uint32_t forebay_model_ctx(
+    const struct forebay_model *model); /* tokens a session holds */
+FOREBAY_API uint32_t forebay_model_batch(const struct forebay_model *model); /* tokens in a pass */
+FOREBAY_API uint32_t forebay_model_sequences(
+    const struct forebay_model *model); /* n_seq + n_kept */
 /* True when the file has a tokenizer; without one only token ids can go in and out. */
-STRATA_API bool strata_model_has_text(const struct strata_model *model);
-STRATA_API bool strata_model_is_eog(const struct strata_model *model, int32_t token);
+FOREBAY_API bool forebay_model_has_text(const struct forebay_model *model);
+FOREBAY_API bool forebay_model_is_eog(const struct forebay_model *model, int32_t token);
 
 /* Text to tokens. Writes at most `cap`; *n is the number needed, so cap 0 asks for the size.
  * `special`: add BOS and the like and parse control tokens in the text. */
-STRATA_API enum strata_status strata_tokenize(const struct strata_model *model, const char *text,
-    size_t length, bool special, int32_t *tokens, size_t cap, size_t *n, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_tokenize(const struct forebay_model *model,
+    const char *text, size_t length, bool special, int32_t *tokens, size_t cap, size_t *n,
+    struct forebay_error *err);
 
 /* Bytes of one token (not always whole UTF-8 characters). Returns the length, at most cap. */
-STRATA_API size_t strata_token_bytes(
-    const struct strata_model *model, int32_t token, char *buf, size_t cap);
+FOREBAY_API size_t forebay_token_bytes(
+    const struct forebay_model *model, int32_t token, char *buf, size_t cap);
 
 /* --- Plans -------------------------------------------------------------------------------- */
 
 /* What loading a model with some options would come to, without loading it. One at a time, and not
- * next to a model. Errors: as strata_model_load. */
-struct strata_plan;
+ * next to a model. Errors: as forebay_model_load. */
+struct forebay_plan;
 
-STRATA_API enum strata_status strata_plan_new(const char *path,
-    const struct strata_model_options *options, struct strata_plan **out, struct strata_error *err);
-STRATA_API void strata_plan_free(struct strata_plan *plan);
-STRATA_API void strata_plan_placement(const struct strata_plan *plan, struct strata_placement *out);
+FOREBAY_API enum forebay_status forebay_plan_new(const char *path,
+    const struct forebay_model_options *options, struct forebay_plan **out,
+    struct forebay_error *err);
+FOREBAY_API void forebay_plan_free(struct forebay_plan *plan);
+FOREBAY_API void forebay_plan_placement(
+    const struct forebay_plan *plan, struct forebay_placement *out);
 
 /* Predicts with so much more memory and a disk so many times as fast (0 and 1: as it is). */
-STRATA_API void strata_plan_speed(const struct strata_plan *plan, uint64_t more_bytes,
-    double disk_factor, struct strata_speed *out);
+FOREBAY_API void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes,
+    double disk_factor, struct forebay_speed *out);
 
-struct strata_plan_layer {
+struct forebay_plan_layer {
     int layer;               /* -1: what belongs to no layer */
     uint64_t kept_bytes;     /* dense weights in memory, llama.cpp's own included */
     uint64_t streamed_bytes; /* dense weights read for every token */
@@ -258,14 +264,14 @@ struct strata_plan_layer {
     double hit_rate; /* expected; 1 without experts */
 };
 /* Layers in order, then the rest; valid for the plan's life. */
-STRATA_API const struct strata_plan_layer *strata_plan_layers(
-    const struct strata_plan *plan, int *n_layers);
+FOREBAY_API const struct forebay_plan_layer *forebay_plan_layers(
+    const struct forebay_plan *plan, int *n_layers);
 
 /* The profile of this machine as JSON, to be freed with free(): what is known is taken from the
  * cache, what is missing measured, all of it with `again`. The file at `path`, if not NULL, says
  * which disk. */
-STRATA_API enum strata_status strata_profile(const char *path, bool again, strata_progress progress,
-    void *progress_user, char **json, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_profile(const char *path, bool again,
+    forebay_progress progress, void *progress_user, char **json, struct forebay_error *err);
 
 /* --- Sidecars ------------------------------------------------------------------------------ */
 
@@ -273,17 +279,17 @@ STRATA_API enum strata_status strata_profile(const char *path, bool again, strat
  * then reads them from there. It is used as long as model, CPU and llama.cpp are those that it was made
  * for; it may be deleted at any time (docs/SIDECAR.md). */
 
-struct strata_optimize_options {
+struct forebay_optimize_options {
     const char *output;    /* NULL: beside the model, or else in the cache directory */
-    bool repack;           /* as in strata_model_options */
+    bool repack;           /* as in forebay_model_options */
     int threads;           /* 0: physical cores */
     const char *io_method; /* how the model is read */
-    strata_progress progress;
+    forebay_progress progress;
     void *progress_user;
 };
-STRATA_API void strata_optimize_options_init(struct strata_optimize_options *options);
+FOREBAY_API void forebay_optimize_options_init(struct forebay_optimize_options *options);
 
-struct strata_optimized {
+struct forebay_optimized {
     char path[4096];
     uint64_t bytes;        /* of the file */
     uint64_t resumed_from; /* bytes of weights that an earlier run had written */
@@ -294,49 +300,49 @@ struct strata_optimized {
  * checked, and written anew if any of it is not right. Not next to a loaded
  * model. E_NOFIT when the disk has no room; E_UNSUPPORTED when there is nothing to write; E_CANCELLED
  * leaves what was written for another call. */
-STRATA_API enum strata_status strata_optimize(const char *path,
-    const struct strata_optimize_options *options, struct strata_optimized *out,
-    struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_optimize(const char *path,
+    const struct forebay_optimize_options *options, struct forebay_optimized *out,
+    struct forebay_error *err);
 
 /* Removes the model's sidecars (or the one at `output`), complete or not. *n of them were there. */
-STRATA_API enum strata_status strata_optimize_remove(
-    const char *path, const char *output, int *n, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_optimize_remove(
+    const char *path, const char *output, int *n, struct forebay_error *err);
 
 /* --- Sessions ----------------------------------------------------------------------------- */
 
 /* One sequence with its KV cache. Belongs to one thread; frees before its model. */
-struct strata_session;
+struct forebay_session;
 
-STRATA_API enum strata_status strata_session_new(
-    struct strata_model *model, struct strata_session **out, struct strata_error *err);
-STRATA_API void strata_session_free(struct strata_session *session);
+FOREBAY_API enum forebay_status forebay_session_new(
+    struct forebay_model *model, struct forebay_session **out, struct forebay_error *err);
+FOREBAY_API void forebay_session_free(struct forebay_session *session);
 
 /* Evaluates n tokens after those evaluated before, in passes of at most `batch` tokens.
  * Logits are kept for the last token, or for every token of the call when `all_logits`, which the
  * model must have been loaded for. E_IO when a read failed: nothing of the failed pass is kept, and
  * the session may go on. */
-STRATA_API enum strata_status strata_eval(struct strata_session *session, const int32_t *tokens,
-    size_t n, bool all_logits, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_eval(struct forebay_session *session, const int32_t *tokens,
+    size_t n, bool all_logits, struct forebay_error *err);
 
-/* Row i (n_vocab floats) of the last strata_eval: i = 0..n-1 with all_logits, else only i = 0.
+/* Row i (n_vocab floats) of the last forebay_eval: i = 0..n-1 with all_logits, else only i = 0.
  * Valid until the next call on the session. */
-STRATA_API const float *strata_logits(struct strata_session *session, size_t i);
+FOREBAY_API const float *forebay_logits(struct forebay_session *session, size_t i);
 
-STRATA_API uint32_t strata_session_n_past(const struct strata_session *session);
+FOREBAY_API uint32_t forebay_session_n_past(const struct forebay_session *session);
 
 /* Forgets all but the first n tokens evaluated. Returns how many are left: n, all if there are fewer,
  * or 0 for models whose state cannot be taken back in part (recurrent ones). */
-STRATA_API uint32_t strata_session_keep(struct strata_session *session, uint32_t n);
+FOREBAY_API uint32_t forebay_session_keep(struct forebay_session *session, uint32_t n);
 
 /* An addition to the logit of a token. */
-struct strata_bias {
+struct forebay_bias {
     int32_t token;
     float bias; /* -INFINITY: never */
 };
 
-/* As llama.cpp's samplers, in its order. "Off" is what strata_sampling_init sets for all but top_k,
+/* As llama.cpp's samplers, in its order. "Off" is what forebay_sampling_init sets for all but top_k,
  * top_p and min_p, which matter only when temp is not 0. */
-struct strata_sampling {
+struct forebay_sampling {
     float temp;           /* 0: greedy */
     int top_k;            /* 0: off */
     float top_p;          /* 1: off */
@@ -354,56 +360,57 @@ struct strata_sampling {
     int mirostat; /* 0: off, 1, 2 */
     float mirostat_tau, mirostat_eta;
     uint32_t seed;
-    bool ignore_eos;                  /* end-of-generation tokens are never chosen */
-    const struct strata_bias *biases; /* n_biases of them */
+    bool ignore_eos;                   /* end-of-generation tokens are never chosen */
+    const struct forebay_bias *biases; /* n_biases of them */
     size_t n_biases;
     const char *grammar; /* GBNF that the text must follow; NULL: none */
 };
-STRATA_API void strata_sampling_init(struct strata_sampling *sampling);
+FOREBAY_API void forebay_sampling_init(struct forebay_sampling *sampling);
 /* (Re)starts sampling for the session; the penalty history begins empty. */
-STRATA_API enum strata_status strata_sampling_set(struct strata_session *session,
-    const struct strata_sampling *sampling, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_sampling_set(struct forebay_session *session,
+    const struct forebay_sampling *sampling, struct forebay_error *err);
 /* Picks the next token from the last row of logits and adds it to the history; -1 when there is none
  * (a grammar that leaves nothing). */
-STRATA_API int32_t strata_sample(struct strata_session *session);
+FOREBAY_API int32_t forebay_sample(struct forebay_session *session);
 /* Adds a prompt token to the penalty history. */
-STRATA_API void strata_sample_accept(struct strata_session *session, int32_t token);
+FOREBAY_API void forebay_sample_accept(struct forebay_session *session, int32_t token);
 
 /* --- Several sequences -------------------------------------------------------------------- */
 
 /* A session on a model loaded for several has sequences 0 .. n_seq + n_kept - 1. They share the KV
  * cache of ctx x n_seq tokens; tokens that one was copied from another are held once. */
 
-struct strata_item {
+struct forebay_item {
     int32_t token;
     int seq;     /* the token is added at its end */
-    bool logits; /* its row is wanted: strata_logits(session, index of the item) */
+    bool logits; /* its row is wanted: forebay_logits(session, index of the item) */
 };
 
 /* Evaluates n items (at most `batch`) in one pass: each weight is read once for all of them. Unless
  * the model was loaded with `all_logits`, at most n_seq + n_kept rows can be wanted.
  * E_NOFIT when the KV cache is full: nothing has changed. After any other failure in the pass, the
  * sequences named in it are empty. */
-STRATA_API enum strata_status strata_decode(struct strata_session *session,
-    const struct strata_item *items, size_t n, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_decode(struct forebay_session *session,
+    const struct forebay_item *items, size_t n, struct forebay_error *err);
 
 /* Cuts a sequence to its first n tokens. Returns how many are left: n, or 0 where the model's state
- * cannot be cut (strata_seq_can_cut). */
-STRATA_API uint32_t strata_seq_keep(struct strata_session *session, int seq, uint32_t n);
+ * cannot be cut (forebay_seq_can_cut). */
+FOREBAY_API uint32_t forebay_seq_keep(struct forebay_session *session, int seq, uint32_t n);
 /* Makes `to` a copy of the first n tokens of `from`. Returns n, or 0 as above, unless all of `from`
  * is copied. */
-STRATA_API uint32_t strata_seq_copy(struct strata_session *session, int from, int to, uint32_t n);
-STRATA_API uint32_t strata_seq_length(const struct strata_session *session, int seq);
-STRATA_API bool strata_seq_can_cut(const struct strata_session *session);
+FOREBAY_API uint32_t forebay_seq_copy(
+    struct forebay_session *session, int from, int to, uint32_t n);
+FOREBAY_API uint32_t forebay_seq_length(const struct forebay_session *session, int seq);
+FOREBAY_API bool forebay_seq_can_cut(const struct forebay_session *session);
 
 /* Writes the state of a sequence, of these n tokens, to a file in llama.cpp's format; puts it into
  * an empty sequence again. The file is trusted: check it before. E_IO, E_NOFIT (no room). */
-STRATA_API enum strata_status strata_seq_save(struct strata_session *session, int seq,
-    const int32_t *tokens, uint32_t n, const char *path, struct strata_error *err);
-STRATA_API enum strata_status strata_seq_load(struct strata_session *session, int seq, uint32_t n,
-    const char *path, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_seq_save(struct forebay_session *session, int seq,
+    const int32_t *tokens, uint32_t n, const char *path, struct forebay_error *err);
+FOREBAY_API enum forebay_status forebay_seq_load(struct forebay_session *session, int seq,
+    uint32_t n, const char *path, struct forebay_error *err);
 /* The same number for states that may be exchanged: of the same files and settings. */
-STRATA_API uint64_t strata_state_fingerprint(const struct strata_model *model);
+FOREBAY_API uint64_t forebay_state_fingerprint(const struct forebay_model *model);
 
 /* --- Prompts and chat ---------------------------------------------------------------------- */
 
@@ -412,34 +419,34 @@ STRATA_API uint64_t strata_state_fingerprint(const struct strata_model *model);
 
 /* Tokens to continue, and what is known of the continuation: its grammar, what ends it, how it is to
  * be read. Immutable. */
-struct strata_prompt;
+struct forebay_prompt;
 
 /* A text as it is: with BOS and the like, and with control tokens where their names stand in it.
  * E_USAGE when nothing is left. */
-STRATA_API enum strata_status strata_prompt_from_text(const struct strata_model *model,
-    const char *text, size_t length, struct strata_prompt **out, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_prompt_from_text(const struct forebay_model *model,
+    const char *text, size_t length, struct forebay_prompt **out, struct forebay_error *err);
 /* Tokens as they are; the text is empty. E_USAGE for what is not in the vocabulary. */
-STRATA_API enum strata_status strata_prompt_from_tokens(const struct strata_model *model,
-    const int32_t *tokens, size_t n, struct strata_prompt **out, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_prompt_from_tokens(const struct forebay_model *model,
+    const int32_t *tokens, size_t n, struct forebay_prompt **out, struct forebay_error *err);
 /* One more owner: it is gone when each has freed it. */
-STRATA_API struct strata_prompt *strata_prompt_share(const struct strata_prompt *prompt);
-STRATA_API void strata_prompt_free(struct strata_prompt *prompt);
-STRATA_API const char *strata_prompt_text(const struct strata_prompt *prompt, size_t *length);
-STRATA_API const int32_t *strata_prompt_tokens(const struct strata_prompt *prompt, size_t *n);
+FOREBAY_API struct forebay_prompt *forebay_prompt_share(const struct forebay_prompt *prompt);
+FOREBAY_API void forebay_prompt_free(struct forebay_prompt *prompt);
+FOREBAY_API const char *forebay_prompt_text(const struct forebay_prompt *prompt, size_t *length);
+FOREBAY_API const int32_t *forebay_prompt_tokens(const struct forebay_prompt *prompt, size_t *n);
 
 /* A model's chat template, with llama.cpp's knowledge of it. Immutable. */
-struct strata_chat;
+struct forebay_chat;
 
 /* `text`: a template (Jinja) instead of the model's; NULL: the model's, or llama.cpp's default where
  * it has none. E_UNSUPPORTED without a tokenizer, E_USAGE for a template that cannot be parsed. */
-STRATA_API enum strata_status strata_chat_new(const struct strata_model *model, const char *text,
-    struct strata_chat **out, struct strata_error *err);
-STRATA_API void strata_chat_free(struct strata_chat *chat);
-STRATA_API const char *strata_chat_template(const struct strata_chat *chat);
-STRATA_API bool strata_chat_is_default(
-    const struct strata_chat *chat); /* llama.cpp's, not its own */
-STRATA_API bool strata_chat_can_think(const struct strata_chat *chat); /* and need not */
-STRATA_API bool strata_chat_has_tools(const struct strata_chat *chat);
+FOREBAY_API enum forebay_status forebay_chat_new(const struct forebay_model *model,
+    const char *text, struct forebay_chat **out, struct forebay_error *err);
+FOREBAY_API void forebay_chat_free(struct forebay_chat *chat);
+FOREBAY_API const char *forebay_chat_template(const struct forebay_chat *chat);
+FOREBAY_API bool forebay_chat_is_default(
+    const struct forebay_chat *chat); /* llama.cpp's, not its own */
+FOREBAY_API bool forebay_chat_can_think(const struct forebay_chat *chat); /* and need not */
+FOREBAY_API bool forebay_chat_has_tools(const struct forebay_chat *chat);
 
 /* Renders a conversation: a JSON object in the terms of OpenAI's chat completions. Of it are used
  *      messages (required), tools, tool_choice, parallel_tool_calls, response_format,
@@ -447,38 +454,38 @@ STRATA_API bool strata_chat_has_tools(const struct strata_chat *chat);
  *      chat_template_kwargs, add_generation_prompt, continue_final_message
  * and everything else is ignored. A name of a control token within a message is text, whoever wrote
  * it: only the template makes control tokens. E_USAGE, with llama.cpp's words, when it cannot. */
-STRATA_API enum strata_status strata_chat_render(const struct strata_chat *chat,
-    const char *request, size_t length, struct strata_prompt **out, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_chat_render(const struct forebay_chat *chat,
+    const char *request, size_t length, struct forebay_prompt **out, struct forebay_error *err);
 
 /* A JSON schema as a grammar, to be freed with free(). E_USAGE. */
-STRATA_API enum strata_status strata_schema_grammar(
-    const char *schema, size_t length, char **grammar, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_schema_grammar(
+    const char *schema, size_t length, char **grammar, struct forebay_error *err);
 
 /* --- Generated text ------------------------------------------------------------------------- */
 
 /* Generated tokens become text: valid UTF-8 in whole characters (what is none becomes U+FFFD), up to
  * the first stop string, of which nothing is given out. */
-struct strata_text;
+struct forebay_text;
 
 /* `prompt` adds its own stop strings, and the control tokens that are meant to be seen. The strings
  * are copied, empty ones ignored. */
-STRATA_API enum strata_status strata_text_new(const struct strata_model *model,
-    const struct strata_prompt *prompt, const char *const *stops, size_t n_stops,
-    struct strata_text **out, struct strata_error *err);
-STRATA_API void strata_text_free(struct strata_text *text);
+FOREBAY_API enum forebay_status forebay_text_new(const struct forebay_model *model,
+    const struct forebay_prompt *prompt, const char *const *stops, size_t n_stops,
+    struct forebay_text **out, struct forebay_error *err);
+FOREBAY_API void forebay_text_free(struct forebay_text *text);
 /* Adds a token. Returns what is certain now, *n bytes and a NUL, valid until the next call. Nothing
  * comes after a stop string. */
-STRATA_API const char *strata_text_add(struct strata_text *text, int32_t token, size_t *n);
+FOREBAY_API const char *forebay_text_add(struct forebay_text *text, int32_t token, size_t *n);
 /* What was held back because it could have become a stop string, or a character. */
-STRATA_API const char *strata_text_end(struct strata_text *text, size_t *n);
+FOREBAY_API const char *forebay_text_end(struct forebay_text *text, size_t *n);
 /* The stop string that was found, or NULL. */
-STRATA_API const char *strata_text_stop(const struct strata_text *text);
+FOREBAY_API const char *forebay_text_stop(const struct forebay_text *text);
 
-enum strata_delta_kind { STRATA_DELTA_CONTENT, STRATA_DELTA_REASONING, STRATA_DELTA_TOOL_CALL };
+enum forebay_delta_kind { FOREBAY_DELTA_CONTENT, FOREBAY_DELTA_REASONING, FOREBAY_DELTA_TOOL_CALL };
 
 /* A piece of a reply. */
-struct strata_delta {
-    enum strata_delta_kind kind;
+struct forebay_delta {
+    enum forebay_delta_kind kind;
     const char *text; /* of a tool call: a piece of its arguments (JSON) */
     size_t length;
     int call;         /* which tool call: 0, 1, ... */
@@ -486,77 +493,78 @@ struct strata_delta {
     const char *id;
 };
 
-struct strata_tool_call {
+struct forebay_tool_call {
     const char *id, *name, *arguments;
 };
 
-struct strata_message {
+struct forebay_message {
     const char *content;   /* "" if none */
     const char *reasoning; /* "" if none */
-    const struct strata_tool_call *calls;
+    const struct forebay_tool_call *calls;
     size_t n_calls;
 };
 
 /* Reads generated text as the prompt's template wants it: what is content, what is reasoning, what
  * are tool calls. Text that does not follow the format is content. */
-struct strata_reply;
+struct forebay_reply;
 
-STRATA_API enum strata_status strata_reply_new(
-    const struct strata_prompt *prompt, struct strata_reply **out, struct strata_error *err);
-STRATA_API void strata_reply_free(struct strata_reply *reply);
+FOREBAY_API enum forebay_status forebay_reply_new(
+    const struct forebay_prompt *prompt, struct forebay_reply **out, struct forebay_error *err);
+FOREBAY_API void forebay_reply_free(struct forebay_reply *reply);
 /* Adds text; `last` when it is complete. *deltas: what is new, valid until the next call. */
-STRATA_API enum strata_status strata_reply_add(struct strata_reply *reply, const char *text,
-    size_t n, bool last, const struct strata_delta **deltas, size_t *n_deltas,
-    struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_reply_add(struct forebay_reply *reply, const char *text,
+    size_t n, bool last, const struct forebay_delta **deltas, size_t *n_deltas,
+    struct forebay_error *err);
 /* All of it so far. Valid until the next call. */
-STRATA_API void strata_reply_message(const struct strata_reply *reply, struct strata_message *out);
+FOREBAY_API void forebay_reply_message(
+    const struct forebay_reply *reply, struct forebay_message *out);
 
 /* --- Samplers ------------------------------------------------------------------------------ */
 
 /* Chooses tokens by logits, a history and a grammar: any number of them on one session. Made and
  * freed on any thread. */
-struct strata_sampler;
+struct forebay_sampler;
 
 /* `prompt` may be NULL, or adds its grammar; one in `sampling` goes before. Its tokens are not added
  * to the history. E_USAGE for values that cannot be, and for a grammar that cannot be parsed. */
-STRATA_API enum strata_status strata_sampler_new(const struct strata_model *model,
-    const struct strata_sampling *sampling, const struct strata_prompt *prompt,
-    struct strata_sampler **out, struct strata_error *err);
-STRATA_API void strata_sampler_free(struct strata_sampler *sampler);
+FOREBAY_API enum forebay_status forebay_sampler_new(const struct forebay_model *model,
+    const struct forebay_sampling *sampling, const struct forebay_prompt *prompt,
+    struct forebay_sampler **out, struct forebay_error *err);
+FOREBAY_API void forebay_sampler_free(struct forebay_sampler *sampler);
 /* Adds a prompt's token to the penalty history. */
-STRATA_API void strata_sampler_accept(struct strata_sampler *sampler, int32_t token);
-/* Picks a token by a row of the last evaluation (see strata_logits) and adds it to the history.
+FOREBAY_API void forebay_sampler_accept(struct forebay_sampler *sampler, int32_t token);
+/* Picks a token by a row of the last evaluation (see forebay_logits) and adds it to the history.
  * E_USAGE when the grammar leaves none. */
-STRATA_API enum strata_status strata_sampler_pick(struct strata_sampler *sampler,
-    struct strata_session *session, size_t row, int32_t *token, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_sampler_pick(struct forebay_sampler *sampler,
+    struct forebay_session *session, size_t row, int32_t *token, struct forebay_error *err);
 
-struct strata_logprob {
+struct forebay_logprob {
     int32_t token;
     float logprob;
 };
 /* Natural logarithms of probabilities by a row, before any sampling: that of `token` in *chosen, and
  * the `n` likeliest tokens in `top` (n <= n_vocab; may be 0), the likeliest first. */
-STRATA_API void strata_logprobs(struct strata_session *session, size_t row, int32_t token,
-    float *chosen, struct strata_logprob *top, size_t n);
+FOREBAY_API void forebay_logprobs(struct forebay_session *session, size_t row, int32_t token,
+    float *chosen, struct forebay_logprob *top, size_t n);
 
 /* --- Routing traces ----------------------------------------------------------------------- */
 
-/* From now on, writes to the file which experts each token of strata_eval uses in each layer: one JSON
- * object per line (docs/SIM.md), for `strata sim` and `strata synth replay`. Also a process that is
+/* From now on, writes to the file which experts each token of forebay_eval uses in each layer: one JSON
+ * object per line (docs/SIM.md), for `forebay sim` and `forebay synth replay`. Also a process that is
  * killed leaves whole lines. E_UNSUPPORTED when there is nothing to see: a model without experts,
  * or whose experts are llama.cpp's. E_IO when the file cannot be made. */
-STRATA_API enum strata_status strata_trace_start(
-    struct strata_session *session, const char *path, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_trace_start(
+    struct forebay_session *session, const char *path, struct forebay_error *err);
 /* Completes the file; E_IO when not all could be written. Freeing the session does the same without
  * a report. Fine when there is none. */
-STRATA_API enum strata_status strata_trace_stop(
-    struct strata_session *session, struct strata_error *err);
+FOREBAY_API enum forebay_status forebay_trace_stop(
+    struct forebay_session *session, struct forebay_error *err);
 
 /* --- Numbers every run reports ------------------------------------------------------------ */
 
 /* X(type, name). Durations in seconds, sizes in bytes. The JSON keys are the names; docs/STATS.md
  * says exactly what each one counts. */
-#define STRATA_STATS_LIST(X)                                                                       \
+#define FOREBAY_STATS_LIST(X)                                                                      \
     X(double, decode_tok_per_s)                                                                    \
     X(double, prompt_tok_per_s)                                                                    \
     X(double, time_to_first_token_s)                                                               \
@@ -586,7 +594,7 @@ STRATA_API enum strata_status strata_trace_stop(
     X(double, load_s)                                                                              \
     X(uint64_t, load_read_bytes)                                                                   \
     X(uint64_t, resident_bytes)                                                                    \
-    X(strata_name, device_name)                                                                    \
+    X(forebay_name, device_name)                                                                   \
     X(uint64_t, device_layers)                                                                     \
     X(uint64_t, device_bytes)                                                                      \
     X(uint64_t, governor_shrinks)                                                                  \
@@ -595,14 +603,15 @@ STRATA_API enum strata_status strata_trace_stop(
     X(uint64_t, budget_bytes)                                                                      \
     X(uint64_t, written_bytes)
 
-struct strata_stats {
-#define STRATA_STATS_FIELD(type, name) type name;
-    STRATA_STATS_LIST(STRATA_STATS_FIELD)
-#undef STRATA_STATS_FIELD
+struct forebay_stats {
+#define FOREBAY_STATS_FIELD(type, name) type name;
+    FOREBAY_STATS_LIST(FOREBAY_STATS_FIELD)
+#undef FOREBAY_STATS_FIELD
 };
 
 /* Figures since the model was loaded; docs/STATS.md says what counts as prompt and what as decode. */
-STRATA_API void strata_stats_get(const struct strata_session *session, struct strata_stats *out);
+FOREBAY_API void forebay_stats_get(
+    const struct forebay_session *session, struct forebay_stats *out);
 
 #ifdef __cplusplus
 }

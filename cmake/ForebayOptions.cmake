@@ -1,40 +1,40 @@
 # Options, compiler flags and system libraries. Targets link the interface libraries
-#   strata_options   language, warnings, sanitizers
-#   strata_system    jansson, liburing (Linux), threads, maths
-#   strata_terminal  libedit
-#   strata_http      libmicrohttpd
+#   forebay_options   language, warnings, sanitizers
+#   forebay_system    jansson, liburing (Linux), threads, maths
+#   forebay_terminal  libedit
+#   forebay_http      libmicrohttpd
 # Flags are set on our targets only, so that a llama.cpp built beside us keeps its own.
 
-option(STRATA_TESTS "Build the tests (needs cmocka)" ON)
-set(STRATA_SANITIZE "" CACHE STRING "Sanitizers, as in -fsanitize=: address,undefined or thread")
+option(FOREBAY_TESTS "Build the tests (needs cmocka)" ON)
+set(FOREBAY_SANITIZE "" CACHE STRING "Sanitizers, as in -fsanitize=: address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
     set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Build type" FORCE)
 endif()
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
-add_library(strata_options INTERFACE)
-target_include_directories(strata_options INTERFACE
+add_library(forebay_options INTERFACE)
+target_include_directories(forebay_options INTERFACE
     ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
 # -UNDEBUG: assertions stay. _GNU_SOURCE is empty so that a file may say `#define _GNU_SOURCE` too.
-target_compile_options(strata_options INTERFACE
+target_compile_options(forebay_options INTERFACE
     $<$<COMPILE_LANGUAGE:C>:-std=gnu11> $<$<COMPILE_LANGUAGE:CXX>:-std=gnu++17>
     $<$<AND:$<PLATFORM_ID:Linux>,$<COMPILE_LANGUAGE:C>>:-D_GNU_SOURCE=>
     -UNDEBUG -fPIC -fvisibility=hidden
     -Wall -Wextra $<$<COMPILE_LANGUAGE:C>:-Wshadow>
     $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes>)
-if(STRATA_SANITIZE)
-    target_compile_options(strata_options INTERFACE
-        -fsanitize=${STRATA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
-    target_link_options(strata_options INTERFACE -fsanitize=${STRATA_SANITIZE})
+if(FOREBAY_SANITIZE)
+    target_compile_options(forebay_options INTERFACE
+        -fsanitize=${FOREBAY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    target_link_options(forebay_options INTERFACE -fsanitize=${FOREBAY_SANITIZE})
 endif()
 
 find_package(Threads REQUIRED)
-add_library(strata_system INTERFACE)
-target_link_libraries(strata_system INTERFACE Threads::Threads m ${CMAKE_DL_LIBS})
+add_library(forebay_system INTERFACE)
+target_link_libraries(forebay_system INTERFACE Threads::Threads m ${CMAKE_DL_LIBS})
 
-# strata_need(TARGET NAME HEADER PACKAGE): links a system library, or says what to install.
-function(strata_need target name header package)
+# forebay_need(TARGET NAME HEADER PACKAGE): links a system library, or says what to install.
+function(forebay_need target name header package)
     string(TOUPPER ${name} var)
     find_path(${var}_INCLUDE_DIR ${header})
     find_library(${var}_LIBRARY ${name})
@@ -47,20 +47,20 @@ function(strata_need target name header package)
     target_link_libraries(${target} INTERFACE ${${var}_LIBRARY})
 endfunction()
 
-strata_need(strata_system jansson jansson.h libjansson-dev)
-add_library(strata_http INTERFACE)
-strata_need(strata_http microhttpd microhttpd.h libmicrohttpd-dev)
+forebay_need(forebay_system jansson jansson.h libjansson-dev)
+add_library(forebay_http INTERFACE)
+forebay_need(forebay_http microhttpd microhttpd.h libmicrohttpd-dev)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-    strata_need(strata_system uring liburing.h liburing-dev)
-    target_compile_definitions(strata_system INTERFACE ST_HAVE_LIBURING)
+    forebay_need(forebay_system uring liburing.h liburing-dev)
+    target_compile_definitions(forebay_system INTERFACE FB_HAVE_LIBURING)
 endif()
 
 # Only the program edits lines. On macOS, libedit is part of the system.
-add_library(strata_terminal INTERFACE)
-strata_need(strata_terminal edit histedit.h libedit-dev)
+add_library(forebay_terminal INTERFACE)
+forebay_need(forebay_terminal edit histedit.h libedit-dev)
 
-# strata_export_only(TARGET PATTERN...): a shared library exports these symbols and nothing else.
-function(strata_export_only target)
+# forebay_export_only(TARGET PATTERN...): a shared library exports these symbols and nothing else.
+function(forebay_export_only target)
     set(file ${CMAKE_CURRENT_BINARY_DIR}/${target}.exports)
     if(APPLE)
         list(TRANSFORM ARGN PREPEND "_")
@@ -75,9 +75,9 @@ function(strata_export_only target)
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${file})
 endfunction()
 
-# strata_resolve_all(TARGET): a shared library without undefined symbols.
-function(strata_resolve_all target)
-    if(NOT APPLE AND NOT STRATA_SANITIZE) # a sanitizer's runtime is found in the program
+# forebay_resolve_all(TARGET): a shared library without undefined symbols.
+function(forebay_resolve_all target)
+    if(NOT APPLE AND NOT FOREBAY_SANITIZE) # a sanitizer's runtime is found in the program
         target_link_options(${target} PRIVATE -Wl,-z,defs)
     endif()
 endfunction()
