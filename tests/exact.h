@@ -218,18 +218,25 @@ static inline uint64_t budget_bytes(const struct exact *x, int percent, bool rep
     return bytes > x->minimum_bytes[repack] ? bytes : x->minimum_bytes[repack];
 }
 
-/* A run of plain llama.cpp. */
-static inline void run_plain(struct exact *x, int shape, struct rows *rows)
+/* A run of plain llama.cpp. False when it fails in the CPU's own layout: seen with 3-d weights in
+ * AMX's, which llama.cpp v0.5.0 cannot compute with. Such a model has no reference here. */
+static inline bool run_plain(struct exact *x, int shape, struct rows *rows)
 {
     struct forebay_model_options options = shape_options(&shapes[shape]);
     struct forebay_placement placement;
     struct forebay_error err = {0};
     options.plain = true;
-    if (evaluate(x->path, &shapes[shape], &options, rows, &placement, &err) != FOREBAY_OK) {
+    enum forebay_status status =
+        evaluate(x->path, &shapes[shape], &options, rows, &placement, &err);
+    if (status == FOREBAY_E_LLAMA && options.repack) {
+        return false;
+    }
+    if (status != FOREBAY_OK) {
         complain(x, &shapes[shape], &options, "%s", err.message);
     } else {
         x->weights_bytes = placement.weights_bytes;
     }
+    return true;
 }
 
 /* The device that Forebay has registered by now must leave plain llama.cpp alone. */
@@ -237,7 +244,7 @@ static inline void check_plain_again(struct exact *x)
 {
     struct forebay_model_options options = shape_options(&shapes[0]);
     struct rows again;
-    run_plain(x, 0, &again);
+    assert_true(run_plain(x, 0, &again));
     if (!same_rows(&x->reference[0], &again)) {
         options.plain = true;
         complain_difference(x, &shapes[0], &options, &x->reference[0], &again);
@@ -245,14 +252,17 @@ static inline void check_plain_again(struct exact *x)
     rows_free(&again);
 }
 
-/* Tries one model. Its `number` decides on shapes and methods. Returns how many checks failed. */
-static inline int exact_model(const char *path, int number)
+/* Tries one model. Its `number` decides on shapes and methods. */
+enum exact_outcome { EXACT, NOT_EXACT, NO_REFERENCE };
+static inline enum exact_outcome exact_model(const char *path, int number)
 {
     const int chosen[] = {0, 1 + number % 4, COUNT(shapes) - 1};
     struct exact x = {.path = path};
     int method = number;
     for (int c = 0; c < COUNT(chosen); c++) {
-        run_plain(&x, chosen[c], &x.reference[chosen[c]]);
+        if (!run_plain(&x, chosen[c], &x.reference[chosen[c]])) {
+            return NO_REFERENCE;
+        }
     }
     for (int c = 0; c < COUNT(chosen) && x.failures == 0; c++) {
         const struct shape *shape = &shapes[chosen[c]];
@@ -272,7 +282,7 @@ static inline int exact_model(const char *path, int number)
     for (int s = 0; s < COUNT(shapes); s++) {
         rows_free(&x.reference[s]);
     }
-    return x.failures;
+    return x.failures == 0 ? EXACT : NOT_EXACT;
 }
 
 /* The same in a process of its own. */
@@ -283,10 +293,14 @@ static inline void assert_exact(const char *path, int number)
     assert_true(child >= 0);
     if (child == 0) {
         forebay_log_set_level(FOREBAY_LOG_ERROR);
-        exit(exact_model(path, number) != 0);
+        exit((int)exact_model(path, number));
     }
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == NO_REFERENCE) {
+        print_message("# %s: plain llama.cpp cannot run it with this CPU's layout\n", path);
+        skip();
+    }
     if (status != 0) {
         fail_msg("%s: not exact (wait status 0x%x)", path, (unsigned)status);
     }

@@ -26,7 +26,8 @@
 static void check_unit(const struct claim *claim)
 {
     size_t n = ggml_row_size(claim->type, claim->unit_ne[0]) * (size_t)claim->unit_ne[1];
-    size_t form_bytes = claim->unit_bytes; /* a layout may need more than the file */
+    /* A layout may need more than the file. */
+    size_t form_bytes = claim->unit_bytes > n ? claim->unit_bytes : n;
     unsigned char *raw = malloc(n), *ours = calloc(form_bytes, 1), *theirs = calloc(form_bytes, 1);
     struct claim plain = *claim;
     plain.shuffle = NULL;
@@ -87,8 +88,8 @@ static void test_the_same_kind_is_learnt_once(void **state)
 {
     (void)state;
     struct claim a, b, c;
-    if (!claim_of(&a, GGML_TYPE_Q4_0, COLUMNS, 64)) {
-        skip();
+    if (!claim_of(&a, GGML_TYPE_Q4_0, COLUMNS, 64) || !a.shuffle) {
+        skip(); /* not repacked by this processor, or for its matrix unit */
     }
     assert_true(claim_of(&b, GGML_TYPE_Q4_0, COLUMNS, 128));
     assert_true(claim_of(&c, GGML_TYPE_Q4_0, COLUMNS / 2, 64));
