@@ -29,7 +29,7 @@ versus() { # OPTIONS...
                     what, $1, $2, $3, $4, $5, $6, $7, $8, $9
             }'
     done
-    figure forebay.{hit_rate,token_s,token_scheduler_s,token_arrive_s}.median |
+    figure forebay.{hit_rate,token_s,token_scheduler_s,token_unpack_s}.median |
         awk -F'\t' '$1 > 0 {
             printf "\nhits %.2f %%; of a token'\''s %.2f ms the scheduler takes %.2f %%, putting into place %.2f %%\n", \
                 $1 * 100, $2 * 1e3, $3 / $2 * 100, $4 / $2 * 100

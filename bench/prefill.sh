@@ -31,7 +31,7 @@ for rate in "$@"; do
     at_rate "$rate"
     prompt "${under[@]}" -- --weights-mem "$(percent_of prefill 35)"
     figure forebay.prompt_tok_per_s.{median,min,max} \
-        forebay.prompt_{read_bytes,stall_s,arrive_s,scheduler_s,compute_s}.median |
+        forebay.prompt_{read_bytes,stall_s,unpack_s,scheduler_s,compute_s}.median |
         awk -F'\t' -v rate="$rate" -v disk="$disk" -v resident="$resident" -v size="$size" '{
             bound = 2048 * disk / size
             if (bound > resident || disk == 0) bound = resident

@@ -68,7 +68,7 @@ cell() {
     [ "$3" != "$llama_rate" ] || llama=$(figure llama.cpp.decode_tok_per_s.median)
     printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$disk" "$compute" "$llama" "$(figure \
         forebay.{decode_tok_per_s.{median,min,max},token_read_bytes.median,hit_rate.median} \
-        forebay.{disk_bytes_per_s,token_s,token_scheduler_s,token_arrive_s}.median)" "$(simulated "$1" "$file_share")"
+        forebay.{disk_bytes_per_s,token_s,token_scheduler_s,token_unpack_s}.median)" "$(simulated "$1" "$file_share")"
 }
 
 one_model() { # TRACE SIZE LAYERS

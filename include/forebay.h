@@ -208,7 +208,7 @@ struct forebay_speed {
     double time_to_first_token_s;                     /* after loading, for such a prompt */
     double load_s;
     double hit_rate;                                /* of expert requests; 1 for dense models */
-    double read_bytes, read_s, compute_s, arrive_s; /* arrive: copying, repacking what was read */
+    double read_bytes, read_s, compute_s, unpack_s; /* arrive: copying, repacking what was read */
     double disk_bytes_per_s; /* as given or just measured; 0: the disk is not needed */
     const char *limit;       /* what limits it: "the disk", "computing", "repacking" */
     bool seen;               /* earlier runs of this model were taken into account */
@@ -583,14 +583,14 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(double, stall_s)                                                                             \
     X(double, demand_stall_s)                                                                      \
     X(double, prefetch_stall_s)                                                                    \
-    X(double, arrive_s)                                                                            \
+    X(double, unpack_s)                                                                            \
     X(double, scheduler_s)                                                                         \
     X(double, compute_s)                                                                           \
     X(double, disk_bytes_per_s)                                                                    \
     X(double, disk_utilisation)                                                                    \
     X(double, roofline_ratio)                                                                      \
-    X(double, predicted_tok_per_s)                                                                 \
-    X(double, predicted_prompt_tok_per_s)                                                          \
+    X(double, estimated_tok_per_s)                                                                 \
+    X(double, estimated_prompt_tok_per_s)                                                          \
     X(double, load_s)                                                                              \
     X(uint64_t, load_read_bytes)                                                                   \
     X(uint64_t, resident_bytes)                                                                    \

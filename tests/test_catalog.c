@@ -549,7 +549,7 @@ static void test_contradictions(void **state)
     expect_contradiction(g, "groups");
     gguf_set_val_u32(g, "tiny.expert_group_count", 2);
     gguf_set_val_u32(g, "tiny.nextn_predict_layers", 3);
-    expect_contradiction(g, "prediction layers");
+    expect_contradiction(g, "estimate layers");
     gguf_set_val_u32(g, "tiny.nextn_predict_layers", 2);
     gguf_set_arr_str(g, "tokenizer.ggml.tokens", NULL, 0);
     expect_contradiction(g, "vocabulary");

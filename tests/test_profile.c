@@ -241,7 +241,7 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
         {"\"used\": 0", "\"used\": 8"},
         {"\"columns\": 0", "\"columns\": 256"},
         {"\"rows\": 0", "\"rows\": 1e10"},
-        {"\"arrive_bytes_per_s\": ", "\"arrive_bytes_per_s\": -"},
+        {"\"unpack_bytes_per_s\": ", "\"unpack_bytes_per_s\": -"},
         {"\"disks\": [", "\"disks\": {\"x\": 1}, \"x\": ["},
         {"\"device\": 1", "\"device\": \"sda\""},
         {"\"bytes_per_s\": 2", "\"bytes_per_s\": -2"},

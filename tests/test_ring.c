@@ -11,7 +11,7 @@
 static struct model sized;
 static struct model *model = &sized;
 static struct fb_io_engine *io;
-static struct fb_arriver arriver;
+static struct fb_unpacker unpacker;
 static struct fb_ring *ring;
 static int order[MAX_TENSORS];
 
@@ -55,8 +55,8 @@ static void open_ring(const char *method, uint64_t bytes)
 {
     close_ring();
     io = open_small_engine(method);
-    arriver = (struct fb_arriver){.io = io, .weights = model->weights};
-    ring = fb_ring_new(&arriver, bytes, true);
+    unpacker = (struct fb_unpacker){.io = io, .weights = model->weights};
+    ring = fb_ring_new(&unpacker, bytes, true);
     assert_non_null(ring);
 }
 
@@ -94,7 +94,7 @@ static enum forebay_status use(int weight, struct forebay_error *err)
 static void use_all(const int *weights, int n)
 {
     struct forebay_error err;
-    fb_ring_expect(ring, weights, n);
+    fb_ring_schedule(ring, weights, n);
     for (int i = 0; i < n; i++) {
         if (use(weights[i], &err)) {
             fail_msg("weight %d: %s", weights[i], err.message);
@@ -256,7 +256,7 @@ static void test_a_pass_may_stop_anywhere_and_start_anew(void **state)
     for (size_t m = 0; m < N_METHODS; m++) {
         open_ring(methods[m], 3 * smallest_ring());
         for (int n = 1; n < N_WEIGHTS; n++) {
-            fb_ring_expect(ring, order, N_WEIGHTS);
+            fb_ring_schedule(ring, order, N_WEIGHTS);
             for (int i = 0; i < n; i++) {
                 assert_int_equal(use(i, NULL), FOREBAY_OK);
             }
@@ -270,7 +270,7 @@ static void test_any_weight_may_be_next(void **state)
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
         open_ring(methods[m], 2 * smallest_ring());
-        fb_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_schedule(ring, order, N_WEIGHTS);
         for (int i = 0; i < 150; i++) {
             assert_int_equal(use((int)rnd_below(N_WEIGHTS), NULL), FOREBAY_OK);
         }
@@ -284,7 +284,7 @@ static void test_skipping_keeps_what_was_read_behind_it(void **state)
 {
     (void)state;
     open_ring("sync", 8 * FB_MIB);
-    fb_ring_expect(ring, order, N_WEIGHTS);
+    fb_ring_schedule(ring, order, N_WEIGHTS);
     for (int i = 0; i < N_WEIGHTS; i += 2) {
         assert_int_equal(use(i, NULL), FOREBAY_OK);
     }
@@ -315,7 +315,7 @@ static int failures_in(int n_passes)
 {
     int failures = 0;
     for (int pass = 0; pass < n_passes; pass++) {
-        fb_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_schedule(ring, order, N_WEIGHTS);
         for (int i = 0; i < N_WEIGHTS; i++) {
             struct forebay_error err = {0};
             if (use(i, &err)) {
@@ -365,7 +365,7 @@ static void test_a_weight_beyond_the_end_of_the_file_fails(void **state)
     open_ring("sync", 8 * FB_MIB);
     struct forebay_error err = {0};
     for (int pass = 0; pass < 2; pass++) {
-        fb_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_schedule(ring, order, N_WEIGHTS);
         for (int i = 0; i < N_WEIGHTS - 1; i++) {
             assert_int_equal(use(i, NULL), FOREBAY_OK);
         }
@@ -383,7 +383,7 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
     for (int taken = 0; taken < 2; taken++) {
         const void *raw;
         open_ring("fault:threads,late_ms=2", 8 * FB_MIB);
-        fb_ring_expect(ring, order, N_WEIGHTS);
+        fb_ring_schedule(ring, order, N_WEIGHTS);
         assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
         if (!taken) {
             fb_ring_release(ring);

@@ -35,8 +35,8 @@ static void check_unit(const struct claim *claim)
     for (size_t i = 0; i < n; i++) {
         raw[i] = (unsigned char)((i * 2654435761u) >> 13 ^ i >> 3);
     }
-    fb_unit_put(&unit);
-    fb_unit_put(&by_layout);
+    fb_unit_unpack(&unit);
+    fb_unit_unpack(&by_layout);
     if (memcmp(ours, theirs, form_bytes) != 0) {
         fail_msg("%s, %lld x %lld", ggml_type_name(claim->type), (long long)claim->unit_ne[0],
             (long long)claim->unit_ne[1]);

@@ -18,7 +18,7 @@
 static struct model mixed;
 static struct model *model = &mixed;
 static struct fb_stream *stream;
-static struct fb_pass passes[2];
+static struct fb_lease passes[2];
 
 /* --- Rig ------------------------------------------------------------------------------------- */
 
@@ -51,8 +51,8 @@ static void close_stream(void)
 {
     fb_stream_free(stream);
     stream = NULL;
-    fb_pass_release(&passes[0]);
-    fb_pass_release(&passes[1]);
+    fb_lease_clear(&passes[0]);
+    fb_lease_clear(&passes[1]);
 }
 
 static int close_after(void **state)
@@ -242,13 +242,13 @@ static void choose(int *experts, int n)
 }
 
 /* S1: the part is in the slots the pass names, and each expert has a slot of its own. */
-static void check_part(const struct fb_pass *pass, int part)
+static void check_part(const struct fb_lease *pass, int part)
 {
     int weight = model->weights->groups[pass->group].weight[part];
     uint64_t stride;
     int n_slots;
     const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
-    assert_true(fb_stream_ready(stream, pass, part));
+    assert_true(fb_stream_lease_ready(stream, pass, part));
     for (int i = 0; i < pass->n; i++) {
         assert_in_range(pass->slots[i], 0, n_slots - 1);
         for (int k = 0; k < i; k++) {
@@ -262,20 +262,20 @@ static void check_part(const struct fb_pass *pass, int part)
 }
 
 static void begin(
-    struct fb_pass *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
+    struct fb_lease *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
 {
-    fb_stream_begin(stream, pass, group, experts, uses, n, parts);
+    fb_stream_lease_begin(stream, pass, group, experts, uses, n, parts);
     assert_int_equal(pass->n, n);
     assert_memory_equal(pass->experts, experts, (size_t)n * sizeof *experts);
 }
 
 /* Waits for the parts of `parts` in order; all stay until the end. The first failure ends it. */
 static enum forebay_status wait_parts(
-    struct fb_pass *pass, uint32_t parts, struct forebay_error *err)
+    struct fb_lease *pass, uint32_t parts, struct forebay_error *err)
 {
     for (int p = 0; p < 3; p++) {
         enum forebay_status status =
-            parts & 1u << p ? fb_stream_wait(stream, pass, p, err) : FOREBAY_OK;
+            parts & 1u << p ? fb_stream_lease_wait(stream, pass, p, err) : FOREBAY_OK;
         if (status) {
             return status;
         }
@@ -293,7 +293,7 @@ static enum forebay_status run_pass(
 {
     begin(&passes[0], group, experts, uses, n, ALL_PARTS);
     enum forebay_status status = wait_parts(&passes[0], ALL_PARTS, err);
-    fb_stream_end(stream, &passes[0]);
+    fb_stream_lease_end(stream, &passes[0]);
     return status;
 }
 
@@ -390,7 +390,7 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
         for (int p = 0; p < 3; p++) { /* part by part: each of these passes misses */
             begin(&passes[0], group, experts, uses, 2, 1u << p);
             assert_int_equal(wait_parts(&passes[0], 1u << p, NULL), FOREBAY_OK);
-            fb_stream_end(stream, &passes[0]);
+            fb_stream_lease_end(stream, &passes[0]);
             read += 2 * model->weights->weights[weight[p]].file_bytes;
             assert_int_equal(stats().demand_bytes, read);
             assert_true(fb_stream_has(stream, group, 4, (2u << p) - 1));
@@ -409,7 +409,7 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
 static void check_two_passes(int group)
 {
     int experts[N_EXPERTS];
-    int n = fb_stream_pass_limit(stream, group) / 2;
+    int n = fb_stream_lease_limit(stream, group) / 2;
     choose(experts, n + n);
     begin(&passes[0], group, experts, NULL, n, ALL_PARTS);
     begin(&passes[1], group, experts + n, NULL, n, ALL_PARTS);
@@ -423,8 +423,8 @@ static void check_two_passes(int group)
             assert_int_not_equal(passes[0].slots[i], passes[1].slots[k]);
         }
     }
-    fb_stream_end(stream, &passes[rnd() % 2]);
-    fb_stream_end(stream, &passes[passes[0].group < 0]);
+    fb_stream_lease_end(stream, &passes[rnd() % 2]);
+    fb_stream_lease_end(stream, &passes[passes[0].group < 0]);
 }
 
 static void test_what_an_open_pass_uses_is_never_evicted(void **state)
@@ -513,9 +513,9 @@ static void test_two_passes_may_share_experts(void **state)
         assert_int_equal(passes[0].slots[0], passes[1].slots[2]);
         assert_int_equal(passes[0].slots[2], passes[1].slots[0]);
         assert_int_equal(stats().demand_bytes, 4 * unit_bytes(1)); /* and none is read twice */
-        fb_stream_end(stream, &passes[0]);
+        fb_stream_lease_end(stream, &passes[0]);
         check_part(&passes[1], 0);
-        fb_stream_end(stream, &passes[1]);
+        fb_stream_lease_end(stream, &passes[1]);
     }
 }
 
@@ -529,7 +529,7 @@ static void test_a_pass_may_end_before_its_reads(void **state)
             int experts[N_EXPERTS];
             choose(experts, 8);
             begin(&passes[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
-            fb_stream_end(stream, &passes[0]);
+            fb_stream_lease_end(stream, &passes[0]);
             assert_int_equal(run_pass(k % N_LAYERS, experts + 4, NULL, 4, NULL), FOREBAY_OK);
         }
     }
@@ -576,11 +576,11 @@ static uint64_t expert_bytes(int group)
     return bytes;
 }
 
-static void foresee_random(void)
+static void prefetch_random(void)
 {
     int experts[N_EXPERTS], n = (int)rnd_below(6);
     choose(experts, n);
-    fb_stream_foresee(stream, (int)rnd_below(N_LAYERS), experts, n);
+    fb_stream_prefetch(stream, (int)rnd_below(N_LAYERS), experts, n);
 }
 
 /* Whatever is foreseen: passes have the right bytes (check_part), and where nothing is evicted each
@@ -592,7 +592,7 @@ static void test_foresight_changes_neither_bytes_nor_hits(void **state)
         struct naive naive = {.n_slots = N_EXPERTS};
         start_with_slots(N_EXPERTS, 0, 2 + (int)m % 3, methods[m]);
         for (int k = 0; k < 60; k++) {
-            foresee_random();
+            prefetch_random();
             pass_against_model(&naive, 6);
         }
         struct fb_stream_stats s = stats();
@@ -609,7 +609,7 @@ static void test_foresight_in_small_pools(void **state)
     for (int slots = 2; slots <= 6; slots++) {
         start_with_slots(slots, 0, 1 + slots % 3, slots % 2 ? "threads" : "auto");
         for (int k = 0; k < 150; k++) {
-            foresee_random();
+            prefetch_random();
             assert_int_equal(run_random(slots, NULL), FOREBAY_OK);
         }
         struct fb_stream_stats s = stats();
@@ -617,7 +617,7 @@ static void test_foresight_in_small_pools(void **state)
     }
 }
 
-static void read_all_ahead(uint64_t bytes)
+static void prefetch_all(uint64_t bytes)
 {
     for (int i = 0; i < 2000 && stats().io.read_bytes < bytes; i++) {
         fb_stream_poll(stream);
@@ -631,9 +631,9 @@ static void test_what_was_foreseen_is_there(void **state)
     static const int foreseen[] = {3, 8, 1}, needed[] = {8, 3, 5};
     static const int uses[] = {1, 1, 1};
     start_with_slots(4, 0, 12, "threads");
-    fb_stream_foresee(stream, 1, foreseen, 3);
+    fb_stream_prefetch(stream, 1, foreseen, 3);
     assert_int_equal(stats().prefetch_bytes, 3 * expert_bytes(1));
-    read_all_ahead(3 * expert_bytes(1));
+    prefetch_all(3 * expert_bytes(1));
     assert_int_equal(run_pass(1, needed, uses, 3, NULL), FOREBAY_OK);
     struct fb_stream_stats s = stats();
     assert_int_equal(s.demand_bytes, expert_bytes(1));
@@ -649,7 +649,7 @@ static void test_stalls_are_told_apart(void **state)
     (void)state;
     static const int foreseen[] = {3, 8}, other[] = {0, 1};
     start_with_slots(4, 0, 12, "fault:threads,late_ms=10");
-    fb_stream_foresee(stream, 1, foreseen, 2);
+    fb_stream_prefetch(stream, 1, foreseen, 2);
     assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), FOREBAY_OK);
     uint64_t late = stats().prefetch_stall_ns;
     assert_true(late > 0);
@@ -665,7 +665,7 @@ static void test_one_foreseen_is_not_evicted_for_another(void **state)
     static const int before[] = {0, 1, 2, 3}, foreseen[] = {7, 0, 8, 1};
     start_with_slots(4, 0, 12, "sync");
     assert_int_equal(run_pass(0, before, NULL, 4, NULL), FOREBAY_OK);
-    fb_stream_foresee(stream, 0, foreseen, 4);
+    fb_stream_prefetch(stream, 0, foreseen, 4);
     assert_true(fb_stream_has(stream, 0, 0, ALL_PARTS) && fb_stream_has(stream, 0, 1, ALL_PARTS));
     assert_int_equal(run_pass(0, foreseen, NULL, 4, NULL), FOREBAY_OK);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(0));
@@ -680,8 +680,8 @@ static void test_a_failed_read_ahead_is_read_again(void **state)
         char spec[64];
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start_with_slots(4, 0, 12, spec);
-        fb_stream_foresee(stream, 1, foreseen, 2);
-        read_all_ahead(2 * expert_bytes(1));
+        fb_stream_prefetch(stream, 1, foreseen, 2);
+        prefetch_all(2 * expert_bytes(1));
         assert_int_equal(run_pass(0, other, NULL, 2, NULL), FOREBAY_OK);
         assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), FOREBAY_OK);
     }
@@ -753,14 +753,14 @@ static void test_a_failure_that_nobody_waited_for_is_forgotten(void **state)
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
     begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    fb_stream_end(stream, &passes[0]);
+    fb_stream_lease_end(stream, &passes[0]);
     begin(&passes[0], 0, experts + 4, NULL, 4, ALL_PARTS);
-    fb_stream_end(stream, &passes[0]);
+    fb_stream_lease_end(stream, &passes[0]);
     assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
 
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
     begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    fb_stream_end(stream, &passes[0]);
+    fb_stream_lease_end(stream, &passes[0]);
     assert_int_equal(run_pass(1, experts, NULL, 4, NULL), FOREBAY_OK);
 }
 
@@ -773,9 +773,9 @@ static void test_after_a_failure_with_two_passes_open_the_next_is_clean(void **s
         start_with_slots(4, 0, 2, "fault:sync,eio_at=1");
         begin(&passes[0], 0, experts, NULL, 2, ALL_PARTS);
         begin(&passes[1], 0, experts + 2, NULL, 2, ALL_PARTS);
-        assert_int_equal(fb_stream_wait(stream, &passes[waited], 0, NULL), FOREBAY_E_IO);
-        fb_stream_end(stream, &passes[0]);
-        fb_stream_end(stream, &passes[1]);
+        assert_int_equal(fb_stream_lease_wait(stream, &passes[waited], 0, NULL), FOREBAY_E_IO);
+        fb_stream_lease_end(stream, &passes[0]);
+        fb_stream_lease_end(stream, &passes[1]);
         assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
     }
 }
@@ -808,12 +808,12 @@ static void test_a_corrupted_read_would_be_noticed(void **state)
     int n_slots;
     start_with_slots(4, 0, 2, "fault:sync,corrupt_at=1");
     begin(&passes[0], 0, &expert, NULL, 1, 1u);
-    assert_int_equal(fb_stream_wait(stream, &passes[0], 0, NULL), FOREBAY_OK);
+    assert_int_equal(fb_stream_lease_wait(stream, &passes[0], 0, NULL), FOREBAY_OK);
     int weight = model->weights->groups[0].weight[0];
     char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
     assert_false(
         form_is_right(model, weight, expert, base + (uint64_t)passes[0].slots[0] * stride));
-    fb_stream_end(stream, &passes[0]);
+    fb_stream_lease_end(stream, &passes[0]);
 }
 
 static void test_freeing_waits_for_reads_in_flight(void **state)
@@ -824,7 +824,7 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
         start_with_slots(4, 0, 4, "fault:threads,late_ms=2");
         begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
         if (!open) {
-            fb_stream_end(stream, &passes[0]);
+            fb_stream_lease_end(stream, &passes[0]);
         }
         assert_false(fb_stream_has(stream, 0, 0, ALL_PARTS));
         close_stream();
@@ -853,15 +853,15 @@ static enum forebay_status use_streamed(int n_passes, struct forebay_error *err)
     for (int k = 0; k < n_passes * n; k++) {
         const void *form;
         if (k % n == 0) {
-            fb_stream_expect(stream, order, n);
+            fb_stream_schedule_dense(stream, order, n);
         }
-        enum forebay_status status = fb_stream_dense(stream, order[k % n], &form, err);
+        enum forebay_status status = fb_stream_dense_acquire(stream, order[k % n], &form, err);
         if (status) {
             return status;
         }
         fb_stream_poll(stream);
         assert_true(form_is_right(model, order[k % n], 0, form));
-        fb_stream_dense_done(stream);
+        fb_stream_dense_release(stream);
     }
     return FOREBAY_OK;
 }
@@ -876,7 +876,7 @@ static int smallest_limit(void)
 {
     int smallest = N_EXPERTS;
     for (int g = 0; g < N_LAYERS; g++) {
-        int limit = fb_stream_pass_limit(stream, g);
+        int limit = fb_stream_lease_limit(stream, g);
         smallest = limit < smallest ? limit : smallest;
     }
     return smallest;

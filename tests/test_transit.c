@@ -12,7 +12,7 @@
 static struct model sized;
 static struct model *model = &sized;
 static struct fb_io_engine *io;
-static struct fb_arriver arriver;
+static struct fb_unpacker unpacker;
 static struct fb_transit *transit;
 static bool present[N_LAYERS][N_EXPERTS]; /* in slots, as far as the transit is told */
 
@@ -54,8 +54,8 @@ static void open_transit(const char *method, uint64_t bytes)
 {
     close_after(NULL);
     io = open_small_engine(method);
-    arriver = (struct fb_arriver){.io = io, .weights = model->weights};
-    transit = fb_transit_new(&arriver, bytes, is_absent, NULL);
+    unpacker = (struct fb_unpacker){.io = io, .weights = model->weights};
+    transit = fb_transit_new(&unpacker, bytes, is_absent, NULL);
     assert_non_null(transit);
 }
 
@@ -74,7 +74,7 @@ static void expect_all(int tokens)
             uses[n++] = (struct fb_expert_use){model->weights->groups[g].weight[p], tokens, 2};
         }
     }
-    fb_transit_expect(transit, uses, n);
+    fb_transit_schedule(transit, uses, n);
 }
 
 /* Takes all of a matrix; each of the needed must come once, and nothing else. */
@@ -88,7 +88,7 @@ static enum forebay_status take_all(int weight, const bool *needed, struct foreb
         }
         for (int i = 0; i < n; i++) {
             uint64_t distance = (uint64_t)((const char *)units[i].raw - (const char *)units[0].raw);
-            bool same_delta = model->weights->weights[weight].arrival == FB_ARRIVE_DIRECT;
+            bool same_delta = model->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
             assert_true(needed[units[i].expert] && !had[units[i].expert]);
             assert_true(!same_delta || distance % fb_weight_envelope(model->weights, weight) == 0);
             had[units[i].expert] = true;

@@ -100,10 +100,10 @@ void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_f
 
 /* Threads that bring units into the form they are computed with, as when they arrive. NULL when there
  * is no CPU backend. */
-struct fb_shaper;
-struct fb_shaper *fb_shaper_new(struct fb_binding *binding, int n_threads);
-void fb_shaper_free(struct fb_shaper *shaper);
-void fb_shaper_put(struct fb_shaper *shaper, const struct fb_arrival *arrivals, int n);
+struct fb_repacker;
+struct fb_repacker *fb_repacker_new(struct fb_binding *binding, int n_threads);
+void fb_repacker_free(struct fb_repacker *shaper);
+void fb_repacker_run(struct fb_repacker *shaper, const struct fb_unpack *arrivals, int n);
 
 /* Why the last graph failed. FOREBAY_OK when it did not. Reading it clears it. */
 enum forebay_status fb_binding_take_error(struct fb_binding *binding, struct forebay_error *err);

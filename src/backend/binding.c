@@ -298,7 +298,7 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
         }
     }
     enum forebay_status status =
-        fb_stream_new(b->weights, &config, fb_workers_arrive, b, &b->stream, err);
+        fb_stream_new(b->weights, &config, fb_workers_unpack_for_stream, b, &b->stream, err);
     if (status == FOREBAY_OK) {
         status = fb_stream_load(b->stream, progress, progress_user, err);
         if (status != FOREBAY_OK) { /* nobody may compute with what is half loaded */

@@ -173,7 +173,7 @@ static double experts_batch_rate(struct fb_bench *bench, const struct claim *for
 
 /* Bytes per second that repacking delivers on all threads, from place to place in our memory: what
  * comes from a disk, and where it goes to, is in no cache of a processor. */
-static double arrival_rate(struct fb_bench *bench, struct claim *form, enum ggml_type type)
+static double unpack_rate(struct fb_bench *bench, struct claim *form, enum ggml_type type)
 {
     uint64_t row_bytes = ggml_row_size(type, ROW);
     uint64_t most = fb_min(ARRIVE_BYTES, bench->weight_bytes / 2);
@@ -187,7 +187,7 @@ static double arrival_rate(struct fb_bench *bench, struct claim *form, enum ggml
         char *raw = bench->memory + (uint64_t)i * 2 * most;
         struct unit unit = {form, raw, raw + most, bytes};
         uint64_t start = fb_now_ns();
-        fb_workers_put(&bench->workers, &unit, 1);
+        fb_workers_unpack(&bench->workers, &unit, 1);
         took += fb_now_ns() - start;
     }
     return took > 0 ? (double)bytes * n / ((double)took * 1e-9) : 0;
@@ -220,7 +220,7 @@ bool fb_bench_type(
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
         .experts = experts_batch_rate(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
-        .arrive = form.layout ? arrival_rate(bench, &form, type) : 0,
+        .arrive = form.layout ? unpack_rate(bench, &form, type) : 0,
     };
     ggml_backend_buffer_free(form.form_buffer);
     return decode > 0 && batch > 0;

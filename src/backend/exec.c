@@ -114,7 +114,7 @@ enum ggml_status fb_exec_flush(struct exec *ex, struct fb_binding *b)
 {
     enum ggml_status status = flush(ex, b);
     if (ex->ring_taken) {
-        fb_stream_dense_done(b->stream);
+        fb_stream_dense_release(b->stream);
         ex->ring_taken = false;
     }
     return status;
@@ -168,8 +168,8 @@ static void announce(struct exec *ex, struct fb_binding *b, struct ggml_cgraph *
             ex->order[n++] = claim->weight;
         }
     }
-    fb_stream_expect(b->stream, ex->order, n);
-    fb_stream_expect_experts(b->stream, ex->expert_order, n_experts);
+    fb_stream_schedule_dense(b->stream, ex->order, n);
+    fb_stream_schedule_experts(b->stream, ex->expert_order, n_experts);
 }
 
 /* A run over kept weights may take seconds when it has many rows. It is cut, so that memory can be
@@ -203,7 +203,7 @@ static enum ggml_status dense_node(
     }
     const void *data;
     struct forebay_error error;
-    if (fb_stream_dense(b->stream, claim->weight, &data, &error) != FOREBAY_OK) {
+    if (fb_stream_dense_acquire(b->stream, claim->weight, &data, &error) != FOREBAY_OK) {
         return fb_backend_fail(b, &error);
     }
     ex->ring_taken = true;
@@ -254,7 +254,7 @@ static enum ggml_status walk(struct exec *ex, struct fb_binding *b, struct ggml_
         ex->n_run = 0;
     }
     if (ex->ring_taken) {
-        fb_stream_dense_done(b->stream);
+        fb_stream_dense_release(b->stream);
         ex->ring_taken = false;
     }
     fb_moe_finish(ex->moe, b);

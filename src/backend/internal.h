@@ -175,22 +175,22 @@ struct ggml_tensor *fb_workers_op(struct workers *w, ggml_custom_op_t fun, void 
 void fb_workers_reset_ops(struct workers *w);
 
 /* Puts units into place on all threads. */
-void fb_workers_put(struct workers *w, const struct unit *units, int n);
+void fb_workers_unpack(struct workers *w, const struct unit *units, int n);
 
 /* The same for weights of the binding. */
-void fb_workers_put_arrivals(
-    struct workers *w, const struct fb_binding *b, const struct fb_arrival *arrivals, int n);
+void fb_workers_unpack_weights(
+    struct workers *w, const struct fb_binding *b, const struct fb_unpack *arrivals, int n);
 
 /* A matrix in the claim's layout, which it has: its size there, and llama.cpp's own way into it. */
 size_t fb_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows);
-void fb_layout_put(
+void fb_layout_unpack(
     const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest);
 
 /* Puts one unit into place on the calling thread. */
-void fb_unit_put(const struct unit *unit);
+void fb_unit_unpack(const struct unit *unit);
 
-/* The same for arrivals of a stream (fb_arrive_fn; `user` is the binding). */
-void fb_workers_arrive(void *user, const struct fb_arrival *arrivals, int n);
+/* The same for arrivals of a stream (fb_unpack_fn; `user` is the binding). */
+void fb_workers_unpack_for_stream(void *user, const struct fb_unpack *arrivals, int n);
 
 /* --- Execution (exec.c, moe.c) ------------------------------------------------------------- */
 
@@ -260,10 +260,10 @@ bool fb_partials_fit(const struct ggml_tensor *node);
 bool fb_partials_before(const struct partials *partials, const struct ggml_tensor *node);
 /* Opens a node that fits: computes with the experts of the pass that are there. */
 enum ggml_status fb_partials_begin(struct partials *partials, struct exec *ex, struct fb_binding *b,
-    const struct fb_pass *pass, struct ggml_tensor *node, struct claim *claim);
+    const struct fb_lease *pass, struct ggml_tensor *node, struct claim *claim);
 /* Computes what is left of the open ones, as it arrives, and closes them. */
 enum ggml_status fb_partials_complete(
-    struct partials *partials, struct exec *ex, struct fb_binding *b, struct fb_pass *pass);
+    struct partials *partials, struct exec *ex, struct fb_binding *b, struct fb_lease *pass);
 void fb_partials_forget(struct partials *partials); /* closes them as they are */
 
 /* --- Batches (batch.c) --------------------------------------------------------------------- */

@@ -338,7 +338,7 @@ static void ask(struct lookahead *la, struct exec *ex, struct fb_binding *b, int
     int experts[MAX_TOKENS * MAX_RANKS];
     int n = confident(o, experts);
     if (n > 0) {
-        fb_stream_foresee(b->stream, group + depth, experts, n);
+        fb_stream_prefetch(b->stream, group + depth, experts, n);
     }
 }
 

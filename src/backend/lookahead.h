@@ -3,7 +3,7 @@
  *
  * While a layer's experts are on their way, the routers of the layers behind it are asked what they
  * would choose for what this layer's router was given: the residual stream changes little from one
- * layer to the next. What they say is read ahead (fb_stream_foresee).
+ * layer to the next. What they say is read ahead (fb_stream_prefetch).
  *
  *      layer l      x -> [router l ... top k] -> ids        noted: the nodes from x to the ids
  *      layer l + 1  x' -> [router l+1 ... top k]            the same nodes, on x in place of x'

@@ -34,7 +34,7 @@ struct moe {
     int *seen; /* [n_expert] rows of each expert */
     int cap_seen;
 
-    struct fb_pass pass; /* together */
+    struct fb_lease pass; /* together */
     struct partials *partials;
     int32_t *slot_ids;
     size_t cap_slot_ids;
@@ -60,7 +60,7 @@ void fb_moe_finish(struct moe *moe, struct fb_binding *b)
 {
     fb_partials_forget(moe->partials);
     if (moe->pass.group >= 0) {
-        fb_stream_end(b->stream, &moe->pass);
+        fb_stream_lease_end(b->stream, &moe->pass);
     }
     fb_stream_batch_end(b->stream);
     moe->in_sets = false;
@@ -76,7 +76,7 @@ void fb_moe_free(struct moe *moe, struct fb_binding *b)
     if (b && b->stream) {
         fb_moe_finish(moe, b);
     }
-    fb_pass_release(&moe->pass);
+    fb_lease_clear(&moe->pass);
     fb_partials_free(moe->partials);
     fb_moe_batch_free(moe->batch);
     fb_lookahead_free(moe->lookahead);
@@ -201,7 +201,7 @@ static enum ggml_status compute_together(
             return status;
         }
     }
-    bool ready = fb_stream_ready(b->stream, &moe->pass, part);
+    bool ready = fb_stream_lease_ready(b->stream, &moe->pass, part);
     if (!ready && fb_partials_fit(node)) {
         return fb_partials_begin(moe->partials, ex, b, &moe->pass, node, claim);
     }
@@ -211,7 +211,7 @@ static enum ggml_status compute_together(
             return status;
         }
         struct forebay_error error;
-        if (fb_stream_wait(b->stream, &moe->pass, part, &error) != FOREBAY_OK) {
+        if (fb_stream_lease_wait(b->stream, &moe->pass, part, &error) != FOREBAY_OK) {
             return fb_backend_fail(b, &error);
         }
     }
@@ -261,7 +261,7 @@ static enum ggml_status new_ids(
         moe->in_sets = true;
         return GGML_STATUS_SUCCESS;
     }
-    fb_stream_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed,
+    fb_stream_lease_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed,
         fb_group_parts(group));
     translate_ids(moe, node->src[2]);
     fb_lookahead_step(

@@ -124,7 +124,7 @@ static enum ggml_status compute_block(
 
 /* Computes the rows of those of the pass's experts that are not done and have the part. */
 static enum ggml_status compute_present(struct partials *x, struct exec *ex, struct fb_binding *b,
-    const struct fb_pass *pass, struct partial *p)
+    const struct fb_lease *pass, struct partial *p)
 {
     const struct ggml_tensor *ids = p->node->src[2];
     const struct fb_weight *w = &b->weights->weights[p->claim->weight];
@@ -159,7 +159,7 @@ bool fb_partials_before(const struct partials *x, const struct ggml_tensor *node
 }
 
 enum ggml_status fb_partials_begin(struct partials *x, struct exec *ex, struct fb_binding *b,
-    const struct fb_pass *pass, struct ggml_tensor *node, struct claim *claim)
+    const struct fb_lease *pass, struct ggml_tensor *node, struct claim *claim)
 {
     FB_ASSERT(x->n < MAX_NODES && fb_partials_fit(node) && pass->n <= MAX_ROWS);
     struct partial *p = &x->open[x->n++];
@@ -174,14 +174,14 @@ enum ggml_status fb_partials_begin(struct partials *x, struct exec *ex, struct f
 }
 
 enum ggml_status fb_partials_complete(
-    struct partials *x, struct exec *ex, struct fb_binding *b, struct fb_pass *pass)
+    struct partials *x, struct exec *ex, struct fb_binding *b, struct fb_lease *pass)
 {
     enum ggml_status status = GGML_STATUS_SUCCESS;
     for (int i = 0; i < x->n && status == GGML_STATUS_SUCCESS; i++) {
         struct partial *p = &x->open[i];
         struct forebay_error error;
         int part = b->weights->weights[p->claim->weight].part;
-        status = fb_stream_wait(b->stream, pass, part, &error) == FOREBAY_OK
+        status = fb_stream_lease_wait(b->stream, pass, part, &error) == FOREBAY_OK
                      ? compute_present(x, ex, b, pass, p)
                      : fb_backend_fail(b, &error);
     }

@@ -35,7 +35,7 @@ static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
     size_t form_bytes = fb_layout_bytes(claim, ne[0], ne[1]);
     unsigned char *raw = fb_xmalloc(raw_bytes), *form = fb_xcalloc(form_bytes, 1);
     fb_made_up_bytes(raw, raw_bytes);
-    fb_layout_put(claim, ne[0], ne[1], raw, form);
+    fb_layout_unpack(claim, ne[0], ne[1], raw, form);
     uint64_t sum = fb_hash64(form, form_bytes, 0);
     free(raw);
     free(form);
@@ -128,7 +128,7 @@ static enum forebay_status make_unit(struct fb_binding *b, const struct fb_weigh
     }
     if (status == FOREBAY_OK) {
         struct unit u = {&b->claims[w->tensor], raw, dest, bytes};
-        fb_unit_put(&u);
+        fb_unit_unpack(&u);
     }
     free(raw);
     return status;
@@ -156,14 +156,14 @@ enum forebay_status fb_records_check(void *user, int weight, int unit, void *dat
 
 /* --- Making one ---------------------------------------------------------------------------- */
 
-struct fb_shaper {
+struct fb_repacker {
     struct fb_binding *binding;
     struct workers workers;
 };
 
-struct fb_shaper *fb_shaper_new(struct fb_binding *b, int n_threads)
+struct fb_repacker *fb_repacker_new(struct fb_binding *b, int n_threads)
 {
-    struct fb_shaper *s = fb_xcalloc(1, sizeof *s);
+    struct fb_repacker *s = fb_xcalloc(1, sizeof *s);
     s->binding = b;
     if (!fb_workers_init(&s->workers)) {
         free(s);
@@ -174,7 +174,7 @@ struct fb_shaper *fb_shaper_new(struct fb_binding *b, int n_threads)
     return s;
 }
 
-void fb_shaper_free(struct fb_shaper *s)
+void fb_repacker_free(struct fb_repacker *s)
 {
     if (s) {
         fb_workers_release(&s->workers);
@@ -182,7 +182,7 @@ void fb_shaper_free(struct fb_shaper *s)
     }
 }
 
-void fb_shaper_put(struct fb_shaper *s, const struct fb_arrival *arrivals, int n)
+void fb_repacker_run(struct fb_repacker *s, const struct fb_unpack *arrivals, int n)
 {
-    fb_workers_put_arrivals(&s->workers, s->binding, arrivals, n);
+    fb_workers_unpack_weights(&s->workers, s->binding, arrivals, n);
 }

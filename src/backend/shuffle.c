@@ -92,7 +92,7 @@ static void put_tile(const struct shuffle *s, const uint8_t *from, uint8_t *to)
     }
 }
 
-void fb_shuffle_put(const struct shuffle *s, const void *raw, int64_t rows, void *dest)
+void fb_shuffle_unpack(const struct shuffle *s, const void *raw, int64_t rows, void *dest)
 {
     const uint8_t *from = raw;
     uint8_t *to = dest;
@@ -132,10 +132,10 @@ static void learn_order(struct order *o, const struct claim *claim, int64_t colu
     o->source = fb_xcalloc(o->n_bytes * 8, sizeof *o->source);
     o->flips = fb_xcalloc(o->n_bytes, 1);
     uint8_t *raw = fb_xcalloc(o->n_bytes, 1), *form = fb_xcalloc(o->n_bytes, 1);
-    fb_layout_put(claim, columns, SAMPLE_ROWS, raw, o->flips);
+    fb_layout_unpack(claim, columns, SAMPLE_ROWS, raw, o->flips);
     for (int digit = 0; o->n_bytes * 8 >> digit; digit++) {
         fill_digit(raw, o->n_bytes, digit);
-        fb_layout_put(claim, columns, SAMPLE_ROWS, raw, form);
+        fb_layout_unpack(claim, columns, SAMPLE_ROWS, raw, form);
         for (size_t i = 0; i < o->n_bytes; i++) {
             uint32_t ones = form[i] ^ o->flips[i];
             for (int k = 0; k < 8; k++) {
@@ -311,8 +311,8 @@ static bool does_the_same(const struct shuffle *s, const struct claim *claim)
     size_t n = s->row_bytes * SAMPLE_ROWS;
     uint8_t *raw = fb_xmalloc(n), *ours = fb_xcalloc(n, 1), *theirs = fb_xcalloc(n, 1);
     fb_made_up_bytes(raw, n);
-    fb_shuffle_put(s, raw, SAMPLE_ROWS, ours);
-    fb_layout_put(claim, s->columns, SAMPLE_ROWS, raw, theirs);
+    fb_shuffle_unpack(s, raw, SAMPLE_ROWS, ours);
+    fb_layout_unpack(claim, s->columns, SAMPLE_ROWS, raw, theirs);
     bool same = memcmp(ours, theirs, n) == 0;
     free(raw);
     free(ours);

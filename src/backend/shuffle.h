@@ -26,6 +26,6 @@ struct shuffle;
 const struct shuffle *fb_shuffle_of(const struct claim *claim);
 
 /* Puts rows into place, a multiple of 16 or all of a unit. Any thread. */
-void fb_shuffle_put(const struct shuffle *shuffle, const void *raw, int64_t rows, void *dest);
+void fb_shuffle_unpack(const struct shuffle *shuffle, const void *raw, int64_t rows, void *dest);
 
 #endif

@@ -163,7 +163,7 @@ static int64_t pieces_of(const struct claim *claim)
 static void put_rows(const struct unit *u, int64_t first, int64_t rows)
 {
     size_t at = (size_t)first * ggml_row_size(u->claim->type, u->claim->unit_ne[0]);
-    fb_shuffle_put(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
+    fb_shuffle_unpack(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
 }
 
 static struct ggml_tensor tensor_of(const struct claim *claim, const int64_t ne[4])
@@ -193,13 +193,13 @@ size_t fb_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows)
     return ggml_backend_buft_get_alloc_size(claim->layout, &t);
 }
 
-void fb_layout_put(
+void fb_layout_unpack(
     const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest)
 {
     put_by_layout(claim, (int64_t[4]){columns, rows, 1, 1}, raw, dest);
 }
 
-void fb_unit_put(const struct unit *u)
+void fb_unit_unpack(const struct unit *u)
 {
     if (u->claim->shuffle) {
         put_rows(u, 0, u->claim->unit_ne[1]);
@@ -210,7 +210,7 @@ void fb_unit_put(const struct unit *u)
     }
 }
 
-static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
+static void unpack_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
     struct arriving *job = user;
     (void)dst;
@@ -223,7 +223,7 @@ static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
             skip -= n;
         }
         if (!u->claim->shuffle) {
-            fb_unit_put(u);
+            fb_unit_unpack(u);
             continue;
         }
         int64_t first = (int64_t)skip * PIECE_ROWS, left = u->claim->unit_ne[1] - first;
@@ -231,21 +231,21 @@ static void arrive_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
     }
 }
 
-void fb_workers_put(struct workers *w, const struct unit *units, int n)
+void fb_workers_unpack(struct workers *w, const struct unit *units, int n)
 {
     struct arriving job = {.units = units};
     for (int i = 0; i < n; i++) {
         job.pieces += (int)pieces_of(units[i].claim);
     }
     fb_workers_reset_ops(w);
-    struct ggml_tensor *op = fb_workers_op(w, arrive_pieces, &job);
+    struct ggml_tensor *op = fb_workers_op(w, unpack_pieces, &job);
     if (fb_workers_compute(w, &op, 1) != GGML_STATUS_SUCCESS) {
         FB_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
     }
 }
 
-void fb_workers_put_arrivals(
-    struct workers *workers, const struct fb_binding *b, const struct fb_arrival *arrivals, int n)
+void fb_workers_unpack_weights(
+    struct workers *workers, const struct fb_binding *b, const struct fb_unpack *arrivals, int n)
 {
     if (n > workers->cap_units) {
         workers->cap_units = n;
@@ -256,11 +256,11 @@ void fb_workers_put_arrivals(
         workers->units[i] =
             (struct unit){&b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
     }
-    fb_workers_put(workers, workers->units, n);
+    fb_workers_unpack(workers, workers->units, n);
 }
 
-void fb_workers_arrive(void *user, const struct fb_arrival *arrivals, int n)
+void fb_workers_unpack_for_stream(void *user, const struct fb_unpack *arrivals, int n)
 {
     struct fb_binding *b = user;
-    fb_workers_put_arrivals(&b->exec->workers, b, arrivals, n);
+    fb_workers_unpack_weights(&b->exec->workers, b, arrivals, n);
 }

@@ -51,7 +51,7 @@ enum forebay_status bench_run(const struct bench_options *options, enum bench_pr
     X(disk_utilisation)                                                                            \
     X(roofline_ratio)                                                                              \
     X(disk_bytes_per_s)                                                                            \
-    X(predicted_tok_per_s)                                                                         \
+    X(estimated_tok_per_s)                                                                         \
     X(written_bytes)                                                                               \
     X(token_read_bytes) /* of one token generated, like all that begin with token_ */              \
     X(token_prefetch_bytes)                                                                        \
@@ -59,12 +59,12 @@ enum forebay_status bench_run(const struct bench_options *options, enum bench_pr
     X(token_s)                                                                                     \
     X(token_demand_stall_s)                                                                        \
     X(token_prefetch_stall_s)                                                                      \
-    X(token_arrive_s)                                                                              \
+    X(token_unpack_s)                                                                              \
     X(token_scheduler_s)                                                                           \
     X(token_compute_s)                                                                             \
     X(prompt_read_bytes) /* of the whole prompt */                                                 \
     X(prompt_stall_s)                                                                              \
-    X(prompt_arrive_s)                                                                             \
+    X(prompt_unpack_s)                                                                             \
     X(prompt_scheduler_s)                                                                          \
     X(prompt_compute_s)
 

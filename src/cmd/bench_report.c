@@ -35,7 +35,7 @@ struct bench_figures bench_figures_of(const struct bench_run *run, uint64_t byte
             (double)(z->expert_requests - a->expert_requests)),
         .disk_utilisation = over(read, seconds * z->disk_bytes_per_s),
         .disk_bytes_per_s = z->disk_bytes_per_s,
-        .predicted_tok_per_s = z->predicted_tok_per_s,
+        .estimated_tok_per_s = z->estimated_tok_per_s,
         .written_bytes = (double)z->written_bytes,
         .token_read_bytes = over(read, n),
         .token_prefetch_bytes = over((double)(z->prefetch_bytes - a->prefetch_bytes), n),
@@ -44,12 +44,12 @@ struct bench_figures bench_figures_of(const struct bench_run *run, uint64_t byte
         .token_s = over(seconds, n),
         .token_demand_stall_s = over(z->demand_stall_s - a->demand_stall_s, n),
         .token_prefetch_stall_s = over(z->prefetch_stall_s - a->prefetch_stall_s, n),
-        .token_arrive_s = over(z->arrive_s - a->arrive_s, n),
+        .token_unpack_s = over(z->unpack_s - a->unpack_s, n),
         .token_scheduler_s = over(z->scheduler_s - a->scheduler_s, n),
         .token_compute_s = over(z->compute_s - a->compute_s, n),
         .prompt_read_bytes = (double)p->read_bytes,
         .prompt_stall_s = p->stall_s,
-        .prompt_arrive_s = p->arrive_s,
+        .prompt_unpack_s = p->unpack_s,
         .prompt_scheduler_s = p->scheduler_s,
         .prompt_compute_s = p->compute_s,
     };
@@ -204,13 +204,13 @@ static void print_decode(struct summary *s, bool experts)
         printf("    memory's worth (R)               %.2f times the speed of reading everything\n",
             SPREAD(s, BENCH_FOREBAY, roofline_ratio).median);
     }
-    printf("    predicted                        %.2f tokens/s\n",
-        SPREAD(s, BENCH_FOREBAY, predicted_tok_per_s).median);
+    printf("    estimated                        %.2f tokens/s\n",
+        SPREAD(s, BENCH_FOREBAY, estimated_tok_per_s).median);
     printf("a token's time:\n");
     SHARE(s, "computing", token_compute_s);
     SHARE(s, "waiting for demand reads", token_demand_stall_s);
     SHARE(s, "waiting for reads ahead of need", token_prefetch_stall_s);
-    SHARE(s, "putting what arrived into place", token_arrive_s);
+    SHARE(s, "putting what arrived into place", token_unpack_s);
     SHARE(s, "scheduler", token_scheduler_s);
 }
 

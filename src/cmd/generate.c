@@ -318,8 +318,8 @@ void stats_print(const struct forebay_stats *s, const struct forebay_placement *
         "token after %.2f s, loaded in %.1f s\n",
         s->decode_tok_per_s, (unsigned long long)s->generated_tokens, s->prompt_tok_per_s,
         (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
-    if (s->predicted_tok_per_s > 0) {
-        fprintf(stderr, "plan:   %.2f tokens/s predicted\n", s->predicted_tok_per_s);
+    if (s->estimated_tok_per_s > 0) {
+        fprintf(stderr, "plan:   %.2f tokens/s estimated\n", s->estimated_tok_per_s);
     }
     if (placement->device.bytes) {
         print_device(&placement->device, placement->n_layers);
@@ -345,5 +345,5 @@ void stats_print(const struct forebay_stats *s, const struct forebay_placement *
     fprintf(stderr,
         "time:   computing %.2f s, waiting for reads %.2f s, putting them into place %.2f s, "
         "scheduling %.2f s; written %s\n",
-        s->compute_s, s->stall_s, s->arrive_s, s->scheduler_s, FB_SIZE(s->written_bytes));
+        s->compute_s, s->stall_s, s->unpack_s, s->scheduler_s, FB_SIZE(s->written_bytes));
 }

@@ -127,13 +127,13 @@ static void print_speed(const struct forebay_plan *plan, const struct forebay_pl
            "%.0f ms of "
            "repacking\n",
         s.limit, s.read_s * 1e3, FB_SIZE((uint64_t)s.read_bytes),
-        FB_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.arrive_s * 1e3);
+        FB_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.unpack_s * 1e3);
     forebay_plan_speed(plan, MORE, 1, &more);
     forebay_plan_speed(plan, 0, 2, &faster);
     printf("buying:   1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
         more.decode_tok_per_s, faster.decode_tok_per_s);
-    double token_s = s.read_s + s.compute_s + s.arrive_s;
-    if (s.measured && !p->sidecar_bytes && s.arrive_s > REPACKING * token_s) {
+    double token_s = s.read_s + s.compute_s + s.unpack_s;
+    if (s.measured && !p->sidecar_bytes && s.unpack_s > REPACKING * token_s) {
         printf("          forebay optimize, once: no more repacking\n");
     }
 }
@@ -151,7 +151,7 @@ static json_t *speed_json(const struct forebay_plan *plan, uint64_t more, double
         "prompt_low_tok_per_s", s.prompt_low, "prompt_high_tok_per_s", s.prompt_high,
         "time_to_first_token_s", s.time_to_first_token_s, "load_s", s.load_s, "hit_rate",
         s.hit_rate, "token_read_bytes", s.read_bytes, "token_read_s", s.read_s, "token_compute_s",
-        s.compute_s, "token_arrive_s", s.arrive_s, "disk_bytes_per_s", s.disk_bytes_per_s, "limit",
+        s.compute_s, "token_unpack_s", s.unpack_s, "disk_bytes_per_s", s.disk_bytes_per_s, "limit",
         s.limit, "seen_before", s.seen);
 }
 

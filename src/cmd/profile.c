@@ -20,7 +20,7 @@ static void print_compute(const json_t *root)
     json_array_foreach(json_object_get(root, "compute"), i, r)
     {
         bool repacked = json_is_true(json_object_get(r, "repacked"));
-        double arrive = number(r, "arrive_bytes_per_s");
+        double arrive = number(r, "unpack_bytes_per_s");
         if (repacked && arrive == 0) {
             continue; /* the CPU has no layout of its own for it */
         }

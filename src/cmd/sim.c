@@ -104,7 +104,7 @@ static void print_decode(const struct fb_sim_report *r)
         printf(" and %s of other weights", FB_SIZE((uint64_t)per_token((double)f->dense_bytes, f)));
     }
     printf(
-        "\npredicted: %.2f tokens/s; a token takes %.2f ms, of these %.2f ms waiting for reads\n",
+        "\nestimated: %.2f tokens/s; a token takes %.2f ms, of these %.2f ms waiting for reads\n",
         tok_per_s(f), per_token(f->seconds, f) * 1e3, per_token(f->stall_s, f) * 1e3);
 }
 
@@ -270,7 +270,7 @@ int cmd_sim(int argc, char **argv)
         {0}};
     const struct cmd_spec spec = {"sim", "MODEL|SHAPE --trace FILE --mem SIZE|--slots N [options]",
         "Replays a routing trace through the cache on a virtual disk: hit rates, bytes read and "
-        "predicted speed, beside the optimum that knows the future. Reads no weights, and takes "
+        "estimated speed, beside the optimum that knows the future. Reads no weights, and takes "
         "no memory for them.",
         options, 1, 1,
         "MODEL is a GGUF file. SHAPE is LAYERSxEXPERTS,USED,BYTES: 48x128,6,2.6M is 48 layers of "

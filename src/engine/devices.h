@@ -2,7 +2,7 @@
  * devices.h - the part of a model that a GPU holds and computes: which device, how much, and what
  * llama.cpp is told.
  *
- * The device takes the output, and as many layers as fit (plan/device.h). Experts that do not fit
+ * The device takes the output, and as many layers as fit (plan/offload.h). Experts that do not fit
  * are overridden to the CPU's buffer types; of these llama.cpp asks an ACCEL device first, so that
  * Forebay claims them as it claims the dense weights of layers that are not on the device.
  *
@@ -14,7 +14,7 @@
 #define FB_ENGINE_DEVICES_H
 
 #include "llama.h"
-#include "plan/device.h"
+#include "plan/offload.h"
 #include "forebay.h"
 
 struct fb_needs;

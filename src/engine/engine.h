@@ -10,7 +10,7 @@
 #include "engine/recorder.h"
 #include "llama.h"
 #include "model/vgguf.h"
-#include "plan/predict.h"
+#include "plan/estimate.h"
 #include "forebay.h"
 
 /* What a process takes besides what is counted: thread stacks, the allocator's slack. */
@@ -31,7 +31,7 @@ struct forebay_model {
     struct fb_profile profile;
     struct fb_history *history;
     struct fb_curves *curves;
-    struct fb_speed speed; /* predicted, before loading */
+    struct fb_speed speed; /* estimated, before loading */
     struct fb_devices devices;
     struct fb_sidecar *sidecar;                          /* NULL: none, or none that may be used */
     double disk_bytes_per_s, disk_burst, disk_latency_s; /* burst: as a multiple */
@@ -64,7 +64,7 @@ struct forebay_session {
     uint64_t prompt_ns, prompt_compute_ns, decode_ns, start_ns, first_token_ns;
     uint64_t decode_read_bytes;
     /* Of these, passes of a single row. */
-    uint64_t alone_tokens, alone_compute_ns, alone_expert_bytes, alone_foreseen_bytes;
+    uint64_t alone_tokens, alone_compute_ns, alone_expert_bytes, alone_lookahead_bytes;
     uint64_t alone_past, alone_read_bytes;
 };
 
@@ -78,7 +78,7 @@ enum forebay_status fb_session_decode(struct forebay_session *session, struct ll
 
 /* What is read from one moment of a session to another. */
 struct fb_moment {
-    uint64_t ns, read_bytes, waited_ns, expert_bytes, foreseen_bytes;
+    uint64_t ns, read_bytes, waited_ns, expert_bytes, lookahead_bytes;
 };
 struct fb_moment fb_session_moment(const struct forebay_session *session);
 /* A pass of n rows that began at `start` is over. `past`: tokens before the first one. */

@@ -213,7 +213,7 @@ double fb_history_prompt_s(const struct fb_history *h, int threads, bool repack)
     return t ? t->prompt_s : 0;
 }
 
-double fb_history_foreseen(const struct fb_history *h)
+double fb_history_lookahead(const struct fb_history *h)
 {
     return h->foreseen;
 }
@@ -247,10 +247,10 @@ void fb_history_note(void *user, int group, const int *experts, int n)
     }
 }
 
-void fb_history_note_foreseen(struct fb_history *h, uint64_t foreseen_bytes, uint64_t read_bytes)
+void fb_history_note_lookahead(struct fb_history *h, uint64_t lookahead_bytes, uint64_t read_bytes)
 {
-    if (foreseen_bytes > 0) { /* else it may have been off */
-        h->foreseen += 0.75 * ((double)foreseen_bytes / (double)read_bytes - h->foreseen);
+    if (lookahead_bytes > 0) { /* else it may have been off */
+        h->foreseen += 0.75 * ((double)lookahead_bytes / (double)read_bytes - h->foreseen);
     }
 }
 

@@ -25,9 +25,9 @@ double fb_history_compute_s(const struct fb_history *history, int threads, bool 
 double fb_history_prompt_s(const struct fb_history *history, int threads, bool repack);
 
 /* Share of the experts read for generated tokens that were foreseen; a guess when nothing is known. */
-double fb_history_foreseen(const struct fb_history *history);
-void fb_history_note_foreseen(
-    struct fb_history *history, uint64_t foreseen_bytes, uint64_t read_bytes);
+double fb_history_lookahead(const struct fb_history *history);
+void fb_history_note_lookahead(
+    struct fb_history *history, uint64_t lookahead_bytes, uint64_t read_bytes);
 
 /* A row of a pass uses these experts (an fb_route_fn with the history as user). Counted when it is
  * a generated token's; a prompt's only say what was used last. */

@@ -1,7 +1,7 @@
 /*
  * model.c - loading: catalogue, llama.cpp's part, what is left of the budget, the plan, our part.
  *
- *      look (look.h)
+ *      look (preflight.h)
  *          |
  *          v
  *      llama.cpp loads what we do not claim; makes the context (KV cache and compute buffers)
@@ -18,7 +18,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/engine.h"
-#include "engine/look.h"
+#include "engine/preflight.h"
 
 void forebay_model_options_init(struct forebay_model_options *options)
 {
@@ -34,7 +34,7 @@ void forebay_model_options_init(struct forebay_model_options *options)
 
 static enum forebay_status load_llama(struct forebay_model *m, struct forebay_error *err)
 {
-    if (fb_look_maps(m)) {
+    if (fb_preflight_maps(m)) {
         enum forebay_status mapped =
             fb_guard_load_path(m->catalog->files[0]->path, fb_model_params(m), &m->llama, err);
         return m->cancelled ? fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled")
@@ -115,14 +115,14 @@ static enum forebay_status start_streaming(struct forebay_model *m, struct foreb
 static enum forebay_status load(
     struct forebay_model *m, const char *path, struct forebay_error *err)
 {
-    enum forebay_status status = fb_look(m, path, err);
+    enum forebay_status status = fb_preflight(m, path, err);
     if (status != FOREBAY_OK) {
         return status;
     }
     bool stream = m->plan != NULL;
-    fb_look_forget(m);
+    fb_preflight_forget(m);
     if (stream) {
-        fb_look_bind(m, false);
+        fb_preflight_bind(m, false);
     }
     status = load_llama(m, err);
     if (status != FOREBAY_OK) {
@@ -180,7 +180,7 @@ enum forebay_status forebay_model_load(const char *path,
         forebay_model_free(m);
         return status;
     }
-    fb_look_placement(m);
+    fb_preflight_placement(m);
     m->load_s = (double)(fb_now_ns() - before) * 1e-9;
     if (m->binding) {
         fb_stream_stats(fb_binding_stream(m->binding), &m->loaded);

@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
-#include "engine/look.h"
+#include "engine/preflight.h"
 #include "os/memory.h"
 #include "os/output.h"
 #include "sidecar/writer.h"
@@ -113,12 +113,12 @@ struct copying {
     struct fb_sidecar_writer *writer;
     int *weight_of; /* [layout->n_weights] index into weights */
     struct fb_io_engine *io;
-    struct fb_shaper *shaper;
+    struct fb_repacker *shaper;
     char *form; /* room for a batch of units, or the largest */
     struct reading reads[AHEAD_READS];
     int first, n_reads;
     uint64_t next; /* unit to read */
-    uint64_t ahead_bytes;
+    uint64_t prefetch_ahead_bytes;
     uint64_t done_bytes, total_bytes;
 };
 
@@ -152,7 +152,7 @@ static enum forebay_status read_ahead(struct copying *c, struct forebay_error *e
         const struct fb_sidecar_unit *unit = &c->layout->units[c->next];
         int weight = c->weight_of[unit->weight];
         uint64_t bytes = fb_weight_envelope(c->weights, weight);
-        if (c->n_reads > 0 && c->ahead_bytes + bytes > AHEAD_BYTES) {
+        if (c->n_reads > 0 && c->prefetch_ahead_bytes + bytes > AHEAD_BYTES) {
             break;
         }
         struct reading *r = &c->reads[(c->first + c->n_reads) % AHEAD_READS];
@@ -165,7 +165,7 @@ static enum forebay_status read_ahead(struct copying *c, struct forebay_error *e
         r->request.length = c->weights->weights[weight].file_bytes;
         r->request.buffer = r->memory;
         c->n_reads++;
-        c->ahead_bytes += bytes;
+        c->prefetch_ahead_bytes += bytes;
         c->next++;
         fb_io_submit(c->io, &r->request);
     }
@@ -176,7 +176,7 @@ static void release_first(struct copying *c)
 {
     struct reading *r = &c->reads[c->first];
     fb_vm_release(r->memory, r->bytes);
-    c->ahead_bytes -= r->bytes;
+    c->prefetch_ahead_bytes -= r->bytes;
     c->first = (c->first + 1) % AHEAD_READS;
     c->n_reads--;
 }
@@ -202,8 +202,8 @@ static enum forebay_status bring_into_form(
     struct copying *c, int n, const void **forms, struct forebay_error *err)
 {
     uint64_t first = fb_sidecar_writer_next(c->writer);
-    struct fb_arrival arrivals[AHEAD_READS];
-    int n_arrivals = 0;
+    struct fb_unpack arrivals[AHEAD_READS];
+    int n_unpacks = 0;
     char *form = c->form;
     for (int i = 0; i < n; i++) {
         struct reading *r = &c->reads[(c->first + i) % AHEAD_READS];
@@ -214,14 +214,14 @@ static enum forebay_status bring_into_form(
         forms[i] = (const char *)r->memory + fb_io_delta(r->request.offset);
         const struct fb_weight *w = weight_of(c, first + (uint64_t)i);
         if (w->transformed) {
-            arrivals[n_arrivals++] =
-                (struct fb_arrival){(int)(w - c->weights->weights), forms[i], form};
+            arrivals[n_unpacks++] =
+                (struct fb_unpack){(int)(w - c->weights->weights), forms[i], form};
             forms[i] = form;
             form += fb_round_up(w->unit_bytes, 64);
         }
     }
-    if (n_arrivals > 0) {
-        fb_shaper_put(c->shaper, arrivals, n_arrivals);
+    if (n_unpacks > 0) {
+        fb_repacker_run(c->shaper, arrivals, n_unpacks);
     }
     return FOREBAY_OK;
 }
@@ -294,12 +294,12 @@ static enum forebay_status copy(struct copying *c, struct forebay_error *err)
     if (status != FOREBAY_OK) {
         return status;
     }
-    c->shaper = fb_shaper_new(c->model->binding, c->model->options.threads);
+    c->shaper = fb_repacker_new(c->model->binding, c->model->options.threads);
     c->form = fb_vm_reserve(form_most(c), true);
     status = c->shaper && c->form ? copy_all(c, err)
                                   : fb_fail(err, FOREBAY_E_NOMEM, "", "no memory for weights");
     stop_reading(c);
-    fb_shaper_free(c->shaper);
+    fb_repacker_free(c->shaper);
     if (c->form) {
         fb_vm_release(c->form, form_most(c));
     }
@@ -460,7 +460,7 @@ enum forebay_status forebay_optimize(const char *path,
     if (status != FOREBAY_OK) {
         return status;
     }
-    status = fb_look_weights(m, path, err);
+    status = fb_preflight_weights(m, path, err);
     if (status == FOREBAY_OK) {
         status = optimize(m, options->output, &result, err);
     }

@@ -37,14 +37,14 @@ enum forebay_status forebay_session_new(
     return FOREBAY_OK;
 }
 
-/* Seconds of computing with weights, of the tokens that came alone: without what their predictions
+/* Seconds of computing with weights, of the tokens that came alone: without what their estimates
  * count on top. */
 static double weights_s(const struct forebay_session *s)
 {
     const struct forebay_model *m = s->model;
     double all = (double)s->alone_compute_ns * 1e-9;
     uint64_t waited_for =
-        s->alone_expert_bytes - fb_min(s->alone_expert_bytes, s->alone_foreseen_bytes);
+        s->alone_expert_bytes - fb_min(s->alone_expert_bytes, s->alone_lookahead_bytes);
     uint64_t ahead = s->alone_read_bytes - fb_min(s->alone_read_bytes, waited_for);
     double extra =
         fb_speed_attention_s(m, (double)s->alone_past, false) + (double)ahead * m->disk_cpu_s;
@@ -60,7 +60,7 @@ void forebay_session_free(struct forebay_session *s)
             fb_binding_observe(m->binding, NULL, NULL);
         }
         if (m->history) {
-            fb_history_note_foreseen(m->history, s->alone_foreseen_bytes, s->alone_expert_bytes);
+            fb_history_note_lookahead(m->history, s->alone_lookahead_bytes, s->alone_expert_bytes);
             fb_history_save(m->history, m->options.threads, m->options.repack,
                 (struct fb_computed){s->alone_tokens, weights_s(s)},
                 (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
@@ -194,8 +194,8 @@ struct fb_moment fb_session_moment(const struct forebay_session *s)
     if (m->binding) {
         fb_stream_stats(fb_binding_stream(m->binding), &stats);
     }
-    return (struct fb_moment){fb_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.arrive_ns,
-        stats.expert_bytes, stats.foreseen_bytes};
+    return (struct fb_moment){fb_now_ns(), stats.io.read_bytes, stats.stall_ns + stats.unpack_ns,
+        stats.expert_bytes, stats.lookahead_bytes};
 }
 
 void fb_session_account(
@@ -214,7 +214,7 @@ void fb_session_account(
             s->alone_tokens++;
             s->alone_compute_ns += ns - fb_min(ns, waited);
             s->alone_expert_bytes += end.expert_bytes - start.expert_bytes;
-            s->alone_foreseen_bytes += end.foreseen_bytes - start.foreseen_bytes;
+            s->alone_lookahead_bytes += end.lookahead_bytes - start.lookahead_bytes;
             s->alone_read_bytes += end.read_bytes - start.read_bytes;
             s->alone_past += past;
         }
@@ -363,14 +363,14 @@ static double rate(uint64_t count, uint64_t ns)
 }
 
 /* As before the first token, but for tokens with as many before them as there were. */
-static double predicted(const struct forebay_session *s)
+static double estimated(const struct forebay_session *s)
 {
     const struct forebay_model *m = s->model;
     struct fb_speed speed = m->speed;
     bool one = forebay_model_sequences(m) == 1; /* others have tokens of all lengths at once */
     if (one && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
         double past = (double)s->alone_past / (double)s->alone_tokens;
-        fb_speed_predict(m, m->plan, m->disk_bytes_per_s, past, &speed);
+        fb_speed_estimate(m, m->plan, m->disk_bytes_per_s, past, &speed);
     }
     return speed.decode_tok_per_s;
 }
@@ -399,10 +399,10 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .decode_s = (double)s->decode_ns * 1e-9,
         .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
         .prefetch_stall_s = (double)(stream.prefetch_stall_ns - m->loaded.prefetch_stall_ns) * 1e-9,
-        .arrive_s = (double)(stream.arrive_ns - m->loaded.arrive_ns) * 1e-9,
+        .unpack_s = (double)(stream.unpack_ns - m->loaded.unpack_ns) * 1e-9,
         .disk_bytes_per_s = m->disk_bytes_per_s,
-        .predicted_tok_per_s = predicted(s),
-        .predicted_prompt_tok_per_s = m->speed.prompt_tok_per_s,
+        .estimated_tok_per_s = estimated(s),
+        .estimated_prompt_tok_per_s = m->speed.prompt_tok_per_s,
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,
@@ -416,7 +416,7 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
     };
     memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
     double own_s = m->binding ? (double)fb_binding_own_ns(m->binding) * 1e-9 : 0;
-    double waited_s = out->stall_s + out->arrive_s, wall_s = out->prompt_s + out->decode_s;
+    double waited_s = out->stall_s + out->unpack_s, wall_s = out->prompt_s + out->decode_s;
     out->demand_stall_s = out->stall_s - out->prefetch_stall_s;
     out->scheduler_s = own_s > waited_s ? own_s - waited_s : 0;
     double ours_s = waited_s + out->scheduler_s;

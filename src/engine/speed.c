@@ -119,7 +119,7 @@ double fb_speed_attention_s(const struct forebay_model *m, double past, bool bat
     return rate > 0 ? cached * (shared > 0 ? heads / shared : 1) / rate : 0;
 }
 
-void fb_speed_predict(const struct forebay_model *m, const struct fb_plan *plan, double disk,
+void fb_speed_estimate(const struct forebay_model *m, const struct fb_plan *plan, double disk,
     double past, struct fb_speed *out)
 {
     const struct fb_weights *ws = fb_binding_weights(m->binding);
@@ -140,7 +140,7 @@ void fb_speed_predict(const struct forebay_model *m, const struct fb_plan *plan,
         .disk_burst = m->disk_burst,
         .disk_latency_s = m->disk_latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
-        .foreseen = m->options.lookahead > 0 ? fb_history_foreseen(m->history) : 0,
+        .foreseen = m->options.lookahead > 0 ? fb_history_lookahead(m->history) : 0,
         .attention_s = fb_speed_attention_s(m, past, false),
         .prompt_attention_s = fb_speed_attention_s(m, m->options.batch / 2.0, true),
         .read_cpu_s = m->disk_cpu_s,
@@ -148,5 +148,5 @@ void fb_speed_predict(const struct forebay_model *m, const struct fb_plan *plan,
         .prompt_compute_s = fb_history_prompt_s(m->history, m->options.threads, m->options.repack),
         .batch = m->options.batch,
     };
-    fb_predict(&in, out);
+    fb_estimate(&in, out);
 }

@@ -16,7 +16,7 @@ void fb_speed_probe_disk(struct forebay_model *model);
 
 /* Predicts for a plan and a disk (bytes per second) of a model that was looked at: a token after
  * `past` others. */
-void fb_speed_predict(const struct forebay_model *model, const struct fb_plan *plan,
+void fb_speed_estimate(const struct forebay_model *model, const struct fb_plan *plan,
     double disk_bytes_per_s, double past, struct fb_speed *out);
 
 /* Tokens before one that is generated, where nobody knows yet: a full batch. */

@@ -29,7 +29,7 @@ enum forebay_status fb_catalog_check_runnable(const struct fb_catalog *c, struct
         return contradiction(c, "it has no layers", 0, err);
     }
     if (nextn > layers) {
-        return contradiction(c, "more prediction layers than layers", (int64_t)nextn, err);
+        return contradiction(c, "more estimate layers than layers", (int64_t)nextn, err);
     }
     if (c->n_expert_used > c->n_expert) {
         return contradiction(c, "a token uses more experts than there are", c->n_expert_used, err);

@@ -49,11 +49,11 @@ static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb
     /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
     bool same_delta = !expert || w.step % BLOCK == 0;
     if (claim->transform && !claim->file) {
-        w.arrival = FB_ARRIVE_TRANSFORM;
+        w.arrival = FB_UNPACK_REPACK;
     } else {
-        w.arrival = same_delta ? FB_ARRIVE_DIRECT : FB_ARRIVE_COPY;
+        w.arrival = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
     }
-    if (w.arrival == FB_ARRIVE_DIRECT) {
+    if (w.arrival == FB_UNPACK_DIRECT) {
         w.delta = w.offset % BLOCK;
         w.stride = fb_round_up(w.delta + w.file_bytes, BLOCK);
     } else {
@@ -123,7 +123,7 @@ struct fb_weights *fb_weights_new(
     return ws;
 }
 
-/* Layers from this number on only predict further tokens ahead; llama.cpp does not load them. */
+/* Layers from this number on only estimate further tokens ahead; llama.cpp does not load them. */
 static int generating_layers(const struct fb_catalog *catalog)
 {
     uint64_t ahead =
@@ -167,7 +167,7 @@ uint64_t fb_weights_shared_stride(const struct fb_weights *weights, int part)
         const struct fb_weight *w = &weights->weights[i];
         if (w->group >= 0 && w->part == part) {
             widest = fb_max(widest, w->stride);
-            direct |= w->arrival == FB_ARRIVE_DIRECT;
+            direct |= w->arrival == FB_UNPACK_DIRECT;
         }
     }
     return direct ? fb_round_up(widest, BLOCK) : widest;

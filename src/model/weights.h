@@ -20,10 +20,10 @@
 #define FB_CLAIM_MIN_BYTES 4096 /* smaller matrices are not worth a place; llama.cpp keeps them */
 
 /* How a unit gets from the file's bytes to the form that is computed with. */
-enum fb_arrival_kind {
-    FB_ARRIVE_DIRECT,    /* read straight into place */
-    FB_ARRIVE_COPY,      /* read next to it and copied: the file's alignment differs per expert */
-    FB_ARRIVE_TRANSFORM, /* read next to it and repacked into the layout the CPU computes with */
+enum fb_unpack_kind {
+    FB_UNPACK_DIRECT, /* read straight into place */
+    FB_UNPACK_COPY,   /* read next to it and copied: the file's alignment differs per expert */
+    FB_UNPACK_REPACK, /* read next to it and repacked into the layout the CPU computes with */
 };
 
 /* What the caller claims for Forebay: one tensor, and how one unit of it is kept. */
@@ -46,7 +46,7 @@ struct fb_weight {
     uint64_t file_bytes;   /* of one unit, in the file */
     uint64_t unit_bytes;
     bool transformed; /* what is computed with is not as in the model */
-    enum fb_arrival_kind arrival;
+    enum fb_unpack_kind arrival;
     uint64_t stride; /* memory one unit takes, from one slot to the next */
     uint64_t delta;  /* where in it the unit's first byte is */
 };

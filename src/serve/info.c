@@ -241,7 +241,7 @@ void fb_answer_metrics(struct fb_request *r)
             m->demand_stall_s},
         {"prefetch_stall_seconds_total", "counter", "Waiting for reads ahead of need.",
             m->prefetch_stall_s},
-        {"arrive_seconds_total", "counter", "Putting what was read into place.", m->arrive_s},
+        {"unpack_seconds_total", "counter", "Putting what was read into place.", m->unpack_s},
         {"scheduler_seconds_total", "counter", "All else: deciding, foreseeing.", m->scheduler_s},
         {"disk_utilisation_ratio", "gauge", "U: bytes read while decoding / what the disk can do.",
             m->disk_utilisation},

@@ -1,4 +1,4 @@
-/* internal.h - the inside of a service: queue (service.c), sequences (slots.c), passes (passes.c). */
+/* internal.h - the inside of a service: queue (service.c), sequences (kv_reuse.c), passes (passes.c). */
 #ifndef FB_SERVE_INTERNAL_H
 #define FB_SERVE_INTERNAL_H
 
@@ -50,7 +50,7 @@ struct fb_service {
     uint64_t idle_ns;        /* since when nothing is active; 0: something is */
 };
 
-/* --- slots.c: a job gets a sequence that begins as its prompt does ----------------------------- */
+/* --- kv_reuse.c: a job gets a sequence that begins as its prompt does ----------------------------- */
 
 /* How much of the job's prompt is, or is about to be, in the cache. True if it should wait: an
  * active job is computing what they have in common. */
@@ -69,6 +69,6 @@ bool fb_slots_save_one(struct fb_service *service);
 /* --- passes.c ---------------------------------------------------------------------------------- */
 
 /* One pass for all active jobs. False if there was nothing to do. */
-bool fb_pass(struct fb_service *service);
+bool fb_service_pass(struct fb_service *service);
 
 #endif

@@ -231,7 +231,7 @@ static void account(struct fb_service *s, size_t n, bool has_prompt, size_t gene
     pthread_mutex_unlock(&s->lock);
 }
 
-bool fb_pass(struct fb_service *s)
+bool fb_service_pass(struct fb_service *s)
 {
     bool has_prompt;
     struct forebay_error err;

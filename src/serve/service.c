@@ -151,7 +151,7 @@ static void *work(void *arg)
     for (;;) {
         drop_unwanted(s);
         admit(s);
-        if (fb_pass(s)) {
+        if (fb_service_pass(s)) {
             s->idle_ns = 0;
             update_idle_stats(s);
             continue;

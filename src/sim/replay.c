@@ -25,7 +25,7 @@ struct replay {
     int *uses;   /* tokens that need each of them */
     int n_needed;
     int *routes; /* [tokens][top_k] experts of the step's tokens */
-    struct fb_pass pass;
+    struct fb_lease pass;
 
     struct fb_expert_use *expected; /* by a step; [weights] */
 };
@@ -100,9 +100,9 @@ static enum forebay_status take_dense(struct replay *r, int layer, struct foreba
             break;
         }
         const void *bytes; /* never touched */
-        status = fb_stream_dense(r->stream, weight, &bytes, err);
+        status = fb_stream_dense_acquire(r->stream, weight, &bytes, err);
         if (!status) {
-            fb_stream_dense_done(r->stream);
+            fb_stream_dense_release(r->stream);
         }
     }
     return status;
@@ -161,7 +161,7 @@ static void foresee(struct replay *r, const struct step *step, int group)
     int n_groups = r->weights->n_groups;
     for (int g = group + 1; step->n == 1 && g < n_groups && g - group <= r->lookahead; g++) {
         int tokens = list_routes(r, step, g);
-        fb_stream_foresee(r->stream, g, r->routes, tokens * r->trace->top_k);
+        fb_stream_prefetch(r->stream, g, r->routes, tokens * r->trace->top_k);
     }
 }
 
@@ -183,7 +183,7 @@ static enum forebay_status compute_parts(
         left[i] = part_ns - done;
     }
     for (int i = 0; i < n && !status; i++) {
-        status = fb_stream_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
+        status = fb_stream_lease_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
         compute(r, left[i]);
     }
     return status;
@@ -194,14 +194,15 @@ static enum forebay_status together(
 {
     const struct fb_group *g = &r->weights->groups[group];
     int down = g->n_parts > 1; /* the last part needs what the others made */
-    fb_stream_begin(r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, fb_group_parts(g));
+    fb_stream_lease_begin(
+        r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, fb_group_parts(g));
     foresee(r, step, group);
     enum forebay_status status =
         compute_parts(r, group, 0, g->n_parts - down, ns / g->n_parts, err);
     if (!status) {
         status = compute_parts(r, group, g->n_parts - down, down, ns / g->n_parts, err);
     }
-    fb_stream_end(r->stream, &r->pass);
+    fb_stream_lease_end(r->stream, &r->pass);
     return status;
 }
 
@@ -239,7 +240,7 @@ static enum forebay_status experts(
 }
 
 /* Announces the expert matrices of a step in the order of their use. */
-static void expect_experts(struct replay *r, const struct step *step)
+static void schedule_experts(struct replay *r, const struct step *step)
 {
     int n = 0;
     for (int g = 0; g < r->weights->n_groups; g++) {
@@ -249,7 +250,7 @@ static void expect_experts(struct replay *r, const struct step *step)
                 r->weights->groups[g].weight[part_at(r, g, i)], tokens, r->trace->top_k};
         }
     }
-    fb_stream_expect_experts(r->stream, r->expected, n);
+    fb_stream_schedule_experts(r->stream, r->expected, n);
 }
 
 /* --- Steps -------------------------------------------------------------------------------- */
@@ -292,8 +293,8 @@ static enum forebay_status run_step(
     uint64_t begin_ns = r->disk->now_ns;
     enum forebay_status status = FOREBAY_OK;
     fb_stream_stats(r->stream, &before);
-    fb_stream_expect(r->stream, r->dense, r->n_dense);
-    expect_experts(r, step);
+    fb_stream_schedule_dense(r->stream, r->dense, r->n_dense);
+    schedule_experts(r, step);
     r->next_dense = 0;
     for (int g = 0; g < r->weights->n_groups && !status; g++) {
         status = layer(r, step, g, f, err);
@@ -348,7 +349,7 @@ enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weig
                                                                           : &out->decode;
         status = run_step(&r, &step, f, err);
     }
-    fb_pass_release(&r.pass);
+    fb_lease_clear(&r.pass);
     free(r.seen);
     free(r.needed);
     free(r.uses);

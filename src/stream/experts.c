@@ -94,7 +94,7 @@ static bool make_staging(struct fb_experts *x, uint64_t bytes)
 {
     const struct fb_weights *ws = x->weights;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_ARRIVE_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
             x->stage_size = fb_max(x->stage_size, fb_weight_envelope(ws, i));
             x->stage_size = fb_max(x->stage_size, fb_round_up(ws->weights[i].stride, FB_IO_ALIGN));
         }
@@ -117,7 +117,7 @@ static bool make_staging(struct fb_experts *x, uint64_t bytes)
     return true;
 }
 
-enum forebay_status fb_experts_new(struct fb_arriver *arriver,
+enum forebay_status fb_experts_new(struct fb_unpacker *unpacker,
     const struct fb_stream_config *config, struct fb_experts **out, struct forebay_error *err)
 {
     const char *name =
@@ -128,9 +128,9 @@ enum forebay_status fb_experts_new(struct fb_arriver *arriver,
             err, FOREBAY_E_USAGE, fb_cache_policy_names(), "unknown cache policy '%s'", name);
     }
     struct fb_experts *x = fb_xcalloc(1, sizeof *x);
-    x->arriver = arriver;
-    x->io = arriver->io;
-    x->weights = arriver->weights;
+    x->unpacker = unpacker;
+    x->io = unpacker->io;
+    x->weights = unpacker->weights;
     for (int i = 0; i < MAX_LOADS; i++) {
         x->order[i] = i;
     }
@@ -180,7 +180,7 @@ void fb_experts_free(struct fb_experts *x)
     free(x);
 }
 
-void fb_experts_take_memory(struct fb_experts *x)
+void fb_experts_touch_memory(struct fb_experts *x)
 {
     if (fb_io_is_virtual(x->io)) {
         return;
@@ -237,7 +237,7 @@ struct fb_experts_cache fb_experts_cache(const struct fb_experts *x, int group)
 void fb_experts_hold(struct fb_experts *x, int group)
 {
     x->pools[x->pool_of[group]].n_passes++;
-    fb_ahead_cancel(x, group);
+    fb_prefetch_cancel(x, group);
     fb_loads_collect(x);
     while (fb_loads_settle(x, -1) > 0) {
     }
@@ -248,7 +248,7 @@ void fb_experts_release(struct fb_experts *x, int group)
     x->pools[x->pool_of[group]].n_passes--;
 }
 
-int fb_experts_take(struct fb_experts *x, int group, int expert, bool *ahead)
+int fb_experts_claim(struct fb_experts *x, int group, int expert, bool *ahead)
 {
     uint32_t all = fb_group_parts(&x->weights->groups[group]);
     *ahead = false;
@@ -256,7 +256,7 @@ int fb_experts_take(struct fb_experts *x, int group, int expert, bool *ahead)
         return -1;
     }
     int slot = fb_cache_find(x->cache, x->pool_of[group], x->first_id[group] + expert);
-    *ahead = fb_ahead_take(x, group, slot, all);
+    *ahead = fb_prefetch_claim(x, group, slot, all);
     return slot;
 }
 
@@ -374,7 +374,7 @@ void fb_experts_stats(const struct fb_experts *x, struct fb_stream_stats *out)
     out->prefetch_bytes += x->stats.prefetch_bytes;
     out->prefetch_used_bytes += x->stats.prefetch_used_bytes;
     out->expert_bytes = x->stats.demand_bytes + x->stats.prefetch_used_bytes;
-    out->foreseen_bytes = x->stats.prefetch_used_bytes;
+    out->lookahead_bytes = x->stats.prefetch_used_bytes;
     out->expert_requests += x->stats.expert_requests;
     out->expert_hits += x->stats.expert_hits;
     out->stall_ns += x->stats.stall_ns;

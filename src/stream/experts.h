@@ -11,32 +11,32 @@
  *                                   \-> ARRIVED --arrive callback--> in place
  *
  * A load pins its slot until it is in place or has failed (S2).
- * The work is done by loads.c, ahead.c and passes.c (experts_internal.h).
+ * The work is done by loads.c, prefetch.c and leases.c (experts_internal.h).
  */
 #ifndef FB_STREAM_EXPERTS_H
 #define FB_STREAM_EXPERTS_H
 
-#include "stream/arrival.h"
+#include "stream/unpack.h"
 
 struct fb_experts;
 
-enum forebay_status fb_experts_new(struct fb_arriver *arriver,
+enum forebay_status fb_experts_new(struct fb_unpacker *unpacker,
     const struct fb_stream_config *config, struct fb_experts **out, struct forebay_error *err);
 void fb_experts_free(struct fb_experts *x);
 
 /* Takes the memory for the slots, so that no page is zeroed while generating: begins with it, and
  * returns when all is there. False when `progress` said to stop. */
-void fb_experts_take_memory(struct fb_experts *x);
+void fb_experts_touch_memory(struct fb_experts *x);
 bool fb_experts_wait_memory(struct fb_experts *x, forebay_progress progress, void *user);
 
-int fb_experts_pass_limit(const struct fb_experts *x, int group);
-void fb_experts_begin(struct fb_experts *x, struct fb_pass *pass, int group, const int *experts,
+int fb_experts_lease_limit(const struct fb_experts *x, int group);
+void fb_experts_begin(struct fb_experts *x, struct fb_lease *pass, int group, const int *experts,
     const int *uses, int n, uint32_t parts);
-void fb_experts_foresee(struct fb_experts *x, int group, const int *experts, int n);
-bool fb_experts_ready(struct fb_experts *x, const struct fb_pass *pass, int part);
+void fb_experts_prefetch(struct fb_experts *x, int group, const int *experts, int n);
+bool fb_experts_ready(struct fb_experts *x, const struct fb_lease *pass, int part);
 enum forebay_status fb_experts_wait(
-    struct fb_experts *x, struct fb_pass *pass, int part, struct forebay_error *err);
-void fb_experts_end(struct fb_experts *x, struct fb_pass *pass);
+    struct fb_experts *x, struct fb_lease *pass, int part, struct forebay_error *err);
+void fb_experts_end(struct fb_experts *x, struct fb_lease *pass);
 void *fb_experts_slots(const struct fb_experts *x, int weight, uint64_t *stride, int *n_slots);
 bool fb_experts_has(const struct fb_experts *x, int group, int expert, uint32_t parts);
 
@@ -69,7 +69,7 @@ void fb_experts_hold(struct fb_experts *x, int group);
 void fb_experts_release(struct fb_experts *x, int group);
 
 /* The slot that has all parts of the expert, which is now used, or -1. *ahead: it was foreseen. */
-int fb_experts_take(struct fb_experts *x, int group, int expert, bool *ahead);
+int fb_experts_claim(struct fb_experts *x, int group, int expert, bool *ahead);
 
 /* An empty slot that is the expert's from now on; -1: all are pinned. */
 int fb_experts_acquire(struct fb_experts *x, int group, int expert);

@@ -3,8 +3,8 @@
  *
  *      experts.c   pools, staging buffers, and how much memory the slots have
  *      loads.c     reads in flight, from a slot that misses a part to the part in place
- *      ahead.c     what is foreseen for passes to come
- *      passes.c    passes
+ *      prefetch.c     what is foreseen for passes to come
+ *      leases.c    passes
  */
 #ifndef FB_STREAM_EXPERTS_INTERNAL_H
 #define FB_STREAM_EXPERTS_INTERNAL_H
@@ -32,7 +32,7 @@ struct ahead {
 };
 
 struct fb_experts {
-    struct fb_arriver *arriver;
+    struct fb_unpacker *unpacker;
     struct fb_io_engine *io;
     const struct fb_weights *weights;
 
@@ -45,7 +45,7 @@ struct fb_experts {
     struct load loads[MAX_LOADS];
     int order[MAX_LOADS]; /* of them: the n_open open ones, oldest first, then the free */
     int n_open;
-    struct fb_pass *passes[MAX_PASSES]; /* the n_passes open ones, oldest first */
+    struct fb_lease *passes[MAX_PASSES]; /* the n_passes open ones, oldest first */
     int n_passes;
     uint64_t most_bytes; /* of slots, as planned */
     char *staging;
@@ -86,18 +86,18 @@ void fb_loads_block(struct fb_experts *x, bool ahead);
 void fb_loads_drain(struct fb_experts *x);
 
 /* Takes back what nobody has asked for yet and can still be cancelled. */
-void fb_loads_cancel_ahead(struct fb_experts *x, int pool);
+void fb_loads_cancel_prefetch(struct fb_experts *x, int pool);
 
 /* --- Ahead of need ------------------------------------------------------------------------- */
 
 /* Issues reads of what is foreseen, as far as there is room, the layers after `group` first. */
-void fb_ahead_pump(struct fb_experts *x, int group);
+void fb_prefetch_pump(struct fb_experts *x, int group);
 
 /* An expert of a pass that begins is in the slot, or on its way there. Returns whether it is there
  * because it was foreseen for this pass. */
-bool fb_ahead_take(struct fb_experts *x, int group, int slot, uint32_t parts);
+bool fb_prefetch_claim(struct fb_experts *x, int group, int slot, uint32_t parts);
 
 /* The group's pass has begun: reads for it that it turned out not to need are not made any more. */
-void fb_ahead_cancel(struct fb_experts *x, int group);
+void fb_prefetch_cancel(struct fb_experts *x, int group);
 
 #endif

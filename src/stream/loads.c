@@ -70,7 +70,7 @@ static struct load *open_load(struct fb_experts *x, int weight, enum fb_io_prior
     if (x->n_open >= MAX_LOADS / share) {
         return NULL;
     }
-    if (x->weights->weights[weight].arrival != FB_ARRIVE_DIRECT) {
+    if (x->weights->weights[weight].arrival != FB_UNPACK_DIRECT) {
         for (stage = 0; stage < x->n_stages / share && x->stage_busy[stage]; stage++) {
         }
         if (stage == x->n_stages / share) {
@@ -119,7 +119,7 @@ bool fb_loads_issue(
 static bool is_good(struct fb_experts *x, const struct load *load)
 {
     struct forebay_error error;
-    if (fb_arriver_judge(x->arriver, &load->request, load->weight, load->expert, &error) ==
+    if (fb_unpacker_verify(x->unpacker, &load->request, load->weight, load->expert, &error) ==
         FOREBAY_OK) {
         return true;
     }
@@ -149,7 +149,7 @@ void fb_loads_collect(struct fb_experts *x)
 
 int fb_loads_settle(struct fb_experts *x, int part)
 {
-    struct fb_arrival arrivals[MAX_ARRIVALS];
+    struct fb_unpack arrivals[MAX_ARRIVALS];
     int settled[MAX_ARRIVALS];
     int n = 0;
     for (int k = 0; k < x->n_open && n < MAX_ARRIVALS; k++) {
@@ -165,7 +165,7 @@ int fb_loads_settle(struct fb_experts *x, int part)
     if (n == 0) {
         return 0;
     }
-    fb_arriver_put(x->arriver, arrivals, n);
+    fb_unpacker_run(x->unpacker, arrivals, n);
     for (int i = n - 1; i >= 0; i--) { /* backwards: closing moves the later ones */
         in_place(x, settled[i]);
     }
@@ -192,7 +192,7 @@ void fb_loads_drain(struct fb_experts *x)
     }
 }
 
-void fb_loads_cancel_ahead(struct fb_experts *x, int pool)
+void fb_loads_cancel_prefetch(struct fb_experts *x, int pool)
 {
     for (int k = x->n_open - 1; k >= 0; k--) {
         struct load *load = &x->loads[x->order[k]];

@@ -23,14 +23,14 @@ struct place {
 
 /* Opens a pass over the next experts: as many of a group as a pass takes. */
 static void begin(struct fb_stream *stream, const struct fb_weights *weights, struct place *next,
-    struct fb_pass *pass)
+    struct fb_lease *pass)
 {
     const struct fb_group *group = &weights->groups[next->group];
     int experts[PASS_MOST], n = 0;
     for (; n < PASS_MOST && next->first + n < group->n_expert; n++) {
         experts[n] = next->first + n;
     }
-    fb_stream_begin(stream, pass, next->group, experts, NULL, n, fb_group_parts(group));
+    fb_stream_lease_begin(stream, pass, next->group, experts, NULL, n, fb_group_parts(group));
     next->first += n;
     if (next->first == group->n_expert) {
         *next = (struct place){next->group + 1, 0};
@@ -38,22 +38,22 @@ static void begin(struct fb_stream *stream, const struct fb_weights *weights, st
 }
 
 static enum forebay_status finish(struct fb_stream *stream, const struct fb_weights *weights,
-    struct fb_pass *pass, struct forebay_error *err)
+    struct fb_lease *pass, struct forebay_error *err)
 {
     enum forebay_status status = FOREBAY_OK;
     for (int part = 0; part < weights->groups[pass->group].n_parts && status == FOREBAY_OK;
          part++) {
-        status = fb_stream_wait(stream, pass, part, err);
+        status = fb_stream_lease_wait(stream, pass, part, err);
     }
-    fb_stream_end(stream, pass);
+    fb_stream_lease_end(stream, pass);
     return status;
 }
 
 enum forebay_status fb_preload(struct fb_stream *stream, const struct fb_weights *weights,
     forebay_progress progress, void *progress_user, struct forebay_error *err)
 {
-    struct fb_pass passes[2] = {{.group = -1}, {.group = -1}};
-    struct fb_pass *older = &passes[0], *newer = &passes[1]; /* waited for; keeps the disk busy */
+    struct fb_lease passes[2] = {{.group = -1}, {.group = -1}};
+    struct fb_lease *older = &passes[0], *newer = &passes[1]; /* waited for; keeps the disk busy */
     struct place next = {0, 0};
     enum forebay_status status = FOREBAY_OK;
     int n_groups = room_for_all(stream, weights) ? weights->n_groups : 0;
@@ -64,7 +64,7 @@ enum forebay_status fb_preload(struct fb_stream *stream, const struct fb_weights
         if (older->group >= 0) {
             status = finish(stream, weights, older, err);
         }
-        struct fb_pass *free_one = older;
+        struct fb_lease *free_one = older;
         older = newer;
         newer = free_one;
         int done = older->group >= 0 ? older->group : n_groups;
@@ -74,9 +74,9 @@ enum forebay_status fb_preload(struct fb_stream *stream, const struct fb_weights
         }
     } while (status == FOREBAY_OK && older->group >= 0);
     if (older->group >= 0) {
-        fb_stream_end(stream, older);
+        fb_stream_lease_end(stream, older);
     }
-    fb_pass_release(older);
-    fb_pass_release(newer);
+    fb_lease_clear(older);
+    fb_lease_clear(newer);
     return status;
 }

@@ -17,7 +17,7 @@ struct entry {
 };
 
 struct fb_ring {
-    struct fb_arriver *arriver;
+    struct fb_unpacker *unpacker;
     struct fb_io_engine *io;
     const struct fb_weights *weights;
     char *memory;
@@ -31,19 +31,19 @@ struct fb_ring {
     struct fb_ring_stats stats;
 };
 
-struct fb_ring *fb_ring_new(struct fb_arriver *arriver, uint64_t bytes, bool populate)
+struct fb_ring *fb_ring_new(struct fb_unpacker *unpacker, uint64_t bytes, bool populate)
 {
-    const struct fb_weights *weights = arriver->weights;
+    const struct fb_weights *weights = unpacker->weights;
     void *memory = fb_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
     }
-    if (populate && !fb_io_is_virtual(arriver->io)) {
+    if (populate && !fb_io_is_virtual(unpacker->io)) {
         fb_vm_populate(memory, bytes);
     }
     struct fb_ring *ring = fb_xcalloc(1, sizeof *ring);
-    ring->arriver = arriver;
-    ring->io = arriver->io;
+    ring->unpacker = unpacker;
+    ring->io = unpacker->io;
     ring->weights = weights;
     ring->memory = memory;
     ring->bytes = bytes;
@@ -130,7 +130,7 @@ void fb_ring_pump(struct fb_ring *ring)
     }
 }
 
-void fb_ring_expect(struct fb_ring *ring, const int *weights, int n)
+void fb_ring_schedule(struct fb_ring *ring, const int *weights, int n)
 {
     for (int i = 0; i < n; i++) {
         if (ring->last_expected >= 0) {
@@ -165,7 +165,7 @@ static enum forebay_status finish(struct fb_ring *ring, struct entry *e, struct 
         ring->stats.stall_ns += waited;
         ring->stats.prefetch_stall_ns += e->demand ? 0 : waited;
     }
-    return fb_arriver_judge(ring->arriver, &e->request, e->weight, 0, err);
+    return fb_unpacker_verify(ring->unpacker, &e->request, e->weight, 0, err);
 }
 
 enum forebay_status fb_ring_take(

@@ -8,23 +8,23 @@
  *        release            take                          pump
  *      ... freed | [ head: in use ][ read ][ being read ][ being read ] free ... |
  *
- * The order is learned: `ring_expect` says which weight follows which. A weight that is not the
+ * The order is learned: `ring_schedule` says which weight follows which. A weight that is not the
  * next one after all drops what was read ahead in vain; that costs time, never correctness.
  */
 #ifndef FB_STREAM_RING_H
 #define FB_STREAM_RING_H
 
-#include "stream/arrival.h"
+#include "stream/unpack.h"
 
 struct fb_ring;
 
 /* `bytes` is at least the largest envelope (fb_weight_envelope) of any weight that will be taken.
  * Takes the memory now if `populate`, else as it is used. NULL if the address space is refused. */
-struct fb_ring *fb_ring_new(struct fb_arriver *arriver, uint64_t bytes, bool populate);
+struct fb_ring *fb_ring_new(struct fb_unpacker *unpacker, uint64_t bytes, bool populate);
 void fb_ring_free(struct fb_ring *ring); /* waits for what is in flight */
 
 /* The weights will be taken in this order, after those expected before. */
-void fb_ring_expect(struct fb_ring *ring, const int *weights, int n);
+void fb_ring_schedule(struct fb_ring *ring, const int *weights, int n);
 
 /* Blocks until the weight has been read, and judged; *raw are the file's bytes, valid until release.
  * At most one weight is taken at a time. */

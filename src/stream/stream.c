@@ -6,8 +6,8 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
-#include "stream/arrival.h"
-#include "stream/batch.h"
+#include "stream/unpack.h"
+#include "stream/sets.h"
 #include "stream/elastic.h"
 #include "stream/experts.h"
 #include "stream/preload.h"
@@ -20,7 +20,7 @@
 struct fb_stream {
     const struct fb_weights *weights;
     struct fb_io_engine *io;
-    struct fb_arriver arriver;
+    struct fb_unpacker unpacker;
 
     /* Dense weights that are kept, one after another; place[w] is UINT64_MAX for the others. Of
      * them, `elastic` knows which are in memory now. */
@@ -68,7 +68,7 @@ static void lay_out(struct fb_stream *s, const bool *resident)
         if (resident[i]) {
             s->place[i] = s->resident_bytes;
             s->resident_bytes += w->stride;
-        } else if (w->arrival != FB_ARRIVE_DIRECT) {
+        } else if (w->arrival != FB_UNPACK_DIRECT) {
             s->scratch_bytes = fb_max(s->scratch_bytes, w->stride);
         }
     }
@@ -90,15 +90,15 @@ static bool is_absent(void *user, int group, int expert)
 static bool make_batch(struct fb_stream *s, uint64_t bytes)
 {
     if (bytes > 0) {
-        s->transit = fb_transit_new(&s->arriver, bytes, is_absent, s);
-        s->batch = s->transit ? fb_batch_new(&s->arriver, s->experts, s->transit) : NULL;
+        s->transit = fb_transit_new(&s->unpacker, bytes, is_absent, s);
+        s->batch = s->transit ? fb_batch_new(&s->unpacker, s->experts, s->transit) : NULL;
         return s->batch != NULL;
     }
     return true;
 }
 
 enum forebay_status fb_stream_new(const struct fb_weights *weights,
-    const struct fb_stream_config *config, fb_arrive_fn arrive, void *user, struct fb_stream **out,
+    const struct fb_stream_config *config, fb_unpack_fn arrive, void *user, struct fb_stream **out,
     struct forebay_error *err)
 {
     struct fb_stream *s = fb_xcalloc(1, sizeof *s);
@@ -114,7 +114,7 @@ enum forebay_status fb_stream_new(const struct fb_weights *weights,
         fb_stream_free(s);
         return status;
     }
-    s->arriver = (struct fb_arriver){s->io, weights, arrive, config->check, user, 0};
+    s->unpacker = (struct fb_unpacker){s->io, weights, arrive, config->check, user, 0};
     if (s->resident_bytes > 0 && !(s->resident = fb_vm_reserve(s->resident_bytes, true))) {
         return no_memory(s, "resident weights", err);
     }
@@ -124,7 +124,7 @@ enum forebay_status fb_stream_new(const struct fb_weights *weights,
     s->ring_bytes = config->ring_bytes;
     s->preload = config->preload;
     if (weights->n_groups > 0) {
-        status = fb_experts_new(&s->arriver, config, &s->experts, err);
+        status = fb_experts_new(&s->unpacker, config, &s->experts, err);
         if (status != FOREBAY_OK) {
             fb_stream_free(s);
             return status;
@@ -172,10 +172,10 @@ static void note_held(struct fb_stream *s)
 }
 
 /* Puts one dense unit into place. */
-static void arrive_one(struct fb_stream *s, int weight, const void *raw, void *dest)
+static void unpack_one(struct fb_stream *s, int weight, const void *raw, void *dest)
 {
-    struct fb_arrival arrival = {.weight = weight, .raw = raw, .dest = dest};
-    fb_arriver_put(&s->arriver, &arrival, 1);
+    struct fb_unpack arrival = {.weight = weight, .raw = raw, .dest = dest};
+    fb_unpacker_run(&s->unpacker, &arrival, 1);
 }
 
 /* --- Loading what is kept ------------------------------------------------------------------ */
@@ -211,7 +211,7 @@ static int *kept_weights(
 static enum forebay_status load_through(struct fb_stream *s, struct fb_ring *ring, const int *order,
     int n, struct load_progress *progress, struct forebay_error *err)
 {
-    fb_ring_expect(ring, order, n);
+    fb_ring_schedule(ring, order, n);
     for (int i = 0; i < n; i++) {
         const struct fb_weight *w = &s->weights->weights[order[i]];
         const void *raw;
@@ -219,7 +219,7 @@ static enum forebay_status load_through(struct fb_stream *s, struct fb_ring *rin
         if (status != FOREBAY_OK) {
             return status;
         }
-        arrive_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
+        unpack_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
         fb_ring_release(ring);
         progress->done += w->stride;
         if (progress->report && !progress->report("reading resident weights", progress->done,
@@ -241,7 +241,7 @@ static enum forebay_status load_aside(struct fb_stream *s, uint64_t min, uint64_
     enum forebay_status status = FOREBAY_OK;
     if (n > 0) {
         struct fb_ring *aside =
-            fb_ring_new(&s->arriver, fb_max(largest, fb_min(3 * largest, s->slot_bytes)), true);
+            fb_ring_new(&s->unpacker, fb_max(largest, fb_min(3 * largest, s->slot_bytes)), true);
         status = aside ? load_through(s, aside, order, n, progress, err)
                        : fb_fail(err, FOREBAY_E_NOMEM, "Lower --mem.", "no address space to load");
         fb_ring_free(aside);
@@ -258,7 +258,7 @@ static enum forebay_status load_rest(
     if (bytes == 0) {
         return FOREBAY_OK;
     }
-    s->ring = fb_ring_new(&s->arriver, bytes, s->ring_bytes > 0);
+    s->ring = fb_ring_new(&s->unpacker, bytes, s->ring_bytes > 0);
     if (!s->ring) {
         return fb_fail(err, FOREBAY_E_NOMEM, "Lower --mem.", "no address space for the ring");
     }
@@ -277,7 +277,7 @@ enum forebay_status fb_stream_load(
     /* What is larger than the ring comes first, while ring and slots have no memory yet (S4). */
     enum forebay_status status = load_aside(s, s->ring_bytes, UINT64_MAX, &p, err);
     if (status == FOREBAY_OK && s->experts) {
-        fb_experts_take_memory(s->experts);
+        fb_experts_touch_memory(s->experts);
     }
     if (status == FOREBAY_OK) {
         status = load_rest(s, &p, err);
@@ -323,7 +323,7 @@ int fb_stream_n_slots(const struct fb_stream *s)
     return s->experts ? fb_experts_n_slots(s->experts) : 0;
 }
 
-uint64_t fb_stream_kept_bytes(const struct fb_stream *s)
+uint64_t fb_stream_resident_bytes(const struct fb_stream *s)
 {
     return s->resident_bytes - s->elastic.most_bytes + s->elastic.kept_bytes;
 }
@@ -401,14 +401,14 @@ void *fb_stream_resident(const struct fb_stream *s, int weight)
     return s->resident + s->place[weight] + s->weights->weights[weight].delta;
 }
 
-void fb_stream_expect(struct fb_stream *s, const int *weights, int n)
+void fb_stream_schedule_dense(struct fb_stream *s, const int *weights, int n)
 {
     if (s->ring) {
-        fb_ring_expect(s->ring, weights, n);
+        fb_ring_schedule(s->ring, weights, n);
     }
 }
 
-enum forebay_status fb_stream_dense(
+enum forebay_status fb_stream_dense_acquire(
     struct fb_stream *s, int weight, const void **out, struct forebay_error *err)
 {
     FB_ASSERT(s->ring && s->weights->weights[weight].group < 0);
@@ -417,15 +417,15 @@ enum forebay_status fb_stream_dense(
     if (status != FOREBAY_OK) {
         return status;
     }
-    s->in_ring = s->weights->weights[weight].arrival == FB_ARRIVE_DIRECT;
+    s->in_ring = s->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
     if (fb_elastic_restore(&s->elastic, weight)) { /* there is room for it again */
         s->in_ring = false;
-        arrive_one(s, weight, raw, fb_stream_resident(s, weight));
+        unpack_one(s, weight, raw, fb_stream_resident(s, weight));
         fb_ring_release(s->ring);
         raw = fb_stream_resident(s, weight);
         note_held(s);
     } else if (!s->in_ring) {
-        arrive_one(s, weight, raw, s->scratch);
+        unpack_one(s, weight, raw, s->scratch);
         fb_ring_release(s->ring); /* its room is for the next reads, while this one is used */
         raw = s->scratch;
     }
@@ -433,7 +433,7 @@ enum forebay_status fb_stream_dense(
     return FOREBAY_OK;
 }
 
-void fb_stream_dense_done(struct fb_stream *s)
+void fb_stream_dense_release(struct fb_stream *s)
 {
     if (s->in_ring) {
         fb_ring_release(s->ring);
@@ -442,35 +442,35 @@ void fb_stream_dense_done(struct fb_stream *s)
 
 /* --- Experts ------------------------------------------------------------------------------- */
 
-int fb_stream_pass_limit(const struct fb_stream *s, int group)
+int fb_stream_lease_limit(const struct fb_stream *s, int group)
 {
-    return fb_experts_pass_limit(s->experts, group);
+    return fb_experts_lease_limit(s->experts, group);
 }
 
-void fb_stream_begin(struct fb_stream *s, struct fb_pass *pass, int group, const int *experts,
-    const int *uses, int n, uint32_t parts)
+void fb_stream_lease_begin(struct fb_stream *s, struct fb_lease *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts)
 {
     fb_experts_begin(s->experts, pass, group, experts, uses, n, parts);
 }
 
-void fb_stream_foresee(struct fb_stream *s, int group, const int *experts, int n)
+void fb_stream_prefetch(struct fb_stream *s, int group, const int *experts, int n)
 {
-    fb_experts_foresee(s->experts, group, experts, n);
+    fb_experts_prefetch(s->experts, group, experts, n);
 }
 
-bool fb_stream_ready(struct fb_stream *s, const struct fb_pass *pass, int part)
+bool fb_stream_lease_ready(struct fb_stream *s, const struct fb_lease *pass, int part)
 {
     return fb_experts_ready(s->experts, pass, part);
 }
 
-enum forebay_status fb_stream_wait(
-    struct fb_stream *s, struct fb_pass *pass, int part, struct forebay_error *err)
+enum forebay_status fb_stream_lease_wait(
+    struct fb_stream *s, struct fb_lease *pass, int part, struct forebay_error *err)
 {
     fb_stream_adapt(s, false);
     return fb_experts_wait(s->experts, pass, part, err);
 }
 
-void fb_stream_end(struct fb_stream *s, struct fb_pass *pass)
+void fb_stream_lease_end(struct fb_stream *s, struct fb_lease *pass)
 {
     fb_experts_end(s->experts, pass);
 }
@@ -489,7 +489,7 @@ bool fb_stream_wants_sets(
     const struct fb_stream *s, int group, const int *experts, int n, int tokens)
 {
     const struct fb_group *g = &s->weights->groups[group];
-    if (n > fb_experts_pass_limit(s->experts, group)) {
+    if (n > fb_experts_lease_limit(s->experts, group)) {
         return true;
     }
     if (!s->batch || tokens < SET_TOKENS) {
@@ -503,10 +503,10 @@ bool fb_stream_wants_sets(
     return false;
 }
 
-void fb_stream_expect_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
+void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
 {
     if (s->transit) {
-        fb_transit_expect(s->transit, uses, n);
+        fb_transit_schedule(s->transit, uses, n);
     }
 }
 
@@ -559,7 +559,7 @@ void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out)
         out->prefetch_stall_ns += transit->prefetch_stall_ns;
         out->memory_bytes += fb_transit_bytes(s->transit);
     }
-    out->arrive_ns = s->arriver.spent_ns;
+    out->unpack_ns = s->unpacker.spent_ns;
     out->shrinks = atomic_load(&s->shrinks);
     out->grows = atomic_load(&s->grows);
     out->memory_bytes += s->resident_bytes + s->ring_bytes;

@@ -16,7 +16,7 @@
  *      is in place ---> ... compute ... ---> end: unpinned
  *
  * Two passes may be open at once (the next one reads while this one is computed with) as long as
- * their experts together fit into the pool: see fb_stream_pass_limit.
+ * their experts together fit into the pool: see fb_stream_lease_limit.
  *
  * Invariants (cited by the tests):
  *   S1  A pointer or slot handed out by dense or wait holds exactly the file's bytes (arrived),
@@ -36,7 +36,7 @@
 
 /* Called for each unit that is read in place, before it is used: `failed` says why its read failed, or
  * is NULL. May put the unit's bytes right; if it returns FOREBAY_OK, they are. `user` is that of
- * fb_arrive_fn. Same thread as the stream, and no computation is under way. */
+ * fb_unpack_fn. Same thread as the stream, and no computation is under way. */
 typedef enum forebay_status (*fb_check_fn)(void *user, int weight, int unit, void *data,
     const struct forebay_error *failed, struct forebay_error *err);
 
@@ -55,13 +55,13 @@ struct fb_stream_config {
 };
 
 /* One unit that has been read: `raw` holds the file's bytes, `dest` is where its form belongs. */
-struct fb_arrival {
+struct fb_unpack {
     int weight;
     const void *raw;
     void *dest;
 };
 /* Puts n arrivals into place; returns when all are. Same thread as the stream. */
-typedef void (*fb_arrive_fn)(void *user, const struct fb_arrival *arrivals, int n);
+typedef void (*fb_unpack_fn)(void *user, const struct fb_unpack *arrivals, int n);
 
 struct fb_stream;
 
@@ -70,7 +70,7 @@ const char *fb_stream_default_policy(bool shared);
 
 /* `weights` must outlive the stream. `arrive` may be NULL when no weight needs more than a copy. */
 enum forebay_status fb_stream_new(const struct fb_weights *weights,
-    const struct fb_stream_config *config, fb_arrive_fn arrive, void *user, struct fb_stream **out,
+    const struct fb_stream_config *config, fb_unpack_fn arrive, void *user, struct fb_stream **out,
     struct forebay_error *err);
 void fb_stream_free(struct fb_stream *stream);
 
@@ -87,18 +87,18 @@ bool fb_stream_is_resident(const struct fb_stream *stream, int weight);
 void *fb_stream_resident(const struct fb_stream *stream, int weight);
 
 /* Announces the streamed dense weights of the coming computation in the order of their use. */
-void fb_stream_expect(struct fb_stream *stream, const int *weights, int n);
+void fb_stream_schedule_dense(struct fb_stream *stream, const int *weights, int n);
 
 /* Blocks until the streamed weight is in memory and returns where. One at a time: valid until
- * fb_stream_dense_done. */
-enum forebay_status fb_stream_dense(
+ * fb_stream_dense_release. */
+enum forebay_status fb_stream_dense_acquire(
     struct fb_stream *stream, int weight, const void **out, struct forebay_error *err);
-void fb_stream_dense_done(struct fb_stream *stream);
+void fb_stream_dense_release(struct fb_stream *stream);
 
 /* --- Experts ------------------------------------------------------------------------------ */
 
 /* One open pass. Zero it, set nothing; begin fills it, end empties it (and keeps the arrays). */
-struct fb_pass {
+struct fb_lease {
     int group; /* -1 when not open */
     uint32_t parts;
     int n, cap;
@@ -109,27 +109,27 @@ struct fb_pass {
 };
 
 /* Most experts that the open passes of this group may have together. */
-int fb_stream_pass_limit(const struct fb_stream *stream, int group);
+int fb_stream_lease_limit(const struct fb_stream *stream, int group);
 
 /* Opens a pass over n distinct experts. `uses` counts, per expert, the tokens that need it
  * (requests; NULL: do not count this pass). Reads are issued, nothing is waited for. */
-void fb_stream_begin(struct fb_stream *stream, struct fb_pass *pass, int group, const int *experts,
-    const int *uses, int n, uint32_t parts);
+void fb_stream_lease_begin(struct fb_stream *stream, struct fb_lease *pass, int group,
+    const int *experts, const int *uses, int n, uint32_t parts);
 
 /* These experts will probably be needed by the group's next pass, the likeliest first. What is
  * missing is read when the disk has nothing better to do, and none of them is evicted for another.
  * Replaces what was foreseen for the group before. Not while a pass of the group is open. */
-void fb_stream_foresee(struct fb_stream *stream, int group, const int *experts, int n);
+void fb_stream_prefetch(struct fb_stream *stream, int group, const int *experts, int n);
 
 /* True when the part is in place for every expert of the pass (never blocks). */
-bool fb_stream_ready(struct fb_stream *stream, const struct fb_pass *pass, int part);
+bool fb_stream_lease_ready(struct fb_stream *stream, const struct fb_lease *pass, int part);
 
 /* Blocks until it is. */
-enum forebay_status fb_stream_wait(
-    struct fb_stream *stream, struct fb_pass *pass, int part, struct forebay_error *err);
+enum forebay_status fb_stream_lease_wait(
+    struct fb_stream *stream, struct fb_lease *pass, int part, struct forebay_error *err);
 
-void fb_stream_end(struct fb_stream *stream, struct fb_pass *pass);
-void fb_pass_release(struct fb_pass *pass); /* frees the arrays of a closed pass */
+void fb_stream_lease_end(struct fb_stream *stream, struct fb_lease *pass);
+void fb_lease_clear(struct fb_lease *pass); /* frees the arrays of a closed pass */
 
 /* Slot s of the pool that serves the weight begins at base + s * stride; *n_slots of them. */
 void *fb_stream_slots(const struct fb_stream *stream, int weight, uint64_t *stride, int *n_slots);
@@ -154,7 +154,7 @@ bool fb_stream_wants_sets(
     const struct fb_stream *stream, int group, const int *experts, int n, int tokens);
 
 /* Announces the expert matrices of the coming computation in the order of their use. */
-void fb_stream_expect_experts(struct fb_stream *stream, const struct fb_expert_use *uses, int n);
+void fb_stream_schedule_experts(struct fb_stream *stream, const struct fb_expert_use *uses, int n);
 
 /* Which experts each token uses, token after token. */
 struct fb_routes {
@@ -202,7 +202,7 @@ void fb_stream_adapt(struct fb_stream *stream, bool all);
 
 /* Slots of all pools, and dense weights kept, now. */
 int fb_stream_n_slots(const struct fb_stream *stream);
-uint64_t fb_stream_kept_bytes(const struct fb_stream *stream);
+uint64_t fb_stream_resident_bytes(const struct fb_stream *stream);
 
 /* --- Both --------------------------------------------------------------------------------- */
 
@@ -214,12 +214,12 @@ struct fb_stream_stats {
     uint64_t prefetch_bytes;      /* file bytes read ahead of need */
     uint64_t prefetch_used_bytes; /* of these, used */
     uint64_t expert_bytes;        /* of demand and used prefetch, what was experts */
-    uint64_t foreseen_bytes;      /* of these, foreseen */
+    uint64_t lookahead_bytes;     /* of these, foreseen */
     uint64_t expert_requests;     /* one expert needed by one token at one layer */
     uint64_t expert_hits;         /* of these, in memory when asked for, and not read for it */
     uint64_t stall_ns;            /* waiting for reads */
     uint64_t prefetch_stall_ns;   /* of it, for reads that had been asked for ahead of need */
-    uint64_t arrive_ns;           /* putting what was read into place */
+    uint64_t unpack_ns;           /* putting what was read into place */
     uint64_t memory_bytes;        /* taken for weights, as planned */
     uint64_t shrinks, grows;      /* times that memory was given back, and taken again */
     struct fb_io_counters io;

@@ -31,7 +31,7 @@ struct cursor {
 enum need { NOT_NEEDED, NEEDED, ISSUED };
 
 struct fb_transit {
-    struct fb_arriver *arriver;
+    struct fb_unpacker *unpacker;
     struct fb_io_engine *io;
     const struct fb_weights *weights;
     fb_absent_fn absent;
@@ -57,10 +57,10 @@ struct fb_transit {
 };
 
 struct fb_transit *fb_transit_new(
-    struct fb_arriver *arriver, uint64_t bytes, fb_absent_fn absent, void *user)
+    struct fb_unpacker *unpacker, uint64_t bytes, fb_absent_fn absent, void *user)
 {
-    struct fb_io_engine *io = arriver->io;
-    const struct fb_weights *weights = arriver->weights;
+    struct fb_io_engine *io = unpacker->io;
+    const struct fb_weights *weights = unpacker->weights;
     void *memory = fb_vm_reserve(bytes, true);
     if (!memory) {
         return NULL;
@@ -71,7 +71,7 @@ struct fb_transit *fb_transit_new(
     struct fb_transit *t = fb_xcalloc(1, sizeof *t);
     size_t n = (size_t)weights->n_weights;
     *t = (struct fb_transit){
-        .arriver = arriver, .io = io, .weights = weights, .absent = absent, .user = user};
+        .unpacker = unpacker, .io = io, .weights = weights, .absent = absent, .user = user};
     t->memory = memory;
     t->bytes = bytes;
     t->after = fb_xcalloc(n, sizeof *t->after);
@@ -348,7 +348,7 @@ static int collect(
         if (e->start < first || (e->start - first) % size) {
             break;
         }
-        if (fb_arriver_judge(t->arriver, &e->request, weight, e->expert, err) != FOREBAY_OK) {
+        if (fb_unpacker_verify(t->unpacker, &e->request, weight, e->expert, err) != FOREBAY_OK) {
             return n > 0 ? n : -1; /* of those before it first */
         }
         e->taken = true;
@@ -474,7 +474,7 @@ void fb_transit_finish(struct fb_transit *t)
     t->group = t->own.weight = t->ahead.weight = -1;
 }
 
-void fb_transit_expect(struct fb_transit *t, const struct fb_expert_use *uses, int n)
+void fb_transit_schedule(struct fb_transit *t, const struct fb_expert_use *uses, int n)
 {
     for (int i = 0; i < n; i++) {
         t->uses[uses[i].weight] = uses[i];

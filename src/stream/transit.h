@@ -20,7 +20,7 @@
 #ifndef FB_STREAM_TRANSIT_H
 #define FB_STREAM_TRANSIT_H
 
-#include "stream/arrival.h"
+#include "stream/unpack.h"
 
 struct fb_transit;
 
@@ -35,12 +35,12 @@ typedef bool (*fb_absent_fn)(void *user, int group, int expert);
 /* `bytes` is at least the largest envelope of any unit. The memory is taken now. NULL if the address
  * space is refused. */
 struct fb_transit *fb_transit_new(
-    struct fb_arriver *arriver, uint64_t bytes, fb_absent_fn absent, void *user);
+    struct fb_unpacker *unpacker, uint64_t bytes, fb_absent_fn absent, void *user);
 void fb_transit_free(struct fb_transit *t); /* waits for what is in flight */
 
 /* The matrices will be used in this order, after those of the same pass that came before. Reading
  * begins. */
-void fb_transit_expect(struct fb_transit *t, const struct fb_expert_use *uses, int n);
+void fb_transit_schedule(struct fb_transit *t, const struct fb_expert_use *uses, int n);
 
 /* The ids of the weight's group are known: n experts must be read, for this weight and those of the
  * group that are expected after it. `n_used` of the group's experts are used in all. */

@@ -20,11 +20,11 @@
 #include "base/units.h"
 #include "model/catalog.h"
 #include "synth/neurons.h"
-#include "synth/pool.h"
+#include "synth/random_rows.h"
 #include "synth/quant.h"
 #include "synth/rename.h"
 #include "synth/shape.h"
-#include "synth/writer.h"
+#include "synth/gguf_writer.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -56,7 +56,7 @@ struct inflating {
     struct fb_catalog *source;
     struct fb_synth_model model;
     struct origin *origins; /* per tensor of the model */
-    struct fb_pool *pool;
+    struct fb_random_rows *pool;
     struct fb_neurons neurons;
     bool dense;
     int experts, used;
@@ -433,7 +433,7 @@ static enum forebay_status one_row(
     uint64_t row_bytes = fb_synth_tensor_row_bytes(to);
     switch (origin->kind) {
     case NEW_ROUTER:
-        fb_pool_rows(f->pool, to, tensor, row, 1, out);
+        fb_random_rows_get(f->pool, to, tensor, row, 1, out);
         return FOREBAY_OK;
     case EXPERT_ROWS:
         return fb_neurons_read(&f->neurons, origin->tensor,
@@ -505,7 +505,7 @@ static void describe(const struct inflating *f, struct fb_synth_report *report)
 enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, const char *source,
     const char *path, struct fb_synth_report *report, struct forebay_error *err)
 {
-    struct inflating f = {.options = inflate, .pool = fb_pool_new(inflate->output.seed)};
+    struct inflating f = {.options = inflate, .pool = fb_random_rows_new(inflate->output.seed)};
     enum forebay_status status = fb_catalog_open(source, false, &f.source, err);
     fb_neurons_init(&f.neurons, f.source, inflate->output.seed);
     status = status ? status : prepare(&f, err);
@@ -520,6 +520,6 @@ enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, con
     free(f.origins);
     fb_synth_model_release(&f.model);
     fb_catalog_free(f.source);
-    fb_pool_free(f.pool);
+    fb_random_rows_free(f.pool);
     return status;
 }

@@ -12,7 +12,7 @@
 #define FB_SYNTH_NEURONS_H
 
 #include "model/catalog.h"
-#include "synth/model.h"
+#include "synth/gguf_model.h"
 
 struct fb_neurons {
     struct fb_catalog *source;

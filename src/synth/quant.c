@@ -7,7 +7,7 @@
 #include <strings.h>
 
 #include "base/error.h"
-#include "synth/pool.h"
+#include "synth/random_rows.h"
 #include "synth/synth.h"
 
 #include "ggml.h"

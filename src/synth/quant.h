@@ -8,7 +8,7 @@
 #ifndef FB_SYNTH_QUANT_H
 #define FB_SYNTH_QUANT_H
 
-#include "synth/model.h"
+#include "synth/gguf_model.h"
 
 struct fb_synth_quant {
     const char *name;

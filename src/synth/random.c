@@ -2,9 +2,9 @@
 #include "synth/synth.h"
 
 #include "base/error.h"
-#include "synth/pool.h"
+#include "synth/random_rows.h"
 #include "synth/shape.h"
-#include "synth/writer.h"
+#include "synth/gguf_writer.h"
 
 void fb_synth_shape_init(struct fb_synth_shape *shape)
 {
@@ -13,7 +13,7 @@ void fb_synth_shape_init(struct fb_synth_shape *shape)
 
 struct random_source {
     const struct fb_synth_model *model;
-    struct fb_pool *pool;
+    struct fb_random_rows *pool;
     const struct fb_dims *dims;
 };
 
@@ -22,7 +22,7 @@ static enum forebay_status random_rows(
 {
     struct random_source *s = user;
     (void)err;
-    fb_pool_rows(s->pool, &s->model->tensors[tensor], tensor, row, n, out);
+    fb_random_rows_get(s->pool, &s->model->tensors[tensor], tensor, row, n, out);
     return FOREBAY_OK;
 }
 
@@ -67,7 +67,7 @@ static enum forebay_status make(const struct fb_synth_shape *shape, const char *
     }
     struct fb_synth_model model;
     fb_dims_build(&dims, &model);
-    struct random_source random = {&model, fb_pool_new(shape->output.seed), &dims};
+    struct random_source random = {&model, fb_random_rows_new(shape->output.seed), &dims};
     struct fb_synth_source source = {
         .rows = random_rows, .hole = sparse ? random_hole : NULL, .user = &random};
     status = fb_synth_write(&model, &source, &shape->output, path, report, err);
@@ -76,7 +76,7 @@ static enum forebay_status make(const struct fb_synth_shape *shape, const char *
         report->expert_bytes = fb_dims_expert_bytes(&dims);
         fb_dims_describe(&dims, report->shape, sizeof report->shape);
     }
-    fb_pool_free(random.pool);
+    fb_random_rows_free(random.pool);
     fb_synth_model_release(&model);
     return status;
 }

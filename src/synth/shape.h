@@ -5,7 +5,7 @@
 #define FB_SYNTH_SHAPE_H
 
 #include "synth/arch.h"
-#include "synth/model.h"
+#include "synth/gguf_model.h"
 #include "synth/quant.h"
 #include "synth/synth.h"
 

@@ -1,5 +1,5 @@
 /* vocab.c - the tokenizer of made models: words "w0 ", "w1 ", ..., the 256 bytes, and three more. */
-#include "synth/model.h"
+#include "synth/gguf_model.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -22,7 +22,7 @@ awk '
             check(v[name ".min"] <= v[name ".median"] && v[name ".median"] <= v[name ".max"], name)
         for (i = 0; i < 2; i++) {
             run = "forebay.runs." i "."
-            parts = v[run "token_demand_stall_s"] + v[run "token_prefetch_stall_s"] + v[run "token_arrive_s"] + \
+            parts = v[run "token_demand_stall_s"] + v[run "token_prefetch_stall_s"] + v[run "token_unpack_s"] + \
                 v[run "token_scheduler_s"] + v[run "token_compute_s"]
             check(v[run "token_s"] > 0 && (parts / v[run "token_s"] - 1) ^ 2 < 1e-6, run "token_s")
             check(v[run "tokens"] == 6, run "tokens")

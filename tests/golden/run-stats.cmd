@@ -27,8 +27,8 @@ report experts.gguf --weights-mem 12M | awk '
         check(v["prefetch_used_bytes"] <= v["prefetch_bytes"], "prefetch_used_bytes")
         check(v["prompt_s"] > 0 && v["decode_s"] > 0, "decode_s")
         check((v["demand_stall_s"] + v["prefetch_stall_s"] - v["stall_s"]) ^ 2 < 1e-8, "stall_s")
-        check(v["scheduler_s"] > 0 && v["arrive_s"] > 0, "scheduler_s")
-        check((v["stall_s"] + v["arrive_s"] + v["scheduler_s"] + v["compute_s"] \
+        check(v["scheduler_s"] > 0 && v["unpack_s"] > 0, "scheduler_s")
+        check((v["stall_s"] + v["unpack_s"] + v["scheduler_s"] + v["compute_s"] \
             - v["prompt_s"] - v["decode_s"]) ^ 2 < 1e-8, "compute_s")
         check(v["disk_bytes_per_s"] > 0, "disk_bytes_per_s")
         check(v["disk_utilisation"] > 0, "disk_utilisation")

@@ -1,5 +1,5 @@
-/* pool.c - see pool.h. */
-#include "synth/pool.h"
+/* random_rows.c - see random_rows.h. */
+#include "synth/random_rows.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ struct rows {
     struct rows *next;
 };
 
-struct fb_pool {
+struct fb_random_rows {
     uint64_t seed;
     struct rows *first;
 };
@@ -62,14 +62,14 @@ void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *
 
 /* --- Pools -------------------------------------------------------------------------------- */
 
-struct fb_pool *fb_pool_new(uint64_t seed)
+struct fb_random_rows *fb_random_rows_new(uint64_t seed)
 {
-    struct fb_pool *pool = fb_xcalloc(1, sizeof *pool);
+    struct fb_random_rows *pool = fb_xcalloc(1, sizeof *pool);
     pool->seed = seed;
     return pool;
 }
 
-void fb_pool_free(struct fb_pool *pool)
+void fb_random_rows_free(struct fb_random_rows *pool)
 {
     if (!pool) {
         return;
@@ -96,7 +96,7 @@ static void fill_rows(struct rows *r, uint64_t seed)
     free(floats);
 }
 
-static struct rows *make_rows(const struct fb_pool *pool, struct rows key)
+static struct rows *make_rows(const struct fb_random_rows *pool, struct rows key)
 {
     struct rows *r = fb_xmalloc(sizeof *r);
     *r = key;
@@ -117,7 +117,7 @@ static struct rows *make_rows(const struct fb_pool *pool, struct rows key)
     return r;
 }
 
-static const struct rows *find_rows(struct fb_pool *pool, const struct fb_synth_tensor *t)
+static const struct rows *find_rows(struct fb_random_rows *pool, const struct fb_synth_tensor *t)
 {
     bool many = fb_synth_tensor_rows(t) >= MANY_ROWS;
     for (struct rows *r = pool->first; r; r = r->next) {
@@ -136,8 +136,8 @@ static const struct rows *find_rows(struct fb_pool *pool, const struct fb_synth_
     return pool->first;
 }
 
-void fb_pool_rows(struct fb_pool *pool, const struct fb_synth_tensor *tensor, int index,
-    int64_t row, int64_t n, void *out)
+void fb_random_rows_get(struct fb_random_rows *pool, const struct fb_synth_tensor *tensor,
+    int index, int64_t row, int64_t n, void *out)
 {
     uint8_t *to = out;
     uint64_t name = fb_random_mix(pool->seed, (uint64_t)index, 1);

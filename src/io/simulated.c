@@ -1,5 +1,5 @@
 /*
- * sim.c - a method that moves no bytes: a disk that serves one read after another at a given rate,
+ * simulated.c - a method that moves no bytes: a disk that serves one read after another at a given rate,
  * on a virtual clock. For simulations; needs fb_io_options.virtual_disk.
  *
  *      start at now --> turn begins: max(now, end of the turn before)

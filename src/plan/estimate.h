@@ -1,5 +1,5 @@
 /*
- * predict.h - how fast a plan will run: a pure function of weights, plan, machine and hit curves.
+ * estimate.h - how fast a plan will run: a pure function of weights, plan, machine and hit curves.
  *
  * One token, per layer:        compute = bytes of weights / rate of their type + operations x op_s
  *                                        + attention to the tokens before it
@@ -16,13 +16,13 @@
  *
  * A batch needs each of a layer's experts once: the share of them that any of its tokens uses.
  */
-#ifndef FB_PLAN_PREDICT_H
-#define FB_PLAN_PREDICT_H
+#ifndef FB_PLAN_ESTIMATE_H
+#define FB_PLAN_ESTIMATE_H
 
 #include "hw/profile.h"
 #include "plan/plan.h"
 
-/* What predicting needs to know of the machine and the run. */
+/* What estimating needs to know of the machine and the run. */
 struct fb_speed_inputs {
     const struct fb_weights *weights;
     const struct fb_plan *plan; /* NULL: all weights are in memory */
@@ -49,10 +49,10 @@ struct fb_speed {
     /* One token while generating: */
     double hit_rate; /* of expert requests */
     double read_bytes;
-    double read_s, compute_s, arrive_s;
+    double read_s, compute_s, unpack_s;
     const char *limit; /* "the disk", "computing", "repacking" */
 };
 
-void fb_predict(const struct fb_speed_inputs *inputs, struct fb_speed *out);
+void fb_estimate(const struct fb_speed_inputs *inputs, struct fb_speed *out);
 
 #endif

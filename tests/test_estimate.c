@@ -1,12 +1,12 @@
 /*
- * test_predict.c - predictions worked by hand, what must hold for those of made-up models, and the
+ * test_estimate.c - estimates worked by hand, what must hold for those of made-up models, and the
  * planner's expert slots against all there could be.
  */
 #include "weights_fixture.h"
 
 #include <math.h>
 
-#include "plan/predict.h"
+#include "plan/estimate.h"
 
 #define N_MODELS   150
 #define N_CASES    300
@@ -93,17 +93,17 @@ static void test_a_token_worked_by_hand(void **state)
     /* 1.25 sqrt(4 / 2) = 1.7678; half of the slots: 1 - 0.5^1.7678 */
     double hit = 1 - pow(0.5, 1.25 * sqrt(2)), missing = 2 * (1 - hit);
     double waited = missing * 1000 / 4000 + missing * 0.01;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.hit_rate, hit));
     /* matrix 1, experts 2, the rest 0.1, 40 operations 0.04 */
     assert_true(near(s.compute_s, 3.14));
-    assert_true(near(s.arrive_s, 0.5));
+    assert_true(near(s.unpack_s, 0.5));
     assert_true(near(s.read_s, 2 + waited));
     /* The matrix is read (2 s) while the rest is done, experts are waited for. */
     assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited)));
     assert_string_equal(s.limit, "computing");
     e.in.disk_bytes_per_s = 1000; /* now it is not: 8 s */
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.decode_tok_per_s, 1 / (8 + missing * 1 + missing * 0.01)));
     assert_string_equal(s.limit, "the disk");
     example_release(&e);
@@ -120,11 +120,11 @@ static void test_foresight_and_bursts_worked_by_hand(void **state)
     double missing = 2 * pow(0.5, 1.25 * sqrt(2));
     e.in.foreseen = 0.5;
     e.in.disk_burst = 2;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     double waited = missing * 1000 / 4000 + missing * 0.01;
     assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited / 4)));
     e.in.disk_bytes_per_s = 1000;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.decode_tok_per_s, 1 / (8 + missing * 1 + missing * 0.01)));
     example_release(&e);
 }
@@ -139,27 +139,27 @@ static void test_a_prompt_worked_by_hand(void **state)
      * elements take 2.4 s, less than the weights' 3.75; sqrt(4) times the operations. Only a third
      * of the layer's reading is waited for. */
     double seconds = 1.1 + 0.5 + 3.75 + 0.08 + (1.875 * 1000 / 4000 + 0.01) / 3;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.prompt_tok_per_s, 4 / seconds));
     e.in.batch = 100; /* 100 rows of the matrix: 10 s; all experts: 200 rows, 60 s */
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     seconds = 10.1 + 0.5 + 60 + 0.4 + (2 * 1000.0 / 4000 + 0.01) / 3;
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     /* Experts of their own choice are computed with at half the rate. */
     e.profile.rates[1].experts = 500;
     seconds += 60;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.prompt_attention_s = 0.1; /* of each of 100 */
     seconds += 10;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.prompt_compute_s = 0.2; /* what was seen replaces what is worked out */
     seconds = 20 + 0.5 + (2 * 1000.0 / 4000 + 0.01) / 3;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
     e.in.disk_bytes_per_s = 10; /* so slow that only reading counts */
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(s.prompt_tok_per_s < 100 / (2 * 1000.0 / 10));
     example_release(&e);
 }
@@ -170,11 +170,11 @@ static void test_what_earlier_runs_computed_replaces_the_profile(void **state)
     struct example e;
     struct fb_speed worked_out, seen;
     example_init(&e);
-    fb_predict(&e.in, &worked_out);
+    fb_estimate(&e.in, &worked_out);
     e.in.compute_s = 6.28;
-    fb_predict(&e.in, &seen);
+    fb_estimate(&e.in, &seen);
     assert_true(near(seen.compute_s, 6.28));
-    assert_true(near(seen.arrive_s, worked_out.arrive_s));
+    assert_true(near(seen.unpack_s, worked_out.unpack_s));
     assert_true(near(1 / seen.decode_tok_per_s - 1 / worked_out.decode_tok_per_s, 6.28 - 3.14));
     assert_true(near(seen.prompt_tok_per_s, worked_out.prompt_tok_per_s));
     example_release(&e);
@@ -195,15 +195,15 @@ static void test_experts_of_a_size_have_their_own_rate(void **state)
         .decode = 500,
         .experts = 200};
     fb_profile_put_rate(&e.profile, &rate);
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.compute_s, 3.14 + 2));
     e.in.disk_bytes_per_s = 1e12;
     e.in.disk_latency_s = 0;
     e.in.batch = 100; /* 100 rows of the matrix: 10 s; 200 rows of experts: 300 s */
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / (10.1 + 0.5 + 300 + 0.4)) < 1e-6);
     e.profile.rates[2].used = 3; /* those of another model */
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.compute_s, 3.14));
     example_release(&e);
 }
@@ -217,10 +217,10 @@ static void test_attention_and_reading_take_the_processors_time(void **state)
     example_init(&e);
     for (e.in.compute_s = 0; e.in.compute_s < 10; e.in.compute_s += 6.28) {
         e.in.attention_s = e.in.read_cpu_s = 0;
-        fb_predict(&e.in, &before);
+        fb_estimate(&e.in, &before);
         e.in.attention_s = 0.25;
         e.in.read_cpu_s = 1e-4;
-        fb_predict(&e.in, &after);
+        fb_estimate(&e.in, &after);
         double more = 0.25 + 8000 * 1e-4; /* the matrix; experts are waited for in any case */
         assert_true(near(after.compute_s, before.compute_s + more));
         assert_true(near(1 / after.decode_tok_per_s, 1 / before.decode_tok_per_s + more));
@@ -237,7 +237,7 @@ static void test_bytes_read_do_not_depend_on_the_disk(void **state)
     example_init(&e);
     double missing = 2 * pow(0.5, 1.25 * sqrt(2));
     for (e.in.disk_bytes_per_s = 100; e.in.disk_bytes_per_s < 1e9; e.in.disk_bytes_per_s *= 10) {
-        fb_predict(&e.in, &s);
+        fb_estimate(&e.in, &s);
         assert_true(near(s.read_bytes, 8000 + missing * 1000));
     }
     example_release(&e);
@@ -251,10 +251,10 @@ static void test_a_pool_that_one_token_empties_never_hits(void **state)
     example_init(&e);
     e.plan.slots = NULL;
     e.plan.shared_slots = 1;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(s.hit_rate == 0);
     e.plan.shared_slots = 2;
-    fb_predict(&e.in, &s);
+    fb_estimate(&e.in, &s);
     assert_true(near(s.hit_rate, 1 - pow(0.5, 1.25 * sqrt(2))));
     example_release(&e);
 }
@@ -266,12 +266,12 @@ static void test_weights_in_memory_are_not_read(void **state)
     struct fb_speed plain, kept;
     example_init(&e);
     e.in.plan = NULL;
-    fb_predict(&e.in, &plain);
+    fb_estimate(&e.in, &plain);
     e.in.plan = &e.plan;
     e.resident[0] = true;
     e.slots[0] = 4;
-    fb_predict(&e.in, &kept);
-    assert_true(plain.read_s == 0 && plain.read_bytes == 0 && plain.arrive_s == 0);
+    fb_estimate(&e.in, &kept);
+    assert_true(plain.read_s == 0 && plain.read_bytes == 0 && plain.unpack_s == 0);
     assert_true(plain.hit_rate == 1);
     assert_true(near(plain.decode_tok_per_s, 1 / 3.14));
     assert_memory_equal(&plain, &kept, sizeof plain);
@@ -375,11 +375,11 @@ static void check_sane(const struct fb_speed *s)
     assert_true(sane(s->prompt_tok_per_s) && s->prompt_tok_per_s > 0);
     assert_true(sane(s->hit_rate) && s->hit_rate <= 1);
     assert_true(sane(s->read_bytes) && sane(s->read_s));
-    assert_true(sane(s->compute_s) && sane(s->arrive_s));
+    assert_true(sane(s->compute_s) && sane(s->unpack_s));
     assert_non_null(s->limit);
 }
 
-static void test_no_prediction_is_nonsense(void **state)
+static void test_no_estimate_is_nonsense(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
@@ -387,12 +387,12 @@ static void test_no_prediction_is_nonsense(void **state)
         struct fb_speed s;
         made_up_init(&u, seed, seed % 2, seed / 2 % 2);
         u.in.compute_s = seed / 4 % 2 ? 0.5 : 0;
-        fb_predict(&u.in, &s);
+        fb_estimate(&u.in, &s);
         check_sane(&s);
         for (int i = 0; i < 10; i++) {
             struct fb_plan *plan = plan_for(&u, budget_at(&u.m, i, 10));
             u.in.plan = plan;
-            fb_predict(&u.in, &s);
+            fb_estimate(&u.in, &s);
             check_sane(&s);
             assert_true(!plan->everything_fits || s.read_bytes == 0);
             fb_plan_free(plan);
@@ -401,7 +401,7 @@ static void test_no_prediction_is_nonsense(void **state)
     }
 }
 
-static void test_a_faster_disk_never_predicts_slower(void **state)
+static void test_a_faster_disk_never_estimates_slower(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
@@ -413,7 +413,7 @@ static void test_a_faster_disk_never_predicts_slower(void **state)
             u.in.plan = plan;
             for (u.in.disk_bytes_per_s = 1e6; u.in.disk_bytes_per_s < 1e12;
                  u.in.disk_bytes_per_s *= 3) {
-                fb_predict(&u.in, &s);
+                fb_estimate(&u.in, &s);
                 assert_true(s.decode_tok_per_s >= before.decode_tok_per_s);
                 assert_true(s.prompt_tok_per_s >= before.prompt_tok_per_s);
                 before = s;
@@ -424,7 +424,7 @@ static void test_a_faster_disk_never_predicts_slower(void **state)
     }
 }
 
-/* How much slower, at most, 40 growing budgets make the prediction: 0.1 is 10 %. */
+/* How much slower, at most, 40 growing budgets make the estimate: 0.1 is 10 %. */
 static double largest_fall(struct made_up *u)
 {
     double fastest = 0, worst = 0;
@@ -432,7 +432,7 @@ static double largest_fall(struct made_up *u)
         struct fb_plan *plan = plan_for(u, budget_at(&u->m, i, 40));
         struct fb_speed s;
         u->in.plan = plan;
-        fb_predict(&u->in, &s);
+        fb_estimate(&u->in, &s);
         worst = fmax(worst, 1 - s.decode_tok_per_s / fastest);
         fastest = fmax(fastest, s.decode_tok_per_s);
         fb_plan_free(plan);
@@ -440,7 +440,7 @@ static double largest_fall(struct made_up *u)
     return worst;
 }
 
-static void test_more_slots_never_predict_slower(void **state)
+static void test_more_slots_never_estimate_slower(void **state)
 {
     (void)state;
     int n_models = 0;
@@ -463,11 +463,11 @@ static void test_nothing_is_faster_than_everything_in_memory(void **state)
         struct made_up u;
         struct fb_speed all, s;
         made_up_init(&u, seed, seed % 2, true);
-        fb_predict(&u.in, &all);
+        fb_estimate(&u.in, &all);
         for (int i = 0; i < 40; i++) {
             struct fb_plan *plan = plan_for(&u, budget_at(&u.m, i, 40));
             u.in.plan = plan;
-            fb_predict(&u.in, &s);
+            fb_estimate(&u.in, &s);
             assert_true(s.decode_tok_per_s <= all.decode_tok_per_s * (1 + 1e-9));
             fb_plan_free(plan);
         }
@@ -509,7 +509,7 @@ static void alike_init(struct made_up *u, uint64_t seed, bool experts)
 #define WORST_FALL       0.2
 #define WORST_FALL_DENSE 0.06
 
-static void test_more_memory_for_layers_alike_hardly_ever_predicts_slower(void **state)
+static void test_more_memory_for_layers_alike_hardly_ever_estimates_slower(void **state)
 {
     (void)state;
     for (int experts = 0; experts <= 1; experts++) {
@@ -560,7 +560,7 @@ static double reading(const struct made_up *u, const struct fb_plan *plan)
     struct fb_speed_inputs in = u->in;
     struct fb_speed s;
     in.plan = plan;
-    fb_predict(&in, &s);
+    fb_estimate(&in, &s);
     return s.read_s;
 }
 
@@ -659,13 +659,13 @@ int main(void)
         cmocka_unit_test(test_bytes_read_do_not_depend_on_the_disk),
         cmocka_unit_test(test_a_pool_that_one_token_empties_never_hits),
         cmocka_unit_test(test_weights_in_memory_are_not_read),
-        cmocka_unit_test(test_no_prediction_is_nonsense),
-        cmocka_unit_test(test_a_faster_disk_never_predicts_slower),
-        cmocka_unit_test(test_more_slots_never_predict_slower),
+        cmocka_unit_test(test_no_estimate_is_nonsense),
+        cmocka_unit_test(test_a_faster_disk_never_estimates_slower),
+        cmocka_unit_test(test_more_slots_never_estimate_slower),
         cmocka_unit_test(test_nothing_is_faster_than_everything_in_memory),
-        cmocka_unit_test(test_more_memory_for_layers_alike_hardly_ever_predicts_slower),
+        cmocka_unit_test(test_more_memory_for_layers_alike_hardly_ever_estimates_slower),
         cmocka_unit_test(test_slots_that_cost_the_same_are_where_they_save_most),
         cmocka_unit_test(test_slots_of_any_cost_are_within_one_of_the_best),
     };
-    return cmocka_run_group_tests_name("predict", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("estimate", tests, NULL, NULL);
 }

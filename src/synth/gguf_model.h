@@ -1,11 +1,11 @@
 /*
- * model.h - a model being made: its key-values and tensors, not yet its bytes.
+ * gguf_model.h - a model being made: its key-values and tensors, not yet its bytes.
  *
  * Tensors are in file order. A tensor says what its weights should look like (mean, spread); the
  * source that writes it may know better (replay, inflate).
  */
-#ifndef FB_SYNTH_MODEL_H
-#define FB_SYNTH_MODEL_H
+#ifndef FB_SYNTH_GGUF_MODEL_H
+#define FB_SYNTH_GGUF_MODEL_H
 
 #include "forebay.h"
 

@@ -4,7 +4,7 @@
  */
 #include "weights_fixture.h"
 
-#include "plan/device.h"
+#include "plan/offload.h"
 
 /* Layer l: 100 + l bytes of dense weights, and experts of 1000 + l bytes when there are any. */
 static void make_catalog(struct model *m, int n_layers, int n_expert, bool output)

@@ -1,5 +1,5 @@
 /*
- * device.h - how much of a model a device with memory of its own takes: a pure function.
+ * offload.h - how much of a model a device with memory of its own takes: a pure function.
  *
  * Claims on the device's memory, in llama.cpp's order (the end of the model first):
  *   1. the output, then the layers from the last to the first, each with its KV cache but without
@@ -13,8 +13,8 @@
  *      dense     dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_whole 2
  *      experts   CPU  CPU  CPU  CPU  dev  dev
  */
-#ifndef FB_PLAN_DEVICE_H
-#define FB_PLAN_DEVICE_H
+#ifndef FB_PLAN_OFFLOAD_H
+#define FB_PLAN_OFFLOAD_H
 
 #include "model/catalog.h"
 

@@ -1,5 +1,5 @@
 /*
- * replay.c - turns a routing trace into a model whose greedy decoding repeats it.
+ * replay_model.c - turns a routing trace into a model whose greedy decoding repeats it.
  *
  * A qwen3moe model (plain softmax top-k routing) with T tokens of the trace as its words:
  *
@@ -27,9 +27,9 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "model/trace.h"
-#include "synth/pool.h"
+#include "synth/random_rows.h"
 #include "synth/shape.h"
-#include "synth/writer.h"
+#include "synth/gguf_writer.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -51,7 +51,7 @@ void fb_synth_replay_init(struct fb_synth_replay *replay)
 struct replay_source {
     const struct fb_synth_model *model;
     const struct fb_trace *trace;
-    struct fb_pool *pool;
+    struct fb_random_rows *pool;
     uint64_t seed;
     int embd;
     float *directions; /* [token][embd] */
@@ -125,7 +125,7 @@ static enum forebay_status replay_rows(
     const struct fb_synth_tensor *t = &s->model->tensors[tensor];
     (void)err;
     if (t->part != FB_PART_EMBEDDING && t->part != FB_PART_OUTPUT && t->part != FB_PART_ROUTER) {
-        fb_pool_rows(s->pool, t, tensor, row, n, out);
+        fb_random_rows_get(s->pool, t, tensor, row, n, out);
         return FOREBAY_OK;
     }
     float *to = out;
@@ -231,7 +231,7 @@ static enum forebay_status write_replay(const struct fb_synth_replay *replay,
     gguf_set_val_str(model.meta, "general.description", about);
     struct replay_source replaying = {.model = &model,
         .trace = trace,
-        .pool = fb_pool_new(replay->output.seed),
+        .pool = fb_random_rows_new(replay->output.seed),
         .seed = replay->output.seed,
         .embd = dims->embd};
     struct fb_synth_source source = {.rows = replay_rows, .user = &replaying};
@@ -248,7 +248,7 @@ static enum forebay_status write_replay(const struct fb_synth_replay *replay,
             shape);
     }
     free(replaying.directions);
-    fb_pool_free(replaying.pool);
+    fb_random_rows_free(replaying.pool);
     fb_synth_model_release(&model);
     return status;
 }

@@ -16,7 +16,7 @@
 static struct model own;
 static struct model *model = &own;
 static struct fb_stream *stream;
-static struct fb_pass pass;
+static struct fb_lease pass;
 
 /* Each part arrives in another way: read in place (whole blocks), copied, repacked. */
 static int set_up(void **state)
@@ -42,7 +42,7 @@ static int close_after(void **state)
 {
     (void)state;
     fb_stream_free(stream);
-    fb_pass_release(&pass);
+    fb_lease_clear(&pass);
     stream = NULL;
     return 0;
 }
@@ -76,18 +76,18 @@ static void run_pass(int group, const int *experts, int n)
     for (int i = 0; i < n; i++) {
         uses[i] = 1;
     }
-    fb_stream_begin(stream, &pass, group, experts, uses, n, ALL_PARTS);
+    fb_stream_lease_begin(stream, &pass, group, experts, uses, n, ALL_PARTS);
     for (int p = 0; p < 3; p++) {
         int weight = model->weights->groups[group].weight[p], n_slots;
         uint64_t stride;
-        assert_int_equal(fb_stream_wait(stream, &pass, p, NULL), FOREBAY_OK);
+        assert_int_equal(fb_stream_lease_wait(stream, &pass, p, NULL), FOREBAY_OK);
         const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
         for (int i = 0; i < n; i++) {
             assert_true(
                 form_is_right(model, weight, experts[i], base + (uint64_t)pass.slots[i] * stride));
         }
     }
-    fb_stream_end(stream, &pass);
+    fb_stream_lease_end(stream, &pass);
 }
 
 /* Goes through the sets of one matrix. */
@@ -121,7 +121,7 @@ static void run_batch(int group, const int *experts, int tokens, int picks)
     for (int p = 0; p < 3; p++) {
         uses[p] = (struct fb_expert_use){weights[p], tokens, picks};
     }
-    fb_stream_expect_experts(stream, uses, 3);
+    fb_stream_schedule_experts(stream, uses, 3);
     fb_stream_batch_begin(stream, weights[0], &routes);
     for (int p = 0; p < 3; p++) {
         check_sets(weights[p], needed);
@@ -170,7 +170,7 @@ static void run_random(void)
     if (rnd_below(2)) {
         int n = (int)rnd_below(N_SLOTS + 3);
         choose(experts, n);
-        fb_stream_foresee(stream, group, experts, n);
+        fb_stream_prefetch(stream, group, experts, n);
     }
     if (rnd_below(2)) {
         int n = 1 + (int)rnd_below(N_SLOTS);
@@ -207,7 +207,7 @@ static void test_a_batch_may_evict_what_was_foreseen(void **state)
     static const int foreseen[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
     (void)state;
     start(24, "sync");
-    fb_stream_foresee(stream, 1, foreseen, 4);
+    fb_stream_prefetch(stream, 1, foreseen, 4);
     read_ahead();
     run_batch(1, needed, N_SLOTS, 1);
     for (int i = 0; i < N_SLOTS; i++) {
@@ -227,7 +227,7 @@ static void test_a_batch_may_use_what_was_foreseen(void **state)
     static const int foreseen[] = {3, 8};
     (void)state;
     start(24, "sync");
-    fb_stream_foresee(stream, 1, foreseen, 2);
+    fb_stream_prefetch(stream, 1, foreseen, 2);
     read_ahead();
     run_batch(1, foreseen, 2, 1);
     assert_int_equal(stats().expert_hits, 0);

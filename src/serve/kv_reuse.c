@@ -1,5 +1,5 @@
 /*
- * slots.c - sequences for jobs.
+ * kv_reuse.c - sequences for jobs.
  *
  * A new job takes over an idle sequence that its prompt continues; or gets a copy of what an idle or
  * busy one has in common with it (copies share the cache's cells); or a state from the disk when

@@ -8,7 +8,7 @@
 
 /* Issues the missing reads of what is foreseen for the group; its experts lose their slots when
  * these are needed. */
-static void pump_ahead(struct fb_experts *x, int group)
+static void pump_prefetch(struct fb_experts *x, int group)
 {
     struct ahead *a = &x->ahead[group];
     int pool = x->pool_of[group], n_parts = x->weights->groups[group].n_parts;
@@ -25,10 +25,10 @@ static void pump_ahead(struct fb_experts *x, int group)
     }
 }
 
-void fb_ahead_pump(struct fb_experts *x, int group)
+void fb_prefetch_pump(struct fb_experts *x, int group)
 {
     for (int i = 0; i < x->weights->n_groups; i++) {
-        pump_ahead(x, (group + i) % x->weights->n_groups);
+        pump_prefetch(x, (group + i) % x->weights->n_groups);
     }
 }
 
@@ -62,7 +62,7 @@ static int reserve_ahead(struct fb_experts *x, int group, const int *experts, in
     return got;
 }
 
-void fb_experts_foresee(struct fb_experts *x, int group, const int *experts, int n)
+void fb_experts_prefetch(struct fb_experts *x, int group, const int *experts, int n)
 {
     struct ahead *a = &x->ahead[group];
     a->n = a->next_load = 0;
@@ -72,10 +72,10 @@ void fb_experts_foresee(struct fb_experts *x, int group, const int *experts, int
     }
     a->n = reserve_ahead(x, group, experts, n);
     memcpy(a->experts, experts, (size_t)a->n * sizeof *experts);
-    pump_ahead(x, group);
+    pump_prefetch(x, group);
 }
 
-bool fb_ahead_take(struct fb_experts *x, int group, int slot, uint32_t parts)
+bool fb_prefetch_claim(struct fb_experts *x, int group, int slot, uint32_t parts)
 {
     int pool = x->pool_of[group];
     uint32_t ahead = x->pools[pool].ahead[slot] & parts;
@@ -93,8 +93,8 @@ bool fb_ahead_take(struct fb_experts *x, int group, int slot, uint32_t parts)
     return ahead != 0;
 }
 
-void fb_ahead_cancel(struct fb_experts *x, int group)
+void fb_prefetch_cancel(struct fb_experts *x, int group)
 {
     x->ahead[group].n = 0;
-    fb_loads_cancel_ahead(x, x->pool_of[group]);
+    fb_loads_cancel_prefetch(x, x->pool_of[group]);
 }

@@ -1,4 +1,4 @@
-#include "engine/look.h"
+#include "engine/preflight.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -103,7 +103,7 @@ static bool report(float fraction, void *user)
     return !m->cancelled;
 }
 
-bool fb_look_maps(const struct forebay_model *m)
+bool fb_preflight_maps(const struct forebay_model *m)
 {
     return m->options.plain && m->options.mmap;
 }
@@ -114,7 +114,7 @@ struct llama_model_params fb_model_params(struct forebay_model *m)
     struct llama_model_params params = llama_model_default_params();
     params.devices = no_devices;
     params.n_gpu_layers = 0;
-    if (fb_look_maps(m)) {
+    if (fb_preflight_maps(m)) {
         params.load_mode = LLAMA_LOAD_MODE_MMAP;
     } else {
         params.load_mode = LLAMA_LOAD_MODE_NONE;
@@ -202,7 +202,7 @@ static enum forebay_status choose_ctx(struct forebay_model *m, struct forebay_er
     return FOREBAY_OK;
 }
 
-void fb_look_bind(struct forebay_model *m, bool measuring)
+void fb_preflight_bind(struct forebay_model *m, bool measuring)
 {
     fb_binding_free(m->binding);
     m->binding = fb_binding_new(m->catalog, m->options.repack, measuring);
@@ -219,7 +219,7 @@ static enum forebay_status measure_once(
     void *user, struct fb_needs *needs, struct forebay_error *err)
 {
     struct forebay_model *m = user;
-    fb_look_bind(m, true);
+    fb_preflight_bind(m, true);
     return fb_guard_measure(
         m->catalog->files[0]->path, fb_model_params(m), fb_context_params(m), needs, err);
 }
@@ -317,7 +317,7 @@ static enum forebay_status measure_and_plan(struct forebay_model *m, struct fore
         fb_speed_probe_disk(m);
     }
     if (status == FOREBAY_OK && !fb_devices_used(&m->devices)) { /* a GPU was never measured */
-        fb_speed_predict(m, m->plan, m->disk_bytes_per_s, fb_speed_usual_past(m), &m->speed);
+        fb_speed_estimate(m, m->plan, m->disk_bytes_per_s, fb_speed_usual_past(m), &m->speed);
     }
     return status;
 }
@@ -326,7 +326,7 @@ static enum forebay_status measure_and_plan(struct forebay_model *m, struct fore
  * before a byte of weights is read. */
 static enum forebay_status measure(struct forebay_model *m, struct forebay_error *err)
 {
-    if (fb_look_maps(m) && !m->devices.list[0]) {
+    if (fb_preflight_maps(m) && !m->devices.list[0]) {
         return FOREBAY_OK; /* nothing to place, and our device stays unknown to llama.cpp */
     }
     fb_device_register();
@@ -369,7 +369,7 @@ static enum forebay_status open_model(
     return status;
 }
 
-enum forebay_status fb_look_weights(
+enum forebay_status fb_preflight_weights(
     struct forebay_model *m, const char *path, struct forebay_error *err)
 {
     m->options.device = "none";
@@ -381,7 +381,8 @@ enum forebay_status fb_look_weights(
     return status;
 }
 
-enum forebay_status fb_look(struct forebay_model *m, const char *path, struct forebay_error *err)
+enum forebay_status fb_preflight(
+    struct forebay_model *m, const char *path, struct forebay_error *err)
 {
     enum forebay_status status = open_model(m, path, err);
     if (status == FOREBAY_OK) {
@@ -396,7 +397,7 @@ enum forebay_status fb_look(struct forebay_model *m, const char *path, struct fo
     return status;
 }
 
-void fb_look_forget(struct forebay_model *m)
+void fb_preflight_forget(struct forebay_model *m)
 {
     fb_binding_free(m->binding);
     fb_plan_free(m->plan);
@@ -420,7 +421,7 @@ static void describe_device(struct forebay_model *m)
     snprintf(use->name, sizeof use->name, "%s", name);
 }
 
-void fb_look_placement(struct forebay_model *m)
+void fb_preflight_placement(struct forebay_model *m)
 {
     struct forebay_placement *p = &m->placement;
     p->weights_bytes = m->catalog->tensor_bytes;

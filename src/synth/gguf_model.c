@@ -1,5 +1,5 @@
-/* model.c - bookkeeping of a model being made. */
-#include "synth/model.h"
+/* gguf_model.c - bookkeeping of a model being made. */
+#include "synth/gguf_model.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -4,12 +4,12 @@
 
 #include "base/error.h"
 
-int fb_experts_pass_limit(const struct fb_experts *x, int group)
+int fb_experts_lease_limit(const struct fb_experts *x, int group)
 {
     return x->pools[x->pool_of[group]].n_slots;
 }
 
-static void reserve_pass(struct fb_pass *pass, int n)
+static void reserve_pass(struct fb_lease *pass, int n)
 {
     if (n > pass->cap) {
         pass->cap = n;
@@ -18,15 +18,15 @@ static void reserve_pass(struct fb_pass *pass, int n)
     }
 }
 
-void fb_pass_release(struct fb_pass *pass)
+void fb_lease_clear(struct fb_lease *pass)
 {
     free(pass->experts);
     free(pass->slots);
-    *pass = (struct fb_pass){.group = -1};
+    *pass = (struct fb_lease){.group = -1};
 }
 
 /* Issues the pass's missing reads in part-major order, as far as there is room. */
-static void pump(struct fb_experts *x, struct fb_pass *pass)
+static void pump(struct fb_experts *x, struct fb_lease *pass)
 {
     int n_parts = x->weights->groups[pass->group].n_parts;
     int pool = x->pool_of[pass->group];
@@ -64,7 +64,7 @@ static int acquire(struct fb_experts *x, int group, int expert)
     return slot;
 }
 
-void fb_experts_begin(struct fb_experts *x, struct fb_pass *pass, int group, const int *experts,
+void fb_experts_begin(struct fb_experts *x, struct fb_lease *pass, int group, const int *experts,
     const int *uses, int n, uint32_t parts)
 {
     int pool = x->pool_of[group], first = x->first_id[group];
@@ -91,7 +91,7 @@ void fb_experts_begin(struct fb_experts *x, struct fb_pass *pass, int group, con
         bool hit = fb_experts_has(x, group, experts[i], parts);
         if (pass->slots[i] >= 0) {
             fb_cache_pin(x->cache, pool, pass->slots[i]);
-            hit = !fb_ahead_take(x, group, pass->slots[i], parts) && hit;
+            hit = !fb_prefetch_claim(x, group, pass->slots[i], parts) && hit;
         }
         pass->n_misses += !hit;
         if (uses) {
@@ -100,7 +100,7 @@ void fb_experts_begin(struct fb_experts *x, struct fb_pass *pass, int group, con
             x->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
         }
     }
-    fb_ahead_cancel(x, group);
+    fb_prefetch_cancel(x, group);
     for (int i = 0; i < n; i++) {
         if (pass->slots[i] < 0) {
             if (uses &&
@@ -115,7 +115,7 @@ void fb_experts_begin(struct fb_experts *x, struct fb_pass *pass, int group, con
     pump(x, pass);
 }
 
-bool fb_experts_ready(struct fb_experts *x, const struct fb_pass *pass, int part)
+bool fb_experts_ready(struct fb_experts *x, const struct fb_lease *pass, int part)
 {
     int pool = x->pool_of[pass->group];
     for (int i = 0; i < pass->n; i++) {
@@ -127,7 +127,7 @@ bool fb_experts_ready(struct fb_experts *x, const struct fb_pass *pass, int part
 }
 
 /* Whether all of the part that the pass still misses was asked for before it was needed. */
-static bool all_ahead(struct fb_experts *x, const struct fb_pass *pass, int part)
+static bool all_ahead(struct fb_experts *x, const struct fb_lease *pass, int part)
 {
     int pool = x->pool_of[pass->group];
     for (int i = 0; i < pass->n; i++) {
@@ -140,7 +140,7 @@ static bool all_ahead(struct fb_experts *x, const struct fb_pass *pass, int part
 }
 
 enum forebay_status fb_experts_wait(
-    struct fb_experts *x, struct fb_pass *pass, int part, struct forebay_error *err)
+    struct fb_experts *x, struct fb_lease *pass, int part, struct forebay_error *err)
 {
     FB_ASSERT(pass->parts & 1u << part);
     for (;;) {
@@ -160,7 +160,7 @@ enum forebay_status fb_experts_wait(
         for (int i = 0; i < x->n_passes; i++) {
             pump(x, x->passes[i]);
         }
-        fb_ahead_pump(x, pass->group);
+        fb_prefetch_pump(x, pass->group);
         if (fb_loads_settle(x, part) == 0 && fb_loads_settle(x, -1) == 0) {
             FB_ASSERT(x->n_open > 0);
             fb_loads_block(x, all_ahead(x, pass, part));
@@ -168,7 +168,7 @@ enum forebay_status fb_experts_wait(
     }
 }
 
-void fb_experts_end(struct fb_experts *x, struct fb_pass *pass)
+void fb_experts_end(struct fb_experts *x, struct fb_lease *pass)
 {
     int pool = x->pool_of[pass->group];
     for (int i = 0; i < pass->n; i++) {

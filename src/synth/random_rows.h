@@ -1,24 +1,24 @@
 /*
- * pool.h - random rows of any tensor type, fast.
+ * random_rows.h - random rows of any tensor type, fast.
  *
  * Quantising gigabytes takes hours for some types, and a test model does not need it: per (type,
  * row length, distribution) a pool of random rows is quantised once, and each row of a tensor is
  * one of them, rotated by a number of blocks. Which row and how far follows from the seed, the
  * tensor and the row number, so any part of a model can be made again, in any order.
  */
-#ifndef FB_SYNTH_POOL_H
-#define FB_SYNTH_POOL_H
+#ifndef FB_SYNTH_RANDOM_ROWS_H
+#define FB_SYNTH_RANDOM_ROWS_H
 
-#include "synth/model.h"
+#include "synth/gguf_model.h"
 
-struct fb_pool;
+struct fb_random_rows;
 
-struct fb_pool *fb_pool_new(uint64_t seed);
-void fb_pool_free(struct fb_pool *pool);
+struct fb_random_rows *fb_random_rows_new(uint64_t seed);
+void fb_random_rows_free(struct fb_random_rows *pool);
 
 /* Writes rows [row, row + n) of the tensor, number `index` in its model. */
-void fb_pool_rows(struct fb_pool *pool, const struct fb_synth_tensor *tensor, int index,
-    int64_t row, int64_t n, void *out);
+void fb_random_rows_get(struct fb_random_rows *pool, const struct fb_synth_tensor *tensor,
+    int index, int64_t row, int64_t n, void *out);
 
 /* Floats with the given mean and standard deviation (evenly spread), a function of `key` alone. */
 void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out);

@@ -1,4 +1,4 @@
-#include "stream/batch.h"
+#include "stream/sets.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #define ONE_USE   (1u << 16)
 
 struct fb_batch {
-    struct fb_arriver *arriver;
+    struct fb_unpacker *unpacker;
     const struct fb_weights *weights;
     struct fb_experts *experts;
     struct fb_transit *transit;
@@ -35,11 +35,11 @@ struct fb_batch {
 };
 
 struct fb_batch *fb_batch_new(
-    struct fb_arriver *arriver, struct fb_experts *experts, struct fb_transit *transit)
+    struct fb_unpacker *unpacker, struct fb_experts *experts, struct fb_transit *transit)
 {
-    const struct fb_weights *weights = arriver->weights;
+    const struct fb_weights *weights = unpacker->weights;
     struct fb_batch *b = fb_xcalloc(1, sizeof *b);
-    *b = (struct fb_batch){arriver, weights, experts, transit, .group = -1, .weight = -1};
+    *b = (struct fb_batch){unpacker, weights, experts, transit, .group = -1, .weight = -1};
     size_t most = MAX_UNITS;
     for (int g = 0; g < weights->n_groups; g++) {
         most = fb_max(most, (size_t)weights->groups[g].n_expert);
@@ -102,7 +102,7 @@ static int look_up(struct fb_batch *b)
         b->admitted[e] = b->slot[e] = -1;
         if (b->uses[e]) {
             bool ahead;
-            b->slot[e] = fb_experts_take(b->experts, b->group, e, &ahead);
+            b->slot[e] = fb_experts_claim(b->experts, b->group, e, &ahead);
             requests += (uint64_t)b->uses[e];
             hits += b->slot[e] >= 0 && !ahead ? (uint64_t)b->uses[e] : 0;
             b->order[n++] = e;
@@ -239,7 +239,7 @@ static void give_units(struct fb_batch *b, struct fb_set *set)
 static int settle_in_slots(struct fb_batch *b)
 {
     struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
-    struct fb_arrival arrivals[MAX_UNITS];
+    struct fb_unpack arrivals[MAX_UNITS];
     uint64_t stride;
     int n_slots, n = 0, left = 0;
     char *slots = fb_experts_slots(b->experts, b->weight, &stride, &n_slots);
@@ -247,7 +247,7 @@ static int settle_in_slots(struct fb_batch *b)
         int slot = b->admitted[b->units[i].expert];
         if (slot >= 0) {
             arrivals[n] =
-                (struct fb_arrival){b->weight, b->units[i].raw, slots + (uint64_t)slot * stride};
+                (struct fb_unpack){b->weight, b->units[i].raw, slots + (uint64_t)slot * stride};
             b->listed[n] = b->units[i].expert;
             b->index[n++] = slot;
         }
@@ -255,7 +255,7 @@ static int settle_in_slots(struct fb_batch *b)
     if (n == 0) {
         return 0;
     }
-    fb_arriver_put(b->arriver, arrivals, n);
+    fb_unpacker_run(b->unpacker, arrivals, n);
     uint32_t part = 1u << b->weights->weights[b->weight].part;
     for (int i = 0; i < b->n_units; i++) {
         int slot = b->admitted[b->units[i].expert];
@@ -274,7 +274,7 @@ static int settle_in_slots(struct fb_batch *b)
 /* Puts the taken units into the places for what is not computed with as it was read. */
 static void settle_in_places(struct fb_batch *b, struct fb_set *set)
 {
-    struct fb_arrival arrivals[MAX_UNITS];
+    struct fb_unpack arrivals[MAX_UNITS];
     uint64_t bytes;
     int n = b->n_units;
     char *places = fb_experts_staging(b->experts, &bytes);
@@ -282,11 +282,11 @@ static void settle_in_places(struct fb_batch *b, struct fb_set *set)
     set->stride = b->weights->weights[b->weight].stride;
     for (int i = 0; i < n; i++) {
         arrivals[i] =
-            (struct fb_arrival){b->weight, b->units[i].raw, places + (uint64_t)i * set->stride};
+            (struct fb_unpack){b->weight, b->units[i].raw, places + (uint64_t)i * set->stride};
         b->listed[i] = b->units[i].expert;
         b->index[i] = i;
     }
-    fb_arriver_put(b->arriver, arrivals, n);
+    fb_unpacker_run(b->unpacker, arrivals, n);
     release_units(b);
     fill_set(b, set, n);
 }
@@ -308,7 +308,7 @@ static int most_units(const struct fb_batch *b, bool direct)
 enum forebay_status fb_batch_next(
     struct fb_batch *b, int weight, struct fb_set *set, struct forebay_error *err)
 {
-    bool direct = b->weights->weights[weight].arrival == FB_ARRIVE_DIRECT;
+    bool direct = b->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
     FB_ASSERT(b->group == b->weights->weights[weight].group);
     *set = (struct fb_set){0};
     if (b->in_use || weight != b->weight) {

@@ -1,5 +1,5 @@
 /*
- * governor.c - gives memory back while the model runs, and takes it again.
+ * memory_watch.c - gives memory back while the model runs, and takes it again.
  *
  *      watch's thread:  look: state of the memory -> fb_governor_decide -> the stream's target
  *                       act:  the stream goes there, if nobody computes a graph, or one is at work
@@ -60,7 +60,7 @@ struct governor *fb_governor_start(struct fb_stream *stream)
     struct governor *g = fb_xcalloc(1, sizeof *g);
     g->stream = stream;
     g->said_slots = fb_stream_n_slots(stream);
-    g->said_kept_bytes = fb_stream_kept_bytes(stream);
+    g->said_kept_bytes = fb_stream_resident_bytes(stream);
     fb_governor_init(
         &g->policy, fb_stream_most(stream), fb_stream_least(stream), fb_governor_calm_ns);
     g->watch = fb_watch_start(&calls, g);
@@ -79,7 +79,7 @@ void fb_governor_stop(struct governor *g)
 static void say(struct governor *g)
 {
     int slots = fb_stream_n_slots(g->stream);
-    uint64_t kept = fb_stream_kept_bytes(g->stream), now = fb_now_ns();
+    uint64_t kept = fb_stream_resident_bytes(g->stream), now = fb_now_ns();
     if ((slots == g->said_slots && kept == g->said_kept_bytes) || now - g->said_ns < SAY_NS) {
         return;
     }

@@ -1,5 +1,5 @@
 /*
- * batch.h - the experts of one layer for a batch that needs more of them than there are slots, or
+ * sets.h - the experts of one layer for a batch that needs more of them than there are slots, or
  * many that are not there: hits are used where they are, misses pass through the transit.
  *
  *      begin ---> set: hits in their slots ---> set: misses in the transit ---> set ... ---> end
@@ -11,8 +11,8 @@
  *
  * Contracts are those of fb_stream_batch_* in stream.h.
  */
-#ifndef FB_STREAM_BATCH_H
-#define FB_STREAM_BATCH_H
+#ifndef FB_STREAM_SETS_H
+#define FB_STREAM_SETS_H
 
 #include "stream/experts.h"
 #include "stream/transit.h"
@@ -20,7 +20,7 @@
 struct fb_batch;
 
 struct fb_batch *fb_batch_new(
-    struct fb_arriver *arriver, struct fb_experts *experts, struct fb_transit *transit);
+    struct fb_unpacker *unpacker, struct fb_experts *experts, struct fb_transit *transit);
 void fb_batch_free(struct fb_batch *b);
 
 void fb_batch_begin(struct fb_batch *b, int weight, const struct fb_routes *routes);

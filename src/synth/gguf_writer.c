@@ -1,11 +1,11 @@
 /*
- * writer.c - see writer.h.
+ * gguf_writer.c - see gguf_writer.h.
  *
  *      parts of a set        [ header 0 | tensors 0..a ] [ header 1 | tensors a..b ] ...
  *
  * The first part carries all key-values, every part the split.* ones.
  */
-#include "synth/writer.h"
+#include "synth/gguf_writer.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "plan/predict.h"
+#include "plan/estimate.h"
 
 #include <math.h>
 
@@ -69,7 +69,7 @@ static struct cost dense_cost(const struct fb_speed_inputs *in, double tokens)
         c.compute += fmax((double)w->file_bytes / r.decode, tokens * elements(in, w) / r.batch);
         if (in->plan && !in->plan->resident[i]) {
             c.read_bytes += (double)w->file_bytes;
-            c.arrive += w->arrival == FB_ARRIVE_TRANSFORM ? (double)w->file_bytes / r.arrive : 0;
+            c.arrive += w->arrival == FB_UNPACK_REPACK ? (double)w->file_bytes / r.arrive : 0;
         }
     }
     c.read = c.read_bytes / in->disk_bytes_per_s;
@@ -108,8 +108,7 @@ static struct cost group_cost(
         c.compute +=
             fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.experts);
         c.read_bytes += missing * (double)w->file_bytes;
-        c.arrive +=
-            w->arrival == FB_ARRIVE_TRANSFORM ? missing * (double)w->file_bytes / r.arrive : 0;
+        c.arrive += w->arrival == FB_UNPACK_REPACK ? missing * (double)w->file_bytes / r.arrive : 0;
     }
     c.read = c.read_bytes / in->disk_bytes_per_s + fmin(1, missing) * in->disk_latency_s;
     return c;
@@ -148,7 +147,7 @@ static double op_time(const struct fb_speed_inputs *in)
     return in->weights->catalog->n_layer * (double)OPS_PER_LAYER * in->profile->op_s;
 }
 
-static void predict_decode(const struct fb_speed_inputs *in, struct fb_speed *out)
+static void estimate_decode(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
     const struct fb_weights *ws = in->weights;
     struct cost dense = dense_cost(in, 1), experts = {0};
@@ -175,15 +174,15 @@ static void predict_decode(const struct fb_speed_inputs *in, struct fb_speed *ou
     out->read_s = dense.read + experts.read;
     out->read_bytes = dense.read_bytes + experts.read_bytes;
     out->compute_s = dense.compute + experts.compute + ops;
-    out->arrive_s = dense.arrive + experts.arrive;
-    out->limit = out->read_s >= out->compute_s && out->read_s >= out->arrive_s ? "the disk"
-                 : out->arrive_s > out->compute_s                              ? "repacking"
+    out->unpack_s = dense.arrive + experts.arrive;
+    out->limit = out->read_s >= out->compute_s && out->read_s >= out->unpack_s ? "the disk"
+                 : out->unpack_s > out->compute_s                              ? "repacking"
                                                                                : "computing";
 }
 
 /* One full batch. Each needed expert is read once, unless it is there, and ahead of its use across
  * layers: the disk and the processors work side by side from the first layer to the last. */
-static void predict_prompt(const struct fb_speed_inputs *in, struct fb_speed *out)
+static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
     const struct fb_weights *ws = in->weights;
     double n = in->batch;
@@ -208,9 +207,9 @@ static void predict_prompt(const struct fb_speed_inputs *in, struct fb_speed *ou
     out->prompt_tok_per_s = n / seconds;
 }
 
-void fb_predict(const struct fb_speed_inputs *in, struct fb_speed *out)
+void fb_estimate(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
     *out = (struct fb_speed){0};
-    predict_decode(in, out);
-    predict_prompt(in, out);
+    estimate_decode(in, out);
+    estimate_prompt(in, out);
 }

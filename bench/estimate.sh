@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# predict.sh - predicted next to achieved: six (model, budget) pairs at three speeds of the disk.
+# estimate.sh - estimated next to achieved: six (model, budget) pairs at three speeds of the disk.
 #
-#   bench/predict.sh [RATE...]        default: 500M 1G 1500M
+#   bench/estimate.sh [RATE...]        default: 500M 1G 1500M
 #
 # Makes replay models of three routing traces and a dense model (some 6 GB in $BENCH_DIR, default
-# /tmp/forebay-predict), limits the disk with ../shared/tools/limit, runs each pair twice in a cache
+# /tmp/forebay-estimate), limits the disk with ../shared/tools/limit, runs each pair twice in a cache
 # directory of its own: the first run finds nothing known of the model, the second what the first
 # one showed. Prompts are a full batch of 512 tokens. Prints one line per run and, at the end, how
 # far off the second runs were. Needs root (cgroups) and a quiet machine.
 set -eu
 cd "$(dirname "$0")/.."
-dir=${BENCH_DIR:-/tmp/forebay-predict}
+dir=${BENCH_DIR:-/tmp/forebay-estimate}
 shared=${FOREBAY_SHARED:-../shared}
 forebay=build/release/forebay
 export FOREBAY_CACHE_DIR=$dir/cache
@@ -41,7 +41,7 @@ prompt=$(seq 1 512 | awk '{ printf "%s%d", (NR > 1 ? "," : ""), $1 % 60 }') # to
 
 out=$dir/results.tsv
 : >"$out"
-printf 'disk\tmodel\tbudget\trun\tpredicted\tachieved\toff\tprompt predicted\tachieved\toff\thits\n'
+printf 'disk\tmodel\tbudget\trun\testimated\tachieved\toff\tprompt estimated\tachieved\toff\thits\n'
 for rate in "$@"; do
     while read -r name share n; do
         file=$dir/$name.gguf
@@ -53,9 +53,9 @@ for rate in "$@"; do
                 --ids --ignore-eos --weights-mem $mem --ctx 640 -q --stats "$dir/stats.json" \
                 >/dev/null 2>"$dir/log" || { cat "$dir/log" >&2; exit 1; }
             awk -v OFS='\t' -v rate="$rate" -v name="$name" -v share="$share" -v run=$run \
-                -v p="$(field predicted_tok_per_s "$dir/stats.json")" \
+                -v p="$(field estimated_tok_per_s "$dir/stats.json")" \
                 -v a="$(field decode_tok_per_s "$dir/stats.json")" \
-                -v pp="$(field predicted_prompt_tok_per_s "$dir/stats.json")" \
+                -v pp="$(field estimated_prompt_tok_per_s "$dir/stats.json")" \
                 -v pa="$(field prompt_tok_per_s "$dir/stats.json")" \
                 -v h="$(field hit_rate "$dir/stats.json")" 'BEGIN {
                 print rate, name, share " %", run, sprintf("%.2f", p), sprintf("%.2f", a), sprintf("%+.0f %%", (p / a - 1) * 100), sprintf("%.1f", pp), sprintf("%.1f", pa), sprintf("%+.0f %%", (pp / pa - 1) * 100), sprintf("%.1f %%", h * 100)

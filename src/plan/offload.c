@@ -1,4 +1,4 @@
-#include "plan/device.h"
+#include "plan/offload.h"
 
 #include <stdlib.h>
 

@@ -1,10 +1,10 @@
-/* plan.c - forebay_plan_* and forebay_profile: what would be, without loading a model. */
+/* plan_report.c - forebay_plan_* and forebay_profile: what would be, without loading a model. */
 #include <stdlib.h>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/libs.h"
-#include "engine/look.h"
+#include "engine/preflight.h"
 #include "engine/machine.h"
 #include "engine/speed.h"
 #include "os/memory.h"
@@ -17,7 +17,7 @@ struct forebay_plan {
 
 /* --- Speed --------------------------------------------------------------------------------- */
 
-/* How far off predictions were, with the model's earlier runs to go by and without; and where not
+/* How far off estimates were, with the model's earlier runs to go by and without; and where not
  * even the processor was measured. */
 #define RANGE_SEEN    0.15
 #define RANGE_UNSEEN  0.35
@@ -46,7 +46,7 @@ static void convert(const struct forebay_model *m, const struct fb_plan *plan,
         .read_bytes = speed->read_bytes,
         .read_s = speed->read_s,
         .compute_s = speed->compute_s,
-        .arrive_s = speed->arrive_s,
+        .unpack_s = speed->unpack_s,
         .disk_bytes_per_s = disk,
         .limit = speed->limit,
         .seen = seen,
@@ -71,7 +71,7 @@ void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes, do
         fb_plan_make(ws, m->plan->budget_bytes + more_bytes, m->curves, &other, NULL)) {
         other = NULL;
     }
-    fb_speed_predict(m, other ? other : m->plan, disk, fb_speed_usual_past(m), &speed);
+    fb_speed_estimate(m, other ? other : m->plan, disk, fb_speed_usual_past(m), &speed);
     convert(m, other ? other : m->plan, &speed, disk, out);
     fb_plan_free(other);
 }
@@ -149,14 +149,14 @@ enum forebay_status forebay_plan_new(const char *path, const struct forebay_mode
         return status;
     }
     m->options.plain = false;
-    status = fb_look(m, path, err);
+    status = fb_preflight(m, path, err);
     if (status != FOREBAY_OK) {
         forebay_model_free(m);
         return status;
     }
     struct forebay_plan *plan = fb_xcalloc(1, sizeof *plan);
     plan->model = m;
-    fb_look_placement(m);
+    fb_preflight_placement(m);
     describe_layers(plan);
     *out = plan;
     return FOREBAY_OK;

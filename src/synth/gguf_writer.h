@@ -1,13 +1,13 @@
 /*
- * writer.h - puts a made model into one GGUF file, or a split set.
+ * gguf_writer.h - puts a made model into one GGUF file, or a split set.
  *
  * Bytes are asked for in file order, in chunks of whole rows, and written once. Everything goes to
  * PATH.tmp first and is renamed when complete; on any failure the temporary files are removed.
  */
-#ifndef FB_SYNTH_WRITER_H
-#define FB_SYNTH_WRITER_H
+#ifndef FB_SYNTH_GGUF_WRITER_H
+#define FB_SYNTH_GGUF_WRITER_H
 
-#include "synth/model.h"
+#include "synth/gguf_model.h"
 #include "synth/synth.h"
 
 /* Where the rows of a model come from. Rows are numbered over all dimensions but the first. */
