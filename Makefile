@@ -6,7 +6,7 @@ export FOREBAY_LLAMA_SOURCE JOBS
 
 SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*/*.[ch] tests/*.cpp bench/*.[ch])
 
-.PHONY: build help demo demo-clean check device-check asan tsan load aarch64 install format format-check clean
+.PHONY: build help demo demo-clean check check-quick check-bare device-check asan tsan load aarch64 install format format-check lint clean
 
 build: ## build everything into build/release
 	@scripts/build.sh release
@@ -22,6 +22,12 @@ demo-clean: ## remove the model that demo made
 
 check: ## build and run all tests
 	@scripts/check.sh release
+
+check-quick: build ## the tests without those that take a minute or more
+	@scripts/check.sh release quick
+
+check-bare: ## the quick tests in a copy of the tree that has no ../shared
+	@scripts/check-bare.sh
 
 device-check: ## layers on a GPU, tried on a software one (downloads 90 MB once; Linux on x86-64)
 	@tests/device.sh
@@ -44,6 +50,9 @@ install: build ## install under PREFIX (default /usr/local; DESTDIR is honoured)
 
 format: ## format the sources with clang-format
 	@clang-format -i $(SOURCES)
+
+lint: ## check formatting, line lengths and shell scripts
+	@scripts/lint.sh
 
 format-check: ## say what is not formatted
 	@clang-format --dry-run -Werror $(SOURCES)

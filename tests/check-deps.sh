@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
-# Enforces the dependency table of DESIGN.md over src/, and the list of banned functions.
-#   tests/check-deps.sh [SRC]      SRC is src/ unless given
+# Enforces the structure that DESIGN.md describes over src/:
+#   1  includes follow the dependency table             4  struct tags are unique
+#   2  no banned function is called                     5  file names are unique outside cmd/
+#   3  no include circle among the parts of a module    6  rule labels are unique, and in DESIGN.md
+#   tests/check-deps.sh [SRC [DESIGN]]      default: src/ and DESIGN.md of this tree
 # Prints FILE:LINE and the reason for each violation, then one TAP line per check. Exit 1 if any.
+#
+# A part is a header with its sources: ring.h and ring.c. The files of one part for several
+# platforms (memory_linux.c, memory_macos.c, memory_posix.c, memory_platform.h) count as one.
 set -euo pipefail
-src=${1:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/src}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+src=${1:-$root/src}
+design=$(realpath "${2:-$root/DESIGN.md}")
 cd "$src"
 
 # module: what it may include, besides itself, forebay.h and the C library. GGML, LLAMA and SYSTEM
@@ -37,8 +45,14 @@ gmtime localtime ctime asctime tmpnam tempnam mktemp'
 
 # shellcheck disable=SC2016 # the dollars are awk's
 find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n' '\0' |
-    xargs -0 awk -v table="$table" -v iso="$iso" -v banned="$banned" '
+    xargs -0 awk -v table="$table" -v iso="$iso" -v banned="$banned" -v design="$design" '
     BEGIN {
+        while ((getline line < design) > 0)
+            while (match(line, /(^|[^A-Za-z0-9])[A-Z][A-Z]?[0-9]+/)) {
+                label = substr(line, RSTART, RLENGTH); sub(/^[^A-Z]/, "", label)
+                in_design[label] = 1
+                line = substr(line, RSTART + RLENGTH)
+            }
         n = split(table, lines, "\n")
         for (i = 1; i <= n; i++) {
             words = split(lines[i], word, " ")
@@ -84,11 +98,44 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
         return (module, "SYSTEM") in may || (module, name "=" target) in may
     }
 
+    function part_of(path,    p) {
+        p = path
+        sub(/\.[a-z]+$/, "", p)
+        sub(/_(linux|macos|posix|platform)$/, "", p)
+        return p
+    }
+
+    # Follows the includes from a part; reports the circle when it comes back to one on the way.
+    function walk(part, way,    n, next_, i) {
+        if (state[part] == 2) return
+        if (state[part] == 1) {
+            sub(".*" part " -> ", part " -> ", way)
+            print way part ": include circle"
+            count["circle"]++
+            return
+        }
+        state[part] = 1
+        n = split(edges[part], next_, " ")
+        for (i = 1; i <= n; i++) walk(next_[i], way part " -> ")
+        state[part] = 2
+    }
+
     FNR == 1 {
         in_comment = 0
         module = FILENAME; sub(/\/.*/, "", module)
         name = FILENAME; sub(/.*\//, "", name)
         if (!(module in known)) bad("include", "src/" module " is not a module of the table")
+        if (module != "cmd") {
+            if (name in named) bad("file", name " is also the name of " named[name])
+            named[name] = FILENAME
+        }
+    }
+    # A rule is stated in a list of a comment: a star, the label alone, the text.
+    match($0, /^ \*  +[A-Z][A-Z]?[0-9]+  +[^ ]/) {
+        label = $2
+        if (label in rule) bad("rule", "rule " label " is also stated in " rule[label])
+        rule[label] = FILENAME
+        if (!(label in in_design)) bad("rule", "rule " label " is not in DESIGN.md")
     }
     {
         raw = $0
@@ -99,7 +146,15 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
             if (target ~ /^\.|\/\./ || (raw ~ /"/ && target !~ /\/|^(forebay|gguf|ggml.*|llama.*)\.h$/))
                 bad("include", "includes are written module/file.h: " target)
             else if (!include_allowed(target)) bad("include", module " may not include " target)
+            else if (index(target, module "/") == 1 && part_of(target) != part_of(FILENAME))
+                edges[part_of(FILENAME)] = edges[part_of(FILENAME)] " " part_of(target)
             next
+        }
+        if (match(code, /^(typedef )?(struct|union|enum) +[a-z_0-9]+ *\{/)) {
+            tag = code; sub(/ *\{.*/, "", tag); sub(/^.* /, "", tag)
+            if (tag in defined && part_of(FILENAME) != part_of(defined[tag]))
+                bad("tag", "struct " tag " is also defined in " defined[tag])
+            defined[tag] = FILENAME
         }
         rest = code
         while (match(rest, /[A-Za-z_][A-Za-z_0-9]*[ \t]*\(/)) {
@@ -109,8 +164,16 @@ find . -name '*.[ch]' -o -name '*.cpp' | sed 's|^\./||' | LC_ALL=C sort | tr '\n
         }
     }
     END {
-        print "1..2"
-        print (count["include"] ? "not ok" : "ok") " 1 - includes follow the dependency table"
-        print (count["banned"] ? "not ok" : "ok") " 2 - no banned function is called"
-        exit count["include"] + count["banned"] > 0
+        for (part in edges) walk(part, "")
+        n = split("include:includes follow the dependency table;banned:no banned function is called;" \
+            "circle:no include circle in a module;tag:struct tags are unique;" \
+            "file:file names are unique outside cmd/;" \
+            "rule:rule labels are unique and listed in DESIGN.md", check, ";")
+        print "1.." n
+        for (i = 1; i <= n; i++) {
+            split(check[i], word, ":")
+            print (count[word[1]] ? "not ok " : "ok ") i " - " word[2]
+            failed += count[word[1]] > 0
+        }
+        exit failed > 0
     }' || exit 1
