@@ -8,7 +8,7 @@ columns=100
 
 missing=()
 for tool in clang-format shellcheck; do
-    command -v $tool >/dev/null || missing+=($tool)
+    command -v $tool >/dev/null || missing+=("$tool")
 done
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -34,5 +34,5 @@ if [ -n "$long" ]; then
 fi
 
 mapfile -t scripts < <(git ls-files | grep -E '\.sh$|^\.ci/')
-shellcheck -x "${scripts[@]}" || failed=1
+shellcheck -x -S warning "${scripts[@]}" || failed=1
 exit $failed
