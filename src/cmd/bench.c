@@ -10,7 +10,10 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "cmd/bench.h"
+#include "cmd/bench_report.h"
+#include "cmd/bench_run.h"
+#include "cmd/cmd.h"
+#include "cmd/generate.h"
 #include "cmd/shared_options.h"
 
 static int parse(struct bench_options *o, int argc, char **argv)

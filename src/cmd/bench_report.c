@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/bench.h"
+#include "cmd/bench_report.h"
 #include "cmd/utf8.h"
 
 static const char *const program_names[] = {"forebay", "llama.cpp"};

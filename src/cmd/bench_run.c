@@ -15,7 +15,8 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/bench.h"
+#include "cmd/bench_run.h"
+#include "cmd/progress.h"
 
 static const char default_text[] =
     "The harbour was quiet when the survey ship came in. Nobody on the pier had expected her "

@@ -12,7 +12,9 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/figures.h"
+#include "cmd/progress.h"
 #include "cmd/line.h"
 #include "cmd/shared_options.h"
 #include "cmd/talk.h"
@@ -140,7 +142,7 @@ static void command_stats(struct chat *c, const char *arg)
         "kept",
         talk_n_messages(c->talk), forebay_session_n_past(talk_session(c->talk)),
         forebay_model_ctx(c->model), c->turn.computed_tokens, c->turn.kept_tokens);
-    stats_print(&stats, &placement);
+    figures_print(&stats, &placement);
 }
 
 static void command_new(struct chat *c, const char *arg)

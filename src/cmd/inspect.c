@@ -1,5 +1,6 @@
 /* inspect.c - `forebay inspect MODEL`: what is in the file, as tables or JSON. Reads no weights. */
 #include "cmd/cmd.h"
+#include "cmd/options.h"
 
 #include <inttypes.h>
 #include <jansson.h>

@@ -1,5 +1,6 @@
 /* main.c - the `forebay` program: the table of subcommands, nothing else. */
 #include "cmd/cmd.h"
+#include "cmd/options.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 #include "cmd/cmd.h"
+#include "cmd/options.h"
 
 struct eta {
     bool quiet, terminal;

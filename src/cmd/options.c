@@ -4,7 +4,7 @@
  * The table is the only description of an option: what is not in it is not accepted, and what is
  * in it is in the help. --help and --version belong to every table.
  */
-#include "cmd/cmd.h"
+#include "cmd/options.h"
 
 #include <errno.h>
 #include <limits.h>

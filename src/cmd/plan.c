@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
+#include "cmd/progress.h"
 
 #define BAR       40
 #define MORE      FB_GIB

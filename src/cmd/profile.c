@@ -4,7 +4,9 @@
 #include <stdlib.h>
 
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
+#include "cmd/progress.h"
 
 static double number(const json_t *object, const char *key)
 {

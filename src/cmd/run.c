@@ -5,7 +5,10 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/generate.h"
+#include "cmd/progress.h"
 #include "cmd/utf8.h"
 
 static volatile sig_atomic_t interrupted;
@@ -139,10 +142,10 @@ int cmd_run(int argc, char **argv)
         forebay_stats_get(session, &stats);
         forebay_model_placement(model, &placement);
         if (!o.quiet) {
-            stats_print(&stats, &placement);
+            figures_print(&stats, &placement);
         }
         if (o.stats_path && status == FOREBAY_OK) {
-            status = stats_write(o.stats_path, &stats, &err);
+            status = figures_write(o.stats_path, &stats, &err);
         }
     }
     if (session) {

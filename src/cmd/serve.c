@@ -7,7 +7,8 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/progress.h"
 #include "cmd/shared_options.h"
 #include "serve/server.h"
 

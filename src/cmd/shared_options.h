@@ -10,7 +10,7 @@
 
 #include <limits.h>
 
-#include "cmd/cmd.h"
+#include "cmd/options.h"
 
 /* clang-format off */
 

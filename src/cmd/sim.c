@@ -1,5 +1,6 @@
 /* sim.c - `forebay sim`: what a cache makes of a routing trace, as a table or JSON. */
 #include "cmd/cmd.h"
+#include "cmd/options.h"
 
 #include <inttypes.h>
 #include <jansson.h>

@@ -1,5 +1,7 @@
 /* synth.c - `forebay synth`: test models of any size. One function per kind, all options here. */
 #include "cmd/cmd.h"
+#include "cmd/options.h"
+#include "cmd/progress.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -7,7 +9,6 @@
 #include <string.h>
 
 #include "base/units.h"
-#include "cmd/generate.h"
 #include "synth/synth.h"
 
 /* What every kind takes besides its own options. */

@@ -24,7 +24,10 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/generate.h"
+#include "cmd/progress.h"
 #include "serve/service.h"
 
 #define ARRIVALS 2 /* sequences that come with each pass */
@@ -257,10 +260,10 @@ static enum forebay_status one_run(
         forebay_stats_get(session, &stats);
         forebay_model_placement(model, &placement);
         if (!o->quiet) {
-            stats_print(&stats, &placement);
+            figures_print(&stats, &placement);
         }
         if (o->stats_path) {
-            status = stats_write(o->stats_path, &stats, err);
+            status = figures_write(o->stats_path, &stats, err);
         }
     }
     forebay_session_free(session);
