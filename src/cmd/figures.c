@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "base/units.h"
 
+/* --- JSON ---------------------------------------------------------------------------------- */
+
 static void set_double(json_t *object, const char *key, double value)
 {
     json_object_set_new(object, key, json_real(value));
@@ -36,24 +38,27 @@ enum forebay_status figures_write(
                          "cannot write %s", path);
 }
 
+/* --- Text ---------------------------------------------------------------------------------- */
+
 static void print_reads(const struct forebay_stats *s)
 {
-    /* The last token that was sampled has not been evaluated. */
+    /* The last token sampled is not evaluated. */
     double per_token = s->generated_tokens > 1
                            ? (double)s->decode_read_bytes / (double)(s->generated_tokens - 1)
                            : 0;
-    fprintf(stderr, "reads:  %s in all, %s a token while generating", FB_SIZE(s->read_bytes),
+    fprintf(stderr, "reads:  %s in total, %s per generated token", FB_SIZE(s->read_bytes),
         FB_SIZE((uint64_t)per_token));
     if (s->disk_bytes_per_s > 0) {
-        fprintf(stderr, "; disk %s/s, %.0f %% used", FB_SIZE((uint64_t)s->disk_bytes_per_s),
+        fprintf(stderr, "; disk %s/s, %.0f %% utilised", FB_SIZE((uint64_t)s->disk_bytes_per_s),
             s->disk_utilisation * 100);
     }
     fprintf(stderr, "\n");
     if (s->expert_requests) {
-        fprintf(stderr, "cache:  %.1f %% of %llu expert requests hit", s->hit_rate * 100,
+        fprintf(stderr, "cache:  %.1f %% of %llu expert requests were hits", s->hit_rate * 100,
             (unsigned long long)s->expert_requests);
         if (s->roofline_ratio > 0) {
-            fprintf(stderr, "; speed is %.1f times that of reading everything", s->roofline_ratio);
+            fprintf(stderr, "; %.1f times the speed of reading every weight from disk",
+                s->roofline_ratio);
         }
         fprintf(stderr, "\n");
     }
@@ -71,8 +76,8 @@ static void print_device(const struct forebay_device_use *use, int n_layers)
 void figures_print(const struct forebay_stats *s, const struct forebay_placement *placement)
 {
     fprintf(stderr,
-        "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first "
-        "token after %.2f s, loaded in %.1f s\n",
+        "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first token after "
+        "%.2f s, loaded in %.1f s\n",
         s->decode_tok_per_s, (unsigned long long)s->generated_tokens, s->prompt_tok_per_s,
         (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
     if (s->estimated_tok_per_s > 0) {
@@ -82,11 +87,11 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
         print_device(&placement->device, placement->n_layers);
     }
     if (placement->fits) {
-        fprintf(stderr, "memory: the model fits; peak %s of a budget of %s\n",
+        fprintf(stderr, "memory: peak %s of a budget of %s; the model fits\n",
             FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes));
         return;
     }
-    fprintf(stderr, "memory: peak %s of a budget of %s; %s of %s of weights kept",
+    fprintf(stderr, "memory: peak %s of a budget of %s; %s of %s of weights in memory",
         FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes),
         FB_SIZE(placement->resident_bytes + placement->cache_bytes),
         FB_SIZE(placement->weights_bytes));
@@ -95,12 +100,11 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
     }
     fprintf(stderr, "\n");
     if (placement->sidecar_bytes) {
-        fprintf(
-            stderr, "sidecar: %s of weights are read from it\n", FB_SIZE(placement->sidecar_bytes));
+        fprintf(stderr, "sidecar: holds %s of weights\n", FB_SIZE(placement->sidecar_bytes));
     }
     print_reads(s);
     fprintf(stderr,
-        "time:   computing %.2f s, waiting for reads %.2f s, putting them into place %.2f s, "
-        "scheduling %.2f s; written %s\n",
+        "time:   compute %.2f s, stalled on reads %.2f s, unpacking %.2f s, scheduling %.2f s; "
+        "written %s\n",
         s->compute_s, s->stall_s, s->unpack_s, s->scheduler_s, FB_SIZE(s->written_bytes));
 }

@@ -14,7 +14,7 @@
 
 const char *generate_parse_tokens(const char *text, void *target)
 {
-    static const char expected[] = "token ids joined by commas, such as 1,2,3";
+    static const char expected[] = "token ids separated by commas, such as 1,2,3";
     struct generate_options *o = target;
     size_t n = 0, cap = 0;
     int32_t *tokens = NULL;
@@ -50,20 +50,20 @@ static enum forebay_status cannot_write(
     return fb_fail_errno(err, FOREBAY_E_IO, errno, hint, "cannot write %s", path);
 }
 
-/* Whether the file can be written; a run that fails leaves no empty file. `path` may be NULL. */
+/* Checks that the file can be written, without creating it. `path` may be NULL. */
 static enum forebay_status check_output(
     const char *path, const char *option, struct forebay_error *err)
 {
     if (!path) {
         return FOREBAY_OK;
     }
-    bool there = access(path, F_OK) == 0;
+    bool exists = access(path, F_OK) == 0;
     FILE *f = fopen(path, "ab");
     if (!f) {
         return cannot_write(path, option, err);
     }
     fclose(f);
-    if (!there) {
+    if (!exists) {
         remove(path);
     }
     return FOREBAY_OK;
@@ -101,7 +101,7 @@ static enum forebay_status read_text(
     return FOREBAY_OK;
 }
 
-/* What can be known to fail before the minutes that a large model takes. */
+/* Loading a large model takes minutes; unusable files are reported before. */
 static enum forebay_status check_files(struct generate_options *o, struct forebay_error *err)
 {
     enum forebay_status status = check_output(o->stats_path, "stats", err);
@@ -120,7 +120,7 @@ int generate_parse_spec(
     struct forebay_error err;
     int rc = cmd_parse(spec, argc, argv, &o->model_path, NULL);
     if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
-        rc = cmd_usage_error(spec, "give one of --prompt, --file and --tokens");
+        rc = cmd_usage_error(spec, "--prompt, --file and --tokens exclude each other");
     }
     if (rc != CMD_GO_ON) {
         return rc;
@@ -135,23 +135,23 @@ int generate_parse_spec(
     return CMD_GO_ON;
 }
 
-/* Everything the options set, and where: the table is the description. */
 int generate_parse(const char *name, const char *summary, const struct cmd_option own[2], int argc,
     char **argv, struct generate_options *o)
 {
+    char n_help[64];
+    snprintf(n_help, sizeof n_help, "number of tokens to generate (default %u)", o->n_predict);
     struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(o), {CMD_GROUP, .help = "Generation"},
-        {CMD_UINT32, 'n', "predict", "N", "tokens to generate (default 128; verify: 32)",
-            .target = &o->n_predict, .min = 0, .max = 1e9},
-        {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
+        {CMD_UINT32, 'n', "predict", "N", n_help, .target = &o->n_predict, .min = 0, .max = 1e9},
+        {CMD_FLAG, 0, "ignore-eos", NULL, "continue after an end-of-text token",
             .target = &o->ignore_eos},
-        CMD_SAMPLING_OPTIONS(
-            &o->sampling, "temperature; 0 (the default) takes the likeliest token"),
+        CMD_SAMPLING_OPTIONS(&o->sampling,
+            "temperature; 0 (the default): always the likeliest token", "random seed (default 0)"),
         CMD_MODEL_OPTIONS(&o->model), {CMD_GROUP, .help = "Output"},
-        {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",
+        {CMD_STRING, 0, "stats", "FILE", "write the statistics of the run as JSON (docs/STATS.md)",
             .target = &o->stats_path},
-        {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr", .target = &o->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, own[0],
-        own[1], {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print no progress and no statistics", .target = &o->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &o->verbose},
+        own[0], own[1], {0}};
     const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
     return generate_parse_spec(&spec, argc, argv, o);
 }

@@ -30,9 +30,9 @@ struct generate_options {
 /* clang-format off */
 /* Rows for an option table. o: struct generate_options * */
 #define GENERATE_INPUT_OPTIONS(o) \
-    {CMD_GROUP, .help = "Input (one of; default: a built-in text)"}, \
+    {CMD_GROUP, .help = "Input (at most one; default: a built-in text)"}, \
     {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &(o)->prompt}, \
-    {CMD_STRING, 'f', "file", "FILE", "text to continue, from a file; - is standard input", \
+    {CMD_STRING, 'f', "file", "FILE", "file with the text to continue; - is standard input", \
         .target = &(o)->file}, \
     {CMD_CALL, 0, "tokens", "IDS", "token ids to continue: 1,2,3", .target = (o), \
         .parse = generate_parse_tokens}
@@ -43,7 +43,7 @@ void generate_options_init(struct generate_options *options, uint32_t n_predict)
 
 /* Parses the command line of `name` ("run" or "verify"), which adds two rows of its own, and checks
  * that its files can be read and written, so that mistakes surface before the model is loaded.
- * Returns CMD_GO_ON or the exit code. */
+ * The fields of `options` are the defaults. Returns CMD_GO_ON or the exit code. */
 int generate_parse(const char *name, const char *summary, const struct cmd_option own[2], int argc,
     char **argv, struct generate_options *options);
 /* The same for a command with its own option table. */

@@ -1,4 +1,4 @@
-# What would be, before loading: in memory, from the disk, not at all; and the keys for programs.
+# The plan for a model that fits, one that is streamed, one that does not fit; the keys of its JSON.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay plan m.gguf -t 1 -q --no-repack
@@ -23,4 +23,4 @@ echo "== what is planned is what is done"
 value() { sed -n "s/.*\"$1\": \([0-9]*\),.*/\1/p" "$2" | head -n 1; }
 forebay plan m.gguf -t 1 -q --weights-mem 1100K --json >plan.json
 forebay run m.gguf $SMALL -n 4 --ids --stats stats.json | wc -l
-[ "$(value resident_bytes plan.json)" = "$(value resident_bytes stats.json)" ] && echo "the same is kept"
+[ "$(value resident_bytes plan.json)" = "$(value resident_bytes stats.json)" ] && echo "the same weights are resident"
