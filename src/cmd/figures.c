@@ -100,7 +100,8 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
     }
     fprintf(stderr, "\n");
     if (placement->sidecar_bytes) {
-        fprintf(stderr, "sidecar: holds %s of weights\n", FB_SIZE(placement->sidecar_bytes));
+        fprintf(
+            stderr, "sidecar: %s of weights are read from it\n", FB_SIZE(placement->sidecar_bytes));
     }
     print_reads(s);
     fprintf(stderr,
