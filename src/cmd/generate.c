@@ -1,3 +1,10 @@
+/*
+ * generate.c - the command line and the prompt of run, verify and bench.
+ *
+ *      command line --generate_parse--> options, contents of --file --generate_input--> tokens
+ *
+ * Loading a large model takes minutes, so files are read, or checked for writing, while parsing.
+ */
 #include "cmd/generate.h"
 
 #include <errno.h>
@@ -101,7 +108,7 @@ static enum forebay_status read_text(
     return FOREBAY_OK;
 }
 
-/* Loading a large model takes minutes; unusable files are reported before. */
+/* Reads --file, and checks that the files to be written can be. */
 static enum forebay_status check_files(struct generate_options *o, struct forebay_error *err)
 {
     enum forebay_status status = check_output(o->stats_path, "stats", err);

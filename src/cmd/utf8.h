@@ -1,5 +1,4 @@
-/* utf8.h - prints text that arrives in tokens, which may end inside a UTF-8 character, in whole
- * characters. */
+/* utf8.h - prints text in whole characters, although tokens may end inside a UTF-8 character. */
 #ifndef FB_CMD_UTF8_H
 #define FB_CMD_UTF8_H
 

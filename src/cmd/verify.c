@@ -33,7 +33,7 @@
 #define NEW_PER_PASS 2 /* sequences started by each pass */
 
 /* A prompt and its continuation. */
-struct sequence {
+struct verify_sequence {
     int32_t *tokens;
     size_t n_prompt, n; /* tokens: of the prompt, in total */
     size_t n_done;      /* evaluated in this run */
@@ -42,7 +42,7 @@ struct sequence {
 
 /* The reference: the tokens of the first run, and its logits, row after row. */
 struct reference {
-    struct sequence *seqs;
+    struct verify_sequence *seqs;
     uint32_t n_seqs;
     size_t n_passes, n_prompt_rows, n_generated_rows; /* of the current run */
     size_t n_vocab;
@@ -98,11 +98,11 @@ static enum forebay_status compare_row(
 
 /* --- Passes -------------------------------------------------------------------------------- */
 
-/* The token `offset` places behind those evaluated. Like the server, several sequences ask only for
- * the logits of the last token of a prompt; a single sequence asks for those of every token. */
+/* The token `offset` places behind those evaluated. Several sequences ask for the logits of a
+ * prompt's last token only, like the server; a single sequence asks for those of every token. */
 static struct forebay_item next_item(const struct reference *ref, int seq, size_t offset)
 {
-    const struct sequence *s = &ref->seqs[seq];
+    const struct verify_sequence *s = &ref->seqs[seq];
     size_t at = s->n_done + offset;
     return (struct forebay_item){s->tokens[at], seq, ref->n_seqs == 1 || at + 1 >= s->n_prompt};
 }
@@ -112,14 +112,14 @@ static size_t plan_pass(const struct reference *ref, uint32_t batch, struct fore
 {
     size_t n = 0, room, started = fb_min(ref->n_seqs, NEW_PER_PASS * (ref->n_passes + 1));
     for (size_t i = 0; i < started; i++) {
-        const struct sequence *s = &ref->seqs[i];
+        const struct verify_sequence *s = &ref->seqs[i];
         if (s->n_done >= s->n_prompt && s->n_done < s->n) {
             items[n++] = next_item(ref, (int)i, 0);
         }
     }
     room = n > 0 ? fb_min(batch - n, fb_service_piece(batch)) : batch;
     for (size_t i = 0; i < started; i++) {
-        const struct sequence *s = &ref->seqs[i];
+        const struct verify_sequence *s = &ref->seqs[i];
         for (size_t k = 0; room > 0 && s->n_done + k < s->n_prompt; k++, room--) {
             items[n++] = next_item(ref, (int)i, k);
         }
@@ -129,7 +129,7 @@ static size_t plan_pass(const struct reference *ref, uint32_t batch, struct fore
 
 /* Samples the next token and adds it, unless the sequence has ended. */
 static enum forebay_status continue_sequence(const struct forebay_model *model,
-    struct forebay_session *session, const struct generate_options *o, struct sequence *s,
+    struct forebay_session *session, const struct generate_options *o, struct verify_sequence *s,
     size_t row, struct forebay_error *err)
 {
     int32_t token;
@@ -160,7 +160,7 @@ static enum forebay_status run_passes(struct forebay_model *model, struct foreba
         status = forebay_decode(session, items, n, err);
         ref->n_passes++;
         for (size_t i = 0; i < n && status == FOREBAY_OK; i++) {
-            struct sequence *s = &ref->seqs[items[i].seq];
+            struct verify_sequence *s = &ref->seqs[items[i].seq];
             size_t position = s->n_done++;
             if (!items[i].logits) {
                 continue;
@@ -206,7 +206,7 @@ static enum forebay_status make_sequences(const struct forebay_model *model,
     }
     ref->n_vocab = (size_t)forebay_model_n_vocab(model);
     for (uint32_t i = 0; i < ref->n_seqs && status == FOREBAY_OK; i++) {
-        struct sequence *s = &ref->seqs[i];
+        struct verify_sequence *s = &ref->seqs[i];
         struct forebay_sampling sampling = o->sampling;
         sampling.seed += i;
         s->n = s->n_prompt = n;
