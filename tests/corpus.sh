@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The corpus of our own model is the same with every Python: its generator and tokenizer make the
-# texts and tokens that test_fable compares with llama.cpp's.
+# The corpus of the model in models/ is the same with every Python version: checks the tokens of its
+# generator and tokenizer, which test_fable compares with llama.cpp's.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../models/train"
+cd "$(dirname "${BASH_SOURCE[0]}")/../models/train" || exit 1
 echo 1..1
 if ! command -v python3 >/dev/null; then
     echo "ok 1 # SKIP corpus (no python3)"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Layers on a GPU next to streamed weights, tested without a GPU: llama.cpp's Vulkan back end on
-# Mesa's software driver. Every run must equal llama.cpp with the same layers on the same device.
-#   tests/device.sh [CASE...]      cases are names of models below; all unless given
-# Fetches the Vulkan libraries (once, some 90 MB) into deps/llama-vulkan, installs the driver when
-# it may, and builds into build/vulkan. Reports in TAP. The first run compiles shaders for minutes.
+# Tests layers offloaded to a GPU next to streamed weights, without a GPU: llama.cpp's Vulkan
+# backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
+# same device.
+#   tests/device.sh [CASE...]      cases: choice dense experts biased stories; default: all
+# Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
+# root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -13,7 +14,7 @@ models=${FOREBAY_SHARED:-../shared}/models
 say() { echo "device: $1" >&2; }
 
 if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
-    say "made for Linux on x86-64 only"
+    say "runs on Linux on x86-64 only"
     echo "1..0 # SKIP"
     exit 0
 fi
@@ -21,7 +22,8 @@ fi
 # --- Driver, libraries, build ---------------------------------------------------------------------
 
 have_driver() {
-    ldconfig -p | grep -q 'libvulkan\.so\.1' && ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1
+    ldconfig -p | grep -q 'libvulkan\.so\.1' &&
+        ls /usr/share/vulkan/icd.d/lvp_icd*.json >/dev/null 2>&1
 }
 if ! have_driver; then
     packages="mesa-vulkan-drivers libvulkan1"
@@ -31,8 +33,8 @@ if ! have_driver; then
     fi
     say "installing $packages"
     # shellcheck disable=SC2086 # a list of words
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -y -q --no-install-recommends \
-        install $packages >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -y -q \
+        --no-install-recommends install $packages >/dev/null
 fi
 scripts/setup.sh
 scripts/fetch-llama.sh linux-x64-vulkan --into deps/llama-vulkan
@@ -41,7 +43,7 @@ cmake -S . -B "$build" -DFOREBAY_TESTS=OFF -DFOREBAY_LLAMA_DIR="$root/deps/llama
     >"$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
 cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target forebay_cli >&2
 
-export GGML_VK_VISIBLE_DEVICES=0 # llama.cpp hides devices that are processors, unless told
+export GGML_VK_VISIBLE_DEVICES=0 # by default llama.cpp hides software devices
 forebay=$root/$build/forebay
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -50,7 +52,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 n=0
 failed=0
-check() { # RC WHAT
+check() { # RC TITLE
     n=$((n + 1))
     if [ "$1" = 0 ]; then
         echo "ok $n - $2"
@@ -60,29 +62,34 @@ check() { # RC WHAT
     fi
 }
 
-# More than one pass, the last of them shorter; one thread, so that busy machines do.
+# Several passes, the last one shorter; one thread, so that the tests also run on busy machines.
+# shellcheck disable=SC2054 # the commas are part of the value
 prompt=(--tokens 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18 --ignore-eos -t 1 -c 128)
 
 number() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$2"; }
 
-# verify MODEL WHAT OPTION...: a check; what the device holds is added to $tmp/held
+# verify MODEL TITLE OPTION...: a check; adds the device's line of the statistics to $tmp/held
 verify() {
     local model=$1 what=$2 rc=0 held
     shift 2
-    timeout 600 "$forebay" verify "$model" "${prompt[@]}" -n 4 "$@" >"$tmp/out" 2>"$tmp/err" || rc=$?
+    timeout 600 "$forebay" verify "$model" "${prompt[@]}" -n 4 "$@" \
+        >"$tmp/out" 2>"$tmp/err" || rc=$?
     held=$(sed -n 's/^device: //p' "$tmp/err")
     echo "${held:-nothing}" >>"$tmp/held"
     check $rc "$what: ${held:-nothing on the device}, $(head -n 1 "$tmp/out")"
     [ $rc = 0 ] || sed 's/^/# /' "$tmp/err"
 }
 
-# covered REGEX WHAT: some run of the model had this on the device
+# covered REGEX TITLE: a check; some run of the model had a matching placement on the device
 covered() {
-    grep -qE "$1" "$tmp/held" && check 0 "$2" || check 1 "$2"
+    local rc=0
+    grep -qE "$1" "$tmp/held" || rc=$?
+    check $rc "$2"
 }
 
-# every_split NAME MODEL: from all of the model on the device to nothing, at two budgets each. Seven
-# tokens a pass: Mesa's compiler (22.3) crashes on llama.cpp's shader for experts in large batches.
+# every_split NAME MODEL: from all of the model on the device to nothing, with two budgets each.
+# Seven tokens per pass, because Mesa's compiler (22.3) crashes on llama.cpp's shader for experts in
+# large batches.
 every_split() {
     local name=$1 model=$2 size all percent share
     size=$(stat -c %s "$model")
@@ -121,7 +128,7 @@ experts() {
         --weights-mem 4M
 }
 
-# Biases of experts, and sinks in the attention.
+# An architecture with biases of experts and attention sinks.
 biased() {
     synth biased -a gpt-oss --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     every_split biased "$tmp/biased.gguf"
@@ -134,17 +141,30 @@ stories() {
     done
 }
 
-# A software device is taken only by its name.
+# uses TITLE DEVICE OPTION...: a check; a run of choice.gguf with these options uses this device
+uses() {
+    local rc=0
+    "$forebay" run "$tmp/choice.gguf" "${prompt[@]}" -n 1 -q --ids --stats "$tmp/stats" "${@:3}" \
+        >/dev/null || rc=$?
+    [ $rc != 0 ] || grep -q "\"device_name\": \"$2\"" "$tmp/stats" || rc=1
+    check $rc "$1"
+}
+
+# A software device is used only if it is named. The error for an unknown device lists the known
+# ones.
 choice() {
     synth choice -a llama --embd 256 --heads 4 --ff 256
-    local run=("$forebay" run "$tmp/choice.gguf" "${prompt[@]}" -n 1 -q --ids --stats "$tmp/stats")
-    "${run[@]}" >/dev/null && grep -q '"device_name": "none"' "$tmp/stats" && check 0 "auto" || check 1 "auto"
-    "${run[@]}" --device Vulkan0 >/dev/null && grep -q '"device_name": "Vulkan0"' "$tmp/stats" &&
-        check 0 "by name" || check 1 "by name"
+    uses "auto" none
+    uses "by name" Vulkan0 --device Vulkan0
     local rc=0
-    "${run[@]}" --device Vulkan7 >/dev/null 2>"$tmp/err" || rc=$?
-    [ $rc = 2 ] && grep -q 'Vulkan0 (llvmpipe' "$tmp/err" && check 0 "no such device" ||
-        check 1 "no such device"
+    "$forebay" run "$tmp/choice.gguf" "${prompt[@]}" -n 1 -q --device Vulkan7 >/dev/null \
+        2>"$tmp/err" || rc=$?
+    if [ $rc = 2 ] && grep -q 'Vulkan0 (llvmpipe' "$tmp/err"; then
+        rc=0
+    else
+        rc=1
+    fi
+    check $rc "no such device"
 }
 
 [ $# -gt 0 ] || set -- choice dense experts biased stories

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# pressure.sh - random models under random memory limits; in every second run the limit is lowered
-# by up to 40 % while tokens are made.
+# pressure.sh - runs random models under random memory limits; in every second run the limit is
+# lowered by up to 40 % while tokens are generated.
 #
-#   tests/pressure.sh [N [SEED [FOREBAY]]]      N pairs (100), random numbers from SEED (1)
+#   tests/pressure.sh [N [SEED [FOREBAY]]]      N pairs of runs (100), random numbers from SEED (1)
 #
-# Each pair: a model of 100 to 600 MB, the tokens it makes without a limit, and the same in a cgroup
-# (v1 or v2) that is limited. It passes if it was not killed, never went over the limit, and made
-# the same tokens. The limit is lowered in steps of 5 % every 50 to 100 ms. Where the kernel refuses
-# a limit below what is used (v1), it is tried again; a limit that stays refused fails the pair.
-# Needs root, cgroups, and 1.5 GB of room in TMPDIR; says SKIP without.
+# A pair uses one model of 100 to 600 MB: the first run generates without a limit, the second one in
+# a cgroup (v1 or v2) with a limit. The pair passes if the second run was not killed, never exceeded
+# the limit, and generated the same tokens. The limit is lowered in steps of 5 % every 50 to 100 ms.
+# If the kernel refuses a limit below the memory in use (v1), the step is tried again; if it stays
+# refused, the pair fails. Needs root, cgroups, and 1.5 GB of space in TMPDIR; otherwise the test is
+# skipped.
 set -u
 n=${1:-100}
 RANDOM=${2:-1}
@@ -26,27 +27,27 @@ skip() {
     exit 0
 }
 group=
-[ "$(uname)" = Linux ] || skip "cgroups are of Linux"
+[ "$(uname)" = Linux ] || skip "cgroups need Linux"
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
     group=/sys/fs/cgroup/$name
-    limit_file=memory.max used_file=memory.current peak_file=memory.peak events_file=memory.events
+    limit_file=memory.max peak_file=memory.peak events_file=memory.events
     { echo +memory >/sys/fs/cgroup/cgroup.subtree_control; } 2>/dev/null
 else
     group=/sys/fs/cgroup/memory/$name
-    limit_file=memory.limit_in_bytes used_file=memory.usage_in_bytes
-    peak_file=memory.max_usage_in_bytes events_file=memory.oom_control
+    limit_file=memory.limit_in_bytes peak_file=memory.max_usage_in_bytes
+    events_file=memory.oom_control
 fi
-mkdir "$group" 2>/dev/null || skip "no right to make a cgroup"
+mkdir "$group" 2>/dev/null || skip "no permission to create a cgroup"
 [ -w "$group/$limit_file" ] || skip "no memory controller"
 rmdir "$group"
 
-field() { # NAME FILE -> its number, 0 without
+field() { # NAME FILE -> its value, 0 if missing
     awk -v name="$1" '$1 == name { n = $2 } END { print n + 0 }' "$2" 2>/dev/null
 }
 set_limit() { # MIB
     { echo $(($1 << 20)) >"$group/$limit_file"; } 2>/dev/null
 }
-within() { # LOW HIGH -> a random number
+within() { # LOW HIGH -> a random number between them
     echo $(($1 + (RANDOM * 32768 + RANDOM) % ($2 - $1 + 1)))
 }
 one_of() { # WORD... -> one of them
@@ -72,13 +73,14 @@ make_model() { # sets arch, type, size
         --vocab "$(within 1000 8000)" "${experts[@]}" -o "$dir/model.gguf" >"$dir/synth.log" 2>&1
 }
 
-# The smallest budget in MiB, from the error's own hint.
+# The smallest budget in MiB, from the hint of the error.
 least_mib() {
     "$forebay" run "$dir/model.gguf" "${options[@]}" --mem 1 -n 1 2>&1 |
         sed -n 's/.*--mem \([0-9]*\)M.*/\1/p' | head -1
 }
 
-# Lowers the limit from $limit to $final MiB. Sets lowered to how far it came, and refused.
+# Lowers the limit from $limit to $final MiB. Sets lowered: the limit reached; refused: a limit that
+# the kernel refused, if any.
 lower() { # PID
     local step=$((limit / 20)) to tries
     refused=
@@ -95,7 +97,7 @@ lower() { # PID
             return
         fi
         lowered=$to
-        sleep 0.0$(within 50 99)
+        sleep "0.0$(within 50 99)"
     done
 }
 
@@ -118,7 +120,7 @@ run_limited() { # TOKENS. Sets rc, peak, killed, lowered.
     rc=$?
     killed=$(field oom_kill "$group/$events_file")
     peak=$(($(cat "$group/$peak_file" 2>/dev/null || echo 0) >> 20))
-    for _ in 1 2 3 4 5 6 7 8 9 10; do # the last of its pages may still be on their way
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # its last pages may not be freed yet
         rmdir "$group" 2>/dev/null && break
         sleep 0.1
     done
@@ -131,40 +133,43 @@ try_pair() { # NUMBER
         --tokens "$(within 300 900),$(within 300 900),$(within 300 900)")
     [ $((RANDOM % 3)) != 0 ] || options+=(--no-repack)
     local tokens cut=0 seconds
-    for seconds in 4 20 60; do # the later ones for machines that are busy
+    for seconds in 4 20 60; do # longer on busy machines
         timeout -s INT $seconds "$forebay" run "$dir/model.gguf" "${options[@]}" -n 1000 --ids -q \
             >"$dir/want"
         [ ! -s "$dir/want" ] || break
     done
     tokens=$(wc -l <"$dir/want")
     least=$(least_mib)
-    [ "$tokens" -gt 0 ] && [ -n "$least" ] || { verdict="FAILED: no reference" && return; }
+    if [ "$tokens" = 0 ] || [ -z "$least" ]; then
+        verdict="FAILED: no reference"
+        return
+    fi
     [ $(($1 % 2)) = 1 ] || cut=$(one_of "$(within 5 40)" "$(within 33 40)")
-    # A sixteenth of the limit is not given to weights, with half as much again to begin with.
+    # A sixteenth of the limit, plus half of that at the start, is not available to weights.
     final=$(((least + 32) * 100 / 88))
-    # Every second time no more than a little above what it needs.
+    # In every second pair the limit is only slightly above the minimum.
     local most=$((final > size ? final + 64 : size + 64))
     [ $((RANDOM % 2)) = 0 ] || most=$((final + final / 8))
     final=$(within $final $most)
     limit=$((final * 100 / (100 - cut)))
-    [ $cut != 0 ] || limit=$final
+    [ "$cut" != 0 ] || limit=$final
     budget=()
-    [ $((RANDOM % 2)) = 0 ] || budget=(--mem "${limit}M") # a ceiling, and no promise
+    [ $((RANDOM % 2)) = 0 ] || budget=(--mem "${limit}M") # may exceed the free memory
     run_limited "$tokens" || { verdict="FAILED: no cgroup" && return; }
     shrinks=$(sed -n 's/.*"governor_shrinks": \([0-9]*\).*/\1/p' "$dir/stats.json" 2>/dev/null)
     if [ "$killed" != 0 ]; then
-        verdict="FAILED: killed for want of memory"
+        verdict="FAILED: killed, out of memory"
     elif [ "$rc" != 0 ]; then
         verdict="FAILED: exit status $rc: $(tail -2 "$dir/err" | head -1)"
     elif [ "$peak" -gt "$limit" ]; then
         verdict="FAILED: over the limit"
     elif ! cmp -s "$dir/want" "$dir/got"; then
-        verdict="FAILED: other tokens"
+        verdict="FAILED: different tokens"
     elif [ -n "$refused" ]; then
-        verdict="FAILED: could not be lowered to $refused"
+        verdict="FAILED: the limit could not be lowered to $refused"
     else
         verdict=ok
-        [ "$lowered" = "$final" ] || verdict="ok (ended at $lowered)"
+        [ "$lowered" = "$final" ] || verdict="ok (ended at limit $lowered)"
     fi
 }
 

@@ -1,4 +1,4 @@
-/* test_options.c - the option tables of cmd.h: what is accepted, what is refused and how. */
+/* test_options.c - option tables: accepted and rejected command lines, the help, exit codes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "cmd/options.c" /* the program is no library to link */
+#include "cmd/options.c" /* the program is not a library */
 
 struct values {
     const char *prompt;
@@ -33,7 +33,7 @@ static char err[8192];
 static const char *parse_ids(const char *text, void *target)
 {
     if (strspn(text, "0123456789,") != strlen(text)) {
-        return "numbers joined by commas";
+        return "numbers separated by commas";
     }
     snprintf(target, sizeof v.ids, "%s", text);
     return NULL;
@@ -55,10 +55,10 @@ static const struct cmd_option table[] = {
 static const struct cmd_spec spec = {
     "try", "MODEL [FILE] [options]", "Tries things.", table, 1, 2, NULL};
 
-/* Runs cmd_parse on words separated by '|', with stdout and stderr in `out` and `err`. */
+/* Runs cmd_parse with words separated by '|'; captures stdout and stderr in `out` and `err`. */
 static int parse(const char *words)
 {
-    static char text[512]; /* positionals point into it */
+    static char text[512]; /* `positional` points into it */
     char *argv[32] = {(char[]){"try"}};
     int argc = 1;
     snprintf(text, sizeof text, "%s", words);
@@ -89,7 +89,7 @@ static int parse(const char *words)
     return rc;
 }
 
-static void test_accepted(void **state)
+static void test_valid_command_lines_set_the_targets(void **state)
 {
     (void)state;
     assert_int_equal(parse("model"), CMD_GO_ON);
@@ -119,19 +119,19 @@ static void test_accepted(void **state)
     assert_string_equal(err, "");
 }
 
-static void test_refused(void **state)
+static void test_mistakes_name_the_argument_and_the_valid_values(void **state)
 {
     static const struct {
         const char *words;
         const char *message;
     } cases[] = {
-        {"", "MODEL is missing"},
+        {"", "missing argument MODEL"},
         {"a|b|c", "unexpected argument 'c'"},
         {"m|--jso", "unknown option --jso"},
         {"m|--jsonx", "unknown option --jsonx"},
         {"m|-x", "unknown option -x"},
         {"m|-h5", "unknown option -h"},
-        {"m|--json=1", "--json takes no value"},
+        {"m|--json=1", "--json does not accept a value"},
         {"m|-p", "-p needs a value (TEXT)"},
         {"m|--count", "--count needs a value (N)"},
         {"m|--count=", "--count: expected a whole number, not ''"},
@@ -150,7 +150,7 @@ static void test_refused(void **state)
         {"m|--mem=4X", "expected a size like 512M or 4G"},
         {"m|--mem=1000", "from 1.0 KiB to"},
         {"m|--mem=-1", "not '-1'"},
-        {"m|--tokens=1;2", "--tokens: expected numbers joined by commas, not '1;2'"},
+        {"m|--tokens=1;2", "--tokens: expected numbers separated by commas, not '1;2'"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -164,7 +164,7 @@ static void test_refused(void **state)
     }
 }
 
-static void test_help(void **state)
+static void test_help_and_version_win_over_everything_after_them(void **state)
 {
     (void)state;
     static const char *const asked[] = {"--help", "-h", "m|--json|--help|--nonsense"};
@@ -181,7 +181,7 @@ static void test_help(void **state)
     assert_non_null(strstr(out, forebay_version()));
 }
 
-static void test_exit_codes(void **state)
+static void test_each_status_has_its_exit_code(void **state)
 {
     (void)state;
     assert_int_equal(cmd_exit_code(FOREBAY_OK), 0);
@@ -196,10 +196,10 @@ static void test_exit_codes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accepted),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_help),
-        cmocka_unit_test(test_exit_codes),
+        cmocka_unit_test(test_valid_command_lines_set_the_targets),
+        cmocka_unit_test(test_mistakes_name_the_argument_and_the_valid_values),
+        cmocka_unit_test(test_help_and_version_win_over_everything_after_them),
+        cmocka_unit_test(test_each_status_has_its_exit_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

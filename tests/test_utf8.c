@@ -1,4 +1,4 @@
-/* test_utf8.c - text that comes in pieces is printed whole characters at a time, and all of it. */
+/* test_utf8.c - text in arbitrary pieces is printed completely, and only in whole characters. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,10 +9,10 @@
 
 #include <cmocka.h>
 
-#include "cmd/utf8.c" /* the program is no library to link */
+#include "cmd/utf8.c" /* the program is not a library */
 
-/* Prints `text` in pieces that end after each of the bits of `cuts`; checks after each piece that no
- * character was cut. Returns what was printed. */
+/* Prints `text` in pieces; bit i of `cuts` ends a piece after byte i. Checks after each piece that
+ * no character was cut. Returns the output. */
 static char *print_in_pieces(const char *text, uint32_t cuts)
 {
     struct utf8_begun begun = {0};
@@ -33,7 +33,7 @@ static char *print_in_pieces(const char *text, uint32_t cuts)
     return printed;
 }
 
-/* However `text` is cut into tokens, `want` is printed. */
+/* Checks that `want` is printed however `text` is cut into pieces. */
 static void check(const char *text, const char *want)
 {
     assert_in_range(strlen(text), 1, 16);
@@ -52,14 +52,14 @@ static void test_characters_stay_whole(void **state)
     check("\xf0\x9f\x98\x80\xf0\x9f\x98\x81\xc3\xa9", "\xf0\x9f\x98\x80\xf0\x9f\x98\x81\xc3\xa9");
 }
 
-static void test_what_is_begun_at_the_end_is_left_out(void **state)
+static void test_an_incomplete_character_at_the_end_is_not_printed(void **state)
 {
     (void)state;
     check("ab\xe2\x82", "ab");
     check("\xc3\xa9\xf0\x9f\x98", "\xc3\xa9");
 }
 
-static void test_other_bytes_pass(void **state)
+static void test_invalid_bytes_are_printed_unchanged(void **state)
 {
     (void)state;
     check("\x80\x80x\xe2\x82y", "\x80\x80x\xe2\x82y");
@@ -67,8 +67,7 @@ static void test_other_bytes_pass(void **state)
     check("\xc3\xa9\xa9\xa9", "\xc3\xa9\xa9\xa9");
 }
 
-/* A character is printed with its last byte, not one byte later. */
-static void test_nothing_is_held_back_longer(void **state)
+static void test_a_character_is_printed_with_its_last_byte(void **state)
 {
     (void)state;
     struct utf8_begun begun = {0};
@@ -87,9 +86,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_characters_stay_whole),
-        cmocka_unit_test(test_what_is_begun_at_the_end_is_left_out),
-        cmocka_unit_test(test_other_bytes_pass),
-        cmocka_unit_test(test_nothing_is_held_back_longer),
+        cmocka_unit_test(test_an_incomplete_character_at_the_end_is_not_printed),
+        cmocka_unit_test(test_invalid_bytes_are_printed_unchanged),
+        cmocka_unit_test(test_a_character_is_printed_with_its_last_byte),
     };
     return cmocka_run_group_tests_name("utf8", tests, NULL, NULL);
 }

@@ -1,63 +1,75 @@
 /*
- * bench.c - forebay bench: how fast, how close to what disk and CPU allow, and against llama.cpp.
+ * bench.c - forebay bench: measures a model's speed, how much of the disk's speed is used, and the
+ * same for plain llama.cpp.
  *
- * Rounds of runs; each run is a process of its own (bench_run.c). Before each one the system is
- * asked to forget the model's files, so that all begin alike. The two programs alternate, and who
- * goes first changes from round to round: a machine that gets slower wrongs neither.
+ *      bench.c         options, rounds
+ *      bench_run.c     one run, in its own process
+ *      bench_report.c  figures of the runs; table, JSON
+ *
+ * Before each run the model's files are dropped from the page cache, so that all runs start alike.
+ * The two programs alternate, and the order changes from round to round, so that a machine that
+ * becomes slower or faster affects both:
+ *
+ *      round 1: Forebay, llama.cpp    round 2: llama.cpp, Forebay    round 3: Forebay, llama.cpp
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "cmd/bench.h"
+#include "cmd/bench_report.h"
+#include "cmd/bench_run.h"
+#include "cmd/cmd.h"
+#include "cmd/generate.h"
 #include "cmd/shared_options.h"
 
 static int parse(struct bench_options *o, int argc, char **argv)
 {
     struct generate_options *g = &o->generate;
     const struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(g),
-        {CMD_GROUP, .help = "Measuring"},
+        {CMD_GROUP, .help = "Measurement"},
         {CMD_UINT32, 0, "prompt-tokens", "N",
-            "cut or repeat the prompt to this length; default: 256 of a built-in text, all of a "
-            "prompt that is given",
+            "cut or repeat the prompt to this length; default: the prompt given, or 256 tokens of "
+            "a built-in text",
             .target = &o->prompt_tokens, .min = 1, .max = 1 << 24},
-        {CMD_UINT32, 'n', "predict", "N", "tokens to generate and measure (default 64)",
+        {CMD_UINT32, 'n', "predict", "N", "number of tokens to measure (default 64)",
             .target = &g->n_predict, .min = 1, .max = 1e9},
-        {CMD_UINT32, 0, "warmup", "N", "tokens to generate before, that do not count (default 8)",
+        {CMD_UINT32, 0, "warmup", "N", "number of tokens to generate first, unmeasured (default 8)",
             .target = &o->warmup, .min = 0, .max = 1e9},
         {CMD_FLOAT, 0, "seconds", "S",
-            "generate no longer than this, warming up and measuring each (default 60)",
+            "time limit of the warm-up, and of the measured tokens (default 60)",
             .target = &o->seconds, .min = 0, .max = 1e6},
-        {CMD_UINT32, 0, "rounds", "N", "runs of each program (default 3)", .target = &o->rounds,
-            .min = 1, .max = 1000},
+        {CMD_UINT32, 0, "rounds", "N", "number of runs of each program (default 3)",
+            .target = &o->rounds, .min = 1, .max = 1000},
         {CMD_STRING, 0, "vs", "PROGRAM",
-            "llama.cpp: alternate with plain llama.cpp on its mapping of the file (mmap)",
+            "llama.cpp: alternate with plain llama.cpp, which maps the file (mmap)",
             .target = &o->versus},
-        {CMD_FLAG, 0, "json", NULL, "print all figures as JSON", .target = &o->json},
+        {CMD_FLAG, 0, "json", NULL, "print all figures as JSON (docs/STATS.md)",
+            .target = &o->json},
         CMD_MODEL_OPTIONS(&g->model), {CMD_GROUP, .help = "Output"},
-        {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &g->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &g->verbose}, {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print no progress", .target = &g->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &g->verbose},
+        {0}};
     const struct cmd_spec spec = {"bench", "MODEL [options]",
-        "Measures a model: loading, prompt, generating, what a token's time goes to, how much of "
-        "the disk's speed is used. Each run is a process of its own, and begins with none of the "
-        "model in the page cache.",
+        "Measures a model: loading, prompt, generating, where the time of a token goes, and how "
+        "much of the disk's speed is used. Each run is a separate process and starts with none of "
+        "the model in the page cache.",
         options, 1, 1,
-        "--mem bounds Forebay only. To give llama.cpp no more, run the command in a container with "
-        "that limit (bench/peer.sh does). llama.cpp repacks weights as it does by default if "
-        "Forebay, too, holds all of them; if not, it computes on them as stored. Without --ctx the "
-        "context is as long as a run needs."};
+        "--mem limits Forebay only. To limit llama.cpp, too, run the command in a container with "
+        "that limit, as bench/peer.sh does. If the model fits, llama.cpp repacks weights as by "
+        "default; if not, it computes with them as stored. Without --ctx the context is as long as "
+        "a run needs."};
     generate_options_init(g, 64);
     int rc = generate_parse_spec(&spec, argc, argv, g);
     if (rc == CMD_GO_ON && o->versus && strcmp(o->versus, "llama.cpp") != 0) {
         generate_release(g);
-        return cmd_usage_error(&spec, "--vs %s: must be llama.cpp", o->versus);
+        return cmd_usage_error(&spec, "--vs: expected llama.cpp, not '%s'", o->versus);
     }
     return rc;
 }
 
-/* Fills in what the command line left open. */
-static void settle(struct bench_options *o)
+/* Chooses the prompt's length and the context where the command line does not. */
+static void choose_defaults(struct bench_options *o)
 {
     const struct generate_options *g = &o->generate;
     if (o->prompt_tokens == 0 && !g->prompt && !g->file && !g->tokens) {
@@ -110,7 +122,7 @@ int cmd_bench(int argc, char **argv)
     if (rc != CMD_GO_ON) {
         return rc;
     }
-    settle(&o);
+    choose_defaults(&o);
     struct forebay_error err;
     struct forebay_file *file = NULL;
     struct bench_result result = {0};

@@ -1,4 +1,11 @@
-/* bench_report.c - what the runs of a benchmark come to: figures, a table, JSON. */
+/*
+ * bench_report.c - from the results of the runs to figures, and to a table or JSON.
+ *
+ *      bench_run --bench_figures_of--> bench_figures --spread_at--> median, min, max over rounds
+ *
+ * A figure is named by its offset in struct bench_figures, so that one function computes the spread
+ * of any of them, and of the ratio between the two programs (round by round).
+ */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,20 +13,20 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/bench.h"
+#include "cmd/bench_report.h"
 #include "cmd/utf8.h"
 
 static const char *const program_names[] = {"forebay", "llama.cpp"};
 
 /* --- Figures ------------------------------------------------------------------------------- */
 
-/* Also 0 for the small negative numbers that differences of equal sums come to. */
+/* a / b; 0 also for the small negative numbers that rounding of differences can give. */
 static double over(double a, double b)
 {
     return a > 0 && b > 0 ? a / b : 0;
 }
 
-/* docs/STATS.md defines them; here they are of the tokens that count. */
+/* As docs/STATS.md defines them, for the measured tokens only. */
 struct bench_figures bench_figures_of(const struct bench_run *run, uint64_t bytes_per_token)
 {
     const struct forebay_stats *p = &run->prompt, *a = &run->start, *z = &run->end;
@@ -103,7 +110,7 @@ static void summary_release(struct summary *s)
     free(s->values);
 }
 
-/* Of the figure at `offset` in struct bench_figures. */
+/* The figure at `offset` in struct bench_figures. */
 static double figure_at(const struct bench_figures *f, size_t offset)
 {
     double value;
@@ -119,7 +126,7 @@ static struct spread spread_at(struct summary *s, enum bench_program program, si
     return spread_of(s->values, s->options->rounds);
 }
 
-/* Forebay's figure over llama.cpp's, round by round. */
+/* Forebay's figure / llama.cpp's, round by round. */
 static struct spread ratio_at(struct summary *s, size_t offset)
 {
     for (uint32_t i = 0; i < s->options->rounds; i++) {
@@ -131,7 +138,8 @@ static struct spread ratio_at(struct summary *s, size_t offset)
 
 #define SPREAD(s, program, name) spread_at(s, program, offsetof(struct bench_figures, name))
 
-/* Generated tokens that both programs chose the same, from the first on; of how many. */
+/* Number of generated tokens, from the first on, that are equal in both programs. *of: number of
+ * tokens compared. */
 static uint32_t same_tokens(const struct bench_result *r, uint32_t round, uint32_t *of)
 {
     const struct bench_run *a = &r->runs[BENCH_FOREBAY][round], *b = &r->runs[BENCH_LLAMA][round];
@@ -186,43 +194,46 @@ static void print_decode(struct summary *s, bool experts)
     struct spread u = SPREAD(s, BENCH_FOREBAY, disk_utilisation);
     struct spread hits = SPREAD(s, BENCH_FOREBAY, hit_rate);
     double read = SPREAD(s, BENCH_FOREBAY, token_read_bytes).median;
-    double ahead = SPREAD(s, BENCH_FOREBAY, token_prefetch_bytes).median;
+    double prefetched = SPREAD(s, BENCH_FOREBAY, token_prefetch_bytes).median;
     double used = SPREAD(s, BENCH_FOREBAY, token_prefetch_used_bytes).median;
     double disk = SPREAD(s, BENCH_FOREBAY, disk_bytes_per_s).median;
-    printf("\nwhile Forebay generates (medians):\n");
+    printf("\ngenerating with Forebay (medians):\n");
     if (experts) {
         printf("    expert requests that hit         %.1f %% (%.1f to %.1f)\n", hits.median * 100,
             hits.min * 100, hits.max * 100);
     }
-    printf("    read                             %s a token; %s ahead of need, %.0f %% of that "
-           "used\n",
-        FB_SIZE((uint64_t)read), FB_SIZE((uint64_t)ahead), over(used, ahead) * 100);
+    printf(
+        "    read                             %s per token; %s prefetched, %.0f %% of that used\n",
+        FB_SIZE((uint64_t)read), FB_SIZE((uint64_t)prefetched), over(used, prefetched) * 100);
     if (disk > 0) {
-        printf("    disk (U)                         %.0f %% used (%.0f to %.0f) of the %s/s "
-               "measured before loading\n",
+        printf(
+            "    disk utilisation (U)             %.0f %% (%.0f to %.0f) of %s/s, measured before "
+            "loading\n",
             u.median * 100, u.min * 100, u.max * 100, FB_SIZE((uint64_t)disk));
-        printf("    memory's worth (R)               %.2f times the speed of reading everything\n",
+        printf(
+            "    roofline ratio (R)               %.2f times the speed of reading every weight\n",
             SPREAD(s, BENCH_FOREBAY, roofline_ratio).median);
     }
-    printf("    estimated                        %.2f tokens/s\n",
+    printf("    estimated speed                  %.2f tokens/s\n",
         SPREAD(s, BENCH_FOREBAY, estimated_tok_per_s).median);
-    printf("a token's time:\n");
-    SHARE(s, "computing", token_compute_s);
-    SHARE(s, "waiting for demand reads", token_demand_stall_s);
-    SHARE(s, "waiting for reads ahead of need", token_prefetch_stall_s);
-    SHARE(s, "putting what arrived into place", token_unpack_s);
-    SHARE(s, "scheduler", token_scheduler_s);
+    printf("time per token:\n");
+    SHARE(s, "compute", token_compute_s);
+    SHARE(s, "stalled on demand reads", token_demand_stall_s);
+    SHARE(s, "stalled on prefetch reads", token_prefetch_stall_s);
+    SHARE(s, "unpacking", token_unpack_s);
+    SHARE(s, "scheduling", token_scheduler_s);
 }
 
 static void print_versus(const struct bench_options *o, const struct bench_result *r)
 {
     uint32_t of, same = same_tokens(r, 0, &of);
     bool repacked = o->generate.model.repack && o->llama_repacks;
-    printf("llama.cpp maps the file, %s; its page cache is bounded by the machine or container "
-           "only, not by --mem\n",
+    printf(
+        "llama.cpp maps the file, %s; its page cache is limited by the machine or container, not "
+        "by --mem\n",
         repacked ? "weights repacked" : "weights as stored");
-    printf("tokens generated: %s%s (%u of %u)\n", same == of ? "the same" : "different",
-        same == of || repacked == o->generate.model.repack ? "" : ", as layouts are", same, of);
+    printf("tokens generated: %s%s (%u of %u equal)\n", same == of ? "identical" : "different",
+        same == of || repacked == o->generate.model.repack ? "" : ", as are the layouts", same, of);
 }
 
 void bench_print_table(const struct bench_options *o, const struct bench_result *r)
@@ -243,16 +254,16 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
             FB_SIZE(p->resident_bytes + p->cache_bytes), FB_SIZE(p->weights_bytes));
     }
     printf(
-        "%u round%s: a prompt of %llu tokens, then %u tokens after %u that do not count; each run "
-        "a process of its\nown that begins with none of the model in the page cache; median "
+        "%u round%s: a prompt of %llu tokens, %u tokens to warm up, %u tokens measured; each run "
+        "is a separate\nprocess and starts with none of the model in the page cache; median "
         "(range)\n\n",
         o->rounds, o->rounds == 1 ? "" : "s", (unsigned long long)first->prompt.prompt_tokens,
-        first->n_measured, o->warmup);
+        o->warmup, first->n_measured);
     if (s.figures[BENCH_LLAMA]) {
         printf("%-20s  %-26s  %-26s  %s\n", "", "Forebay", "llama.cpp", "Forebay / llama.cpp");
     }
     print_row(&s, "loading, s", offsetof(struct bench_figures, load_s), 1);
-    print_row(&s, "first token after, s", offsetof(struct bench_figures, first_token_s), 1);
+    print_row(&s, "first token, s", offsetof(struct bench_figures, first_token_s), 1);
     print_row(&s, "prompt, tokens/s", offsetof(struct bench_figures, prompt_tok_per_s), 1);
     print_row(&s, "decode, tokens/s", offsetof(struct bench_figures, decode_tok_per_s), 1);
     print_row(&s, "peak memory, MiB", offsetof(struct bench_figures, peak_rss_bytes), 0x1p20);

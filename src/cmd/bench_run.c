@@ -1,9 +1,12 @@
 /*
  * bench_run.c - one run of a benchmark, in a child process.
  *
- * A process has one model, and what it did before (memory taken, threads started, our device made
- * known to llama.cpp) would be in the next one's way. The parent touches neither ggml nor a GPU, so
- * that a fork alone is enough: the child loads, evaluates, and sends its figures through a pipe.
+ *      parent: fork -------------------------------------------- read the pipe, wait
+ *      child:       load, prompt, warm-up, measured tokens, write struct bench_run to the pipe
+ *
+ * A process can load one model at a time, and memory, threads and the registered device of an
+ * earlier run would affect the next one. The parent uses neither ggml nor a GPU, so a fork without
+ * exec is safe.
  */
 #include <errno.h>
 #include <signal.h>
@@ -15,27 +18,24 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/bench.h"
+#include "cmd/bench_run.h"
+#include "cmd/progress.h"
 
 static const char default_text[] =
     "The harbour was quiet when the survey ship came in. Nobody on the pier had expected her "
-    "before "
-    "the end of the month, and the two men who took her lines asked at once what had gone wrong. "
-    "Nothing had, said the mate: the weather had held, the instruments had worked, and every depth "
-    "on "
-    "the northern half of the sheet had been measured twice. What they had found there was another "
-    "matter. Where the old chart showed forty fathoms of mud there was a ridge of clean rock, nine "
-    "miles long, which rose so steeply that the sounding line had touched it on one side of the "
-    "boat "
-    "and not on the other. In the evening the captain drew it in with a fine pen, compared each "
-    "figure with the notebook, and wrote the date beside it. Then she put out the lamp and "
-    "listened "
-    "to the water for a while. A chart, she had been taught, is a promise made to people one will "
-    "never meet. ";
+    "before the end of the month, and the two men who took her lines asked at once what had gone "
+    "wrong. Nothing had, said the mate: the weather had held, the instruments had worked, and "
+    "every depth on the northern half of the sheet had been measured twice. What they had found "
+    "there was another matter. Where the old chart showed forty fathoms of mud there was a ridge "
+    "of clean rock, nine miles long, which rose so steeply that the sounding line had touched it "
+    "on one side of the boat and not on the other. In the evening the captain drew it in with a "
+    "fine pen, compared each figure with the notebook, and wrote the date beside it. Then she put "
+    "out the lamp and listened to the water for a while. A chart, she had been taught, is a "
+    "promise made to people one will never meet. ";
 
 /* --- The child ----------------------------------------------------------------------------- */
 
-/* The prompt, cut or repeated to the length that was asked for. */
+/* The prompt, cut or repeated to --prompt-tokens. */
 static enum forebay_status make_prompt(const struct bench_options *o,
     const struct forebay_model *model, int32_t **out, size_t *n, struct forebay_error *err)
 {
@@ -52,7 +52,7 @@ static enum forebay_status make_prompt(const struct bench_options *o,
     if (status != FOREBAY_OK || o->prompt_tokens == 0) {
         return status;
     }
-    size_t length = *n, first = length > 1 && !input.tokens; /* a text begins only once */
+    size_t length = *n, first = length > 1 && !input.tokens; /* do not repeat BOS */
     *out = fb_xrealloc(*out, o->prompt_tokens * sizeof **out);
     for (size_t i = length; i < o->prompt_tokens; i++) {
         (*out)[i] = (*out)[first + (i - length) % (length - first)];
@@ -61,7 +61,7 @@ static enum forebay_status make_prompt(const struct bench_options *o,
     return FOREBAY_OK;
 }
 
-/* Generates up to n tokens, one at least, or until the time is up. */
+/* Generates n tokens, or fewer if the time limit is reached, but at least one. */
 static enum forebay_status generate(struct forebay_session *session, const struct bench_options *o,
     uint32_t n, int32_t *token, struct bench_run *run, struct forebay_error *err)
 {
@@ -175,11 +175,11 @@ static enum forebay_status died(enum bench_program program, int status,
     const char *name = program == BENCH_LLAMA ? "llama.cpp" : "Forebay";
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
         return fb_fail(err, FOREBAY_E_NOMEM,
-            "Usually the system did that for want of memory: raise the limit it runs under.",
-            "the process that ran %s with %s was killed", o->generate.model_path, name);
+            "The likely reason is lack of memory: raise the limit of the container or machine.",
+            "the process running %s with %s was killed", o->generate.model_path, name);
     }
     return fb_fail(err, FOREBAY_E_LLAMA, "Its messages are above; --verbose shows more.",
-        "the process that ran %s with %s ended by %s %d", o->generate.model_path, name,
+        "the process running %s with %s ended with %s %d", o->generate.model_path, name,
         WIFSIGNALED(status) ? "signal" : "exit code",
         WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }
@@ -190,9 +190,9 @@ enum forebay_status bench_run(const struct bench_options *o, enum bench_program 
     int ends[2], status = 0;
     *run = (struct bench_run){0};
     if (pipe(ends) != 0) {
-        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot make a pipe");
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot create a pipe");
     }
-    fflush(NULL); /* or the child's copy would be written, too */
+    fflush(NULL); /* otherwise the child would write its copy of the buffers, too */
     pid_t child = fork();
     if (child == 0) {
         close(ends[0]);
@@ -202,14 +202,14 @@ enum forebay_status bench_run(const struct bench_options *o, enum bench_program 
     }
     int failed = child < 0 ? errno : 0;
     close(ends[1]);
-    bool whole = child > 0 && receive_run(ends[0], run);
+    bool complete = child > 0 && receive_run(ends[0], run);
     close(ends[0]);
     if (failed) {
         return fb_fail_errno(err, FOREBAY_E_NOMEM, failed, "", "cannot start a process");
     }
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
-    if (!whole) {
+    if (!complete) {
         return died(program, status, o, err);
     }
     if (run->err.status != FOREBAY_OK) {

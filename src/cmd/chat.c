@@ -1,6 +1,12 @@
 /*
- * chat.c - forebay chat: lines in, answers out. The answers go to stdout, everything else (thoughts
- * of the model, figures, what commands say) to stderr, so that a script gets answers alone.
+ * chat.c - forebay chat: a conversation in the terminal, or of a script.
+ *
+ *      line_read --> message --> talk_say --> answer on stdout; reasoning, status line on stderr
+ *          ^    '--> /command --> run_command --> its output on stderr
+ *          '-----------------------------------------'
+ *
+ * Only answers go to stdout, so that a script reads nothing else. Ctrl-C ends the current answer;
+ * the conversation continues.
  */
 #include <errno.h>
 #include <signal.h>
@@ -12,8 +18,10 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/line.h"
+#include "cmd/progress.h"
 #include "cmd/shared_options.h"
 #include "cmd/talk.h"
 
@@ -28,10 +36,10 @@ struct chat {
     struct talk *talk;
     struct line_reader *reader;
     struct progress_line progress;
-    struct talk_turn turn;         /* the last one */
-    enum forebay_delta_kind shown; /* what the cursor is in while an answer is shown */
-    bool line_begun;               /* of the answer */
-    bool failed;                   /* a script's turn or command: the exit code says so */
+    struct talk_turn turn;         /* of the last answer */
+    enum forebay_delta_kind shown; /* kind of the last piece shown */
+    bool line_begun;               /* the answer so far does not end with a newline */
+    bool failed;                   /* some message or command; decides the exit code of scripts */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -42,7 +50,7 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
-/* What is not the answer: "forebay: ..." would look like an error. */
+/* Prints a line on stderr. Without the prefix "forebay: ", which marks errors. */
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void say(const char *format, ...)
 {
@@ -61,7 +69,7 @@ static void report(struct chat *c, const struct forebay_error *err)
 
 /* --- Answers ------------------------------------------------------------------------------- */
 
-/* Thoughts are dim at a terminal, and end with an empty line. */
+/* Reasoning is dim on a terminal, and an empty line follows it. */
 static void change_kind(struct chat *c, enum forebay_delta_kind kind)
 {
     bool colour = isatty(STDERR_FILENO) != 0;
@@ -90,8 +98,8 @@ static void status_line(const struct chat *c)
 {
     static const char *const ends[] = {[TALK_ENDED] = "",
         [TALK_STOPPED] = "stopped; ",
-        [TALK_LIMIT] = "stopped at -n; ",
-        [TALK_FULL] = "stopped, the context is full (/new begins again); "};
+        [TALK_LIMIT] = "stopped by -n; ",
+        [TALK_FULL] = "stopped: the context is full (/new starts a new conversation); "};
     const struct talk_turn *t = &c->turn;
     bool colour = isatty(STDERR_FILENO) != 0;
     fprintf(stderr, "%s[%s%u tokens, %.1f tokens/s", colour ? "\033[2m" : "", ends[t->end],
@@ -99,7 +107,7 @@ static void status_line(const struct chat *c)
     if (t->hit_rate >= 0) {
         fprintf(stderr, ", %.0f %% hits", t->hit_rate * 100);
     }
-    fprintf(stderr, "; prompt: %u new, %u kept]%s\n", t->computed_tokens, t->kept_tokens,
+    fprintf(stderr, "; prompt: %u new, %u reused]%s\n", t->computed_tokens, t->reused_tokens,
         colour ? "\033[0m" : "");
 }
 
@@ -119,7 +127,7 @@ static void say_to_model(struct chat *c, const char *text, size_t n)
     if (status != FOREBAY_OK) {
         report(c, &err);
     } else if (c->turn.generated_tokens == 0 && c->turn.end == TALK_STOPPED) {
-        say("Stopped before the answer began: your message is forgotten.");
+        say("Stopped before the answer began: your message was removed.");
     } else if (!c->quiet) {
         status_line(c);
     }
@@ -136,18 +144,18 @@ static void command_stats(struct chat *c, const char *arg)
     (void)arg;
     forebay_stats_get(talk_session(c->talk), &stats);
     forebay_model_placement(c->model, &placement);
-    say("chat:   %zu messages, %u of %u tokens of context in use; the last prompt: %u computed, %u "
-        "kept",
+    say("chat:   %zu messages, %u of %u tokens of context in use; last prompt: %u tokens computed, "
+        "%u reused",
         talk_n_messages(c->talk), forebay_session_n_past(talk_session(c->talk)),
-        forebay_model_ctx(c->model), c->turn.computed_tokens, c->turn.kept_tokens);
-    stats_print(&stats, &placement);
+        forebay_model_ctx(c->model), c->turn.computed_tokens, c->turn.reused_tokens);
+    figures_print(&stats, &placement);
 }
 
 static void command_new(struct chat *c, const char *arg)
 {
     (void)arg;
     talk_clear(c->talk);
-    say("A new conversation%s.", talk_system(c->talk) ? ", with the same system message" : "");
+    say("New conversation%s.", talk_system(c->talk) ? " with the same system message" : "");
 }
 
 static void command_system(struct chat *c, const char *arg)
@@ -159,7 +167,7 @@ static void command_system(struct chat *c, const char *arg)
     } else if (talk_set_system(c->talk, strcmp(arg, "-") == 0 ? "" : arg, &err) != FOREBAY_OK) {
         report(c, &err);
     } else {
-        say("From the next message on; it is computed with the whole conversation.");
+        say("Effective with the next message, which evaluates the whole conversation again.");
     }
 }
 
@@ -167,8 +175,7 @@ static void command_file(struct chat *c, const char *arg, bool save)
 {
     struct forebay_error err;
     if (!*arg) {
-        fb_fail(&err, FOREBAY_E_USAGE, "", "the name of a file is missing: /%s FILE",
-            save ? "save" : "load");
+        fb_fail(&err, FOREBAY_E_USAGE, "", "missing file name: /%s FILE", save ? "save" : "load");
         report(c, &err);
     } else if ((save ? talk_save(c->talk, arg, &err) : talk_load(c->talk, arg, &err)) !=
                FOREBAY_OK) {
@@ -195,14 +202,15 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"help", "", "this text", command_help},
-    {"new", "", "a new conversation (also /clear)", command_new},
+    {"help", "", "show this text", command_help},
+    {"new", "", "start a new conversation (also /clear)", command_new},
     {"clear", "", NULL, command_new},
-    {"system", "TEXT", "set the system message; - removes it, nothing shows it", command_system},
-    {"save", "FILE", "write the conversation to a file", command_save},
-    {"load", "FILE", "go on with the conversation in a file", command_load},
-    {"stats", "", "speed, hit rate, memory, tokens kept and computed", command_stats},
-    {"quit", "", "end (also /exit, /bye, Ctrl-D)", NULL},
+    {"system", "TEXT", "set the system message; - removes it, no argument shows it",
+        command_system},
+    {"save", "FILE", "save the conversation to a file", command_save},
+    {"load", "FILE", "load the conversation in a file and continue it", command_load},
+    {"stats", "", "show speed, hit rate, memory, tokens reused and computed", command_stats},
+    {"quit", "", "end the chat (also /exit, /bye, Ctrl-D)", NULL},
     {"exit", "", NULL, NULL},
     {"bye", "", NULL, NULL},
 };
@@ -216,12 +224,11 @@ static void command_help(struct chat *c, const char *arg)
             say("  /%-7s%-6s%s", commands[i].name, commands[i].arg, commands[i].help);
         }
     }
-    say("Ctrl-C ends an answer. Text between lines of \"\"\" is one message; // at the beginning "
-        "of a "
-        "line stands for /.");
+    say("Ctrl-C ends an answer. All text between two lines \"\"\" is one message. A message that "
+        "begins with / is typed with //.");
 }
 
-/* `line` without its slash: a name, spaces, the rest. False when the chat should end. */
+/* `line`: the command without its slash. Returns false to end the chat. */
 static bool run_command(struct chat *c, const char *line)
 {
     struct forebay_error err;
@@ -235,7 +242,7 @@ static bool run_command(struct chat *c, const char *line)
             return commands[i].run != NULL;
         }
     }
-    fb_fail(&err, FOREBAY_E_USAGE, "/help lists the commands.", "there is no command /%.*s",
+    fb_fail(&err, FOREBAY_E_USAGE, "/help lists the commands.", "unknown command /%.*s",
         (int)fb_min(length, 40), line);
     report(c, &err);
     return true;
@@ -243,7 +250,7 @@ static bool run_command(struct chat *c, const char *line)
 
 /* --- The conversation ---------------------------------------------------------------------- */
 
-/* The lines up to one of three quotes. */
+/* Reads lines up to a line of three quotes, or to the end of input. */
 static enum line_status read_quoted(struct chat *c, char **text, size_t *n)
 {
     char *all = NULL;
@@ -254,8 +261,8 @@ static enum line_status read_quoted(struct chat *c, char **text, size_t *n)
         enum line_status status = line_read(c->reader, ". ", &line, &length);
         if (status != LINE_READ || strcmp(line, "\"\"\"") == 0) {
             *text = all;
-            *n = total ? total - 1 : 0;                     /* without the last line end */
-            return status == LINE_END ? LINE_READ : status; /* what is open is closed by the end */
+            *n = total ? total - 1 : 0; /* without the last newline */
+            return status == LINE_END ? LINE_READ : status;
         }
         all = fb_xrealloc(all, total + length + 1);
         memcpy(all + total, line, length);
@@ -264,8 +271,8 @@ static enum line_status read_quoted(struct chat *c, char **text, size_t *n)
     }
 }
 
-/* One message or command. False when the chat should end. */
-static bool take_turn(struct chat *c, const char *line, size_t n)
+/* Handles one message or command. Returns false to end the chat. */
+static bool handle_line(struct chat *c, const char *line, size_t n)
 {
     char *quoted = NULL;
     if (strspn(line, " \t") == n) {
@@ -287,7 +294,7 @@ static bool take_turn(struct chat *c, const char *line, size_t n)
     return true;
 }
 
-/* Until the end of the input. */
+/* Reads and handles lines until the end of input. */
 static int converse(struct chat *c)
 {
     const char *line;
@@ -300,7 +307,7 @@ static int converse(struct chat *c)
         }
         if (status == LINE_INTERRUPTED) {
             say("Ctrl-D ends the chat.");
-        } else if (status == LINE_END || !take_turn(c, line, n)) {
+        } else if (status == LINE_END || !handle_line(c, line, n)) {
             return c->failed && !line_reader_edits(c->reader) ? CMD_FAILED : CMD_OK;
         }
     }
@@ -311,26 +318,29 @@ static int converse(struct chat *c)
 static int parse(struct chat *c, int argc, char **argv)
 {
     struct cmd_option options[] = {{CMD_GROUP, .help = "Conversation"},
-        {CMD_STRING, 0, "system", "TEXT", "the system message", .target = &c->system},
+        {CMD_STRING, 0, "system", "TEXT", "system message", .target = &c->system},
         {CMD_FLAG, 0, "no-think", NULL, "ask a model that can think first to answer at once",
             .target = &c->options.no_think},
-        {CMD_UINT32, 'n', "predict", "N", "tokens of an answer at most; default: no limit",
+        {CMD_UINT32, 'n', "predict", "N",
+            "maximum number of tokens of an answer; default: no limit",
             .target = &c->options.max_tokens, .min = 1, .max = 1e9},
-        CMD_SAMPLING_OPTIONS(
-            &c->options.sampling, "temperature (default 0.8); 0 takes the likeliest token"),
+        CMD_SAMPLING_OPTIONS(&c->options.sampling,
+            "temperature (default 0.8); 0: always the likeliest token",
+            "random seed; default: a different one each time"),
         CMD_MODEL_OPTIONS(&c->model_options), {CMD_GROUP, .help = "Output"},
-        {CMD_FLAG, 'q', "quiet", NULL, "only answers and errors", .target = &c->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &c->verbose}, {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print only answers and errors", .target = &c->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &c->verbose},
+        {0}};
     const struct cmd_spec spec = {"chat", "MODEL [options]",
-        "A conversation in the terminal, with a model that may be bigger than memory. What was "
-        "computed is kept between messages. /help, while it runs, lists commands. Without a "
-        "terminal "
-        "each line of standard input is a message, and the answers alone go to standard output.",
+        "A conversation in the terminal with a model that may be bigger than memory. Tokens "
+        "computed for earlier messages are reused. The command /help lists the commands. If "
+        "standard input is not a terminal, each of its lines is a message; only answers go to "
+        "standard output.",
         options, 1, 1, NULL};
     return cmd_parse(&spec, argc, argv, &c->path, NULL);
 }
 
-/* Ctrl-C ends an answer, or the wait for a script's next line. */
+/* Without SA_RESTART: Ctrl-C ends an answer, and the reading of a line. */
 static void watch_interrupts(void)
 {
     struct sigaction action = {.sa_handler = on_interrupt};
@@ -378,7 +388,7 @@ int cmd_chat(int argc, char **argv)
     } else {
         c.reader = line_reader_new();
         if (line_reader_edits(c.reader) && !c.quiet) {
-            say("%u tokens of context. /help lists commands, Ctrl-D ends.",
+            say("%u tokens of context. /help lists the commands, Ctrl-D ends the chat.",
                 forebay_model_ctx(c.model));
         }
         watch_interrupts();

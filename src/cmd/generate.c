@@ -1,7 +1,13 @@
+/*
+ * generate.c - the command line and the prompt of run, verify and bench.
+ *
+ *      command line --generate_parse--> options, contents of --file --generate_input--> tokens
+ *
+ * Loading a large model takes minutes, so files are read, or checked for writing, while parsing.
+ */
 #include "cmd/generate.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +21,7 @@
 
 const char *generate_parse_tokens(const char *text, void *target)
 {
-    static const char expected[] = "token ids joined by commas, such as 1,2,3";
+    static const char expected[] = "token ids separated by commas, such as 1,2,3";
     struct generate_options *o = target;
     size_t n = 0, cap = 0;
     int32_t *tokens = NULL;
@@ -51,20 +57,20 @@ static enum forebay_status cannot_write(
     return fb_fail_errno(err, FOREBAY_E_IO, errno, hint, "cannot write %s", path);
 }
 
-/* Whether the file can be written; a run that fails leaves no empty file. `path` may be NULL. */
+/* Checks that the file can be written, without creating it. `path` may be NULL. */
 static enum forebay_status check_output(
     const char *path, const char *option, struct forebay_error *err)
 {
     if (!path) {
         return FOREBAY_OK;
     }
-    bool there = access(path, F_OK) == 0;
+    bool exists = access(path, F_OK) == 0;
     FILE *f = fopen(path, "ab");
     if (!f) {
         return cannot_write(path, option, err);
     }
     fclose(f);
-    if (!there) {
+    if (!exists) {
         remove(path);
     }
     return FOREBAY_OK;
@@ -102,7 +108,7 @@ static enum forebay_status read_text(
     return FOREBAY_OK;
 }
 
-/* What can be known to fail before the minutes that a large model takes. */
+/* Reads --file, and checks that the files to be written can be. */
 static enum forebay_status check_files(struct generate_options *o, struct forebay_error *err)
 {
     enum forebay_status status = check_output(o->stats_path, "stats", err);
@@ -121,7 +127,7 @@ int generate_parse_spec(
     struct forebay_error err;
     int rc = cmd_parse(spec, argc, argv, &o->model_path, NULL);
     if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
-        rc = cmd_usage_error(spec, "give one of --prompt, --file and --tokens");
+        rc = cmd_usage_error(spec, "--prompt, --file and --tokens exclude each other");
     }
     if (rc != CMD_GO_ON) {
         return rc;
@@ -136,23 +142,23 @@ int generate_parse_spec(
     return CMD_GO_ON;
 }
 
-/* Everything the options set, and where: the table is the description. */
 int generate_parse(const char *name, const char *summary, const struct cmd_option own[2], int argc,
     char **argv, struct generate_options *o)
 {
+    char n_help[64];
+    snprintf(n_help, sizeof n_help, "number of tokens to generate (default %u)", o->n_predict);
     struct cmd_option options[] = {GENERATE_INPUT_OPTIONS(o), {CMD_GROUP, .help = "Generation"},
-        {CMD_UINT32, 'n', "predict", "N", "tokens to generate (default 128; verify: 32)",
-            .target = &o->n_predict, .min = 0, .max = 1e9},
-        {CMD_FLAG, 0, "ignore-eos", NULL, "go on after an end-of-text token",
+        {CMD_UINT32, 'n', "predict", "N", n_help, .target = &o->n_predict, .min = 0, .max = 1e9},
+        {CMD_FLAG, 0, "ignore-eos", NULL, "continue after an end-of-text token",
             .target = &o->ignore_eos},
-        CMD_SAMPLING_OPTIONS(
-            &o->sampling, "temperature; 0 (the default) takes the likeliest token"),
+        CMD_SAMPLING_OPTIONS(&o->sampling,
+            "temperature; 0 (the default): always the likeliest token", "random seed (default 0)"),
         CMD_MODEL_OPTIONS(&o->model), {CMD_GROUP, .help = "Output"},
-        {CMD_STRING, 0, "stats", "FILE", "write the figures of the run as JSON",
+        {CMD_STRING, 0, "stats", "FILE", "write the statistics of the run as JSON (docs/STATS.md)",
             .target = &o->stats_path},
-        {CMD_FLAG, 'q', "quiet", NULL, "no progress and no figures on stderr", .target = &o->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, own[0],
-        own[1], {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print no progress and no statistics", .target = &o->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &o->verbose},
+        own[0], own[1], {0}};
     const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
     return generate_parse_spec(&spec, argc, argv, o);
 }
@@ -214,136 +220,4 @@ enum forebay_status generate_input(const struct generate_options *o,
         *n = count;
     }
     return status;
-}
-
-/* --- Progress ------------------------------------------------------------------------------ */
-
-void progress_init(struct progress_line *line, bool quiet)
-{
-    *line = (struct progress_line){
-        .enabled = !quiet, .terminal = isatty(STDERR_FILENO) != 0, .percent = -1};
-}
-
-bool progress_report(const char *what, uint64_t done, uint64_t total, void *user)
-{
-    struct progress_line *line = user;
-    int percent = total ? (int)((double)done / (double)total * 100) : 100;
-    if (!line->enabled) {
-        return true;
-    }
-    bool new_phase = !line->what || strcmp(line->what, what) != 0;
-    if (line->terminal && (new_phase || percent != line->percent)) {
-        fprintf(stderr, "\r\033[K%s %d %%", what, percent);
-    } else if (!line->terminal && new_phase) {
-        fprintf(stderr, "%s ...\n", what);
-    }
-    line->what = what;
-    line->percent = percent;
-    return true;
-}
-
-void progress_end(struct progress_line *line)
-{
-    if (line->enabled && line->terminal && line->what) {
-        fprintf(stderr, "\r\033[K");
-    }
-    line->what = NULL;
-}
-
-/* --- Figures ------------------------------------------------------------------------------- */
-
-static void set_double(json_t *object, const char *key, double value)
-{
-    json_object_set_new(object, key, json_real(value));
-}
-
-static void set_uint64_t(json_t *object, const char *key, uint64_t value)
-{
-    json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
-static void set_forebay_name(json_t *object, const char *key, const char *value)
-{
-    json_object_set_new(object, key, json_string(value));
-}
-
-enum forebay_status stats_write(
-    const char *path, const struct forebay_stats *stats, struct forebay_error *err)
-{
-    json_t *object = json_object();
-#define SET(type, name) set_##type(object, #name, stats->name);
-    FOREBAY_STATS_LIST(SET)
-#undef SET
-    int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-    json_decref(object);
-    return rc == 0 ? FOREBAY_OK : cannot_write(path, "stats", err);
-}
-
-static void print_reads(const struct forebay_stats *s)
-{
-    /* The last token that was sampled has not been evaluated. */
-    double per_token = s->generated_tokens > 1
-                           ? (double)s->decode_read_bytes / (double)(s->generated_tokens - 1)
-                           : 0;
-    fprintf(stderr, "reads:  %s in all, %s a token while generating", FB_SIZE(s->read_bytes),
-        FB_SIZE((uint64_t)per_token));
-    if (s->disk_bytes_per_s > 0) {
-        fprintf(stderr, "; disk %s/s, %.0f %% used", FB_SIZE((uint64_t)s->disk_bytes_per_s),
-            s->disk_utilisation * 100);
-    }
-    fprintf(stderr, "\n");
-    if (s->expert_requests) {
-        fprintf(stderr, "cache:  %.1f %% of %llu expert requests hit", s->hit_rate * 100,
-            (unsigned long long)s->expert_requests);
-        if (s->roofline_ratio > 0) {
-            fprintf(stderr, "; speed is %.1f times that of reading everything", s->roofline_ratio);
-        }
-        fprintf(stderr, "\n");
-    }
-}
-
-static void print_device(const struct forebay_device_use *use, int n_layers)
-{
-    fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
-    if (use->n_whole < use->n_layers) {
-        fprintf(stderr, " (%d with their experts)", use->n_whole);
-    }
-    fprintf(stderr, ", %s\n", FB_SIZE(use->bytes));
-}
-
-void stats_print(const struct forebay_stats *s, const struct forebay_placement *placement)
-{
-    fprintf(stderr,
-        "speed:  %.2f tokens/s (%llu generated), prompt %.1f tokens/s (%llu), first "
-        "token after %.2f s, loaded in %.1f s\n",
-        s->decode_tok_per_s, (unsigned long long)s->generated_tokens, s->prompt_tok_per_s,
-        (unsigned long long)s->prompt_tokens, s->time_to_first_token_s, s->load_s);
-    if (s->estimated_tok_per_s > 0) {
-        fprintf(stderr, "plan:   %.2f tokens/s estimated\n", s->estimated_tok_per_s);
-    }
-    if (placement->device.bytes) {
-        print_device(&placement->device, placement->n_layers);
-    }
-    if (placement->fits) {
-        fprintf(stderr, "memory: the model fits; peak %s of a budget of %s\n",
-            FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes));
-        return;
-    }
-    fprintf(stderr, "memory: peak %s of a budget of %s; %s of %s of weights kept",
-        FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes),
-        FB_SIZE(placement->resident_bytes + placement->cache_bytes),
-        FB_SIZE(placement->weights_bytes));
-    if (placement->n_experts) {
-        fprintf(stderr, ", %d slots for %d experts", placement->n_slots, placement->n_experts);
-    }
-    fprintf(stderr, "\n");
-    if (placement->sidecar_bytes) {
-        fprintf(
-            stderr, "sidecar: %s of weights are read from it\n", FB_SIZE(placement->sidecar_bytes));
-    }
-    print_reads(s);
-    fprintf(stderr,
-        "time:   computing %.2f s, waiting for reads %.2f s, putting them into place %.2f s, "
-        "scheduling %.2f s; written %s\n",
-        s->compute_s, s->stall_s, s->unpack_s, s->scheduler_s, FB_SIZE(s->written_bytes));
 }

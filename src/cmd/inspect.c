@@ -1,6 +1,10 @@
-/* inspect.c - `forebay inspect MODEL`: what is in the file, as tables or JSON. Reads no weights. */
-#include "cmd/cmd.h"
-
+/*
+ * inspect.c - forebay inspect: the contents of a model file, as tables or JSON. Reads no weights.
+ *
+ *      forebay_file --make_report--> sums by role, sums by type --> tables or JSON
+ *
+ * Strings from the file are printed without control characters.
+ */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -9,9 +13,11 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
 #include "cmd/utf8.h"
 
-/* What all tensors of one role or of one quantisation add up to. */
+/* Totals over all tensors of one role or one quantisation type. */
 struct sum {
     const char *label;
     int n_tensors;
@@ -22,7 +28,7 @@ struct sum {
 #define MAX_SUMS 64 /* more than there are roles, or types */
 
 struct sums {
-    const char *heading; /* of the first column; also the JSON key of the label */
+    const char *heading; /* heading of the first column; JSON key of the label */
     int n;
     struct sum sum[MAX_SUMS];
 };
@@ -79,8 +85,8 @@ static void make_report(const struct forebay_file *file, struct report *r)
 
 /* --- Text --------------------------------------------------------------------------------- */
 
-/* Prints text from the file without the control characters that could drive a terminal. Returns
- * the bytes printed. */
+/* Prints text from the file with '?' for control characters, which could drive a terminal. Returns
+ * the number of bytes printed. */
 static int print_text(const char *s)
 {
     const unsigned char *u = (const unsigned char *)s;
@@ -127,7 +133,7 @@ static void print_summary(const struct forebay_file_info *info)
     printf("weights       %s in %d tensors\n", FB_SIZE(info->tensor_bytes), info->n_tensors);
     printf("layers        %d\n", info->n_layer);
     if (info->n_expert > 0) {
-        printf("experts       %d in a layer, %d used by a token\n", info->n_expert,
+        printf("experts       %d per layer, %d used by a token\n", info->n_expert,
             info->n_expert_used);
     } else {
         printf("experts       none (a dense model)\n");
@@ -285,7 +291,7 @@ int cmd_inspect(int argc, char **argv)
     bool tensors = false, json = false;
     const char *path;
     const struct cmd_option options[] = {
-        {CMD_FLAG, 0, "tensors", NULL, "list every tensor as well", .target = &tensors},
+        {CMD_FLAG, 0, "tensors", NULL, "list all tensors, too", .target = &tensors},
         {CMD_FLAG, 0, "json", NULL, "print JSON; sizes are in bytes", .target = &json},
         {0},
     };
@@ -293,9 +299,9 @@ int cmd_inspect(int argc, char **argv)
         .name = "inspect",
         .synopsis = "MODEL [--tensors] [--json]",
         .summary =
-            "Shows what is in a GGUF model: sizes by role and by quantisation, and the bytes "
-            "of weights that one token reads. Only the header of the file is read. Of a "
-            "split model, give the first file.",
+            "Shows the contents of a GGUF model: sizes by role and by quantisation, and the bytes "
+            "of weights that one token reads. Reads only the header of the file. For a split "
+            "model, give the first file.",
         .options = options,
         .min_positional = 1,
         .max_positional = 1,
@@ -306,7 +312,7 @@ int cmd_inspect(int argc, char **argv)
     }
     struct forebay_file *file;
     struct forebay_error err;
-    if (forebay_file_open(path, &file, &err)) {
+    if (forebay_file_open(path, &file, &err) != FOREBAY_OK) {
         return cmd_fail(&err);
     }
     struct report report;

@@ -1,4 +1,4 @@
-/* line.c - libedit at a terminal, getline elsewhere. */
+/* line.c - libedit on a terminal, getline elsewhere. */
 #include "cmd/line.h"
 
 #include <errno.h>
@@ -13,10 +13,10 @@
 
 struct line_reader {
     EditLine *edit;
-    History *history; /* NULL: lines as they come */
+    History *history; /* NULL: no editing */
     const char *prompt;
-    FILE *terminal; /* where libedit draws */
-    char *line;     /* getline's */
+    FILE *terminal; /* libedit draws on it */
+    char *line;     /* the last one returned */
     size_t cap;
 };
 
@@ -32,7 +32,8 @@ static char *show_prompt(EditLine *edit)
     return (char *)(uintptr_t)reader_of(edit)->prompt; /* libedit only reads it */
 }
 
-/* Characters wider than a byte are edited by the locale; where it has none, by UTF-8's. */
+/* libedit edits multi-byte characters according to the locale. A locale without them is replaced by
+ * UTF-8. */
 static void choose_characters(void)
 {
     setlocale(LC_CTYPE, "");
@@ -41,7 +42,7 @@ static void choose_characters(void)
     }
 }
 
-/* Leaves reader->history NULL when libedit cannot work here. */
+/* On failure of libedit reader->history stays NULL, and lines are not edited. */
 static void start_editing(struct line_reader *reader)
 {
     HistEvent event;
@@ -52,12 +53,12 @@ static void start_editing(struct line_reader *reader)
         return;
     }
     history(reader->history, &event, H_SETSIZE, 1000);
-    history(reader->history, &event, H_SETUNIQUE, 1); /* the same line twice is one entry */
+    history(reader->history, &event, H_SETUNIQUE, 1); /* no duplicates */
     el_set(reader->edit, EL_CLIENTDATA, reader);
     el_set(reader->edit, EL_EDITOR, "emacs");
     el_set(reader->edit, EL_PROMPT, show_prompt);
     el_set(reader->edit, EL_HIST, history, reader->history);
-    el_source(reader->edit, NULL); /* the user's own keys: ~/.editrc */
+    el_source(reader->edit, NULL); /* key bindings of the user: ~/.editrc */
 }
 
 struct line_reader *line_reader_new(void)

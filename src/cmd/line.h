@@ -1,5 +1,5 @@
-/* line.h - lines from a person or a script: with editing and a history where there is a terminal,
- * as they come where there is none. */
+/* line.h - reads lines from standard input: with editing and history on a terminal, unchanged
+ * elsewhere. */
 #ifndef FB_CMD_LINE_H
 #define FB_CMD_LINE_H
 
@@ -8,22 +8,22 @@
 
 enum line_status {
     LINE_READ,
-    LINE_END,         /* Ctrl-D, or the end of the input */
-    LINE_INTERRUPTED, /* Ctrl-C: what was typed is dropped */
+    LINE_END,         /* Ctrl-D, or end of input */
+    LINE_INTERRUPTED, /* Ctrl-C; text typed so far is dropped */
 };
 
-/* Reads standard input; one at a time. */
+/* Reads standard input. At most one at a time. */
 struct line_reader;
 
 struct line_reader *line_reader_new(void);
 void line_reader_free(struct line_reader *reader);
 
-/* True when a person types at a terminal. */
+/* True on a terminal, where lines can be edited. */
 bool line_reader_edits(const struct line_reader *reader);
 
-/* Reads a line; the prompt is only shown where a person types. *text: without the line end, n bytes
- * and a NUL, valid until the next call. Lines that are not empty join the history. A signal whose
- * handler does not restart reads (no SA_RESTART) comes back as LINE_INTERRUPTED. */
+/* Waits for a line. The prompt is shown only on a terminal. *text: the line without its end, *n
+ * bytes and a NUL, valid until the next call. Lines that are not empty are added to the history. A
+ * signal whose handler does not restart reads (no SA_RESTART) returns LINE_INTERRUPTED. */
 enum line_status line_read(
     struct line_reader *reader, const char *prompt, const char **text, size_t *n);
 

@@ -1,28 +1,31 @@
-/* main.c - the `forebay` program: the table of subcommands, nothing else. */
-#include "cmd/cmd.h"
+/* main.c - the `forebay` program: the table of subcommands. */
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "cmd/cmd.h"
+#include "cmd/options.h"
+
 static const struct cmd_entry commands[] = {
     {"run", cmd_run, "generate text with a model of any size"},
     {"chat", cmd_chat, "talk with a model in the terminal"},
-    {"serve", cmd_serve, "serve a model: the APIs of OpenAI, Ollama and Anthropic"},
-    {"verify", cmd_verify, "check that the logits equal llama.cpp's bit by bit"},
-    {"bench", cmd_bench, "measure a model's speed, also against llama.cpp"},
-    {"plan", cmd_plan, "show where a model would go, and how fast it would run"},
-    {"optimize", cmd_optimize, "write a model's weights as this CPU computes with them"},
+    {"serve", cmd_serve, "serve a model through the APIs of OpenAI, Ollama and Anthropic"},
+    {"verify", cmd_verify, "check that logits equal llama.cpp's bit by bit"},
+    {"bench", cmd_bench, "measure a model's speed, optionally next to llama.cpp"},
+    {"plan", cmd_plan, "show the placement of a model's weights, and estimate its speed"},
+    {"optimize", cmd_optimize, "write a model's weights in the layout of this CPU"},
     {"profile", cmd_profile, "measure this machine"},
-    {"inspect", cmd_inspect, "show what is in a model file"},
-    {"sim", cmd_sim, "replay a routing trace: hit rates and speed at any size of memory"},
+    {"inspect", cmd_inspect, "show the contents of a model file"},
+    {"sim", cmd_sim, "simulate a routing trace: hit rates and speed for any memory size"},
     {"synth", cmd_synth, "make test models of any size"},
     {0},
 };
 
-/* A standard descriptor that is closed stays unusable, but no file opened later gets its number:
- * --file - would read the model. */
+/* If a standard descriptor is closed, a file opened later would get its number, and --file - would
+ * read the model. So each is occupied: with /dev/null opened in the direction in which it is not
+ * used, so that using it still fails. */
 static void occupy_closed_descriptors(void)
 {
     for (int fd = 0; fd <= 2; fd++) {
@@ -35,7 +38,7 @@ static void occupy_closed_descriptors(void)
     }
 }
 
-/* A full disk or a closed descriptor must not look like success. */
+/* Reports output that was lost: a full disk, a closed descriptor. */
 static int close_stdout(int rc)
 {
     if ((fflush(stdout) || ferror(stdout)) && rc == CMD_OK) {

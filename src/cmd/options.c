@@ -1,10 +1,15 @@
 /*
- * options.c - parses the option tables of cmd.h, and prints them as help.
+ * options.c - parses option tables and prints them as help.
  *
- * The table is the only description of an option: what is not in it is not accepted, and what is
- * in it is in the help. --help and --version belong to every table.
+ * A table is the only description of its options: an option is accepted if and only if the help
+ * lists it. --help and --version are added to every table. The help is wrapped at HELP_WIDTH:
+ *
+ *      |  -n, --predict N         tokens to generate (default 128)
+ *      |<--------- column ------->|<------- text, wrapped -------->|
+ *
+ * Labels wider than HELP_COLUMN_MAX get a line of their own.
  */
-#include "cmd/cmd.h"
+#include "cmd/options.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -58,8 +63,7 @@ static void print_version(void)
     printf("forebay %s (llama.cpp %s)\n", forebay_version(), forebay_llama_version());
 }
 
-/* Prints `text` from column `indent` on, broken at spaces before HELP_WIDTH; the cursor is there
- * already. */
+/* Prints `text` wrapped at HELP_WIDTH, each line indented; the cursor is at the indent already. */
 static void print_wrapped(const char *text, int indent)
 {
     int column = indent;
@@ -151,8 +155,7 @@ static void print_help(const struct cmd_spec *spec)
 
 static void usage_text(const char *name, const char *synopsis)
 {
-    fprintf(
-        stderr, "usage: forebay %s %s\nFor the options: forebay %s --help\n", name, synopsis, name);
+    fprintf(stderr, "usage: forebay %s %s\nOptions: forebay %s --help\n", name, synopsis, name);
 }
 
 int cmd_usage_error(const struct cmd_spec *spec, const char *format, ...)
@@ -170,7 +173,7 @@ int cmd_usage_error(const struct cmd_spec *spec, const char *format, ...)
 
 /* --- Values ------------------------------------------------------------------------------- */
 
-/* The whole of `text` as a decimal integer in [low, high]. */
+/* All of `text` must be a decimal integer in [low, high]. */
 static bool parse_integer(const char *text, long long low, long long high, long long *out)
 {
     char *end;
@@ -202,7 +205,7 @@ static bool limited(const struct cmd_option *o)
     return o->min != 0 || o->max != 0;
 }
 
-/* What a number may be, for the error text: "a whole number from 1 to 64". */
+/* Describes the valid values for the error message: "a whole number from 1 to 64". */
 static void describe_range(const struct cmd_option *o, char *buf, size_t cap)
 {
     const char *kind = o->kind == CMD_FLOAT  ? "a number"
@@ -244,12 +247,12 @@ static bool store_number(const struct cmd_option *o, const char *text)
     }
 }
 
-static bool takes_value(const struct cmd_option *o)
+static bool has_value(const struct cmd_option *o)
 {
     return o->kind != CMD_FLAG && o->kind != CMD_NO_FLAG && o->arg != NULL;
 }
 
-/* `shown` is the option as the user wrote it. Returns CMD_GO_ON or CMD_USAGE. */
+/* `shown`: the option as the user wrote it. Returns CMD_GO_ON or CMD_USAGE. */
 static int store(
     const struct cmd_spec *spec, const struct cmd_option *o, const char *shown, const char *text)
 {
@@ -305,7 +308,7 @@ static const struct cmd_option *find_short(const struct cmd_option *table, char 
     return NULL;
 }
 
-/* Handles argv[*i], an option, and its value; leaves *i at the last argument used. */
+/* Handles the option argv[*i] and its value, and leaves *i at the last argument used. */
 static int parse_option(const struct cmd_spec *spec, int argc, char **argv, int *i)
 {
     const char *word = argv[*i];
@@ -321,8 +324,8 @@ static int parse_option(const struct cmd_spec *spec, int argc, char **argv, int 
     if (!o) {
         return cmd_usage_error(spec, "unknown option %s", shown);
     }
-    if (!takes_value(o)) {
-        return value ? cmd_usage_error(spec, "%s takes no value ('%s')", shown, word)
+    if (!has_value(o)) {
+        return value ? cmd_usage_error(spec, "%s does not accept a value ('%s')", shown, word)
                      : store(spec, o, shown, NULL);
     }
     if (!value) {
@@ -369,7 +372,7 @@ int cmd_parse(
     }
     if (n < spec->min_positional) {
         int first_word = (int)strcspn(spec->synopsis, " ");
-        return cmd_usage_error(spec, "%.*s is missing", first_word, spec->synopsis);
+        return cmd_usage_error(spec, "missing argument %.*s", first_word, spec->synopsis);
     }
     if (n_positional) {
         *n_positional = n;
@@ -385,7 +388,7 @@ static void print_commands(FILE *to, const char *program, const struct cmd_entry
     for (const struct cmd_entry *e = table; e->name; e++) {
         fprintf(to, "  %-10s%s\n", e->name, e->summary);
     }
-    fprintf(to, "\nMore about one: %s COMMAND --help\n", program);
+    fprintf(to, "\nHelp for a command: %s COMMAND --help\n", program);
 }
 
 static const struct cmd_entry *find_entry(const struct cmd_entry *table, const char *name)
@@ -426,7 +429,7 @@ int cmd_dispatch(
     if (name) {
         fprintf(stderr, "%s: unknown command '%s'\n", program, name);
     } else {
-        fprintf(stderr, "%s: a command is missing\n", program);
+        fprintf(stderr, "%s: missing command\n", program);
     }
     print_commands(stderr, program, table);
     return CMD_USAGE;

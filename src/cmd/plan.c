@@ -1,4 +1,11 @@
-/* plan.c - forebay plan: where everything would go and how fast it would be, before loading. */
+/*
+ * plan.c - forebay plan: the placement of a model and its estimated speed, without loading it.
+ *
+ * Each layer is a bar; equal neighbours share one:
+ *
+ *      0-46 |####==============......................| 335 MiB, 45 of 128 experts, 69 % hits
+ *            resident, expert slots, on disk
+ */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -6,11 +13,13 @@
 #include <string.h>
 
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
+#include "cmd/progress.h"
 
 #define BAR       40
 #define MORE      FB_GIB
-#define REPACKING 0.1 /* of a token's time: worth a word */
+#define REPACKING 0.1 /* fraction of a token's time from which forebay optimize is suggested */
 
 /* --- Text ---------------------------------------------------------------------------------- */
 
@@ -24,31 +33,31 @@ static void print_memory(const struct forebay_placement *p)
     char note[96];
     uint64_t rest = p->context_bytes;
     rest -= fb_min(rest, p->fixed_bytes + p->kv_bytes + p->compute_bytes);
-    printf("memory, of a budget of %s:\n", FB_SIZE(p->budget_bytes));
-    print_line("weights kept", p->resident_bytes,
-        p->fits && !p->cache_bytes ? "all of them" : "what every token needs");
+    printf("memory (budget %s):\n", FB_SIZE(p->budget_bytes));
+    print_line("resident weights", p->resident_bytes,
+        p->fits && !p->cache_bytes ? "all" : "used by every token");
     if (p->cache_bytes) {
         snprintf(note, sizeof note, "%d of %d experts", p->n_slots, p->n_experts);
         print_line("expert slots", p->cache_bytes, note);
     }
     if (p->ring_bytes) {
-        print_line("ring", p->ring_bytes, "where streamed weights arrive");
+        print_line("ring", p->ring_bytes, "buffer for streamed weights");
     }
     print_line("KV cache", p->kv_bytes, "for the whole context");
     print_line("intermediate results", p->compute_bytes, "");
     if (rest) {
         print_line("everything else", rest, "program, tokenizer, reserve");
     }
-    uint64_t there = p->resident_bytes + p->cache_bytes;
+    uint64_t in_memory = p->resident_bytes + p->cache_bytes;
     printf("disk: %s of %s of weights are read when needed",
-        FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, there)), FB_SIZE(p->weights_bytes));
+        FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, in_memory)), FB_SIZE(p->weights_bytes));
     printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", FB_SIZE(p->streamed_bytes));
     if (!p->fits) {
-        printf("the smallest budget that works is %s\n", FB_SIZE(p->minimum_bytes));
+        printf("the smallest budget for this model is %s\n", FB_SIZE(p->minimum_bytes));
     }
 }
 
-/* One bar: # kept, = expert slots, . on the disk. */
+/* One bar: # resident, = expert slots, . on disk. */
 static void print_bar(const struct forebay_plan_layer *l, uint64_t widest)
 {
     uint64_t parts[3] = {l->kept_bytes, l->slot_bytes,
@@ -82,7 +91,7 @@ static void print_layers(const struct forebay_plan *plan)
         widest = fb_max(widest,
             l[i].kept_bytes + l[i].streamed_bytes + fb_max(l[i].expert_bytes, l[i].slot_bytes));
     }
-    printf("\nlayers: # kept  = expert slots  . on the disk\n");
+    printf("\nlayers: # resident  = expert slots  . on disk\n");
     for (int i = 0, first; i < n; i++) {
         for (first = i; i + 1 < n && same(&l[first], &l[i + 1]); i++) {
         }
@@ -109,32 +118,31 @@ static void print_speed(const struct forebay_plan *plan, const struct forebay_pl
 {
     struct forebay_speed s, more, faster;
     forebay_plan_speed(plan, 0, 1, &s);
-    printf("\nexpected: %.2f tokens/s (%.2f to %.2f) while generating, %.1f (%.1f to %.1f) for "
+    printf("\nestimate: %.2f tokens/s (%.2f to %.2f) for generating, %.1f (%.1f to %.1f) for "
            "prompts\n",
         s.decode_tok_per_s, s.decode_low, s.decode_high, s.prompt_tok_per_s, s.prompt_low,
         s.prompt_high);
-    printf("          first token of a full batch after %.1f s; loading takes about %.1f s more\n",
+    printf("          first token after %.1f s with a prompt of a full batch; loading: %.1f s\n",
         s.time_to_first_token_s, s.load_s);
-    printf("          %s\n", s.seen ? "from what this model showed in earlier runs"
-                             : s.measured
-                                 ? "from measurements of this machine; no earlier run of this model"
-                                 : "a guess: there is no cache directory to keep measurements in");
+    printf("          based on %s\n",
+        s.seen       ? "earlier runs of this model"
+        : s.measured ? "measurements of this machine; this model has not run yet"
+                     : "typical machines: there is no cache directory to keep measurements in");
     if (p->fits) {
         printf("limit:    computing; the model fits, nothing is read while generating\n");
         return;
     }
     printf("limit:    %s; a token takes %.0f ms of reading (%s at %s/s), %.0f ms of computing, "
-           "%.0f ms of "
-           "repacking\n",
+           "%.0f ms of unpacking\n",
         s.limit, s.read_s * 1e3, FB_SIZE((uint64_t)s.read_bytes),
         FB_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.unpack_s * 1e3);
     forebay_plan_speed(plan, MORE, 1, &more);
     forebay_plan_speed(plan, 0, 2, &faster);
-    printf("buying:   1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
+    printf("upgrades: 1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
         more.decode_tok_per_s, faster.decode_tok_per_s);
     double token_s = s.read_s + s.compute_s + s.unpack_s;
     if (s.measured && !p->sidecar_bytes && s.unpack_s > REPACKING * token_s) {
-        printf("          forebay optimize, once: no more repacking\n");
+        printf("          run forebay optimize once to avoid repacking\n");
     }
 }
 
@@ -163,7 +171,7 @@ static json_t *layers_json(const struct forebay_plan *plan)
     for (int i = 0; i < n; i++) {
         json_array_append_new(
             list, json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:i, s:f}", "layer", l[i].layer,
-                      "kept_bytes", (json_int_t)l[i].kept_bytes, "streamed_bytes",
+                      "resident_bytes", (json_int_t)l[i].kept_bytes, "streamed_bytes",
                       (json_int_t)l[i].streamed_bytes, "slot_bytes", (json_int_t)l[i].slot_bytes,
                       "expert_bytes", (json_int_t)l[i].expert_bytes, "slots", l[i].n_slots,
                       "experts", l[i].n_experts, "hit_rate", l[i].hit_rate));
@@ -183,7 +191,7 @@ static void print_json(const struct forebay_plan *plan, const struct forebay_pla
         "sidecar_bytes", (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
         "compute_bytes", (json_int_t)p->compute_bytes, "context_bytes",
         (json_int_t)p->context_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "slots",
-        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "expected",
+        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "estimate",
         speed_json(plan, 0, 1), "with_1_gib_more", speed_json(plan, MORE, 1),
         "with_disk_twice_as_fast", speed_json(plan, 0, 2));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
@@ -199,30 +207,31 @@ int cmd_plan(int argc, char **argv)
     bool json = false, quiet = false;
     forebay_model_options_init(&o);
     struct cmd_option options[] = {
-        {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold; default: as for run",
+        {CMD_SIZE, 0, "mem", "SIZE", "memory limit of the whole process; default: as for run",
             .target = &o.mem_bytes, .min = 1, .max = 0x1p62},
-        {CMD_SIZE, 0, "weights-mem", "SIZE", "bound only the memory for weights (experiments)",
+        {CMD_SIZE, 0, "weights-mem", "SIZE", "memory limit of the weights alone (for experiments)",
             .target = &o.weights_mem_bytes, .min = 1, .max = 0x1p62},
         {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096",
             .target = &o.ctx, .min = 1, .max = 1 << 24},
-        {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512 to 2048)",
+        {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default: 512 to 2048)",
             .target = &o.batch, .min = 1, .max = 1 << 20},
-        {CMD_INT, 't', "threads", "N", "default: the physical cores", .target = &o.threads,
-            .min = 1, .max = 512},
-        {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout",
-            .target = &o.repack},
+        {CMD_INT, 't', "threads", "N", "number of threads; default: one per physical core",
+            .target = &o.threads, .min = 1, .max = 512},
+        {CMD_NO_FLAG, 0, "no-repack", NULL,
+            "compute with weights as stored, not in the CPU's layout", .target = &o.repack},
         {CMD_STRING, 0, "sidecar", "FILE",
-            "read weights from what forebay optimize wrote: auto (the default), none, or a file",
+            "read weights from a sidecar made by forebay optimize: auto (the default), none, or a "
+            "file",
             .target = &o.sidecar},
         {CMD_SIZE, 0, "disk", "SIZE",
-            "a disk that reads so many bytes a second (3.5G, in powers of 1024 as all sizes), "
-            "instead of measuring this one",
+            "bytes per second that the disk reads (3.5G; powers of 1024, as in all sizes); "
+            "default: measured",
             .target = &o.disk_bytes_per_s, .min = 1, .max = 0x1p62},
         {CMD_FLAG, 0, "json", NULL, "print the plan as JSON", .target = &json},
-        {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print no progress", .target = &quiet}, {0}};
     const struct cmd_spec spec = {"plan", "MODEL [options]",
-        "Shows where a model's weights would go and how fast it would run, before loading it. Exit "
-        "code 3: the budget is too small; the message says how much is needed.",
+        "Shows the placement of a model's weights and estimates its speed, without loading it. "
+        "Exit code 3: the budget is too small; the message states how much is needed.",
         options, 1, 1, NULL};
     const char *model;
     int rc = cmd_parse(&spec, argc, argv, &model, NULL);

@@ -1,10 +1,12 @@
-/* profile.c - forebay profile: what this machine can do, measured; as text or JSON. */
+/* profile.c - forebay profile: measures this machine; text or JSON. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
+#include "cmd/progress.h"
 
 static double number(const json_t *object, const char *key)
 {
@@ -20,16 +22,16 @@ static void print_compute(const json_t *root)
     json_array_foreach(json_object_get(root, "compute"), i, r)
     {
         bool repacked = json_is_true(json_object_get(r, "repacked"));
-        double arrive = number(r, "unpack_bytes_per_s");
-        if (repacked && arrive == 0) {
-            continue; /* the CPU has no layout of its own for it */
+        double unpack = number(r, "unpack_bytes_per_s");
+        if (repacked && unpack == 0) {
+            continue; /* no repacked layout for this type on this CPU */
         }
         printf("%-10s %-9s %8d %9.1f GB/s %8.1f Gmadd/s",
             json_string_value(json_object_get(r, "type")), repacked ? "repacked" : "as stored",
             (int)number(r, "threads"), number(r, "decode_bytes_per_s") / 1e9,
             number(r, "batch_madds_per_s") / 1e9);
-        if (arrive > 0) {
-            printf(" %7.1f GB/s", arrive / 1e9);
+        if (unpack > 0) {
+            printf(" %7.1f GB/s", unpack / 1e9);
         }
         printf("\n");
     }
@@ -42,8 +44,8 @@ static void print_disks(const json_t *root)
     size_t i;
     json_array_foreach(json_object_get(root, "disks"), i, d)
     {
-        printf("\ndisk %lld: %.2f GB/s for random reads of 1 MiB, 16 at once; %.0f us for one of 4 "
-               "KiB\n",
+        printf("\ndisk %lld: %.2f GB/s with 16 random reads of 1 MiB at once; one read of 4 KiB: "
+               "%.0f us\n",
             (long long)number(d, "device"), number(d, "bytes_per_s") / 1e9,
             number(d, "latency_s") * 1e6);
         printf("%-10s %10s %10s %10s   GB/s\n", "block", "1 at once", "4", "16");
@@ -62,7 +64,7 @@ static void print_text(const char *json)
 {
     json_t *root = json_loads(json, 0, NULL);
     printf("%s\n", json_string_value(json_object_get(root, "machine")));
-    printf("memory %.1f GB/s read by one core, %.1f by all; an operation takes %.1f us\n",
+    printf("memory: one core reads %.1f GB/s, all cores %.1f GB/s; an operation takes %.1f us\n",
         number(root, "memory_bytes_per_s_1") / 1e9, number(root, "memory_bytes_per_s") / 1e9,
         number(root, "op_s") * 1e6);
     print_compute(root);
@@ -74,15 +76,13 @@ int cmd_profile(int argc, char **argv)
 {
     bool again = false, json = false, quiet = false;
     struct cmd_option options[] = {
-        {CMD_FLAG, 0, "again", NULL, "measure everything anew, also what is known",
-            .target = &again},
+        {CMD_FLAG, 0, "again", NULL, "measure everything again", .target = &again},
         {CMD_FLAG, 0, "json", NULL, "print the profile as JSON", .target = &json},
-        {CMD_FLAG, 'q', "quiet", NULL, "no progress on stderr", .target = &quiet}, {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print no progress", .target = &quiet}, {0}};
     const struct cmd_spec spec = {"profile", "[MODEL] [options]",
-        "Measures this machine: memory, computing by type of weights and, with a model, the disk "
-        "that holds it (reading only). What is known is kept in the cache directory "
-        "($FOREBAY_CACHE_DIR, else the user's) for a month; `forebay plan` and `forebay run` use "
-        "it.",
+        "Measures this machine: memory, compute speed by type of weights and, with a model, the "
+        "disk that holds it (reads only). Results are kept for a month in the cache directory "
+        "($FOREBAY_CACHE_DIR, or else the user's); `forebay plan` and `forebay run` use them.",
         options, 0, 1, NULL};
     const char *model = NULL;
     int n = 0, rc = cmd_parse(&spec, argc, argv, &model, &n);

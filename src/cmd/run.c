@@ -1,11 +1,21 @@
-/* run.c - forebay run: continue a text. The text goes to stdout, everything else to stderr. */
+/*
+ * run.c - forebay run: continues a text.
+ *
+ *      options -> load the model -> evaluate the prompt -> sample, print, evaluate -> statistics
+ *
+ * The text goes to stdout, everything else to stderr. Ctrl-C ends generating after the current
+ * pass; the statistics are still printed and written.
+ */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/generate.h"
+#include "cmd/progress.h"
 #include "cmd/utf8.h"
 
 static volatile sig_atomic_t interrupted;
@@ -13,10 +23,10 @@ static volatile sig_atomic_t interrupted;
 static void on_interrupt(int sig)
 {
     interrupted = 1;
-    signal(sig, SIG_DFL); /* a second time, it need not wait for the end of the pass */
+    signal(sig, SIG_DFL); /* a second Ctrl-C ends the program at once */
 }
 
-static bool put_token(const struct forebay_model *model, const struct generate_options *o,
+static bool print_token(const struct forebay_model *model, const struct generate_options *o,
     struct utf8_begun *begun, int32_t token)
 {
     if (o->ids || !forebay_model_has_text(model)) {
@@ -36,16 +46,17 @@ static bool context_full(const struct forebay_model *model, const struct forebay
         return false;
     }
     if (!o->quiet) {
-        fprintf(stderr, "\nstopped: the context of %u tokens is full (--ctx)\n", ctx);
+        fprintf(stderr, "\nstopped: the context of %u tokens is full; --ctx sets its size\n", ctx);
     }
     return true;
 }
 
 /* --- Generating ---------------------------------------------------------------------------- */
 
-/* Samples and prints up to n_predict tokens. *n: those printed. */
-static enum forebay_status go_on(struct forebay_model *model, struct forebay_session *session,
-    const struct generate_options *o, uint32_t *n, struct forebay_error *err)
+/* Samples and prints up to n_predict tokens. *n: number of tokens printed. */
+static enum forebay_status continue_text(struct forebay_model *model,
+    struct forebay_session *session, const struct generate_options *o, uint32_t *n,
+    struct forebay_error *err)
 {
     struct utf8_begun begun = {0};
     while (*n < o->n_predict && !interrupted) {
@@ -53,7 +64,7 @@ static enum forebay_status go_on(struct forebay_model *model, struct forebay_ses
         if (forebay_model_is_eog(model, token) && !o->ignore_eos) {
             break;
         }
-        if (!put_token(model, o, &begun, token)) {
+        if (!print_token(model, o, &begun, token)) {
             return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write to standard output");
         }
         if (++*n == o->n_predict || context_full(model, session, o)) {
@@ -84,7 +95,7 @@ static enum forebay_status generate(struct forebay_model *model, struct forebay_
         status = forebay_eval(session, prompt, n_prompt, false, err);
     }
     if (status == FOREBAY_OK) {
-        status = go_on(model, session, o, &n, err);
+        status = continue_text(model, session, o, &n, err);
     }
     if (!o->ids && forebay_model_has_text(model) && n > 0) {
         printf("\n");
@@ -98,14 +109,14 @@ int cmd_run(int argc, char **argv)
 {
     struct generate_options o;
     const struct cmd_option own[] = {
-        {CMD_FLAG, 0, "ids", NULL, "print token ids, one a line, instead of text",
+        {CMD_FLAG, 0, "ids", NULL, "print token ids, one per line, instead of text",
             .target = &o.ids},
-        {CMD_STRING, 0, "trace-out", "FILE", "write which experts each token used, for forebay sim",
-            .target = &o.trace_path}};
+        {CMD_STRING, 0, "trace-out", "FILE",
+            "write the experts that each token uses, for forebay sim", .target = &o.trace_path}};
     generate_options_init(&o, 128);
     int rc = generate_parse("run",
         "Continues a text with a model that may be bigger than memory. The text goes to standard "
-        "output; progress and figures go to standard error.",
+        "output; progress and statistics go to standard error.",
         own, argc, argv, &o);
     if (rc != CMD_GO_ON) {
         return rc;
@@ -127,22 +138,22 @@ int cmd_run(int argc, char **argv)
     }
     if (status == FOREBAY_OK) {
         if (!o.quiet && !o.verbose) {
-            forebay_log_set_level(FOREBAY_LOG_INFO); /* that memory gets short is no warning */
+            forebay_log_set_level(FOREBAY_LOG_INFO); /* shows changes of the memory in use */
         }
         signal(SIGINT, on_interrupt);
         status = generate(model, session, &o, &err);
         signal(SIGINT, SIG_DFL);
     }
-    if (session) { /* also after a failure: the figures say how far it came */
+    if (session) { /* after a failure, too: the statistics show its progress */
         struct forebay_stats stats;
         struct forebay_placement placement;
         forebay_stats_get(session, &stats);
         forebay_model_placement(model, &placement);
         if (!o.quiet) {
-            stats_print(&stats, &placement);
+            figures_print(&stats, &placement);
         }
         if (o.stats_path && status == FOREBAY_OK) {
-            status = stats_write(o.stats_path, &stats, &err);
+            status = figures_write(o.stats_path, &stats, &err);
         }
     }
     if (session) {

@@ -1,4 +1,12 @@
-/* serve.c - forebay serve: the APIs of OpenAI, Ollama and Anthropic on one model. */
+/*
+ * serve.c - forebay serve: the APIs of OpenAI, Ollama and Anthropic on one model.
+ *
+ *      options -> plan, announced -> load the model -> service (serve/service.h)
+ *              -> HTTP server (serve/server.h) -> SIGINT or SIGTERM -> drain -> stop
+ *
+ * The first signal stops accepting requests and lets active ones finish within --drain seconds; a
+ * second one stops at once.
+ */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +15,8 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/progress.h"
 #include "cmd/shared_options.h"
 #include "serve/server.h"
 
@@ -28,7 +37,7 @@ struct serve_options {
     struct fb_service_options service;
 };
 
-static volatile sig_atomic_t signals; /* 1: drain, 2: stop */
+static volatile sig_atomic_t signals; /* number received; 1: drain, 2 and more: stop */
 
 static void on_signal(int sig)
 {
@@ -41,48 +50,52 @@ static void on_signal(int sig)
 static int parse(int argc, char **argv, struct serve_options *o)
 {
     struct cmd_option options[] = {{CMD_GROUP, .help = "Server"},
-        {CMD_STRING, 0, "host", "HOST", "listen on this name or address (default 127.0.0.1)",
+        {CMD_STRING, 0, "host", "HOST", "name or address to listen on (default 127.0.0.1)",
             .target = &o->server.host},
-        {CMD_UINT32, 0, "port", "N", "port (default 8080); 0: any that is free", .target = &o->port,
+        {CMD_UINT32, 0, "port", "N", "port (default 8080); 0: any free one", .target = &o->port,
             .min = 0, .max = 65535},
-        {CMD_STRING, 0, "api-key", "KEY", "clients must send it (default: FOREBAY_API_KEY, if set)",
+        {CMD_STRING, 0, "api-key", "KEY",
+            "key that clients must send (default: $FOREBAY_API_KEY, if set)",
             .target = &o->server.api_key},
-        {CMD_STRING, 0, "name", "NAME", "what clients call the model (default: the file's name)",
+        {CMD_STRING, 0, "name", "NAME", "name of the model for clients (default: the file's name)",
             .target = &o->name_given},
-        {CMD_STRING, 0, "chat-template", "FILE", "a Jinja template instead of the model's",
+        {CMD_STRING, 0, "chat-template", "FILE", "Jinja template to use instead of the model's",
             .target = &o->template_path},
         {CMD_FLAG, 0, "client-templates", NULL,
-            "take Jinja templates from clients, too (Ollama's template): only from those that you "
-            "trust with all of this machine's time and memory",
+            "accept Jinja templates from clients (Ollama's `template`); a template can use "
+            "unlimited time and memory, so only for trusted clients",
             .target = &o->server.client_templates},
         {CMD_GROUP, .help = "Requests"},
         {CMD_UINT32, 'n', "parallel", "N",
-            "requests computed at once, each with its own --ctx (default 4)",
+            "maximum number of requests computed at once, each with its own --ctx (default 4)",
             .target = &o->parallel, .min = 1, .max = 64},
-        {CMD_UINT32, 0, "queue", "N", "requests that may wait; more are refused (default 64)",
+        {CMD_UINT32, 0, "queue", "N",
+            "maximum number of waiting requests; more are refused (default 64)",
             .target = &o->queue, .min = 1, .max = 10000},
-        {CMD_UINT32, 0, "connections", "N", "open connections (default 128)",
+        {CMD_UINT32, 0, "connections", "N", "maximum number of open connections (default 128)",
             .target = &o->connections, .min = 1, .max = 10000},
         {CMD_UINT32, 0, "timeout", "SECONDS",
-            "for a client to send a request, and to take what it is sent (default 60)",
+            "time limit for a client to send a request, and to read a reply (default 60)",
             .target = &o->timeout_s, .min = 1, .max = 86400},
-        {CMD_SIZE, 0, "body-max", "SIZE", "of a request (default 16M)",
+        {CMD_SIZE, 0, "body-max", "SIZE", "maximum size of a request (default 16M)",
             .target = &o->server.body_max_bytes, .min = 1024, .max = 0x1p30},
         {CMD_UINT32, 0, "drain", "SECONDS",
-            "at SIGTERM, requests may still take so long (default 30)", .target = &o->drain_s,
-            .min = 0, .max = 86400},
-        {CMD_GROUP, .help = "Prompts that were seen before"},
-        {CMD_STRING, 0, "kv-dir", "DIR", "keep computed prompts there, also for the next start",
+            "time that active requests get to finish after SIGTERM (default 30)",
+            .target = &o->drain_s, .min = 0, .max = 86400},
+        {CMD_GROUP, .help = "Saved prompts"},
+        {CMD_STRING, 0, "kv-dir", "DIR",
+            "directory for the KV state of prompts; used after a restart, too",
             .target = &o->service.kv_dir},
-        {CMD_SIZE, 0, "kv-size", "SIZE", "what that directory may hold (default 8G)",
+        {CMD_SIZE, 0, "kv-size", "SIZE", "size limit of that directory (default 8G)",
             .target = &o->service.kv_max_bytes, .min = 1, .max = 0x1p62},
         CMD_MODEL_OPTIONS(&o->model), {CMD_GROUP, .help = "Output"},
-        {CMD_FLAG, 'q', "quiet", NULL, "say nothing but errors", .target = &o->quiet},
-        {CMD_FLAG, 'v', "verbose", NULL, "also what llama.cpp says", .target = &o->verbose}, {0}};
+        {CMD_FLAG, 'q', "quiet", NULL, "print only errors", .target = &o->quiet},
+        {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &o->verbose},
+        {0}};
     const struct cmd_spec spec = {"serve", "MODEL [options]",
-        "Serves a model that may be bigger than memory, through the APIs of OpenAI (/v1), Ollama "
-        "(/api) and Anthropic (/v1/messages). Requests share passes over the weights, and what "
-        "their prompts have in common.",
+        "Serves a model that may be bigger than memory through the APIs of OpenAI (/v1), Ollama "
+        "(/api) and Anthropic (/v1/messages). Requests share passes over the weights, and common "
+        "beginnings of their prompts are computed once.",
         options, 1, 1, NULL};
     return cmd_parse(&spec, argc, argv, &o->path, NULL);
 }
@@ -126,12 +139,13 @@ static enum forebay_status read_template(struct serve_options *o, struct forebay
     }
     o->template_text[n] = 0;
     o->server.chat_template = o->template_text;
-    return bad ? fb_fail(err, FOREBAY_E_IO, "Check the path given with --chat-template.",
+    return bad ? fb_fail(err, FOREBAY_E_IO,
+                     "Check the path given with --chat-template; a template holds less than 1 MiB.",
                      "cannot read %s", o->template_path)
                : FOREBAY_OK;
 }
 
-/* --- What will be done --------------------------------------------------------------------- */
+/* --- Announcing ---------------------------------------------------------------------------- */
 
 static void print_plan(const struct serve_options *o, const struct forebay_plan *plan)
 {
@@ -140,15 +154,15 @@ static void print_plan(const struct serve_options *o, const struct forebay_plan 
     forebay_plan_placement(plan, &p);
     forebay_plan_speed(plan, 0, 1, &speed);
     fprintf(stderr, "model:   %s, %s of weights%s\n", o->name, FB_SIZE(p.weights_bytes),
-        p.fits ? "; it fits, and is not streamed" : "");
-    fprintf(stderr, "memory:  %s in all; context for %u requests %s", FB_SIZE(p.budget_bytes),
+        p.fits ? "; the model fits" : "");
+    fprintf(stderr, "memory:  budget %s; context for %u requests %s", FB_SIZE(p.budget_bytes),
         o->model.n_seq, FB_SIZE(p.kv_bytes));
     if (!p.fits) {
-        fprintf(stderr, "; weights kept %s, expert slots %s, read for every pass %s",
+        fprintf(stderr, "; resident weights %s, expert slots %s, read in every pass %s",
             FB_SIZE(p.resident_bytes), FB_SIZE(p.cache_bytes), FB_SIZE(p.streamed_bytes));
     }
     if (speed.decode_tok_per_s > 0) {
-        fprintf(stderr, "\nspeed:   about %.1f tokens/s for one request alone (%s)",
+        fprintf(stderr, "\nspeed:   about %.1f tokens/s for a single request (limit: %s)",
             speed.decode_tok_per_s, speed.limit ? speed.limit : "computing");
     }
     fprintf(stderr, "\n");
@@ -159,8 +173,8 @@ static void print_endpoint(const struct serve_options *o, uint16_t port, bool re
     bool v6 = strchr(o->server.host, ':') != NULL;
     fprintf(stderr,
         "%s http://%s%s%s:%u  (OpenAI: /v1, Ollama: /api, Anthropic: /v1/messages%s)%s\n",
-        ready ? "serving:" : "will be:", v6 ? "[" : "", o->server.host, v6 ? "]" : "", port,
-        o->server.api_key ? "; an API key is needed" : "", ready ? "" : " once it is loaded");
+        ready ? "serving:" : "loading:", v6 ? "[" : "", o->server.host, v6 ? "]" : "", port,
+        o->server.api_key ? "; with an API key" : "", ready ? "" : " when loaded");
     fflush(stderr);
 }
 
@@ -180,21 +194,23 @@ static enum forebay_status announce(struct serve_options *o, struct forebay_erro
 
 /* --- Serving ------------------------------------------------------------------------------- */
 
-/* Until a signal; then until nothing is left to do, or the time for that is over. */
+/* Serves until a signal; then until no request is left, the drain time is over, or a second signal
+ * arrives. */
 static void serve(const struct serve_options *o, struct fb_service *service)
 {
     while (signals == 0) {
         usleep(TICK_US);
     }
     if (!o->quiet) {
-        fprintf(stderr, "ending: no new requests; those under way have %u s\n", o->drain_s);
+        fprintf(stderr, "stopping: new requests are refused, active ones have %u s to finish\n",
+            o->drain_s);
     }
     fb_service_drain(service);
     uint64_t until = fb_now_ns() + (uint64_t)o->drain_s * 1000000000u;
     while (signals < 2 && fb_now_ns() < until && !fb_service_is_empty(service)) {
         usleep(TICK_US);
     }
-    usleep(4 * TICK_US); /* for the last bytes to be sent */
+    usleep(4 * TICK_US); /* time to send the last bytes */
 }
 
 static void handle_signals(void)

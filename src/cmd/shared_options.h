@@ -1,8 +1,8 @@
 /*
- * shared_options.h - rows of option tables that several commands have, to stand in a table:
+ * shared_options.h - rows that several commands have in their option tables:
  *
  *      struct cmd_option options[] = {{CMD_GROUP, .help = "Generation"},
- *          CMD_SAMPLING_OPTIONS(&sampling, "temperature (default 0.8)"),
+ *          CMD_SAMPLING_OPTIONS(&sampling, "temperature (default 0.8)", "random (default 0)"),
  *          CMD_MODEL_OPTIONS(&model), {0}};
  */
 #ifndef FB_CMD_SHARED_OPTIONS_H
@@ -10,53 +10,53 @@
 
 #include <limits.h>
 
-#include "cmd/cmd.h"
+#include "cmd/options.h"
 
 /* clang-format off */
 
-/* In a group that the table has begun. s: struct forebay_sampling * */
-#define CMD_SAMPLING_OPTIONS(s, temp_help) \
+/* Rows for a group that the table has begun. s: struct forebay_sampling * */
+#define CMD_SAMPLING_OPTIONS(s, temp_help, seed_help) \
     {CMD_FLOAT, 0, "temp", "T", temp_help, .target = &(s)->temp, .min = 0, .max = 100}, \
-    {CMD_INT, 0, "top-k", "K", "sample among the K likeliest (default 40); 0: all", \
+    {CMD_INT, 0, "top-k", "K", "sample from the K likeliest tokens (default 40); 0: from all", \
         .target = &(s)->top_k, .min = 0, .max = INT_MAX}, \
-    {CMD_FLOAT, 0, "top-p", "P", "... among those that make up P of the probability " \
+    {CMD_FLOAT, 0, "top-p", "P", "of these, keep the likeliest that together have probability P " \
         "(default 0.95)", \
         .target = &(s)->top_p, .min = 0, .max = 1}, \
-    {CMD_FLOAT, 0, "min-p", "P", "... among those at least P times as likely as the " \
+    {CMD_FLOAT, 0, "min-p", "P", "of these, keep those at least P times as likely as the " \
         "likeliest (default 0.05)", \
         .target = &(s)->min_p, .min = 0, .max = 1}, \
-    {CMD_FLOAT, 0, "repeat-penalty", "R", "make repetition less likely (default 1: off)", \
+    {CMD_FLOAT, 0, "repeat-penalty", "R", "penalty for repeated tokens (default 1: none)", \
         .target = &(s)->repeat_penalty, .min = 0.01, .max = 100}, \
-    {CMD_UINT32, 0, "seed", "SEED", "of the random numbers (default 0; chat: another " \
-        "each time)", .target = &(s)->seed}
+    {CMD_UINT32, 0, "seed", "SEED", seed_help, .target = &(s)->seed}
 
-/* A group of its own. m: struct forebay_model_options * */
+/* A group. m: struct forebay_model_options * */
 #define CMD_MODEL_OPTIONS(m) \
     {CMD_GROUP, .help = "Memory and speed"}, \
-    {CMD_SIZE, 0, "mem", "SIZE", "what the whole process may hold (4G, 800M); default: what is " \
-        "free, with room to spare", .target = &(m)->mem_bytes, .min = 1, .max = 0x1p62}, \
-    {CMD_SIZE, 0, "weights-mem", "SIZE", "bound only the memory for weights (experiments)", \
+    {CMD_SIZE, 0, "mem", "SIZE", "memory limit of the whole process (4G, 800M); default: the " \
+        "free memory less a reserve", .target = &(m)->mem_bytes, .min = 1, .max = 0x1p62}, \
+    {CMD_SIZE, 0, "weights-mem", "SIZE", "memory limit of the weights alone (for experiments)", \
         .target = &(m)->weights_mem_bytes, .min = 1, .max = 0x1p62}, \
     {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096", \
         .target = &(m)->ctx, .min = 1, .max = 1 << 24}, \
-    {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default 512 to 2048)", \
+    {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default: 512 to 2048)", \
         .target = &(m)->batch, .min = 1, .max = 1 << 20}, \
-    {CMD_INT, 't', "threads", "N", "default: the physical cores", \
+    {CMD_INT, 't', "threads", "N", "number of threads; default: one per physical core", \
         .target = &(m)->threads, .min = 1, .max = 512}, \
-    {CMD_NO_FLAG, 0, "no-repack", NULL, "compute on weights as stored, not in the CPU's layout", \
+    {CMD_NO_FLAG, 0, "no-repack", NULL, "compute with weights as stored, not in the CPU's " \
+        "layout", \
         .target = &(m)->repack}, \
-    {CMD_STRING, 0, "io", "METHOD", "how to read: auto, uring, threads, sync", \
+    {CMD_STRING, 0, "io", "METHOD", "method of reading: auto, uring, threads, sync", \
         .target = &(m)->io_method}, \
-    {CMD_UINT32, 0, "lookahead", "N", "layers ahead for which experts are foreseen and read " \
+    {CMD_UINT32, 0, "lookahead", "N", "guess and prefetch the experts of the next N layers " \
         "(default 1; 0: off)", .target = &(m)->lookahead, .max = 4}, \
-    {CMD_FLOAT, 0, "lookahead-recall", "R", "share of what is foreseen that is left right " \
-        "(experiments)", .target = &(m)->lookahead_recall, .min = 0, .max = 1}, \
-    {CMD_STRING, 0, "sidecar", "FILE", "read weights from what forebay optimize wrote: auto (the " \
-        "default), none, or a file", .target = &(m)->sidecar}, \
-    {CMD_STRING, 0, "device", "NAME", "what takes layers: auto (the first GPU), none, or a " \
-        "device as ggml names it (Vulkan0)", .target = &(m)->device}, \
-    {CMD_SIZE, 0, "device-mem", "SIZE", "how much of the device's memory; default: what is " \
-        "free, with room to spare", .target = &(m)->device_mem_bytes, .min = 1, .max = 0x1p62}
+    {CMD_FLOAT, 0, "lookahead-recall", "R", "fraction of lookahead guesses left correct (for " \
+        "experiments; default 1)", .target = &(m)->lookahead_recall, .min = 0, .max = 1}, \
+    {CMD_STRING, 0, "sidecar", "FILE", "read weights from a sidecar made by forebay optimize: " \
+        "auto (the default), none, or a file", .target = &(m)->sidecar}, \
+    {CMD_STRING, 0, "device", "NAME", "device that layers are offloaded to: auto (the first " \
+        "GPU), none, or its ggml name (Vulkan0)", .target = &(m)->device}, \
+    {CMD_SIZE, 0, "device-mem", "SIZE", "memory limit on the device; default: its free memory " \
+        "less a reserve", .target = &(m)->device_mem_bytes, .min = 1, .max = 0x1p62}
 
 /* clang-format on */
 

@@ -1,6 +1,8 @@
-/* sim.c - `forebay sim`: what a cache makes of a routing trace, as a table or JSON. */
-#include "cmd/cmd.h"
-
+/*
+ * sim.c - forebay sim: replays a routing trace through the cache on a simulated disk (sim/sim.h).
+ *
+ * Parses the options, runs fb_sim_run, and prints its report as text or JSON.
+ */
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -9,12 +11,14 @@
 #include <string.h>
 
 #include "base/units.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
 #include "cmd/utf8.h"
 #include "sim/sim.h"
 
 /* --- Options ------------------------------------------------------------------------------ */
 
-/* "1.8G", "550M", "2GB/s": bytes per second, powers of 1000 as disks are sold. */
+/* "1.8G", "550M", "2GB/s": bytes per second, in powers of 1000 as vendors of disks count. */
 static const char *parse_rate(const char *text, void *target)
 {
     static const char letters[] = "KMGT";
@@ -58,22 +62,22 @@ static double tok_per_s(const struct fb_sim_figures *f)
 static void print_inputs(const struct fb_sim_report *r, const struct fb_sim_options *o)
 {
     printf("%-9s %s\n%-9s %s\n", "model", r->model, "trace", r->trace);
-    printf("%-9s %" PRIu64 " decode tokens, after %d to warm up", "tokens", r->decode.tokens,
+    printf("%-9s %" PRIu64 " decode tokens after a warm-up of %d", "tokens", r->decode.tokens,
         r->warm_up);
     if (o->prefill) {
         printf(", and %" PRIu64 " prefill tokens", r->prefill.tokens);
     }
     printf("\n%-9s %d slots for %d experts (%s", "memory", r->n_slots, r->n_experts,
         FB_SIZE(r->cache_bytes));
-    printf("%s)", r->shared ? ", one pool of all layers" : "");
+    printf("%s)", r->shared ? ", one pool for all layers" : "");
     if (r->resident_bytes) {
         printf(", %s of other weights", FB_SIZE(r->resident_bytes));
     }
-    printf("; %s in all\n", FB_SIZE(r->memory_bytes));
-    printf("%-9s %.4g GB/s, %.4g us a read; computing %.4g ms a token", "disk",
+    printf("; %s in total\n", FB_SIZE(r->memory_bytes));
+    printf("%-9s %.4g GB/s, %.4g us per read; computing: %.4g ms per token", "disk",
         r->disk_bytes_per_s * 1e-9, o->latency_s * 1e6, o->compute_s * 1e3);
     if (o->lookahead) {
-        printf("; experts foreseen %d layer%s ahead", o->lookahead, o->lookahead == 1 ? "" : "s");
+        printf("; lookahead: %d layer%s", o->lookahead, o->lookahead == 1 ? "" : "s");
     }
     printf("\n");
 }
@@ -97,20 +101,19 @@ static void print_layers(const struct fb_sim_report *r)
 static void print_decode(const struct fb_sim_report *r)
 {
     const struct fb_sim_figures *f = &r->decode;
-    printf("\na token reads %s of experts (the optimum %s)",
+    printf("\na token reads %s of experts (optimum: %s)",
         FB_SIZE((uint64_t)per_token((double)f->expert_bytes, f)),
         FB_SIZE((uint64_t)per_token((double)r->optimum_bytes, f)));
     if (f->dense_bytes) {
         printf(" and %s of other weights", FB_SIZE((uint64_t)per_token((double)f->dense_bytes, f)));
     }
-    printf(
-        "\nestimated: %.2f tokens/s; a token takes %.2f ms, of these %.2f ms waiting for reads\n",
+    printf("\nestimate: %.2f tokens/s; a token takes %.2f ms, including %.2f ms stalled on reads\n",
         tok_per_s(f), per_token(f->seconds, f) * 1e3, per_token(f->stall_s, f) * 1e3);
 }
 
 static void print_prefill(const struct fb_sim_figures *p)
 {
-    printf("prefill: %.2f tokens/s; %s read, %.1f %% of %" PRIu64 " expert requests hit\n",
+    printf("prefill: %.2f tokens/s; %s read, %.1f %% of %" PRIu64 " expert requests were hits\n",
         tok_per_s(p), FB_SIZE(p->expert_bytes + p->dense_bytes), percent(p->hits, p->requests),
         p->requests);
 }
@@ -221,7 +224,7 @@ static int simulate(
 {
     struct fb_sim_report report;
     struct forebay_error err;
-    if (fb_sim_run(model, trace, options, &report, &err)) {
+    if (fb_sim_run(model, trace, options, &report, &err) != FOREBAY_OK) {
         return cmd_fail(&err);
     }
     int rc = json ? report_json(&report, options) : report_text(&report, options);
@@ -237,55 +240,52 @@ int cmd_sim(int argc, char **argv)
     float compute_ms = 0, latency_us = 100;
     char policies[96];
     fb_sim_options_init(&o);
-    snprintf(policies, sizeof policies, "of the cache: %s (default: that of a run)",
-        fb_sim_policy_names());
+    snprintf(
+        policies, sizeof policies, "cache policy: %s (default: as for run)", fb_sim_policy_names());
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Input"},
-        {CMD_STRING, 0, "trace", "FILE", "the routing trace (required)", .target = &trace},
+        {CMD_STRING, 0, "trace", "FILE", "routing trace (required)", .target = &trace},
         {CMD_INT, 0, "warm-up", "N",
-            "decode tokens that fill the cache and are not counted "
-            "(default: a quarter, at most 64)",
+            "number of decode tokens that fill the cache, not counted (default: a quarter of them, "
+            "at most 64)",
             .target = &o.warm_up, .min = 0, .max = 1e9},
-        {CMD_FLAG, 0, "prefill", NULL, "replay the prefill tokens too (default: decode only)",
-            .target = &o.prefill},
-        {CMD_GROUP, .help = "Memory (--mem or --slots)"},
-        {CMD_SIZE, 0, "mem", "SIZE", "for weights, as --weights-mem of run", .target = &o.mem_bytes,
-            .min = 1, .max = 0x1p62},
-        {CMD_INT, 0, "slots", "N", "experts of each layer in memory, and all other weights",
+        {CMD_FLAG, 0, "prefill", NULL, "replay prefill tokens, too", .target = &o.prefill},
+        {CMD_GROUP, .help = "Memory (one of --mem and --slots)"},
+        {CMD_SIZE, 0, "mem", "SIZE", "memory limit of the weights, like --weights-mem of run",
+            .target = &o.mem_bytes, .min = 1, .max = 0x1p62},
+        {CMD_INT, 0, "slots", "N", "expert slots per layer; all other weights are resident",
             .target = &o.slots, .min = 1, .max = 1024},
-        {CMD_FLAG, 0, "repack", NULL, "plan as a run does where llama.cpp repacks weights",
-            .target = &o.repack},
+        {CMD_FLAG, 0, "repack", NULL, "plan memory for repacked weights", .target = &o.repack},
         {CMD_GROUP, .help = "Machine"},
         {CMD_STRING, 0, "policy", "NAME", policies, .target = &o.policy},
-        {CMD_CALL, 0, "disk", "BW", "bytes per second, in powers of 1000 (default 1.8G)",
+        {CMD_CALL, 0, "disk", "BW", "speed in bytes per second, powers of 1000 (default 1.8G)",
             .target = &o.disk_bytes_per_s, .parse = parse_rate},
-        {CMD_FLOAT, 0, "latency", "US", "microseconds of each read (default 100)",
+        {CMD_FLOAT, 0, "latency", "US", "latency of a read in microseconds (default 100)",
             .target = &latency_us, .min = 0, .max = 1e6},
-        {CMD_FLOAT, 0, "compute", "MS", "milliseconds of each token (default 0: the disk alone)",
+        {CMD_FLOAT, 0, "compute", "MS", "compute time of a token in milliseconds (default 0)",
             .target = &compute_ms, .min = 0, .max = 1e6},
         {CMD_INT, 0, "lookahead", "N",
-            "layers ahead for which a token's experts are foreseen and read, all of them rightly "
-            "(default 0)",
+            "prefetch the experts of the next N layers, with all guesses correct (default 0)",
             .target = &o.lookahead, .min = 0, .max = 1024},
         {CMD_GROUP, .help = "Output"}, {CMD_FLAG, 0, "json", NULL, "print JSON", .target = &json},
         {0}};
     const struct cmd_spec spec = {"sim", "MODEL|SHAPE --trace FILE --mem SIZE|--slots N [options]",
-        "Replays a routing trace through the cache on a virtual disk: hit rates, bytes read and "
-        "estimated speed, beside the optimum that knows the future. Reads no weights, and takes "
-        "no memory for them.",
+        "Replays a routing trace through the cache on a simulated disk: hit rates, bytes read and "
+        "estimated speed, next to Belady's optimum, which knows the future. Reads no weights and "
+        "allocates no memory for them.",
         options, 1, 1,
         "MODEL is a GGUF file. SHAPE is LAYERSxEXPERTS,USED,BYTES: 48x128,6,2.6M is 48 layers of "
-        "128 experts of 2.6 MiB, of which a token uses 6. The trace must have those layers and "
-        "experts, and may use fewer of them; forebay run --trace-out FILE records one. docs/SIM.md "
-        "says what the figures mean."};
+        "128 experts of 2.6 MiB, of which a token uses 6. The trace must have these numbers of "
+        "layers and experts, and may use fewer experts per token; forebay run --trace-out FILE "
+        "records one. docs/SIM.md explains the figures."};
     int rc = cmd_parse(&spec, argc, argv, &model, NULL);
     if (rc != CMD_GO_ON) {
         return rc;
     }
     if (!trace) {
-        return cmd_usage_error(&spec, "--trace FILE is missing");
+        return cmd_usage_error(&spec, "missing option --trace FILE");
     }
     if (!o.mem_bytes == !o.slots) {
-        return cmd_usage_error(&spec, "give one of --mem and --slots");
+        return cmd_usage_error(&spec, "expected one of --mem and --slots");
     }
     o.compute_s = (double)compute_ms * 1e-3;
     o.latency_s = (double)latency_us * 1e-6;

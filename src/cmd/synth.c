@@ -1,16 +1,23 @@
-/* synth.c - `forebay synth`: test models of any size. One function per kind, all options here. */
-#include "cmd/cmd.h"
-
+/*
+ * synth.c - forebay synth: makes test models of any size (synth/synth.h).
+ *
+ * One function per kind; each parses its options, calls the library and reports the file written:
+ *
+ *      cmd_synth -> synth_random, synth_sparse -> make_shape -> parse, fb_synth_..., finish
+ *                -> synth_replay, synth_inflate              -> parse, fb_synth_..., finish
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/units.h"
-#include "cmd/generate.h"
+#include "cmd/cmd.h"
+#include "cmd/options.h"
+#include "cmd/progress.h"
 #include "synth/synth.h"
 
-/* What every kind takes besides its own options. */
+/* Options of every kind. */
 struct common {
     const char *path;
     uint32_t seed;
@@ -20,20 +27,20 @@ struct common {
 
 #define COMMON_OPTIONS(common, out)                                                                \
     {CMD_GROUP, .help = "Output"},                                                                 \
-        {CMD_STRING, 'o', "output", "FILE", "the model to write (required)",                       \
+        {CMD_STRING, 'o', "output", "FILE", "model to write (required)",                           \
             .target = &(common).path},                                                             \
-        {CMD_UINT32, 0, "seed", "N", "another seed gives other weights (default 0)",               \
+        {CMD_UINT32, 0, "seed", "N", "random seed of the weights (default 0)",                     \
             .target = &(common).seed},                                                             \
         {CMD_SIZE, 0, "split-max-size", "SIZE",                                                    \
-            "write a split set, FILE-00001-of-000NN.gguf and so on, of files this large",          \
+            "split the model into files of at most this size: FILE-00001-of-000NN.gguf, ...",      \
             .target = &(out).split_max_bytes},                                                     \
     {                                                                                              \
-        CMD_FLAG, 'q', "quiet", NULL, "nothing on stderr but errors", .target = &(common).quiet    \
+        CMD_FLAG, 'q', "quiet", NULL, "print only errors", .target = &(common).quiet               \
     }
 
 /* --- Shared steps ------------------------------------------------------------------------- */
 
-/* Parses, and checks what every kind needs. CMD_GO_ON, or the exit code. */
+/* Parses the options and checks those of every kind. Returns CMD_GO_ON or the exit code. */
 static int parse(const struct cmd_spec *spec, int argc, char **argv, const char **positional,
     struct common *common, struct fb_synth_output *output)
 {
@@ -42,7 +49,7 @@ static int parse(const struct cmd_spec *spec, int argc, char **argv, const char 
         return rc;
     }
     if (!common->path) {
-        return cmd_usage_error(spec, "-o FILE is missing");
+        return cmd_usage_error(spec, "missing option -o FILE");
     }
     progress_init(&common->line, common->quiet);
     output->seed = common->seed;
@@ -51,12 +58,12 @@ static int parse(const struct cmd_spec *spec, int argc, char **argv, const char 
     return CMD_GO_ON;
 }
 
-/* Says what was made, and turns the status into the exit code. */
+/* Reports the file written, or the error. Returns the exit code. */
 static int finish(struct common *common, enum forebay_status status,
     const struct fb_synth_report *report, const struct forebay_error *err)
 {
     progress_end(&common->line);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return cmd_fail(err);
     }
     if (!common->quiet) {
@@ -108,15 +115,15 @@ static int make_shape(const char *name, const char *arch, const char *summary, m
     struct common common = {0};
     fb_synth_shape_init(&s);
     s.arch = arch;
-    const struct cmd_option options[] = {{CMD_GROUP, .help = "Shape (what is left out is chosen)"},
+    const struct cmd_option options[] = {{CMD_GROUP, .help = "Shape (values not given are chosen)"},
         {CMD_STRING, 'a', "arch", "NAME",
-            "architecture, listed below (default llama; qwen3moe when sparse)", .target = &s.arch},
+            "architecture, see below (default: llama; sparse: qwen3moe)", .target = &s.arch},
         {CMD_STRING, 0, "type", "TYPE",
             "quantisation: F16, Q8_0, Q4_K, IQ4_XS, MXFP4, ... or a mix: Q4_K_M, MXFP4_MOE",
             .target = &s.type},
-        {CMD_SIZE, 0, "size", "SIZE", "add layers, then tune the FFN, until the file is this large",
+        {CMD_SIZE, 0, "size", "SIZE", "file size: adds layers, then adjusts the FFN",
             .target = &s.size_bytes},
-        {CMD_CALL, 0, "params", "N", "the same for the number of parameters: 7B, 1T",
+        {CMD_CALL, 0, "params", "N", "number of parameters, in the same way: 7B, 1T",
             .target = &s.parameters, .parse = parse_count},
         {CMD_INT, 0, "layers", "N", "number of layers", .target = &s.layers, .min = 1, .max = 512},
         {CMD_INT, 0, "embd", "N", "width of the model", .target = &s.embd, .min = 1, .max = 65536},
@@ -130,11 +137,13 @@ static int make_shape(const char *name, const char *arch, const char *summary, m
             .max = 1024},
         {CMD_INT, 0, "shared-experts", "N", "experts that every token uses",
             .target = &s.shared_experts, .min = 0, .max = 16},
-        {CMD_FLAG, 0, "fused-experts", NULL, "gate and up of an expert in one tensor",
+        {CMD_FLAG, 0, "fused-experts", NULL, "store gate and up of an expert in one tensor",
             .target = &s.fused_experts},
-        {CMD_INT, 0, "vocab", "N", "tokens: 259 for bytes and the like, the rest are words w0, w1",
+        {CMD_INT, 0, "vocab", "N",
+            "number of tokens: 259 for bytes and control, the others are words w0, w1, ...",
             .target = &s.vocab, .min = 1, .max = 1 << 22},
-        {CMD_INT, 0, "ctx", "N", "trained context", .target = &s.ctx, .min = 1, .max = 1 << 24},
+        {CMD_INT, 0, "ctx", "N", "trained context length", .target = &s.ctx, .min = 1,
+            .max = 1 << 24},
         COMMON_OPTIONS(common, s.output), {0}};
     char archs[1024];
     const struct cmd_spec spec = {
@@ -144,7 +153,7 @@ static int make_shape(const char *name, const char *arch, const char *summary, m
         return rc;
     }
     if (s.size_bytes && s.parameters) {
-        return cmd_usage_error(&spec, "give one of --size and --params");
+        return cmd_usage_error(&spec, "--size and --params exclude each other");
     }
     struct fb_synth_report report;
     struct forebay_error err;
@@ -162,8 +171,8 @@ static int synth_random(int argc, char **argv)
 static int synth_sparse(int argc, char **argv)
 {
     return make_shape("synth sparse", "qwen3moe",
-        "Makes a model of any size that takes almost no space on disk: small tensors are random, "
-        "the large ones are holes that read as zeros.",
+        "Makes a model of any size that uses almost no space on disk: small tensors are random, "
+        "large ones are holes that read as zeros.",
         fb_synth_sparse, argc, argv);
 }
 
@@ -175,34 +184,35 @@ static int synth_replay(int argc, char **argv)
     struct common common = {0};
     fb_synth_replay_init(&r);
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Model"},
-        {CMD_SIZE, 0, "expert-bytes", "SIZE", "gate, up and down of one expert (default 1M)",
+        {CMD_SIZE, 0, "expert-bytes", "SIZE", "size of one expert: gate, up and down (default 1M)",
             .target = &r.expert_bytes},
         {CMD_STRING, 0, "type", "TYPE", "quantisation of experts and attention (default Q4_K)",
             .target = &r.type},
-        {CMD_INT, 0, "embd", "N", "width, at least the number of tokens (default 2048)",
-            .target = &r.embd, .min = 1, .max = 65536},
+        {CMD_INT, 0, "embd", "N",
+            "width of the model, at least the number of tokens (default 2048)", .target = &r.embd,
+            .min = 1, .max = 65536},
         {CMD_INT, 0, "ff", "N", "width of one expert, instead of --expert-bytes", .target = &r.ff,
             .min = 1, .max = 1 << 20},
         {CMD_INT, 0, "heads", "N", "attention heads", .target = &r.heads, .min = 1, .max = 512},
-        {CMD_INT, 0, "layers", "N", "only the first N layers of the trace", .target = &r.layers,
+        {CMD_INT, 0, "layers", "N", "use only the first N layers of the trace", .target = &r.layers,
             .min = 1, .max = 512},
-        {CMD_INT, 0, "tokens", "N", "only the first N decode tokens of the trace",
+        {CMD_INT, 0, "tokens", "N", "use only the first N decode tokens of the trace",
             .target = &r.tokens, .min = 1, .max = 65536},
         COMMON_OPTIONS(common, r.output), {0}};
     const struct cmd_spec spec = {"synth replay", "TRACE -o FILE [options]",
-        "Makes a model that repeats a routing trace: after the prompt 'w0 ' it decodes 'w1 ', "
-        "'w2 ', ... greedily, and each token uses the experts that the trace says.",
+        "Makes a model that repeats a routing trace: after the prompt 'w0 ' greedy decoding gives "
+        "'w1 ', 'w2 ', ..., and each token uses the experts in the trace.",
         options, 1, 1,
         "A trace has one JSON object per line: first {\"n_layer\", \"n_expert\", \"top_k\"}, then "
-        "per token {\"phase\": \"decode\", \"layers\": [[experts of layer 0], ...]}. After its "
-        "last token it starts again."};
+        "per token {\"phase\": \"decode\", \"layers\": [[experts of layer 0], ...]}. After the "
+        "last token the model starts again with the first."};
     const char *trace;
     int rc = parse(&spec, argc, argv, &trace, &common, &r.output);
     if (rc != CMD_GO_ON) {
         return rc;
     }
     if (r.ff && r.expert_bytes) {
-        return cmd_usage_error(&spec, "give one of --ff and --expert-bytes");
+        return cmd_usage_error(&spec, "--ff and --expert-bytes exclude each other");
     }
     struct fb_synth_report report;
     struct forebay_error err;
@@ -219,31 +229,31 @@ static int synth_inflate(int argc, char **argv)
     fb_synth_inflate_init(&i);
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Model"},
         {CMD_INT, 0, "experts", "N",
-            "experts per layer; of a mixture of experts, a multiple of its own number",
+            "experts per layer; if the source has experts, a multiple of their number",
             .target = &i.experts, .min = 1, .max = 1024},
-        {CMD_INT, 0, "used", "N", "experts per token (default 2; a dense source only)",
+        {CMD_INT, 0, "used", "N", "experts per token (default 2; for dense sources only)",
             .target = &i.experts_used, .min = 1, .max = 1024},
-        {CMD_INT, 0, "ff", "N", "neurons of one expert: the source's, the rest zeros",
+        {CMD_INT, 0, "ff", "N", "neurons of one expert: those of the source, padded with zeros",
             .target = &i.ff, .min = 1, .max = 1 << 20},
-        {CMD_SIZE, 0, "size", "SIZE", "the same until the file is about this large",
+        {CMD_SIZE, 0, "size", "SIZE", "approximate file size, reached by such padding",
             .target = &i.size_bytes},
         {CMD_STRING, 0, "type", "TYPE", "quantisation of the experts (default: the source's)",
             .target = &i.type},
         COMMON_OPTIONS(common, i.output), {0}};
     const struct cmd_spec spec = {"synth inflate", "MODEL -o FILE [options]",
-        "Makes a larger mixture of experts of a small model without changing its text: of a dense "
-        "model each expert is the whole FFN, of a mixture one of its experts, with the neurons in "
-        "another order and zeros between them.",
+        "Turns a small model into a larger mixture of experts that generates the same text. Each "
+        "expert is a copy of the source's FFN, or of one of its experts, with its neurons in a "
+        "different order and zeros between them.",
         options, 1, 1,
-        "Dense sources: llama, qwen3 and granite. The logits differ from the source's by rounding "
-        "at most; a --type of fewer bits than the source's changes them, and the text, a little."};
+        "Dense sources: llama, qwen3 and granite. Logits differ from the source's at most by "
+        "rounding; a --type with fewer bits than the source's changes logits and text slightly."};
     const char *source;
     int rc = parse(&spec, argc, argv, &source, &common, &i.output);
     if (rc != CMD_GO_ON) {
         return rc;
     }
     if (i.ff && i.size_bytes) {
-        return cmd_usage_error(&spec, "give one of --ff and --size");
+        return cmd_usage_error(&spec, "--ff and --size exclude each other");
     }
     struct fb_synth_report report;
     struct forebay_error err;
@@ -255,11 +265,11 @@ int cmd_synth(int argc, char **argv)
 {
     static const struct cmd_entry kinds[] = {
         {"random", synth_random, "random weights in the shape of an architecture"},
-        {"replay", synth_replay, "a routing trace as a model"},
-        {"sparse", synth_sparse, "any size, almost nothing on disk"},
-        {"inflate", synth_inflate, "a small model as a large mixture of experts"},
+        {"replay", synth_replay, "a model that repeats a routing trace"},
+        {"sparse", synth_sparse, "any size, almost no space on disk"},
+        {"inflate", synth_inflate, "a large mixture of experts from a small model"},
         {0},
     };
     return cmd_dispatch(
-        "forebay synth", "Makes test models of any size as GGUF files.", kinds, argc, argv);
+        "forebay synth", "Makes test models of any size, as GGUF files.", kinds, argc, argv);
 }

@@ -1,8 +1,9 @@
 /*
- * talk.c - what was said is a list of messages; before each answer all of it is rendered again.
+ * talk.c - a conversation is a list of messages. Before each answer all of it is rendered into a
+ * prompt by the model's template, and the session keeps the tokens that the prompt begins with:
  *
- *      messages --template--> tokens of the prompt: | those the session holds | the rest |
- *                                                     kept                      computed
+ *      messages --template--> prompt: | tokens in the session | other tokens |
+ *                                       reused                  computed
  *
  * Invariant: the first forebay_session_n_past() entries of `held` are the tokens in the session.
  */
@@ -22,11 +23,11 @@ struct talk {
     struct forebay_session *session;
     struct forebay_chat *chat;
     struct talk_options options;
-    json_t *messages; /* of OpenAI's form */
-    int32_t *held;    /* room for a whole context */
+    json_t *messages; /* as in OpenAI's API */
+    int32_t *held;    /* [context] */
 };
 
-/* An answer while it is made. */
+/* The state of an answer that is being generated. */
 struct answer {
     struct forebay_prompt *prompt;
     struct forebay_sampler *sampler;
@@ -79,7 +80,7 @@ static enum forebay_status new_message(
 {
     json_t *content = memchr(text, 0, n) ? NULL : json_stringn(text, n);
     if (!content) {
-        return fb_fail(err, FOREBAY_E_USAGE, "", "the text is not valid UTF-8, or holds a NUL");
+        return fb_fail(err, FOREBAY_E_USAGE, "", "the text is not valid UTF-8, or contains a NUL");
     }
     *out = json_pack("{s:s, s:o}", "role", role, "content", content);
     return FOREBAY_OK;
@@ -171,17 +172,17 @@ enum forebay_status talk_load(struct talk *talk, const char *path, struct foreba
     enum forebay_status status = FOREBAY_OK;
     size_t i;
     if (!json_is_array(messages)) {
-        status = fb_fail(err, FOREBAY_E_FORMAT, hint, "%s holds no list of messages", path);
+        status = fb_fail(err, FOREBAY_E_FORMAT, hint, "%s contains no list of messages", path);
     }
     json_array_foreach(messages, i, message)
     {
         if (status == FOREBAY_OK && !is_message(message)) {
-            status =
-                fb_fail(err, FOREBAY_E_FORMAT, hint, "%s: number %zu is no message", path, i + 1);
+            status = fb_fail(err, FOREBAY_E_FORMAT, hint,
+                "%s: entry %zu of \"messages\" is not a message", path, i + 1);
         }
     }
     struct forebay_prompt *prompt = NULL;
-    if (status == FOREBAY_OK && json_array_size(messages) > 0) { /* would the template take it? */
+    if (status == FOREBAY_OK && json_array_size(messages) > 0) { /* the template may reject it */
         status = render(talk, messages, &prompt, err);
     }
     forebay_prompt_free(prompt);
@@ -207,8 +208,9 @@ static enum forebay_status render(const struct talk *talk, const json_t *message
     return status;
 }
 
-/* Makes the session hold as many of the tokens as it can without computing: all but the last at
- * most, whose logits are needed. Returns how many. */
+/* Cuts the session to the tokens that it has in common with the prompt, except the prompt's last
+ * token, whose logits are needed. Returns the number of tokens left; 0 for recurrent models that
+ * cannot be cut. */
 static uint32_t keep_common(struct talk *talk, const int32_t *tokens, size_t n)
 {
     uint32_t past = forebay_session_n_past(talk->session), common = 0;
@@ -229,7 +231,7 @@ static enum forebay_status eval(
     return status;
 }
 
-/* Evaluates the prompt; *stop is looked at between passes. */
+/* Evaluates the prompt; *stop is checked between passes. */
 static enum forebay_status eval_prompt(struct talk *talk, const struct forebay_prompt *prompt,
     struct talk_turn *turn, struct forebay_error *err)
 {
@@ -237,11 +239,12 @@ static enum forebay_status eval_prompt(struct talk *talk, const struct forebay_p
     const int32_t *tokens = forebay_prompt_tokens(prompt, &n);
     uint32_t ctx = forebay_model_ctx(talk->model);
     if (n >= ctx) {
-        return fb_fail(err, FOREBAY_E_USAGE, "/new begins again; --ctx gives a larger context.",
-            "the conversation is %zu tokens long now, and the context holds %u", n, ctx);
+        return fb_fail(err, FOREBAY_E_USAGE,
+            "/new starts a new conversation; --ctx sets the size of the context.",
+            "the conversation of %zu tokens does not fit into the context of %u", n, ctx);
     }
     uint32_t done = keep_common(talk, tokens, n);
-    turn->kept_tokens = done;
+    turn->reused_tokens = done;
     enum forebay_status status = FOREBAY_OK;
     while (status == FOREBAY_OK && done < n && !*talk->options.stop) {
         uint32_t count = (uint32_t)fb_min(n - done, talk->options.batch);
@@ -249,10 +252,10 @@ static enum forebay_status eval_prompt(struct talk *talk, const struct forebay_p
         done += status == FOREBAY_OK ? count : 0;
         if (talk->options.progress) {
             talk->options.progress(
-                "reading the conversation", done, n, talk->options.progress_user);
+                "evaluating the conversation", done, n, talk->options.progress_user);
         }
     }
-    turn->computed_tokens = done - turn->kept_tokens;
+    turn->computed_tokens = done - turn->reused_tokens;
     turn->end = done < n ? TALK_STOPPED : TALK_ENDED;
     return status;
 }
@@ -284,7 +287,7 @@ static enum forebay_status answer_init(
     return status;
 }
 
-/* Shows what a piece of text means. */
+/* Passes a piece of generated text to the sink, as content or reasoning. */
 static enum forebay_status show(
     struct answer *a, const char *text, size_t n, bool last, struct forebay_error *err)
 {
@@ -301,7 +304,7 @@ static enum forebay_status show(
     return status;
 }
 
-/* Whether the answer is over after the token just shown, and why. */
+/* True if the answer ends after the token just shown; sets turn->end. */
 static bool is_over(const struct talk *talk, const struct answer *a, struct talk_turn *turn)
 {
     if (forebay_text_stop(a->text)) {
@@ -318,7 +321,7 @@ static bool is_over(const struct talk *talk, const struct answer *a, struct talk
     return true;
 }
 
-/* Samples until something ends it. The logits of the prompt's last token are there. */
+/* Samples until the answer ends. The prompt has been evaluated. */
 static enum forebay_status generate(
     struct talk *talk, struct answer *a, struct talk_turn *turn, struct forebay_error *err)
 {
@@ -344,7 +347,7 @@ static enum forebay_status generate(
     }
 }
 
-/* Shows what was held back, and adds the answer to the conversation. */
+/* Shows the text that was held back, and adds the answer to the conversation. */
 static enum forebay_status conclude(struct talk *talk, struct answer *a, struct forebay_error *err)
 {
     size_t n;
@@ -395,13 +398,13 @@ enum forebay_status talk_say(struct talk *talk, const char *text, size_t n, talk
     struct forebay_stats before, after;
     struct talk_turn t = {0};
     struct answer a = {.sink = sink, .user = user};
-    size_t said = json_array_size(talk->messages);
+    size_t n_before = json_array_size(talk->messages);
     json_array_append_new(talk->messages, message);
     forebay_stats_get(talk->session, &before);
     status = answer(talk, &a, &t, err);
     forebay_stats_get(talk->session, &after);
-    if (json_array_size(talk->messages) == said + 1) { /* there is no answer: it was not said */
-        json_array_remove(talk->messages, said);
+    if (json_array_size(talk->messages) == n_before + 1) { /* no answer: remove the message, too */
+        json_array_remove(talk->messages, n_before);
     }
     answer_release(&a);
     uint64_t requests = after.expert_requests - before.expert_requests;

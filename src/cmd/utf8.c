@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 
-/* Bytes of the character that begins with `lead`; 1 where none does. */
+/* Length of the character that begins with `lead`; 1 if none does. */
 static size_t length_of(unsigned char lead)
 {
     return lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
@@ -25,7 +25,7 @@ static void release(struct utf8_begun *begun, FILE *out)
 void utf8_print(struct utf8_begun *begun, const char *bytes, size_t n, FILE *out)
 {
     for (size_t i = 0; i < n; i++) {
-        if (begun->n > 0 && !continues(bytes[i])) { /* it will never be whole */
+        if (begun->n > 0 && !continues(bytes[i])) { /* invalid: the character was cut off */
             release(begun, out);
         }
         begun->bytes[begun->n++] = bytes[i];

@@ -1,4 +1,4 @@
-/* utf8.h - text arrives in tokens, which may end inside a character; what is printed never does. */
+/* utf8.h - prints text in whole characters, although tokens may end inside a UTF-8 character. */
 #ifndef FB_CMD_UTF8_H
 #define FB_CMD_UTF8_H
 
@@ -6,17 +6,19 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* The beginning of a character that is not whole yet. Zero it before use. */
+/* The first bytes of a character whose other bytes are still missing. Zero it before use. */
 struct utf8_begun {
     char bytes[4];
     size_t n;
 };
 
-/* Prints what was begun and n more bytes, up to the last whole character. Bytes that cannot be part
- * of one are printed as they are. What is begun when the text ends is never printed. */
+/* Prints the bytes in `begun` and n more, up to the last complete character; the rest is stored in
+ * `begun`. Invalid bytes are printed unchanged. A character still incomplete when the text ends is
+ * not printed. */
 void utf8_print(struct utf8_begun *begun, const char *bytes, size_t n, FILE *out);
 
-/* The text as JSON; what is not ASCII becomes '?' if it is not all UTF-8. The caller's. */
+/* The text as a JSON string; if it is not valid UTF-8, each byte that is not ASCII becomes '?'. The
+ * caller owns the result. */
 json_t *utf8_json(const char *text);
 
 #endif

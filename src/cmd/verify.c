@@ -1,20 +1,20 @@
 /*
- * verify.c - forebay verify: the promise, made checkable.
+ * verify.c - forebay verify: checks that Forebay's logits equal llama.cpp's bit by bit.
  *
- * Plain llama.cpp goes first: it evaluates the prompt and generates, and every row of logits goes
- * to a temporary file. Then it is gone, the model is loaded through Forebay, the same tokens are
- * evaluated in the same passes, and every row is compared with the file bit by bit. (One after the
- * other: together they would need the memory of both, and llama.cpp offers every weight to a
- * registered device.)
+ * The first run loads the model with plain llama.cpp, evaluates the prompt, generates, and writes
+ * every row of logits to a temporary file. The second run loads it with Forebay, evaluates the same
+ * tokens in the same passes, and compares every row with the file. The runs follow each other: two
+ * loaded models would need the memory of both, and llama.cpp offers every weight to a registered
+ * device.
  *
- * With several sequences the passes are those of the server: two more sequences come with each
+ * With several sequences the passes are like the server's. Each pass starts two more sequences:
  *
  *      pass 0   prompts of 0 and 1
- *      pass 1   a token of 0, a token of 1, prompts of 2 and 3, or pieces of them
- *      pass 2   a token of 0, 1, 2 and 3, ...
+ *      pass 1   a token of 0 and of 1; prompts of 2 and 3, or pieces of them
+ *      pass 2   a token of 0, 1, 2 and 3; prompts of 4 and 5, ...
  *
- * until the first have all their tokens, and end. What a pass holds follows from which tokens there
- * are, and how many of them are evaluated: so the second run repeats the first.
+ * A sequence ends when it has all its tokens. The contents of a pass depend only on the tokens and
+ * on how many of them are evaluated, so the second run repeats the passes of the first.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -24,26 +24,29 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/generate.h"
+#include "cmd/progress.h"
 #include "serve/service.h"
 
-#define ARRIVALS 2 /* sequences that come with each pass */
+#define NEW_PER_PASS 2 /* sequences started by each pass */
 
 /* A prompt and its continuation. */
-struct sequence {
+struct verify_sequence {
     int32_t *tokens;
-    size_t n_prompt, n; /* tokens of the prompt; in all */
+    size_t n_prompt, n; /* tokens: of the prompt, in total */
     size_t n_done;      /* evaluated in this run */
     struct forebay_sampler *sampler;
 };
 
-/* What the reference did: the tokens it evaluated, and its logits, row after row. */
+/* The reference: the tokens of the first run, and its logits, row after row. */
 struct reference {
-    struct sequence *seqs;
+    struct verify_sequence *seqs;
     uint32_t n_seqs;
-    size_t n_passes, n_prompt_rows, n_generated_rows; /* of a run */
+    size_t n_passes, n_prompt_rows, n_generated_rows; /* of the current run */
     size_t n_vocab;
-    forebay_name device; /* that held layers, or "none" */
+    forebay_name device; /* device that layers were offloaded to, or "none" */
     FILE *rows;
 };
 
@@ -52,8 +55,8 @@ static enum forebay_status record_row(
 {
     if (fwrite(row, sizeof *row, ref->n_vocab, ref->rows) != ref->n_vocab) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno,
-            "Make room in the directory for temporary files, or set TMPDIR.",
-            "cannot keep the reference logits");
+            "Free space in the directory for temporary files, or set TMPDIR to another one.",
+            "cannot write the reference logits to a temporary file");
     }
     return FOREBAY_OK;
 }
@@ -83,7 +86,8 @@ static enum forebay_status compare_row(
     float *want = fb_xmalloc(ref->n_vocab * sizeof *want);
     enum forebay_status status = FOREBAY_OK;
     if (fread(want, sizeof *want, ref->n_vocab, ref->rows) != ref->n_vocab) {
-        status = fb_fail(err, FOREBAY_E_IO, "", "cannot read the reference logits back");
+        status = fb_fail(
+            err, FOREBAY_E_IO, "", "cannot read the reference logits from the temporary file");
     } else if (memcmp(want, row, ref->n_vocab * sizeof *want) != 0) {
         print_difference(ref, seq, position, want, row);
         status = FOREBAY_E_LLAMA; /* err stays empty: the difference is the result */
@@ -94,27 +98,28 @@ static enum forebay_status compare_row(
 
 /* --- Passes -------------------------------------------------------------------------------- */
 
-/* The server wants the last row of a prompt only; alone, every one is compared. */
-static struct forebay_item next_item(const struct reference *ref, int seq, size_t ahead)
+/* The token `offset` places behind those evaluated. Several sequences ask for the logits of a
+ * prompt's last token only, like the server; a single sequence asks for those of every token. */
+static struct forebay_item next_item(const struct reference *ref, int seq, size_t offset)
 {
-    const struct sequence *s = &ref->seqs[seq];
-    size_t at = s->n_done + ahead;
+    const struct verify_sequence *s = &ref->seqs[seq];
+    size_t at = s->n_done + offset;
     return (struct forebay_item){s->tokens[at], seq, ref->n_seqs == 1 || at + 1 >= s->n_prompt};
 }
 
-/* A token of each sequence that generates; then prompts, the first ones first. */
+/* One token of each generating sequence, then tokens of prompts, in the order of sequences. */
 static size_t plan_pass(const struct reference *ref, uint32_t batch, struct forebay_item *items)
 {
-    size_t n = 0, room, here = fb_min(ref->n_seqs, ARRIVALS * (ref->n_passes + 1));
-    for (size_t i = 0; i < here; i++) {
-        const struct sequence *s = &ref->seqs[i];
+    size_t n = 0, room, started = fb_min(ref->n_seqs, NEW_PER_PASS * (ref->n_passes + 1));
+    for (size_t i = 0; i < started; i++) {
+        const struct verify_sequence *s = &ref->seqs[i];
         if (s->n_done >= s->n_prompt && s->n_done < s->n) {
             items[n++] = next_item(ref, (int)i, 0);
         }
     }
     room = n > 0 ? fb_min(batch - n, fb_service_piece(batch)) : batch;
-    for (size_t i = 0; i < here; i++) {
-        const struct sequence *s = &ref->seqs[i];
+    for (size_t i = 0; i < started; i++) {
+        const struct verify_sequence *s = &ref->seqs[i];
         for (size_t k = 0; room > 0 && s->n_done + k < s->n_prompt; k++, room--) {
             items[n++] = next_item(ref, (int)i, k);
         }
@@ -122,9 +127,9 @@ static size_t plan_pass(const struct reference *ref, uint32_t batch, struct fore
     return n;
 }
 
-/* Adds the token that follows, if one does. */
+/* Samples the next token and adds it, unless the sequence has ended. */
 static enum forebay_status continue_sequence(const struct forebay_model *model,
-    struct forebay_session *session, const struct generate_options *o, struct sequence *s,
+    struct forebay_session *session, const struct generate_options *o, struct verify_sequence *s,
     size_t row, struct forebay_error *err)
 {
     int32_t token;
@@ -138,7 +143,8 @@ static enum forebay_status continue_sequence(const struct forebay_model *model,
     return status;
 }
 
-/* Evaluates all sequences. The reference records its rows and goes on by them. */
+/* Evaluates all sequences. The first run records its rows and samples from them; the second
+ * compares. */
 static enum forebay_status run_passes(struct forebay_model *model, struct forebay_session *session,
     const struct generate_options *o, struct reference *ref, struct forebay_error *err)
 {
@@ -154,7 +160,7 @@ static enum forebay_status run_passes(struct forebay_model *model, struct foreba
         status = forebay_decode(session, items, n, err);
         ref->n_passes++;
         for (size_t i = 0; i < n && status == FOREBAY_OK; i++) {
-            struct sequence *s = &ref->seqs[items[i].seq];
+            struct verify_sequence *s = &ref->seqs[items[i].seq];
             size_t position = s->n_done++;
             if (!items[i].logits) {
                 continue;
@@ -172,7 +178,7 @@ static enum forebay_status run_passes(struct forebay_model *model, struct foreba
     return status;
 }
 
-/* Tokens in a pass: what Forebay would choose, if nobody said. Both must do the same. */
+/* Without --batch: uses the batch that Forebay would choose, for both runs. */
 static enum forebay_status choose_batch(struct generate_options *o, struct forebay_error *err)
 {
     struct forebay_plan *plan;
@@ -188,7 +194,7 @@ static enum forebay_status choose_batch(struct generate_options *o, struct foreb
 
 /* --- The two runs -------------------------------------------------------------------------- */
 
-/* Sequence i begins with the prompt's token i, and ends with those before it. */
+/* The prompt of sequence i is the prompt rotated left by i tokens. */
 static enum forebay_status make_sequences(const struct forebay_model *model,
     const struct generate_options *o, struct reference *ref, struct forebay_error *err)
 {
@@ -200,7 +206,7 @@ static enum forebay_status make_sequences(const struct forebay_model *model,
     }
     ref->n_vocab = (size_t)forebay_model_n_vocab(model);
     for (uint32_t i = 0; i < ref->n_seqs && status == FOREBAY_OK; i++) {
-        struct sequence *s = &ref->seqs[i];
+        struct verify_sequence *s = &ref->seqs[i];
         struct forebay_sampling sampling = o->sampling;
         sampling.seed += i;
         s->n = s->n_prompt = n;
@@ -240,11 +246,11 @@ static enum forebay_status one_run(
         rewind(ref->rows);
         status = run_passes(model, session, o, ref, err);
     }
-    for (uint32_t i = 0; i < ref->n_seqs; i++) { /* they belong to the model */
+    for (uint32_t i = 0; i < ref->n_seqs; i++) { /* must be freed before the model */
         forebay_sampler_free(ref->seqs[i].sampler);
         ref->seqs[i].sampler = NULL;
     }
-    if (status == FOREBAY_OK && plain) { /* the same layers for both, also if memory gets free */
+    if (status == FOREBAY_OK && plain) { /* offload the same layers in the second run */
         struct forebay_placement placement;
         forebay_model_placement(model, &placement);
         o->model.device_mem_bytes = placement.device.room_bytes;
@@ -257,10 +263,10 @@ static enum forebay_status one_run(
         forebay_stats_get(session, &stats);
         forebay_model_placement(model, &placement);
         if (!o->quiet) {
-            stats_print(&stats, &placement);
+            figures_print(&stats, &placement);
         }
         if (o->stats_path) {
-            status = stats_write(o->stats_path, &stats, err);
+            status = figures_write(o->stats_path, &stats, err);
         }
     }
     forebay_session_free(session);
@@ -289,7 +295,7 @@ static void print_identical(const struct reference *ref)
     printf("\n");
 }
 
-/* A file that is gone when it is closed; unlike tmpfile's, where TMPDIR says. */
+/* A file that is deleted when it is closed. Unlike tmpfile, uses TMPDIR. */
 static FILE *temporary_file(void)
 {
     char path[1024];
@@ -307,18 +313,17 @@ static FILE *temporary_file(void)
 int cmd_verify(int argc, char **argv)
 {
     struct generate_options o;
-    const struct cmd_option own[] = {{CMD_GROUP, .help = "As the server"},
+    const struct cmd_option own[] = {{CMD_GROUP, .help = "Several sequences"},
         {CMD_UINT32, 0, "parallel", "N",
-            "N sequences (the prompt, rotated by one more token each) in passes as forebay serve "
-            "makes them; of the prompts, the last row is compared",
+            "evaluate N sequences in passes like those of forebay serve; each has the prompt "
+            "rotated by one more token, and only the last row of a prompt is compared",
             .target = &o.parallel, .min = 1, .max = 64}};
     generate_options_init(&o, 32);
     o.parallel = 1;
     int rc = generate_parse("verify",
         "Evaluates the same tokens with plain llama.cpp and with Forebay, and compares every row "
-        "of "
-        "logits bit by bit. Exit code 0: identical; 1: not, or something failed; 3: plain "
-        "llama.cpp, or Forebay in its budget, does not fit.",
+        "of logits bit by bit. Exit code 0: identical; 1: different, or an error; 3: the model "
+        "does not fit into memory with plain llama.cpp, or into the budget with Forebay.",
         own, argc, argv, &o);
     if (rc != CMD_GO_ON) {
         return rc;
@@ -332,7 +337,7 @@ int cmd_verify(int argc, char **argv)
     enum forebay_status status = FOREBAY_OK;
     if (!ref.rows) {
         status = fb_fail_errno(&err, FOREBAY_E_IO, errno, "Set TMPDIR to a writable directory.",
-            "cannot make a temporary file");
+            "cannot create a temporary file");
     }
     if (status == FOREBAY_OK && o.model.batch == 0) {
         status = choose_batch(&o, &err);

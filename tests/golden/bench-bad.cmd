@@ -1,4 +1,4 @@
-# What bench refuses, and how.
+# Mistakes that bench reports.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay bench m.gguf --vs ollama; echo "exit code $?"

@@ -1,4 +1,4 @@
-# Ctrl-C ends an answer, and the conversation goes on; at a prompt it ends a script's chat.
+# Ctrl-C ends an answer, and the conversation continues; without an answer it ends a script's chat.
 mkfifo in
 forebay chat "$FABLE" --weights-mem 2500K -t 1 --temp 0 --io fault:sync,late_ms=2 \
     <in >out 2>err &

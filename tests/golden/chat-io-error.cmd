@@ -1,7 +1,8 @@
-# A read that fails in an answer costs the message, not the conversation: what follows is answered
-# as if it had not been said.
+# A failed read removes the message, not the conversation: later messages are answered as if it had
+# not been sent.
 CHAT="forebay chat $FABLE --weights-mem 2500K -t 1 --temp 0 -q -n 24"
 printf 'And then?\nAnd then?\n' | $CHAT >want
-printf 'Once upon a time\nAnd then?\nAnd then?\n' | $CHAT --io fault:sync,eio_at=200 --lookahead 0 >got
+printf 'Once upon a time\nAnd then?\nAnd then?\n' |
+    $CHAT --io fault:sync,eio_at=200 --lookahead 0 >got
 echo "exit code $?"
 tail -n +2 got | cmp - want && echo equal

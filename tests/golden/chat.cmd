@@ -1,5 +1,6 @@
-# A conversation in a script: answers alone on stdout; what both turns share is computed once; what
-# was saved is loaded; a wrong command is said, the rest goes on, and the exit code tells.
+# A conversation in a script: only answers go to stdout; tokens that two turns have in common are
+# computed once; conversations are saved and loaded; after a wrong command the chat continues, and
+# ends with exit code 1.
 CHAT="forebay chat $FABLE --weights-mem 2500K -t 1 --temp 0 -n 24"
 $CHAT <<'EOF'
 Tell me a story about a fox who lost a lantern.

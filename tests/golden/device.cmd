@@ -1,4 +1,4 @@
-# A device that there is not is the user's mistake; none and auto are always fine.
+# An unknown device is a usage error; none and auto always work.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay run m.gguf $SMALL -n 3 --ids >ids

@@ -1,4 +1,4 @@
-# What is not a model, or not a whole one: one message, a remedy, exit code 1.
+# Files that are not models or are truncated: one message with a hint, exit code 1.
 . "$GOLDEN/small.sh"
 try() {
     forebay run "$1" $SMALL -n 2

@@ -1,10 +1,10 @@
-# A model that changes under a running program never gives a wrong token. Another file put in its
-# place by rename is none of this run's business.
+# A model that is modified during a run never gives a wrong token. Replacing it by rename does not
+# affect the run.
 . "$GOLDEN/small.sh"
 small m.gguf
 slow="-n 40 --ids --io fault:sync,late_ms=2"
 forebay run m.gguf $SMALL -n 40 --ids >ids
-# try CHANGE...: runs it on m.gguf when the first token is there
+# try CHANGE...: runs CHANGE after the first token of a run of used.gguf
 try() {
     cp m.gguf used.gguf
     : >some

@@ -1,4 +1,4 @@
-# A model in parts runs as one; a part that is missing, short or another's does not.
+# A split model runs like a single file; with a part missing or truncated it does not.
 . "$GOLDEN/small.sh"
 small m.gguf
 small s.gguf --split-max-size 500K

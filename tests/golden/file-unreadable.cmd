@@ -1,4 +1,4 @@
-# A file that may not be read. The superuser may read all, so that case plays itself.
+# A file without read permission. Root can read every file, so for root the case prints the result.
 . "$GOLDEN/small.sh"
 small m.gguf
 chmod 000 m.gguf

@@ -1,4 +1,4 @@
-# A disk that fails: while loading, and in the middle of generation. What came before it stays.
+# Read errors while loading and while generating. Tokens printed before the error are correct.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay run m.gguf $SMALL -n 8 --ids >ids

@@ -1,5 +1,5 @@
 # needs: disk
-# Every way to read gives the same tokens, also when reads come short, late or in disorder.
+# Every I/O method gives the same tokens, even if reads are short, late or out of order.
 . "$GOLDEN/small.sh"
 small m.gguf
 for method in auto uring threads sync fault:threads,short=2 fault:sync,eintr=3,eagain=4 \

@@ -1,4 +1,4 @@
-# A file system without direct I/O (tmpfs), and one that refuses it only when reading.
+# A file system without direct I/O (tmpfs), and one where only the reads fail.
 . "$GOLDEN/small.sh"
 dir=/dev/shm
 [ -d $dir ] && [ -w $dir ] || dir=.

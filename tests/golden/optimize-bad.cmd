@@ -1,4 +1,4 @@
-# What forebay optimize refuses.
+# Errors of forebay optimize.
 . "$GOLDEN/small.sh"
 export FOREBAY_CACHE_DIR=/dev/null/none
 forebay optimize nothing.gguf
@@ -9,13 +9,13 @@ small m.gguf
 forebay optimize m.gguf -q -o nowhere/x
 echo "exit code $?"
 forebay optimize m.gguf -q -o .
-# What is there and no sidecar is neither replaced nor deleted.
+# An existing file that is not a sidecar is neither replaced nor deleted.
 cp m.gguf copy.gguf
 forebay optimize m.gguf -q -o m.gguf
 forebay optimize m.gguf -q --remove -o m.gguf
-cmp m.gguf copy.gguf && echo "the model is as it was"
+cmp m.gguf copy.gguf && echo "the model is unchanged"
 forebay optimize
-# A file may not get so large: what was written is no harm, and the next run makes it.
+# A file size limit: the partial file does no harm, and the next run completes it.
 (ulimit -f 100; trap '' XFSZ; forebay optimize m.gguf -q -t 1)
 echo "exit code $?"
 forebay run m.gguf $SMALL -n 2 --ids >ids && forebay optimize m.gguf -q -t 1 | sed 's/: .*//'

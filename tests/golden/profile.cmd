@@ -1,8 +1,8 @@
-# The machine, measured once: what is known is not measured again, unless the file is no good.
+# The profile is measured once and then read from the cache directory.
 export FOREBAY_CACHE_DIR=$PWD/cache
 forebay profile --json >first.json
 sed -n 's/^ *"\([a-z0-9_]*\)":.*/\1/p' first.json | awk '!seen[$1]++'
-forebay profile --json -q | cmp - first.json && echo "the same again"
+forebay profile --json -q | cmp - first.json && echo "the same profile"
 ls cache
 forebay profile -q >text
 grep -c "as stored" text | sed 's/^[1-9][0-9]*$/types/'

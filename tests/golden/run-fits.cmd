@@ -1,4 +1,4 @@
-# A model that fits: nothing is read once it is loaded, and the report says so.
+# A model that fits: nothing is read after loading, and the statistics show it.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay run m.gguf --tokens 1,2,3 -n 4 -t 1 --ids --stats stats.json >ids

@@ -1,4 +1,4 @@
-# One prompt in all the ways to give it, as text and as ids.
+# One prompt given in every way, as text and as ids.
 model=$FABLE
 options="-n 12 -t 1 -q --weights-mem 2M"
 printf 'Once upon a time' >prompt.txt
@@ -12,4 +12,5 @@ echo
 forebay run "$model" $options -p "Once upon a time" -n 0 | wc -c
 forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 7 >first
 forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 7 | cmp - first
-forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 8 | cmp -s - first || echo other seed, other text
+forebay run "$model" $options -p "Once upon a time" --temp 3 --seed 8 |
+    cmp -s - first || echo another seed, another text

@@ -1,4 +1,4 @@
-# Output that cannot be written is a failure.
+# A failed write of the output or the statistics is an error.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay run m.gguf $SMALL -n 4 >/dev/full

@@ -1,13 +1,14 @@
 # needs: disk
-# The report is complete and makes sense: docs/STATS.md says what always holds.
+# The statistics are complete and satisfy the invariants of docs/STATS.md.
 report() {
-    forebay run "$@" --tokens 1,2,3,4,5,6,7,8 -n 12 --ignore-eos -t 1 -q --ids --stats stats.json | wc -l
+    forebay run "$@" --tokens 1,2,3,4,5,6,7,8 -n 12 --ignore-eos -t 1 -q --ids \
+        --stats stats.json | wc -l
     tr -d '",:' <stats.json
 }
 synth="forebay synth random --embd 256 --vocab 300 --layers 4 -q"
 $synth -a qwen3moe --size 24M --experts 16 --experts-used 2 -o experts.gguf
 $synth -a llama --size 24M -o dense.gguf
-# Requests: two experts a token, in the last layer only for tokens whose logits are wanted.
+# Requests: two experts per token, in the last layer only for tokens whose logits are wanted.
 report experts.gguf --weights-mem 12M | awk '
     NF == 2 { print $1; v[$1] = $2 }
     function check(ok, what) { if (!ok) print "wrong: " what " (" v[what] ")" }
@@ -35,8 +36,8 @@ report experts.gguf --weights-mem 12M | awk '
         check(v["roofline_ratio"] > 0, "roofline_ratio")
         check(v["peak_rss_bytes"] <= v["budget_bytes"], "peak_rss_bytes")
     }'
-# A repacked layout may pad rows: then a little less is read than is held.
-echo "== loading reads what stays, and hardly more"
+# A repacked layout may pad rows; then slightly fewer bytes are read than are resident.
+echo "== loading reads the resident weights and little more"
 report dense.gguf --weights-mem 16M | awk '
     { v[$1] = $2 }
     END {

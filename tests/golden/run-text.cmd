@@ -1,5 +1,5 @@
-# The same story from our model and from larger ones made of it, with budgets from all of it to the
-# minimum.
+# The same story from the model in models/ and from larger ones inflated from it, with budgets from
+# the whole model to the minimum.
 forebay synth inflate "$FABLE" --ff 64 -q -o wide.gguf
 forebay synth inflate "$FABLE" --size 20M -q -o wider.gguf
 for model in "$FABLE" wide.gguf wider.gguf; do

@@ -1,4 +1,4 @@
-# The trace of a run: the same from every budget; whole after Ctrl-C and when killed.
+# The trace of a run: equal for all budgets; whole lines after Ctrl-C and after SIGKILL.
 . "$GOLDEN/small.sh"
 small m.gguf
 try() {
@@ -19,13 +19,15 @@ forebay run dense.gguf -t 1 -q --tokens 1 --weights-mem 800K --trace-out dense.j
 echo "exit code $?"
 for signal in INT KILL; do
     rm -f c.jsonl
-    : >ids # those of the last round must not count
-    forebay run m.gguf $SMALL -n 100000 --ctx 200000 --ignore-eos --ids --trace-out c.jsonl >ids 2>/dev/null &
+    : >ids # the loop below must not count those of the last round
+    forebay run m.gguf $SMALL -n 100000 --ctx 200000 --ignore-eos --ids --trace-out c.jsonl \
+        >ids 2>/dev/null &
     while [ "$(wc -l <ids)" -lt 20 ] && kill -0 $!; do sleep 0.05; done
     kill -$signal $!
     wait $! 2>/dev/null
     echo "exit code $?"
-    [ "$(tail -c 1 c.jsonl | wc -l)" = 1 ] && forebay sim m.gguf --trace c.jsonl --slots 2 | head -n 2
+    [ "$(tail -c 1 c.jsonl | wc -l)" = 1 ] &&
+        forebay sim m.gguf --trace c.jsonl --slots 2 | head -n 2
 done
 verify_has_none() { forebay verify m.gguf --trace-out x 2>&1 | head -n 1; }
 verify_has_none

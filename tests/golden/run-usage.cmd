@@ -1,4 +1,4 @@
-# The user's mistakes: exit code 2, and how to do it right.
+# Usage errors: exit code 2 and a message with the correct usage.
 . "$GOLDEN/small.sh"
 small m.gguf
 try() {

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Golden tests of the command line.
-#   tests/golden/run.sh PROGRAM [CASE...]     UPDATE=1: write what the program does as expected
+#   tests/golden/run.sh PROGRAM [CASE...]     UPDATE=1: overwrite expected files that do not match
 #
 # A case is a set of files in this directory:
-#   NAME.cmd      a shell script, run in an empty directory of its own; `forebay` is PROGRAM
-#                 first line `# needs: models`: skipped where $MODELS does not exist
-#                 first line `# needs: disk`: is given a directory on a real disk, not on tmpfs
-#   NAME.stdout   what it prints, exactly       NAME.stderr   the same (no file: not looked at)
-#   NAME.exit     its exit code (no file: 0)
-# In an expected file a line `~ REGEX` matches one line as a whole by an extended regular
-# expression, and a line `...` matches any number of lines. Variables for a case: $MODELS
-# (../shared/models), $FABLE (our own model), $GOLDEN (this directory); they are written by their
-# names in the output.
+#   NAME.cmd      a shell script, run in an empty directory; `forebay` is PROGRAM
+#                 first line `# needs: models`: skipped if $MODELS does not exist
+#                 first line `# needs: disk`: runs in a directory on a real disk, not on tmpfs
+#   NAME.stdout   expected output                NAME.stderr   the same (no file: not compared)
+#   NAME.exit     expected exit code (no file: 0)
+# In an expected file a line `~ REGEX` matches one whole line by an extended regular expression, and
+# a line `...` matches any number of lines. Variables for cases: $MODELS (../shared/models), $FABLE
+# (the model in models/), $GOLDEN (this directory); in the output their values are replaced by their
+# names.
 set -uo pipefail
 
 GOLDEN=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,9 +30,9 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir "$tmp/bin"
 ln -s "$program" "$tmp/bin/forebay"
-export PATH=$tmp/bin:$PATH LC_ALL=C FOREBAY_CACHE_DIR=/dev/null/none # nothing kept
+export PATH=$tmp/bin:$PATH LC_ALL=C FOREBAY_CACHE_DIR=/dev/null/none # no cache directory
 
-# matches EXPECTED ACTUAL: true when the files agree, patterns included
+# matches EXPECTED ACTUAL: succeeds if the files agree, patterns included
 matches() {
     cmp -s "$1" "$2" && return 0
     grep -qE '^(~ |\.\.\.$)' "$1" || return 1
@@ -55,7 +55,7 @@ matches() {
         }' "$1" "$2"
 }
 
-# compare NAME KIND: checks (or rewrites) one stream; says what differs
+# compare NAME KIND: compares (or overwrites) one stream; prints the differences
 compare() {
     local expected=$GOLDEN/$1.$2 actual=$tmp/$2
     if [ "${UPDATE:-0}" != 0 ] && { [ -e "$expected" ] || [ "$2" != stderr ]; }; then
@@ -69,11 +69,12 @@ compare() {
         expected=/dev/null
     fi
     matches "$expected" "$actual" && return 0
-    diff -u --label "$1.$2 (expected)" --label "$1.$2 (printed)" "$expected" "$actual" | sed 's/^/# /'
+    diff -u --label "$1.$2 (expected)" --label "$1.$2 (printed)" "$expected" "$actual" |
+        sed 's/^/# /'
     return 1
 }
 
-# Puts the names of the variables in place of this machine's directories.
+# Replaces this machine's directories by the names of the variables.
 named() {
     sed "s|$FABLE|\\\$FABLE|g; s|$MODELS|\\\$MODELS|g; s|$GOLDEN|\\\$GOLDEN|g"
 }

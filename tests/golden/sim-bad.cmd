@@ -1,4 +1,4 @@
-# Mistakes and damaged traces: exit code 2 for what was asked, 1 for what is in the files.
+# Usage errors (exit code 2), damaged traces and models (exit code 1).
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay synth random -a llama --layers 2 --embd 256 --vocab 300 -q -o dense.gguf

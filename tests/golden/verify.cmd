@@ -1,12 +1,12 @@
-# Identical, and with one read spoiled, not.
+# Identical; different if one read is corrupted.
 . "$GOLDEN/small.sh"
 small m.gguf
 forebay verify m.gguf $SMALL -n 6
 forebay verify m.gguf $SMALL -n 6 -b 2 --no-repack
 forebay verify m.gguf $SMALL -n 6 --io fault:sync,corrupt_at=20
 echo "exit code $?"
-# The same in the server's passes: experts, then dense weights; large passes, and ones that are smaller
-# than there are sequences. Spoiled: a read for a prompt, and a read for generating.
+# The same in passes like the server's: experts, then dense weights; large passes, and passes
+# smaller than the number of sequences. Corrupted: a read for a prompt, and one while generating.
 parallel() {
     forebay verify "$@" -t 1 -q --tokens 1,2,3,4,5,6,7 -n 6 --parallel 4
     echo "exit code $?"

@@ -1,45 +1,12 @@
-/*
- * bench.h - what the files of `forebay bench` share.
- *
- *      bench.c         options, rounds
- *      bench_run.c     one run, in a process of its own (one model per process)
- *      bench_report.c  figures of the runs, the table, the JSON
- */
-#ifndef FB_CMD_BENCH_H
-#define FB_CMD_BENCH_H
+/* bench_report.h - the figures of a benchmark: from the results of its runs to a table or JSON. */
+#ifndef FB_CMD_BENCH_REPORT_H
+#define FB_CMD_BENCH_REPORT_H
 
-#include "cmd/generate.h"
+#include "cmd/bench_run.h"
+#include "forebay.h"
 
-enum bench_program { BENCH_FOREBAY, BENCH_LLAMA, BENCH_PROGRAMS };
-
-struct bench_options {
-    struct generate_options generate; /* n_predict: tokens that are measured */
-    uint32_t prompt_tokens;           /* 0: as long as the prompt is */
-    uint32_t warmup;                  /* tokens generated before, that do not count */
-    uint32_t rounds;
-    float seconds; /* after which generating ends, warming up and measuring each */
-    const char *versus;
-    bool json;
-    bool llama_repacks; /* set when it is known whether the model fits */
-};
-
-#define BENCH_IDS 256
-
-/* What a run found out. Plain data: it comes through a pipe. */
-struct bench_run {
-    struct forebay_error err; /* status OK, or why there is nothing else in here */
-    struct forebay_placement placement;
-    struct forebay_stats prompt, start, end; /* after the prompt; around the tokens that count */
-    uint32_t n_measured;
-    uint32_t n_ids;
-    int32_t ids[BENCH_IDS]; /* the first tokens generated, those that do not count included */
-};
-
-/* Runs the program once, in a child process that has the model to itself. */
-enum forebay_status bench_run(const struct bench_options *options, enum bench_program program,
-    struct bench_run *run, struct forebay_error *err);
-
-/* Figures of one run. All are doubles, so that they can be gone through as an array. */
+/* Figures of one run. All are doubles, so that one function can read any of them by its offset.
+ * docs/STATS.md defines them. BENCH_BOTH: of both programs; BENCH_OWN: of Forebay only. */
 #define BENCH_BOTH(X)                                                                              \
     X(load_s)                                                                                      \
     X(first_token_s) /* from the start of loading */                                               \
@@ -53,7 +20,7 @@ enum forebay_status bench_run(const struct bench_options *options, enum bench_pr
     X(disk_bytes_per_s)                                                                            \
     X(estimated_tok_per_s)                                                                         \
     X(written_bytes)                                                                               \
-    X(token_read_bytes) /* of one token generated, like all that begin with token_ */              \
+    X(token_read_bytes) /* token_*: per generated token */                                         \
     X(token_prefetch_bytes)                                                                        \
     X(token_prefetch_used_bytes)                                                                   \
     X(token_s)                                                                                     \
@@ -62,7 +29,7 @@ enum forebay_status bench_run(const struct bench_options *options, enum bench_pr
     X(token_unpack_s)                                                                              \
     X(token_scheduler_s)                                                                           \
     X(token_compute_s)                                                                             \
-    X(prompt_read_bytes) /* of the whole prompt */                                                 \
+    X(prompt_read_bytes) /* prompt_*: for the whole prompt */                                      \
     X(prompt_stall_s)                                                                              \
     X(prompt_unpack_s)                                                                             \
     X(prompt_scheduler_s)                                                                          \
@@ -74,7 +41,7 @@ struct bench_figures {
 #undef BENCH_FIELD
 };
 
-/* All runs, [program][round]; those of llama.cpp NULL when it was not asked for. */
+/* All runs, [program][round]. Without --vs those of llama.cpp are NULL. */
 struct bench_result {
     struct forebay_file_info file;
     struct bench_run *runs[BENCH_PROGRAMS];
