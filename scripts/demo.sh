@@ -40,13 +40,14 @@ mem=$((limit - limit / 16))M # the limit also covers the page cache and the kern
 model=$dir/fable-$mib.gguf
 
 small_mb=$((($(wc -c <"$small") + 500000) / 1000000))
-say "1. The model. $small was made for this project: a mixture of experts that tells" \
-    "   stories, $small_mb MB in size. To make it bigger than its memory limit, it is inflated to $mib MiB:" \
-    "   each of its 256 experts gets neurons that add nothing, so it must still tell the same story."
+say "1. The model. $small was made for this project: a mixture of experts that" \
+    "   tells stories, $small_mb MB in size. To make it bigger than its memory limit, it is" \
+    "   inflated to $mib MiB: each of its 256 experts gets neurons that add nothing, so it must" \
+    "   still tell the same story."
 if [ "$model" -nt "$small" ]; then
     echo "The model of an earlier run is used: $model"
 elif [ "$free_mib" -lt $((mib + 256)) ]; then
-    echo "The disk has no room for the model: $free_mib MiB are free. Try DEMO_MIB=$((free_mib / 2))."
+    echo "Not enough disk space for the model ($free_mib MiB free). Try DEMO_MIB=$((free_mib / 2))."
     exit 1
 else
     run "$forebay" synth inflate "$small" --size "${mib}M" -o "$model"
@@ -86,16 +87,18 @@ if [ ${#limited[@]} -gt 0 ]; then
         2>"$dir/llama" || cat "$dir/llama"
     theirs=$(sed -n 's/^decode_tok_per_s //p' "$dir/llama")
     awk -v a="$ours" -v b="${theirs:-0}" 'BEGIN {
-        if (b > 0) printf "\nForebay: %.1f tokens/s. llama.cpp: %.2f tokens/s. %.0f times as fast.\n", a, b, a / b
+        if (b > 0)
+            printf "\nForebay: %.1f tokens/s. llama.cpp: %.2f tokens/s. %.0f times as fast.\n",
+                a, b, a / b
         else printf "\nForebay: %.1f tokens/s. llama.cpp: no token within that time.\n", a
     }'
 else
-    say "4. llama.cpp is not run: without an enforced limit it would use all of the machine's memory."
+    say "4. llama.cpp is not run: without an enforced limit it would use all the memory there is."
 fi
 
 say "5. Are these llama.cpp's results? llama.cpp, with memory for the whole model, computes the" \
-    "   beginning of the story again, and so does Forebay in its $mem. Every logit is compared bit" \
-    "   by bit. This takes a few seconds."
+    "   beginning of the story again, and so does Forebay in its $mem. Every logit is compared" \
+    "   bit by bit. This takes a few seconds."
 rc=0
 "$forebay" verify "$model" --mem "$mem" --batch 32 -p "$prompt" -n 48 --quiet || rc=$?
 [ $rc = 0 ] || [ $rc = 3 ] || exit $rc
