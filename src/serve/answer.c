@@ -8,9 +8,11 @@
 
 void fb_answer_json(struct fb_request *r, int status, json_t *value)
 {
-    struct fb_buffer out = {0};
+    struct fb_buffer out = FB_BUFFER_INIT;
+    size_t n;
     fb_buffer_json(&out, value);
-    fb_answer_bytes(r, status, "application/json; charset=utf-8", out.data, out.n);
+    char *bytes = fb_buffer_detach(&out, &n);
+    fb_answer_bytes(r, status, "application/json; charset=utf-8", bytes, n);
 }
 
 void fb_answer_text(struct fb_request *r, int status, const char *type, const char *text)

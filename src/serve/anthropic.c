@@ -11,7 +11,7 @@
 /* The text of a string or of a list of text blocks. New reference. */
 static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
 {
-    struct fb_buffer text = {0};
+    struct fb_buffer text = FB_BUFFER_INIT;
     json_t *block;
     size_t i;
     if (json_is_string(content)) {
@@ -29,7 +29,7 @@ static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
         }
         fb_buffer_print(&text, "%s%s", i ? "\n" : "", part);
     }
-    json_t *value = fb_json_text(text.data ? text.data : "", text.n);
+    json_t *value = fb_json_text(text.data, text.n);
     fb_buffer_release(&text);
     return value;
 }

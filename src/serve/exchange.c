@@ -35,6 +35,9 @@ struct fb_exchange *fb_exchange_new(
     x->body = object;
     x->model = x->server->card.name;
     x->n_choices = 1;
+    for (int c = 0; c < FB_CHOICES_MAX; c++) {
+        fb_buffer_init(&x->choices[c].text);
+    }
     x->n_predict = -1;
     x->n_top = -1;
     x->created_s = (int64_t)time(NULL);
@@ -344,7 +347,7 @@ static void stream(struct fb_exchange *x)
 
 static void whole(struct fb_exchange *x)
 {
-    struct fb_buffer out = {0};
+    struct fb_buffer out = FB_BUFFER_INIT;
     const char *why;
     int status = 0;
     while (!status && !all_ended(x)) {

@@ -176,7 +176,8 @@ static ssize_t read_stream(void *user, uint64_t pos, char *buf, size_t max)
     (void)pos;
     set_timeout(s->request, 0);
     while (s->sent == s->out.n && s->more) {
-        s->out.n = s->sent = 0;
+        fb_buffer_clear(&s->out);
+        s->sent = 0;
         s->more = fb_exchange_advance(s->exchange, &s->out);
     }
     set_timeout(s->request, s->request->server->options.timeout_s);
@@ -201,7 +202,7 @@ static void free_stream(void *user)
 void fb_answer_stream(struct fb_request *r, const char *type, struct fb_exchange *exchange)
 {
     struct stream *s = fb_xcalloc(1, sizeof *s);
-    *s = (struct stream){.request = r, .exchange = exchange, .more = true};
+    *s = (struct stream){.request = r, .exchange = exchange, .out = FB_BUFFER_INIT, .more = true};
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, read_stream, s, free_stream);
     MHD_add_response_header(response, "Content-Type", type);
@@ -331,6 +332,7 @@ static struct fb_request *start(struct fb_server *server, struct MHD_Connection 
     struct fb_request *r = fb_xcalloc(1, sizeof *r);
     r->server = server;
     r->connection = connection;
+    fb_buffer_init(&r->body);
     r->result = MHD_NO;
     note_client(r);
     find_route(r, method, path);

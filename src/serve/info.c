@@ -208,7 +208,7 @@ struct metric {
 void fb_answer_metrics(struct fb_request *r)
 {
     struct fb_service_stats s;
-    struct fb_buffer out = {0};
+    struct fb_buffer out = FB_BUFFER_INIT;
     struct forebay_placement p;
     fb_service_stats(fb_request_server(r)->service, &s);
     forebay_model_placement(fb_request_server(r)->model, &p);
@@ -270,7 +270,6 @@ void fb_answer_metrics(struct fb_request *r)
         fb_buffer_print(&out, "# HELP forebay_%s %s\n# TYPE forebay_%s %s\nforebay_%s %.15g\n",
             x->name, x->help, x->name, x->type, x->name, x->value);
     }
-    fb_buffer_add(&out, "", 1);
     fb_answer_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", out.data);
     fb_buffer_release(&out);
 }

@@ -215,7 +215,7 @@ static json_t *generate_whole(struct fb_exchange *x)
     }
     json_object_set_new(line, "response",
         choice->reply ? fb_json_text(m.content, strlen(m.content))
-                      : fb_json_text(choice->text.data ? choice->text.data : "", choice->text.n));
+                      : fb_json_text(choice->text.data, choice->text.n));
     if (m.reasoning[0]) {
         json_object_set_new(line, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
     }

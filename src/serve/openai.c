@@ -371,8 +371,8 @@ static json_t *text_whole(struct fb_exchange *x)
         struct fb_choice *choice = &x->choices[c];
         json_array_append_new(
             choices, json_pack("{s:i,s:o,s:o,s:s}", "index", c, "text",
-                         fb_json_text(choice->text.data ? choice->text.data : "", choice->text.n),
-                         "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(choice)));
+                         fb_json_text(choice->text.data, choice->text.n), "logprobs",
+                         take_logprobs(x, c), "finish_reason", finish_reason(choice)));
     }
     return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", x->id, "object", "text_completion",
         "created", (json_int_t)x->created_s, "model", x->model, "choices", choices, "usage",
