@@ -15,8 +15,8 @@
 struct fb_prefix_seq {
     int32_t *tokens;
     uint32_t n, cap;
-    uint64_t used;    /* when it was last used, by the table's clock */
-    uint32_t n_saved; /* of its tokens, how many are on disk */
+    uint64_t used;     /* when it was last used, by the table's clock */
+    uint32_t n_stored; /* of its tokens, how many are on disk */
     bool busy;
 };
 
