@@ -1,10 +1,33 @@
-/* anthropic.c - Anthropic's API: messages, over the same core. */
+/*
+ * anthropic.c - Anthropic's API: messages, and the count of their tokens.
+ *
+ * A request is converted to OpenAI's terms, which is what chat templates are rendered from: blocks
+ * of text become text, tool_use becomes tool_calls, tool_result a message of its own. A reply is
+ * written as blocks: thinking, text, tool_use; a stream opens and closes them one after the other.
+ */
+#include "serve/anthropic.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "serve/answer.h"
 #include "serve/exchange.h"
+
+#define NO_BLOCK (-1)
+
+/* fb_exchange.state */
+struct anthropic_state {
+    char id[48];
+    int block;      /* index of the current block, or of the next one */
+    int block_kind; /* an enum forebay_delta_kind, or NO_BLOCK: none is open */
+};
+
+static struct anthropic_state *state_of(const struct fb_exchange *x)
+{
+    return x->state;
+}
 
 /* --- Requests, in OpenAI's terms ----------------------------------------------------------- */
 
@@ -221,9 +244,9 @@ static json_t *whole(struct fb_exchange *x)
     }
     const char *reason = stop_reason(choice);
     bool by_string = strcmp(reason, "stop_sequence") == 0;
-    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:s,s:s?,s:o}", "id", x->id, "type", "message", "role",
-        "assistant", "model", x->model, "content", content, "stop_reason", reason, "stop_sequence",
-        by_string ? choice->result->stop : NULL, "usage", usage(x));
+    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:s,s:s?,s:o}", "id", state_of(x)->id, "type", "message",
+        "role", "assistant", "model", x->model, "content", content, "stop_reason", reason,
+        "stop_sequence", by_string ? choice->result->stop : NULL, "usage", usage(x));
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */
@@ -239,22 +262,21 @@ static void write_event(struct fb_buffer *out, const char *name, json_t *object)
 static void begin(struct fb_exchange *x, struct fb_buffer *out)
 {
     write_event(out, "message_start",
-        json_pack("{s:{s:s,s:s,s:s,s:s,s:[],s:n,s:n,s:o}}", "message", "id", x->id, "type",
-            "message", "role", "assistant", "model", x->model, "content", "stop_reason",
+        json_pack("{s:{s:s,s:s,s:s,s:s,s:[],s:n,s:n,s:o}}", "message", "id", state_of(x)->id,
+            "type", "message", "role", "assistant", "model", x->model, "content", "stop_reason",
             "stop_sequence", "usage", usage(x)));
 }
 
-#define NO_BLOCK (-1)
-
-static void close_block(struct fb_exchange *x, struct fb_buffer *out)
+static void close_block(struct anthropic_state *s, struct fb_buffer *out)
 {
-    if (x->block_kind != NO_BLOCK) {
-        write_event(out, "content_block_stop", json_pack("{s:i}", "index", x->block++));
-        x->block_kind = NO_BLOCK;
+    if (s->block_kind != NO_BLOCK) {
+        write_event(out, "content_block_stop", json_pack("{s:i}", "index", s->block++));
+        s->block_kind = NO_BLOCK;
     }
 }
 
-static void open_block(struct fb_exchange *x, const struct forebay_delta *d, struct fb_buffer *out)
+static void open_block(
+    struct anthropic_state *s, const struct forebay_delta *d, struct fb_buffer *out)
 {
     json_t *block =
         d->kind == FOREBAY_DELTA_TOOL_CALL ? json_pack("{s:s,s:s,s:s,s:{}}", "type", "tool_use",
@@ -262,10 +284,10 @@ static void open_block(struct fb_exchange *x, const struct forebay_delta *d, str
         : d->kind == FOREBAY_DELTA_REASONING
             ? json_pack("{s:s,s:s,s:s}", "type", "thinking", "thinking", "", "signature", "")
             : json_pack("{s:s,s:s}", "type", "text", "text", "");
-    close_block(x, out);
+    close_block(s, out);
     write_event(out, "content_block_start",
-        json_pack("{s:i,s:o}", "index", x->block, "content_block", block));
-    x->block_kind = (int)d->kind;
+        json_pack("{s:i,s:o}", "index", s->block, "content_block", block));
+    s->block_kind = (int)d->kind;
 }
 
 static void delta(
@@ -277,12 +299,13 @@ static void delta(
     if (!x->stream) {
         return;
     }
-    if (d->name || x->block_kind != (int)d->kind) {
-        open_block(x, d, out);
+    struct anthropic_state *s = state_of(x);
+    if (d->name || s->block_kind != (int)d->kind) {
+        open_block(s, d, out);
     }
     if (d->length > 0) {
         write_event(out, "content_block_delta",
-            json_pack("{s:i,s:{s:s,s:o}}", "index", x->block, "delta", "type", types[d->kind],
+            json_pack("{s:i,s:{s:s,s:o}}", "index", s->block, "delta", "type", types[d->kind],
                 names[d->kind], fb_json_text(d->text, d->length)));
     }
 }
@@ -293,7 +316,7 @@ static void finish(struct fb_exchange *x, int c, struct fb_buffer *out)
     if (!x->stream) {
         return;
     }
-    close_block(x, out);
+    close_block(state_of(x), out);
     const char *reason = stop_reason(choice);
     bool by_string = strcmp(reason, "stop_sequence") == 0;
     write_event(out, "message_delta",
@@ -304,7 +327,7 @@ static void finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 
 static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_event(out, "error", fb_error_json(x->api, status, NULL, message));
+    write_event(out, "error", fb_error_json(x->request->api, status, NULL, message));
 }
 
 static void keep_alive(struct fb_buffer *out)
@@ -320,21 +343,21 @@ static const struct fb_dialect dialect = {
     .fail = fail,
     .keep_alive = keep_alive,
     .whole = whole,
+    .free_state = free,
 };
 
 /* --- Handlers ------------------------------------------------------------------------------ */
 
 void fb_anthropic_messages(struct fb_request *r)
 {
-    struct fb_exchange *x = fb_exchange_new(r, &dialect, FB_API_ANTHROPIC);
+    struct fb_exchange *x = fb_exchange_new(r, &dialect);
     if (!x) {
         return;
     }
     struct fb_fields f = {.object = x->body};
-    char id[sizeof x->id];
-    snprintf(id, sizeof id, "msg_%.24s", x->id);
-    memcpy(x->id, id, sizeof id);
-    x->block_kind = NO_BLOCK;
+    struct anthropic_state *s = x->state = fb_xcalloc(1, sizeof *s);
+    snprintf(s->id, sizeof s->id, "msg_%.24s", x->id);
+    s->block_kind = NO_BLOCK;
     x->model = fb_field_string(&f, "model", x->model);
     x->stream = fb_field_bool(&f, "stream", false);
     x->n_predict = fb_field_int(&f, "max_tokens", 0, 1, INT32_MAX);
@@ -342,22 +365,22 @@ void fb_anthropic_messages(struct fb_request *r)
         fb_fields_fail(&f, "max_tokens is missing");
     }
     fb_params_sampling(&f, &x->sampling, 2);
-    fb_params_stops(x, &f, "stop_sequences");
+    x->n_stops = fb_params_stops(&f, "stop_sequences", x->stops);
     json_t *chat = convert(&f);
-    fb_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, NULL, chat);
     json_decref(chat);
     fb_exchange_run(x, &f);
 }
 
 void fb_anthropic_count(struct fb_request *r)
 {
-    struct fb_exchange *x = fb_exchange_new(r, &dialect, FB_API_ANTHROPIC);
+    struct fb_exchange *x = fb_exchange_new(r, &dialect);
     if (!x) {
         return;
     }
     struct fb_fields f = {.object = x->body};
     json_t *chat = convert(&f);
-    fb_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, NULL, chat);
     json_decref(chat);
     if (f.bad) {
         fb_answer_error(r, 400, "%s", f.message);

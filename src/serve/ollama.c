@@ -1,4 +1,11 @@
-/* ollama.c - Ollama's API: generate and chat. Lines of JSON; a reply ends with its figures. */
+/*
+ * ollama.c - Ollama's API: generate and chat.
+ *
+ * Requests are converted to OpenAI's terms, which is what chat templates are rendered from. A stream
+ * is lines of JSON; the last line, like an answer in one piece, has the statistics.
+ */
+#include "serve/ollama.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +13,27 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "serve/answer.h"
 #include "serve/exchange.h"
+
+/* fb_exchange.state */
+struct ollama_state {
+    struct forebay_chat *template; /* of the request; NULL: none */
+    struct fb_buffer text;         /* of a raw reply that is not streamed */
+};
+
+static struct ollama_state *state_of(const struct fb_exchange *x)
+{
+    return x->state;
+}
+
+static void free_state(void *state)
+{
+    struct ollama_state *s = state;
+    forebay_chat_free(s->template);
+    fb_buffer_release(&s->text);
+    free(s);
+}
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
@@ -15,7 +42,7 @@ static bool check_model(struct fb_exchange *x, struct fb_fields *f)
     const char *name = fb_field_string(f, "model", NULL);
     if (!name) {
         fb_fields_fail(f, "model is missing");
-    } else if (!fb_is_model(x->server, name)) {
+    } else if (!fb_served_is_model(x->served, name)) {
         fb_answer_no_model(x->request, name);
         fb_exchange_free(x);
         return false;
@@ -78,7 +105,7 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
     if (options) {
         struct fb_fields inner = {.object = options};
         fb_params_sampling(&inner, &x->sampling, 100);
-        fb_params_stops(x, &inner, "stop");
+        x->n_stops = fb_params_stops(&inner, "stop", x->stops);
         check_loading_options(&inner);
         /* -1: without end, -2: until the context is full; which is the same, and so is 0. */
         x->n_predict = fb_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
@@ -93,10 +120,12 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
 static struct fb_exchange *begin(
     struct fb_request *r, const struct fb_dialect *dialect, struct fb_fields *f)
 {
-    struct fb_exchange *x = fb_exchange_new(r, dialect, FB_API_OLLAMA);
+    struct fb_exchange *x = fb_exchange_new(r, dialect);
     if (!x) {
         return NULL;
     }
+    struct ollama_state *s = x->state = fb_xcalloc(1, sizeof *s);
+    fb_buffer_init(&s->text);
     *f = (struct fb_fields){.object = x->body};
     if (!check_model(x, f)) {
         return NULL;
@@ -161,7 +190,7 @@ static void add_figures(const struct fb_exchange *x, json_t *line)
     json_object_set_new(
         line, "done_reason", json_string(r->end == FB_END_LENGTH ? "length" : "stop"));
     set_ns(line, "total_duration", (double)(fb_now_ns() - x->started_ns) * 1e-9);
-    set_ns(line, "load_duration", (double)x->load_ns * 1e-9);
+    set_ns(line, "load_duration", (double)(x->submitted_ns - x->started_ns) * 1e-9);
     json_object_set_new(line, "prompt_eval_count", json_integer(r->n_prompt));
     set_ns(line, "prompt_eval_duration", r->prompt_s);
     json_object_set_new(line, "eval_count", json_integer(r->n_generated));
@@ -170,7 +199,7 @@ static void add_figures(const struct fb_exchange *x, json_t *line)
 
 static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_line(out, fb_error_json(x->api, status, NULL, message));
+    write_line(out, fb_error_json(x->request->api, status, NULL, message));
 }
 
 /* --- Generate ------------------------------------------------------------------------------ */
@@ -184,7 +213,7 @@ static void generate_delta(
     }
     if (!x->stream) {
         if (!x->choices[c].reply) {
-            fb_buffer_add(&x->choices[c].text, d->text, d->length);
+            fb_buffer_add(&state_of(x)->text, d->text, d->length);
         }
         return;
     }
@@ -215,7 +244,7 @@ static json_t *generate_whole(struct fb_exchange *x)
     }
     json_object_set_new(line, "response",
         choice->reply ? fb_json_text(m.content, strlen(m.content))
-                      : fb_json_text(choice->text.data, choice->text.n));
+                      : fb_json_text(state_of(x)->text.data, state_of(x)->text.n));
     if (m.reasoning[0]) {
         json_object_set_new(line, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
     }
@@ -229,6 +258,7 @@ static const struct fb_dialect generate_dialect = {
     .finish = generate_finish,
     .fail = fail,
     .whole = generate_whole,
+    .free_state = free_state,
 };
 
 /* An empty request loads or unloads a model: ours is loaded, and stays. */
@@ -250,12 +280,29 @@ static void use_template(struct fb_exchange *x, struct fb_fields *f, const char 
     if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
         fb_fields_fail(
             f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
-    } else if (!x->server->options.client_templates) {
+    } else if (!x->served->client_templates) {
         fb_fields_fail(f, "template: this server takes none from its clients; start it with "
                           "--client-templates, or with --chat-template FILE");
-    } else if (forebay_chat_new(x->server->model, text, &x->own_chat, &err) != FOREBAY_OK) {
+    } else if (forebay_chat_new(x->served->model, text, &state_of(x)->template, &err) !=
+               FOREBAY_OK) {
         fb_fields_fail(f, "template: %s", err.message);
     }
+}
+
+/* `format` of a raw prompt: without a template, its grammar is made here. */
+static void read_raw_format(struct fb_exchange *x, struct fb_fields *f, const json_t *chat)
+{
+    struct forebay_error err;
+    json_t *schema = json_object_get(chat, "json_schema");
+    bool any_object = json_object_get(chat, "response_format") != NULL;
+    if ((!schema && !any_object) || f->bad) {
+        return;
+    }
+    char *bytes = schema ? json_dumps(schema, JSON_COMPACT) : fb_xstrdup("{\"type\":\"object\"}");
+    if (forebay_schema_grammar(bytes, strlen(bytes), &x->grammar, &err) != FOREBAY_OK) {
+        fb_fields_fail(f, "%s", err.message);
+    }
+    free(bytes);
 }
 
 void fb_ollama_generate(struct fb_request *r)
@@ -292,9 +339,10 @@ void fb_ollama_generate(struct fb_request *r)
         use_template(x, &f, template);
     }
     if (raw) {
-        fb_exchange_raw_format(x, &f, prompt, chat);
+        read_raw_format(x, &f, chat);
+        fb_exchange_raw(x, &f, prompt);
     } else {
-        fb_exchange_render(x, &f, chat);
+        fb_exchange_render(x, &f, state_of(x)->template, chat);
     }
     json_decref(chat);
     fb_exchange_run(x, &f);
@@ -379,6 +427,7 @@ static const struct fb_dialect chat_dialect = {
     .finish = chat_finish,
     .fail = fail,
     .whole = chat_whole,
+    .free_state = free_state,
 };
 
 /* Calls have no id or type here, and their arguments are an object. */
@@ -472,7 +521,7 @@ void fb_ollama_chat(struct fb_request *r)
         return;
     }
     json_t *chat = convert_chat(&f);
-    fb_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, NULL, chat);
     json_decref(chat);
     fb_exchange_run(x, &f);
 }
