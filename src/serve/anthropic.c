@@ -31,7 +31,8 @@ static struct anthropic_state *state_of(const struct fb_exchange *x)
 
 /* --- Requests, in OpenAI's terms ----------------------------------------------------------- */
 
-/* The text of a string or of a list of text blocks. New reference. */
+/* The text of a string or of a list of text blocks; `what` names the field in errors. New
+ * reference, never NULL. */
 static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
 {
     struct fb_buffer text = FB_BUFFER_INIT;
@@ -41,13 +42,13 @@ static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
         return json_incref(content);
     }
     if (content && !json_is_array(content)) {
-        fb_fields_fail(f, "%s must be a string or a list of blocks", what);
+        fb_fields_fail(f, "%s must be a string or a list of text blocks", what);
     }
     json_array_foreach(content, i, block)
     {
         const char *part = json_string_value(json_object_get(block, "text"));
         if (!part) {
-            fb_fields_fail(f, "%s: only text is supported", what);
+            fb_fields_fail(f, "%s: only blocks of type text are supported", what);
             break;
         }
         fb_buffer_print(&text, "%s%s", i ? "\n" : "", part);
@@ -63,7 +64,7 @@ static json_t *convert_call(struct fb_fields *f, json_t *block)
     const char *name = json_string_value(json_object_get(block, "name"));
     json_t *input = json_object_get(block, "input");
     if (!id || !name) {
-        fb_fields_fail(f, "messages: a tool_use without id or name");
+        fb_fields_fail(f, "messages: a tool_use block needs an id and a name");
         return NULL;
     }
     char *arguments = json_dumps(input, JSON_COMPACT);
@@ -73,7 +74,7 @@ static json_t *convert_call(struct fb_fields *f, json_t *block)
     return call;
 }
 
-/* A message's blocks: results of tools are messages of their own, and come first. */
+/* Converts the blocks of a message. Results of tools become messages of their own before it. */
 static void convert_blocks(struct fb_fields *f, const char *role, json_t *content, json_t *messages)
 {
     json_t *text = json_array(), *calls = json_array(), *block, *message;
@@ -95,7 +96,8 @@ static void convert_blocks(struct fb_fields *f, const char *role, json_t *conten
                     text_of(f, json_object_get(block, "content"), "tool_result")));
         } else if (!type ||
                    (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
-            fb_fields_fail(f, "messages: only text and tools are supported");
+            fb_fields_fail(f, "messages: blocks must be of type text, tool_use or tool_result%s%s",
+                type ? ", not " : "", type ? type : "");
         }
     }
     if (json_array_size(text) + json_array_size(calls) > 0) {
@@ -125,7 +127,8 @@ static void convert_messages(struct fb_fields *f, json_t *to)
         const char *role = json_string_value(json_object_get(message, "role"));
         json_t *content = json_object_get(message, "content");
         if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)) {
-            fb_fields_fail(f, "messages: role must be \"user\" or \"assistant\"");
+            fb_fields_fail(f, "messages: role must be user or assistant%s%s", role ? ", not " : "",
+                role ? role : "");
         } else if (json_is_string(content)) {
             json_array_append_new(to, json_pack("{s:s,s:O}", "role", role, "content", content));
         } else if (json_is_array(content)) {
@@ -146,7 +149,7 @@ static void convert_tools(struct fb_fields *f, json_t *chat)
         json_t *description = json_object_get(tool, "description");
         json_t *schema = json_object_get(tool, "input_schema");
         if (!json_is_string(name) || !json_is_object(schema)) {
-            fb_fields_fail(f, "tools: each needs a name and an input_schema");
+            fb_fields_fail(f, "tools: each tool needs a name and an input_schema");
             break;
         }
         json_t *function = json_pack("{s:O,s:O}", "name", name, "parameters", schema);
@@ -362,7 +365,7 @@ void fb_anthropic_messages(struct fb_request *r)
     x->stream = fb_field_bool(&f, "stream", false);
     x->n_predict = fb_field_int(&f, "max_tokens", 0, 1, INT32_MAX);
     if (!fb_field(&f, "max_tokens")) {
-        fb_fields_fail(&f, "max_tokens is missing");
+        fb_fields_fail(&f, "max_tokens is missing; it must be an integer of at least 1");
     }
     fb_params_sampling(&f, &x->sampling, 2);
     x->n_stops = fb_params_stops(&f, "stop_sequences", x->stops);

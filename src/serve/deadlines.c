@@ -30,8 +30,8 @@ static void unlink_deadline(struct fb_deadline *d)
     }
 }
 
-/* Waits until the first deadline, or up to a second longer, or until the ring changes. With the lock
- * held. */
+/* Waits until the first deadline, or up to a second longer, or until the ring changes. With the
+ * lock held. */
 static void wait(struct fb_deadlines *ds)
 {
     const struct fb_deadline *first = ds->ring.after;

@@ -75,7 +75,7 @@ void fb_exchange_render(
     struct forebay_error err;
     template = template ? template : x->served->chat;
     if (!f->bad && !template) {
-        fb_fields_fail(f, "the model has no tokenizer, and so no chat");
+        fb_fields_fail(f, "chat is not available: the model has no tokenizer");
     }
     if (!f->bad) {
         char *text = json_dumps(chat, JSON_COMPACT);
@@ -123,7 +123,7 @@ static void refuse(struct fb_exchange *x, enum fb_refusal refusal, const struct 
 {
     if (refusal == FB_BUSY) {
         fb_answer_error(x->request, x->request->api == FB_API_OLLAMA ? 503 : 429,
-            "the server is busy: too many requests are waiting");
+            "the server is busy: too many requests are waiting; try again later");
     } else if (refusal == FB_DRAINING) {
         fb_answer_error(x->request, 503, "the server is shutting down");
     } else {
@@ -214,7 +214,8 @@ static void advance_choice(struct fb_exchange *x, int c, int ms, struct fb_buffe
 static int failed_status(const struct fb_result *failed, const char **why)
 {
     bool cancelled = failed->end == FB_END_CANCELLED;
-    *why = cancelled ? "the request was cancelled" : failed->error.message;
+    *why = cancelled ? "the request was cancelled: its answer was not read, or the server is ending"
+                     : failed->error.message;
     return cancelled ? 503 : http_status(failed->error.status);
 }
 
@@ -356,15 +357,17 @@ static bool check(struct fb_exchange *x, const struct fb_fields *f)
     size_t n_prompt;
     uint32_t ctx = forebay_model_ctx(x->served->model);
     if (f->bad || !x->prompt) {
-        fb_answer_error(x->request, 400, "%s", f->bad ? f->message : "there is no prompt");
+        fb_answer_error(x->request, 400, "%s", f->bad ? f->message : "the request has no prompt");
         return false;
     }
     forebay_prompt_tokens(x->prompt, &n_prompt);
     if (n_prompt >= ctx) {
-        char message[160];
+        char message[256];
         snprintf(message, sizeof message,
-            "the prompt has %zu tokens; with a context of %u at most %u fit", n_prompt, ctx,
-            ctx - 1);
+            "the prompt has %zu tokens; at most %u fit into the context of %u: shorten it, or "
+            "start the "
+            "server with a larger --ctx",
+            n_prompt, ctx - 1, ctx);
         fb_answer_coded(x->request, 400, "context_length_exceeded", message);
         return false;
     }

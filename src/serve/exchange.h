@@ -1,16 +1,13 @@
 /*
  * exchange.h - a request that generates: from its parameters to the answer.
  *
- *      handler:  fb_exchange_new --> set the fields of the request --> a prompt --> fb_exchange_run
- *                                                                                     |
- *          jobs are submitted, one for each choice; their pieces become deltas, and   |
- *          the API's dialect turns these into the bytes of the answer:                |
- *                                                                                     |
- *              stream = false   all choices are complete, then one object          <--+
- *              stream = true    each delta as it is generated                      <--'
+ *      fb_exchange_new --> set the fields of the request --> make the prompt --> fb_exchange_run
  *
- * A dialect is a table of functions, one for each API. Its private state hangs on `state`. All calls
- * for an exchange come from the thread of its connection.
+ * Running submits one job for each choice. Pieces of their text become deltas, which the dialect of
+ * the API writes: with `stream` as they are generated, without it as one object when all choices
+ * have ended. A dialect is a table of functions; its private state hangs on `state`.
+ *
+ * All calls for an exchange come from the thread of its connection.
  */
 #ifndef FB_SERVE_EXCHANGE_H
 #define FB_SERVE_EXCHANGE_H
@@ -38,7 +35,7 @@ struct fb_dialect {
     void (*begin)(struct fb_exchange *x, struct fb_buffer *out);
     /* A token was generated, before its delta; only if n_top >= 0. Optional. */
     void (*token)(struct fb_exchange *x, int choice, const struct fb_piece *piece);
-    /* New text, reasoning, or a part of a tool call. Also called without a stream, to collect it. */
+    /* New text, reasoning, or part of a tool call. Also called without a stream, to collect it. */
     void (*delta)(struct fb_exchange *x, int choice, const struct forebay_delta *delta,
         struct fb_buffer *out);
     /* A choice has ended; also called without a stream. */
@@ -93,7 +90,7 @@ struct fb_exchange {
 struct fb_exchange *fb_exchange_new(struct fb_request *request, const struct fb_dialect *dialect);
 void fb_exchange_free(struct fb_exchange *exchange);
 
-/* --- Prompts: each sets x->prompt; if that fails, or `fields` is bad already, `fields` is bad ----- */
+/* --- Prompts: each sets x->prompt; if that fails, or `fields` is bad already, `fields` is bad  */
 
 /* From a conversation in OpenAI's terms; `template` instead of the model's, NULL: the model's. */
 void fb_exchange_render(struct fb_exchange *exchange, struct fb_fields *fields,

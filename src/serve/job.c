@@ -26,7 +26,7 @@ enum forebay_status fb_job_new(const struct forebay_model *model, uint32_t ctx,
     const int32_t *tokens = forebay_prompt_tokens(o->prompt, &n);
     if (n >= ctx) {
         return fb_fail(err, FOREBAY_E_USAGE, "Shorten it, or serve with a larger --ctx.",
-            "the prompt has %zu tokens; with a context of %u at most %u fit", n, ctx, ctx - 1);
+            "the prompt has %zu tokens; at most %u fit into the context of %u", n, ctx - 1, ctx);
     }
     struct fb_job *job = fb_xcalloc(1, sizeof *job);
     job->lock = lock;

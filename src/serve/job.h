@@ -81,10 +81,10 @@ struct fb_job {
     uint64_t unread_ns;                          /* since when too much is unread; 0: it is not */
 };
 
-/* --- For the reader. One thread at a time ---------------------------------------------------- */
+/* --- For the reader. One thread at a time -------------------------------------------------- */
 
-/* Waits at most `timeout_ms` for the next piece and removes it from the queue. *piece is valid until
- * the next call or release. */
+/* Waits at most `timeout_ms` for the next piece and removes it from the queue. *piece is valid
+ * until the next call or release. */
 enum fb_job_state fb_job_next(struct fb_job *job, int timeout_ms, struct fb_piece *piece);
 /* The same, but the piece stays in the queue. */
 enum fb_job_state fb_job_peek(struct fb_job *job, int timeout_ms);

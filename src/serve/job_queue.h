@@ -40,12 +40,12 @@ enum fb_refusal fb_job_queue_add(struct fb_job_queue *queue, struct fb_job *job)
 void fb_job_queue_remove(struct fb_job_queue *queue, struct fb_job *job);
 /* Cancels waiting jobs that were released; all of them when quitting. */
 void fb_job_queue_cancel_unwanted(struct fb_job_queue *queue);
-/* An active job has ended: counts it, stores `end` in its result and informs its reader. The job may
- * be freed by this. */
+/* An active job has ended: counts it, stores `end` in its result and informs its reader. The job
+ * may be freed by this. */
 void fb_job_queue_end(struct fb_job_queue *queue, struct fb_job *job, enum fb_end end);
 
-/* Blocks the model's thread for at most `ms`: until fb_job_queue_add, or until a reader has read all
- * pieces of a job or released it. Returns at once if jobs are waiting and none is active. */
+/* Blocks the model's thread for at most `ms`: until fb_job_queue_add, or until a reader has read
+ * all pieces of a job or released it. Returns at once if jobs are waiting and none is active. */
 void fb_job_queue_wait(struct fb_job_queue *queue, int ms);
 bool fb_job_queue_is_empty(struct fb_job_queue *queue);
 

@@ -1,7 +1,6 @@
 #include "serve/kv_reuse.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "base/log.h"

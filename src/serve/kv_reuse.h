@@ -1,5 +1,5 @@
 /*
- * kv_reuse.h - which job grows which sequence of the KV cache, and what of a prompt is already there.
+ * kv_reuse.h - gives each active job a sequence of the KV cache that holds much of its prompt.
  *
  * An active job grows one sequence. Where it starts:
  *

@@ -1,8 +1,8 @@
 /*
  * ollama.c - Ollama's API: generate and chat.
  *
- * Requests are converted to OpenAI's terms, which is what chat templates are rendered from. A stream
- * is lines of JSON; the last line, like an answer in one piece, has the statistics.
+ * Requests are converted to OpenAI's terms, which is what chat templates are rendered from. A
+ * stream is lines of JSON; the last line, like an answer in one piece, has the statistics.
  */
 #include "serve/ollama.h"
 
@@ -37,11 +37,12 @@ static void free_state(void *state)
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
+/* False: the request names another model, has been answered, and the exchange is freed. */
 static bool check_model(struct fb_exchange *x, struct fb_fields *f)
 {
     const char *name = fb_field_string(f, "model", NULL);
     if (!name) {
-        fb_fields_fail(f, "model is missing");
+        fb_fields_fail(f, "model is missing; this server has '%s'", x->served->card.name);
     } else if (!fb_served_is_model(x->served, name)) {
         fb_answer_no_model(x->request, name);
         fb_exchange_free(x);
@@ -51,8 +52,8 @@ static bool check_model(struct fb_exchange *x, struct fb_fields *f)
     return true;
 }
 
-/* Those of Ollama's options that are about how a model is loaded must be of the right type, and have
- * no effect: it is loaded already. */
+/* Options about how a model is loaded are checked for their types and have no effect: ours is
+ * loaded already. */
 static void check_loading_options(struct fb_fields *f)
 {
     static const char *const numbers[] = {
@@ -68,7 +69,7 @@ static void check_loading_options(struct fb_fields *f)
     fb_field_number(f, "tfs_z", 1, 0, 100);
 }
 
-/* As Go writes them: "1h30m", "-1s", "300ms", "0". */
+/* True for a duration as Go writes it: "1h30m", "-1s", "300ms", "0". */
 static bool is_duration(const char *text)
 {
     static const char *const units[] = {"ns", "us", "ms", "s", "m", "h"};
@@ -100,14 +101,14 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
     json_t *keep = fb_field(f, "keep_alive");
     if (keep && !json_is_number(keep) &&
         !(json_is_string(keep) && is_duration(json_string_value(keep)))) {
-        fb_fields_fail(f, "keep_alive must be a number of seconds, or a duration such as \"5m\"");
+        fb_fields_fail(f, "keep_alive must be a number of seconds or a duration such as \"5m\"");
     }
     if (options) {
         struct fb_fields inner = {.object = options};
         fb_params_sampling(&inner, &x->sampling, 100);
         x->n_stops = fb_params_stops(&inner, "stop", x->stops);
         check_loading_options(&inner);
-        /* -1: without end, -2: until the context is full; which is the same, and so is 0. */
+        /* -1 (without end), -2 (until the context is full) and 0 mean the same here. */
         x->n_predict = fb_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
         x->n_predict = x->n_predict == 0 ? -1 : x->n_predict;
         if (inner.bad) {
@@ -116,7 +117,8 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
     }
 }
 
-/* A request that generates, with what all of them have in common; NULL: it has been answered. */
+/* Starts an exchange and reads the fields that generate and chat share. NULL: the request has been
+ * answered. */
 static struct fb_exchange *begin(
     struct fb_request *r, const struct fb_dialect *dialect, struct fb_fields *f)
 {
@@ -134,7 +136,7 @@ static struct fb_exchange *begin(
     return x;
 }
 
-/* `format` and `think` in OpenAI's terms. */
+/* Converts `format` and `think` to OpenAI's terms. */
 static void read_format(struct fb_fields *f, json_t *chat)
 {
     json_t *format = fb_field(f, "format"), *think = fb_field(f, "think");
@@ -261,7 +263,7 @@ static const struct fb_dialect generate_dialect = {
     .free_state = free_state,
 };
 
-/* An empty request loads or unloads a model: ours is loaded, and stays. */
+/* In Ollama an empty request loads or unloads the model. Ours is loaded and stays: only confirm. */
 static void answer_empty(struct fb_exchange *x, const char *field, json_t *value)
 {
     json_t *keep = fb_field(&(struct fb_fields){.object = x->body}, "keep_alive");
@@ -279,9 +281,9 @@ static void use_template(struct fb_exchange *x, struct fb_fields *f, const char 
     struct forebay_error err;
     if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
         fb_fields_fail(
-            f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
+            f, "template: Go templates are not supported; send a Jinja template, as in GGUF files");
     } else if (!x->served->client_templates) {
-        fb_fields_fail(f, "template: this server takes none from its clients; start it with "
+        fb_fields_fail(f, "template: this server accepts no templates from clients; start it with "
                           "--client-templates, or with --chat-template FILE");
     } else if (forebay_chat_new(x->served->model, text, &state_of(x)->template, &err) !=
                FOREBAY_OK) {
@@ -316,7 +318,7 @@ void fb_ollama_generate(struct fb_request *r)
     const char *template = fb_field_string(&f, "template", NULL);
     system = fb_field_string(&f, "system", NULL);
     bool raw = fb_field_bool(&f, "raw", false);
-    fb_field_array(&f, "context"); /* of earlier versions; prompts are recognised without it */
+    fb_field_array(&f, "context"); /* ignored: the KV cache finds the conversation by its tokens */
     if (json_array_size(fb_field_array(&f, "images")) > 0) {
         fb_fields_fail(&f, "images are not supported");
     }
@@ -430,7 +432,8 @@ static const struct fb_dialect chat_dialect = {
     .free_state = free_state,
 };
 
-/* Calls have no id or type here, and their arguments are an object. */
+/* Converts tool calls to OpenAI's terms. Ollama's have no id or type, and their arguments are an
+ * object. Ids are made of *number, which counts the calls of the request. */
 static json_t *convert_calls(struct fb_fields *f, json_t *calls, int *number)
 {
     json_t *list = json_array(), *call;
@@ -441,7 +444,7 @@ static json_t *convert_calls(struct fb_fields *f, json_t *calls, int *number)
         json_t *name = json_object_get(function, "name");
         json_t *arguments = json_object_get(function, "arguments");
         if (!json_is_string(name)) {
-            fb_fields_fail(f, "messages: a tool call without a function's name");
+            fb_fields_fail(f, "a tool call needs a function with a name");
             break;
         }
         char id[32];
@@ -466,7 +469,7 @@ static json_t *convert_message(struct fb_fields *f, json_t *message, int *number
     const char *tool = fb_field_string(&m, "tool_name", NULL);
     json_t *calls = fb_field_array(&m, "tool_calls");
     if (!role) {
-        fb_fields_fail(&m, "role must be a string");
+        fb_fields_fail(&m, "role is missing; it must be a string");
     }
     if (json_array_size(fb_field_array(&m, "images")) > 0) {
         fb_fields_fail(&m, "images are not supported");

@@ -67,7 +67,7 @@ void fb_ollama_show(struct fb_request *r)
     if (object) {
         name = fb_field_string(&f, "model", fb_field_string(&f, "name", NULL));
         if (!name) {
-            fb_fields_fail(&f, "model is missing");
+            fb_fields_fail(&f, "model is missing; this server has '%s'", s->card.name);
         }
     }
     if (f.bad) {
@@ -93,10 +93,11 @@ void fb_ollama_show(struct fb_request *r)
 
 void fb_ollama_embed(struct fb_request *r)
 {
-    fb_answer_error(r, 400, "this model does not support embeddings");
+    fb_answer_error(r, 400, "embeddings are not supported: this server generates text");
 }
 
 void fb_ollama_unsupported(struct fb_request *r)
 {
-    fb_answer_error(r, 400, "this server serves one model, and does not manage models");
+    fb_answer_error(
+        r, 400, "this server has one model and cannot pull, push, create, copy or delete models");
 }

@@ -114,7 +114,10 @@ static void read_biases(struct fb_exchange *x, struct fb_fields *f)
         double bias = json_number_value(value);
         if (end == key || *end || token < 0 || token >= n_vocab || !json_is_number(value) ||
             !(fabs(bias) <= 100)) {
-            fb_fields_fail(f, "logit_bias must be from token numbers to numbers from -100 to 100");
+            fb_fields_fail(f,
+                "logit_bias must map token numbers below %d to numbers from -100 to 100, which its "
+                "entry \"%.20s\" does not",
+                n_vocab, key);
             return;
         }
         biases[x->sampling.n_biases++] =
@@ -123,8 +126,8 @@ static void read_biases(struct fb_exchange *x, struct fb_fields *f)
     x->sampling.biases = biases;
 }
 
-/* Reads the fields that chat and text completions share. False: the request names another model and
- * has been answered. */
+/* Reads the fields that chat and text completions share. False: the request names another model,
+ * has been answered, and the exchange is freed. */
 static bool read_common(struct fb_exchange *x, struct fb_fields *f)
 {
     x->model = fb_field_string(f, "model", x->model);
@@ -243,7 +246,7 @@ static json_t *token_bytes(const struct fb_exchange *x, int32_t token)
 
 static json_t *chat_logprob(const struct fb_exchange *x, int32_t token, float logprob)
 {
-    /* JSON has no infinity; OpenAI writes this number for it. */
+    /* JSON has no infinity; OpenAI writes -9999. */
     return json_pack("{s:o,s:f,s:o}", "token", token_text(x, token), "logprob",
         isfinite(logprob) ? (double)logprob : -9999.0, "bytes", token_bytes(x, token));
 }
@@ -382,7 +385,7 @@ void fb_openai_chat(struct fb_request *r)
     }
     x->n_top = logprobs ? (int)n_top : -1;
     if (!fb_field_array(&f, "messages")) {
-        fb_fields_fail(&f, "messages must be a list of messages");
+        fb_fields_fail(&f, "messages is missing; it must be a list of messages");
     }
     fb_exchange_render(x, &f, NULL, x->body);
     fb_exchange_run(x, &f);
@@ -472,7 +475,7 @@ static const struct fb_dialect text_dialect = {
     .free_state = free_state,
 };
 
-/* The prompt: a string, a list of one, or token numbers. */
+/* The prompt is a string, a list of one string, or a list of token numbers. */
 static void read_prompt(struct fb_exchange *x, struct fb_fields *f)
 {
     json_t *value = fb_field(f, "prompt");
@@ -492,7 +495,8 @@ static void read_prompt(struct fb_exchange *x, struct fb_fields *f)
     } else if (n > 0) {
         fb_exchange_tokens(x, f, tokens, n);
     } else {
-        fb_fields_fail(f, "prompt must be a string or a list of token numbers");
+        fb_fields_fail(
+            f, "prompt must be a string, a list of one string, or a list of token numbers");
     }
     free(tokens);
 }

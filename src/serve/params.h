@@ -12,8 +12,8 @@
 void fb_params_sampling(
     struct fb_fields *fields, struct forebay_sampling *sampling, double temp_max);
 
-/* Reads a stop string or a list of them into `stops`, as many as FB_STOPS_MAX. Returns how many. The
- * strings belong to the request's JSON. */
+/* Reads a stop string or a list of them into `stops`, as many as FB_STOPS_MAX. Returns how many.
+ * The strings belong to the request's JSON. */
 size_t fb_params_stops(struct fb_fields *fields, const char *name, const char *stops[FB_STOPS_MAX]);
 
 #endif

@@ -9,7 +9,6 @@
 #include "serve/passes.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -43,7 +42,7 @@ void fb_passes_release(struct fb_passes *p)
 
 /* --- Planning ------------------------------------------------------------------------------ */
 
-/* Whether the job takes part in this pass. Ends it if it is not wanted, or not read for too long. */
+/* True if the job takes part in this pass. SV3: cancels it if it is released or not read. */
 static bool can_advance(struct fb_passes *p, struct fb_active *a)
 {
     struct fb_job *job = a->job;

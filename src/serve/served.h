@@ -27,8 +27,8 @@ struct fb_served {
 };
 
 /* Describes the service's model, which clients call `name`; `path` is its file. `chat_template`
- * replaces the model's own; NULL: it does not. E_IO, E_FORMAT: the file cannot be read. E_USAGE: the
- * template is invalid. */
+ * replaces the model's own; NULL: it does not. E_IO, E_FORMAT: the file cannot be read. E_USAGE:
+ * the template is invalid. */
 enum forebay_status fb_served_init(struct fb_served *served, struct fb_service *service,
     const char *name, const char *path, const char *chat_template, struct forebay_error *err);
 void fb_served_release(struct fb_served *served);

@@ -1,7 +1,7 @@
 /*
  * server.c - connections, limits and API keys: the life of a request until its handler is called.
  *
- * Each connection has a thread of libmicrohttpd, which calls on_request several times for a request:
+ * libmicrohttpd has a thread for each connection, and calls on_request several times per request:
  *
  *      headers --start--> body, in pieces --add_body--> end --answer--> handler
  *         '- refused (status and reason are stored) ...........'   '- or the stored refusal

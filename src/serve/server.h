@@ -35,8 +35,8 @@ struct fb_server_options {
 void fb_server_options_init(struct fb_server_options *options);
 
 /* Serves, on threads of its own, until fb_server_stop. Strings of `options` and the service must
- * outlive the server. E_USAGE: the host is unknown or the template invalid. E_IO: the port cannot be
- * listened on, or the file not be read. E_NOMEM: no thread. */
+ * outlive the server. E_USAGE: the host is unknown or the template invalid. E_IO: the port
+ * cannot be listened on, or the file not be read. E_NOMEM: no thread. */
 enum forebay_status fb_server_start(struct fb_service *service,
     const struct fb_server_options *options, struct fb_server **out, struct forebay_error *err);
 

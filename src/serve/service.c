@@ -17,8 +17,9 @@
 #include "serve/kv_reuse.h"
 #include "serve/passes.h"
 
-/* While a job generates, prompts get this share of a batch: other jobs wait that long for their next
- * token. Small pieces are expensive on a mixture of experts, as each reads nearly all experts. */
+/* While a job generates, prompts get this share of a batch: other jobs wait that long for their
+ * next token. Small pieces are expensive on a mixture of experts, as each reads nearly all
+ * experts. */
 #define PIECE_SHARE 4
 #define PIECE_MIN   32
 

@@ -9,10 +9,11 @@
  *                                        or on disk
  *
  * Rules
- *   SV1  A pass holds a token of every generating job, and pieces of prompts. While a job generates,
- *        passes with long pieces take at most half of the time.
+ *   SV1  A pass holds a token of every generating job, and pieces of prompts. While a job
+ *        generates, passes with long pieces take at most half of the time.
  *   SV2  The common beginning of two prompts is computed once, even if both arrive together.
- *   SV3  A job that is not read is paused, and cancelled after a minute; a released one is cancelled.
+ *   SV3  A job whose reader falls behind is paused, and cancelled after a minute. A released job
+ *        is cancelled.
  *   SV4  A failure ends the jobs of its pass; the service goes on.
  *   SV5  Every queue has a bound. A full one refuses (FB_BUSY) instead of blocking.
  *
@@ -34,8 +35,8 @@ struct fb_service_options {
     uint64_t kv_max_bytes; /* bound of that directory */
 };
 
-/* Starts the service and its thread, which uses the model until fb_service_free. E_IO: kv_dir cannot
- * be used. E_NOMEM: no memory for a session, or no thread. */
+/* Starts the service and its thread, which uses the model until fb_service_free. E_IO: kv_dir
+ * cannot be used. E_NOMEM: no memory for a session, or no thread. */
 enum forebay_status fb_service_new(struct forebay_model *model,
     const struct fb_service_options *options, struct fb_service **out, struct forebay_error *err);
 

@@ -23,7 +23,7 @@ static struct forebay_model *model;
 static struct fb_served served;
 static int answer_status; /* of the current request; 0: not answered */
 
-/* --- In place of http.c --------------------------------------------------------------------- */
+/* --- In place of http.c -------------------------------------------------------------------- */
 
 bool fb_request_left(const struct fb_request *r)
 {
@@ -49,7 +49,7 @@ void fb_request_stream(struct fb_request *r, const char *type, const struct fb_b
     FB_ASSERT(!"no job was accepted");
 }
 
-/* --- In place of service.c ------------------------------------------------------------------ */
+/* --- In place of service.c ----------------------------------------------------------------- */
 
 /* Does what is done with a job before it waits, then refuses it. */
 enum fb_refusal fb_service_submit(struct fb_service *s, const struct fb_job_options *o,
@@ -80,7 +80,7 @@ const struct forebay_model *fb_service_model(const struct fb_service *s)
     return model;
 }
 
-/* --- The target ------------------------------------------------------------------------------ */
+/* --- The target ---------------------------------------------------------------------------- */
 
 static void skip(const char *why)
 {
