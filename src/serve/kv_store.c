@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "serve/prefix.h"
 
-#define MAGIC      0x31766b6174617274u /* "tratakv1" */
+#define MAGIC      0x31766b6265726f66u /* "forebkv1" */
 #define NAME_CHARS 16
 #define SUFFIX     ".kv"
 #define TMP_SUFFIX ".kv.tmp"
