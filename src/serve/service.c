@@ -201,7 +201,7 @@ enum forebay_status fb_service_new(struct forebay_model *model, const struct fb_
     uint32_t batch = forebay_model_batch(model);
     int n_seq = (int)forebay_model_sequences(model);
     int parallel = (int)fb_min((uint64_t)o->parallel, batch);
-    FB_ASSERT(o->parallel >= 1 && o->parallel <= n_seq);
+    FB_ASSERT(o->parallel >= 1 && o->parallel < n_seq);
     s->model = model;
     s->ctx = forebay_model_ctx(model);
     enum forebay_status status = open_parts(s, o, &session, &store, err);
