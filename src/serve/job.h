@@ -23,7 +23,7 @@ struct fb_job_options {
     const char *const *stops; /* copied */
     size_t n_stops;
     int n_top;          /* likeliest tokens to report with each, to FB_TOP_MAX; -1: no logprobs */
-    const char *client; /* jobs of one client take turns with those of others; NULL is a client */
+    const char *client; /* jobs of one client take turns with those of others; NULL: "" */
 };
 
 /* Why a job was not accepted: the queue is full, the service is ending, the options are invalid. */

@@ -41,8 +41,8 @@ struct fb_sequences {
     uint64_t turns;
 };
 
-/* `n_seq` sequences, of which `n_active_max` may be active. Takes the session and, unless NULL, the
- * store: both are freed by fb_sequences_release. */
+/* Of the session's `n_seq` sequences, `n_active_max` may be active. Owns the session and, unless
+ * NULL, the store from here on. */
 void fb_sequences_init(struct fb_sequences *sequences, struct fb_job_queue *queue,
     struct forebay_session *session, struct fb_kv_store *store, uint32_t ctx, int n_seq,
     int n_active_max);

@@ -1,5 +1,5 @@
 /*
- * passes.c - which rows a pass has, and what becomes of their logits.
+ * passes.c - chooses the rows of a pass, evaluates them, and turns their logits into tokens.
  *
  *      plan       rows of generating jobs, then of prompts
  *      decode     one evaluation of the model; idle sequences are evicted if the KV cache is full

@@ -154,7 +154,7 @@ __attribute__((format(printf, 3, 4))) static void refuse(
 
 static void refuse_size(struct intake *in)
 {
-    refuse(in, 413, "the body is larger than the limit of %s",
+    refuse(in, 413, "the body is larger than the limit of %s (--body-max)",
         FB_SIZE(in->server->options.body_max_bytes));
 }
 
@@ -176,7 +176,8 @@ static void note_client(struct fb_request *r)
 static void check_headers(struct intake *in, const char *method, const char *path)
 {
     if (is_foreign_page(in)) {
-        refuse(in, 403, "requests from web pages of other sites are refused");
+        refuse(in, 403,
+            "requests from web pages of other sites are refused while the server has no --api-key");
     } else if (!has_key(in)) {
         refuse(in, 401, "wrong or missing API key: send 'Authorization: Bearer KEY'");
     } else if (in->match.status == 404) {

@@ -10,7 +10,7 @@
  *
  * Rules
  *   SV1  A pass holds a token of every generating job, and pieces of prompts. While a job
- *        generates, passes with long pieces take at most half of the time.
+ *        generates, passes with pieces of prompts take at most half of the time.
  *   SV2  The common beginning of two prompts is computed once, even if both arrive together.
  *   SV3  A job whose reader falls behind is paused, and cancelled after a minute. A released job
  *        is cancelled.
