@@ -1,9 +1,10 @@
 /*
  * job_queue.h - jobs that wait, and all else that the model's thread shares with other threads.
  *
- * One lock guards this struct and the fields of jobs that are marked (L) in job.h. It is held for a
- * few instructions only, never while anything is computed, read or written. Fields may be accessed
- * directly with the lock held; the functions below lock by themselves.
+ * One lock guards this struct and the fields of jobs that are marked (L) in job.h. It is never held
+ * while the model computes or files are accessed; the longest use is choosing the next job, which
+ * compares prompts. Fields may be accessed directly with the lock held; the functions below lock by
+ * themselves, except where they say otherwise.
  *
  *      add --> waiting --claim (service.c)--> active --end--> gone
  */
