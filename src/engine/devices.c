@@ -156,6 +156,8 @@ void fb_devices_set_plan(
     devices->plan = *plan;
     if (plan->output && catalog->n_expert > 0 && plan->n_whole < catalog->n_layer) {
         devices->experts = experts_of_layers(catalog->n_layer - plan->n_whole);
+        devices->overrides[0] = (struct llama_model_tensor_buft_override){
+            .pattern = devices->experts, .buft = ggml_backend_cpu_buffer_type()};
     }
 }
 
@@ -199,17 +201,15 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
 
 /* --- What llama.cpp is told ----------------------------------------------------------------- */
 
-void fb_devices_model_params(struct fb_devices *devices, struct llama_model_params *params)
+void fb_devices_model_params(const struct fb_devices *devices, struct llama_model_params *params)
 {
     if (!fb_devices_used(devices)) {
         return;
     }
-    params->devices = devices->list;
+    params->devices = (ggml_backend_dev_t *)devices->list; /* which it does not write to */
     params->n_gpu_layers = fb_plan_device_gpu_layers(&devices->plan);
     params->no_host = true;
     if (devices->experts) {
-        devices->overrides[0] = (struct llama_model_tensor_buft_override){
-            .pattern = devices->experts, .buft = ggml_backend_cpu_buffer_type()};
         params->tensor_buft_overrides = devices->overrides;
     }
 }

@@ -56,7 +56,7 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err);
 
 /* What llama.cpp must be told. Nothing changes when no device is used. */
-void fb_devices_model_params(struct fb_devices *devices, struct llama_model_params *params);
+void fb_devices_model_params(const struct fb_devices *devices, struct llama_model_params *params);
 void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params);
 
