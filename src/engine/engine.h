@@ -56,8 +56,8 @@ struct forebay_session {
     uint32_t *past; /* tokens evaluated, by sequence; a session of one uses the first */
     size_t n_rows;  /* rows of logits of the last eval */
     bool all_rows;
-    bool broken;               /* a failure left state that cannot be taken back */
-    struct recorder *recorder; /* of a routing trace; NULL: none */
+    bool broken;                  /* a failure left state that cannot be taken back */
+    struct fb_recorder *recorder; /* of a routing trace; NULL: none */
 
     /* Figures: time and bytes by kind of pass. */
     uint64_t prompt_tokens, decode_tokens, generated_tokens;

@@ -8,9 +8,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "engine/libs.h"
 #include "ggml.h"
 #include "hw/disk.h"
 #include "llama.h"
+#include "model/catalog.h"
 #include "os/dirs.h"
 #include "os/memory.h"
 
@@ -204,4 +206,51 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
     if (profile_path(path, sizeof path)) {
         fb_profile_save(path, p);
     }
+}
+
+/* --- forebay_profile ----------------------------------------------------------------------- */
+
+#define DISK_SECONDS 5.0
+
+enum forebay_status forebay_profile(const char *model_path, bool again, forebay_progress progress,
+    void *progress_user, char **json, struct forebay_error *err)
+{
+    static const int types[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
+        GGML_TYPE_Q5_0, GGML_TYPE_Q8_0, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K,
+        GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4};
+    struct fb_machine_kind kinds[sizeof types / sizeof *types] = {0};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        kinds[i].type = types[i];
+    }
+    struct fb_profile profile;
+    struct fb_machine_request rq = {
+        .kinds = kinds,
+        .n_kinds = sizeof kinds / sizeof *kinds,
+        .repack = true,
+        .room_bytes = fb_memory_default_budget(),
+        .again = again,
+        .progress = progress,
+        .progress_user = progress_user,
+    };
+    enum forebay_status status = fb_libs_load(err);
+    struct fb_catalog *catalog = NULL;
+    if (status == FOREBAY_OK && model_path) {
+        status = fb_catalog_open(model_path, true, &catalog, err);
+    }
+    if (status == FOREBAY_OK) {
+        status = fb_machine_profile(&rq, &profile, err);
+    }
+    if (status == FOREBAY_OK && catalog) {
+        if (again || !fb_machine_known_disk(&profile, catalog->files[0])) {
+            if (progress) {
+                progress("measuring the disk", 0, 1, progress_user);
+            }
+            fb_machine_disk(&profile, catalog->files, catalog->n_files, "auto", DISK_SECONDS);
+        }
+    }
+    fb_catalog_free(catalog);
+    if (status == FOREBAY_OK) {
+        *json = fb_profile_json(&profile);
+    }
+    return status;
 }

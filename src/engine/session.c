@@ -286,7 +286,7 @@ enum forebay_status forebay_trace_start(
 
 enum forebay_status forebay_trace_stop(struct forebay_session *s, struct forebay_error *err)
 {
-    struct recorder *recorder = s->recorder;
+    struct fb_recorder *recorder = s->recorder;
     s->recorder = NULL;
     return fb_recorder_close(recorder, err);
 }
@@ -430,17 +430,4 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
             (double)s->decode_read_bytes / ((double)s->decode_ns * 1e-9 * m->disk_bytes_per_s);
         out->roofline_ratio = out->decode_tok_per_s * (double)cold / m->disk_bytes_per_s;
     }
-}
-
-const char *forebay_version(void)
-{
-#define FB_TEXT(x)  #x
-#define FB_TEXT2(x) FB_TEXT(x)
-    return FB_TEXT2(FOREBAY_VERSION_MAJOR) "." FB_TEXT2(FOREBAY_VERSION_MINOR) "." FB_TEXT2(
-        FOREBAY_VERSION_PATCH);
-}
-
-const char *forebay_llama_version(void)
-{
-    return llama_version();
 }
