@@ -30,7 +30,7 @@ struct rule {
     bool nullable = false;
 };
 
-struct reader {
+struct grammar_reader {
     const std::string &g;
     size_t at = 0;
     std::vector<rule> rules;
@@ -42,7 +42,7 @@ static bool is_name(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-';
 }
 
-static void skip_space(reader &r)
+static void skip_space(grammar_reader &r)
 {
     while (r.at < r.g.size()) {
         if (r.g[r.at] == '#') {
@@ -64,7 +64,7 @@ static size_t character(char first)
 }
 
 /* Goes past the end of what began with `close`'s counterpart. Names of tokens are plain bytes. */
-static void skip_to(reader &r, char close)
+static void skip_to(grammar_reader &r, char close)
 {
     for (r.at++; r.at < r.g.size() && r.g[r.at] != close;) {
         r.at += close == '>' ? 1 : character(r.g[r.at]);
@@ -72,7 +72,7 @@ static void skip_to(reader &r, char close)
     r.at++;
 }
 
-static uint64_t read_number(reader &r)
+static uint64_t read_number(grammar_reader &r)
 {
     uint64_t n = 0;
     for (; r.at < r.g.size() && r.g[r.at] >= '0' && r.g[r.at] <= '9'; r.at++) {
@@ -82,7 +82,7 @@ static uint64_t read_number(reader &r)
 }
 
 /* *, +, ?, {m}, {m,}, {m,n} */
-static void read_repetition(reader &r, item &item)
+static void read_repetition(grammar_reader &r, item &item)
 {
     char c = r.g[r.at++];
     item.optional |= c == '*' || c == '?';
@@ -110,7 +110,7 @@ static void read_repetition(reader &r, item &item)
     item.times = std::min(item.times * std::max<uint64_t>(max, 1), paths_max);
 }
 
-static int rule_named(reader &r, const std::string &name)
+static int rule_named(grammar_reader &r, const std::string &name)
 {
     auto [at, is_new] = r.names.emplace(name, (int)r.rules.size());
     if (is_new) {
@@ -120,7 +120,7 @@ static int rule_named(reader &r, const std::string &name)
 }
 
 /* The alternatives of a rule, up to the next rule or the closing bracket. */
-static void read_rule(reader &r, int into, int level)
+static void read_rule(grammar_reader &r, int into, int level)
 {
     if (level > fb_levels_max) { /* llama.cpp reads them by recursion, as we do */
         throw std::invalid_argument("the grammar nests too deeply");
@@ -163,7 +163,7 @@ static void read_rule(reader &r, int into, int level)
     }
 }
 
-static void read_grammar(reader &r)
+static void read_grammar(grammar_reader &r)
 {
     for (skip_space(r); r.at < r.g.size(); skip_space(r)) {
         size_t start = r.at;
@@ -183,7 +183,7 @@ static void read_grammar(reader &r)
     }
 }
 
-static void walk(reader &r, int which, int steps)
+static void walk(grammar_reader &r, int which, int steps)
 {
     rule &rule = r.rules[which];
     if (rule.state == rule::KNOWN) {
@@ -223,7 +223,7 @@ static void walk(reader &r, int which, int steps)
 
 void fb_check_paths(const std::string &grammar)
 {
-    reader r{grammar, 0, {}, {}};
+    grammar_reader r{grammar, 0, {}, {}};
     read_grammar(r);
     for (size_t i = 0; i < r.rules.size(); i++) {
         walk(r, (int)i, 0);
