@@ -12,7 +12,7 @@
 
 extern "C" {
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/model.h"
 }
 
 struct forebay_chat {

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 
 /* Keeps `top` sorted, the likeliest first. */
 static void insert(

@@ -39,6 +39,36 @@ static bool profile_path(char *path, size_t cap)
     return fb_cache_path("profile.json", path, cap);
 }
 
+/* --- Kinds of weights ---------------------------------------------------------------------- */
+
+static int add_kind(struct fb_machine_kind *kinds, int n, int cap, struct fb_machine_kind kind)
+{
+    for (int i = 0; i < n; i++) {
+        if (memcmp(&kinds[i], &kind, sizeof kind) == 0) {
+            return n;
+        }
+    }
+    if (n < cap) {
+        kinds[n++] = kind;
+    }
+    return n;
+}
+
+int fb_machine_kinds_of(const struct fb_weights *ws, struct fb_machine_kind *kinds, int cap)
+{
+    int n = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct fb_tensor *t = &ws->catalog->tensors[ws->weights[i].tensor];
+        n = add_kind(kinds, n, cap, (struct fb_machine_kind){.type = t->type});
+        if (ws->weights[i].group >= 0) {
+            n = add_kind(kinds, n, cap,
+                (struct fb_machine_kind){
+                    t->type, (int)t->ne[0], (int)t->ne[1], ws->catalog->n_expert_used});
+        }
+    }
+    return n;
+}
+
 /* --- Computing ----------------------------------------------------------------------------- */
 
 static bool known(const struct fb_machine_request *rq, const struct fb_profile *p,

@@ -11,6 +11,9 @@ struct fb_machine_kind {
     int type, columns, rows, used;
 };
 
+/* The kinds of the weights, each once. Returns how many, at most `cap`; further ones are left out. */
+int fb_machine_kinds_of(const struct fb_weights *weights, struct fb_machine_kind *kinds, int cap);
+
 struct fb_machine_request {
     const struct fb_machine_kind *kinds; /* to have rates for */
     int n_kinds;

@@ -4,16 +4,14 @@
  *
  *      model --reads ahead--> unit as stored --threads--> as computed with --> writer (sidecar/writer.h)
  */
-#include "engine/optimize.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "base/units.h"
 #include "engine/preflight.h"
+#include "engine/sidecar_choice.h"
 #include "os/memory.h"
 #include "os/output.h"
 #include "sidecar/writer.h"
@@ -22,48 +20,6 @@
 #define AHEAD_READS 32
 #define AHEAD_BYTES (64 * FB_MIB)
 #define BATCH_BYTES (16 * FB_MIB)
-
-static struct fb_sidecar_user user_of(const struct forebay_model *m)
-{
-    return (struct fb_sidecar_user){
-        m->catalog, m->options.repack, fb_cpu_name(), forebay_llama_version()};
-}
-
-/* --- Finding ------------------------------------------------------------------------------- */
-
-/* One that is there and may not be used is reported, and is as good as none. */
-static void try_sidecar(struct forebay_model *m, const char *path)
-{
-    struct forebay_error error;
-    struct fb_sidecar_user user = user_of(m);
-    if (!m->sidecar && fb_path_exists(path) &&
-        fb_sidecar_open(path, &user, &m->sidecar, &error) != FOREBAY_OK) {
-        fb_warn("the sidecar is not used. %s (%s)", error.message, error.hint);
-    }
-}
-
-enum forebay_status fb_optimized_open(struct forebay_model *m, struct forebay_error *err)
-{
-    char path[4096];
-    const char *wanted = m->options.sidecar;
-    if (m->options.plain || strcmp(wanted, "none") == 0) {
-        return FOREBAY_OK;
-    }
-    if (strcmp(wanted, "auto") != 0) {
-        if (!fb_path_exists(wanted)) {
-            return fb_fail(err, FOREBAY_E_IO, "Make it: forebay optimize MODEL -o FILE.",
-                "there is no sidecar %s", wanted);
-        }
-        try_sidecar(m, wanted);
-        return FOREBAY_OK;
-    }
-    for (int kept = 0; kept < 2; kept++) {
-        if (fb_sidecar_path(m->catalog, kept, path, sizeof path)) {
-            try_sidecar(m, path);
-        }
-    }
-    return FOREBAY_OK;
-}
 
 /* --- Where it goes ------------------------------------------------------------------------- */
 
@@ -77,8 +33,8 @@ static enum forebay_status check_output(const char *path, struct forebay_error *
     return FOREBAY_OK;
 }
 
-static enum forebay_status choose_path(const struct forebay_model *m, const char *output,
-    char *path, size_t cap, struct forebay_error *err)
+static enum forebay_status choose_path(const struct fb_preflight *p, const char *output, char *path,
+    size_t cap, struct forebay_error *err)
 {
     if (output) {
         int n = snprintf(path, cap, "%s", output);
@@ -88,10 +44,10 @@ static enum forebay_status choose_path(const struct forebay_model *m, const char
         }
         return check_output(path, err);
     }
-    if (fb_sidecar_path(m->catalog, false, path, cap) && fb_path_writable(path)) {
+    if (fb_sidecar_path(p->catalog, false, path, cap) && fb_path_writable(path)) {
         return FOREBAY_OK;
     }
-    if (fb_sidecar_path(m->catalog, true, path, cap) && fb_path_writable(path)) {
+    if (fb_sidecar_path(p->catalog, true, path, cap) && fb_path_writable(path)) {
         return FOREBAY_OK;
     }
     return fb_fail(err, FOREBAY_E_IO, "Say where: -o FILE.",
@@ -107,7 +63,7 @@ struct reading {
 };
 
 struct copying {
-    struct forebay_model *model;
+    const struct fb_preflight *preflight;
     const struct fb_weights *weights;
     const struct fb_sidecar_layout *layout;
     struct fb_sidecar_writer *writer;
@@ -244,7 +200,7 @@ static enum forebay_status copy_batch(struct copying *c, struct forebay_error *e
 
 static enum forebay_status copy_all(struct copying *c, struct forebay_error *err)
 {
-    const struct forebay_model_options *o = &c->model->options;
+    const struct forebay_model_options *o = &c->preflight->options;
     enum forebay_status status = FOREBAY_OK;
     while (status == FOREBAY_OK && fb_sidecar_writer_next(c->writer) < c->layout->n_units) {
         if (o->progress && !o->progress("writing weights as they are computed with", c->done_bytes,
@@ -255,14 +211,14 @@ static enum forebay_status copy_all(struct copying *c, struct forebay_error *err
         status = copy_batch(c, err);
     }
     /* What was read is of the model as it was opened, or is thrown away. */
-    return status == FOREBAY_OK ? fb_catalog_check_files(c->model->catalog, err) : status;
+    return status == FOREBAY_OK ? fb_catalog_check_files(c->preflight->catalog, err) : status;
 }
 
 static enum forebay_status check_memory(const struct copying *c, struct forebay_error *err)
 {
     struct fb_memory_state state;
     fb_memory_state(&state);
-    uint64_t needed = fb_max(AHEAD_BYTES, envelope_most(c)) + form_most(c) + SLACK_BYTES;
+    uint64_t needed = fb_max(AHEAD_BYTES, envelope_most(c)) + form_most(c) + FB_PROCESS_SLACK_BYTES;
     if (fb_memory_headroom(&state) < needed) {
         return fb_fail(err, FOREBAY_E_NOFIT, "Free some memory, or raise the container's limit.",
             "the largest weights need %s of memory, %s is free", FB_SIZE(needed),
@@ -286,7 +242,7 @@ static enum forebay_status copy(struct copying *c, struct forebay_error *err)
 {
     struct fb_io_options io;
     fb_io_options_init(&io);
-    io.method = c->model->options.io_method;
+    io.method = c->preflight->options.io_method;
     enum forebay_status status = check_memory(c, err);
     if (status == FOREBAY_OK) {
         status = fb_io_open(&io, &c->io, err);
@@ -294,7 +250,7 @@ static enum forebay_status copy(struct copying *c, struct forebay_error *err)
     if (status != FOREBAY_OK) {
         return status;
     }
-    c->shaper = fb_repacker_new(c->model->binding, c->model->options.threads);
+    c->shaper = fb_repacker_new(c->preflight->measuring, c->preflight->options.threads);
     c->form = fb_vm_reserve(form_most(c), true);
     status = c->shaper && c->form ? copy_all(c, err)
                                   : fb_fail(err, FOREBAY_E_NOMEM, "", "no memory for weights");
@@ -309,13 +265,13 @@ static enum forebay_status copy(struct copying *c, struct forebay_error *err)
 
 /* --- All of it ----------------------------------------------------------------------------- */
 
-static enum forebay_status write_sidecar(struct forebay_model *m,
+static enum forebay_status write_sidecar(struct fb_preflight *p,
     const struct fb_sidecar_layout *layout, struct forebay_optimized *out,
     struct forebay_error *err)
 {
-    const struct fb_weights *ws = fb_binding_weights(m->binding);
-    struct copying c = {.model = m, .weights = ws, .layout = layout};
-    struct fb_sidecar_user user = user_of(m);
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    struct copying c = {.preflight = p, .weights = ws, .layout = layout};
+    struct fb_sidecar_user user = fb_sidecar_user_here(p->catalog, p->options.repack);
     enum forebay_status status = fb_sidecar_writer_new(out->path, &user, layout, &c.writer, err);
     if (status != FOREBAY_OK) {
         return status;
@@ -357,10 +313,10 @@ static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_la
 }
 
 /* Reads every unit. *right: all are as they were written. */
-static enum forebay_status check_units(const struct forebay_model *m, struct fb_sidecar *sidecar,
+static enum forebay_status check_units(const struct fb_preflight *p, struct fb_sidecar *sidecar,
     const struct fb_sidecar_layout *layout, bool *right, struct forebay_error *err)
 {
-    const struct forebay_model_options *o = &m->options;
+    const struct forebay_model_options *o = &p->options;
     struct fb_file *file = fb_sidecar_file(sidecar);
     enum forebay_status status = FOREBAY_OK;
     uint64_t most = 0;
@@ -390,11 +346,11 @@ static enum forebay_status check_units(const struct forebay_model *m, struct fb_
 }
 
 /* Whether the file is there, and all of it is what we would write. */
-static enum forebay_status is_there(const struct forebay_model *m,
+static enum forebay_status is_there(const struct fb_preflight *p,
     const struct fb_sidecar_layout *layout, const char *path, bool *there,
     struct forebay_error *err)
 {
-    struct fb_sidecar_user user = user_of(m);
+    struct fb_sidecar_user user = fb_sidecar_user_here(p->catalog, p->options.repack);
     struct fb_sidecar *sidecar;
     *there = false;
     if (!fb_path_exists(path) || fb_sidecar_open(path, &user, &sidecar, NULL) != FOREBAY_OK) {
@@ -402,33 +358,33 @@ static enum forebay_status is_there(const struct forebay_model *m,
     }
     enum forebay_status status = FOREBAY_OK;
     if (has_all(sidecar, layout)) {
-        status = check_units(m, sidecar, layout, there, err);
+        status = check_units(p, sidecar, layout, there, err);
     }
     fb_sidecar_close(sidecar);
     return status;
 }
 
-static enum forebay_status optimize(struct forebay_model *m, const char *output,
+static enum forebay_status optimize(struct fb_preflight *p, const char *output,
     struct forebay_optimized *out, struct forebay_error *err)
 {
-    const struct fb_weights *ws = fb_binding_weights(m->binding);
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
     struct fb_sidecar_form *forms = fb_xcalloc((size_t)ws->n_weights, sizeof *forms);
     struct fb_sidecar_layout layout;
     for (int i = 0; i < ws->n_weights; i++) {
-        fb_binding_form(m->binding, i, &forms[i]);
+        fb_binding_form(p->measuring, i, &forms[i]);
     }
     fb_sidecar_lay_out(ws, forms, &layout);
-    enum forebay_status status = choose_path(m, output, out->path, sizeof out->path, err);
+    enum forebay_status status = choose_path(p, output, out->path, sizeof out->path, err);
     if (status == FOREBAY_OK && layout.n_weights == 0) {
         status = fb_fail(err, FOREBAY_E_UNSUPPORTED, "Run it as it is.",
             "%s: its weights are computed with as they are stored, there is nothing to optimize",
-            m->catalog->files[0]->path);
+            p->catalog->files[0]->path);
     }
     if (status == FOREBAY_OK) {
-        status = is_there(m, &layout, out->path, &out->was_there, err);
+        status = is_there(p, &layout, out->path, &out->was_there, err);
     }
     if (status == FOREBAY_OK && !out->was_there) {
-        status = write_sidecar(m, &layout, out, err);
+        status = write_sidecar(p, &layout, out, err);
     }
     if (status == FOREBAY_OK) {
         out->bytes = fb_path_disk_bytes(out->path);
@@ -448,7 +404,7 @@ enum forebay_status forebay_optimize(const char *path,
     struct forebay_error *err)
 {
     struct forebay_model_options o;
-    struct forebay_model *m;
+    struct fb_preflight *p;
     struct forebay_optimized result = {0};
     forebay_model_options_init(&o);
     o.repack = options->repack;
@@ -456,15 +412,12 @@ enum forebay_status forebay_optimize(const char *path,
     o.io_method = options->io_method;
     o.progress = options->progress;
     o.progress_user = options->progress_user;
-    enum forebay_status status = fb_model_new(&o, &m, err);
+    enum forebay_status status = fb_preflight_new_weights(path, &o, &p, err);
     if (status != FOREBAY_OK) {
         return status;
     }
-    status = fb_preflight_weights(m, path, err);
-    if (status == FOREBAY_OK) {
-        status = optimize(m, options->output, &result, err);
-    }
-    forebay_model_free(m);
+    status = optimize(p, options->output, &result, err);
+    fb_preflight_free(p);
     if (status == FOREBAY_OK) {
         *out = result;
     }

@@ -11,7 +11,7 @@
 
 extern "C" {
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 }
 
 struct forebay_sampler {

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
-#include "engine/guard.h"
+#include "engine/session.h"
+#include "engine/model_options.h"
 
 #define KV_FULL 1 /* llama_decode: no room; nothing has changed */
 
@@ -14,14 +14,14 @@ static enum forebay_status check_items(const struct forebay_session *s,
     const struct forebay_item *items, size_t n, struct forebay_error *err)
 {
     const struct forebay_model *m = s->model;
-    uint32_t n_seq = forebay_model_sequences(m), added[256] = {0}, n_rows = 0;
+    uint32_t n_seq = forebay_model_sequences(m), added[FB_SEQ_MAX] = {0}, n_rows = 0;
     if (m->broken) {
         return fb_fail(err, FOREBAY_E_LLAMA, "Load the model again.",
             "an earlier failure inside llama.cpp left the model in an unknown state");
     }
-    if (n == 0 || n > m->options.batch) {
-        return fb_fail(
-            err, FOREBAY_E_USAGE, "", "%zu tokens in a pass of 1 to %u", n, m->options.batch);
+    if (n == 0 || n > m->preflight->options.batch) {
+        return fb_fail(err, FOREBAY_E_USAGE, "", "%zu tokens in a pass of 1 to %u", n,
+            m->preflight->options.batch);
     }
     for (size_t i = 0; i < n; i++) {
         int seq = items[i].seq;
@@ -32,13 +32,13 @@ static enum forebay_status check_items(const struct forebay_session *s,
             return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
                 items[i].token, llama_vocab_n_tokens(m->vocab));
         }
-        if (s->past[seq] + ++added[seq] > m->options.ctx) {
+        if (s->past[seq] + ++added[seq] > m->preflight->options.ctx) {
             return fb_fail(err, FOREBAY_E_USAGE, "Give a larger --ctx.",
-                "sequence %d is longer than the context of %u", seq, m->options.ctx);
+                "sequence %d is longer than the context of %u", seq, m->preflight->options.ctx);
         }
         n_rows += items[i].logits;
     }
-    if (n_rows > n_seq && !m->options.all_logits) {
+    if (n_rows > n_seq && !m->preflight->options.all_logits) {
         return fb_fail(err, FOREBAY_E_USAGE, "", "logits of %u tokens in a pass of %u sequences",
             n_rows, n_seq);
     }
@@ -54,7 +54,7 @@ static void empty(struct forebay_session *s, int seq)
 /* Tokens of a prompt are many of one sequence, or want no logits. */
 static bool is_prompt(const struct forebay_item *items, size_t n)
 {
-    bool seen[256] = {0};
+    bool seen[FB_SEQ_MAX] = {0};
     for (size_t i = 0; i < n; i++) {
         if (!items[i].logits || seen[items[i].seq]) {
             return true;
@@ -68,7 +68,7 @@ static struct llama_batch make_batch(
     const struct forebay_session *s, const struct forebay_item *items, size_t n)
 {
     struct llama_batch batch = llama_batch_init((int32_t)n, 0, 1);
-    uint32_t added[256] = {0};
+    uint32_t added[FB_SEQ_MAX] = {0};
     for (size_t i = 0; i < n; i++) {
         int seq = items[i].seq;
         batch.token[i] = items[i].token;
@@ -92,8 +92,8 @@ enum forebay_status forebay_decode(struct forebay_session *s, const struct foreb
     struct fb_moment start = fb_session_moment(s);
     uint32_t past = s->past[items[0].seq];
     s->start_ns = s->start_ns ? s->start_ns : start.ns;
-    if (s->model->history) {
-        fb_history_count(s->model->history, !prompt);
+    if (s->model->preflight->history) {
+        fb_history_count(s->model->preflight->history, !prompt);
     }
     struct llama_batch batch = make_batch(s, items, n);
     int code;
@@ -173,7 +173,7 @@ enum forebay_status forebay_seq_save(struct forebay_session *s, int seq, const i
 enum forebay_status forebay_seq_load(
     struct forebay_session *s, int seq, uint32_t n, const char *path, struct forebay_error *err)
 {
-    bool fits = n <= s->model->options.ctx;
+    bool fits = n <= s->model->preflight->options.ctx;
     int32_t *tokens = fb_xcalloc(fits ? n : 0, sizeof *tokens);
     size_t got = 0;
     enum forebay_status status = FOREBAY_OK;
@@ -201,17 +201,18 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t n)
 
 uint64_t forebay_state_fingerprint(const struct forebay_model *m)
 {
-    const struct forebay_model_options *o = &m->options;
+    const struct forebay_model_options *o = &m->preflight->options;
     const char *version = llama_version();
     uint64_t hash = mix(0xcbf29ce484222325u, version, strlen(version));
     uint64_t settings[] = {o->repack, m->binding != NULL, (uint64_t)m->placement.device.n_layers};
     hash = mix(hash, settings, sizeof settings);
-    for (int i = 0; i < m->catalog->n_files; i++) {
-        uint64_t file[] = {m->catalog->files[i]->size, m->catalog->files[i]->identity[2]};
+    for (int i = 0; i < m->preflight->catalog->n_files; i++) {
+        uint64_t file[] = {
+            m->preflight->catalog->files[i]->size, m->preflight->catalog->files[i]->identity[2]};
         hash = mix(hash, file, sizeof file);
     }
-    for (int i = 0; i < m->catalog->n_tensors; i++) {
-        const struct fb_tensor *t = &m->catalog->tensors[i];
+    for (int i = 0; i < m->preflight->catalog->n_tensors; i++) {
+        const struct fb_tensor *t = &m->preflight->catalog->tensors[i];
         hash = mix(hash, t->name, strlen(t->name));
         hash = mix(hash, &t->type, sizeof t->type);
         hash = mix(hash, &t->offset, sizeof t->offset);

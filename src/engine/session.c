@@ -1,13 +1,14 @@
 /* session.c - evaluating tokens, sampling, and the figures of a run. */
+#include "engine/session.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
-#include "engine/engine.h"
 #include "engine/guard.h"
-#include "engine/speed.h"
+#include "engine/preflight.h"
 #include "os/memory.h"
 
 /* Which experts a row uses: for the trace, and for the plans of later runs. */
@@ -15,7 +16,7 @@ static void note_route(void *user, int group, const int *experts, int n)
 {
     struct forebay_session *s = user;
     fb_recorder_note(s->recorder, group, experts, n);
-    fb_history_note(s->model->history, group, experts, n);
+    fb_history_note(s->model->preflight->history, group, experts, n);
 }
 
 enum forebay_status forebay_session_new(
@@ -46,8 +47,8 @@ static double weights_s(const struct forebay_session *s)
     uint64_t waited_for =
         s->alone_expert_bytes - fb_min(s->alone_expert_bytes, s->alone_lookahead_bytes);
     uint64_t ahead = s->alone_read_bytes - fb_min(s->alone_read_bytes, waited_for);
-    double extra =
-        fb_speed_attention_s(m, (double)s->alone_past, false) + (double)ahead * m->disk_cpu_s;
+    double extra = fb_preflight_attention_s(m->preflight, (double)s->alone_past, false) +
+                   (double)ahead * m->preflight->disk.cpu_s;
     return fmax(all - extra, all / 2);
 }
 
@@ -59,10 +60,11 @@ void forebay_session_free(struct forebay_session *s)
         if (m->binding) {
             fb_binding_observe(m->binding, NULL, NULL);
         }
-        if (m->history) {
-            fb_history_note_lookahead(m->history, s->alone_lookahead_bytes, s->alone_expert_bytes);
-            fb_history_save(m->history, m->options.threads, m->options.repack,
-                (struct fb_computed){s->alone_tokens, weights_s(s)},
+        if (m->preflight->history) {
+            fb_history_note_lookahead(
+                m->preflight->history, s->alone_lookahead_bytes, s->alone_expert_bytes);
+            fb_history_save(m->preflight->history, m->preflight->options.threads,
+                m->preflight->options.repack, (struct fb_computed){s->alone_tokens, weights_s(s)},
                 (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
         }
         forebay_sampler_free(s->sampler);
@@ -94,18 +96,18 @@ static enum forebay_status check_eval(const struct forebay_session *s, const int
     if (n == 0) {
         return fb_fail(err, FOREBAY_E_USAGE, "", "no tokens to evaluate");
     }
-    if (s->past[0] + n > m->options.ctx) {
+    if (s->past[0] + n > m->preflight->options.ctx) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give a larger --ctx.",
-            "%zu more tokens do not fit into a context of %u (%u in use)", n, m->options.ctx,
-            s->past[0]);
+            "%zu more tokens do not fit into a context of %u (%u in use)", n,
+            m->preflight->options.ctx, s->past[0]);
     }
-    if (all_logits && !m->options.all_logits) {
+    if (all_logits && !m->preflight->options.all_logits) {
         return fb_fail(
             err, FOREBAY_E_USAGE, "", "the model was not loaded for logits of all tokens");
     }
-    if (all_logits && n > m->options.batch) {
+    if (all_logits && n > m->preflight->options.batch) {
         return fb_fail(err, FOREBAY_E_USAGE, "Evaluate in passes of at most the batch.",
-            "logits of %zu tokens in one call: the batch is %u", n, m->options.batch);
+            "logits of %zu tokens in one call: the batch is %u", n, m->preflight->options.batch);
     }
     for (size_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= llama_vocab_n_tokens(m->vocab)) {
@@ -153,9 +155,9 @@ enum forebay_status fb_session_decode(
         status = cause != FOREBAY_OK ? cause : status;
     }
     if (status == FOREBAY_OK && m->binding) { /* what was read must still be what was opened */
-        status = fb_catalog_check_files(m->catalog, err);
-        if (status == FOREBAY_OK && m->sidecar) {
-            status = fb_file_check(fb_sidecar_file(m->sidecar), err);
+        status = fb_catalog_check_files(m->preflight->catalog, err);
+        if (status == FOREBAY_OK && m->preflight->sidecar) {
+            status = fb_file_check(fb_sidecar_file(m->preflight->sidecar), err);
         }
     }
     return status;
@@ -232,12 +234,12 @@ enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *token
     bool prompt = s->prompt_tokens == 0 || n > 1; /* what begins a session is its prompt */
     struct fb_moment start = fb_session_moment(s);
     s->start_ns = s->start_ns ? s->start_ns : start.ns;
-    if (s->model->history) {
-        fb_history_count(s->model->history, !prompt);
+    if (s->model->preflight->history) {
+        fb_history_count(s->model->preflight->history, !prompt);
     }
     s->n_rows = 0;
     for (size_t done = 0; done < n;) {
-        size_t count = fb_min(n - done, s->model->options.batch);
+        size_t count = fb_min(n - done, s->model->preflight->options.batch);
         fb_recorder_begin(s->recorder);
         status = eval_pass(s, tokens + done, count, all_logits, done + count == n, err);
         if (status != FOREBAY_OK) {
@@ -273,7 +275,7 @@ enum forebay_status forebay_trace_start(
         return fb_fail(err, FOREBAY_E_USAGE, "Stop the other one first.",
             "the session records a trace already");
     }
-    if (m->catalog->n_expert == 0) {
+    if (m->preflight->catalog->n_expert == 0) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Only mixture-of-experts models have routes.",
             "there is no trace to record: the model has no experts");
     }
@@ -352,82 +354,5 @@ void forebay_sample_accept(struct forebay_session *s, int32_t token)
 {
     if (s->sampler) {
         forebay_sampler_accept(s->sampler, token);
-    }
-}
-
-/* --- Figures ------------------------------------------------------------------------------- */
-
-static double rate(uint64_t count, uint64_t ns)
-{
-    return ns ? (double)count / ((double)ns * 1e-9) : 0;
-}
-
-/* As before the first token, but for tokens with as many before them as there were. */
-static double estimated(const struct forebay_session *s)
-{
-    const struct forebay_model *m = s->model;
-    struct fb_speed speed = m->speed;
-    bool one = forebay_model_sequences(m) == 1; /* others have tokens of all lengths at once */
-    if (one && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
-        double past = (double)s->alone_past / (double)s->alone_tokens;
-        fb_speed_estimate(m, m->plan, m->disk_bytes_per_s, past, &speed);
-    }
-    return speed.decode_tok_per_s;
-}
-
-void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *out)
-{
-    const struct forebay_model *m = s->model;
-    struct fb_stream_stats stream = {0};
-    if (m->binding) {
-        fb_stream_stats(fb_binding_stream(m->binding), &stream);
-    }
-    *out = (struct forebay_stats){
-        .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
-        .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
-        .time_to_first_token_s = (double)s->first_token_ns * 1e-9,
-        .prompt_tokens = s->prompt_tokens,
-        .generated_tokens = s->generated_tokens,
-        .read_bytes = stream.io.read_bytes - m->loaded.io.read_bytes,
-        .decode_read_bytes = s->decode_read_bytes,
-        .demand_bytes = stream.demand_bytes - m->loaded.demand_bytes,
-        .prefetch_bytes = stream.prefetch_bytes - m->loaded.prefetch_bytes,
-        .prefetch_used_bytes = stream.prefetch_used_bytes - m->loaded.prefetch_used_bytes,
-        .expert_requests = stream.expert_requests,
-        .expert_hits = stream.expert_hits,
-        .prompt_s = (double)s->prompt_ns * 1e-9,
-        .decode_s = (double)s->decode_ns * 1e-9,
-        .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
-        .prefetch_stall_s = (double)(stream.prefetch_stall_ns - m->loaded.prefetch_stall_ns) * 1e-9,
-        .unpack_s = (double)(stream.unpack_ns - m->loaded.unpack_ns) * 1e-9,
-        .disk_bytes_per_s = m->disk_bytes_per_s,
-        .estimated_tok_per_s = estimated(s),
-        .estimated_prompt_tok_per_s = m->speed.prompt_tok_per_s,
-        .load_s = m->load_s,
-        .load_read_bytes = m->load_read_bytes,
-        .resident_bytes = m->placement.resident_bytes,
-        .device_layers = (uint64_t)m->placement.device.n_layers,
-        .device_bytes = m->placement.device.bytes,
-        .governor_shrinks = stream.shrinks,
-        .governor_grows = stream.grows,
-        .peak_rss_bytes = fb_memory_peak_rss(),
-        .budget_bytes = m->placement.budget_bytes,
-        .written_bytes = fb_os_written_bytes(),
-    };
-    memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
-    double own_s = m->binding ? (double)fb_binding_own_ns(m->binding) * 1e-9 : 0;
-    double waited_s = out->stall_s + out->unpack_s, wall_s = out->prompt_s + out->decode_s;
-    out->demand_stall_s = out->stall_s - out->prefetch_stall_s;
-    out->scheduler_s = own_s > waited_s ? own_s - waited_s : 0;
-    double ours_s = waited_s + out->scheduler_s;
-    out->compute_s = wall_s > ours_s ? wall_s - ours_s : 0;
-    if (out->expert_requests) {
-        out->hit_rate = (double)out->expert_hits / (double)out->expert_requests;
-    }
-    if (m->disk_bytes_per_s > 0 && s->decode_ns > 0) {
-        uint64_t cold = fb_catalog_bytes_per_token(m->catalog);
-        out->disk_utilisation =
-            (double)s->decode_read_bytes / ((double)s->decode_ns * 1e-9 * m->disk_bytes_per_s);
-        out->roofline_ratio = out->decode_tok_per_s * (double)cold / m->disk_bytes_per_s;
     }
 }

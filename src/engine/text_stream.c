@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/model.h"
 #include "engine/prompt.h"
 
 struct forebay_text {
