@@ -1,7 +1,7 @@
 /* reply.cpp - generated text as content, reasoning and tool calls, by llama.cpp's parsers. */
 #include <random>
 
-#include "engine/guarded.h"
+#include "engine/guard.h"
 #include "engine/prompt.h"
 
 extern "C" {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "common/sampling.h"
-#include "engine/guarded.h"
+#include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
 
