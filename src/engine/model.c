@@ -247,3 +247,19 @@ uint32_t forebay_model_sequences(const struct forebay_model *m)
 {
     return fb_options_sequences(fb_model_options(m));
 }
+
+enum forebay_status fb_model_check_usable(const struct forebay_model *m, struct forebay_error *err)
+{
+    return m->broken ? fb_fail(err, FOREBAY_E_LLAMA, "Load the model again.",
+                           "an earlier failure inside llama.cpp left the model in an unknown state")
+                     : FOREBAY_OK;
+}
+
+enum forebay_status fb_model_check_token(
+    const struct forebay_model *m, int32_t token, struct forebay_error *err)
+{
+    int n = llama_vocab_n_tokens(m->vocab);
+    return token < 0 || token >= n ? fb_fail(err, FOREBAY_E_USAGE, "",
+                                         "token %d is not in the vocabulary of %d", token, n)
+                                   : FOREBAY_OK;
+}

@@ -29,4 +29,12 @@ static inline const struct forebay_model_options *fb_model_options(const struct 
     return &m->preflight->options;
 }
 
+/* E_LLAMA after llama.cpp left an evaluation by an exception. */
+enum forebay_status fb_model_check_usable(
+    const struct forebay_model *model, struct forebay_error *err);
+
+/* E_USAGE for a token that is not in the vocabulary. */
+enum forebay_status fb_model_check_token(
+    const struct forebay_model *model, int32_t token, struct forebay_error *err);
+
 #endif

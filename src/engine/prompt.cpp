@@ -3,6 +3,7 @@
 
 extern "C" {
 #include "base/error.h"
+#include "engine/model.h"
 }
 
 enum forebay_status forebay_prompt_from_text(const struct forebay_model *m, const char *text,
@@ -35,9 +36,9 @@ enum forebay_status forebay_prompt_from_tokens(const struct forebay_model *m, co
         return fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
     }
     for (size_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= forebay_model_n_vocab(m)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
-                tokens[i], forebay_model_n_vocab(m));
+        enum forebay_status status = fb_model_check_token(m, tokens[i], err);
+        if (status != FOREBAY_OK) {
+            return status;
         }
     }
     auto prompt = new forebay_prompt;

@@ -5,23 +5,22 @@
 #include "engine/session.h"
 #include "os/memory.h"
 
-/* --- Figures ------------------------------------------------------------------------------- */
-
 static double rate(uint64_t count, uint64_t ns)
 {
     return ns ? (double)count / ((double)ns * 1e-9) : 0;
 }
 
-/* As before the first token, but for tokens with as many before them as there were. */
-static double estimated(const struct forebay_session *s)
+/* The estimate for the tokens that were decoded: with the average number of tokens before them. Where
+ * several sequences run at once there is no such number, and the estimate of the preflight stays. */
+static double estimated_tok_per_s(const struct forebay_session *s)
 {
     const struct forebay_model *m = s->model;
-    struct fb_speed speed = m->preflight->speed;
-    bool one = forebay_model_sequences(m) == 1; /* others have tokens of all lengths at once */
-    if (one && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
+    const struct fb_preflight *p = m->preflight;
+    struct fb_speed speed = p->speed;
+    if (forebay_model_sequences(m) == 1 && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
         double past = (double)s->alone_past / (double)s->alone_tokens;
-        fb_preflight_estimate(m->preflight, fb_binding_weights(m->binding), m->plan,
-            m->preflight->disk.bytes_per_s, past, &speed);
+        fb_preflight_estimate(
+            p, fb_binding_weights(m->binding), m->plan, p->disk.bytes_per_s, past, &speed);
     }
     return speed.decode_tok_per_s;
 }
@@ -29,6 +28,7 @@ static double estimated(const struct forebay_session *s)
 void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *out)
 {
     const struct forebay_model *m = s->model;
+    double disk = m->preflight->disk.bytes_per_s;
     struct fb_stream_stats stream = {0};
     if (m->binding) {
         fb_stream_stats(fb_binding_stream(m->binding), &stream);
@@ -51,8 +51,8 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
         .prefetch_stall_s = (double)(stream.prefetch_stall_ns - m->loaded.prefetch_stall_ns) * 1e-9,
         .unpack_s = (double)(stream.unpack_ns - m->loaded.unpack_ns) * 1e-9,
-        .disk_bytes_per_s = m->preflight->disk.bytes_per_s,
-        .estimated_tok_per_s = estimated(s),
+        .disk_bytes_per_s = disk,
+        .estimated_tok_per_s = estimated_tok_per_s(s),
         .estimated_prompt_tok_per_s = m->preflight->speed.prompt_tok_per_s,
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
@@ -75,10 +75,9 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
     if (out->expert_requests) {
         out->hit_rate = (double)out->expert_hits / (double)out->expert_requests;
     }
-    if (m->preflight->disk.bytes_per_s > 0 && s->decode_ns > 0) {
+    if (disk > 0 && s->decode_ns > 0) {
         uint64_t cold = fb_catalog_bytes_per_token(m->preflight->catalog);
-        out->disk_utilisation = (double)s->decode_read_bytes /
-                                ((double)s->decode_ns * 1e-9 * m->preflight->disk.bytes_per_s);
-        out->roofline_ratio = out->decode_tok_per_s * (double)cold / m->preflight->disk.bytes_per_s;
+        out->disk_utilisation = (double)s->decode_read_bytes / ((double)s->decode_ns * 1e-9 * disk);
+        out->roofline_ratio = out->decode_tok_per_s * (double)cold / disk;
     }
 }

@@ -1,17 +1,24 @@
-/* session.c - evaluating tokens, sampling, and the figures of a run. */
+/*
+ * session.c - a session: evaluating tokens, accounting for them, routing traces, sampling.
+ *
+ *      forebay_eval      one call, any number of tokens of the first sequence: one prompt or decode
+ *        eval_pass       at most a batch of them: one llama_decode. It succeeds as a whole, or its
+ *                        tokens are removed from the KV cache again
+ *      note_route        called by the device during a pass, for each row of each layer with experts
+ *
+ * forebay_decode (sequences.c) is the same for several sequences.
+ */
 #include "engine/session.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
-#include "engine/guard.h"
-#include "engine/preflight.h"
-#include "os/memory.h"
 
-/* Which experts a row uses: for the trace, and for the plans of later runs. */
+/* --- Life ---------------------------------------------------------------------------------- */
+
+/* An fb_route_fn: the experts of a row, for the trace and for the plans of later runs. */
 static void note_route(void *user, int group, const int *experts, int n)
 {
     struct forebay_session *s = user;
@@ -38,35 +45,40 @@ enum forebay_status forebay_session_new(
     return FOREBAY_OK;
 }
 
-/* Seconds of computing with weights, of the tokens that came alone: without what their estimates
- * count on top. */
+/* Seconds that computing with weights took for the tokens decoded alone: without attention and the
+ * processor time of prefetching, which estimates add separately. */
 static double weights_s(const struct forebay_session *s)
 {
-    const struct forebay_model *m = s->model;
+    const struct fb_preflight *p = s->model->preflight;
     double all = (double)s->alone_compute_ns * 1e-9;
-    uint64_t waited_for =
+    uint64_t demand =
         s->alone_expert_bytes - fb_min(s->alone_expert_bytes, s->alone_lookahead_bytes);
-    uint64_t ahead = s->alone_read_bytes - fb_min(s->alone_read_bytes, waited_for);
-    double extra = fb_preflight_attention_s(m->preflight, (double)s->alone_past, false) +
-                   (double)ahead * m->preflight->disk.cpu_s;
+    uint64_t prefetched = s->alone_read_bytes - fb_min(s->alone_read_bytes, demand);
+    double extra = fb_preflight_attention_s(p, (double)s->alone_past, false) +
+                   (double)prefetched * p->disk.cpu_s;
     return fmax(all - extra, all / 2);
+}
+
+static void save_history(const struct forebay_session *s)
+{
+    const struct forebay_model_options *o = fb_model_options(s->model);
+    struct fb_history *history = s->model->preflight->history;
+    if (history) {
+        fb_history_note_lookahead(history, s->alone_lookahead_bytes, s->alone_expert_bytes);
+        fb_history_save(history, o->threads, o->repack,
+            (struct fb_computed){s->alone_tokens, weights_s(s)},
+            (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
+    }
 }
 
 void forebay_session_free(struct forebay_session *s)
 {
     if (s) {
-        struct forebay_model *m = s->model;
         fb_recorder_close(s->recorder, NULL);
-        if (m->binding) {
-            fb_binding_observe(m->binding, NULL, NULL);
+        if (s->model->binding) {
+            fb_binding_observe(s->model->binding, NULL, NULL);
         }
-        if (m->preflight->history) {
-            fb_history_note_lookahead(
-                m->preflight->history, s->alone_lookahead_bytes, s->alone_expert_bytes);
-            fb_history_save(m->preflight->history, m->preflight->options.threads,
-                m->preflight->options.repack, (struct fb_computed){s->alone_tokens, weights_s(s)},
-                (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
-        }
+        save_history(s);
         forebay_sampler_free(s->sampler);
         s->model->in_session = false;
         free(s->past);
@@ -84,46 +96,42 @@ uint32_t forebay_session_n_past(const struct forebay_session *s)
 static enum forebay_status check_eval(const struct forebay_session *s, const int32_t *tokens,
     size_t n, bool all_logits, struct forebay_error *err)
 {
-    const struct forebay_model *m = s->model;
-    if (m->broken) {
-        return fb_fail(err, FOREBAY_E_LLAMA, "Load the model again.",
-            "an earlier failure inside llama.cpp left the model in an unknown state");
+    const struct forebay_model_options *o = fb_model_options(s->model);
+    enum forebay_status status = fb_model_check_usable(s->model, err);
+    if (status != FOREBAY_OK) {
+        return status;
     }
     if (s->broken) {
         return fb_fail(err, FOREBAY_E_IO, "Start a new session.",
-            "an earlier failure left this session without its past");
+            "an earlier failure left this session without the tokens before it");
     }
     if (n == 0) {
         return fb_fail(err, FOREBAY_E_USAGE, "", "no tokens to evaluate");
     }
-    if (s->past[0] + n > m->preflight->options.ctx) {
+    if (s->past[0] + n > o->ctx) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give a larger --ctx.",
-            "%zu more tokens do not fit into a context of %u (%u in use)", n,
-            m->preflight->options.ctx, s->past[0]);
+            "%zu more tokens do not fit into a context of %u (%u in use)", n, o->ctx, s->past[0]);
     }
-    if (all_logits && !m->preflight->options.all_logits) {
+    if (all_logits && !o->all_logits) {
         return fb_fail(
             err, FOREBAY_E_USAGE, "", "the model was not loaded for logits of all tokens");
     }
-    if (all_logits && n > m->preflight->options.batch) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Evaluate in passes of at most the batch.",
-            "logits of %zu tokens in one call: the batch is %u", n, m->preflight->options.batch);
+    if (all_logits && n > o->batch) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Evaluate at most a batch at a time.",
+            "logits of %zu tokens in one call: the batch is %u", n, o->batch);
     }
-    for (size_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= llama_vocab_n_tokens(m->vocab)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
-                tokens[i], llama_vocab_n_tokens(m->vocab));
-        }
+    for (size_t i = 0; i < n && status == FOREBAY_OK; i++) {
+        status = fb_model_check_token(s->model, tokens[i], err);
     }
-    return FOREBAY_OK;
+    return status;
 }
 
-/* A failed pass must leave nothing behind: its cells are removed from the memory. */
-static void take_back(struct forebay_session *s)
+/* Removes the cells of a failed pass from the KV cache. */
+static void remove_pass(struct forebay_session *s)
 {
     llama_memory_t memory = llama_get_memory(s->model->ctx);
     if (!llama_memory_seq_rm(memory, 0, (llama_pos)s->past[0], -1)) {
-        s->broken = true; /* recurrent state cannot be taken back in part */
+        s->broken = true; /* recurrent state cannot be cut */
     }
 }
 
@@ -136,7 +144,7 @@ uint32_t forebay_session_keep(struct forebay_session *s, uint32_t n)
     if (n == 0 || s->broken || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
         llama_memory_clear(memory, true);
         n = 0;
-        s->broken = false; /* nothing is left that could be wrong */
+        s->broken = false; /* the state is empty, and so consistent */
     }
     s->past[0] = n;
     s->n_rows = 0;
@@ -149,15 +157,16 @@ enum forebay_status fb_session_decode(
     struct forebay_model *m = s->model;
     *code = 0;
     enum forebay_status status = fb_guard_decode(m->ctx, batch, code, err);
-    m->broken = status != FOREBAY_OK && *code == 0; /* it did not return */
+    m->broken = status != FOREBAY_OK && *code == 0; /* it threw */
     if (status != FOREBAY_OK && m->binding) {
         enum forebay_status cause = fb_binding_take_error(m->binding, err);
         status = cause != FOREBAY_OK ? cause : status;
     }
-    if (status == FOREBAY_OK && m->binding) { /* what was read must still be what was opened */
-        status = fb_catalog_check_files(m->preflight->catalog, err);
-        if (status == FOREBAY_OK && m->preflight->sidecar) {
-            status = fb_file_check(fb_sidecar_file(m->preflight->sidecar), err);
+    if (status == FOREBAY_OK && m->binding) { /* the files read must not have changed (E3) */
+        const struct fb_preflight *p = m->preflight;
+        status = fb_catalog_check_files(p->catalog, err);
+        if (status == FOREBAY_OK && p->sidecar) {
+            status = fb_file_check(fb_sidecar_file(p->sidecar), err);
         }
     }
     return status;
@@ -181,7 +190,7 @@ static enum forebay_status eval_pass(struct forebay_session *s, const int32_t *t
     llama_batch_free(batch);
     if (status != FOREBAY_OK) {
         if (!m->broken) {
-            take_back(s);
+            remove_pass(s);
         }
         return status;
     }
@@ -189,7 +198,9 @@ static enum forebay_status eval_pass(struct forebay_session *s, const int32_t *t
     return FOREBAY_OK;
 }
 
-struct fb_moment fb_session_moment(const struct forebay_session *s)
+/* --- Accounting ---------------------------------------------------------------------------- */
+
+static struct fb_moment moment(const struct forebay_session *s)
 {
     const struct forebay_model *m = s->model;
     struct fb_stream_stats stats = {0};
@@ -200,29 +211,49 @@ struct fb_moment fb_session_moment(const struct forebay_session *s)
         stats.expert_bytes, stats.lookahead_bytes};
 }
 
-void fb_session_account(
-    struct forebay_session *s, size_t n, uint32_t past, bool prompt, struct fb_moment start)
+struct fb_moment fb_session_begin(struct forebay_session *s, bool prompt)
 {
-    struct fb_moment end = fb_session_moment(s);
-    uint64_t ns = end.ns - start.ns, waited = end.waited_ns - start.waited_ns;
+    struct fb_history *history = s->model->preflight->history;
+    struct fb_moment begin = moment(s);
+    s->start_ns = s->start_ns ? s->start_ns : begin.ns;
+    if (history) {
+        fb_history_count(history, !prompt);
+    }
+    return begin;
+}
+
+void fb_session_end(
+    struct forebay_session *s, size_t n, uint32_t past, bool prompt, struct fb_moment begin)
+{
+    struct fb_moment end = moment(s);
+    uint64_t ns = end.ns - begin.ns, waited = end.waited_ns - begin.waited_ns;
     if (prompt) {
         s->prompt_tokens += n;
         s->prompt_ns += ns;
         s->prompt_compute_ns += ns - fb_min(ns, waited);
-    } else {
-        s->decode_tokens += n;
-        s->decode_ns += ns;
-        if (n == 1) {
-            s->alone_tokens++;
-            s->alone_compute_ns += ns - fb_min(ns, waited);
-            s->alone_expert_bytes += end.expert_bytes - start.expert_bytes;
-            s->alone_lookahead_bytes += end.lookahead_bytes - start.lookahead_bytes;
-            s->alone_read_bytes += end.read_bytes - start.read_bytes;
-            s->alone_past += past;
-        }
-        s->decode_read_bytes += end.read_bytes - start.read_bytes;
+        return;
+    }
+    s->decode_tokens += n;
+    s->decode_ns += ns;
+    s->decode_read_bytes += end.read_bytes - begin.read_bytes;
+    if (n == 1) {
+        s->alone_tokens++;
+        s->alone_compute_ns += ns - fb_min(ns, waited);
+        s->alone_past += past;
+        s->alone_read_bytes += end.read_bytes - begin.read_bytes;
+        s->alone_expert_bytes += end.expert_bytes - begin.expert_bytes;
+        s->alone_lookahead_bytes += end.lookahead_bytes - begin.lookahead_bytes;
     }
 }
+
+void fb_session_sampled(struct forebay_session *s)
+{
+    if (s->generated_tokens++ == 0) {
+        s->first_token_ns = fb_now_ns() - s->start_ns;
+    }
+}
+
+/* --- forebay_eval -------------------------------------------------------------------------- */
 
 enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *tokens, size_t n,
     bool all_logits, struct forebay_error *err)
@@ -231,15 +262,11 @@ enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *token
     if (status != FOREBAY_OK) {
         return status;
     }
-    bool prompt = s->prompt_tokens == 0 || n > 1; /* what begins a session is its prompt */
-    struct fb_moment start = fb_session_moment(s);
-    s->start_ns = s->start_ns ? s->start_ns : start.ns;
-    if (s->model->preflight->history) {
-        fb_history_count(s->model->preflight->history, !prompt);
-    }
+    bool prompt = s->prompt_tokens == 0 || n > 1; /* a session begins with its prompt */
+    struct fb_moment begin = fb_session_begin(s, prompt);
     s->n_rows = 0;
     for (size_t done = 0; done < n;) {
-        size_t count = fb_min(n - done, s->model->preflight->options.batch);
+        size_t count = fb_min(n - done, fb_model_options(s->model)->batch);
         fb_recorder_begin(s->recorder);
         status = eval_pass(s, tokens + done, count, all_logits, done + count == n, err);
         if (status != FOREBAY_OK) {
@@ -250,7 +277,7 @@ enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *token
     }
     s->n_rows = all_logits ? n : 1;
     s->all_rows = all_logits;
-    fb_session_account(s, n, s->past[0] - (uint32_t)n, prompt, start);
+    fb_session_end(s, n, s->past[0] - (uint32_t)n, prompt, begin);
     return FOREBAY_OK;
 }
 
@@ -272,16 +299,16 @@ enum forebay_status forebay_trace_start(
 {
     const struct forebay_model *m = s->model;
     if (s->recorder) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Stop the other one first.",
-            "the session records a trace already");
+        return fb_fail(err, FOREBAY_E_USAGE, "Stop the other trace first.",
+            "the session is already recording a trace");
     }
     if (m->preflight->catalog->n_expert == 0) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Only mixture-of-experts models have routes.",
-            "there is no trace to record: the model has no experts");
+            "no trace to record: the model has no experts");
     }
     if (!m->binding || fb_binding_weights(m->binding)->n_groups == 0) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Record it without a device: --device none.",
-            "there is no trace to record: llama.cpp holds all experts itself");
+            "no trace to record: llama.cpp holds all experts itself");
     }
     return fb_recorder_new(fb_binding_weights(m->binding), path, &s->recorder, err);
 }
@@ -341,13 +368,6 @@ int32_t forebay_sample(struct forebay_session *s)
     int32_t token = -1;
     forebay_sampler_pick(s->sampler, s, s->n_rows - 1, &token, NULL);
     return token;
-}
-
-void fb_session_sampled(struct forebay_session *s)
-{
-    if (s->generated_tokens++ == 0) {
-        s->first_token_ns = fb_now_ns() - s->start_ns;
-    }
 }
 
 void forebay_sample_accept(struct forebay_session *s, int32_t token)

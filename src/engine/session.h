@@ -8,38 +8,45 @@
 struct forebay_session {
     struct forebay_model *model;
     struct forebay_sampler *sampler; /* of forebay_sample; NULL until it is needed */
-    uint32_t *past; /* tokens evaluated, by sequence; a session of one uses the first */
-    size_t n_rows;  /* rows of logits of the last eval */
-    bool all_rows;
-    bool broken;                  /* a failure left state that cannot be taken back */
+    uint32_t *past; /* tokens evaluated, by sequence; forebay_eval and _keep use the first one */
+    size_t n_rows;  /* of logits that the last evaluation left */
+    bool all_rows;  /* one row for each of its tokens; false: only the last one's */
+    bool broken;    /* a failed evaluation left state that could not be removed */
     struct fb_recorder *recorder; /* of a routing trace; NULL: none */
 
-    /* Figures: time and bytes by kind of pass. */
+    /* Totals by kind of evaluation. compute: time without waiting for reads and unpacking. */
     uint64_t prompt_tokens, decode_tokens, generated_tokens;
-    uint64_t prompt_ns, prompt_compute_ns, decode_ns, start_ns, first_token_ns;
+    uint64_t prompt_ns, prompt_compute_ns, decode_ns;
     uint64_t decode_read_bytes;
-    /* Of these, passes of a single row. */
-    uint64_t alone_tokens, alone_compute_ns, alone_expert_bytes, alone_lookahead_bytes;
-    uint64_t alone_past, alone_read_bytes;
+    uint64_t start_ns;       /* when the first evaluation began; 0: not yet */
+    uint64_t first_token_ns; /* from then to the first token chosen */
+    /* The same of decodes of a single token. past: sum of the tokens before each. */
+    uint64_t alone_tokens, alone_compute_ns, alone_past;
+    uint64_t alone_read_bytes, alone_expert_bytes, alone_lookahead_bytes;
 };
 
-/* Evaluates a batch. *code: what llama_decode returned, 0 when it did not. */
+/* Evaluates a batch. *code is what llama_decode returned, 0 when it did not return or was not called.
+ * After a failure, model->broken says whether the model can still be used. */
 enum forebay_status fb_session_decode(struct forebay_session *session, struct llama_batch batch,
     int *code, struct forebay_error *err);
 
-/* What is read from one moment of a session to another. */
+/* Counters when an evaluation begins. */
 struct fb_moment {
     uint64_t ns, read_bytes, waited_ns, expert_bytes, lookahead_bytes;
 };
-struct fb_moment fb_session_moment(const struct forebay_session *session);
-/* A pass of n rows that began at `start` is over. `past`: tokens before the first one. */
-void fb_session_account(
-    struct forebay_session *session, size_t n, uint32_t past, bool prompt, struct fb_moment start);
 
-/* What llama.cpp calls a row of the last evaluation. */
+/* Call it before an evaluation. `prompt`: its tokens are a prompt's, not generated ones. */
+struct fb_moment fb_session_begin(struct forebay_session *session, bool prompt);
+
+/* Call it after an evaluation of n tokens has succeeded, to add it to the totals. `past`: tokens
+ * before the first one. */
+void fb_session_end(
+    struct forebay_session *session, size_t n, uint32_t past, bool prompt, struct fb_moment begin);
+
+/* llama.cpp's index of a row of logits of the last evaluation. */
 int32_t fb_session_row(const struct forebay_session *session, size_t row);
 
-/* A token was chosen: for the figures. */
+/* Counts a token as generated. */
 void fb_session_sampled(struct forebay_session *session);
 
 #endif
