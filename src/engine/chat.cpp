@@ -1,4 +1,16 @@
-/* chat.cpp - conversations rendered to prompts by llama.cpp's chat templates. */
+/*
+ * chat.cpp - renders conversations to prompts with llama.cpp's chat templates.
+ *
+ *      request (JSON) --> names of control tokens in messages marked (control_tokens.h)
+ *          |
+ *          v
+ *      bounds checked (nesting.h), fields read --> llama.cpp's template inputs
+ *          |
+ *          v
+ *      template applied --> prompt: text, tokens, stop strings, grammar, how to parse the reply
+ *
+ * Errors in a request are std::invalid_argument inside; fb_guarded_status makes them E_USAGE.
+ */
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -40,11 +52,11 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
 {
     if (!forebay_model_has_text(m)) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model with a tokenizer.",
-            "the model has no tokenizer, and so no chat");
+            "the model has no tokenizer, so it cannot chat");
     }
     auto chat = new forebay_chat(m->vocab);
-    enum forebay_status status = fb_guarded_status(
-        FOREBAY_E_USAGE, err, "Give a template that it knows.", "use the chat template", [&] {
+    enum forebay_status status = fb_guarded_status(FOREBAY_E_USAGE, err,
+        "Give a template that llama.cpp can parse.", "use the chat template", [&] {
             chat->templates = common_chat_templates_init(m->llama, text ? text : "");
             chat->source = common_chat_templates_source(chat->templates.get());
             return true;
@@ -93,8 +105,8 @@ bool forebay_chat_has_tools(const struct forebay_chat *chat)
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
-/* Marks control tokens in the strings of a message, whatever is in it, and in descriptions of tools.
- * What is compared with a list (roles, names) or copied into a grammar is left alone. */
+/* Marks control tokens in all strings of a message (`here`), and in descriptions of tools. Strings
+ * that are compared with a list (roles, names) or copied into a grammar are left alone. */
 static void protect_strings(const ControlTokens &control, const ControlTokens::Marks &marks,
     common_json &value, bool here, int level = 0)
 {
@@ -119,7 +131,7 @@ static void protect_strings(const ControlTokens &control, const ControlTokens::M
     }
 }
 
-/* A choice of one function is a list of one tool, of which a call is required. */
+/* Reads tool_choice. A choice of one function leaves that tool alone and requires a call. */
 static void choose_tool(
     const common_json &choice, common_json &tools, common_chat_templates_inputs &in)
 {
@@ -208,7 +220,7 @@ static void read_thinking(const common_json &request, common_chat_templates_inpu
     }
 }
 
-/* Templates print any role, but only these mean something. */
+/* Templates print any role, but only these have a meaning. */
 static void check_roles(const common_json &messages)
 {
     static const std::set<std::string> roles = {
@@ -221,7 +233,7 @@ static void check_roles(const common_json &messages)
     }
 }
 
-/* Templates get the arguments of earlier calls parsed, by recursion. */
+/* The arguments of earlier calls are parsed for the template, by recursion. */
 static void check_calls(const common_chat_msg &message)
 {
     for (const auto &call : message.tool_calls) {
@@ -266,7 +278,7 @@ static common_chat_templates_inputs read_request(
         in.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
         in.add_generation_prompt = false;
     }
-    in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* apart from the content */
+    in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* reasoning apart from the content */
     read_thinking(request, in);
     return in;
 }
@@ -278,7 +290,7 @@ static std::vector<llama_token> tokens_of(const llama_vocab *vocab, const std::s
     return common_tokenize(vocab, text, false, true);
 }
 
-/* A word that is one token triggers as that token. */
+/* A trigger word that is a single token triggers as that token. */
 static common_grammar_trigger resolve(
     const llama_vocab *vocab, common_grammar_trigger trigger, std::set<llama_token> &shown)
 {
@@ -293,7 +305,7 @@ static common_grammar_trigger resolve(
     return trigger;
 }
 
-static void take_grammar(const struct forebay_chat *chat, const common_chat_params &params,
+static void set_grammar(const struct forebay_chat *chat, const common_chat_params &params,
     const std::string &wanted, struct forebay_prompt *prompt)
 {
     for (const std::string &name : params.preserved_tokens) {
@@ -319,7 +331,7 @@ static void take_grammar(const struct forebay_chat *chat, const common_chat_para
     }
 }
 
-static void take_parser(const common_chat_params &params, const common_chat_templates_inputs &in,
+static void set_parser(const common_chat_params &params, const common_chat_templates_inputs &in,
     struct forebay_prompt *prompt)
 {
     prompt->parser = common_chat_parser_params(params);
@@ -354,8 +366,8 @@ static void render(
     prompt->tokens = chat->control.tokenize(prompt->text, marks);
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
     prompt->stops = params.additional_stops;
-    take_grammar(chat, params, in.grammar, prompt);
-    take_parser(params, in, prompt);
+    set_grammar(chat, params, in.grammar, prompt);
+    set_parser(params, in, prompt);
 }
 
 enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const char *request,

@@ -1,8 +1,8 @@
 /*
  * devices.c - finds the device, and how much of the model it can hold.
  *
- *      estimate (plan/offload.h) --> llama.cpp measures it --> fits, and more than the best one so far?
- *           ^                                                      yes: it is the best one
+ *      estimate (plan/offload.h) --> llama.cpp measures it --> fits, and more than the best so far?
+ *           ^                                                      |   yes: it is the best
  *           +----- the estimate's error corrects the reserve ------+
  */
 #include "engine/devices.h"
@@ -15,12 +15,12 @@
 #include "base/units.h"
 #include "engine/guard.h"
 
-/* Left free on a device: its driver and the programs that draw the screen need some memory, and not all
- * of the memory reported as free can be allocated. */
+/* Left free on a device: its driver and the programs that draw the screen need some memory, and not
+ * all of the memory reported as free can be allocated. */
 #define RESERVE_BYTES (256 * FB_MIB)
 #define RESERVE_SHARE 16
-/* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers with a KV
- * cache of another size. Two rounds were enough for every model tried. */
+/* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers with
+ * a KV cache of another size. Two rounds were enough for every model tried. */
 #define ROUNDS 8
 
 /* --- Which device -------------------------------------------------------------------------- */
@@ -31,8 +31,8 @@ static bool is_gpu(ggml_backend_dev_t dev)
     return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
 }
 
-/* Renderers that compute on the CPU. ggml reports them as GPUs because it drops Vulkan's device type
- * (VK_PHYSICAL_DEVICE_TYPE_CPU), so they are recognised by their descriptions. */
+/* Renderers that compute on the CPU. ggml reports them as GPUs because it drops Vulkan's device
+ * type (VK_PHYSICAL_DEVICE_TYPE_CPU), so they are recognised by their descriptions. */
 static bool is_software(ggml_backend_dev_t dev)
 {
     static const char *const renderers[] = {"llvmpipe", "lavapipe", "softpipe", "SwiftShader"};

@@ -1,14 +1,16 @@
 /*
- * devices.h - the part of a model that a GPU holds and computes: which device, how much of the model,
- * and what llama.cpp is told.
+ * devices.h - the part of a model that a GPU holds and computes: which device, how much of the
+ * model, and what llama.cpp is told.
  *
- * The device gets the output and as many layers as fit (plan/offload.h). Experts that do not fit are
- * overridden to the CPU's buffer types. For tensors of these types llama.cpp asks an ACCEL device
- * first, so Forebay claims them as it claims the dense weights of layers that are not on the device.
+ * The device gets the output and as many layers as fit (plan/offload.h). Experts that do not fit
+ * are overridden to the CPU's buffer types. For tensors of these types llama.cpp asks an ACCEL
+ * device first, so Forebay claims them as it claims the dense weights of layers that are not on the
+ * device.
  *
- * Exact means here: equal to llama.cpp with the same n_gpu_layers and overrides, with no_host (weights
- * of the CPU are in the CPU's own layouts, not in the device's host buffers) and without op_offload
- * (they are not copied to the device for large batches). `plain` models are loaded with these settings.
+ * Exact means here: equal to llama.cpp with the same n_gpu_layers and overrides, with no_host
+ * (weights of the CPU are in the CPU's own layouts, not in the device's host buffers) and without
+ * op_offload (they are not copied to the device for large batches). `plain` models are loaded with
+ * these settings.
  */
 #ifndef FB_ENGINE_DEVICES_H
 #define FB_ENGINE_DEVICES_H
@@ -38,8 +40,8 @@ void fb_devices_release(struct fb_devices *devices);
 /* Whether the plan puts part of the model on the device. */
 bool fb_devices_used(const struct fb_devices *devices);
 
-/* Bytes of the device's memory that may be used: `wanted_bytes`; if that is 0, the free memory less a
- * reserve, and at most half of the budget where the memory is the machine's. */
+/* Bytes of the device's memory that may be used: `wanted_bytes`; if that is 0, the free memory less
+ * a reserve, and at most half of the budget where the memory is the machine's. */
 uint64_t fb_devices_room(
     const struct fb_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes);
 
@@ -56,8 +58,8 @@ typedef enum forebay_status (*fb_devices_measure)(
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err);
 
-/* Set what llama.cpp must be told about the device; nothing when it is not used. The parameters point
- * into `devices`. */
+/* Set what llama.cpp must be told about the device; nothing when it is not used. The parameters
+ * point into `devices`. */
 void fb_devices_model_params(const struct fb_devices *devices, struct llama_model_params *params);
 void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params);

@@ -1,11 +1,12 @@
 /*
- * grammar_paths.cpp - bounds the number of ways in which a grammar may begin. llama.cpp walks all of
- * them, from every rule, before it samples, and again for each character: the time grows with their
- * number or its square.
+ * grammar_paths.cpp - bounds the number of ways in which a grammar may begin. llama.cpp walks all
+ * of them, from every rule, before it samples, and again for each character: the time grows with
+ * their number or its square.
  *
- * The grammar is read into rules. A rule is a list of alternatives, each a sequence of items; a group
- * in brackets is a rule without a name. Anything unreadable counts as a character, because llama.cpp
- * will refuse it. Then the paths of each rule are counted from those of the rules it begins with:
+ * The grammar is read into rules. A rule is a list of alternatives, each a sequence of items; a
+ * group in brackets is a rule without a name. Anything unreadable counts as a character, because
+ * llama.cpp will refuse it. Then the paths of each rule are counted from those of the rules it
+ * begins with:
  *
  *      root ::= "a"? item | [0-9]      paths: 1 ("a") + 2 (those of item) + 1 = 4
  *      item ::= "b" | "c"              paths: 2

@@ -1,10 +1,10 @@
 /*
  * guard.h - calls into llama.cpp that may throw, as calls that return an error.
  *
- * llama.cpp throws C++ exceptions for bad models and failed graphs, and aborts on inputs it considers
- * impossible. Inside a guarded call both become a status; an abort outside of one, or on another
- * thread, stays an abort. Outputs are set only on success. Any thread may make guarded calls, but they
- * must not be nested.
+ * llama.cpp throws C++ exceptions for bad models and failed graphs, and aborts on inputs it
+ * considers impossible. Inside a guarded call both become a status; an abort outside of one, or on
+ * another thread, stays an abort. Outputs are set only on success. Any thread may make guarded
+ * calls, but they must not be nested.
  */
 #ifndef FB_ENGINE_GUARD_H
 #define FB_ENGINE_GUARD_H
@@ -18,8 +18,8 @@
 extern "C" {
 #endif
 
-/* Sends llama.cpp's and ggml's messages to our log; the last error of theirs also becomes the text of
- * a guarded failure that gives no reason. Call once, before anything else. */
+/* Sends llama.cpp's and ggml's messages to our log; the last error of theirs also becomes the text
+ * of a guarded failure that gives no reason. Call once, before anything else. */
 void fb_guard_init(void);
 
 /* Loads a model from `file`. */

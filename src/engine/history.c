@@ -1,11 +1,14 @@
 /*
  * history.c - see history.h. The file, one per model and set of groups:
  *
- *      models/ID.json   { format, tokens, lookahead, times: [{threads, repack, compute_s, prompt_s}],
- *                         stack_distances: [[count of distance 0, 1, ... n_expert - 1, cold], ...] }
+ *      models/ID.json   { format, tokens, lookahead,
+ *                         times: [{threads, repack, compute_s, prompt_s}, ...],
+ *                         stack_distances: [[uses at distance 0, 1, ... n_expert - 1, first uses],
+ *                                           ...] }                           one list per group
  *
- * The stack distance of a use is the number of other experts of the group used since the expert's last
- * use: an LRU cache of more slots than that has it. So one histogram gives the hits of every size.
+ * The stack distance of a use is the number of other experts of the group used since the expert's
+ * last use: an LRU cache of more slots than that has it. So one histogram gives the hits of every
+ * size.
  */
 #include "engine/history.h"
 
@@ -229,7 +232,8 @@ double fb_history_lookahead(const struct fb_history *h)
 
 /* --- Counting ------------------------------------------------------------------------------ */
 
-/* Moves the expert to the front of the recent ones. Returns its stack distance, n_expert if cold. */
+/* Moves the expert to the front of the recent ones. Returns its stack distance, n_expert if
+ * cold. */
 static int touch(struct fb_history *h, int group, int expert)
 {
     int *list = h->recent[group], *n = &h->n_recent[group], at = 0;
@@ -283,8 +287,8 @@ static void fade(struct fb_history *h)
     h->tokens = fmin(h->tokens, TOKENS_FADE);
 }
 
-/* Moves `known` towards a faster run quickly and towards a slower one slowly: a busy machine will be idle
- * again, and ggml's spinning threads make it look up to a hundred times slower. */
+/* Moves `known` towards a faster run quickly and towards a slower one slowly: a busy machine will
+ * be idle again, and ggml's spinning threads make it look up to a hundred times slower. */
 static void follow(double *known, double seen)
 {
     double weight = seen < *known ? 0.75 : 0.2;

@@ -1,3 +1,11 @@
+/*
+ * machine.c - completes the profile of this machine (hw/profile.h) by measuring, and
+ * forebay_profile.
+ *
+ * A profile belongs to a processor, a number of cores, a size of memory and a version of llama.cpp.
+ * Rates are measured by computing with small tensors of each kind of weight (backend/compute.h);
+ * the disk, by reading blocks of several sizes at several depths.
+ */
 #include "engine/machine.h"
 
 #include <stdio.h>
@@ -25,8 +33,8 @@ static int64_t now(void)
     return (int64_t)time(NULL);
 }
 
-/* What a profile must be of to be believed. */
-static void describe(char *text, size_t cap)
+/* Identity of the machine: a profile of another one is not used. */
+static void describe_machine(char *text, size_t cap)
 {
     struct fb_memory_state state;
     fb_memory_state(&state);
@@ -78,8 +86,8 @@ static bool known(const struct fb_machine_request *rq, const struct fb_profile *
                              repack, threads, kind->columns, kind->rows, kind->used);
 }
 
-/* Measures a kind in one layout. A type that the CPU does not repack, and experts for which there is
- * too little room, are noted as such, so that they are not asked again. */
+/* Measures a kind in one layout. Experts for which there is too little room get the rate of their
+ * type, so that they are not tried again. */
 static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
     const struct fb_machine_kind *kind, bool repack, int threads)
 {
@@ -107,6 +115,7 @@ static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
     fb_profile_put_rate(p, &rate);
 }
 
+/* Whether a rate for this number of threads is to be measured. */
 static bool missing(const struct fb_machine_request *rq, const struct fb_profile *p, int threads)
 {
     bool any =
@@ -118,12 +127,13 @@ static bool missing(const struct fb_machine_request *rq, const struct fb_profile
     return any;
 }
 
-/* Everything that is missing, on so many threads. False when `progress` said to stop. */
+/* Measures the missing rates with so many threads, as step `step` of `steps`. False when the
+ * progress callback stopped it. */
 static bool measure_compute(
     const struct fb_machine_request *rq, struct fb_profile *p, int threads, int step, int steps)
 {
     struct fb_bench *bench = fb_bench_new(threads, rq->room_bytes);
-    bool go_on = true;
+    bool proceed = true;
     if (!bench) {
         return true;
     }
@@ -141,18 +151,18 @@ static bool measure_compute(
             fb_profile_put_rate(p, &rate);
         }
     }
-    for (int i = 0; i < rq->n_kinds && go_on; i++) {
+    for (int i = 0; i < rq->n_kinds && proceed; i++) {
         for (int repack = 0; repack <= (rq->repack ? 1 : 0); repack++) {
             if (!known(rq, p, &rq->kinds[i], repack, threads)) {
                 measure_kind(p, bench, &rq->kinds[i], repack, threads);
             }
         }
-        go_on = !rq->progress ||
-                rq->progress("measuring the processor", (uint64_t)(step * rq->n_kinds + i + 1),
-                    (uint64_t)(steps * rq->n_kinds), rq->progress_user);
+        proceed = !rq->progress ||
+                  rq->progress("measuring the processor", (uint64_t)(step * rq->n_kinds + i + 1),
+                      (uint64_t)(steps * rq->n_kinds), rq->progress_user);
     }
     fb_bench_free(bench);
-    return go_on;
+    return proceed;
 }
 
 int fb_machine_threads(void)
@@ -167,10 +177,10 @@ enum forebay_status fb_machine_profile(
     char path[1024], machine[FB_PROFILE_MACHINE];
     const char *why = "";
     bool place = profile_path(path, sizeof path);
-    describe(machine, sizeof machine);
+    describe_machine(machine, sizeof machine);
     fb_profile_load(place ? path : "", machine, now(), out, &why);
     if (why && place && strcmp(why, "there is none yet") != 0) {
-        fb_warn("the profile %s is measured anew: %s", path, why);
+        fb_warn("measuring the machine again, %s cannot be used: %s", path, why);
     }
     int threads[2] = {rq->threads ? rq->threads : 1, fb_machine_threads()};
     int n = rq->threads == 0 && threads[1] > 1 ? 2 : 1;
@@ -203,8 +213,8 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
     struct fb_profile_disk disk = {.device = files[0]->identity[0], .measured = now()};
     fb_io_options_init(&io);
     io.method = io_method;
-    double share =
-        seconds / (4 * 3 + 6) / 2; /* measuring takes two to five times as long as asked */
+    /* 18 measurements, each of which takes two to five times as long as asked. */
+    double share = seconds / (4 * 3 + 6) / 2;
     for (int b = 0; b < 4; b++) {
         for (int d = 0; d < 3; d++) {
             disk.grid[b][d] = fb_disk_measure(
@@ -212,18 +222,18 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
                                   .sustained;
         }
     }
-    /* The engine's own pattern, in passes apart: disks are not the same from one second to the
-     * next. The middle one counts. */
-    double passes[3];
+    /* The engine's own pattern, three times because disks vary from second to second. The median
+     * counts. */
+    double tries[3];
     for (int i = 0; i < 3; i++) {
-        passes[i] = fb_disk_measure(files, n_files, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, share * 1.5)
-                        .sustained;
+        tries[i] = fb_disk_measure(files, n_files, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, share * 1.5)
+                       .sustained;
     }
-    double least = passes[0], most = passes[0], sum = 0;
+    double least = tries[0], most = tries[0], sum = 0;
     for (int i = 0; i < 3; i++) {
-        least = passes[i] < least ? passes[i] : least;
-        most = passes[i] > most ? passes[i] : most;
-        sum += passes[i];
+        least = tries[i] < least ? tries[i] : least;
+        most = tries[i] > most ? tries[i] : most;
+        sum += tries[i];
     }
     disk.bytes_per_s = sum - least - most;
     double single = fb_disk_measure(files, n_files, &io, 4096, 1, share).sustained;

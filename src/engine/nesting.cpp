@@ -1,5 +1,5 @@
-/* nesting.cpp - see nesting.h. A level takes well under 1 KiB of stack in llama.cpp, so these bounds
- * need less than the smallest thread stack (512 KiB, on macOS). */
+/* nesting.cpp - see nesting.h. A level takes well under 1 KiB of stack in llama.cpp, so these
+ * bounds need less than the smallest thread stack (512 KiB, on macOS). */
 #include "engine/nesting.h"
 
 #include <stdexcept>

@@ -1,6 +1,6 @@
 /*
- * nesting.h - bounds on grammars and schemas from clients. llama.cpp reads both by recursion, so deep
- * nesting would overflow its stack and end the process; some short ones take unbounded time or
+ * nesting.h - bounds on grammars and schemas from clients. llama.cpp reads both by recursion, so
+ * deep nesting would overflow its stack and end the process; some short ones take unbounded time or
  * memory. The bounds are far above those of honest requests.
  */
 #ifndef FB_ENGINE_NESTING_H

@@ -2,9 +2,16 @@
  * optimize.c - forebay_optimize: makes a model's sidecar, unless a complete one exists, and removes
  * sidecars.
  *
- *      claimed weights --> layout of the file --> where it belongs --> complete already? --> make it
- *      (preflight.h)       (sidecar/format.h)                          every unit is      (sidecar_make.h)
- *                                                                      read and checked
+ *      claimed weights       preflight.h
+ *          |
+ *          v
+ *      layout of the file    sidecar/format.h
+ *          |
+ *          v
+ *      where it belongs ---> complete already? every unit is read and checked
+ *                                |  no
+ *                                v
+ *                            write it        sidecar_make.h
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -14,10 +14,10 @@
 #include "model/meta.h"
 #include "os/memory.h"
 
-/* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST tokens,
- * until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read at 4.5
- * bits per weight: two cores beside a disk of 500 MB/s), as long as its intermediate results need at
- * most a BATCH_SHARE-th of the budget, which slots would lose. */
+/* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST
+ * tokens, until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read
+ * at 4.5 bits per weight: two cores beside a disk of 500 MB/s), as long as its intermediate results
+ * need at most a BATCH_SHARE-th of the budget, which slots would lose. */
 #define BATCH_MOST  2048
 #define ROWS_ENOUGH 48
 #define BATCH_SHARE 16
@@ -274,8 +274,8 @@ static enum forebay_status measure_and_plan(
     return status;
 }
 
-/* Weights on a device that shares the machine's memory cannot be streamed. If the model does not fit
- * with one, and the user did not ask for it, the device is left out. */
+/* Weights on a device that shares the machine's memory cannot be streamed. If the model does not
+ * fit with one, and the user did not ask for it, the device is left out. */
 static enum forebay_status measure(
     struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {

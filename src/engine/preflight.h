@@ -14,8 +14,8 @@
  *          v                             v
  *      plan -----------------------> disk, estimate of the speed
  *
- * A forebay_plan is a preflight; a forebay_model owns one and what was loaded by it. llama.cpp loads
- * one model at a time through our device, so a process has one preflight at a time.
+ * A forebay_plan is a preflight; a forebay_model owns one and what was loaded by it. llama.cpp
+ * loads one model at a time through our device, so a process has one preflight at a time.
  */
 #ifndef FB_ENGINE_PREFLIGHT_H
 #define FB_ENGINE_PREFLIGHT_H
@@ -92,8 +92,8 @@ void fb_preflight_estimate(const struct fb_preflight *preflight, const struct fb
 /* `past` to assume before anything has run: a full batch. */
 double fb_preflight_usual_past(const struct fb_preflight *preflight);
 
-/* Seconds per token that attention to `past` tokens takes, for one token alone or in a batch. 0 when
- * the profile does not say. */
+/* Seconds per token that attention to `past` tokens takes, for one token alone or in a batch. 0
+ * when the profile does not say. */
 double fb_preflight_attention_s(const struct fb_preflight *preflight, double past, bool batch);
 
 #endif

@@ -21,7 +21,7 @@ struct fb_recorder {
     struct traced_layer *layers; /* [n_layer] */
     const int32_t **of_token;    /* [n_layer] */
     uint64_t n_passes;
-    bool in_pass; /* between begin and write: passes of several sequences are not recorded */
+    bool in_pass;               /* between begin and write; passes of forebay_decode are outside */
     struct forebay_error error; /* the first one; nothing is written after it */
 };
 
@@ -32,9 +32,9 @@ void fb_recorder_note(struct fb_recorder *r, int group, const int *experts, int 
     }
     struct traced_layer *rows = &r->layers[group];
     if (n != r->top_k) {
-        if (!r->error.status) {
+        if (r->error.status == FOREBAY_OK) {
             fb_fail(&r->error, FOREBAY_E_UNSUPPORTED, "",
-                "%s: a layer used %d experts instead of %d, which a trace cannot say", r->path, n,
+                "%s: a layer used %d experts instead of %d, which a trace cannot hold", r->path, n,
                 r->top_k);
         }
         return;
@@ -78,11 +78,11 @@ enum forebay_status fb_recorder_close(struct fb_recorder *r, struct forebay_erro
         return FOREBAY_OK;
     }
     bool failed = ferror(r->file) != 0;
-    if ((fclose(r->file) || failed) && !r->error.status) {
+    if ((fclose(r->file) || failed) && r->error.status == FOREBAY_OK) {
         fb_fail_errno(&r->error, FOREBAY_E_IO, errno, "", "cannot write %s", r->path);
     }
     enum forebay_status status = r->error.status;
-    if (status && err) {
+    if (status != FOREBAY_OK && err) {
         *err = r->error;
     }
     for (int l = 0; l < r->n_layer; l++) {
@@ -106,7 +106,7 @@ void fb_recorder_begin(struct fb_recorder *r)
     }
 }
 
-/* The experts of token i of n in a layer; NULL when it has none there. */
+/* The experts of token i of n in a layer; NULL when the layer did not compute its row. */
 static const int32_t *route(const struct fb_recorder *r, int layer, size_t i, size_t n)
 {
     const struct traced_layer *rows = &r->layers[layer];
@@ -122,7 +122,7 @@ void fb_recorder_write(struct fb_recorder *r, const int32_t *tokens, size_t n, b
         return;
     }
     r->in_pass = false;
-    if (r->error.status) {
+    if (r->error.status != FOREBAY_OK) {
         return;
     }
     for (size_t i = 0; i < n; i++) {
@@ -130,7 +130,7 @@ void fb_recorder_write(struct fb_recorder *r, const int32_t *tokens, size_t n, b
             r->of_token[l] = route(r, l, i, n);
             if (!r->of_token[l] && (!prompt || r->layers[l].n > 1)) {
                 fb_fail(&r->error, FOREBAY_E_UNSUPPORTED, "",
-                    "%s: layer %d computed %zu rows for %zu tokens, which a trace cannot say",
+                    "%s: layer %d computed %zu rows for %zu tokens, which a trace cannot hold",
                     r->path, l, r->layers[l].n, n);
                 return;
             }

@@ -10,8 +10,9 @@ static double rate(uint64_t count, uint64_t ns)
     return ns ? (double)count / ((double)ns * 1e-9) : 0;
 }
 
-/* The estimate for the tokens that were decoded: with the average number of tokens before them. Where
- * several sequences run at once there is no such number, and the estimate of the preflight stays. */
+/* The estimate for the tokens that were decoded: with the average number of tokens before them.
+ * Where several sequences run at once there is no such number, and the estimate of the preflight
+ * stays. */
 static double estimated_tok_per_s(const struct forebay_session *s)
 {
     const struct forebay_model *m = s->model;

@@ -1,5 +1,5 @@
-/* sequences.c - several sequences in one session: evaluated together, cut, copied, saved. The KV cache
- * is llama.cpp's; session->past has the length of each sequence in it. */
+/* sequences.c - several sequences in one session: evaluated together, cut, copied, saved. The KV
+ * cache is llama.cpp's; session->past has the length of each sequence in it. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -4,7 +4,7 @@
  *      forebay_eval      one call, any number of tokens of the first sequence: one prompt or decode
  *        eval_pass       at most a batch of them: one llama_decode. It succeeds as a whole, or its
  *                        tokens are removed from the KV cache again
- *      note_route        called by the device during a pass, for each row of each layer with experts
+ *      note_route        called by the device during a pass, for each row of each group
  *
  * forebay_decode (sequences.c) is the same for several sequences.
  */

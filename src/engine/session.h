@@ -25,8 +25,8 @@ struct forebay_session {
     uint64_t alone_read_bytes, alone_expert_bytes, alone_lookahead_bytes;
 };
 
-/* Evaluates a batch. *code is what llama_decode returned, 0 when it did not return or was not called.
- * After a failure, model->broken says whether the model can still be used. */
+/* Evaluates a batch. *code is what llama_decode returned, 0 when it did not return or was not
+ * called. After a failure, model->broken says whether the model can still be used. */
 enum forebay_status fb_session_decode(struct forebay_session *session, struct llama_batch batch,
     int *code, struct forebay_error *err);
 

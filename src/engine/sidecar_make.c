@@ -1,5 +1,6 @@
 /*
- * sidecar_make.c - reads units from the model, transforms them and writes them in the sidecar's order.
+ * sidecar_make.c - reads units from the model, transforms them and writes them in the sidecar's
+ * order.
  *
  *      model --reads in flight--> unit as stored --threads--> unit as computed with --> writer
  *             up to 32, in a ring                 in batches                       sidecar/writer.h

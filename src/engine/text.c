@@ -1,4 +1,4 @@
-/* text.c - tokens and text. */
+/* text.c - converts between text and tokens. */
 #include <limits.h>
 #include <string.h>
 
