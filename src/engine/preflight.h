@@ -27,8 +27,9 @@
 #include "engine/history.h"
 #include "plan/estimate.h"
 
-/* Constant once made, except that a session adds to the history. A plain model has no sidecar and
- * no plan; mapped from its file and without a device, it has no binding and no needs either. */
+/* Constant once made, but for fb_preflight_end_measuring and the history, to which a session adds.
+ * A plain model has no sidecar, history, curves and plan; mapped from its file and without a
+ * device, it has no binding and no needs either. */
 struct fb_preflight {
     struct forebay_model_options options; /* defaults filled in; mem_bytes is the budget */
     struct fb_catalog *catalog;
