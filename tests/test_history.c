@@ -293,9 +293,9 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
     static const char *const damage[][2] = {
         {"{", "["},
         {"{", ""},
-        {"\"format\":3", "\"format\":2"},
-        {"\"foreseen\":", "\"foreseen\":-"},
-        {"\"foreseen\":", "\"foreseen\":1"},
+        {"\"format\":4", "\"format\":2"},
+        {"\"lookahead\":", "\"lookahead\":-"},
+        {"\"lookahead\":", "\"lookahead\":1"},
         {"\"tokens\":", "\"tokens\":-"},
         {"\"tokens\":", "\"tokens\":\"many\",\"x\":"},
         {"\"stack_distances\":[", "\"stack_distances\":7,\"x\":["},

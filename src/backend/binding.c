@@ -18,9 +18,6 @@
 #include "base/units.h"
 #include "os/memory.h"
 
-/* What the process takes besides weights, KV cache and compute buffers: thread stacks, logits, the
- * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
-#define SLACK_BYTES (64 * FB_MIB)
 /* A budget that a hint names must still be enough in the next run, whose resident set may differ from
  * the one that it was worked out from: seen once, by 11 MiB, under a limit of memory. */
 #define HINT_BYTES (16 * FB_MIB)
@@ -246,7 +243,7 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
     const struct fb_weights *weights = fb_binding_weights(b);
     uint64_t rss = fb_memory_rss();
     uint64_t held = rss + b->compute_bytes + budget->pending_bytes +
-                    fb_moe_scratch_bytes(b, budget->batch) + SLACK_BYTES +
+                    fb_moe_scratch_bytes(b, budget->batch) + FB_PROCESS_SLACK_BYTES +
                     2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
     uint64_t minimum = fb_plan_minimum(weights), room = budget->weights_bytes;
     *held_bytes = held;

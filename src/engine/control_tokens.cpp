@@ -1,3 +1,4 @@
+/* control_tokens.cpp - see control_tokens.h. */
 #include "engine/control_tokens.h"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ const ControlTokens::Token *ControlTokens::at(const std::string &text, size_t po
     return nullptr;
 }
 
-/* Where the beginning of a name starts that the end of the text cuts off; the length if nowhere. */
+/* Position of a name that is cut off by the end of the text; its length if there is none. */
 size_t ControlTokens::begun_at_end(const std::string &text) const
 {
     size_t longest = 0;
@@ -52,7 +53,7 @@ size_t ControlTokens::begun_at_end(const std::string &text) const
 
 ControlTokens::Marks ControlTokens::choose_marks(const std::string &request)
 {
-    std::string lower(request); /* JSON's escapes may be in any case, and mixed */
+    std::string lower(request); /* JSON's \u escapes may mix cases */
     std::transform(lower.begin(), lower.end(), lower.begin(),
         [](char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c; });
     std::vector<std::string> free;
@@ -140,8 +141,9 @@ std::vector<llama_token> ControlTokens::tokenize(std::string &text, const Marks 
     return guarded.empty() ? tokenize_plain(vocab, text, true) : tokenize_apart(text, guarded);
 }
 
-/* As llama.cpp does it: first the text is divided at control tokens, some of which swallow the space
- * around them; then each piece is tokenized for itself. Here those in guarded ranges do not count. */
+/* As in llama.cpp: the text is divided at control tokens, some of which swallow the white space
+ * around them, then each piece is tokenized by itself. Control tokens in guarded ranges do not
+ * divide it. */
 std::vector<llama_token> ControlTokens::tokenize_apart(
     const std::string &text, const std::vector<Range> &guarded) const
 {

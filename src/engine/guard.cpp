@@ -1,3 +1,4 @@
+/* guard.cpp - see guard.h. */
 #include "engine/guard.h"
 
 #include <cstring>
@@ -8,7 +9,6 @@
 
 #include "common/fit.h"
 #include "common/log.h"
-#include "engine/guarded.h"
 
 extern "C" {
 #include "base/error.h"
@@ -18,7 +18,7 @@ extern "C" {
 static thread_local bool guarded;
 static thread_local std::string last_words;
 
-/* Called by ggml before it aborts. Within a guarded call, leaves by exception instead. */
+/* Called by ggml before it aborts. In a guarded call, throws instead. */
 static void on_abort(const char *message)
 {
     if (guarded) {
@@ -27,7 +27,7 @@ static void on_abort(const char *message)
     fb_log(FOREBAY_LOG_ERROR, "%s", message);
 }
 
-/* llama.cpp logs why, and then throws or returns NULL without saying. */
+/* llama.cpp often logs the reason of a failure, and then throws or returns NULL without one. */
 static void on_log(enum ggml_log_level level, const char *text, void *)
 {
     std::string line(text);
@@ -48,7 +48,7 @@ void fb_guard_init(void)
 {
     llama_log_set(on_log, nullptr);
     ggml_set_abort_callback(on_abort);
-    common_log_set_verbosity_thold(-1); /* libllama-common's own log: to stderr, past ours */
+    common_log_set_verbosity_thold(-1); /* libllama-common logs to stderr, bypassing ours */
 }
 
 bool fb_guarded(const std::function<bool()> &call, std::string &why)
@@ -142,7 +142,7 @@ enum forebay_status fb_guard_measure(const char *path, struct llama_model_params
         }
         return true;
     });
-    llama_log_set(on_log, nullptr); /* that function has a log of its own while it works */
+    llama_log_set(on_log, nullptr); /* common_get_device_memory_data replaced it */
     return status;
 }
 

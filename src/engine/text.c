@@ -1,30 +1,10 @@
-/* text.c - tokens and text. */
+/* text.c - converts between text and tokens. */
 #include <limits.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/model.h"
 #include "engine/guard.h"
-
-int forebay_model_n_vocab(const struct forebay_model *m)
-{
-    return llama_vocab_n_tokens(m->vocab);
-}
-
-uint32_t forebay_model_ctx(const struct forebay_model *m)
-{
-    return m->options.ctx;
-}
-
-uint32_t forebay_model_batch(const struct forebay_model *m)
-{
-    return m->options.batch;
-}
-
-uint32_t forebay_model_ctx_train(const struct forebay_model *m)
-{
-    return (uint32_t)llama_model_n_ctx_train(m->llama);
-}
 
 bool forebay_model_has_text(const struct forebay_model *m)
 {

@@ -24,6 +24,10 @@ void fb_memory_state(struct fb_memory_state *out);
 /* Bytes this process may still take: min(available, limit - limit_used). */
 uint64_t fb_memory_headroom(const struct fb_memory_state *state);
 
+/* Memory of a process besides weights, KV cache and compute buffers: thread stacks, logits, the
+ * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
+#define FB_PROCESS_SLACK_BYTES ((uint64_t)64 << 20)
+
 /* What this process may hold in all when nobody says: what is free and what it has already, less a
  * part that the rest of the machine may need at any time (a tenth, or 512 MiB of a large machine). */
 uint64_t fb_memory_default_budget(void);
