@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/internal.h"
+#include "backend/form.h"
 #include "backend/shuffle.h"
 #include "base/error.h"
 #include "engine/libs.h"
@@ -23,41 +23,40 @@
 /* --- llama.cpp's layouts -------------------------------------------------------------------- */
 
 /* Puts a unit of random bytes into place with the shuffle and without. */
-static void check_unit(const struct claim *claim)
+static void check_unit(const struct fb_form *form)
 {
-    size_t n = ggml_row_size(claim->type, claim->unit_ne[0]) * (size_t)claim->unit_ne[1];
+    size_t n =
+        ggml_row_size(form->layout.type, form->layout.unit_ne[0]) * (size_t)form->layout.unit_ne[1];
     /* A layout may need more than the file. */
-    size_t form_bytes = claim->unit_bytes > n ? claim->unit_bytes : n;
+    size_t form_bytes = form->layout.unit_bytes > n ? form->layout.unit_bytes : n;
     unsigned char *raw = malloc(n), *ours = calloc(form_bytes, 1), *theirs = calloc(form_bytes, 1);
-    struct claim plain = *claim;
+    struct fb_form plain = *form;
     plain.shuffle = NULL;
-    struct unit unit = {claim, raw, ours, n}, by_layout = {&plain, raw, theirs, n};
+    struct fb_raw_unit unit = {form, raw, ours, n}, by_layout = {&plain, raw, theirs, n};
     for (size_t i = 0; i < n; i++) {
         raw[i] = (unsigned char)((i * 2654435761u) >> 13 ^ i >> 3);
     }
-    fb_unit_unpack(&unit);
-    fb_unit_unpack(&by_layout);
+    fb_form_unpack(&unit);
+    fb_form_unpack(&by_layout);
     if (memcmp(ours, theirs, form_bytes) != 0) {
-        fail_msg("%s, %lld x %lld", ggml_type_name(claim->type), (long long)claim->unit_ne[0],
-            (long long)claim->unit_ne[1]);
+        fail_msg("%s, %lld x %lld", ggml_type_name(form->layout.type),
+            (long long)form->layout.unit_ne[0], (long long)form->layout.unit_ne[1]);
     }
     free(raw);
     free(ours);
     free(theirs);
 }
 
-/* The claim of a matrix that llama.cpp would repack; false if it would not. */
-static bool claim_of(struct claim *claim, enum ggml_type type, int64_t columns, int64_t rows)
+/* The form of a matrix that llama.cpp would repack; false if it would not. */
+static bool form_of(struct fb_form *form, enum ggml_type type, int64_t columns, int64_t rows)
 {
     struct ggml_init_params params = {.mem_size = 8 * ggml_tensor_overhead(), .no_alloc = true};
     struct ggml_context *ctx = ggml_init(params);
     struct ggml_tensor *weight = ggml_new_tensor_2d(ctx, type, columns, rows);
     struct ggml_tensor *input = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, columns, 1);
-    *claim = (struct claim){0};
-    bool chosen =
-        fb_claim_choose_form(claim, ggml_mul_mat(ctx, weight, input), weight, true, false);
+    bool chosen = fb_form_choose(form, ggml_mul_mat(ctx, weight, input), weight, true, false);
     ggml_free(ctx);
-    return chosen && claim->layout;
+    return chosen && form->layout.buft;
 }
 
 static void test_every_layout_of_this_processor(void **state)
@@ -69,15 +68,15 @@ static void test_every_layout_of_this_processor(void **state)
         const int64_t shapes[][2] = {{2 * block, 64}, {COLUMNS, ROWS}, {3 * 256, 32}, {5 * 256, 8},
             {7 * 256, 72}, {block, 32}};
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes && block > 0; i++) {
-            struct claim claim;
+            struct fb_form form;
             if (ggml_is_quantized((enum ggml_type)type) && shapes[i][0] % block == 0 &&
-                claim_of(&claim, (enum ggml_type)type, shapes[i][0], shapes[i][1])) {
-                if (strcmp(ggml_backend_buft_name(claim.layout), "CPU_REPACK") == 0) {
-                    assert_non_null(claim.shuffle);
+                form_of(&form, (enum ggml_type)type, shapes[i][0], shapes[i][1])) {
+                if (fb_layout_is_interleaved(&form.layout)) {
+                    assert_non_null(form.shuffle);
                     n++;
                 }
-                check_unit(&claim);
-                ggml_backend_buffer_free(claim.form_buffer);
+                check_unit(&form);
+                fb_form_release(&form);
             }
         }
     }
@@ -87,17 +86,17 @@ static void test_every_layout_of_this_processor(void **state)
 static void test_the_same_kind_is_learnt_once(void **state)
 {
     (void)state;
-    struct claim a, b, c;
-    if (!claim_of(&a, GGML_TYPE_Q4_0, COLUMNS, 64) || !a.shuffle) {
+    struct fb_form a, b, c;
+    if (!form_of(&a, GGML_TYPE_Q4_0, COLUMNS, 64) || !a.shuffle) {
         skip(); /* not repacked by this processor, or for its matrix unit */
     }
-    assert_true(claim_of(&b, GGML_TYPE_Q4_0, COLUMNS, 128));
-    assert_true(claim_of(&c, GGML_TYPE_Q4_0, COLUMNS / 2, 64));
+    assert_true(form_of(&b, GGML_TYPE_Q4_0, COLUMNS, 128));
+    assert_true(form_of(&c, GGML_TYPE_Q4_0, COLUMNS / 2, 64));
     assert_ptr_equal(a.shuffle, b.shuffle);
     assert_ptr_not_equal(a.shuffle, c.shuffle);
-    ggml_backend_buffer_free(a.form_buffer);
-    ggml_backend_buffer_free(b.form_buffer);
-    ggml_backend_buffer_free(c.form_buffer);
+    fb_form_release(&a);
+    fb_form_release(&b);
+    fb_form_release(&c);
 }
 
 /* --- Made-up layouts --------------------------------------------------------------------------- */
@@ -149,8 +148,8 @@ static size_t larger(ggml_backend_buffer_type_t type, const struct ggml_tensor *
     return ggml_nbytes(t) + 1;
 }
 
-/* A claim whose layout makes tiles so. Each has an `extra` of its own: nothing is known of it yet. */
-static struct claim made_up_claim(
+/* A layout that makes tiles so. Each has an `extra` of its own: nothing is known of it yet. */
+static struct fb_layout made_up_layout(
     struct ggml_backend_buffer_type *type, struct ggml_backend_buffer *buffer, make_tile make)
 {
     static char extras[64];
@@ -159,11 +158,11 @@ static struct claim made_up_claim(
     *buffer = (struct ggml_backend_buffer){.iface.set_tensor = made_up_set, .buft = type};
     made_up.make = make;
     assert_in_range(n, 0, 63);
-    return (struct claim){.layout = type,
+    return (struct fb_layout){.buft = type,
         .type = GGML_TYPE_Q4_0,
         .unit_ne = {COLUMNS, ROWS, 1, 1},
-        .form_buffer = buffer,
-        .form_extra = &extras[n++]};
+        .buffer = buffer,
+        .extra = &extras[n++]};
 }
 
 static bool is_learnt(make_tile make, int rows, bool by_column)
@@ -172,12 +171,12 @@ static bool is_learnt(make_tile make, int rows, bool by_column)
     struct ggml_backend_buffer buffer;
     made_up.rows = rows;
     made_up.by_column = by_column;
-    struct claim claim = made_up_claim(&type, &buffer, make);
-    claim.shuffle = fb_shuffle_of(&claim);
-    if (claim.shuffle) {
-        check_unit(&claim);
+    struct fb_form form = {.layout = made_up_layout(&type, &buffer, make)};
+    form.shuffle = fb_shuffle_of(&form.layout);
+    if (form.shuffle) {
+        check_unit(&form);
     }
-    return claim.shuffle != NULL;
+    return form.shuffle != NULL;
 }
 
 static void interleave(unsigned char *out, const unsigned char *in, size_t stride, size_t bytes,
@@ -310,22 +309,22 @@ static void test_layouts_that_are_not_tried(void **state)
     struct ggml_backend_buffer buffer;
     made_up.rows = 8;
     made_up.by_column = false;
-    struct claim claim = made_up_claim(&type, &buffer, interleave);
+    struct fb_layout layout = made_up_layout(&type, &buffer, interleave);
     type.iface.get_name = other_name;
-    assert_null(fb_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&layout));
     type.iface.get_name = repack_name;
     type.iface.get_alloc_size = larger;
-    assert_null(fb_shuffle_of(&claim));
+    assert_null(fb_shuffle_of(&layout));
     type.iface.get_alloc_size = NULL;
-    claim.unit_ne[2] = 2;
-    assert_null(fb_shuffle_of(&claim));
-    claim.unit_ne[2] = 1;
-    claim.unit_ne[1] = ROWS + 1; /* no whole number of tiles */
-    assert_null(fb_shuffle_of(&claim));
-    claim.unit_ne[1] = ROWS;
-    assert_non_null(fb_shuffle_of(&claim));
-    claim.layout = NULL; /* as stored */
-    assert_null(fb_shuffle_of(&claim));
+    layout.unit_ne[2] = 2;
+    assert_null(fb_shuffle_of(&layout));
+    layout.unit_ne[2] = 1;
+    layout.unit_ne[1] = ROWS + 1; /* no whole number of tiles */
+    assert_null(fb_shuffle_of(&layout));
+    layout.unit_ne[1] = ROWS;
+    assert_non_null(fb_shuffle_of(&layout));
+    layout.buft = NULL; /* as stored */
+    assert_null(fb_shuffle_of(&layout));
 }
 
 static int load_llama(void **state)

@@ -102,7 +102,7 @@ void fb_moe_batch_free(struct batch *x)
 
 static uint64_t block_bytes(const struct claim *claim)
 {
-    return fb_max(fb_moe_block_bytes, SCRATCH_ROWS * fb_claim_row_bytes(claim));
+    return fb_max(fb_moe_block_bytes, SCRATCH_ROWS * fb_form_row_bytes(&claim->form));
 }
 
 uint64_t fb_moe_scratch_bytes(const struct fb_binding *b, int tokens)
@@ -113,7 +113,7 @@ uint64_t fb_moe_scratch_bytes(const struct fb_binding *b, int tokens)
         const struct fb_weight *w = &b->weights->weights[i];
         if (w->group >= 0) {
             const struct claim *claim = &b->claims[w->tensor];
-            most = fb_max(most, fb_min(rows * fb_claim_row_bytes(claim), block_bytes(claim)));
+            most = fb_max(most, fb_min(rows * fb_form_row_bytes(&claim->form), block_bytes(claim)));
         }
     }
     return most + rows * (3 * sizeof(struct row) + 2 * sizeof(struct copy) + 2 * sizeof(int));
@@ -234,7 +234,7 @@ static void begin_block(struct job *j)
     x->used = 0;
     if (x->scratch_bytes < block_bytes(j->claim)) {
         uint64_t rows = (uint64_t)x->cap_rows + MAX_PRODUCTS * MAX_FOLD;
-        uint64_t bytes = fb_min(block_bytes(j->claim), rows * fb_claim_row_bytes(j->claim));
+        uint64_t bytes = fb_min(block_bytes(j->claim), rows * fb_form_row_bytes(&j->claim->form));
         if (x->scratch_bytes < bytes) {
             free(x->scratch);
             x->scratch = fb_xmalloc(bytes);
@@ -249,7 +249,7 @@ static enum ggml_status compute_block(struct job *j)
     if (x->n_products == 0) {
         return GGML_STATUS_SUCCESS;
     }
-    struct workers *workers = &j->ex->workers;
+    struct fb_workers *workers = &j->ex->workers;
     fb_workers_reset_ops(workers);
     fb_exec_defer(j->ex, fb_workers_op(workers, copy_rows, &x->gather));
     for (int i = 0; i < x->n_products; i++) {
@@ -418,11 +418,6 @@ static enum ggml_status compute_by_token(struct job *j)
     return status == GGML_STATUS_SUCCESS ? compute_block(j) : status;
 }
 
-static bool is_repacked(const struct claim *claim)
-{
-    return claim->layout && strcmp(ggml_backend_buft_name(claim->layout), "CPU_REPACK") == 0;
-}
-
 enum ggml_status fb_moe_batch_node(struct batch *x, struct exec *ex, struct fb_binding *b,
     struct ggml_tensor *node, struct claim *claim)
 {
@@ -438,7 +433,8 @@ enum ggml_status fb_moe_batch_node(struct batch *x, struct exec *ex, struct fb_b
             break;
         }
         begin_block(&job);
-        status = is_repacked(claim) ? compute_by_token(&job) : compute_by_expert(&job);
+        status = fb_layout_is_interleaved(&claim->form.layout) ? compute_by_token(&job)
+                                                               : compute_by_expert(&job);
     }
     x->had |= 1u << b->weights->weights[claim->weight].part;
     return status;

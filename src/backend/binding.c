@@ -7,7 +7,6 @@
  * (norms, biases, scales, embedding tables, convolutions) stays with llama.cpp, fully resident.
  */
 #include "backend/internal.h"
-#include "backend/shuffle.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,7 +62,7 @@ void fb_binding_free(struct fb_binding *b)
     fb_stream_free(b->stream);
     fb_weights_free(b->weights);
     for (int i = 0; i < b->catalog->n_tensors; i++) {
-        ggml_backend_buffer_free(b->claims[i].form_buffer);
+        fb_form_release(&b->claims[i].form);
     }
     free(b->claims);
     if (fb_bound == b) {
@@ -73,71 +72,6 @@ void fb_binding_free(struct fb_binding *b)
 }
 
 /* --- Claiming ------------------------------------------------------------------------------ */
-
-/* The CPU buffer type that llama.cpp would repack this weight into for this op, or NULL. */
-static ggml_backend_buffer_type_t repacked_layout(
-    const struct ggml_tensor *op, const struct ggml_tensor *weight)
-{
-    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    ggml_backend_dev_get_extra_bufts_t get =
-        (ggml_backend_dev_get_extra_bufts_t)ggml_backend_reg_get_proc_address(
-            ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
-    ggml_backend_buffer_type_t *bufts = get ? get(cpu) : NULL;
-    for (; bufts && *bufts; bufts++) {
-        struct ggml_tensor w = *weight, trial = *op;
-        w.buffer = ggml_backend_buft_alloc_buffer(*bufts, 0);
-        for (int s = 0; s < GGML_MAX_SRC; s++) {
-            if (trial.src[s] == weight) {
-                trial.src[s] = &w;
-            }
-        }
-        bool fits = ggml_backend_dev_supports_op(cpu, &trial);
-        ggml_backend_buffer_free(w.buffer);
-        if (fits) {
-            return *bufts;
-        }
-    }
-    return NULL;
-}
-
-bool fb_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
-    const struct ggml_tensor *weight, bool repack, bool expert)
-{
-    ggml_backend_buffer_type_t layout = repack ? repacked_layout(op, weight) : NULL;
-    struct ggml_tensor unit = *weight;
-    if (expert) {
-        unit.ne[2] = 1;
-        unit.nb[3] = unit.nb[2];
-    }
-    claim->type = weight->type;
-    memcpy(claim->unit_ne, unit.ne, sizeof claim->unit_ne);
-    claim->unit_bytes = ggml_nbytes(&unit);
-    claim->layout = layout;
-    if (!layout) {
-        return true;
-    }
-    claim->unit_bytes = ggml_backend_buft_get_alloc_size(layout, &unit);
-    /* The traits that compute with the layout come from a tensor in a buffer of that type. */
-    claim->form_buffer = ggml_backend_buft_alloc_buffer(layout, 64);
-    if (!claim->form_buffer) {
-        return false;
-    }
-    unit.buffer = claim->form_buffer;
-    unit.data = ggml_backend_buffer_get_base(claim->form_buffer);
-    unit.extra = NULL;
-    unit.view_src = NULL;
-    if (claim->form_buffer->iface.init_tensor) {
-        claim->form_buffer->iface.init_tensor(claim->form_buffer, &unit);
-    }
-    claim->form_extra = unit.extra;
-    if (!claim->form_extra) {
-        ggml_backend_buffer_free(claim->form_buffer);
-        claim->form_buffer = NULL;
-        return false;
-    }
-    claim->shuffle = fb_shuffle_of(claim);
-    return true;
-}
 
 static bool claimable(
     const struct fb_tensor *info, const struct ggml_tensor *op, const struct ggml_tensor *weight)
@@ -171,9 +105,9 @@ bool fb_binding_offer(
     if (claim->claimed) {
         return true;
     }
-    if (!fb_claim_choose_form(claim, op, weight, b->repack, fb_weights_is_expert(info))) {
+    if (!fb_form_choose(&claim->form, op, weight, b->repack, fb_weights_is_expert(info))) {
         fb_debug("%s stays with llama.cpp: no single units in %s", info->name,
-            ggml_backend_buft_name(claim->layout));
+            ggml_backend_buft_name(claim->form.layout.buft));
         return false;
     }
     claim->claimed = true;
@@ -201,8 +135,9 @@ static struct fb_weights *weights_of_claims(struct fb_binding *b)
         struct claim *claim = &b->claims[i];
         if (claim->tensor || (b->measuring && claim->claimed)) {
             claim->weight = n; /* catalogue order: the index fb_weights_new gives it */
-            list[n++] = (struct fb_claim){
-                .tensor = i, .unit_bytes = claim->unit_bytes, .transform = claim->layout != NULL};
+            list[n++] = (struct fb_claim){.tensor = i,
+                .unit_bytes = claim->form.layout.unit_bytes,
+                .transform = claim->form.layout.buft != NULL};
             if (b->sidecar) {
                 fb_records_place(b, claim, &list[n - 1]);
             }
@@ -228,6 +163,25 @@ const struct fb_weights *fb_binding_weights(struct fb_binding *b)
 }
 
 /* --- Running ------------------------------------------------------------------------------- */
+
+void fb_binding_unpack(
+    const struct fb_binding *b, struct fb_workers *w, const struct fb_unpack *unpacks, int n)
+{
+    struct fb_raw_unit *units = fb_workers_units(w, n);
+    for (int i = 0; i < n; i++) {
+        const struct fb_weight *weight = &b->weights->weights[unpacks[i].weight];
+        units[i] = (struct fb_raw_unit){
+            &b->claims[weight->tensor].form, unpacks[i].raw, unpacks[i].dest, weight->file_bytes};
+    }
+    fb_workers_unpack(w, units, n);
+}
+
+/* fb_unpack_fn of the stream; `user` is the binding. */
+static void unpack_for_stream(void *user, const struct fb_unpack *unpacks, int n)
+{
+    struct fb_binding *b = user;
+    fb_binding_unpack(b, &b->exec->workers, unpacks, n);
+}
 
 /* What the machine and its containers have for weights, when other needs will take `rest` more. A
  * budget is a ceiling: it does not make memory. */
@@ -298,7 +252,7 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
         }
     }
     enum forebay_status status =
-        fb_stream_new(b->weights, &config, fb_workers_unpack_for_stream, b, &b->stream, err);
+        fb_stream_new(b->weights, &config, unpack_for_stream, b, &b->stream, err);
     if (status == FOREBAY_OK) {
         status = fb_stream_load(b->stream, progress, progress_user, err);
         if (status != FOREBAY_OK) { /* nobody may compute with what is half loaded */
@@ -354,5 +308,5 @@ void fb_binding_set_threads(struct fb_binding *b, int n_threads)
 
 void *fb_binding_threadpool(struct fb_binding *b)
 {
-    return b->exec->workers.pool;
+    return b->exec->workers.threadpool;
 }

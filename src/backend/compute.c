@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/internal.h"
+#include "backend/workers.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
@@ -27,7 +27,7 @@
 #define ATTENDED 512
 
 struct fb_bench {
-    struct workers workers;
+    struct fb_workers workers;
     uint64_t weight_bytes;
     char *memory;             /* weight_bytes for weights, then activations */
     struct ggml_context *ctx; /* headers of the tensors of one measurement */
@@ -114,29 +114,29 @@ static struct ggml_tensor *product(
 }
 
 /* Seconds per product; weights in `form`. */
-static double time_product(struct fb_bench *bench, const struct claim *form, enum ggml_type type,
+static double time_product(struct fb_bench *bench, const struct fb_form *form, enum ggml_type type,
     int64_t rows, int64_t tokens, double seconds)
 {
     ggml_reset(bench->ctx);
     struct ggml_tensor *node = product(bench, type, rows, tokens);
-    if (form->layout) {
-        node->src[0]->buffer = form->form_buffer;
-        node->src[0]->extra = form->form_extra;
+    if (form->layout.buft) {
+        node->src[0]->buffer = form->layout.buffer;
+        node->src[0]->extra = form->layout.extra;
     }
     return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
                ? usual(bench, &node, 1, seconds)
                : 0;
 }
 
-static uint64_t kept_bytes(const struct claim *form, const struct ggml_tensor *weight)
+static uint64_t kept_bytes(const struct fb_form *form, const struct ggml_tensor *weight)
 {
-    return form->layout ? ggml_backend_buft_get_alloc_size(form->layout, weight)
-                        : ggml_nbytes(weight);
+    return form->layout.buft ? ggml_backend_buft_get_alloc_size(form->layout.buft, weight)
+                             : ggml_nbytes(weight);
 }
 
 /* Multiply-adds per second for a batch whose tokens use N_USED of N_EXPERTS expert matrices each,
  * evenly. */
-static double experts_batch_rate(struct fb_bench *bench, const struct claim *form,
+static double experts_batch_rate(struct fb_bench *bench, const struct fb_form *form,
     enum ggml_type type, int64_t columns, int64_t rows, double seconds)
 {
     int32_t ids[BATCH_TOKENS][N_USED];
@@ -158,9 +158,9 @@ static double experts_batch_rate(struct fb_bench *bench, const struct claim *for
         return 0;
     }
     weight->data = bench->memory;
-    if (form->layout) {
-        weight->buffer = form->form_buffer;
-        weight->extra = form->form_extra;
+    if (form->layout.buft) {
+        weight->buffer = form->layout.buffer;
+        weight->extra = form->layout.extra;
     }
     input->data = bench->memory + bench->weight_bytes;
     chosen->data = ids;
@@ -173,19 +173,19 @@ static double experts_batch_rate(struct fb_bench *bench, const struct claim *for
 
 /* Bytes per second that repacking delivers on all threads, from place to place in our memory: what
  * comes from a disk, and where it goes to, is in no cache of a processor. */
-static double unpack_rate(struct fb_bench *bench, struct claim *form, enum ggml_type type)
+static double unpack_rate(struct fb_bench *bench, struct fb_form *form, enum ggml_type type)
 {
     uint64_t row_bytes = ggml_row_size(type, ROW);
     uint64_t most = fb_min(ARRIVE_BYTES, bench->weight_bytes / 2);
     int64_t rows = (int64_t)fb_round_down(most / row_bytes, 64);
     uint64_t bytes = row_bytes * (uint64_t)rows, took = 0;
     int n = (int)(bench->weight_bytes / (2 * most));
-    form->unit_ne[0] = ROW;
-    form->unit_ne[1] = rows;
-    form->unit_ne[2] = form->unit_ne[3] = 1;
+    form->layout.unit_ne[0] = ROW;
+    form->layout.unit_ne[1] = rows;
+    form->layout.unit_ne[2] = form->layout.unit_ne[3] = 1;
     for (int i = 0; i < n; i++) {
         char *raw = bench->memory + (uint64_t)i * 2 * most;
-        struct unit unit = {form, raw, raw + most, bytes};
+        struct fb_raw_unit unit = {form, raw, raw + most, bytes};
         uint64_t start = fb_now_ns();
         fb_workers_unpack(&bench->workers, &unit, 1);
         took += fb_now_ns() - start;
@@ -202,38 +202,39 @@ bool fb_bench_type(
     }
     uint64_t row_bytes = ggml_row_size(type, ROW);
     int64_t rows = (int64_t)fb_round_down(bench->weight_bytes / row_bytes, 64);
-    struct claim form = {0};
+    struct fb_form form = {0};
     ggml_reset(bench->ctx);
     struct ggml_tensor *trial = product(bench, type, rows, 1);
-    if (repack && !fb_claim_choose_form(&form, trial, trial->src[0], true, false)) {
+    if (repack && !fb_form_choose(&form, trial, trial->src[0], true, false)) {
         return false;
     }
-    if (form.layout && form.unit_bytes > bench->weight_bytes) { /* larger than in the file */
-        double fit = (double)bench->weight_bytes / (double)form.unit_bytes;
+    if (form.layout.buft &&
+        form.layout.unit_bytes > bench->weight_bytes) { /* larger than in the file */
+        double fit = (double)bench->weight_bytes / (double)form.layout.unit_bytes;
         rows = (int64_t)fb_round_down((uint64_t)((double)rows * fit), 64);
     }
     double decode = time_product(bench, &form, type, rows, 1, seconds / 3);
     double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 3);
     double madds = (double)ROW * BATCH_ROWS * BATCH_TOKENS;
     *out = (struct fb_bench_rate){
-        .repacked = form.layout != NULL,
+        .repacked = form.layout.buft != NULL,
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
         .experts = experts_batch_rate(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
-        .arrive = form.layout ? unpack_rate(bench, &form, type) : 0,
+        .arrive = form.layout.buft ? unpack_rate(bench, &form, type) : 0,
     };
-    ggml_backend_buffer_free(form.form_buffer);
+    fb_form_release(&form);
     return decode > 0 && batch > 0;
 }
 
 /* Bytes of weights per second for a token with its experts. Most often down, the one with fewer
  * columns, has an input for each expert; gate and up have the same one for all. */
-static double experts_decode_rate(struct fb_bench *bench, const struct claim *form,
+static double experts_decode_rate(struct fb_bench *bench, const struct fb_form *form,
     enum ggml_type type, int columns, int rows, int used, double seconds)
 {
     struct ggml_tensor *nodes[ALONE_NODES];
     double bytes = (double)ggml_row_size(type, columns) * rows;
-    double kept = form->layout ? (double)form->unit_bytes : bytes;
+    double kept = form->layout.buft ? (double)form->layout.unit_bytes : bytes;
     int n = (int)fb_min(
         (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / kept));
     int n_nodes = n / used;
@@ -249,9 +250,9 @@ static double experts_decode_rate(struct fb_bench *bench, const struct claim *fo
     int32_t *ids = fb_xcalloc((size_t)n, sizeof *ids);
     weight->data = bench->memory;
     input->data = bench->memory + bench->weight_bytes;
-    if (form->layout) {
-        weight->buffer = form->form_buffer;
-        weight->extra = form->form_extra;
+    if (form->layout.buft) {
+        weight->buffer = form->layout.buffer;
+        weight->extra = form->layout.extra;
     }
     for (int i = 0; i < n_nodes; i++) {
         struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, used, 1);
@@ -277,21 +278,21 @@ bool fb_bench_expert(struct fb_bench *bench, int type_number, bool repack, int c
     if (ggml_blck_size(type) == 0 || columns % ggml_blck_size(type) != 0 || used < 1) {
         return false;
     }
-    struct claim form = {0};
+    struct fb_form form = {0};
     ggml_reset(bench->ctx);
     struct ggml_tensor *weight = ggml_new_tensor_3d(bench->ctx, type, columns, rows, used);
     struct ggml_tensor *input = ggml_new_tensor_3d(bench->ctx, GGML_TYPE_F32, columns, 1, 1);
     struct ggml_tensor *chosen = ggml_new_tensor_2d(bench->ctx, GGML_TYPE_I32, used, 1);
     struct ggml_tensor *trial = ggml_mul_mat_id(bench->ctx, weight, input, chosen);
-    if (repack && !fb_claim_choose_form(&form, trial, weight, true, true)) {
+    if (repack && !fb_form_choose(&form, trial, weight, true, true)) {
         return false;
     }
     *out = (struct fb_bench_rate){
-        .repacked = form.layout != NULL,
+        .repacked = form.layout.buft != NULL,
         .decode = experts_decode_rate(bench, &form, type, columns, rows, used, seconds / 2),
         .experts = experts_batch_rate(bench, &form, type, columns, rows, seconds / 2),
     };
-    ggml_backend_buffer_free(form.form_buffer);
+    fb_form_release(&form);
     return out->decode > 0;
 }
 

@@ -54,25 +54,11 @@ struct ggml_tensor *fb_exec_shadow(struct exec *ex, const struct ggml_tensor *te
     return shadow;
 }
 
-void fb_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data)
-{
-    copy->data = (char *)data + copy->view_offs;
-    copy->view_src = NULL;
-    copy->view_offs = 0;
-    copy->op = GGML_OP_NONE;
-    memset(copy->src, 0, sizeof copy->src);
-    copy->extra = NULL;
-    if (claim->layout) {
-        copy->buffer = claim->form_buffer;
-        copy->extra = claim->form_extra;
-    }
-}
-
 struct ggml_tensor *fb_exec_shadow_weight(
     struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data)
 {
     struct ggml_tensor *shadow = fb_exec_shadow(ex, weight);
-    fb_exec_point(shadow, claim, data);
+    fb_form_point(&claim->form, shadow, data);
     return shadow;
 }
 

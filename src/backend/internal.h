@@ -3,6 +3,8 @@
 #define FB_BACKEND_INTERNAL_H
 
 #include "backend/backend.h"
+#include "backend/form.h"
+#include "backend/workers.h"
 #include "stream/transit.h"
 
 #include <stdatomic.h>
@@ -16,18 +18,11 @@
 /* One tensor of the catalogue, as llama.cpp offered and created it. */
 struct claim {
     bool claimed;
-    int weight;                        /* index into fb_weights, once built */
-    ggml_backend_buffer_type_t layout; /* repacked by this buffer type; NULL: as in the file */
-    uint64_t unit_bytes;
-    int64_t unit_ne[4]; /* shape of one unit */
-    enum ggml_type type;
+    int weight; /* index into fb_weights, once built */
+    struct fb_form form;
     struct ggml_tensor *tensor; /* llama.cpp's; its shape is hidden while the model loads */
     int64_t ne[4];              /* that shape */
     uint64_t bytes;
-    /* A tensor of one unit in `layout`: shadows borrow its buffer and extra. */
-    ggml_backend_buffer_t form_buffer;
-    void *form_extra;
-    const struct shuffle *shuffle; /* how we put it into the layout; NULL: llama.cpp does */
 };
 
 /* What a layout makes of made-up rows (records.c). */
@@ -69,24 +64,10 @@ extern struct fb_binding *fb_bound;
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
 
-/* Fills in how one unit of the weight (an expert, or all of it) is kept for the op. False when the
- * layout cannot hold single units. */
-bool fb_claim_choose_form(struct claim *claim, const struct ggml_tensor *op,
-    const struct ggml_tensor *weight, bool repack, bool expert);
-
-/* An input row and a result row of one unit, as a matrix product takes and makes them. */
-static inline uint64_t fb_claim_row_bytes(const struct claim *claim)
-{
-    return (uint64_t)(claim->unit_ne[0] + claim->unit_ne[1]) * sizeof(float);
-}
-
 /* The claim behind an op's source (or the tensor it is a view of); NULL when it is not ours. */
 struct claim *fb_claim_of(const struct ggml_tensor *tensor);
 
 /* --- Sidecar (records.c) ------------------------------------------------------------------- */
-
-/* Bytes to see with what a layout does to weights: layouts only move bits about, so any will do. */
-void fb_made_up_bytes(unsigned char *out, size_t n);
 
 /* Has the weight read from the sidecar, if that has it in the claim's form. */
 void fb_records_place(struct fb_binding *b, const struct claim *claim, struct fb_claim *out);
@@ -130,72 +111,16 @@ ggml_backend_reg_t fb_device_reg(void);
 ggml_backend_dev_t fb_device(void);
 ggml_backend_buffer_type_t fb_device_buft(void);
 
-/* --- Workers (workers.c) ------------------------------------------------------------------- */
+/* --- Workers ------------------------------------------------------------------------------- */
 
-/* One unit that was read, and where its form belongs. */
-struct unit {
-    const struct claim *claim; /* its type, shape and layout */
-    const void *raw;
-    void *dest;
-    uint64_t file_bytes;
-};
-
-/* The CPU backend that computes for us, and its threads. */
-struct workers {
-    ggml_backend_t cpu;
-    ggml_backend_dev_t cpu_dev;
-    ggml_threadpool_t pool;
-    int n_threads;
-    int pool_threads;
-    uint32_t poll;             /* how long idle threads spin: 0 (not at all) to 100 */
-    struct ggml_cgraph *graph; /* reused for every computation */
-    int graph_size;
-    struct ggml_context *graph_ctx;
-    struct ggml_context *op_ctx; /* a few custom ops */
-    struct unit *units;          /* arrivals under way */
-    int cap_units;
-};
-
-bool fb_workers_init(struct workers *w);
-void fb_workers_release(struct workers *w);
-void fb_workers_set_threads(struct workers *w, int n_threads);
-/* Idle threads sleep at once instead of spinning (bench/LOG.md: when waits are long, the spinning
- * costs the disk 8 %; when they are short, waking up costs compute 7 %). */
-void fb_workers_sleep_when_idle(struct workers *w);
-
-/* Called by one thread between the nodes of a computation; true stops it. */
-void fb_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user);
-
-/* Computes the nodes in order. */
-enum ggml_status fb_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n);
-
-/* A node that calls fun(dst, ith, nth, user) on every thread. Valid until fb_workers_reset_ops;
- * at most 8 at a time. */
-struct ggml_tensor *fb_workers_op(struct workers *w, ggml_custom_op_t fun, void *user);
-void fb_workers_reset_ops(struct workers *w);
-
-/* Puts units into place on all threads. */
-void fb_workers_unpack(struct workers *w, const struct unit *units, int n);
-
-/* The same for weights of the binding. */
-void fb_workers_unpack_weights(
-    struct workers *w, const struct fb_binding *b, const struct fb_unpack *arrivals, int n);
-
-/* A matrix in the claim's layout, which it has: its size there, and llama.cpp's own way into it. */
-size_t fb_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows);
-void fb_layout_unpack(
-    const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest);
-
-/* Puts one unit into place on the calling thread. */
-void fb_unit_unpack(const struct unit *unit);
-
-/* The same for arrivals of a stream (fb_unpack_fn; `user` is the binding). */
-void fb_workers_unpack_for_stream(void *user, const struct fb_unpack *arrivals, int n);
+/* Unpacks n units of the binding's weights. */
+void fb_binding_unpack(
+    const struct fb_binding *b, struct fb_workers *w, const struct fb_unpack *unpacks, int n);
 
 /* --- Execution (exec.c, moe.c) ------------------------------------------------------------- */
 
 struct exec {
-    struct workers workers;
+    struct fb_workers workers;
     struct ggml_tensor **run; /* nodes that wait to be computed */
     int n_run, cap_run;
     struct ggml_tensor *shadows; /* copies made for the current graph */
@@ -219,9 +144,6 @@ struct ggml_tensor *fb_exec_shadow(struct exec *ex, const struct ggml_tensor *te
 /* A copy of the claimed weight that points at `data` in the form it is computed with. */
 struct ggml_tensor *fb_exec_shadow_weight(
     struct exec *ex, const struct ggml_tensor *weight, const struct claim *claim, void *data);
-
-/* Makes a copy of the claimed weight point at `data` in the form it is computed with. */
-void fb_exec_point(struct ggml_tensor *copy, const struct claim *claim, void *data);
 
 /* A tensor over our own memory, next to `like`. */
 struct ggml_tensor *fb_exec_tensor(struct exec *ex, const struct ggml_tensor *like,

@@ -248,7 +248,7 @@ static bool point_at_weights(struct chain *c, struct fb_binding *b)
             !fb_stream_is_resident(b->stream, claim->weight)) {
             return false;
         }
-        fb_exec_point(&c->tensors[i], claim, fb_stream_resident(b->stream, claim->weight));
+        fb_form_point(&claim->form, &c->tensors[i], fb_stream_resident(b->stream, claim->weight));
     }
     return true;
 }

@@ -164,7 +164,7 @@ enum ggml_status fb_partials_begin(struct partials *x, struct exec *ex, struct f
     FB_ASSERT(x->n < MAX_NODES && fb_partials_fit(node) && pass->n <= MAX_ROWS);
     struct partial *p = &x->open[x->n++];
     *p = (struct partial){.node = node, .claim = claim};
-    size_t bytes = (size_t)ggml_nelements(node->src[2]) * fb_claim_row_bytes(claim);
+    size_t bytes = (size_t)ggml_nelements(node->src[2]) * fb_form_row_bytes(&claim->form);
     if (bytes > x->scratch_bytes) {
         free(x->scratch);
         x->scratch = fb_xmalloc(bytes);

@@ -17,25 +17,14 @@
 /* Enough for every interleaving there is (4, 8, 16 or 32 rows). */
 #define PROBE_ROWS 64
 
-void fb_made_up_bytes(unsigned char *out, size_t n)
-{
-    uint64_t x = 88172645463325252u;
-    for (size_t i = 0; i < n; i++) { /* xorshift */
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out[i] = (unsigned char)(x >> 32);
-    }
-}
-
 /* What llama.cpp makes of made-up rows in the claim's layout. */
-static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
+static uint64_t make_probe(const struct fb_layout *layout, const int64_t *ne)
 {
-    size_t raw_bytes = ggml_row_size(claim->type, ne[0]) * (size_t)ne[1];
-    size_t form_bytes = fb_layout_bytes(claim, ne[0], ne[1]);
+    size_t raw_bytes = ggml_row_size(layout->type, ne[0]) * (size_t)ne[1];
+    size_t form_bytes = fb_layout_bytes(layout, ne[0], ne[1]);
     unsigned char *raw = fb_xmalloc(raw_bytes), *form = fb_xcalloc(form_bytes, 1);
-    fb_made_up_bytes(raw, raw_bytes);
-    fb_layout_unpack(claim, ne[0], ne[1], raw, form);
+    fb_layout_trial_bytes(raw, raw_bytes);
+    fb_layout_unpack(layout, ne[0], ne[1], raw, form);
     uint64_t sum = fb_hash64(form, form_bytes, 0);
     free(raw);
     free(form);
@@ -45,19 +34,19 @@ static uint64_t make_probe(const struct claim *claim, const int64_t *ne)
 /* The same, made once for all weights that are laid out alike. */
 static uint64_t probe_of(struct fb_binding *b, const struct claim *claim)
 {
-    const int64_t ne[2] = {
-        claim->unit_ne[0], (int64_t)fb_min((uint64_t)claim->unit_ne[1], PROBE_ROWS)};
+    const int64_t ne[2] = {claim->form.layout.unit_ne[0],
+        (int64_t)fb_min((uint64_t)claim->form.layout.unit_ne[1], PROBE_ROWS)};
     for (int i = 0; i < b->n_probes; i++) {
         const struct probe *p = &b->probes[i];
-        if (p->layout == claim->layout && p->extra == claim->form_extra && p->type == claim->type &&
-            p->ne[0] == ne[0] && p->ne[1] == ne[1]) {
+        if (p->layout == claim->form.layout.buft && p->extra == claim->form.layout.extra &&
+            p->type == claim->form.layout.type && p->ne[0] == ne[0] && p->ne[1] == ne[1]) {
             return p->sum;
         }
     }
-    uint64_t sum = make_probe(claim, ne);
+    uint64_t sum = make_probe(&claim->form.layout, ne);
     if (b->n_probes < MAX_PROBES) {
-        b->probes[b->n_probes++] =
-            (struct probe){claim->layout, claim->form_extra, claim->type, {ne[0], ne[1]}, sum};
+        b->probes[b->n_probes++] = (struct probe){claim->form.layout.buft, claim->form.layout.extra,
+            claim->form.layout.type, {ne[0], ne[1]}, sum};
     }
     return sum;
 }
@@ -65,8 +54,9 @@ static uint64_t probe_of(struct fb_binding *b, const struct claim *claim)
 static void form_of(struct fb_binding *b, const struct claim *claim, struct fb_sidecar_form *out)
 {
     *out = (struct fb_sidecar_form){0};
-    if (claim->layout) {
-        snprintf(out->layout, sizeof out->layout, "%s", ggml_backend_buft_name(claim->layout));
+    if (claim->form.layout.buft) {
+        snprintf(
+            out->layout, sizeof out->layout, "%s", ggml_backend_buft_name(claim->form.layout.buft));
         out->probe = probe_of(b, claim);
     }
 }
@@ -127,8 +117,8 @@ static enum forebay_status make_unit(struct fb_binding *b, const struct fb_weigh
         status = fb_file_read(file, raw, bytes, t->offset + (uint64_t)unit * bytes, err);
     }
     if (status == FOREBAY_OK) {
-        struct unit u = {&b->claims[w->tensor], raw, dest, bytes};
-        fb_unit_unpack(&u);
+        struct fb_raw_unit u = {&b->claims[w->tensor].form, raw, dest, bytes};
+        fb_form_unpack(&u);
     }
     free(raw);
     return status;
@@ -158,7 +148,7 @@ enum forebay_status fb_records_check(void *user, int weight, int unit, void *dat
 
 struct fb_repacker {
     struct fb_binding *binding;
-    struct workers workers;
+    struct fb_workers workers;
 };
 
 struct fb_repacker *fb_repacker_new(struct fb_binding *b, int n_threads)
@@ -184,5 +174,5 @@ void fb_repacker_free(struct fb_repacker *s)
 
 void fb_repacker_run(struct fb_repacker *s, const struct fb_unpack *arrivals, int n)
 {
-    fb_workers_unpack_weights(&s->workers, s->binding, arrivals, n);
+    fb_binding_unpack(s->binding, &s->workers, arrivals, n);
 }
