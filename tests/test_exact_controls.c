@@ -270,11 +270,11 @@ static void test_blocks_of_rows(void **state)
             .batch = 400, .threads = 1, .prompt = 400, .generated = 1, .repack = repack};
         struct forebay_model_options options = shape_options(&shape);
         struct rows want = plain_rows(path, &shape), got;
-        uint64_t usual = fb_moe_block_bytes;
+        uint64_t usual = fb_device.block_bytes;
         options.weights_mem_bytes = part_of_weights(path, 60);
-        fb_moe_block_bytes = 1;
+        fb_device.block_bytes = 1;
         assert_int_equal(evaluate(path, &shape, &options, &got, NULL, NULL), FOREBAY_OK);
-        fb_moe_block_bytes = usual;
+        fb_device.block_bytes = usual;
         assert_true(same_rows(&want, &got));
         rows_free(&got);
         rows_free(&want);
@@ -293,9 +293,9 @@ static void test_many_rows_wait_for_their_experts(void **state)
     options.io_method = "fault:threads,late_ms=2";
     make_model_using(path, "qwen3moe", 16, 12);
     struct rows want = plain_rows(path, &shape), got;
-    uint64_t usual = fb_moe_block_bytes;
+    uint64_t usual = fb_device.block_bytes;
     struct forebay_placement placement;
-    fb_moe_block_bytes = 1;
+    fb_device.block_bytes = 1;
     uint64_t percent = 150;
     do { /* down to where one slot is missing: not all is read at first, one layer has all slots */
         options.weights_mem_bytes = part_of_weights(path, percent--);
@@ -303,7 +303,7 @@ static void test_many_rows_wait_for_their_experts(void **state)
         assert_true(same_rows(&want, &got));
         rows_free(&got);
     } while (placement.n_slots == placement.n_experts);
-    fb_moe_block_bytes = usual;
+    fb_device.block_bytes = usual;
     assert_true(placement.n_slots > placement.n_experts - 4);
     rows_free(&want);
 }

@@ -189,6 +189,6 @@ int main(void)
     }
     forebay_log_set_level(FOREBAY_LOG_ERROR);
     fb_watch_interval_us = 100;
-    fb_governor_calm_ns = 1;
+    fb_device.calm_ns = 1;
     return _cmocka_run_group_tests("exact_governor", tests, COUNT(tests), NULL, temp_remove);
 }

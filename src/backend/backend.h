@@ -78,13 +78,10 @@ struct fb_stream *fb_binding_stream(struct fb_binding *binding);
  * arrivals, and bookkeeping. */
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
 
-/* How far experts are read ahead of their layer (lookahead.h); process-wide, for experiments. */
-struct fb_lookahead_setting {
-    int depth;    /* layers; 0: not at all */
-    float recall; /* share of what is foreseen that is left right (1). Models that replay a trace
-                   * foresee perfectly, which no real one does. */
-};
-extern struct fb_lookahead_setting fb_lookahead;
+/* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: not at all, 1 unless set.
+ * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Models that
+ * replay a trace are guessed perfectly, which no real one is. */
+void fb_binding_set_lookahead(struct fb_binding *binding, int depth, float recall);
 
 /* Told, for each row that a layer's experts are about to compute, which of the group's experts it
  * uses; the rows in the order of the batch. May not call back. */

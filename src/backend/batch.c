@@ -24,7 +24,6 @@
 #include "base/error.h"
 #include "base/units.h"
 
-uint64_t fb_moe_block_bytes = 32 * FB_MIB;
 #define SCRATCH_ROWS 64 /* there is always room for so many rows */
 #define MAX_PRODUCTS 8  /* in a block */
 #define MAX_FOLD     8
@@ -102,7 +101,7 @@ void fb_moe_batch_free(struct batch *x)
 
 static uint64_t block_bytes(const struct claim *claim)
 {
-    return fb_max(fb_moe_block_bytes, SCRATCH_ROWS * fb_form_row_bytes(&claim->form));
+    return fb_max(fb_device.block_bytes, SCRATCH_ROWS * fb_form_row_bytes(&claim->form));
 }
 
 uint64_t fb_moe_scratch_bytes(const struct fb_binding *b, int tokens)

@@ -24,27 +24,18 @@
  * the one that it was worked out from: seen once, by 11 MiB, under a limit of memory. */
 #define HINT_BYTES (16 * FB_MIB)
 
-struct fb_binding *fb_bound;
-
-void fb_device_register(void)
-{
-    static bool registered;
-    if (!registered) {
-        ggml_backend_register(fb_device_reg());
-        registered = true;
-    }
-}
-
 struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack, bool measuring)
 {
-    FB_ASSERT(!fb_bound);
+    FB_ASSERT(!fb_device.bound);
     struct fb_binding *b = fb_xcalloc(1, sizeof *b);
     b->catalog = catalog;
     b->repack = repack;
     b->measuring = measuring;
+    b->lookahead_depth = 1;
+    b->lookahead_recall = 1;
     atomic_flag_clear(&b->computing);
     b->claims = fb_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
-    fb_bound = b;
+    fb_device.bound = b;
     return b;
 }
 
@@ -65,8 +56,8 @@ void fb_binding_free(struct fb_binding *b)
         fb_form_release(&b->claims[i].form);
     }
     free(b->claims);
-    if (fb_bound == b) {
-        fb_bound = NULL;
+    if (fb_device.bound == b) {
+        fb_device.bound = NULL;
     }
     free(b);
 }
@@ -120,7 +111,7 @@ struct claim *fb_claim_of(const struct ggml_tensor *tensor)
         return NULL;
     }
     const struct ggml_tensor *owner = tensor->view_src ? tensor->view_src : tensor;
-    if (!owner->buffer || owner->buffer->buft != fb_device_buft()) {
+    if (!owner->buffer || owner->buffer->buft != &fb_device.buft) {
         return NULL;
     }
     return owner->extra;
@@ -209,8 +200,8 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
         if (budget->process_bytes < held + minimum) {
             char hint[sizeof err->hint];
             snprintf(hint, sizeof hint,
-                fb_hooks ? "Set FOREBAY_MEM to at least %lluM."
-                         : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
+                fb_device.hooks ? "Set FOREBAY_MEM to at least %lluM."
+                                : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
                 (unsigned long long)((held + minimum + HINT_BYTES) / FB_MIB + 1));
             return fb_fail(err, FOREBAY_E_NOFIT, hint,
                 "a budget of %s is too small: the context and llama.cpp need %s, the weights at "
@@ -276,6 +267,12 @@ uint64_t fb_binding_own_ns(const struct fb_binding *b)
     return b->graph_ns - b->compute_ns;
 }
 
+void fb_binding_set_lookahead(struct fb_binding *b, int depth, float recall)
+{
+    b->lookahead_depth = depth;
+    b->lookahead_recall = recall;
+}
+
 void fb_binding_observe(struct fb_binding *b, fb_route_fn observe, void *user)
 {
     b->observe = observe;
@@ -285,7 +282,7 @@ void fb_binding_observe(struct fb_binding *b, fb_route_fn observe, void *user)
 enum ggml_status fb_backend_fail(struct fb_binding *b, const struct forebay_error *err)
 {
     b->error = *err;
-    if (fb_hooks) { /* there is no engine to ask for it */
+    if (fb_device.hooks) { /* there is no engine to ask for it */
         fb_log(FOREBAY_LOG_ERROR, "%s", err->message);
     }
     return GGML_STATUS_FAILED;

@@ -9,8 +9,6 @@
 #include "base/units.h"
 #include "os/memory.h"
 
-const struct device_hooks *fb_hooks;
-
 /* --- Buffers: address space that costs nothing until touched ------------------------------- */
 
 struct buffer {
@@ -19,19 +17,17 @@ struct buffer {
     bool compute; /* made after the model was loaded */
 };
 
-static int n_model_buffers;
-
 static void buffer_free(ggml_backend_buffer_t buffer)
 {
     struct buffer *b = buffer->context;
     if (!b->mapped) {
         fb_vm_release(b->base, buffer->size);
     }
-    if (b->compute && fb_bound) {
-        fb_bound->compute_bytes -= buffer->size;
+    if (b->compute && fb_device.bound) {
+        fb_device.bound->compute_bytes -= buffer->size;
     }
-    if (!b->compute && --n_model_buffers == 0 && fb_hooks) {
-        fb_hooks->model_freed();
+    if (!b->compute && --fb_device.n_model_buffers == 0 && fb_device.hooks) {
+        fb_device.hooks->model_freed();
     }
     free(b);
 }
@@ -49,12 +45,13 @@ static void *buffer_base(ggml_backend_buffer_t buffer)
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
     const struct buffer *b = buffer->context;
-    if (!fb_bound || fb_bound->weights || tensor->view_src) {
+    if (!fb_device.bound || fb_device.bound->weights || tensor->view_src) {
         return GGML_STATUS_SUCCESS;
     }
-    int index = fb_catalog_find(fb_bound->catalog, tensor->name);
-    if (index >= 0 && fb_bound->claims[index].claimed && !fb_bound->claims[index].tensor) {
-        struct claim *claim = &fb_bound->claims[index];
+    int index = fb_catalog_find(fb_device.bound->catalog, tensor->name);
+    if (index >= 0 && fb_device.bound->claims[index].claimed &&
+        !fb_device.bound->claims[index].tensor) {
+        struct claim *claim = &fb_device.bound->claims[index];
         claim->tensor = tensor;
         claim->bytes = ggml_nbytes(tensor);
         memcpy(claim->ne, tensor->ne, sizeof claim->ne);
@@ -129,11 +126,11 @@ static ggml_backend_buffer_t new_buffer(
     struct buffer *b = fb_xcalloc(1, sizeof *b);
     b->base = base;
     b->mapped = mapped;
-    b->compute = fb_bound && fb_bound->weights;
+    b->compute = fb_device.bound && fb_device.bound->weights;
     if (b->compute) {
-        fb_bound->compute_bytes += size; /* all of it will be used */
+        fb_device.bound->compute_bytes += size; /* all of it will be used */
     } else {
-        n_model_buffers++;
+        fb_device.n_model_buffers++;
     }
     return ggml_backend_buffer_init(buft, buffer_table, b, size);
 }
@@ -156,21 +153,6 @@ static bool buft_is_host(ggml_backend_buffer_type_t buft)
     return true;
 }
 
-ggml_backend_buffer_type_t fb_device_buft(void)
-{
-    static struct ggml_backend_buffer_type buft = {
-        .iface =
-            {
-                .get_name = buft_name,
-                .alloc_buffer = buft_alloc,
-                .get_alignment = buft_alignment,
-                .is_host = buft_is_host,
-            },
-    };
-    buft.device = fb_device();
-    return &buft;
-}
-
 /* --- Backend: one per llama context -------------------------------------------------------- */
 
 static const char *backend_name(ggml_backend_t backend)
@@ -182,31 +164,32 @@ static const char *backend_name(ggml_backend_t backend)
 static void backend_free(ggml_backend_t backend)
 {
     struct exec *ex = backend->context;
-    if (fb_bound && fb_bound->exec == ex) {
-        fb_bound->exec = NULL;
+    if (fb_device.bound && fb_device.bound->exec == ex) {
+        fb_device.bound->exec = NULL;
     }
     fb_exec_free(ex);
     free(backend);
-    if (fb_hooks && n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
-        fb_hooks->model_freed();
+    if (fb_device.hooks &&
+        fb_device.n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
+        fb_device.hooks->model_freed();
     }
 }
 
 static enum ggml_status compute_alone(struct exec *ex, struct ggml_cgraph *graph)
 {
     struct forebay_error error;
-    if (fb_bound) {
-        fb_bound->exec = ex; /* of several contexts, the one that computes */
+    if (fb_device.bound) {
+        fb_device.bound->exec = ex; /* of several contexts, the one that computes */
     }
-    if (fb_hooks && !fb_hooks->computing(&error)) {
+    if (fb_device.hooks && !fb_device.hooks->computing(&error)) {
         return GGML_STATUS_FAILED;
     }
-    return fb_exec_graph(ex, fb_bound, graph);
+    return fb_exec_graph(ex, fb_device.bound, graph);
 }
 
 static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
 {
-    struct fb_binding *b = fb_bound;
+    struct fb_binding *b = fb_device.bound;
     if (b && atomic_flag_test_and_set(&b->computing)) {
         fb_log(FOREBAY_LOG_ERROR, "two contexts of a streamed model compute at the same time");
         return GGML_STATUS_FAILED;
@@ -226,8 +209,8 @@ static void backend_set_threads(ggml_backend_t backend, int n_threads)
 
 static ggml_guid_t backend_guid(void)
 {
-    static ggml_guid guid = {0x53, 0x74, 0x72, 0x61, 0x74, 0x61, 0x20, 0x77, 0x65, 0x69, 0x67, 0x68,
-        0x74, 0x73, 0x20, 0x31};
+    static ggml_guid guid = {
+        'F', 'o', 'r', 'e', 'b', 'a', 'y', ' ', 'w', 'e', 'i', 'g', 'h', 't', 's', '1'};
     return &guid;
 }
 
@@ -247,10 +230,10 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
     };
     backend->device = dev;
     backend->context = ex;
-    if (fb_bound) {
-        fb_bound->exec = ex;
-        if (!fb_bound->measuring) {
-            fb_binding_weights(fb_bound);
+    if (fb_device.bound) {
+        fb_device.bound->exec = ex;
+        if (!fb_device.bound->measuring) {
+            fb_binding_weights(fb_device.bound);
         }
     }
     return backend;
@@ -299,20 +282,20 @@ static ggml_backend_buffer_t device_buffer_from_ptr(
 {
     (void)dev;
     (void)max_tensor_size;
-    return new_buffer(fb_device_buft(), ptr, size, true);
+    return new_buffer(&fb_device.buft, ptr, size, true);
 }
 
 static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
 {
     (void)dev;
-    return fb_device_buft();
+    return &fb_device.buft;
 }
 
 /* Whether what comes after the weight's node is no longer the expert's own business. */
 static bool is_last_of_expert(const struct claim *claim)
 {
-    const struct fb_catalog *catalog = fb_bound->catalog;
-    return catalog->tensors[claim - fb_bound->claims].role == FB_ROLE_EXPERT_DOWN;
+    const struct fb_catalog *catalog = fb_device.bound->catalog;
+    return catalog->tensors[claim - fb_device.bound->claims].role == FB_ROLE_EXPERT_DOWN;
 }
 
 static bool is_view(enum ggml_op op)
@@ -402,26 +385,26 @@ static bool is_inside_expert(const struct ggml_tensor *op)
 static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
 {
     (void)dev;
-    if (!fb_bound && !fb_hooks) {
+    if (!fb_device.bound && !fb_device.hooks) {
         return false;
     }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
-        if (src && src->buffer && src->buffer->buft == fb_device_buft() && src->buffer->size == 0) {
-            if (!fb_bound && fb_hooks) {
-                fb_hooks->offered(src);
+        if (src && src->buffer && src->buffer->buft == &fb_device.buft && src->buffer->size == 0) {
+            if (!fb_device.bound && fb_device.hooks) {
+                fb_device.hooks->offered(src);
             }
-            return fb_bound && fb_binding_offer(fb_bound, op, src);
+            return fb_device.bound && fb_binding_offer(fb_device.bound, op, src);
         }
         if (fb_claim_of(src)) {
             return s == 0 &&
                    (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID || is_view(op->op));
         }
     }
-    if (!fb_bound || (fb_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
+    if (!fb_device.bound || (fb_device.hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
         return false; /* with flash attention on auto, llama.cpp would switch it off */
     }
-    if (fb_bound->beside_device && !is_inside_expert(op)) {
+    if (fb_device.bound->beside_device && !is_inside_expert(op)) {
         return false;
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -432,28 +415,7 @@ static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_typ
 {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     (void)dev;
-    return buft == fb_device_buft() || ggml_backend_dev_supports_buft(cpu, buft);
-}
-
-ggml_backend_dev_t fb_device(void)
-{
-    static struct ggml_backend_device device = {
-        .iface =
-            {
-                .get_name = device_name,
-                .get_description = device_description,
-                .get_memory = device_memory,
-                .get_type = device_type,
-                .get_props = device_props,
-                .init_backend = device_init_backend,
-                .get_buffer_type = device_buft,
-                .buffer_from_host_ptr = device_buffer_from_ptr,
-                .supports_op = device_supports_op,
-                .supports_buft = device_supports_buft,
-            },
-    };
-    device.reg = fb_device_reg();
-    return &device;
+    return buft == &fb_device.buft || ggml_backend_dev_supports_buft(cpu, buft);
 }
 
 /* --- Registration -------------------------------------------------------------------------- */
@@ -473,7 +435,7 @@ static size_t reg_device_count(ggml_backend_reg_t reg)
 static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index)
 {
     (void)reg;
-    return index == 0 ? fb_device() : NULL;
+    return index == 0 ? &fb_device.device : NULL;
 }
 
 static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
@@ -484,7 +446,7 @@ static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
 
 ggml_backend_reg_t fb_device_reg(void)
 {
-    static struct ggml_backend_reg reg = {
+    fb_device.reg = (struct ggml_backend_reg){
         .api_version = GGML_BACKEND_API_VERSION,
         .iface =
             {
@@ -494,5 +456,39 @@ ggml_backend_reg_t fb_device_reg(void)
                 .get_proc_address = reg_proc_address,
             },
     };
-    return &reg;
+    fb_device.device = (struct ggml_backend_device){
+        .iface =
+            {
+                .get_name = device_name,
+                .get_description = device_description,
+                .get_memory = device_memory,
+                .get_type = device_type,
+                .get_props = device_props,
+                .init_backend = device_init_backend,
+                .get_buffer_type = device_buft,
+                .buffer_from_host_ptr = device_buffer_from_ptr,
+                .supports_op = device_supports_op,
+                .supports_buft = device_supports_buft,
+            },
+        .reg = &fb_device.reg,
+    };
+    fb_device.buft = (struct ggml_backend_buffer_type){
+        .iface =
+            {
+                .get_name = buft_name,
+                .alloc_buffer = buft_alloc,
+                .get_alignment = buft_alignment,
+                .is_host = buft_is_host,
+            },
+        .device = &fb_device.device,
+    };
+    return &fb_device.reg;
+}
+
+void fb_device_register(void)
+{
+    if (!fb_device.registered) {
+        fb_device.registered = true;
+        ggml_backend_register(fb_device_reg());
+    }
 }

@@ -30,7 +30,7 @@ struct exec *fb_exec_new(void)
 void fb_exec_free(struct exec *ex)
 {
     if (ex) {
-        fb_moe_free(ex->moe, fb_bound);
+        fb_moe_free(ex->moe, fb_device.bound);
         fb_workers_release(&ex->workers);
         free(ex->run);
         free(ex->shadows);

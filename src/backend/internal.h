@@ -3,6 +3,7 @@
 #define FB_BACKEND_INTERNAL_H
 
 #include "backend/backend.h"
+#include "backend/device_state.h"
 #include "backend/form.h"
 #include "backend/workers.h"
 #include "stream/transit.h"
@@ -50,14 +51,13 @@ struct fb_binding {
     uint64_t compute_bytes;
     uint64_t graph_ns, compute_ns; /* in our graphs since the start; of it in the CPU backend */
     atomic_flag computing;         /* a stream serves one graph at a time */
-    fb_route_fn observe;           /* may be NULL */
+    int lookahead_depth;
+    float lookahead_recall;
+    fb_route_fn observe; /* may be NULL */
     void *observe_user;
     struct governor *governor; /* NULL before the start */
     struct forebay_error error;
 };
-
-/* The binding the device serves now; NULL: it claims nothing. */
-extern struct fb_binding *fb_bound;
 
 /* Decides on a weight that llama.cpp offers for `op` (a trial node; `weight` is one of its
  * sources), and remembers the decision. */
@@ -91,25 +91,9 @@ void fb_governor_compute(struct governor *governor);
 void fb_governor_computed(struct governor *governor);
 void fb_governor_end(struct governor *governor);
 
-/* How long there must be room before the memory for weights grows. Tests shorten it. */
-extern uint64_t fb_governor_calm_ns;
-
-/* --- As a plug-in ---------------------------------------------------------------------------- */
-
-/* What the device tells the plug-in (plugin.c), which has no engine around it. NULL in our own
- * program. */
-struct device_hooks {
-    void (*offered)(const struct ggml_tensor *weight); /* before the first offer of a model */
-    bool (*computing)(struct forebay_error *err);      /* before each graph; false: fails it */
-    void (*model_freed)(void);                         /* the last buffer of weights is gone */
-};
-extern const struct device_hooks *fb_hooks;
-
 /* --- Device (device.c) --------------------------------------------------------------------- */
 
 ggml_backend_reg_t fb_device_reg(void);
-ggml_backend_dev_t fb_device(void);
-ggml_backend_buffer_type_t fb_device_buft(void);
 
 /* --- Workers ------------------------------------------------------------------------------- */
 
@@ -201,8 +185,6 @@ enum ggml_status fb_moe_batch_node(struct batch *batch, struct exec *ex, struct 
     struct ggml_tensor *node, struct claim *claim);
 /* Memory that takes for so many rows of tokens. */
 uint64_t fb_moe_scratch_bytes(const struct fb_binding *b, int tokens);
-/* What gathered rows and their results may take. Tests lower it, to get many blocks. */
-extern uint64_t fb_moe_block_bytes;
 
 /* Records the failure for fb_binding_take_error. */
 enum ggml_status fb_backend_fail(struct fb_binding *b, const struct forebay_error *err);

@@ -23,8 +23,6 @@
 #define RARE   0.02f
 #define SELDOM 16
 
-struct fb_lookahead_setting fb_lookahead = {.depth = 1, .recall = 1};
-
 /* The nodes from a router's input to the experts it chooses, on memory of their own. */
 struct chain {
     int n; /* 0: not known */
@@ -275,10 +273,10 @@ static int id_at(const struct ggml_tensor *ids, int64_t rank, int64_t token)
 }
 
 /* For experiments: a share of what is foreseen is made wrong. */
-static int blur(struct lookahead *la, int expert, int n_expert)
+static int blur(struct lookahead *la, float recall, int expert, int n_expert)
 {
     la->random = la->random * 1664525u + 1013904223u;
-    if ((float)(la->random >> 8) < fb_lookahead.recall * (float)(1u << 24)) {
+    if ((float)(la->random >> 8) < recall * (float)(1u << 24)) {
         return expert;
     }
     return (expert + 1 + (int)(la->random >> 8) % (n_expert - 1)) % n_expert;
@@ -294,7 +292,9 @@ static void keep_answer(
     for (int64_t t = 0; t < c->n_tokens; t++) {
         for (int r = 0; r < o->n_ranks; r++) {
             int expert = id_at(c->ids, r, t);
-            expert = expert < 0 || expert >= n_expert ? 0 : blur(la, expert, n_expert);
+            expert = expert < 0 || expert >= n_expert
+                         ? 0
+                         : blur(la, b->lookahead_recall, expert, n_expert);
             o->experts[t][r] = expert;
             o->missing[t][r] = !fb_stream_has(b->stream, group, expert, all);
         }
@@ -383,7 +383,7 @@ static bool worth_asking(struct layer *layer, int depth)
 void fb_lookahead_step(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group,
     const struct ggml_tensor *ids, const int *needed, bool missed)
 {
-    if (fb_lookahead.depth == 0 || ids->ne[1] > MAX_TOKENS) {
+    if (b->lookahead_depth == 0 || ids->ne[1] > MAX_TOKENS) {
         return;
     }
     prepare(la, b->weights->n_groups);
@@ -396,7 +396,7 @@ void fb_lookahead_step(struct lookahead *la, struct exec *ex, struct fb_binding 
         return;
     }
     layer->norm = norm_of(router->src[1]);
-    int depth = fb_lookahead.depth < MAX_DEPTH ? fb_lookahead.depth : MAX_DEPTH;
+    int depth = b->lookahead_depth < MAX_DEPTH ? b->lookahead_depth : MAX_DEPTH;
     for (int d = 1; d <= depth && group + d < la->n_layers; d++) {
         if (worth_asking(&la->layers[group + d], d)) {
             ask(la, ex, b, group, d, router->src[1]);

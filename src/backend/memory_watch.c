@@ -22,8 +22,6 @@
 /* Between two lines about it. */
 #define SAY_NS 1000000000ull
 
-uint64_t fb_governor_calm_ns = 1000000000;
-
 struct governor {
     struct fb_watch *watch;
     struct fb_stream *stream;
@@ -62,7 +60,7 @@ struct governor *fb_governor_start(struct fb_stream *stream)
     g->said_slots = fb_stream_n_slots(stream);
     g->said_kept_bytes = fb_stream_resident_bytes(stream);
     fb_governor_init(
-        &g->policy, fb_stream_most(stream), fb_stream_least(stream), fb_governor_calm_ns);
+        &g->policy, fb_stream_most(stream), fb_stream_least(stream), fb_device.calm_ns);
     g->watch = fb_watch_start(&calls, g);
     return g;
 }

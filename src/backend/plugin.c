@@ -93,19 +93,19 @@ static enum forebay_status start(struct forebay_error *err)
     uint64_t held;
     fb_io_options_init(&io);
     io.method = settings.io;
-    enum forebay_status status = fb_binding_plan(fb_bound, &b, &plan, &held, err);
+    enum forebay_status status = fb_binding_plan(fb_device.bound, &b, &plan, &held, err);
     if (status == FOREBAY_OK) {
         fb_info("%s of weights: %s kept, %s of expert slots, %s streamed per pass",
             FB_SIZE(catalog->tensor_bytes), FB_SIZE(plan->resident_bytes),
             FB_SIZE(plan->cache_bytes), FB_SIZE(plan->streamed_bytes));
-        status = fb_binding_start(fb_bound, plan, &io, NULL, NULL, err);
+        status = fb_binding_start(fb_device.bound, plan, &io, NULL, NULL, err);
     }
     return status;
 }
 
 static bool computing(struct forebay_error *err)
 {
-    if (!fb_bound || fb_bound->stream) {
+    if (!fb_device.bound || fb_device.bound->stream) {
         return true;
     }
     if (!broken && start(err) != FOREBAY_OK) {
@@ -117,7 +117,7 @@ static bool computing(struct forebay_error *err)
 
 static void model_freed(void)
 {
-    fb_binding_free(fb_bound);
+    fb_binding_free(fb_device.bound);
     fb_plan_free(plan);
     fb_catalog_free(catalog);
     plan = NULL;
@@ -131,9 +131,9 @@ EXPORT int ggml_backend_score(void);
 
 EXPORT ggml_backend_reg_t ggml_backend_init(void)
 {
-    static const struct device_hooks hooks = {offered, computing, model_freed};
+    static const struct fb_device_hooks hooks = {offered, computing, model_freed};
     read_settings();
-    fb_hooks = &hooks;
+    fb_device.hooks = &hooks;
     return fb_device_reg();
 }
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/device_state.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -362,12 +363,9 @@ static bool may_be_learnt(const struct fb_layout *layout)
            fb_layout_bytes(layout, layout->unit_ne[0], SAMPLE_ROWS) == row_bytes * SAMPLE_ROWS;
 }
 
-/* All shuffles learnt so far. An entry is immutable once it is in the list, and never freed. */
-static _Atomic(struct fb_shuffle *) known;
-
 static struct fb_shuffle *find(const struct fb_layout *layout)
 {
-    struct fb_shuffle *s = atomic_load(&known);
+    struct fb_shuffle *s = atomic_load(&fb_device.shuffles);
     while (s && (s->buft != layout->buft || s->extra != layout->extra || s->type != layout->type ||
                     s->columns != layout->unit_ne[0])) {
         s = s->next;
@@ -388,8 +386,8 @@ const struct fb_shuffle *fb_shuffle_of(const struct fb_layout *layout)
         s->type = layout->type;
         s->columns = layout->unit_ne[0];
         learn(s, layout);
-        s->next = atomic_load(&known);
-        while (!atomic_compare_exchange_weak(&known, &s->next, s)) {
+        s->next = atomic_load(&fb_device.shuffles);
+        while (!atomic_compare_exchange_weak(&fb_device.shuffles, &s->next, s)) {
         }
     }
     return s->usable && layout->unit_ne[1] % s->rows == 0 ? s : NULL;

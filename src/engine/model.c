@@ -139,8 +139,8 @@ static enum forebay_status load(
     status = fb_guard_context(m->llama, fb_context_params(m), &m->ctx, err);
     if (status == FOREBAY_OK && m->binding) {
         fb_binding_set_threads(m->binding, m->options.threads);
-        fb_lookahead =
-            (struct fb_lookahead_setting){(int)m->options.lookahead, m->options.lookahead_recall};
+        fb_binding_set_lookahead(
+            m->binding, (int)m->options.lookahead, m->options.lookahead_recall);
         status = start_streaming(m, err);
     }
     if (status == FOREBAY_OK) {
