@@ -4,7 +4,7 @@
  */
 #include "exact.h"
 
-#include "backend/internal.h"
+#include "backend/device_state.h"
 #include "synth/synth.h"
 
 static const struct shape small = {

@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#include "backend/internal.h"
+#include "backend/device_state.h"
 #include "base/units.h"
 #include "os/watch.h"
 #include "synth/synth.h"

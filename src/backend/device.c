@@ -1,17 +1,26 @@
-/* device.c - the tables ggml calls: registration, device, buffer type, buffer, backend. */
-#include "backend/internal.h"
+/*
+ * device.c - the tables of functions that ggml calls: buffer, buffer type, backend, device, registry.
+ *
+ *      registry FOREBAY
+ *        device            offers of weights, nodes that we compute      fb_binding_offer
+ *          buffer type
+ *            buffer        address space of weights, compute buffers     fb_binding_adopt
+ *          backend         one per llama context: graphs                 fb_walk_graph
+ */
+#include "backend/device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/walk.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "os/memory.h"
 
-/* --- Buffers: address space that costs nothing until touched ------------------------------- */
+/* --- Buffers: address space that takes no memory until it is touched ------------------------ */
 
-struct buffer {
+struct device_buffer {
     void *base;
     bool mapped;  /* llama.cpp's own mapping of the file, not ours to release */
     bool compute; /* made after the model was loaded */
@@ -19,7 +28,7 @@ struct buffer {
 
 static void buffer_free(ggml_backend_buffer_t buffer)
 {
-    struct buffer *b = buffer->context;
+    struct device_buffer *b = buffer->context;
     if (!b->mapped) {
         fb_vm_release(b->base, buffer->size);
     }
@@ -34,31 +43,19 @@ static void buffer_free(ggml_backend_buffer_t buffer)
 
 static void *buffer_base(ggml_backend_buffer_t buffer)
 {
-    const struct buffer *b = buffer->context;
+    const struct device_buffer *b = buffer->context;
     return b->base;
 }
 
-/* Marks a claimed weight as ours, and hides its shape until the model is loaded: llama.cpp reads
- * ggml_nbytes(tensor) bytes of each weight, and of these it shall read none. (A stream that skips
- * them is not enough: stdio copies what it did not read.) Tensors of compute buffers pass through
- * here too; only a weight is named like one, and only before the first graph. */
+/* llama.cpp reads ggml_nbytes(tensor) bytes of each weight, so the shapes of ours are hidden until the
+ * model is loaded. (A file that skips their bytes is not enough: stdio copies bytes that it did not
+ * read.) Tensors of compute buffers pass through here, too; only weights have names of weights, and
+ * only before the binding is closed. */
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
-    const struct buffer *b = buffer->context;
-    if (!fb_device.bound || fb_device.bound->weights || tensor->view_src) {
-        return GGML_STATUS_SUCCESS;
-    }
-    int index = fb_catalog_find(fb_device.bound->catalog, tensor->name);
-    if (index >= 0 && fb_device.bound->claims[index].claimed &&
-        !fb_device.bound->claims[index].tensor) {
-        struct claim *claim = &fb_device.bound->claims[index];
-        claim->tensor = tensor;
-        claim->bytes = ggml_nbytes(tensor);
-        memcpy(claim->ne, tensor->ne, sizeof claim->ne);
-        if (!b->mapped) {
-            tensor->ne[0] = 0;
-        }
-        tensor->extra = claim;
+    const struct device_buffer *b = buffer->context;
+    if (fb_device.bound && !fb_device.bound->weights && !tensor->view_src) {
+        fb_binding_adopt(fb_device.bound, tensor, !b->mapped);
     }
     return GGML_STATUS_SUCCESS;
 }
@@ -97,7 +94,7 @@ static bool buffer_copy(
 
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
-    const struct buffer *b = buffer->context;
+    const struct device_buffer *b = buffer->context;
     uint64_t whole = value == 0 ? fb_round_down(buffer->size, fb_vm_page_size()) : 0;
     fb_vm_discard(b->base, whole);
     memset((char *)b->base + whole, value, buffer->size - whole);
@@ -123,12 +120,12 @@ static const char *buft_name(ggml_backend_buffer_type_t buft)
 static ggml_backend_buffer_t new_buffer(
     ggml_backend_buffer_type_t buft, void *base, size_t size, bool mapped)
 {
-    struct buffer *b = fb_xcalloc(1, sizeof *b);
+    struct device_buffer *b = fb_xcalloc(1, sizeof *b);
     b->base = base;
     b->mapped = mapped;
     b->compute = fb_device.bound && fb_device.bound->weights;
     if (b->compute) {
-        fb_device.bound->compute_bytes += size; /* all of it will be used */
+        fb_device.bound->compute_bytes += size; /* all of it will be touched */
     } else {
         fb_device.n_model_buffers++;
     }
@@ -163,35 +160,35 @@ static const char *backend_name(ggml_backend_t backend)
 
 static void backend_free(ggml_backend_t backend)
 {
-    struct exec *ex = backend->context;
-    if (fb_device.bound && fb_device.bound->exec == ex) {
-        fb_device.bound->exec = NULL;
+    struct fb_walk *walk = backend->context;
+    if (fb_device.bound && fb_device.bound->workers == &walk->exec.workers) {
+        fb_device.bound->workers = NULL;
     }
-    fb_exec_free(ex);
+    fb_walk_free(walk);
     free(backend);
-    if (fb_device.hooks &&
-        fb_device.n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
-        fb_device.hooks->model_freed();
+    if (fb_device.hooks && fb_device.n_model_buffers == 0) {
+        fb_device.hooks->model_freed(); /* the model was measured, not loaded (no_alloc) */
     }
 }
 
-static enum ggml_status compute_alone(struct exec *ex, struct ggml_cgraph *graph)
+static enum ggml_status compute_alone(struct fb_walk *walk, struct ggml_cgraph *graph)
 {
     struct forebay_error error;
     if (fb_device.bound) {
-        fb_device.bound->exec = ex; /* of several contexts, the one that computes */
+        fb_device.bound->workers = &walk->exec.workers; /* of the context that computes */
     }
     if (fb_device.hooks && !fb_device.hooks->computing(&error)) {
         return GGML_STATUS_FAILED;
     }
-    return fb_exec_graph(ex, fb_device.bound, graph);
+    return fb_walk_graph(walk, fb_device.bound, graph);
 }
 
 static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
 {
     struct fb_binding *b = fb_device.bound;
     if (b && atomic_flag_test_and_set(&b->computing)) {
-        fb_log(FOREBAY_LOG_ERROR, "two contexts of a streamed model compute at the same time");
+        fb_log(FOREBAY_LOG_ERROR,
+            "two contexts of a streamed model compute at the same time; use one at a time");
         return GGML_STATUS_FAILED;
     }
     enum ggml_status status = compute_alone(backend->context, graph);
@@ -203,8 +200,8 @@ static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgra
 
 static void backend_set_threads(ggml_backend_t backend, int n_threads)
 {
-    struct exec *ex = backend->context;
-    fb_workers_set_threads(&ex->workers, n_threads);
+    struct fb_walk *walk = backend->context;
+    fb_workers_set_threads(&walk->exec.workers, n_threads);
 }
 
 static ggml_guid_t backend_guid(void)
@@ -217,8 +214,8 @@ static ggml_guid_t backend_guid(void)
 static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *params)
 {
     (void)params;
-    struct exec *ex = fb_exec_new();
-    if (!ex) {
+    struct fb_walk *walk = fb_walk_new();
+    if (!walk) {
         return NULL;
     }
     ggml_backend_t backend = fb_xcalloc(1, sizeof *backend);
@@ -229,11 +226,11 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
         .graph_compute = backend_compute,
     };
     backend->device = dev;
-    backend->context = ex;
+    backend->context = walk;
     if (fb_device.bound) {
-        fb_device.bound->exec = ex;
+        fb_device.bound->workers = &walk->exec.workers;
         if (!fb_device.bound->measuring) {
-            fb_binding_weights(fb_device.bound);
+            fb_binding_close(fb_device.bound);
         }
     }
     return backend;
@@ -256,7 +253,7 @@ static const char *device_description(ggml_backend_dev_t dev)
 static void device_memory(ggml_backend_dev_t dev, size_t *free_bytes, size_t *total)
 {
     (void)dev;
-    *free_bytes = 0; /* nothing of its own: it holds what the CPU would have held */
+    *free_bytes = 0; /* it has no memory of its own: it uses the CPU's */
     *total = 0;
 }
 
@@ -276,7 +273,7 @@ static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *
     };
 }
 
-/* llama.cpp mapped the file: tensors keep their addresses in the mapping, which we never touch. */
+/* llama.cpp mapped the file. Tensors keep their addresses in the mapping, which we never touch. */
 static ggml_backend_buffer_t device_buffer_from_ptr(
     ggml_backend_dev_t dev, void *ptr, size_t size, size_t max_tensor_size)
 {
@@ -291,8 +288,8 @@ static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
     return &fb_device.buft;
 }
 
-/* Whether what comes after the weight's node is no longer the expert's own business. */
-static bool is_last_of_expert(const struct claim *claim)
+/* Whether the weight is the last matrix of its expert. */
+static bool is_last_of_expert(const struct fb_tensor_claim *claim)
 {
     const struct fb_catalog *catalog = fb_device.bound->catalog;
     return catalog->tensors[claim - fb_device.bound->claims].role == FB_ROLE_EXPERT_DOWN;
@@ -304,8 +301,8 @@ static bool is_view(enum ggml_op op)
            op == GGML_OP_PERMUTE || op == GGML_OP_TRANSPOSE;
 }
 
-/* Ops between weights that we take over from the CPU, so that a graph stays in one piece. An op
- * that is not here stays with the CPU backend itself. That matters for the fused ops of some
+/* Ops between weights that we accept, so that a graph stays in one piece. An op that is not here
+ * stays with the CPU backend itself. That matters for the fused ops of some
  * architectures (gated delta net, lightning indexer, ...): llama.cpp switches them off when they
  * are not on the device of their layer, which would change the numbers. */
 static bool is_common(enum ggml_op op)
@@ -360,14 +357,14 @@ static bool is_common(enum ggml_op op)
     }
 }
 
-/* True for what an expert does between its matrices, such as an activation or a bias: without it, a
- * layer's pass would end at the first of them, and begin again. It is the CPU's in any case, as
- * both matrices are. */
+/* Whether the op is between an expert's matrices, such as an activation or a bias: if we did not
+ * accept it, the graph would be cut there, and with it the layer's lease. The CPU computes it in any
+ * case, as both matrices are on the CPU. */
 static bool is_inside_expert(const struct ggml_tensor *op)
 {
     for (int depth = 0; op && depth < 16; depth++) {
         if (op->op == GGML_OP_MUL_MAT_ID) {
-            const struct claim *claim = fb_claim_of(op->src[0]);
+            const struct fb_tensor_claim *claim = fb_claim_of(op->src[0]);
             return depth > 0 && claim && !is_last_of_expert(claim);
         }
         if (op->op != GGML_OP_GLU && op->op != GGML_OP_UNARY && op->op != GGML_OP_SQR &&
@@ -379,9 +376,9 @@ static bool is_inside_expert(const struct ggml_tensor *op)
     return false;
 }
 
-/* Two kinds of question. A trial node: one source is a weight in an empty buffer of ours, and the
- * answer decides where llama.cpp puts it. A node of a graph: ours if its weight is ours, and
- * otherwise whatever the CPU can do, since the CPU does it for us. */
+/* llama.cpp asks two kinds of question. A trial node has a weight in an empty buffer of ours as a
+ * source, and the answer decides whether the weight is ours. A node of a graph is ours if its weight
+ * is, and otherwise if the CPU supports it, since the CPU computes for us. */
 static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
 {
     (void)dev;
@@ -483,12 +480,4 @@ ggml_backend_reg_t fb_device_reg(void)
         .device = &fb_device.device,
     };
     return &fb_device.reg;
-}
-
-void fb_device_register(void)
-{
-    if (!fb_device.registered) {
-        fb_device.registered = true;
-        ggml_backend_register(fb_device_reg());
-    }
 }
