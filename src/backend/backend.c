@@ -5,8 +5,8 @@
  *      [ resident set | buffers to come | batches | slack | weights: what the plan may use ]
  *        llama.cpp's    pending_bytes     gather.h
  *
- * When it starts, the stream gets two callbacks: one that unpacks units on the workers of the newest
- * context, and, with a sidecar, one that checks units that were read from it (records.h).
+ * When it starts, the stream gets two callbacks: one that unpacks units on the workers of the
+ * newest context, and, with a sidecar, one that checks units that were read from it (records.h).
  */
 #include "backend/backend.h"
 
@@ -24,8 +24,8 @@
 /* Memory of the process besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
 #define SLACK_BYTES (64 * FB_MIB)
-/* Added to a budget that a hint names. It must still suffice in the next run, whose resident set may
- * be larger than this one's: by 11 MiB, as seen once under a memory limit. */
+/* Added to a budget that a hint names. It must still suffice in the next run, whose resident set
+ * may be larger than this one's: by 11 MiB, as seen once under a memory limit. */
 #define HINT_BYTES (16 * FB_MIB)
 
 void fb_device_register(void)

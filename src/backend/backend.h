@@ -2,11 +2,11 @@
  * backend.h - Forebay as a ggml device of type ACCEL: the functions for the engine and the plug-in.
  *
  * llama.cpp offers every weight to an ACCEL device first. Ours claims the matrices worth holding
- * (binding.c), reserves address space for them without touching it, and computes the graph (walk.h):
- * nodes whose weight it claimed are computed by the CPU backend on a *shadow* of the node that
- * points at the bytes where the stream has them; all other nodes are handed to the CPU backend as
- * they are. Having the whole graph in one place saves a synchronisation per weight, and allows reads
- * for later nodes to progress while earlier ones compute.
+ * (binding.c), reserves address space for them without touching it, and computes the graph
+ * (walk.h): nodes whose weight it claimed are computed by the CPU backend on a *shadow* of the node
+ * that points at the bytes where the stream has them; all other nodes are handed to the CPU backend
+ * as they are. Having the whole graph in one place saves a synchronisation per weight, and allows
+ * reads for later nodes to progress while earlier ones compute.
  *
  * Life of a binding (one model, one at a time per process):
  *
@@ -53,8 +53,8 @@ void fb_binding_free(struct fb_binding *binding);
 
 /* --- When the model is loaded ---------------------------------------------------------------- */
 
-/* The weights that were claimed. The first call must come right after llama.cpp loaded the model: it
- * gives the claimed tensors their shapes back, which were hidden so that llama.cpp reads none of
+/* The weights that were claimed. The first call must come right after llama.cpp loaded the model:
+ * it gives the claimed tensors their shapes back, which were hidden so that llama.cpp reads none of
  * them. */
 const struct fb_weights *fb_binding_weights(struct fb_binding *binding);
 
@@ -82,9 +82,9 @@ enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_
 /* Threads that the device computes with, also while loading. After llama.cpp made the context. */
 void fb_binding_set_threads(struct fb_binding *binding, int n_threads);
 
-/* Makes the stream as planned and loads what is to be resident. From here on the claimed weights' own
- * addresses are inaccessible: a use that is not ours faults instead of computing nonsense. The plan's
- * arrays must outlive the binding. */
+/* Makes the stream as planned and loads what is to be resident. From here on the claimed weights'
+ * own addresses are inaccessible: a use that is not ours faults instead of computing nonsense. The
+ * plan's arrays must outlive the binding. */
 enum forebay_status fb_binding_start(struct fb_binding *binding, const struct fb_plan *plan,
     const struct fb_io_options *io, forebay_progress progress, void *progress_user,
     struct forebay_error *err);
@@ -98,8 +98,8 @@ struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
 
 /* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: none, 1 unless set.
- * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Models that
- * replay a trace are guessed perfectly, which no real one is. */
+ * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Models
+ * that replay a trace are guessed perfectly, which no real one is. */
 void fb_binding_set_lookahead(struct fb_binding *binding, int depth, float recall);
 
 /* `observe` is told every route from now on; NULL: nobody is. */

@@ -5,9 +5,9 @@
  *
  *   as stored    kernels are chosen by the number of an expert's rows, so all rows of an expert are
  *                in one product (only an expert with more rows than a block has room for is cut)
- *   interleaved  kernels compute row after row, so rows may be grouped freely, and time decides: the
- *                kernel first quantises each input row of a product, so a row that several of a
- *                token's experts share is gathered once. A product has equally many rows of each
+ *   interleaved  kernels compute row after row, so rows may be grouped freely, and speed decides:
+ *                the kernel first quantises each input row of a product, so a row that several of
+ *                a token's experts share is gathered once. A product has equally many rows of each
  *                token, hence tokens are sorted by how many of their experts are in the set.
  *
  * The interleaved kernels quantise on as many threads as the input's second dimension has rows;
@@ -136,7 +136,7 @@ bool fb_moe_batch_is_done(const struct fb_moe_batch *x, int part)
     return x->done & 1u << part;
 }
 
-/* Lists the rows of the set's experts by token. A token's rows are list[start[t] .. start[t + 1]). */
+/* Lists the rows of the set's experts by token: token t's are list[start[t] .. start[t + 1]). */
 static void list_by_token(struct fb_moe_batch *x, const struct fb_set *set)
 {
     int n_tokens = x->routing->routes.tokens;
@@ -174,8 +174,8 @@ static void add_product(
     fb_gather_add(&j->batch->gather, j->ex, stack, rows, n, picks, fold);
 }
 
-/* Weights as stored: whole experts together while they fit into a block. One that alone does not fit
- * is cut into equal pieces (equal, so that none falls below a kernel's threshold). */
+/* Weights as stored: whole experts together while they fit into a block. One that alone does not
+ * fit is cut into equal pieces (equal, so that none falls below a kernel's threshold). */
 static enum ggml_status compute_by_expert(struct set_job *j)
 {
     struct fb_moe_batch *x = j->batch;

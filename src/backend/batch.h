@@ -15,8 +15,8 @@ struct fb_moe_batch;
 struct fb_moe_batch *fb_moe_batch_new(void);
 void fb_moe_batch_free(struct fb_moe_batch *x);
 
-/* Opens the layer of an expert weight, the first of it that will be used. Until the layer is over, the
- * routing must stay as it is. */
+/* Opens the layer of an expert weight, the first of it that will be used. Until the layer is over,
+ * the routing must stay as it is. */
 void fb_moe_batch_begin(struct fb_moe_batch *x, struct fb_exec *ex,
     const struct fb_tensor_claim *claim, const struct fb_routing *routing);
 

@@ -74,7 +74,7 @@ void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hid
     tensor->extra = claim;
 }
 
-/* The weights of all claims that llama.cpp made tensors for; when it only measured, of all claims. */
+/* The weights of all claims with a tensor of llama.cpp's; when it only measured, of all claims. */
 static struct fb_weights *weights_of_claims(struct fb_binding *b)
 {
     struct fb_claim *list = fb_xcalloc((size_t)b->catalog->n_tensors, sizeof *list);

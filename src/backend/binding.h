@@ -51,8 +51,8 @@ struct fb_binding {
 
 /* --- Claiming ------------------------------------------------------------------------------ */
 
-/* Whether the weight is ours. llama.cpp offers it for `op`, a trial node one of whose sources it is.
- * The first answer stands. */
+/* Whether the weight is ours. llama.cpp offers it for `op`, a trial node one of whose sources it
+ * is. The first answer stands. */
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
 
@@ -60,7 +60,7 @@ bool fb_binding_offer(
  * its shape until the binding is closed, so that llama.cpp reads none of its bytes. */
 void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hide);
 
-/* Ends the offers: gives tensors their shapes back and lists the weights. Does nothing when closed. */
+/* Ends the offers: gives tensors their shapes back and lists the weights. Does nothing twice. */
 void fb_binding_close(struct fb_binding *b);
 
 /* --- Computing; the binding is closed ------------------------------------------------------- */

@@ -1,26 +1,36 @@
+/*
+ * compute.c - small graphs of the shapes that models compute, timed on the CPU backend.
+ *
+ *      memory   [ weights, larger than caches ......................... | activations ]
+ *
+ * A measurement makes tensors whose data are in this memory, computes them several times on the
+ * workers that a model would use, and takes the median. The weights are whatever the memory holds:
+ * the kernels take the same time for any bytes. Where caches must not help, nodes use different
+ * parts of the memory in turn.
+ */
 #include "backend/compute.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "backend/workers.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
 
-/* More than most caches hold: the weights of a large model come from memory. */
-#define WEIGHT_BYTES (256 * FB_MIB)
-#define WEIGHT_LEAST (16 * FB_MIB)
-#define ROW          4096 /* a multiple of every type's block */
-#define BATCH_ROWS   512  /* rows of weights, and ... */
-#define BATCH_TOKENS 128  /* ... tokens of the batch that is timed */
-#define N_EXPERTS    16   /* ... of which each of those tokens uses ... */
+/* More than most caches hold: the weights of a large model are read from memory. */
+#define WEIGHT_BYTES     (256 * FB_MIB)
+#define MIN_WEIGHT_BYTES (16 * FB_MIB)
+#define ROW              4096 /* a multiple of every type's block */
+/* The batch that is timed: rows of weights, tokens, experts, and how many each token uses. */
+#define BATCH_ROWS   512
+#define BATCH_TOKENS 128
+#define N_EXPERTS    16
 #define N_USED       2
-#define ARRIVE_BYTES (16 * FB_MIB) /* what comes from the disk is in no cache */
+#define UNPACK_BYTES (16 * FB_MIB) /* of one unit that is repacked */
 #define SMALL_OPS    64
-/* Products of a token with its experts that are timed at most, one after another. */
-#define ALONE_NODES 512
-/* Attention as common models have it, to so many tokens. */
+/* Most products of a token with its experts that are timed, one after another. */
+#define DECODE_NODES 512
+/* Attention as in common models, to so many tokens. */
 #define HEADS    32
 #define HEADS_KV 8
 #define HEAD     128
@@ -40,12 +50,12 @@ static uint64_t activations_bytes(void)
 
 struct fb_bench *fb_bench_new(int n_threads, uint64_t room_bytes)
 {
-    if (room_bytes < WEIGHT_LEAST + activations_bytes()) {
+    if (room_bytes < MIN_WEIGHT_BYTES + activations_bytes()) {
         return NULL;
     }
     struct fb_bench *bench = fb_xcalloc(1, sizeof *bench);
     struct ggml_init_params params = {
-        .mem_size = (2 * ALONE_NODES + SMALL_OPS) * ggml_tensor_overhead(), .no_alloc = true};
+        .mem_size = (2 * DECODE_NODES + SMALL_OPS) * ggml_tensor_overhead(), .no_alloc = true};
     bench->weight_bytes = fb_min(WEIGHT_BYTES, room_bytes - activations_bytes());
     uint64_t bytes = bench->weight_bytes + activations_bytes();
     bench->memory = fb_vm_reserve(bytes, true);
@@ -80,8 +90,8 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median time of several computations of the nodes. */
-static double usual(struct fb_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
+/* Median seconds of several computations of the nodes; 0 when they fail. */
+static double median_s(struct fb_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
 {
     uint64_t took[1000], end = fb_now_ns() + (uint64_t)(seconds * 1e9);
     int m = 0;
@@ -119,16 +129,13 @@ static double time_product(struct fb_bench *bench, const struct fb_form *form, e
 {
     ggml_reset(bench->ctx);
     struct ggml_tensor *node = product(bench, type, rows, tokens);
-    if (form->layout.buft) {
-        node->src[0]->buffer = form->layout.buffer;
-        node->src[0]->extra = form->layout.extra;
-    }
+    fb_form_point(form, node->src[0], bench->memory);
     return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
-               ? usual(bench, &node, 1, seconds)
+               ? median_s(bench, &node, 1, seconds)
                : 0;
 }
 
-static uint64_t kept_bytes(const struct fb_form *form, const struct ggml_tensor *weight)
+static uint64_t form_bytes(const struct fb_form *form, const struct ggml_tensor *weight)
 {
     return form->layout.buft ? ggml_backend_buft_get_alloc_size(form->layout.buft, weight)
                              : ggml_nbytes(weight);
@@ -154,29 +161,25 @@ static double experts_batch_rate(struct fb_bench *bench, const struct fb_form *f
     struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, N_USED, tokens);
     struct ggml_tensor *node = ggml_mul_mat_id(ctx, weight, input, chosen);
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
-    if (tokens < N_EXPERTS || kept_bytes(form, weight) > bench->weight_bytes) {
+    if (tokens < N_EXPERTS || form_bytes(form, weight) > bench->weight_bytes) {
         return 0;
     }
-    weight->data = bench->memory;
-    if (form->layout.buft) {
-        weight->buffer = form->layout.buffer;
-        weight->extra = form->layout.extra;
-    }
+    fb_form_point(form, weight, bench->memory);
     input->data = bench->memory + bench->weight_bytes;
     chosen->data = ids;
     node->data = (char *)input->data + ggml_nbytes(input);
     double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
-                      ? usual(bench, &node, 1, seconds)
+                      ? median_s(bench, &node, 1, seconds)
                       : 0;
     return took > 0 ? (double)(columns * rows) * N_USED * tokens / took : 0;
 }
 
-/* Bytes per second that repacking delivers on all threads, from place to place in our memory: what
- * comes from a disk, and where it goes to, is in no cache of a processor. */
+/* Bytes per second that all threads repack. Each unit has its own source and destination in our
+ * memory, since bytes read from a disk are in no cache of the processor, nor is their slot. */
 static double unpack_rate(struct fb_bench *bench, struct fb_form *form, enum ggml_type type)
 {
     uint64_t row_bytes = ggml_row_size(type, ROW);
-    uint64_t most = fb_min(ARRIVE_BYTES, bench->weight_bytes / 2);
+    uint64_t most = fb_min(UNPACK_BYTES, bench->weight_bytes / 2);
     int64_t rows = (int64_t)fb_round_down(most / row_bytes, 64);
     uint64_t bytes = row_bytes * (uint64_t)rows, took = 0;
     int n = (int)(bench->weight_bytes / (2 * most));
@@ -221,22 +224,22 @@ bool fb_bench_type(
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
         .experts = experts_batch_rate(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
-        .arrive = form.layout.buft ? unpack_rate(bench, &form, type) : 0,
+        .unpack = form.layout.buft ? unpack_rate(bench, &form, type) : 0,
     };
     fb_form_release(&form);
     return decode > 0 && batch > 0;
 }
 
-/* Bytes of weights per second for a token with its experts. Most often down, the one with fewer
- * columns, has an input for each expert; gate and up have the same one for all. */
+/* Bytes of weights per second for a token with its experts. The matrix with fewer columns than rows
+ * is taken for the down matrix, which has an input per expert; gate and up share one. */
 static double experts_decode_rate(struct fb_bench *bench, const struct fb_form *form,
     enum ggml_type type, int columns, int rows, int used, double seconds)
 {
-    struct ggml_tensor *nodes[ALONE_NODES];
+    struct ggml_tensor *nodes[DECODE_NODES];
     double bytes = (double)ggml_row_size(type, columns) * rows;
-    double kept = form->layout.buft ? (double)form->layout.unit_bytes : bytes;
+    double held = form->layout.buft ? (double)form->layout.unit_bytes : bytes;
     int n = (int)fb_min(
-        (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / kept));
+        (uint64_t)DECODE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / held));
     int n_nodes = n / used;
     struct ggml_context *ctx = bench->ctx;
     ggml_reset(ctx);
@@ -248,12 +251,8 @@ static double experts_decode_rate(struct fb_bench *bench, const struct fb_form *
         return 0;
     }
     int32_t *ids = fb_xcalloc((size_t)n, sizeof *ids);
-    weight->data = bench->memory;
+    fb_form_point(form, weight, bench->memory);
     input->data = bench->memory + bench->weight_bytes;
-    if (form->layout.buft) {
-        weight->buffer = form->layout.buffer;
-        weight->extra = form->layout.extra;
-    }
     for (int i = 0; i < n_nodes; i++) {
         struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, used, 1);
         chosen->data = ids + (ptrdiff_t)i * used;
@@ -265,7 +264,7 @@ static double experts_decode_rate(struct fb_bench *bench, const struct fb_form *
         nodes[i]->data = (char *)input->data + ggml_nbytes(input);
     }
     double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, nodes[0])
-                      ? usual(bench, nodes, n_nodes, seconds)
+                      ? median_s(bench, nodes, n_nodes, seconds)
                       : 0;
     free(ids);
     return took > 0 ? bytes * n_nodes * used / took : 0;
@@ -296,7 +295,7 @@ bool fb_bench_expert(struct fb_bench *bench, int type_number, bool repack, int c
     return out->decode > 0;
 }
 
-/* --- Memory, and operations as such -------------------------------------------------------- */
+/* --- Memory, small operations, attention ---------------------------------------------------- */
 
 static void read_share(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
@@ -318,7 +317,7 @@ double fb_bench_memory(struct fb_bench *bench, double seconds)
 {
     fb_workers_reset_ops(&bench->workers);
     struct ggml_tensor *op = fb_workers_op(&bench->workers, read_share, bench);
-    return (double)bench->weight_bytes / usual(bench, &op, 1, seconds);
+    return (double)bench->weight_bytes / median_s(bench, &op, 1, seconds);
 }
 
 double fb_bench_op(struct fb_bench *bench)
@@ -327,13 +326,13 @@ double fb_bench_op(struct fb_bench *bench)
     ggml_reset(bench->ctx);
     struct ggml_tensor *x = ggml_new_tensor_1d(bench->ctx, GGML_TYPE_F32, ROW);
     x->data = bench->memory + bench->weight_bytes;
-    for (int i = 0; i < SMALL_OPS; i++) { /* as between the products of a layer */
+    for (int i = 0; i < SMALL_OPS; i++) { /* as between the matrix products of a layer */
         nodes[i] = i % 2 ? ggml_add(bench->ctx, x, x) : ggml_rms_norm(bench->ctx, x, 1e-5f);
         nodes[i]->data = (char *)x->data + (i % 2 ? -1 : 1) * (ptrdiff_t)ggml_nbytes(x);
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         x = nodes[i];
     }
-    return usual(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
+    return median_s(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
 }
 
 double fb_bench_attention(struct fb_bench *bench, int tokens)
@@ -345,9 +344,9 @@ double fb_bench_attention(struct fb_bench *bench, int tokens)
     q->data = bench->memory + bench->weight_bytes;
     char *at = bench->memory;
     int n = tokens > 1 ? 1 : 16;
-    for (int i = 0; i < n; i++) { /* layers: each has its own past */
+    for (int i = 0; i < n; i++) { /* layers: each has its own KV cache */
         struct ggml_tensor *kv[2];
-        for (int j = 0; j < 2; j++) { /* as the KV cache holds them: token by token */
+        for (int j = 0; j < 2; j++) { /* token by token, as in the KV cache */
             kv[j] = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, HEAD, HEADS_KV, ATTENDED);
             if (at + ggml_nbytes(kv[j]) > bench->memory + bench->weight_bytes) {
                 at = bench->memory;
@@ -363,6 +362,6 @@ double fb_bench_attention(struct fb_bench *bench, int tokens)
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         nodes[i]->data = (char *)q->data + ggml_nbytes(q);
     }
-    double took = usual(bench, nodes, n, 0.03);
+    double took = median_s(bench, nodes, n, 0.03);
     return took > 0 ? n * 2.0 * HEAD * HEADS * ATTENDED * tokens / took : 0;
 }

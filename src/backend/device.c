@@ -1,5 +1,6 @@
 /*
- * device.c - the tables of functions that ggml calls: buffer, buffer type, backend, device, registry.
+ * device.c - the tables of functions that ggml calls: buffer, buffer type, backend, device,
+ * registry.
  *
  *      registry FOREBAY
  *        device            offers of weights, nodes that we compute      fb_binding_offer
@@ -47,10 +48,10 @@ static void *buffer_base(ggml_backend_buffer_t buffer)
     return b->base;
 }
 
-/* llama.cpp reads ggml_nbytes(tensor) bytes of each weight, so the shapes of ours are hidden until the
- * model is loaded. (A file that skips their bytes is not enough: stdio copies bytes that it did not
- * read.) Tensors of compute buffers pass through here, too; only weights have names of weights, and
- * only before the binding is closed. */
+/* llama.cpp reads ggml_nbytes(tensor) bytes of each weight, so the shapes of ours are hidden until
+ * the model is loaded. (A file that skips their bytes is not enough: stdio copies bytes that it did
+ * not read.) Tensors of compute buffers pass through here, too; only weights have names of weights,
+ * and only before the binding is closed. */
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
     const struct device_buffer *b = buffer->context;
@@ -358,8 +359,8 @@ static bool is_common(enum ggml_op op)
 }
 
 /* Whether the op is between an expert's matrices, such as an activation or a bias: if we did not
- * accept it, the graph would be cut there, and with it the layer's lease. The CPU computes it in any
- * case, as both matrices are on the CPU. */
+ * accept it, the graph would be cut there, and with it the layer's lease. The CPU computes it in
+ * any case, as both matrices are on the CPU. */
 static bool is_inside_expert(const struct ggml_tensor *op)
 {
     for (int depth = 0; op && depth < 16; depth++) {
@@ -377,8 +378,8 @@ static bool is_inside_expert(const struct ggml_tensor *op)
 }
 
 /* llama.cpp asks two kinds of question. A trial node has a weight in an empty buffer of ours as a
- * source, and the answer decides whether the weight is ours. A node of a graph is ours if its weight
- * is, and otherwise if the CPU supports it, since the CPU computes for us. */
+ * source, and the answer decides whether the weight is ours. A node of a graph is ours if its
+ * weight is, and otherwise if the CPU supports it, since the CPU computes for us. */
 static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
 {
     (void)dev;

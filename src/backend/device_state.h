@@ -2,8 +2,8 @@
  * device_state.h - all mutable state of the device that belongs to the process.
  *
  * ggml knows devices, buffer types and buffers, and passes none of our own data with most calls. So
- * the device has to find the model it serves through a variable of the process. It is here, with the
- * objects that ggml holds pointers to, the shuffles learnt so far, and the constants that tests
+ * the device has to find the model it serves through a variable of the process. It is here, with
+ * the objects that ggml holds pointers to, the shuffles learnt so far, and the constants that tests
  * change.
  *
  * Threads: belongs to the thread that loads, computes and frees; only `shuffles` is for any thread.

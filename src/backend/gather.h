@@ -6,18 +6,19 @@
  *      output [3's pick of expert 2][7's of 0]...
  *
  * Rows are added as products; up to 8 of them make a *block*, which is computed at once and whose
- * memory is bounded. A product is an ordinary MUL_MAT_ID over tokens that all have the same number of
- * rows ("picks") in it.
+ * memory is bounded. A product is an ordinary MUL_MAT_ID over tokens that all have the same number
+ * of rows ("picks") in it.
  *
  *      begin(node) ---> [ add, add, ... ---> compute ] ---> [ add ... ---> compute ] ...
  *
- * Tokens of a product may be folded `fold` deep, that is, placed in the second dimension of the input
- * instead of the third (batch.c says why):
+ * Tokens of a product may be folded `fold` deep, that is, placed in the second dimension of the
+ * input instead of the third (batch.c says why):
  *
  *      fold 1   input [k, 1, 4]   ids [picks, 4]        fold 2   input [k, 2, 2]   ids [2 picks, 2]
  *
- * The kernel has room for ne[2] of the input rows per expert, of which there may then be `fold` times
- * as many: so experts are numbered by multiples of `fold`, and each has the room of those skipped.
+ * The kernel has room for ne[2] of the input rows per expert, of which there may then be `fold`
+ * times as many: so experts are numbered by multiples of `fold`, and each has the room of those
+ * skipped.
  */
 #ifndef FB_BACKEND_GATHER_H
 #define FB_BACKEND_GATHER_H
@@ -28,7 +29,7 @@
 #define FB_GATHER_MAX_PRODUCTS 8  /* in a block */
 #define FB_GATHER_MIN_ROWS     64 /* a block has room for these at least */
 
-/* One row of the node: the token, which of the token's picks, and the expert's index in the stack. */
+/* One row of the node: a token, one of its picks, and that expert's index in the stack. */
 struct fb_expert_row {
     int32_t token, pick, index;
 };
@@ -71,8 +72,8 @@ void fb_gather_begin(struct fb_gather *g, struct ggml_tensor *node, const struct
 int fb_gather_room(const struct fb_gather *g, int picks);
 
 /* Adds the product of n tokens with `picks` rows each, one token after the other in `rows`, with
- * `weight`, a shadow of the node's weight as a stack of experts (only every fold-th number is used). If
- * n is not a multiple of `fold`, the last token is repeated. There must be room. */
+ * `weight`, a shadow of the node's weight as a stack of experts (only every fold-th number is
+ * used). If n is not a multiple of `fold`, the last token is repeated. There must be room. */
 void fb_gather_add(struct fb_gather *g, struct fb_exec *ex, struct ggml_tensor *weight,
     const struct fb_expert_row *rows, int n, int picks, int fold);
 

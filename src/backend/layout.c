@@ -32,7 +32,7 @@ static ggml_backend_buffer_type_t repacked_type(
     return NULL;
 }
 
-/* Makes the buffer that tensors in the layout borrow, and gets ggml's traits from a tensor in it. */
+/* Makes the buffer that our tensors borrow, and gets ggml's traits from a tensor in it. */
 static bool make_buffer(struct fb_layout *layout, struct ggml_tensor *unit)
 {
     layout->buffer = ggml_backend_buft_alloc_buffer(layout->buft, 64);

@@ -3,8 +3,9 @@
  *
  * llama.cpp repacks many quantised matrices into an order that suits the processor. A layout is one
  * of the CPU's extra buffer types; which one serves a weight depends on the weight's type and shape
- * and on the operation that uses it. A tensor is in a layout when its buffer is of that type and its
- * `extra` holds ggml's traits for it: we keep one small buffer per weight for our tensors to borrow.
+ * and on the operation that uses it. A tensor is in a layout when its buffer is of that type and
+ * its `extra` holds ggml's traits for it: we keep one small buffer per weight for our tensors to
+ * borrow.
  */
 #ifndef FB_BACKEND_LAYOUT_H
 #define FB_BACKEND_LAYOUT_H
@@ -26,9 +27,9 @@ struct fb_layout {
     void *extra;                  /* ggml's traits for a tensor in that buffer */
 };
 
-/* Chooses the layout that llama.cpp would repack `weight` into for `op`, one of whose sources it is;
- * the file's own if there is none, or without `repack`. `expert`: a unit is one matrix of the stack.
- * False when the layout cannot hold single units; then *out names it, and holds nothing. */
+/* Chooses the layout that llama.cpp would repack `weight` into for `op`, one of whose sources it
+ * is; the file's own if there is none, or without `repack`. `expert`: a unit is one matrix of the
+ * stack. False when the layout cannot hold single units; then *out names it, and holds nothing. */
 bool fb_layout_choose(struct fb_layout *out, const struct ggml_tensor *op,
     const struct ggml_tensor *weight, bool repack, bool expert);
 void fb_layout_release(struct fb_layout *layout);
@@ -49,8 +50,8 @@ void fb_layout_unpack(
 /* Repacks one unit. Any thread. */
 void fb_layout_unpack_unit(const struct fb_layout *layout, const void *raw, void *dest);
 
-/* Fills `out` with bytes for trying a layout; always the same ones. Layouts only move bits about, so
- * the bytes need not be a valid quantisation. */
+/* Fills `out` with bytes for trying a layout; always the same ones. Layouts only move bits about,
+ * so the bytes need not be a valid quantisation. */
 void fb_layout_trial_bytes(unsigned char *out, size_t n);
 
 #endif

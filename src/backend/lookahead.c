@@ -29,8 +29,8 @@
 #define FIRST_CASES 4
 /* A rank whose guesses are right more often than this is prefetched. */
 #define CONFIDENT 0.5f
-/* A layer that misses less often is not evaluated. One with no confident rank is evaluated only every
- * 16th time, to notice when that changes. */
+/* A layer that misses less often is not evaluated. One with no confident rank is evaluated only
+ * every 16th time, to notice when that changes. */
 #define RARE_MISSES 0.02f
 #define RETRY_STEPS 16
 
@@ -237,8 +237,8 @@ static void note(struct chain *c, const struct ggml_tensor *router, const struct
     allocate(c);
 }
 
-/* The weights that the router's input was multiplied with after it was normalised; NULL when that is
- * not how it was made. */
+/* The weights that the router's input was multiplied with after it was normalised; NULL when that
+ * is not how it was made. */
 static const float *norm_of(const struct ggml_tensor *x)
 {
     bool normed = x->op == GGML_OP_MUL && x->src[1] && is_weight(x->src[1]) &&
@@ -249,7 +249,7 @@ static const float *norm_of(const struct ggml_tensor *x)
 
 /* --- Guessing -------------------------------------------------------------------------------- */
 
-/* Points the chain at our weights, where the stream has them now. False when one is not resident. */
+/* Points the chain at our weights, where they are now. False when one of them is not resident. */
 static bool point_at_weights(struct chain *c, struct fb_binding *b)
 {
     for (int i = 0; i < c->n; i++) {

@@ -8,12 +8,12 @@
  *      layer l      x -> [router l ... top k] -> ids        the chain: nodes from x to the ids
  *      layer l + 1  x' -> [router l+1 ... top k]            its chain, with x in place of x'
  *
- * No architecture is known here: a layer's chain is copied from the graph when the layer is seen for
- * the first time, whatever nodes it consists of (softmax, sigmoid, biases, groups).
+ * No architecture is known here: a layer's chain is copied from the graph when the layer is seen
+ * for the first time, whatever nodes it consists of (softmax, sigmoid, biases, groups).
  *
  * Nothing computed here reaches a result. For each layer and rank of its choice it is counted how
- * often a guess was right, of the guesses that would have to be read: a rank is prefetched if it mostly
- * is. A layer that hardly ever misses is not evaluated.
+ * often a guess was right, of the guesses that would have to be read: a rank is prefetched if it
+ * mostly is. A layer that hardly ever misses is not evaluated.
  */
 #ifndef FB_BACKEND_LOOKAHEAD_H
 #define FB_BACKEND_LOOKAHEAD_H
@@ -25,9 +25,9 @@ struct fb_lookahead;
 struct fb_lookahead *fb_lookahead_new(void);
 void fb_lookahead_free(struct fb_lookahead *la);
 
-/* The group's router chose `ids`, which were read into `routing`. `missed`: some of these experts are
- * not in memory. Learns from the choice, guesses for the next layers, and prefetches. Computes on the
- * exec's workers, so only between computations; the queue is empty. */
+/* The group's router chose `ids`, which were read into `routing`. `missed`: some of these experts
+ * are not in memory. Learns from the choice, guesses for the next layers, and prefetches. Computes
+ * on the exec's workers, so only between computations; the queue is empty. */
 void fb_lookahead_step(struct fb_lookahead *la, struct fb_exec *ex, int group,
     const struct ggml_tensor *ids, const struct fb_routing *routing, bool missed);
 

@@ -26,8 +26,9 @@ void fb_memory_watch_stop(struct fb_memory_watch *watch);
 void fb_memory_watch_graph_begin(struct fb_memory_watch *watch);
 void fb_memory_watch_graph_end(struct fb_memory_watch *watch);
 
-/* In a graph, around a computation that uses nothing of the stream but open leases, resident weights
- * and the streamed weight that is held: in between, memory may change. `end` blocks like graph_begin. */
+/* In a graph, around a computation that uses nothing of the stream but open leases, resident
+ * weights and the streamed weight that is held: in between, memory may change. `end` blocks like
+ * graph_begin. */
 void fb_memory_watch_compute_begin(struct fb_memory_watch *watch);
 void fb_memory_watch_compute_end(struct fb_memory_watch *watch);
 

@@ -2,9 +2,10 @@
  * moe.c - opening a layer when its ids are known, and computing its nodes together.
  *
  *      first node of a layer   queue computed ---> ids read (routing.h) ---> observer told
- *                              ---> lease begun, or batch begun ---> next routers asked (lookahead.h)
- *      each node               together: queued on slots when its part is present, else in part
- *                              in sets: computed at once
+ *                              ---> lease begun ---> next layers guessed (lookahead.h)
+ *                              ---> or batch begun
+ *      each node               together: queued on slots if its part is present, else computed in
+ *                              part; in sets: computed at once
  *
  * The nodes of a layer are recognised by their tensor of ids, which they share.
  */
@@ -165,7 +166,7 @@ static enum ggml_status read_ids(
     return fb_binding_fail(ex->binding, &error);
 }
 
-/* Closes the layer before, and reads the ids of the next one, which are among the queue's results. */
+/* Closes the previous layer, and reads the next one's ids, which the queue computes. */
 static enum ggml_status next_layer(
     struct fb_moe *moe, struct fb_exec *ex, const struct ggml_tensor *ids, int n_expert)
 {

@@ -1,11 +1,11 @@
 /*
- * moe.h - expert nodes (MUL_MAT_ID): which experts a layer needs is known when its router's ids have
- * been computed. Then there are two ways:
+ * moe.h - expert nodes (MUL_MAT_ID): which experts a layer needs is known when its router's ids
+ * have been computed. Then there are two ways:
  *
  *   together   The experts all fit into the layer's slots (always so in decode). One lease covers
- *              the gate, up and down nodes of the layer. Slots stand in for experts, slot numbers for
- *              ids, and the CPU backend computes MUL_MAT_ID as usual. While some experts are being
- *              read, the rows of the others are computed: partial.h.
+ *              the gate, up and down nodes of the layer. Slots stand in for experts, slot numbers
+ *              for ids, and the CPU backend computes MUL_MAT_ID as usual. While some experts are
+ *              being read, the rows of the others are computed: partial.h.
  *
  *                ids   [7 99 7 12]     weight  [expert 0][expert 1]...[expert 127]
  *                       |                       |

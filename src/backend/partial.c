@@ -49,7 +49,7 @@ bool fb_partials_block(const struct fb_partials *p, const struct ggml_tensor *no
     return p->n_open == MAX_OPEN || (p->n_open > 0 && node->src[1] != p->open[0].node->src[1]);
 }
 
-/* Lists the rows of those of the lease's experts that are present and not done, which they now are. */
+/* Lists the rows of the lease's experts that are present and not done, and marks them done. */
 static int list_present(struct fb_partials *p, const struct fb_exec *ex,
     const struct fb_lease *lease, const struct fb_routes *routes, struct partial *node)
 {

@@ -5,8 +5,9 @@
 
 #include "base/error.h"
 
-/* Room for our own nodes (gather.h: 8 products and 2 operations at a time), each with shadows of its
- * result, weight, input and ids. A node of the graph has its weight's and, for experts, its ids'. */
+/* Room for our own nodes (gather.h: 8 products and 2 operations at a time), each with shadows of
+ * its result, weight, input and ids. A node of the graph has its weight's and, for experts, its
+ * ids'. */
 #define OWN_NODES 32
 
 void fb_queue_reserve(struct fb_queue *q, int n_nodes)

@@ -22,7 +22,7 @@ struct fb_queue {
     int n_shadows, cap_shadows;
 };
 
-/* Clears the queue and makes room for n_nodes nodes of a graph, and for nodes of our own besides. */
+/* Clears the queue and makes room for n_nodes nodes of a graph, and some nodes of our own. */
 void fb_queue_reserve(struct fb_queue *q, int n_nodes);
 void fb_queue_clear(struct fb_queue *q);
 void fb_queue_release(struct fb_queue *q);

@@ -240,10 +240,10 @@ static int add_moves(
     return count;
 }
 
-/* Covers the rest of the tile with mixes of eight bytes, which may overlap bytes that are moved, and
- * adds moves that gather the mixes' source bytes: byte after byte, and row after row of each byte, so
- * that neighbours in the tile are mostly neighbours there, too. position[byte * rows + row] is where
- * a source byte is among the mixed bytes. False when there are too many. */
+/* Covers the rest of the tile with mixes of eight bytes, which may overlap bytes that are moved,
+ * and adds moves that gather the mixes' source bytes: byte after byte, and row after row of each
+ * byte, so that neighbours in the tile are mostly neighbours there, too. position[byte * rows
+ * + row] is where a source byte is among the mixed bytes. False when there are too many. */
 static bool gather_mixed(struct fb_shuffle *s, const struct bit_order *o, struct move *out,
     const bool *moved, int *position)
 {
@@ -319,7 +319,7 @@ static bool make_moves(struct fb_shuffle *s, const struct bit_order *o)
     return can;
 }
 
-/* --- Learning ---------------------------------------------------------------------------------- */
+/* --- Learning -------------------------------------------------------------------------------- */
 
 /* Whether it unpacks random rows as llama.cpp does. */
 static bool agrees(const struct fb_shuffle *s, const struct fb_layout *layout)
@@ -379,7 +379,7 @@ const struct fb_shuffle *fb_shuffle_of(const struct fb_layout *layout)
         return NULL;
     }
     struct fb_shuffle *s = find(layout);
-    if (!s) { /* two threads may learn the same kind: then there are two entries, which is harmless */
+    if (!s) { /* two threads may learn the same kind; two entries are harmless */
         s = fb_xcalloc(1, sizeof *s);
         s->buft = layout->buft;
         s->extra = layout->extra;

@@ -73,8 +73,9 @@ static void schedule(struct fb_walk *walk, const struct fb_binding *b, struct gg
 
 /* --- Nodes ---------------------------------------------------------------------------------- */
 
-/* A queue over resident weights may take seconds when it has many rows. It is cut, so that memory can be
- * given back in between. (Cutting costs some 10 us; a node of that many rows takes milliseconds.) */
+/* A queue over resident weights may take seconds when it has many rows. It is cut, so that memory
+ * can be given back in between. (Cutting costs some 10 us; a node of that many rows takes
+ * milliseconds.) */
 #define LONG_ROWS  32
 #define LONG_QUEUE 16
 

@@ -29,8 +29,8 @@ struct fb_walk {
 struct fb_walk *fb_walk_new(void);
 void fb_walk_free(struct fb_walk *walk);
 
-/* Computes the graph of a model that is served by `b`; of any other (NULL), or before the binding has
- * a stream, as it is. Blocks while weights are read. */
+/* Computes the graph of a model that is served by `b`; of any other (NULL), or before the binding
+ * has a stream, as it is. Blocks while weights are read. */
 enum ggml_status fb_walk_graph(
     struct fb_walk *walk, struct fb_binding *b, struct ggml_cgraph *graph);
 
