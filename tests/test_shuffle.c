@@ -1,6 +1,6 @@
 /*
- * test_shuffle.c - layouts as orders of bits: llama.cpp's own, made-up ones that are such orders, and
- * made-up ones that are not, which must be left to whoever makes them.
+ * test_shuffle.c - shuffles of llama.cpp's own layouts, of invented layouts that only rearrange
+ * bits, and of invented ones that do not, for which there must be none.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +22,7 @@
 
 /* --- llama.cpp's layouts -------------------------------------------------------------------- */
 
-/* Puts a unit of random bytes into place with the shuffle and without. */
+/* Unpacks a unit of random bytes with the shuffle and without. */
 static void check_unit(const struct fb_form *form)
 {
     size_t n =
@@ -59,7 +59,7 @@ static bool form_of(struct fb_form *form, enum ggml_type type, int64_t columns, 
     return chosen && form->layout.buft;
 }
 
-static void test_every_layout_of_this_processor(void **state)
+static void test_every_layout_of_this_processor_is_learnt(void **state)
 {
     (void)state;
     int n = 0;
@@ -83,7 +83,7 @@ static void test_every_layout_of_this_processor(void **state)
     print_message("# %d units of repacked layouts\n", n);
 }
 
-static void test_the_same_kind_is_learnt_once(void **state)
+static void test_a_kind_is_learnt_once(void **state)
 {
     (void)state;
     struct fb_form a, b, c;
@@ -99,9 +99,9 @@ static void test_the_same_kind_is_learnt_once(void **state)
     fb_form_release(&c);
 }
 
-/* --- Made-up layouts --------------------------------------------------------------------------- */
+/* --- Invented layouts ------------------------------------------------------------------------- */
 
-/* One block of a result: `in` is a tile's first block, whose rows are `stride` apart. */
+/* Makes one tile: `in` is the block of its first row, and the next rows' are `stride` apart. */
 typedef void (*make_tile)(unsigned char *out, const unsigned char *in, size_t stride, size_t bytes,
     int64_t row, int64_t block);
 
@@ -109,23 +109,23 @@ static struct {
     make_tile make;
     int rows;
     bool by_column; /* all tiles of a column of blocks, then those of the next */
-} made_up;
+} invented;
 
-static void made_up_set(
+static void invented_set(
     ggml_backend_buffer_t buffer, struct ggml_tensor *t, const void *data, size_t offset, size_t n)
 {
     (void)buffer;
     assert_int_equal(offset, 0);
     assert_int_equal(n, ggml_nbytes(t));
     size_t bytes = ggml_type_size(t->type), row_bytes = t->nb[1];
-    int64_t n_blocks = (int64_t)(row_bytes / bytes), n_groups = t->ne[1] / made_up.rows;
+    int64_t n_blocks = (int64_t)(row_bytes / bytes), n_groups = t->ne[1] / invented.rows;
     for (int64_t g = 0; g < n_groups; g++) {
         for (int64_t b = 0; b < n_blocks; b++) {
-            int64_t tile = made_up.by_column ? b * n_groups + g : g * n_blocks + b;
-            made_up.make((unsigned char *)t->data + (size_t)tile * bytes * (size_t)made_up.rows,
-                (const unsigned char *)data + (size_t)(g * made_up.rows) * row_bytes +
+            int64_t tile = invented.by_column ? b * n_groups + g : g * n_blocks + b;
+            invented.make((unsigned char *)t->data + (size_t)tile * bytes * (size_t)invented.rows,
+                (const unsigned char *)data + (size_t)(g * invented.rows) * row_bytes +
                     (size_t)b * bytes,
-                row_bytes, bytes, g * made_up.rows, b);
+                row_bytes, bytes, g * invented.rows, b);
         }
     }
 }
@@ -148,15 +148,15 @@ static size_t larger(ggml_backend_buffer_type_t type, const struct ggml_tensor *
     return ggml_nbytes(t) + 1;
 }
 
-/* A layout that makes tiles so. Each has an `extra` of its own: nothing is known of it yet. */
-static struct fb_layout made_up_layout(
+/* A layout that makes tiles with `make`. Its `extra` is its own: no shuffle is known for it yet. */
+static struct fb_layout invented_layout(
     struct ggml_backend_buffer_type *type, struct ggml_backend_buffer *buffer, make_tile make)
 {
     static char extras[64];
     static int n;
     *type = (struct ggml_backend_buffer_type){.iface.get_name = repack_name};
-    *buffer = (struct ggml_backend_buffer){.iface.set_tensor = made_up_set, .buft = type};
-    made_up.make = make;
+    *buffer = (struct ggml_backend_buffer){.iface.set_tensor = invented_set, .buft = type};
+    invented.make = make;
     assert_in_range(n, 0, 63);
     return (struct fb_layout){.buft = type,
         .type = GGML_TYPE_Q4_0,
@@ -169,9 +169,9 @@ static bool is_learnt(make_tile make, int rows, bool by_column)
 {
     struct ggml_backend_buffer_type type;
     struct ggml_backend_buffer buffer;
-    made_up.rows = rows;
-    made_up.by_column = by_column;
-    struct fb_form form = {.layout = made_up_layout(&type, &buffer, make)};
+    invented.rows = rows;
+    invented.by_column = by_column;
+    struct fb_form form = {.layout = invented_layout(&type, &buffer, make)};
     form.shuffle = fb_shuffle_of(&form.layout);
     if (form.shuffle) {
         check_unit(&form);
@@ -185,7 +185,7 @@ static void interleave(unsigned char *out, const unsigned char *in, size_t strid
     (void)row;
     (void)block;
     for (size_t i = 0; i < bytes; i++) {
-        for (int r = 0; r < made_up.rows; r++) {
+        for (int r = 0; r < invented.rows; r++) {
             *out++ = in[(size_t)r * stride + i] ^ 0x5a;
         }
     }
@@ -195,17 +195,17 @@ static void swap_nibbles(unsigned char *out, const unsigned char *in, size_t str
     int64_t row, int64_t block)
 {
     interleave(out, in, stride, bytes, row, block);
-    for (size_t i = 0; i < bytes * (size_t)made_up.rows; i++) {
+    for (size_t i = 0; i < bytes * (size_t)invented.rows; i++) {
         out[i] = (unsigned char)(out[i] << 4 | out[i] >> 4);
     }
 }
 
-/* Every third byte's bits go backwards; the others stay together. */
+/* The bits of every third byte are reversed; the others stay together. */
 static void with_holes(unsigned char *out, const unsigned char *in, size_t stride, size_t bytes,
     int64_t row, int64_t block)
 {
     interleave(out, in, stride, bytes, row, block);
-    for (size_t i = 0; i < bytes * (size_t)made_up.rows; i += 3) {
+    for (size_t i = 0; i < bytes * (size_t)invented.rows; i += 3) {
         unsigned char back = 0;
         for (int k = 0; k < 8; k++) {
             back |= (unsigned char)((out[i] >> k & 1) << (7 - k));
@@ -214,7 +214,7 @@ static void with_holes(unsigned char *out, const unsigned char *in, size_t strid
     }
 }
 
-/* Bit k of each row's byte goes to byte k: eight by eight bits change places. */
+/* Bit k of each row's byte moves to byte k: eight by eight bits are transposed. */
 static void transpose(unsigned char *out, const unsigned char *in, size_t stride, size_t bytes,
     int64_t row, int64_t block)
 {
@@ -235,7 +235,7 @@ static void add_one(unsigned char *out, const unsigned char *in, size_t stride, 
     int64_t row, int64_t block)
 {
     interleave(out, in, stride, bytes, row, block);
-    for (size_t i = 0; i < bytes * (size_t)made_up.rows; i++) {
+    for (size_t i = 0; i < bytes * (size_t)invented.rows; i++) {
         out[i]++;
     }
 }
@@ -251,7 +251,7 @@ static void by_block(unsigned char *out, const unsigned char *in, size_t stride,
     int64_t row, int64_t block)
 {
     interleave(out, in, stride, bytes, row, block);
-    out[0] ^= (unsigned char)(block >= 4); /* not among the first */
+    out[0] ^= (unsigned char)(block >= 4); /* beyond the blocks of a sample */
 }
 
 static void from_next_block(unsigned char *out, const unsigned char *in, size_t stride,
@@ -272,12 +272,12 @@ static void copy_a_bit_if(unsigned char *out, const unsigned char *in, size_t st
     int64_t row, int64_t block)
 {
     interleave(out, in, stride, bytes, row, block);
-    if (in[0] == 0x37 && in[1] != 0x37) { /* in none of the numbered bits */
+    if (in[0] == 0x37 && in[1] != 0x37) { /* never so in the numbered bits */
         out[5] ^= 1;
     }
 }
 
-static void test_made_up_orders(void **state)
+static void test_layouts_that_rearrange_bits_are_learnt(void **state)
 {
     (void)state;
     for (int rows = 1; rows <= 16; rows *= 2) {
@@ -288,7 +288,7 @@ static void test_made_up_orders(void **state)
     assert_true(is_learnt(transpose, 8, false));
 }
 
-static void test_what_is_no_such_order(void **state)
+static void test_layouts_that_do_not_are_not_learnt(void **state)
 {
     (void)state;
     assert_false(is_learnt(interleave, 32, false)); /* too many rows */
@@ -302,14 +302,14 @@ static void test_what_is_no_such_order(void **state)
     assert_false(is_learnt(copy_a_bit_if, 8, false));
 }
 
-static void test_layouts_that_are_not_tried(void **state)
+static void test_layouts_that_cannot_be_shuffles_are_not_tried(void **state)
 {
     (void)state;
     struct ggml_backend_buffer_type type;
     struct ggml_backend_buffer buffer;
-    made_up.rows = 8;
-    made_up.by_column = false;
-    struct fb_layout layout = made_up_layout(&type, &buffer, interleave);
+    invented.rows = 8;
+    invented.by_column = false;
+    struct fb_layout layout = invented_layout(&type, &buffer, interleave);
     type.iface.get_name = other_name;
     assert_null(fb_shuffle_of(&layout));
     type.iface.get_name = repack_name;
@@ -319,7 +319,7 @@ static void test_layouts_that_are_not_tried(void **state)
     layout.unit_ne[2] = 2;
     assert_null(fb_shuffle_of(&layout));
     layout.unit_ne[2] = 1;
-    layout.unit_ne[1] = ROWS + 1; /* no whole number of tiles */
+    layout.unit_ne[1] = ROWS + 1; /* not a whole number of tiles */
     assert_null(fb_shuffle_of(&layout));
     layout.unit_ne[1] = ROWS;
     assert_non_null(fb_shuffle_of(&layout));
@@ -337,11 +337,11 @@ static int load_llama(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_layout_of_this_processor),
-        cmocka_unit_test(test_the_same_kind_is_learnt_once),
-        cmocka_unit_test(test_made_up_orders),
-        cmocka_unit_test(test_what_is_no_such_order),
-        cmocka_unit_test(test_layouts_that_are_not_tried),
+        cmocka_unit_test(test_every_layout_of_this_processor_is_learnt),
+        cmocka_unit_test(test_a_kind_is_learnt_once),
+        cmocka_unit_test(test_layouts_that_rearrange_bits_are_learnt),
+        cmocka_unit_test(test_layouts_that_do_not_are_not_learnt),
+        cmocka_unit_test(test_layouts_that_cannot_be_shuffles_are_not_tried),
     };
     return cmocka_run_group_tests_name("shuffle", tests, load_llama, NULL);
 }

@@ -303,9 +303,9 @@ static bool is_view(enum ggml_op op)
 }
 
 /* Ops between weights that we accept, so that a graph stays in one piece. An op that is not here
- * stays with the CPU backend itself. That matters for the fused ops of some
- * architectures (gated delta net, lightning indexer, ...): llama.cpp switches them off when they
- * are not on the device of their layer, which would change the numbers. */
+ * stays with the CPU backend itself. That matters for the fused ops of some architectures (gated
+ * delta net, lightning indexer, ...): llama.cpp switches them off when they are not on the device
+ * of their layer, which would change the numbers. */
 static bool is_common(enum ggml_op op)
 {
     switch (op) {
