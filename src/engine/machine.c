@@ -110,7 +110,7 @@ static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
         .decode = r.decode,
         .batch = r.batch,
         .experts = r.experts,
-        .arrive = r.arrive};
+        .arrive = r.unpack};
     snprintf(rate.type, sizeof rate.type, "%s", name);
     fb_profile_put_rate(p, &rate);
 }

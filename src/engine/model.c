@@ -118,7 +118,7 @@ static enum forebay_status start_streaming(struct forebay_model *m, struct foreb
     fb_io_options_init(&io);
     io.method = o->io_method;
     fb_binding_set_threads(m->binding, o->threads);
-    fb_lookahead = (struct fb_lookahead_setting){(int)o->lookahead, o->lookahead_recall};
+    fb_binding_set_lookahead(m->binding, (int)o->lookahead, o->lookahead_recall);
     struct fb_budget budget =
         fb_preflight_budget(m->preflight, fb_preflight_later_bytes(m->preflight));
     enum forebay_status status =

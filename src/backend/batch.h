@@ -1,0 +1,33 @@
+/*
+ * batch.h - expert nodes (MUL_MAT_ID) of a batch, computed set by set as the stream has the experts
+ * (stream.h, fb_stream_batch_*).
+ *
+ *      begin(ids known) ---> node(gate) ---> node(up) ---> ... node(down) ---> the layer is over
+ *                            each: next set ---> its rows gathered, multiplied, scattered ---> ...
+ */
+#ifndef FB_BACKEND_BATCH_H
+#define FB_BACKEND_BATCH_H
+
+#include "backend/gather.h"
+
+struct fb_moe_batch;
+
+struct fb_moe_batch *fb_moe_batch_new(void);
+void fb_moe_batch_free(struct fb_moe_batch *x);
+
+/* Opens the layer of an expert weight, the first of it that will be used. Until the layer is over,
+ * the routing must stay as it is. */
+void fb_moe_batch_begin(struct fb_moe_batch *x, struct fb_exec *ex,
+    const struct fb_tensor_claim *claim, const struct fb_routing *routing);
+
+/* Whether the part has been computed since: each can be only once. */
+bool fb_moe_batch_is_done(const struct fb_moe_batch *x, int part);
+
+/* Computes the queue and then a node of the layer. Blocks while experts are read. */
+enum ggml_status fb_moe_batch_node(struct fb_moe_batch *x, struct fb_exec *ex,
+    struct ggml_tensor *node, const struct fb_tensor_claim *claim);
+
+/* Bytes that this takes for a batch of so many tokens. */
+uint64_t fb_moe_batch_bytes(const struct fb_binding *b, int tokens);
+
+#endif
