@@ -23,7 +23,7 @@ struct fb_devices {
     ggml_backend_dev_t list[2]; /* the one in use, or NULL; then NULL */
     bool shared;                /* its memory is the machine's: a budget covers both */
     uint64_t room_bytes;        /* of its memory, that may be used */
-    struct fb_device_plan plan;
+    struct fb_offload_plan plan;
     char *experts; /* a regular expression: tensors that stay with the CPU; NULL: none */
     struct llama_model_tensor_buft_override overrides[2];
 };
@@ -44,7 +44,7 @@ uint64_t fb_devices_room(
 
 /* Sets the plan; an empty one means that no device is used. */
 void fb_devices_set_plan(struct fb_devices *devices, const struct fb_catalog *catalog,
-    const struct fb_device_plan *plan);
+    const struct fb_offload_plan *plan);
 
 /* Measures what llama.cpp would take with the present plan, without taking it. */
 typedef enum forebay_status (*fb_devices_measure)(
