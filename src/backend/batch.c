@@ -180,8 +180,6 @@ void fb_moe_batch_begin(struct batch *x, struct fb_binding *b, const struct ggml
     x->had = 0;
     reserve(x, n_expert);
     sort_rows(x, ids, n_expert);
-    struct fb_routes routes = {x->routes, x->n_tokens, x->n_picks};
-    fb_stream_batch_begin(b->stream, weight, &routes);
 }
 
 bool fb_moe_batch_had(const struct batch *x, int part)
@@ -431,7 +429,7 @@ enum ggml_status fb_moe_batch_node(struct batch *x, struct exec *ex, struct fb_b
     while (status == GGML_STATUS_SUCCESS) {
         struct fb_set set;
         struct job job = {x, ex, b, node, claim, &set};
-        if (fb_stream_batch_next(b->stream, claim->weight, &set, &error) != FOREBAY_OK) {
+        if (fb_stream_sets_next(b->stream, claim->weight, &set, &error) != FOREBAY_OK) {
             return fb_backend_fail(b, &error);
         }
         if (set.n == 0) {

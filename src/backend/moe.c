@@ -62,7 +62,7 @@ void fb_moe_finish(struct moe *moe, struct fb_binding *b)
     if (moe->pass.group >= 0) {
         fb_stream_lease_end(b->stream, &moe->pass);
     }
-    fb_stream_batch_end(b->stream);
+    fb_stream_sets_end(b->stream);
     moe->in_sets = false;
     moe->ids = NULL;
     moe->group = -1;
@@ -150,6 +150,22 @@ static void list_needed(struct moe *moe)
             moe->needed[moe->n_needed++] = e;
         }
     }
+}
+
+/* Of the ids in effect, for the stream. */
+static struct fb_routes routes_in_effect(const struct moe *moe)
+{
+    const struct ggml_tensor *ids = moe->ids;
+    return (struct fb_routes){
+        .experts = ids->data,
+        .token_step = ids->nb[1] / sizeof(int),
+        .pick_step = ids->nb[0] / sizeof(int),
+        .tokens = (int)ids->ne[1],
+        .picks = (int)ids->ne[0],
+        .needed = moe->needed,
+        .uses = moe->uses,
+        .n_needed = moe->n_needed,
+    };
 }
 
 /* --- Together ------------------------------------------------------------------------------ */
@@ -255,14 +271,13 @@ static enum ggml_status new_ids(
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
     }
-    if (fb_stream_wants_sets(
-            b->stream, w->group, moe->needed, moe->n_needed, (int)node->src[2]->ne[1])) {
+    const struct fb_routes routes = routes_in_effect(moe);
+    int weight = (int)(w - b->weights->weights);
+    if (!fb_stream_layer_begin(b->stream, &moe->pass, weight, &routes)) {
         fb_moe_batch_begin(moe->batch, b, node);
         moe->in_sets = true;
         return GGML_STATUS_SUCCESS;
     }
-    fb_stream_lease_begin(b->stream, &moe->pass, w->group, moe->needed, moe->uses, moe->n_needed,
-        fb_group_parts(group));
     translate_ids(moe, node->src[2]);
     fb_lookahead_step(
         moe->lookahead, ex, b, w->group, node->src[2], moe->seen, moe->pass.n_misses > 0);

@@ -1,7 +1,8 @@
 /*
  * cache.c - slots, pins and parts of each pool, and the search for a victim.
  *
- * A pool has two arrays that point at each other (rule C1), and one clock that only touches advance:
+ * A pool has two arrays that point at each other (rule C1), and one clock that only touches
+ * advance:
  *
  *                          0   1   2   3   4   5
  *      slot_of[key]        1  -1  -1   0  -1  -1        -1: not present
@@ -31,8 +32,8 @@
 #include "base/error.h"
 #include "cache/policy.h"
 
-/* A slot moves only for a gain of this many times the loss: a move costs time, and the worths of two
- * pools are not exactly comparable. 1 to 16 tried: bench/LOG.md. */
+/* A slot moves only for a gain of this many times the loss: a move costs time, and the worths of
+ * two pools are not exactly comparable. 1 to 16 tried: bench/LOG.md. */
 #define TRADE_MARGIN 8
 
 struct cache_slot {

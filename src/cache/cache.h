@@ -91,7 +91,8 @@ void fb_cache_set_floor(struct fb_cache *cache, int pool, int n);
  * nothing: the caller drops, moves and resizes. */
 bool fb_cache_trade(struct fb_cache *cache, int pool, int *from, int *slot);
 
-/* Moves the content of slot `from` (not pinned) to slot `to` of the same pool, which must be free. */
+/* Moves the content of slot `from` (not pinned) to slot `to` of the same pool, which must be free.
+ * */
 void fb_cache_move(struct fb_cache *cache, int pool, int from, int to);
 
 /* Aborts (FB_BUG) when an internal invariant does not hold. For tests. */

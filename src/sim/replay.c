@@ -25,9 +25,9 @@ struct replay {
     int *uses;   /* tokens that need each of them */
     int n_needed;
     int *routes; /* [tokens][top_k] experts of the step's tokens */
-    struct fb_lease pass;
+    struct fb_lease lease;
 
-    struct fb_expert_use *expected; /* by a step; [weights] */
+    struct fb_expert_use *scheduled; /* [n_weights] matrices that a step uses */
 };
 
 struct step fb_sim_step(const struct fb_trace *trace, int first)
@@ -156,7 +156,7 @@ static int list_routes(struct replay *r, const struct step *step, int group)
 }
 
 /* A generated token's experts of the next layers, as if their routers could be asked already. */
-static void foresee(struct replay *r, const struct step *step, int group)
+static void prefetch(struct replay *r, const struct step *step, int group)
 {
     int n_groups = r->weights->n_groups;
     for (int g = group + 1; step->n == 1 && g < n_groups && g - group <= r->lookahead; g++) {
@@ -175,15 +175,15 @@ static enum forebay_status compute_parts(
     for (int i = 0; i < n; i++) {
         uint32_t part = 1u << part_at(r, group, first + i);
         int there = 0;
-        for (int k = 0; k < r->pass.n; k++) {
-            there += fb_stream_has(r->stream, group, r->pass.experts[k], part);
+        for (int k = 0; k < r->lease.n; k++) {
+            there += fb_stream_has(r->stream, group, r->lease.experts[k], part);
         }
-        double done = part_ns * there / r->pass.n;
+        double done = part_ns * there / r->lease.n;
         compute(r, done);
         left[i] = part_ns - done;
     }
     for (int i = 0; i < n && !status; i++) {
-        status = fb_stream_lease_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
+        status = fb_stream_lease_wait(r->stream, &r->lease, part_at(r, group, first + i), err);
         compute(r, left[i]);
     }
     return status;
@@ -194,33 +194,29 @@ static enum forebay_status together(
 {
     const struct fb_group *g = &r->weights->groups[group];
     int down = g->n_parts > 1; /* the last part needs what the others made */
-    fb_stream_lease_begin(
-        r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, fb_group_parts(g));
-    foresee(r, step, group);
+    prefetch(r, step, group);
     enum forebay_status status =
         compute_parts(r, group, 0, g->n_parts - down, ns / g->n_parts, err);
     if (!status) {
         status = compute_parts(r, group, g->n_parts - down, down, ns / g->n_parts, err);
     }
-    fb_stream_lease_end(r->stream, &r->pass);
+    fb_stream_lease_end(r->stream, &r->lease);
     return status;
 }
 
 static enum forebay_status in_sets(
-    struct replay *r, int group, int tokens, double ns, struct forebay_error *err)
+    struct replay *r, int group, double ns, struct forebay_error *err)
 {
     const struct fb_group *g = &r->weights->groups[group];
-    struct fb_routes routes = {r->routes, tokens, r->trace->top_k};
     enum forebay_status status = FOREBAY_OK;
-    fb_stream_batch_begin(r->stream, g->weight[part_at(r, group, 0)], &routes);
     for (int i = 0; i < g->n_parts && !status; i++) {
         struct fb_set set = {.n = 1};
         while (set.n > 0 && !status) {
-            status = fb_stream_batch_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
+            status = fb_stream_sets_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
             compute(r, ns / g->n_parts * set.n / r->n_needed);
         }
     }
-    fb_stream_batch_end(r->stream);
+    fb_stream_sets_end(r->stream);
     return status;
 }
 
@@ -234,9 +230,20 @@ static enum forebay_status experts(
         compute(r, ns); /* no token's logits are wanted: the last layer has no rows */
         return FOREBAY_OK;
     }
-    return fb_stream_wants_sets(r->stream, group, r->needed, r->n_needed, tokens)
-               ? in_sets(r, group, tokens, ns, err)
-               : together(r, step, group, ns, err);
+    const struct fb_routes routes = {
+        .experts = r->routes,
+        .token_step = (size_t)r->trace->top_k,
+        .pick_step = 1,
+        .tokens = tokens,
+        .picks = r->trace->top_k,
+        .needed = r->needed,
+        .uses = r->uses,
+        .n_needed = r->n_needed,
+    };
+    int weight = r->weights->groups[group].weight[part_at(r, group, 0)];
+    return fb_stream_layer_begin(r->stream, &r->lease, weight, &routes)
+               ? together(r, step, group, ns, err)
+               : in_sets(r, group, ns, err);
 }
 
 /* Announces the expert matrices of a step in the order of their use. */
@@ -246,11 +253,11 @@ static void schedule_experts(struct replay *r, const struct step *step)
     for (int g = 0; g < r->weights->n_groups; g++) {
         int tokens = list_routes(r, step, g);
         for (int i = 0; i < r->weights->groups[g].n_parts; i++) {
-            r->expected[n++] = (struct fb_expert_use){
+            r->scheduled[n++] = (struct fb_expert_use){
                 r->weights->groups[g].weight[part_at(r, g, i)], tokens, r->trace->top_k};
         }
     }
-    fb_stream_schedule_experts(r->stream, r->expected, n);
+    fb_stream_schedule_experts(r->stream, r->scheduled, n);
 }
 
 /* --- Steps -------------------------------------------------------------------------------- */
@@ -337,8 +344,8 @@ enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weig
     r.needed = fb_xcalloc(n, sizeof *r.needed);
     r.uses = fb_xcalloc(n, sizeof *r.uses);
     r.routes = fb_xcalloc((size_t)longest_step(trace) * (size_t)trace->top_k, sizeof *r.routes);
-    r.expected = fb_xcalloc((size_t)weights->n_weights, sizeof *r.expected);
-    r.pass.group = -1;
+    r.scheduled = fb_xcalloc((size_t)weights->n_weights, sizeof *r.scheduled);
+    r.lease.group = -1;
     order_dense(&r);
     enum forebay_status status = FOREBAY_OK;
     struct step step;
@@ -349,12 +356,12 @@ enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weig
                                                                           : &out->decode;
         status = run_step(&r, &step, f, err);
     }
-    fb_lease_clear(&r.pass);
+    fb_lease_clear(&r.lease);
     free(r.seen);
     free(r.needed);
     free(r.uses);
     free(r.routes);
-    free(r.expected);
+    free(r.scheduled);
     free(r.dense);
     return status;
 }

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cache/cache.h"
 #include "model/trace.h"
 #include "plan/plan.h"
 #include "sim/belady.h"
@@ -136,20 +137,14 @@ static enum forebay_status replay(const struct fb_weights *ws, const struct fb_p
 {
     struct fb_io_virtual disk = {.bytes_per_s = options->disk_bytes_per_s,
         .latency_ns = (uint64_t)(options->latency_s * 1e9)};
-    struct fb_stream_config config = {
-        .resident = plan->resident,
-        .slots = plan->slots,
-        .shared_slots = plan->shared_slots,
-        .ring_bytes = plan->ring_bytes,
-        .staging_bytes = plan->staging_bytes,
-        .transit_bytes = plan->transit_bytes,
-        .policy = options->policy,
-    };
-    fb_io_options_init(&config.io);
-    config.io.method = "sim";
-    config.io.virtual_disk = &disk;
+    struct fb_stream_options stream_options;
+    fb_stream_options_init(&stream_options);
+    stream_options.policy = options->policy;
+    stream_options.cold = true;
+    stream_options.io.method = "sim";
+    stream_options.io.virtual_disk = &disk;
     struct fb_stream *stream = NULL;
-    enum forebay_status status = fb_stream_new(ws, &config, NULL, NULL, &stream, err);
+    enum forebay_status status = fb_stream_new(ws, plan, &stream_options, &stream, err);
     if (!status) {
         status = fb_stream_load(stream, NULL, NULL, err);
     }
