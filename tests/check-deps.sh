@@ -25,7 +25,7 @@ io: base os SYSTEM
 cache: base
 hw: base os io jansson.h
 plan: base model hw
-stream: base os io cache model
+stream: base os io cache model plan
 synth: base os model GGML
 sim: base io cache stream model plan
 backend: base os stream model sidecar plan GGML

@@ -1,5 +1,5 @@
 /*
- * test_elastic.c - memory that weights give back and take again: which dense weights go (elastic.h),
+* test_elastic.c - memory that weights give back and regain: which dense weights are given back
  * and that the slots of a pool (pool.h) really take less of it.
  */
 #include <setjmp.h>
@@ -61,13 +61,13 @@ static int drop_all(struct model *m)
 {
     int n = 0, w;
     while ((w = fb_elastic_drop(&m->e)) >= 0) {
-        assert_false(fb_elastic_kept(&m->e, w));
+        assert_false(fb_elastic_present(&m->e, w));
         n++;
     }
     return n;
 }
 
-static void test_all_kept_has_room_for_a_ring(void **state)
+static void test_a_plan_without_a_ring_gets_room_for_one(void **state)
 {
     struct model *m = make_model(0, 0);
     (void)state;
@@ -100,7 +100,7 @@ static void test_holds_what_it_may(void **state)
         assert_int_equal(fb_elastic_restore(&m->e, i), i < LAYERS);
     }
     assert_int_equal(m->e.n_streamed, 0);
-    assert_int_equal(m->e.kept_bytes, m->e.most_bytes);
+    assert_int_equal(m->e.present_bytes, m->e.most_bytes);
     free_model(m);
 }
 
@@ -114,9 +114,9 @@ static void test_goes_evenly(void **state)
     fb_elastic_plan(&m->e, LAYERS / 2 * FB_MIB);
     assert_int_equal(drop_all(m), LAYERS / 2);
     for (int i = 0; i < LAYERS; i++) {
-        bool kept = fb_elastic_kept(&m->e, i);
-        run = i && kept == fb_elastic_kept(&m->e, i - 1) ? run + 1 : 1;
-        longest[kept] = run > longest[kept] ? run : longest[kept];
+        bool present = fb_elastic_present(&m->e, i);
+        run = i && present == fb_elastic_present(&m->e, i - 1) ? run + 1 : 1;
+        longest[present] = run > longest[present] ? run : longest[present];
     }
     assert_true(longest[0] <= 8 && longest[1] <= 8);
     free_model(m);
@@ -130,7 +130,7 @@ static void test_only_what_fits_the_ring(void **state)
     fb_elastic_plan(&m->e, 0);
     drop_all(m);
     for (int i = 0; i <= LAYERS; i++) {
-        assert_int_equal(fb_elastic_kept(&m->e, i), i % 4 == 0);
+        assert_int_equal(fb_elastic_present(&m->e, i), i % 4 == 0);
     }
     free_model(m);
     m = make_model(FB_MIB, FB_MIB); /* an envelope is larger than the weight */
@@ -167,10 +167,10 @@ static void test_slots_cost_memory_only_in_use(void **state)
     fb_pool_resize(&pool, cache, 0, 24);
     assert_int_equal(pool.n_slots, 41); /* up to the one that is being read into */
     fb_cache_unpin(cache, 0, 40);
-    pool.n_passes = 1;
+    pool.n_users = 1;
     fb_pool_resize(&pool, cache, 0, 24);
     assert_int_equal(pool.n_slots, 41); /* somebody computes with it */
-    pool.n_passes = 0;
+    pool.n_users = 0;
     fb_pool_resize(&pool, cache, 0, 24);
     assert_int_equal(pool.n_slots, 24);
     fb_cache_check(cache);
@@ -202,7 +202,7 @@ static void test_shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_kept_has_room_for_a_ring),
+        cmocka_unit_test(test_a_plan_without_a_ring_gets_room_for_one),
         cmocka_unit_test(test_holds_what_it_may),
         cmocka_unit_test(test_goes_evenly),
         cmocka_unit_test(test_only_what_fits_the_ring),

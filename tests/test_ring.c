@@ -78,7 +78,7 @@ static uint64_t pass_bytes(void)
 static enum forebay_status use(int weight, struct forebay_error *err)
 {
     const void *raw = NULL;
-    enum forebay_status status = fb_ring_take(ring, weight, &raw, err);
+    enum forebay_status status = fb_ring_acquire(ring, weight, &raw, err);
     if (status != FOREBAY_OK) {
         assert_null(raw);
         return status;
@@ -142,7 +142,7 @@ static void test_a_weight_in_use_stays_while_the_ring_reads_ahead(void **state)
     for (int pass = 0; pass < 2; pass++) {
         use_all(order, N_WEIGHTS);
     }
-    struct fb_ring_stats stats = *fb_ring_stats(ring);
+    struct fb_stream_stats stats = *fb_ring_stats(ring);
     assert_true(stats.prefetch_used_bytes > pass_bytes() / 2);
     assert_true(stats.stall_ns > 0);
 }
@@ -153,7 +153,7 @@ static void test_a_corrupted_read_would_be_noticed(void **state)
     (void)state;
     const void *raw;
     open_ring("fault:sync,corrupt_at=1", smallest_ring());
-    assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
+    assert_int_equal(fb_ring_acquire(ring, 0, &raw, NULL), FOREBAY_OK);
     assert_false(form_is_right(model, 0, 0, raw));
     fb_ring_release(ring);
 }
@@ -210,7 +210,7 @@ static void test_each_byte_is_read_once_per_pass(void **state)
         for (int pass = 0; pass < n_passes; pass++) {
             use_all(order, N_WEIGHTS);
         }
-        const struct fb_ring_stats *stats = fb_ring_stats(ring);
+        const struct fb_stream_stats *stats = fb_ring_stats(ring);
         uint64_t first = model->weights->weights[0].file_bytes;
         assert_int_equal(stats->demand_bytes, 2 * first);
         assert_int_equal(stats->prefetch_used_bytes, n_passes * pass_bytes() - 2 * first);
@@ -243,7 +243,7 @@ static void test_the_first_pass_reads_nothing_in_vain(void **state)
     (void)state;
     open_ring("sync", 8 * FB_MIB);
     use_all(order, N_WEIGHTS);
-    const struct fb_ring_stats *stats = fb_ring_stats(ring);
+    const struct fb_stream_stats *stats = fb_ring_stats(ring);
     assert_int_equal(stats->demand_bytes + stats->prefetch_bytes, pass_bytes());
     assert_int_equal(stats->prefetch_used_bytes, stats->prefetch_bytes);
 }
@@ -274,7 +274,7 @@ static void test_any_weight_may_be_next(void **state)
         for (int i = 0; i < 150; i++) {
             assert_int_equal(use((int)rnd_below(N_WEIGHTS), NULL), FOREBAY_OK);
         }
-        const struct fb_ring_stats *stats = fb_ring_stats(ring);
+        const struct fb_stream_stats *stats = fb_ring_stats(ring);
         assert_true(stats->prefetch_used_bytes < stats->prefetch_bytes);
     }
 }
@@ -384,7 +384,7 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
         const void *raw;
         open_ring("fault:threads,late_ms=2", 8 * FB_MIB);
         fb_ring_schedule(ring, order, N_WEIGHTS);
-        assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
+        assert_int_equal(fb_ring_acquire(ring, 0, &raw, NULL), FOREBAY_OK);
         if (!taken) {
             fb_ring_release(ring);
         }

@@ -16,7 +16,7 @@
 static struct model own;
 static struct model *model = &own;
 static struct fb_stream *stream;
-static struct fb_lease pass;
+static struct fb_lease lease;
 
 /* Each part arrives in another way: read in place (whole blocks), copied, repacked. */
 static int set_up(void **state)
@@ -42,7 +42,7 @@ static int close_after(void **state)
 {
     (void)state;
     fb_stream_free(stream);
-    fb_lease_clear(&pass);
+    fb_lease_clear(&lease);
     stream = NULL;
     return 0;
 }
@@ -50,16 +50,16 @@ static int close_after(void **state)
 /* `places`: units that fit into the transit, and staging buffers. */
 static void start(int places, const char *method)
 {
-    static const bool resident[MAX_TENSORS] = {false};
-    static const int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
-    struct fb_stream_config config = {.resident = resident,
+    static bool resident[MAX_TENSORS];
+    static int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
+    const struct fb_plan plan = {.resident = resident,
         .slots = slots,
         .staging_bytes = (uint64_t)places * largest_unit(model),
         .transit_bytes = (uint64_t)places * largest_unit(model)};
-    small_io_options(&config.io, method);
+    struct fb_stream_options options = {.unpack = unpack_units, .user = &model->weights};
+    small_io_options(&options.io, method);
     close_after(NULL);
-    assert_int_equal(
-        fb_stream_new(model->weights, &config, arrive, &model->weights, &stream, NULL), FOREBAY_OK);
+    assert_int_equal(fb_stream_new(model->weights, &plan, &options, &stream, NULL), FOREBAY_OK);
     assert_int_equal(fb_stream_load(stream, NULL, NULL, NULL), FOREBAY_OK);
 }
 
@@ -76,18 +76,18 @@ static void run_pass(int group, const int *experts, int n)
     for (int i = 0; i < n; i++) {
         uses[i] = 1;
     }
-    fb_stream_lease_begin(stream, &pass, group, experts, uses, n, ALL_PARTS);
+    fb_stream_lease_begin(stream, &lease, group, experts, uses, n, ALL_PARTS);
     for (int p = 0; p < 3; p++) {
         int weight = model->weights->groups[group].weight[p], n_slots;
         uint64_t stride;
-        assert_int_equal(fb_stream_lease_wait(stream, &pass, p, NULL), FOREBAY_OK);
+        assert_int_equal(fb_stream_lease_wait(stream, &lease, p, NULL), FOREBAY_OK);
         const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
         for (int i = 0; i < n; i++) {
             assert_true(
-                form_is_right(model, weight, experts[i], base + (uint64_t)pass.slots[i] * stride));
+                form_is_right(model, weight, experts[i], base + (uint64_t)lease.slots[i] * stride));
         }
     }
-    fb_stream_lease_end(stream, &pass);
+    fb_stream_lease_end(stream, &lease);
 }
 
 /* Goes through the sets of one matrix. */
@@ -97,7 +97,7 @@ static void check_sets(int weight, const bool *needed)
     struct forebay_error err;
     struct fb_set set = {.n = 1};
     while (set.n > 0) {
-        assert_int_equal(fb_stream_batch_next(stream, weight, &set, &err), FOREBAY_OK);
+        assert_int_equal(fb_stream_sets_next(stream, weight, &set, &err), FOREBAY_OK);
         for (int i = 0; i < set.n; i++) {
             int e = set.experts[i];
             assert_true(needed[e] && !had[e] && set.index[i] < set.n_index);
@@ -113,7 +113,7 @@ static void run_batch(int group, const int *experts, int tokens, int picks)
 {
     const int *weights = model->weights->groups[group].weight;
     struct fb_expert_use uses[3];
-    struct fb_routes routes = {experts, tokens, picks};
+    struct fb_routes routes = {.experts = experts, .tokens = tokens, .picks = picks};
     bool needed[N_EXPERTS] = {false};
     for (int i = 0; i < tokens * picks; i++) {
         needed[experts[i]] = true;
@@ -122,11 +122,11 @@ static void run_batch(int group, const int *experts, int tokens, int picks)
         uses[p] = (struct fb_expert_use){weights[p], tokens, picks};
     }
     fb_stream_schedule_experts(stream, uses, 3);
-    fb_stream_batch_begin(stream, weights[0], &routes);
+    fb_stream_sets_begin(stream, weights[0], &routes);
     for (int p = 0; p < 3; p++) {
         check_sets(weights[p], needed);
     }
-    fb_stream_batch_end(stream);
+    fb_stream_sets_end(stream);
 }
 
 static uint64_t expert_bytes(int group)
@@ -241,7 +241,7 @@ static void test_a_batch_may_use_what_was_foreseen(void **state)
 static void test_a_failed_read_fails_one_batch(void **state)
 {
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    struct fb_routes routes = {experts, 8, 1};
+    struct fb_routes routes = {.experts = experts, .tokens = 8, .picks = 1};
     (void)state;
     for (int nth = 1; nth <= 8; nth++) {
         const int *weights = model->weights->groups[1].weight;
@@ -250,13 +250,13 @@ static void test_a_failed_read_fails_one_batch(void **state)
         struct fb_set set = {.n = 1};
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start(6, spec);
-        fb_stream_batch_begin(stream, weights[0], &routes);
+        fb_stream_sets_begin(stream, weights[0], &routes);
         enum forebay_status status = FOREBAY_OK;
         while (set.n > 0 && !status) {
-            status = fb_stream_batch_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
+            status = fb_stream_sets_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
         }
         assert_int_equal(status, FOREBAY_E_IO);
-        fb_stream_batch_end(stream);
+        fb_stream_sets_end(stream);
         run_batch(1, experts, 8, 1);
         run_batch(1, experts, 8, 1);
     }

@@ -18,7 +18,7 @@
 static struct model mixed;
 static struct model *model = &mixed;
 static struct fb_stream *stream;
-static struct fb_lease passes[2];
+static struct fb_lease leases[2];
 
 /* --- Rig ------------------------------------------------------------------------------------- */
 
@@ -51,8 +51,8 @@ static void close_stream(void)
 {
     fb_stream_free(stream);
     stream = NULL;
-    fb_lease_clear(&passes[0]);
-    fb_lease_clear(&passes[1]);
+    fb_lease_clear(&leases[0]);
+    fb_lease_clear(&leases[1]);
 }
 
 static int close_after(void **state)
@@ -62,24 +62,22 @@ static int close_after(void **state)
     return 0;
 }
 
-static struct fb_stream_config config_of(const struct fb_plan *plan, const char *method)
+static struct fb_stream_options options_with(const char *method)
 {
-    struct fb_stream_config config = {.resident = plan->resident,
-        .slots = plan->slots,
-        .shared_slots = plan->shared_slots,
-        .ring_bytes = plan->ring_bytes,
-        .staging_bytes = plan->staging_bytes,
-        .policy = "lru"}; /* the naive model's */
-    small_io_options(&config.io, method);
-    return config;
+    struct fb_stream_options options = {.policy = "lru", /* the naive model's */
+        .cold = true,
+        .unpack = unpack_units,
+        .user = &model->weights};
+    small_io_options(&options.io, method);
+    return options;
 }
 
-static void start(const struct fb_stream_config *config)
+static void start(const struct fb_plan *plan, const struct fb_stream_options *options)
 {
     struct forebay_error err;
     close_stream();
-    if (fb_stream_new(model->weights, config, arrive, &model->weights, &stream, &err)) {
-        fail_msg("%s: %s", config->io.method, err.message);
+    if (fb_stream_new(model->weights, plan, options, &stream, &err)) {
+        fail_msg("%s: %s", options->io.method, err.message);
     }
 }
 
@@ -96,8 +94,8 @@ static void start_with_budget(uint64_t budget, const char *method)
 {
     struct fb_plan *plan;
     assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
-    struct fb_stream_config config = config_of(plan, method);
-    start(&config);
+    struct fb_stream_options options = options_with(method);
+    start(plan, &options);
     fb_plan_free(plan);
 }
 
@@ -120,8 +118,8 @@ static void start_with_slots(int own, int shared, int n_stages, const char *meth
         .slots = shared ? NULL : slots,
         .shared_slots = shared,
         .staging_bytes = (uint64_t)n_stages * stage_bytes()};
-    struct fb_stream_config config = config_of(&plan, method);
-    start(&config);
+    struct fb_stream_options options = options_with(method);
+    start(&plan, &options);
     load();
 }
 
@@ -242,46 +240,46 @@ static void choose(int *experts, int n)
 }
 
 /* S1: the part is in the slots the pass names, and each expert has a slot of its own. */
-static void check_part(const struct fb_lease *pass, int part)
+static void check_part(const struct fb_lease *lease, int part)
 {
-    int weight = model->weights->groups[pass->group].weight[part];
+    int weight = model->weights->groups[lease->group].weight[part];
     uint64_t stride;
     int n_slots;
     const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
-    assert_true(fb_stream_lease_ready(stream, pass, part));
-    for (int i = 0; i < pass->n; i++) {
-        assert_in_range(pass->slots[i], 0, n_slots - 1);
+    assert_true(fb_stream_lease_ready(stream, lease, part));
+    for (int i = 0; i < lease->n; i++) {
+        assert_in_range(lease->slots[i], 0, n_slots - 1);
         for (int k = 0; k < i; k++) {
-            assert_int_not_equal(pass->slots[i], pass->slots[k]);
+            assert_int_not_equal(lease->slots[i], lease->slots[k]);
         }
-        const char *unit = base + (uint64_t)pass->slots[i] * stride;
-        if (!form_is_right(model, weight, pass->experts[i], unit)) {
-            fail_msg("group %d part %d expert %d is wrong", pass->group, part, pass->experts[i]);
+        const char *unit = base + (uint64_t)lease->slots[i] * stride;
+        if (!form_is_right(model, weight, lease->experts[i], unit)) {
+            fail_msg("group %d part %d expert %d is wrong", lease->group, part, lease->experts[i]);
         }
     }
 }
 
 static void begin(
-    struct fb_lease *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
+    struct fb_lease *lease, int group, const int *experts, const int *uses, int n, uint32_t parts)
 {
-    fb_stream_lease_begin(stream, pass, group, experts, uses, n, parts);
-    assert_int_equal(pass->n, n);
-    assert_memory_equal(pass->experts, experts, (size_t)n * sizeof *experts);
+    fb_stream_lease_begin(stream, lease, group, experts, uses, n, parts);
+    assert_int_equal(lease->n, n);
+    assert_memory_equal(lease->experts, experts, (size_t)n * sizeof *experts);
 }
 
 /* Waits for the parts of `parts` in order; all stay until the end. The first failure ends it. */
 static enum forebay_status wait_parts(
-    struct fb_lease *pass, uint32_t parts, struct forebay_error *err)
+    struct fb_lease *lease, uint32_t parts, struct forebay_error *err)
 {
     for (int p = 0; p < 3; p++) {
         enum forebay_status status =
-            parts & 1u << p ? fb_stream_lease_wait(stream, pass, p, err) : FOREBAY_OK;
+            parts & 1u << p ? fb_stream_lease_wait(stream, lease, p, err) : FOREBAY_OK;
         if (status) {
             return status;
         }
         for (int q = 0; q <= p; q++) {
             if (parts & 1u << q) {
-                check_part(pass, q);
+                check_part(lease, q);
             }
         }
     }
@@ -291,9 +289,9 @@ static enum forebay_status wait_parts(
 static enum forebay_status run_pass(
     int group, const int *experts, const int *uses, int n, struct forebay_error *err)
 {
-    begin(&passes[0], group, experts, uses, n, ALL_PARTS);
-    enum forebay_status status = wait_parts(&passes[0], ALL_PARTS, err);
-    fb_stream_lease_end(stream, &passes[0]);
+    begin(&leases[0], group, experts, uses, n, ALL_PARTS);
+    enum forebay_status status = wait_parts(&leases[0], ALL_PARTS, err);
+    fb_stream_lease_end(stream, &leases[0]);
     return status;
 }
 
@@ -388,9 +386,9 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
         uint64_t read = 0;
         start_with_slots(4, 0, 2, "threads");
         for (int p = 0; p < 3; p++) { /* part by part: each of these passes misses */
-            begin(&passes[0], group, experts, uses, 2, 1u << p);
-            assert_int_equal(wait_parts(&passes[0], 1u << p, NULL), FOREBAY_OK);
-            fb_stream_lease_end(stream, &passes[0]);
+            begin(&leases[0], group, experts, uses, 2, 1u << p);
+            assert_int_equal(wait_parts(&leases[0], 1u << p, NULL), FOREBAY_OK);
+            fb_stream_lease_end(stream, &leases[0]);
             read += 2 * model->weights->weights[weight[p]].file_bytes;
             assert_int_equal(stats().demand_bytes, read);
             assert_true(fb_stream_has(stream, group, 4, (2u << p) - 1));
@@ -411,20 +409,20 @@ static void check_two_passes(int group)
     int experts[N_EXPERTS];
     int n = fb_stream_lease_limit(stream, group) / 2;
     choose(experts, n + n);
-    begin(&passes[0], group, experts, NULL, n, ALL_PARTS);
-    begin(&passes[1], group, experts + n, NULL, n, ALL_PARTS);
+    begin(&leases[0], group, experts, NULL, n, ALL_PARTS);
+    begin(&leases[1], group, experts + n, NULL, n, ALL_PARTS);
     if (rnd() % 2) {
-        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(wait_parts(&leases[0], ALL_PARTS, NULL), FOREBAY_OK);
     }
-    assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), FOREBAY_OK);
-    assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
+    assert_int_equal(wait_parts(&leases[1], ALL_PARTS, NULL), FOREBAY_OK);
+    assert_int_equal(wait_parts(&leases[0], ALL_PARTS, NULL), FOREBAY_OK);
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < n; k++) {
-            assert_int_not_equal(passes[0].slots[i], passes[1].slots[k]);
+            assert_int_not_equal(leases[0].slots[i], leases[1].slots[k]);
         }
     }
-    fb_stream_lease_end(stream, &passes[rnd() % 2]);
-    fb_stream_lease_end(stream, &passes[passes[0].group < 0]);
+    fb_stream_lease_end(stream, &leases[rnd() % 2]);
+    fb_stream_lease_end(stream, &leases[leases[0].group < 0]);
 }
 
 static void test_what_an_open_pass_uses_is_never_evicted(void **state)
@@ -474,9 +472,9 @@ static void test_slots_move_to_the_layer_that_needs_them(void **state)
         const int uses[3] = {1, 1, 1};
         struct fb_plan plan = {
             .resident = resident, .slots = slots, .staging_bytes = 2 * stage_bytes()};
-        struct fb_stream_config config = config_of(&plan, methods[m]);
-        config.policy = "echo";
-        start(&config);
+        struct fb_stream_options options = options_with(methods[m]);
+        options.policy = "echo";
+        start(&plan, &options);
         load();
         uint64_t most = fb_stream_most(stream);
         int greedy = 0;
@@ -506,16 +504,16 @@ static void test_two_passes_may_share_experts(void **state)
     static const int one[] = {0, 1, 2}, two[] = {2, 3, 0};
     for (size_t m = 0; m < N_METHODS; m++) {
         start_with_slots(6, 0, 12, methods[m]);
-        begin(&passes[0], 1, one, NULL, 3, ALL_PARTS);
-        begin(&passes[1], 1, two, NULL, 3, ALL_PARTS);
-        assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), FOREBAY_OK);
-        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
-        assert_int_equal(passes[0].slots[0], passes[1].slots[2]);
-        assert_int_equal(passes[0].slots[2], passes[1].slots[0]);
+        begin(&leases[0], 1, one, NULL, 3, ALL_PARTS);
+        begin(&leases[1], 1, two, NULL, 3, ALL_PARTS);
+        assert_int_equal(wait_parts(&leases[1], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(wait_parts(&leases[0], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(leases[0].slots[0], leases[1].slots[2]);
+        assert_int_equal(leases[0].slots[2], leases[1].slots[0]);
         assert_int_equal(stats().demand_bytes, 4 * unit_bytes(1)); /* and none is read twice */
-        fb_stream_lease_end(stream, &passes[0]);
-        check_part(&passes[1], 0);
-        fb_stream_lease_end(stream, &passes[1]);
+        fb_stream_lease_end(stream, &leases[0]);
+        check_part(&leases[1], 0);
+        fb_stream_lease_end(stream, &leases[1]);
     }
 }
 
@@ -528,8 +526,8 @@ static void test_a_pass_may_end_before_its_reads(void **state)
         for (int k = 0; k < 20; k++) {
             int experts[N_EXPERTS];
             choose(experts, 8);
-            begin(&passes[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
-            fb_stream_lease_end(stream, &passes[0]);
+            begin(&leases[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
+            fb_stream_lease_end(stream, &leases[0]);
             assert_int_equal(run_pass(k % N_LAYERS, experts + 4, NULL, 4, NULL), FOREBAY_OK);
         }
     }
@@ -552,11 +550,11 @@ static void test_a_pass_of_more_reads_than_may_be_open(void **state)
         experts[i] = (i * 37 + 11) % 100;
     }
     struct fb_plan plan = {.slots = slots, .staging_bytes = 2 * 4096};
-    struct fb_stream_config config = config_of(&plan, "threads");
     model = &wide;
+    struct fb_stream_options options = options_with("threads");
     for (int n_stages = 1; n_stages <= 300; n_stages += 299) {
-        config.staging_bytes = (uint64_t)n_stages * 2 * 4096;
-        start(&config);
+        plan.staging_bytes = (uint64_t)n_stages * 2 * 4096;
+        start(&plan, &options);
         load();
         assert_int_equal(run_pass(0, experts, NULL, 100, NULL), FOREBAY_OK);
     }
@@ -752,15 +750,15 @@ static void test_a_failure_that_nobody_waited_for_is_forgotten(void **state)
     (void)state;
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
-    begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    fb_stream_lease_end(stream, &passes[0]);
-    begin(&passes[0], 0, experts + 4, NULL, 4, ALL_PARTS);
-    fb_stream_lease_end(stream, &passes[0]);
+    begin(&leases[0], 0, experts, NULL, 4, ALL_PARTS);
+    fb_stream_lease_end(stream, &leases[0]);
+    begin(&leases[0], 0, experts + 4, NULL, 4, ALL_PARTS);
+    fb_stream_lease_end(stream, &leases[0]);
     assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
 
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
-    begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    fb_stream_lease_end(stream, &passes[0]);
+    begin(&leases[0], 0, experts, NULL, 4, ALL_PARTS);
+    fb_stream_lease_end(stream, &leases[0]);
     assert_int_equal(run_pass(1, experts, NULL, 4, NULL), FOREBAY_OK);
 }
 
@@ -771,11 +769,11 @@ static void test_after_a_failure_with_two_passes_open_the_next_is_clean(void **s
     static const int experts[] = {1, 2, 3, 4};
     for (int waited = 0; waited < 2; waited++) {
         start_with_slots(4, 0, 2, "fault:sync,eio_at=1");
-        begin(&passes[0], 0, experts, NULL, 2, ALL_PARTS);
-        begin(&passes[1], 0, experts + 2, NULL, 2, ALL_PARTS);
-        assert_int_equal(fb_stream_lease_wait(stream, &passes[waited], 0, NULL), FOREBAY_E_IO);
-        fb_stream_lease_end(stream, &passes[0]);
-        fb_stream_lease_end(stream, &passes[1]);
+        begin(&leases[0], 0, experts, NULL, 2, ALL_PARTS);
+        begin(&leases[1], 0, experts + 2, NULL, 2, ALL_PARTS);
+        assert_int_equal(fb_stream_lease_wait(stream, &leases[waited], 0, NULL), FOREBAY_E_IO);
+        fb_stream_lease_end(stream, &leases[0]);
+        fb_stream_lease_end(stream, &leases[1]);
         assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
     }
 }
@@ -807,13 +805,13 @@ static void test_a_corrupted_read_would_be_noticed(void **state)
     uint64_t stride;
     int n_slots;
     start_with_slots(4, 0, 2, "fault:sync,corrupt_at=1");
-    begin(&passes[0], 0, &expert, NULL, 1, 1u);
-    assert_int_equal(fb_stream_lease_wait(stream, &passes[0], 0, NULL), FOREBAY_OK);
+    begin(&leases[0], 0, &expert, NULL, 1, 1u);
+    assert_int_equal(fb_stream_lease_wait(stream, &leases[0], 0, NULL), FOREBAY_OK);
     int weight = model->weights->groups[0].weight[0];
     char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
     assert_false(
-        form_is_right(model, weight, expert, base + (uint64_t)passes[0].slots[0] * stride));
-    fb_stream_lease_end(stream, &passes[0]);
+        form_is_right(model, weight, expert, base + (uint64_t)leases[0].slots[0] * stride));
+    fb_stream_lease_end(stream, &leases[0]);
 }
 
 static void test_freeing_waits_for_reads_in_flight(void **state)
@@ -822,9 +820,9 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
     static const int experts[] = {0, 1, 2, 3};
     for (int open = 0; open < 2; open++) {
         start_with_slots(4, 0, 4, "fault:threads,late_ms=2");
-        begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
+        begin(&leases[0], 0, experts, NULL, 4, ALL_PARTS);
         if (!open) {
-            fb_stream_lease_end(stream, &passes[0]);
+            fb_stream_lease_end(stream, &leases[0]);
         }
         assert_false(fb_stream_has(stream, 0, 0, ALL_PARTS));
         close_stream();
@@ -910,9 +908,9 @@ static void test_loading_reads_each_kept_byte_once(void **state)
         struct fb_plan *plan;
         uint64_t kept = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
         assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
-        struct fb_stream_config config = config_of(plan, "sync");
-        config.io.direct = false;
-        start(&config);
+        struct fb_stream_options options = options_with("sync");
+        options.io.direct = false;
+        start(plan, &options);
         load();
         for (int w = 0; w < model->weights->n_weights; w++) {
             kept += plan->resident[w] ? model->weights->weights[w].file_bytes : 0;
@@ -937,9 +935,9 @@ static void test_loading_through_a_ring_of_any_size(void **state)
             .shared_slots = 4,
             .staging_bytes = stage_bytes(),
             .ring_bytes = fb_weight_envelope(model->weights, i)};
-        struct fb_stream_config config = config_of(&plan, "sync");
-        config.io.direct = false;
-        start(&config);
+        struct fb_stream_options options = options_with("sync");
+        options.io.direct = false;
+        start(&plan, &options);
         load();
         check_resident();
         assert_int_equal(stats().io.read_bytes, kept);
@@ -959,9 +957,9 @@ static void start_with_all(const char *method, bool preload)
     struct fb_plan *plan;
     uint64_t budget = all_bytes() + 64 * FB_MIB;
     assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
-    struct fb_stream_config config = config_of(plan, method);
-    config.preload = preload;
-    start(&config);
+    struct fb_stream_options options = options_with(method);
+    options.cold = !preload;
+    start(plan, &options);
     fb_plan_free(plan);
 }
 
@@ -1036,9 +1034,9 @@ static void test_no_preload_without_room(void **state)
     int slots[N_LAYERS] = {N_EXPERTS, N_EXPERTS - 1, N_EXPERTS};
     struct fb_plan plan = {
         .resident = resident, .slots = slots, .staging_bytes = 4 * stage_bytes()};
-    struct fb_stream_config config = config_of(&plan, "sync");
-    config.preload = true;
-    start(&config);
+    struct fb_stream_options options = options_with("sync");
+    options.cold = false;
+    start(&plan, &options);
     load();
     assert_int_equal(stats().io.read_bytes, 0);
 }
@@ -1061,10 +1059,10 @@ static void test_an_unknown_policy_is_refused(void **state)
     struct forebay_error err = {0};
     struct fb_plan plan = {
         .resident = resident, .shared_slots = 4, .staging_bytes = 2 * stage_bytes()};
-    struct fb_stream_config config = config_of(&plan, "sync");
-    config.policy = "fifo";
-    assert_int_equal(fb_stream_new(model->weights, &config, arrive, &model->weights, &stream, &err),
-        FOREBAY_E_USAGE);
+    struct fb_stream_options options = options_with("sync");
+    options.policy = "fifo";
+    assert_int_equal(
+        fb_stream_new(model->weights, &plan, &options, &stream, &err), FOREBAY_E_USAGE);
     assert_null(stream);
     assert_non_null(strstr(err.message, "fifo"));
     assert_non_null(strstr(err.hint, "lru"));

@@ -82,7 +82,8 @@ static enum forebay_status take_all(int weight, const bool *needed, struct foreb
 {
     bool had[N_EXPERTS] = {false};
     struct fb_unit units[4];
-    for (int n; (n = fb_transit_take(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
+    for (int n;
+         (n = fb_transit_acquire(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
         if (n < 0) {
             return err->status;
         }
@@ -135,7 +136,7 @@ static uint64_t demand(void)
 
 static uint64_t wasted(void)
 {
-    const struct fb_transit_stats *s = fb_transit_stats(transit);
+    const struct fb_stream_stats *s = fb_transit_stats(transit);
     return s->prefetch_bytes - s->prefetch_used_bytes;
 }
 

@@ -146,13 +146,13 @@ static inline void random_model(struct model *m, uint64_t seed, int max_bits)
 /* --- What bytes ought to be ------------------------------------------------------------------ */
 
 /* fb_unpack_fn: makes the computed form. `user` points at a model's weights. */
-static inline void arrive(void *user, const struct fb_unpack *arrivals, int n)
+static inline void unpack_units(void *user, const struct fb_unpack *units, int n)
 {
     const struct fb_weights *ws = *(struct fb_weights **)user;
     for (int i = 0; i < n; i++) {
-        const struct fb_weight *w = &ws->weights[arrivals[i].weight];
-        const unsigned char *raw = arrivals[i].raw;
-        unsigned char *dest = arrivals[i].dest;
+        const struct fb_weight *w = &ws->weights[units[i].weight];
+        const unsigned char *raw = units[i].raw;
+        unsigned char *dest = units[i].dest;
         for (uint64_t k = 0; k < w->file_bytes; k++) {
             if (w->arrival == FB_UNPACK_REPACK) {
                 dest[2 * k] = raw[k];

@@ -178,15 +178,10 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
     const struct fb_io_options *io, forebay_progress progress, void *progress_user,
     struct forebay_error *err)
 {
-    struct fb_stream_config config = {
-        .resident = plan->resident,
-        .slots = plan->slots,
-        .shared_slots = plan->shared_slots,
-        .ring_bytes = plan->ring_bytes,
-        .staging_bytes = plan->staging_bytes,
+    const struct fb_stream_options options = {
+        .unpack = unpack_for_stream,
         .check = b->records.sidecar ? check_for_stream : NULL,
-        .transit_bytes = plan->transit_bytes,
-        .preload = plan->everything_fits,
+        .user = b,
         .io = *io,
     };
     FB_ASSERT(b->weights && b->workers && !b->measuring);
@@ -199,8 +194,7 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
             fb_vm_forbid(b->claims[i].tensor->data, b->claims[i].bytes);
         }
     }
-    enum forebay_status status =
-        fb_stream_new(b->weights, &config, unpack_for_stream, b, &b->stream, err);
+    enum forebay_status status = fb_stream_new(b->weights, plan, &options, &b->stream, err);
     if (status == FOREBAY_OK) {
         status = fb_stream_load(b->stream, progress, progress_user, err);
         if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */

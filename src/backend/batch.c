@@ -121,14 +121,12 @@ static void sort_rows(struct fb_moe_batch *x)
     x->first_row[0] = 0;
 }
 
-void fb_moe_batch_begin(struct fb_moe_batch *x, struct fb_exec *ex,
-    const struct fb_tensor_claim *claim, const struct fb_routing *routing)
+void fb_moe_batch_begin(struct fb_moe_batch *x, const struct fb_routing *routing)
 {
     x->routing = routing;
     x->done = 0;
     reserve(x);
     sort_rows(x);
-    fb_stream_batch_begin(ex->binding->stream, claim->weight, &routing->routes);
 }
 
 bool fb_moe_batch_is_done(const struct fb_moe_batch *x, int part)
@@ -279,7 +277,7 @@ enum ggml_status fb_moe_batch_node(struct fb_moe_batch *x, struct fb_exec *ex,
     while (status == GGML_STATUS_SUCCESS) {
         struct fb_set set;
         struct set_job job = {x, ex, node, claim, &set};
-        if (fb_stream_batch_next(ex->binding->stream, claim->weight, &set, &error) != FOREBAY_OK) {
+        if (fb_stream_sets_next(ex->binding->stream, claim->weight, &set, &error) != FOREBAY_OK) {
             return fb_binding_fail(ex->binding, &error);
         }
         if (set.n == 0) {

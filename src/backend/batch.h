@@ -15,10 +15,9 @@ struct fb_moe_batch;
 struct fb_moe_batch *fb_moe_batch_new(void);
 void fb_moe_batch_free(struct fb_moe_batch *x);
 
-/* Opens the layer of an expert weight, the first of it that will be used. Until the layer is over,
- * the routing must stay as it is. */
-void fb_moe_batch_begin(struct fb_moe_batch *x, struct fb_exec *ex,
-    const struct fb_tensor_claim *claim, const struct fb_routing *routing);
+/* Begins a layer that the stream has opened in sets. Until the layer is over, the routing must stay
+ * as it is. */
+void fb_moe_batch_begin(struct fb_moe_batch *x, const struct fb_routing *routing);
 
 /* Whether the part has been computed since: each can be only once. */
 bool fb_moe_batch_is_done(const struct fb_moe_batch *x, int part);

@@ -69,7 +69,7 @@ void fb_moe_finish(struct fb_moe *moe, struct fb_exec *ex)
     if (moe->lease.group >= 0) {
         fb_stream_lease_end(ex->binding->stream, &moe->lease);
     }
-    fb_stream_batch_end(ex->binding->stream);
+    fb_stream_sets_end(ex->binding->stream);
     moe->in_sets = false;
     moe->ids = NULL;
     moe->group = -1;
@@ -200,13 +200,11 @@ static enum ggml_status open_layer(struct fb_moe *moe, struct fb_exec *ex,
     if (r->n_needed == 0) {
         return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
     }
-    if (fb_stream_wants_sets(b->stream, g, r->needed, r->n_needed, r->routes.tokens)) {
-        fb_moe_batch_begin(moe->batch, ex, claim, r);
+    if (!fb_stream_layer_begin(b->stream, &moe->lease, claim->weight, &r->routes)) {
+        fb_moe_batch_begin(moe->batch, r);
         moe->in_sets = true;
         return GGML_STATUS_SUCCESS;
     }
-    fb_stream_lease_begin(
-        b->stream, &moe->lease, g, r->needed, r->uses, r->n_needed, fb_group_parts(group));
     translate_ids(moe);
     fb_lookahead_step(moe->lookahead, ex, g, ids, r, moe->lease.n_misses > 0);
     return GGML_STATUS_SUCCESS;

@@ -66,8 +66,15 @@ bool fb_routing_read(struct fb_routing *r, const struct ggml_tensor *ids, int n_
             *out++ = expert;
         }
     }
-    r->routes = (struct fb_routes){r->experts, tokens, picks};
     r->n_expert = n_expert;
     list_needed(r);
+    r->routes = (struct fb_routes){
+        .experts = r->experts,
+        .tokens = tokens,
+        .picks = picks,
+        .needed = r->needed,
+        .uses = r->uses,
+        .n_needed = r->n_needed,
+    };
     return true;
 }

@@ -156,7 +156,7 @@ static char *experts_of_layers(int n)
 }
 
 void fb_devices_set_plan(
-    struct fb_devices *devices, const struct fb_catalog *catalog, const struct fb_device_plan *plan)
+    struct fb_devices *devices, const struct fb_catalog *catalog, const struct fb_offload_plan *plan)
 {
     free(devices->experts);
     devices->experts = NULL;
@@ -168,7 +168,7 @@ void fb_devices_set_plan(
     }
 }
 
-static bool same_plan(const struct fb_device_plan *a, const struct fb_device_plan *b)
+static bool same_plan(const struct fb_offload_plan *a, const struct fb_offload_plan *b)
 {
     return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
 }
@@ -176,11 +176,11 @@ static bool same_plan(const struct fb_device_plan *a, const struct fb_device_pla
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
 {
-    struct fb_device_plan best = {0}, plan;
+    struct fb_offload_plan best = {0}, plan;
     struct fb_needs best_needs = *needs, measured;
     uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
     for (int round = 0; round < ROUNDS; round++) {
-        plan = fb_plan_device(catalog, kv_bytes, devices->room_bytes, reserve);
+        plan = fb_offload_make(catalog, kv_bytes, devices->room_bytes, reserve);
         if (!plan.output || same_plan(&plan, &best)) {
             break;
         }
@@ -214,7 +214,7 @@ void fb_devices_model_params(const struct fb_devices *devices, struct llama_mode
         return;
     }
     params->devices = (ggml_backend_dev_t *)devices->list; /* llama.cpp does not write to it */
-    params->n_gpu_layers = fb_plan_device_gpu_layers(&devices->plan);
+    params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
     if (devices->experts) {
         params->tensor_buft_overrides = devices->overrides;

@@ -25,7 +25,7 @@ struct fb_devices {
     ggml_backend_dev_t list[2]; /* the device or NULL; then NULL, as llama.cpp wants it */
     bool shared;                /* its memory is the machine's, and so part of the budget */
     uint64_t room_bytes;        /* of its memory; at most this may be used */
-    struct fb_device_plan plan; /* empty: the device is not used */
+    struct fb_offload_plan plan; /* empty: the device is not used */
     char *experts;              /* regular expression: tensors that stay with the CPU; NULL: none */
     struct llama_model_tensor_buft_override overrides[2]; /* `experts`, and an end */
 };
@@ -47,7 +47,7 @@ uint64_t fb_devices_room(
 
 /* Sets the plan, and the overrides that follow from it. */
 void fb_devices_set_plan(struct fb_devices *devices, const struct fb_catalog *catalog,
-    const struct fb_device_plan *plan);
+    const struct fb_offload_plan *plan);
 
 /* Measures the memory that llama.cpp would allocate with the current plan. */
 typedef enum forebay_status (*fb_devices_measure)(

@@ -60,10 +60,10 @@ static bool take(uint64_t bytes, uint64_t *room)
     return true;
 }
 
-struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t kv_bytes,
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
     uint64_t room_bytes, uint64_t reserve_bytes)
 {
-    struct fb_device_plan plan = {0};
+    struct fb_offload_plan plan = {0};
     int n = catalog->n_layer;
     uint64_t room = room_bytes - fb_min(room_bytes, reserve_bytes);
     uint64_t output = output_bytes(catalog);
@@ -89,7 +89,7 @@ struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t 
     return plan;
 }
 
-int fb_plan_device_gpu_layers(const struct fb_device_plan *plan)
+int fb_offload_gpu_layers(const struct fb_offload_plan *plan)
 {
     return plan->output ? plan->n_layers + 1 : 0;
 }

@@ -18,7 +18,7 @@
 
 #include "model/catalog.h"
 
-struct fb_device_plan {
+struct fb_offload_plan {
     bool output;  /* false: nothing is on the device */
     int n_layers; /* the last ones of the model, without their experts */
     int n_whole;  /* the last ones of these, with their experts */
@@ -29,10 +29,10 @@ struct fb_device_plan {
 /* Fits as much as it can into room_bytes, less reserve_bytes for what is neither weights nor KV
  * cache. `kv_bytes` is the KV cache of all layers, which are taken to have equal shares. More room
  * never means less on the device; weights, KV cache and reserve never exceed the room. */
-struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t kv_bytes,
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
     uint64_t room_bytes, uint64_t reserve_bytes);
 
 /* llama.cpp's n_gpu_layers: the output counts as a layer. */
-int fb_plan_device_gpu_layers(const struct fb_device_plan *plan);
+int fb_offload_gpu_layers(const struct fb_offload_plan *plan);
 
 #endif
