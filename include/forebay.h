@@ -142,8 +142,8 @@ FOREBAY_API void forebay_file_forget(const struct forebay_file *file);
 /* --- Models -------------------------------------------------------------------------------- */
 
 /* Called during long operations, from the thread that started them. `what` names the phase
- * ("reading experts"). `done` of `total` is its progress, in a unit of the phase: bytes, steps, or
- * millionths. Return false to stop; the operation then fails with E_CANCELLED. */
+ * ("reading experts"). `done` of `total` is its progress, in a unit of the phase: bytes, steps,
+ * tokens or millionths. Return false to stop; the operation then fails with E_CANCELLED. */
 typedef bool (*forebay_progress)(const char *what, uint64_t done, uint64_t total, void *user);
 
 struct forebay_model_options {

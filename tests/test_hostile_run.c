@@ -1,9 +1,9 @@
 /*
- * test_hostile_run.c - damaged headers, all the way through llama.cpp: whatever a file says, running
- * it ends in tokens or in an error with a message. Never in a signal, and never not at all.
+ * test_hostile_run.c - models with damaged headers, run with llama.cpp: every run ends with tokens
+ * or with an error message, never by a signal or a timeout.
  *
- * Each damaged file is run in a child process. A failure names the model and the bytes, so that it
- * can be repeated.
+ * Each damaged file is run in a child process. A failure names the model and the changed bytes, so
+ * that it can be repeated.
  */
 #include "model_files.h"
 
@@ -35,7 +35,7 @@ static uint64_t next_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-/* --- The child ---------------------------------------------------------------------------- */
+/* --- The child ----------------------------------------------------------------------------- */
 
 static void limit_child(void)
 {
@@ -76,7 +76,7 @@ static enum forebay_status run_model(
     return status;
 }
 
-/* Exit code: 0 it ran, 1 it was refused, 2 it was refused without saying why. */
+/* Exit code: 0 the model ran; 1 it was refused; 2 it was refused without a message. */
 static int child(const char *path, uint64_t weights_mem_bytes)
 {
     struct forebay_error err = {0};
@@ -88,9 +88,9 @@ static int child(const char *path, uint64_t weights_mem_bytes)
     return err.status != FOREBAY_OK && err.message[0] ? 1 : 2;
 }
 
-/* --- The parent --------------------------------------------------------------------------- */
+/* --- The parent ---------------------------------------------------------------------------- */
 
-/* Bytes before the data of the first tensor; and memory for most of the weights. */
+/* Bytes before the data of the first tensor. *memory: enough for most of the weights. */
 static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
 {
     struct forebay_file *file;
@@ -108,7 +108,7 @@ static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
     return bytes;
 }
 
-/* Chooses up to MAX_CHANGES bytes of the header and what becomes of them. */
+/* Chooses up to MAX_CHANGES bytes of the header and their new values. */
 static int choose_changes(
     struct change *changes, const unsigned char *header, uint64_t size, uint64_t *random)
 {
@@ -125,7 +125,7 @@ static int choose_changes(
     return n;
 }
 
-/* Writes the new bytes, or the old ones back (in reverse: one byte may be chosen twice). */
+/* Writes the new bytes, or restores the old ones, in reverse because a byte may be chosen twice. */
 static void apply(int fd, const struct change *changes, int n, bool undo)
 {
     for (int i = 0; i < n; i++) {
@@ -134,7 +134,7 @@ static void apply(int fd, const struct change *changes, int n, bool undo)
     }
 }
 
-/* Runs the file in a child. False when that ended badly. */
+/* Runs the file in a child. False when it did not exit with 0 or 1. */
 static bool ends_well(const char *path, uint64_t weights_mem_bytes, int *n_ran)
 {
     int status;

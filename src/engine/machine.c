@@ -86,8 +86,9 @@ static bool known(const struct fb_machine_request *rq, const struct fb_profile *
                              repack, threads, kind->columns, kind->rows, kind->used);
 }
 
-/* Measures a kind in one layout. Experts for which there is too little room get the rate of their
- * type, so that they are not tried again. */
+/* Measures a kind in one layout. Types that the CPU does not repack get the rate of the layout as
+ * stored, and experts for which there is too little room that of their type, so that they are not
+ * measured again. */
 static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
     const struct fb_machine_kind *kind, bool repack, int threads)
 {

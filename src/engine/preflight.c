@@ -1,3 +1,16 @@
+/*
+ * preflight.c - see preflight.h. The steps, and what makes some of them run again:
+ *
+ *      open        options, device, catalogue, sidecar
+ *      measure     llama.cpp loads without memory: without the device, then with more or fewer layers
+ *                  on it (devices.h); the last of these bindings gives the claimed weights
+ *      gather      history and curves of their groups, rates of their types
+ *      plan        streaming? then measure, gather and plan again, with a larger batch
+ *      estimate    after probing the disk, if the plan reads from it
+ *
+ * When the plan does not fit beside a device that shares the machine's memory, everything from
+ * "measure" is done again without the device.
+ */
 #include "engine/preflight.h"
 
 #include <math.h>

@@ -22,8 +22,7 @@ extern "C" {
 
 struct forebay_sampler {
     common_sampler *common = nullptr;
-    llama_sampler *greedy =
-        nullptr; /* used instead of `common` when only the largest logit counts */
+    llama_sampler *greedy = nullptr; /* instead, when only the largest logit counts */
 
     ~forebay_sampler()
     {
