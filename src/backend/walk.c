@@ -40,7 +40,7 @@ static struct fb_tensor_claim *claim_of_node(const struct ggml_tensor *node)
 
 static bool is_expert(const struct fb_binding *b, const struct fb_tensor_claim *claim)
 {
-    return fb_binding_weight(b, claim)->group >= 0;
+    return fb_claim_weight(b, claim)->group >= 0;
 }
 
 static void reserve_order(struct fb_walk *walk, int n_nodes)
