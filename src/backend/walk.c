@@ -1,3 +1,15 @@
+/*
+ * walk.c - one pass over the nodes of a graph.
+ *
+ *      node without a weight of ours   queued as it is
+ *      on a resident weight            queued on a shadow
+ *      on a streamed weight            queue computed while the weight is read ---> weight acquired
+ *                                      ---> node computed ---> weight released
+ *      on experts                      moe.h
+ *
+ * Before the first node the stream is told which streamed weights and experts the graph uses, in
+ * which order, so that it can read ahead of the walk.
+ */
 #include "backend/walk.h"
 
 #include <stdlib.h>
