@@ -83,8 +83,8 @@ enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_
 void fb_binding_set_threads(struct fb_binding *binding, int n_threads);
 
 /* Makes the stream as planned and loads what is to be resident. From here on the claimed weights'
- * own addresses are inaccessible: a use that is not ours faults instead of computing nonsense. The
- * plan's arrays must outlive the binding. */
+ * own addresses are inaccessible: a use that is not ours faults instead of computing nonsense. Once
+ * per binding. */
 enum forebay_status fb_binding_start(struct fb_binding *binding, const struct fb_plan *plan,
     const struct fb_io_options *io, forebay_progress progress, void *progress_user,
     struct forebay_error *err);

@@ -288,6 +288,6 @@ enum ggml_status fb_moe_batch_node(struct fb_moe_batch *x, struct fb_exec *ex,
         status = fb_layout_is_interleaved(&claim->form.layout) ? compute_by_token(&job)
                                                                : compute_by_expert(&job);
     }
-    x->done |= 1u << fb_binding_weight(ex->binding, claim)->part;
+    x->done |= 1u << fb_claim_weight(ex->binding, claim)->part;
     return status;
 }

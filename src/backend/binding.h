@@ -51,8 +51,8 @@ struct fb_binding {
 
 /* --- Claiming ------------------------------------------------------------------------------ */
 
-/* Whether the weight is ours. llama.cpp offers it for `op`, a trial node one of whose sources it
- * is. The first answer stands. */
+/* Decides whether the weight is ours for `op`, a trial node of llama.cpp's one of whose sources it
+ * is. The form is chosen at the first offer that is accepted. */
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
 
@@ -68,7 +68,7 @@ void fb_binding_close(struct fb_binding *b);
 /* The claim behind a tensor (or the one it is a view of); NULL when it is not ours. */
 struct fb_tensor_claim *fb_claim_of(const struct ggml_tensor *tensor);
 
-static inline const struct fb_weight *fb_binding_weight(
+static inline const struct fb_weight *fb_claim_weight(
     const struct fb_binding *b, const struct fb_tensor_claim *claim)
 {
     return &b->weights->weights[claim->weight];

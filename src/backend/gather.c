@@ -1,3 +1,9 @@
+/*
+ * gather.c - a block is three kinds of nodes: one custom operation that copies all input rows, the
+ * products, and one that copies all output rows. What to copy is listed when a product is added.
+ *
+ *      scratch   [inputs | outputs] [inputs | outputs] ... of one product after the other
+ */
 #include "backend/gather.h"
 
 #include <stdlib.h>

@@ -257,7 +257,7 @@ static bool point_at_weights(struct chain *c, struct fb_binding *b)
         if (!claim) {
             continue;
         }
-        if (fb_binding_weight(b, claim)->group >= 0 ||
+        if (fb_claim_weight(b, claim)->group >= 0 ||
             !fb_stream_is_resident(b->stream, claim->weight)) {
             return false;
         }

@@ -117,7 +117,7 @@ static enum ggml_status wait_for_part(struct fb_moe *moe, struct fb_exec *ex, in
 static enum ggml_status compute_together(struct fb_moe *moe, struct fb_exec *ex,
     struct ggml_tensor *node, const struct fb_tensor_claim *claim)
 {
-    int part = fb_binding_weight(ex->binding, claim)->part;
+    int part = fb_claim_weight(ex->binding, claim)->part;
     enum ggml_status status = GGML_STATUS_SUCCESS;
     if (fb_partials_block(moe->partials, node)) {
         status = fb_moe_complete(moe, ex);
@@ -188,7 +188,7 @@ static enum ggml_status open_layer(struct fb_moe *moe, struct fb_exec *ex,
     struct fb_binding *b = ex->binding;
     struct fb_routing *r = &moe->routing;
     const struct ggml_tensor *ids = node->src[2];
-    int g = fb_binding_weight(b, claim)->group;
+    int g = fb_claim_weight(b, claim)->group;
     const struct fb_group *group = &b->weights->groups[g];
     enum ggml_status status = next_layer(moe, ex, ids, group->n_expert);
     if (status != GGML_STATUS_SUCCESS) {
@@ -213,7 +213,7 @@ static enum ggml_status open_layer(struct fb_moe *moe, struct fb_exec *ex,
 enum ggml_status fb_moe_node(struct fb_moe *moe, struct fb_exec *ex, struct ggml_tensor *node,
     const struct fb_tensor_claim *claim)
 {
-    const struct fb_weight *w = fb_binding_weight(ex->binding, claim);
+    const struct fb_weight *w = fb_claim_weight(ex->binding, claim);
     if (moe->ids != node->src[2] || moe->group != w->group ||
         (moe->in_sets && fb_moe_batch_is_done(moe->batch, w->part))) {
         enum ggml_status status = open_layer(moe, ex, node, claim);

@@ -53,7 +53,7 @@ bool fb_partials_block(const struct fb_partials *p, const struct ggml_tensor *no
 static int list_present(struct fb_partials *p, const struct fb_exec *ex,
     const struct fb_lease *lease, const struct fb_routes *routes, struct partial *node)
 {
-    const struct fb_weight *w = fb_binding_weight(ex->binding, node->claim);
+    const struct fb_weight *w = fb_claim_weight(ex->binding, node->claim);
     int n = 0, n_rows = routes->tokens * routes->picks;
     for (int i = 0; i < lease->n; i++) {
         int expert = lease->experts[i];
@@ -102,7 +102,7 @@ enum ggml_status fb_partials_complete(struct fb_partials *p, struct fb_exec *ex,
     for (int i = 0; i < p->n_open && status == GGML_STATUS_SUCCESS; i++) {
         struct partial *node = &p->open[i];
         struct forebay_error error;
-        int part = fb_binding_weight(ex->binding, node->claim)->part;
+        int part = fb_claim_weight(ex->binding, node->claim)->part;
         status = fb_stream_lease_wait(ex->binding->stream, lease, part, &error) == FOREBAY_OK
                      ? compute_present(p, ex, lease, routing, node)
                      : fb_binding_fail(ex->binding, &error);

@@ -1,3 +1,15 @@
+/*
+ * walk.c - one pass over the nodes of a graph.
+ *
+ *      node without a weight of ours   queued as it is
+ *      on a resident weight            queued on a shadow
+ *      on a streamed weight            queue computed while the weight is read ---> weight acquired
+ *                                      ---> node computed ---> weight released
+ *      on experts                      moe.h
+ *
+ * Before the first node the stream is told which streamed weights and experts the graph uses, in
+ * which order, so that it can read ahead of the walk.
+ */
 #include "backend/walk.h"
 
 #include <stdlib.h>
@@ -40,7 +52,7 @@ static struct fb_tensor_claim *claim_of_node(const struct ggml_tensor *node)
 
 static bool is_expert(const struct fb_binding *b, const struct fb_tensor_claim *claim)
 {
-    return fb_binding_weight(b, claim)->group >= 0;
+    return fb_claim_weight(b, claim)->group >= 0;
 }
 
 static void reserve_order(struct fb_walk *walk, int n_nodes)
