@@ -11,6 +11,7 @@
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 [ $# -gt 0 ] || set -- moe dense
+need_limit
 rounds=${ROUNDS:-2}
 
 make_model() {

@@ -12,6 +12,7 @@
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 [ $# -gt 0 ] || set -- 500M 1G 1500M
+[ "$*" = none ] || need_limit
 rounds=${ROUNDS:-2}
 model dense random -a llama --type Q4_K --size 2G --vocab 32000
 

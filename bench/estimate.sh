@@ -14,6 +14,10 @@ dir=${BENCH_DIR:-/tmp/forebay-estimate}
 shared=${FOREBAY_SHARED:-../shared}
 forebay=build/release/forebay
 export FOREBAY_CACHE_DIR=$dir/cache
+[ -x "$shared/tools/limit" ] || {
+    echo "$shared/tools/limit is missing. bench/README.md says what the benchmarks need." >&2
+    exit 1
+}
 mkdir -p "$dir"
 rm -rf "$FOREBAY_CACHE_DIR"
 [ $# -gt 0 ] || set -- 500M 1G 1500M

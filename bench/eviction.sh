@@ -20,6 +20,10 @@ cd "$(dirname "$0")/.."
 forebay=build/release/forebay
 svg=${EVICTION_SVG:-build/eviction.svg}
 [ $# -gt 0 ] || set -- "${FOREBAY_SHARED:-../shared}"/traces/*.jsonl
+[ -r "$1" ] || {
+    echo "$1 is missing. bench/README.md says what the benchmarks need." >&2
+    exit 1
+}
 
 field() { head -n 1 "$1" | sed -n "s/.*\"$2\": *\([0-9]*\).*/\1/p"; }
 # sim TRACE SHAPE SLOTS POLICY: prints requests, misses, misses of the optimum.

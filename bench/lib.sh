@@ -15,11 +15,20 @@ limit=$shared/tools/limit
 forebay=build/release/forebay
 mkdir -p "$dir"
 export FOREBAY_CACHE_DIR=$dir/cache LC_ALL=C
-rm -rf "$FOREBAY_CACHE_DIR"
-[ -x "$forebay" ] || { echo "$forebay is missing. Run: make build" >&2; exit 1; }
 
 # usage: prints the comment at the top of the script.
 usage() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "bench/${0##*/}"; }
+
+case ${1:-} in -h | --help) usage; exit ;; esac
+rm -rf "$FOREBAY_CACHE_DIR"
+[ -x "$forebay" ] || { echo "$forebay is missing. Run: make build" >&2; exit 1; }
+
+# need_limit: fails if the limit tool is missing.
+need_limit() {
+    [ -x "$limit" ] && return
+    echo "$limit is missing. bench/README.md says what the benchmarks need." >&2
+    exit 1
+}
 
 # model NAME SYNTH-ARGUMENTS...: makes $dir/NAME.gguf if it is missing, and syncs it, so that its
 # pages can be dropped from the page cache.

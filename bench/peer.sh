@@ -16,6 +16,7 @@
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 [ $# -gt 0 ] || set -- 2G 3G
+need_limit
 rounds=${ROUNDS:-2}
 peer_model
 

@@ -12,6 +12,7 @@
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 [ $# -gt 0 ] || set -- 500M 1G
+[ "$*" = none ] || need_limit
 rounds=${ROUNDS:-1}
 model prefill random -a qwen3moe --layers 8 --experts 64 --experts-used 8 --embd 2048 --ff 768 \
     --type Q4_K --vocab 32000

@@ -14,9 +14,9 @@
 #
 # Environment: RATE, THREADS (default: all processors), PORT (18555), MODELS (qwen3 gpt-oss dense).
 # Needs curl, root (cgroups) and 5 GB of disk; see lib.sh.
-cd "$(dirname "$0")/.."
-case ${1:-} in -h | --help) sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' bench/serve.sh; exit ;; esac
+cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
+need_limit
 tokens=${1:-32}
 rate=${RATE:-1000M}
 threads=${THREADS:-$(nproc)}
