@@ -113,11 +113,7 @@ static void run_batch(int group, const int *experts, int tokens, int picks)
 {
     const int *weights = model->weights->groups[group].weight;
     struct fb_expert_use uses[3];
-    struct fb_routes routes = {.experts = experts,
-        .token_step = (size_t)picks,
-        .pick_step = 1,
-        .tokens = tokens,
-        .picks = picks};
+    struct fb_routes routes = {.experts = experts, .tokens = tokens, .picks = picks};
     bool needed[N_EXPERTS] = {false};
     for (int i = 0; i < tokens * picks; i++) {
         needed[experts[i]] = true;
@@ -245,8 +241,7 @@ static void test_a_batch_may_use_what_was_foreseen(void **state)
 static void test_a_failed_read_fails_one_batch(void **state)
 {
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    struct fb_routes routes = {
-        .experts = experts, .token_step = 1, .pick_step = 1, .tokens = 8, .picks = 1};
+    struct fb_routes routes = {.experts = experts, .tokens = 8, .picks = 1};
     (void)state;
     for (int nth = 1; nth <= 8; nth++) {
         const int *weights = model->weights->groups[1].weight;

@@ -33,6 +33,8 @@ struct moe {
     int n_expert;
     int *seen; /* [n_expert] rows of each expert */
     int cap_seen;
+    int *routes; /* the expert of each row, token after token */
+    size_t cap_routes;
 
     struct fb_lease pass; /* together */
     struct partials *partials;
@@ -83,6 +85,7 @@ void fb_moe_free(struct moe *moe, struct fb_binding *b)
     free(moe->needed);
     free(moe->uses);
     free(moe->seen);
+    free(moe->routes);
     free(moe->slot_ids);
     free(moe->slot_of);
     free(moe);
@@ -108,7 +111,12 @@ static enum ggml_status survey(
     struct moe *moe, struct fb_binding *b, const struct ggml_tensor *ids, int n_expert)
 {
     int64_t n_pick = ids->ne[0], n_token = ids->ne[1];
+    size_t n = 0;
     reserve_experts(moe, n_expert);
+    if ((size_t)(n_pick * n_token) > moe->cap_routes) {
+        moe->cap_routes = (size_t)(n_pick * n_token);
+        moe->routes = fb_xrealloc(moe->routes, moe->cap_routes * sizeof *moe->routes);
+    }
     memset(moe->seen, 0, (size_t)n_expert * sizeof *moe->seen);
     for (int64_t t = 0; t < n_token; t++) {
         for (int64_t k = 0; k < n_pick; k++) {
@@ -120,6 +128,7 @@ static enum ggml_status survey(
                 return fb_backend_fail(b, &error);
             }
             moe->seen[expert]++;
+            moe->routes[n++] = expert;
         }
     }
     moe->n_expert = n_expert;
@@ -150,22 +159,6 @@ static void list_needed(struct moe *moe)
             moe->needed[moe->n_needed++] = e;
         }
     }
-}
-
-/* Of the ids in effect, for the stream. */
-static struct fb_routes routes_in_effect(const struct moe *moe)
-{
-    const struct ggml_tensor *ids = moe->ids;
-    return (struct fb_routes){
-        .experts = ids->data,
-        .token_step = ids->nb[1] / sizeof(int),
-        .pick_step = ids->nb[0] / sizeof(int),
-        .tokens = (int)ids->ne[1],
-        .picks = (int)ids->ne[0],
-        .needed = moe->needed,
-        .uses = moe->uses,
-        .n_needed = moe->n_needed,
-    };
 }
 
 /* --- Together ------------------------------------------------------------------------------ */
@@ -271,7 +264,12 @@ static enum ggml_status new_ids(
     if (moe->n_needed == 0) {
         return GGML_STATUS_SUCCESS; /* no token's logits are wanted: the last layer has no rows */
     }
-    const struct fb_routes routes = routes_in_effect(moe);
+    const struct fb_routes routes = {.experts = moe->routes,
+        .tokens = (int)node->src[2]->ne[1],
+        .picks = (int)node->src[2]->ne[0],
+        .needed = moe->needed,
+        .uses = moe->uses,
+        .n_needed = moe->n_needed};
     int weight = (int)(w - b->weights->weights);
     if (!fb_stream_layer_begin(b->stream, &moe->pass, weight, &routes)) {
         fb_moe_batch_begin(moe->batch, b, node);

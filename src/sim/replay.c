@@ -242,8 +242,6 @@ static enum forebay_status experts(struct replay *r, const struct fb_sim_step *s
     }
     const struct fb_routes routes = {
         .experts = r->routes,
-        .token_step = (size_t)r->trace->top_k,
-        .pick_step = 1,
         .tokens = tokens,
         .picks = r->trace->top_k,
         .needed = r->needed,

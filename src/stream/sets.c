@@ -101,13 +101,12 @@ static void count(struct fb_stream *s, const struct fb_routes *routes)
     memset(b->uses, 0, (size_t)n_expert * sizeof *b->uses);
     memset(b->worth, 0, (size_t)n_expert * sizeof *b->worth);
     for (int t = 0; t < routes->tokens; t++) {
-        const int *route = routes->experts + (size_t)t * routes->token_step;
         fb_cache_step(s->slots.cache, pool);
         for (int e = 0; t % HALF_LIFE == 0 && e < n_expert; e++) {
             b->worth[e] /= 2;
         }
         for (int k = 0; k < routes->picks; k++) {
-            int e = route[(size_t)k * routes->pick_step];
+            int e = routes->experts[t * routes->picks + k];
             b->uses[e]++;
             b->worth[e] += ONE_USE;
             fb_cache_touch(s->slots.cache, pool, first + e);
