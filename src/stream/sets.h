@@ -21,12 +21,11 @@
 
 struct fb_stream;
 
-/* The experts that a layer's router chose for some tokens, read where the router left them. */
+/* The experts that a layer's router chose for some tokens. */
 struct fb_routes {
     const int *experts; /* [tokens][picks] */
     int tokens, picks;
-    /* The distinct experts among them in ascending order, and how many tokens need each. */
-    const int *needed, *uses; /* [n_needed] */
+    const int *needed, *uses; /* [n_needed] the distinct experts in ascending order; their uses */
     int n_needed;
 };
 
