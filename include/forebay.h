@@ -281,7 +281,7 @@ FOREBAY_API void forebay_plan_speed(const struct forebay_plan *plan, uint64_t mo
 
 struct forebay_plan_layer {
     int layer;               /* -1: weights of no layer */
-    uint64_t kept_bytes;     /* resident dense weights, those that llama.cpp holds included */
+    uint64_t resident_bytes; /* resident dense weights, those that llama.cpp holds included */
     uint64_t streamed_bytes; /* dense weights read for every token */
     uint64_t slot_bytes;     /* memory for experts */
     uint64_t expert_bytes;   /* all experts, in the form that slots hold */

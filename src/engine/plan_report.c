@@ -30,12 +30,12 @@ static void describe_weights(struct forebay_plan *plan, const struct fb_weights 
         if (w->group < 0) {
             struct forebay_plan_layer *l = layer_of(plan, catalog->tensors[w->tensor].layer);
             bool resident = plan->preflight->plan->resident[i];
-            *(resident ? &l->kept_bytes : &l->streamed_bytes) += w->stride;
+            *(resident ? &l->resident_bytes : &l->streamed_bytes) += w->stride;
         }
     }
     for (int t = 0; t < catalog->n_tensors; t++) {
         if (!claimed[t]) {
-            layer_of(plan, catalog->tensors[t].layer)->kept_bytes += catalog->tensors[t].bytes;
+            layer_of(plan, catalog->tensors[t].layer)->resident_bytes += catalog->tensors[t].bytes;
         }
     }
     free(claimed);
