@@ -89,7 +89,7 @@ static void test_many_at_once(void **state)
     struct rig *rig = rig_of(state);
     static struct fb_io_request r[MANY];
     enum { N = 200 };
-    uint64_t room = fb_round_down(rig->memory_bytes / MANY, FB_IO_ALIGN);
+    uint64_t room = fb_round_down(rig->memory_bytes / MANY, FB_BLOCK_BYTES);
     int submitted = 0, finished = 0, counted = 0;
     memset(r, 0, sizeof r);
     while (finished < N) {

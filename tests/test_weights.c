@@ -268,7 +268,7 @@ static void check_unit(const struct fb_weights *ws, int weight, int expert)
     assert_true(w->delta + w->unit_bytes <= w->stride);
     if (w->arrival == FB_UNPACK_DIRECT) {
         assert_int_equal(fb_io_delta(offset), w->delta);
-        assert_int_equal(w->stride % FB_IO_ALIGN, 0);
+        assert_int_equal(w->stride % FB_BLOCK_BYTES, 0);
         assert_true(envelope <= w->stride);
     }
 }
@@ -301,8 +301,8 @@ static void check_shared_strides(const struct fb_weights *ws)
                 direct |= w->arrival == FB_UNPACK_DIRECT;
             }
         }
-        assert_true(shared >= widest && shared < widest + (direct ? FB_IO_ALIGN : 1));
-        assert_true(!direct || shared % FB_IO_ALIGN == 0);
+        assert_true(shared >= widest && shared < widest + (direct ? FB_BLOCK_BYTES : 1));
+        assert_true(!direct || shared % FB_BLOCK_BYTES == 0);
     }
 }
 
@@ -349,7 +349,7 @@ static void test_units_fit_where_they_are_read(void **state)
         model_init(&m, rnd_below(20000));
         for (int i = 0; i < 30; i++) {
             uint64_t bytes = 1 + rnd_below(rnd() % 2 ? 30000 : 100);
-            bytes = rnd() % 2 ? fb_round_up(bytes, FB_IO_ALIGN) : bytes;
+            bytes = rnd() % 2 ? fb_round_up(bytes, FB_BLOCK_BYTES) : bytes;
             int n_expert = rnd() % 3 ? 2 + (int)rnd_below(6) : 0;
             add_weight(&m, FB_ROLE_EXPERT_UP, (int)rnd_below(6), n_expert, bytes, rnd() % 4 == 0);
         }

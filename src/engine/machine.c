@@ -184,8 +184,9 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
      * next. The middle one counts. */
     double passes[3];
     for (int i = 0; i < 3; i++) {
-        passes[i] = fb_disk_measure(files, n_files, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, share * 1.5)
-                        .sustained;
+        passes[i] =
+            fb_disk_measure(files, n_files, &io, FB_DISK_READ_BYTES, FB_DISK_DEPTH, share * 1.5)
+                .sustained;
     }
     double least = passes[0], most = passes[0], sum = 0;
     for (int i = 0; i < 3; i++) {
@@ -194,8 +195,8 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
         sum += passes[i];
     }
     disk.bytes_per_s = sum - least - most;
-    double single = fb_disk_measure(files, n_files, &io, 4096, 1, share).sustained;
-    disk.latency_s = single > 0 ? 4096 / single : 0;
+    double single = fb_disk_measure(files, n_files, &io, FB_BLOCK_BYTES, 1, share).sustained;
+    disk.latency_s = single > 0 ? FB_BLOCK_BYTES / single : 0;
     if (disk.bytes_per_s <= 0) {
         return;
     }

@@ -83,7 +83,7 @@ void fb_speed_probe_disk(struct forebay_model *m)
     }
     nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* or there would be no burst */
     struct fb_disk_speed speed =
-        fb_disk_measure(files, n, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, PROBE_SECONDS);
+        fb_disk_measure(files, n, &io, FB_DISK_READ_BYTES, FB_DISK_DEPTH, PROBE_SECONDS);
     m->disk_bytes_per_s = speed.sustained;
     m->disk_burst = speed.sustained > 0 ? speed.burst / speed.sustained : 1;
     m->disk_cpu_s = speed.cpu_s;

@@ -127,8 +127,9 @@ struct fb_disk_speed fb_disk_measure(struct fb_file *const *files, int n_files,
     struct fb_disk_speed speed = {0};
     p->file = largest(files, n_files);
     p->depth = depth < MAX_DEPTH ? depth : MAX_DEPTH;
-    p->length = fb_min(fb_min(block, fb_max(p->file->size / p->depth, FB_IO_ALIGN)), p->file->size);
-    p->room = fb_round_up(p->length, FB_IO_ALIGN) + 2 * FB_IO_ALIGN; /* its envelope */
+    p->length =
+        fb_min(fb_min(block, fb_max(p->file->size / p->depth, FB_BLOCK_BYTES)), p->file->size);
+    p->room = fb_round_up(p->length, FB_BLOCK_BYTES) + 2 * FB_BLOCK_BYTES; /* its envelope */
     p->seed = 0x9e3779b97f4a7c15u ^ fb_now_ns(); /* not what the last one left in a disk's cache */
     p->memory = p->length > 0 ? fb_vm_reserve(p->depth * p->room, true) : NULL;
     if (p->memory && fb_io_open(io, &p->engine, NULL) == FOREBAY_OK) {

@@ -4,8 +4,8 @@
 
 #include "io/io.h"
 
-#define FB_DISK_BLOCK (1u << 20) /* what the engine mostly reads at once */
-#define FB_DISK_DEPTH 16         /* and how many of them are under way */
+#define FB_DISK_READ_BYTES (1u << 20) /* what the engine mostly reads at once */
+#define FB_DISK_DEPTH      16         /* and how many of them are under way */
 
 /* Bytes per second, and what that costs. 0 if nothing could be read. */
 struct fb_disk_speed {

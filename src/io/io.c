@@ -9,13 +9,13 @@
  * A request waits in the queue of its priority until its last chunk is issued (`issued` grows from
  * 0 to the envelope's size); after that only its chunks know it. A chunk is a piece of an envelope
  * in envelope coordinates: 0 is the envelope's first byte in memory and, in the file, the multiple
- * of FB_IO_ALIGN at or below the request's offset.
+ * of FB_BLOCK_BYTES at or below the request's offset.
  *
  *      envelope   0 .... delta =================== delta+length .... size
  *      chunks     |------- chunk_bytes -------|------ chunk_bytes ------|
  *
  * A direct read moves the chunk whole, a buffered read only the wanted bytes in it. What comes back
- * short starts again behind what came: at the multiple of FB_IO_ALIGN below it when direct. A
+ * short starts again behind what came: at the multiple of FB_BLOCK_BYTES below it when direct. A
  * direct read that does not reach the next multiple is finished through the page cache, which
  * returns 0 at the end of the file and nowhere else.
  *
@@ -277,7 +277,7 @@ static void advance_chunk(struct fb_io_engine *engine, struct chunk *chunk)
         retire_chunk(engine, chunk);
         return;
     }
-    uint64_t begin = chunk->read.direct ? fb_round_down(reached, FB_IO_ALIGN) : reached;
+    uint64_t begin = chunk->read.direct ? fb_round_down(reached, FB_BLOCK_BYTES) : reached;
     if (begin == chunk->begin) {
         chunk->buffered = true;
         begin = reached;
@@ -413,7 +413,7 @@ uint64_t fb_io_now_ns(const struct fb_io_engine *engine)
 void fb_io_submit(struct fb_io_engine *engine, struct fb_io_request *request)
 {
     uint64_t size = request->file->size;
-    FB_ASSERT(request->length > 0 && (uintptr_t)request->buffer % FB_IO_ALIGN == 0);
+    FB_ASSERT(request->length > 0 && (uintptr_t)request->buffer % FB_BLOCK_BYTES == 0);
     transition(engine, request, FB_IO_QUEUED);
     request->issued = 0;
     request->in_flight = 0;

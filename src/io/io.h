@@ -11,7 +11,7 @@
  *        +-------------------------------- caller reuses -----------------------------+
  *
  * Memory: direct reads move whole aligned blocks, so a request owns an *envelope*: memory aligned
- * to FB_IO_ALIGN with room for fb_io_envelope(offset, length) bytes. When the request is done the
+ * to FB_BLOCK_BYTES with room for fb_io_envelope(offset, length) bytes. When the request is done the
  * wanted bytes start at buffer + fb_io_delta(offset). Bytes of the envelope around them are
  * unspecified. This holds for every method, direct or not.
  *
@@ -32,19 +32,19 @@
 #ifndef FB_IO_IO_H
 #define FB_IO_IO_H
 
+#include "base/units.h"
 #include "os/file.h"
-
-#define FB_IO_ALIGN 4096u
 
 static inline uint64_t fb_io_delta(uint64_t offset)
 {
-    return offset % FB_IO_ALIGN;
+    return offset % FB_BLOCK_BYTES;
 }
 
 static inline uint64_t fb_io_envelope(uint64_t offset, uint64_t length)
 {
     uint64_t end = offset + length;
-    return (end + FB_IO_ALIGN - 1) / FB_IO_ALIGN * FB_IO_ALIGN - (offset - offset % FB_IO_ALIGN);
+    return (end + FB_BLOCK_BYTES - 1) / FB_BLOCK_BYTES * FB_BLOCK_BYTES -
+           (offset - offset % FB_BLOCK_BYTES);
 }
 
 enum fb_io_state { FB_IO_IDLE, FB_IO_QUEUED, FB_IO_ACTIVE, FB_IO_DONE, FB_IO_FAILED };
@@ -82,7 +82,7 @@ struct fb_io_options {
     const char *method;   /* "auto", "uring", "threads", "sync", or "fault:..." (see io/fault.c);
                              "sim" with a virtual disk */
     uint32_t queue_depth; /* chunks in flight; 0: the method's default */
-    uint32_t chunk_bytes; /* multiple of FB_IO_ALIGN; 0: default */
+    uint32_t chunk_bytes; /* multiple of FB_BLOCK_BYTES; 0: default */
     bool direct;          /* false: always through the page cache */
     /* Memory that buffers will mostly come from, for registration; may be NULL. A method may take
      * and pin all its pages now (fb_vm_populate it first: that is faster), and then reads into the

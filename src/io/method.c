@@ -55,7 +55,7 @@ static enum forebay_status open_best(size_t first, const char *reason,
 static enum forebay_status check_options(
     const struct fb_io_options *options, struct forebay_error *err)
 {
-    if (options->chunk_bytes % FB_IO_ALIGN || options->chunk_bytes > 1u << 30) {
+    if (options->chunk_bytes % FB_BLOCK_BYTES || options->chunk_bytes > 1u << 30) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give a multiple of 4096, at most 1 GiB.",
             "cannot read in chunks of %u bytes", options->chunk_bytes);
     }

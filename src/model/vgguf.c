@@ -82,7 +82,7 @@ static bool read_file(
         return false;
     }
     if (v->drop_cache) {
-        uint64_t begin = fb_round_down(offset, 4096);
+        uint64_t begin = fb_round_down(offset, FB_BLOCK_BYTES);
         fb_file_drop_cache(s->file, begin, offset + length - begin);
     }
     v->stats->read_bytes += length;

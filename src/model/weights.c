@@ -9,9 +9,6 @@
 
 #include "ggml.h"
 
-/* Direct reads move blocks of this size (FB_IO_ALIGN; model may not know io). */
-#define BLOCK 4096u
-
 bool fb_weights_is_expert(const struct fb_tensor *tensor)
 {
     switch (tensor->role) {
@@ -47,17 +44,17 @@ static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb
         w.step = w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
     }
     /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
-    bool same_delta = !expert || w.step % BLOCK == 0;
+    bool same_delta = !expert || w.step % FB_BLOCK_BYTES == 0;
     if (claim->transform && !claim->file) {
         w.arrival = FB_UNPACK_REPACK;
     } else {
         w.arrival = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
     }
     if (w.arrival == FB_UNPACK_DIRECT) {
-        w.delta = w.offset % BLOCK;
-        w.stride = fb_round_up(w.delta + w.file_bytes, BLOCK);
+        w.delta = w.offset % FB_BLOCK_BYTES;
+        w.stride = fb_round_up(w.delta + w.file_bytes, FB_BLOCK_BYTES);
     } else {
-        w.stride = fb_round_up(w.unit_bytes, expert ? 64 : BLOCK);
+        w.stride = fb_round_up(w.unit_bytes, expert ? 64 : FB_BLOCK_BYTES);
     }
     return w;
 }
@@ -170,7 +167,7 @@ uint64_t fb_weights_shared_stride(const struct fb_weights *weights, int part)
             direct |= w->arrival == FB_UNPACK_DIRECT;
         }
     }
-    return direct ? fb_round_up(widest, BLOCK) : widest;
+    return direct ? fb_round_up(widest, FB_BLOCK_BYTES) : widest;
 }
 
 uint64_t fb_weight_offset(const struct fb_weights *weights, int weight, int expert)
@@ -187,5 +184,5 @@ struct fb_file *fb_weight_file(const struct fb_weights *weights, int weight)
 
 uint64_t fb_weight_envelope(const struct fb_weights *weights, int weight)
 {
-    return fb_round_up(weights->weights[weight].file_bytes, BLOCK) + BLOCK;
+    return fb_round_up(weights->weights[weight].file_bytes, FB_BLOCK_BYTES) + FB_BLOCK_BYTES;
 }

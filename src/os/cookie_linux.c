@@ -8,10 +8,10 @@
  */
 #include "os/cookie.h"
 
+#include "base/units.h"
+
 #include <stdlib.h>
 #include <sys/types.h>
-
-#define ALIGNMENT 4096
 
 struct stream {
     void *user;
@@ -48,7 +48,7 @@ static int on_close(void *cookie)
 FILE *fb_cookie_open(void *user, const struct fb_cookie_calls *calls, size_t block)
 {
     struct stream *s = malloc(sizeof *s);
-    void *buffer = aligned_alloc(ALIGNMENT, block < ALIGNMENT ? ALIGNMENT : block);
+    void *buffer = aligned_alloc(FB_BLOCK_BYTES, block < FB_BLOCK_BYTES ? FB_BLOCK_BYTES : block);
     cookie_io_functions_t io = {.read = on_read, .seek = on_seek, .close = on_close};
     FILE *f = s && buffer ? fopencookie(s, "rb", io) : NULL;
     if (!f) {

@@ -3,6 +3,8 @@
 #include "os/file.h"
 #include "os/file_platform.h"
 
+#include "base/units.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -20,7 +22,7 @@ static uint32_t direct_alignment(int fd)
 #else
     (void)fd;
 #endif
-    return 4096; /* every block device and file system so far is content with a page */
+    return FB_BLOCK_BYTES; /* every block device and file system so far is content with a page */
 }
 
 int fb_file_open_direct(const char *path, uint32_t *alignment)

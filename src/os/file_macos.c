@@ -7,6 +7,8 @@
 #include "os/file.h"
 #include "os/file_platform.h"
 
+#include "base/units.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -24,7 +26,7 @@ int fb_file_open_direct(const char *path, uint32_t *alignment)
         return -1;
     }
     (void)fcntl(fd, F_RDAHEAD, 0);
-    *alignment = 4096;
+    *alignment = FB_BLOCK_BYTES;
     return fd;
 }
 

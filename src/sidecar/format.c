@@ -57,7 +57,7 @@ void fb_sidecar_head_pack(const struct fb_sidecar_head *head, unsigned char *byt
 
 uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head)
 {
-    return fb_round_up(head->sums_offset + 8 * head->n_sums, FB_SIDECAR_ALIGN);
+    return fb_round_up(head->sums_offset + 8 * head->n_sums, FB_BLOCK_BYTES);
 }
 
 bool fb_sidecar_has_magic(const unsigned char *bytes)
@@ -89,7 +89,7 @@ bool fb_sidecar_head_unpack(
     if (head->file_bytes > INT64_MAX || head->index_bytes > head->file_bytes ||
         head->sums_offset > head->file_bytes || head->n_sums > head->file_bytes / 8 ||
         head->sums_offset < FB_SIDECAR_HEAD_BYTES + head->index_bytes ||
-        head->sums_offset % FB_SIDECAR_ALIGN || fb_sidecar_data_offset(head) > head->file_bytes) {
+        head->sums_offset % FB_BLOCK_BYTES || fb_sidecar_data_offset(head) > head->file_bytes) {
         *why = "its head makes no sense";
     }
     return !*why;
@@ -118,7 +118,7 @@ static void add_expert_record(const struct fb_weights *ws, const struct fb_group
             .sum_step = (uint64_t)group->n_parts,
             .form = forms[group->weight[p]],
         };
-        record += fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN);
+        record += fb_round_up(w->unit_bytes, FB_BLOCK_BYTES);
     }
     for (int p = 0; p < group->n_parts; p++) {
         out->weights[out->n_weights + p].step = record;
@@ -152,12 +152,12 @@ void fb_sidecar_lay_out(
                 .n_units = 1,
                 .unit_bytes = w->unit_bytes,
                 .offset = out->data_bytes,
-                .step = fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN),
+                .step = fb_round_up(w->unit_bytes, FB_BLOCK_BYTES),
                 .first_sum = out->n_units++,
                 .sum_step = 1,
                 .form = forms[i],
             };
-            out->data_bytes += fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN);
+            out->data_bytes += fb_round_up(w->unit_bytes, FB_BLOCK_BYTES);
         } else if (w->group >= 0 && ws->groups[w->group].weight[0] == i) {
             add_expert_record(ws, &ws->groups[w->group], forms, out);
         }
@@ -175,7 +175,7 @@ void fb_sidecar_layout_release(struct fb_sidecar_layout *layout)
 /* --- Which model --------------------------------------------------------------------------- */
 
 #define SAMPLES     64
-#define SAMPLE      4096u
+#define SAMPLE      FB_BLOCK_BYTES
 #define HEADER_MOST (64 * FB_MIB)
 
 /* First byte of tensor data in the file: all before it is header. */
@@ -384,7 +384,7 @@ static bool read_weight(const json_t *object, const struct fb_catalog *c,
     w->n_units = (int)units;
     uint64_t last = units - 1;
     if (w->unit_bytes == 0 || w->unit_bytes > w->step || w->offset > room || w->step > room ||
-        w->offset % FB_SIDECAR_ALIGN || w->step % FB_SIDECAR_ALIGN ||
+        w->offset % FB_BLOCK_BYTES || w->step % FB_BLOCK_BYTES ||
         last > (room - w->offset) / w->step || last * w->step + w->unit_bytes > room - w->offset ||
         w->first_sum >= head->n_sums || w->sum_step == 0 || w->sum_step > head->n_sums ||
         last > (head->n_sums - 1 - w->first_sum) / w->sum_step) {

@@ -9,7 +9,7 @@
 #include "sidecar/sidecar.h"
 
 #define FB_SIDECAR_FORMAT     1
-#define FB_SIDECAR_HEAD_BYTES 4096u
+#define FB_SIDECAR_HEAD_BYTES FB_BLOCK_BYTES
 
 struct fb_sidecar_head {
     uint64_t file_bytes;

@@ -20,8 +20,6 @@
 
 #include "model/weights.h"
 
-#define FB_SIDECAR_ALIGN 4096u
-
 /* Who makes or uses a sidecar. */
 struct fb_sidecar_user {
     const struct fb_catalog *catalog;

@@ -39,7 +39,7 @@ static void make_head(
     uint64_t length = strlen(index);
     *head = (struct fb_sidecar_head){
         .index_bytes = length,
-        .sums_offset = fb_round_up(FB_SIDECAR_HEAD_BYTES + length, FB_SIDECAR_ALIGN),
+        .sums_offset = fb_round_up(FB_SIDECAR_HEAD_BYTES + length, FB_BLOCK_BYTES),
         .n_sums = layout->n_units,
         .index_sum = fb_sidecar_sum(index, length),
     };

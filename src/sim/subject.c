@@ -72,8 +72,8 @@ static struct fb_catalog *make_up(const char *text, const struct shape *shape)
     struct fb_file *file = fb_xcalloc(1, sizeof *file);
     file->path = fb_xstrdup(text);
     file->fd = -1;
-    file->alignment = 4096;
-    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, 4096);
+    file->alignment = FB_BLOCK_BYTES;
+    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, FB_BLOCK_BYTES);
     c->n_files = 1;
     c->files = fb_xcalloc(1, sizeof *c->files);
     c->files[0] = file;

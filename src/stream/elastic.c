@@ -30,7 +30,8 @@ static void choose_ring(struct fb_elastic *e, const bool *resident)
             e->scratch_bytes = fb_max(e->scratch_bytes, w->stride);
         }
     }
-    e->ring_bytes = fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), 4096);
+    e->ring_bytes =
+        fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), FB_BLOCK_BYTES);
     e->ring_bytes = fb_max(e->ring_bytes, largest);
     if (e->ring_bytes + e->scratch_bytes >= sum / 2) { /* too little to gain */
         e->ring_bytes = e->scratch_bytes = 0;

@@ -96,7 +96,8 @@ static bool make_staging(struct fb_experts *x, uint64_t bytes)
     for (int i = 0; i < ws->n_weights; i++) {
         if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
             x->stage_size = fb_max(x->stage_size, fb_weight_envelope(ws, i));
-            x->stage_size = fb_max(x->stage_size, fb_round_up(ws->weights[i].stride, FB_IO_ALIGN));
+            x->stage_size =
+                fb_max(x->stage_size, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
     }
     if (x->stage_size == 0) {
