@@ -21,6 +21,7 @@
 #include "base/units.h"
 #include "io/io.h"
 #include "os/memory.h"
+#include "random.h"
 
 #include <fcntl.h>
 #include <time.h>
@@ -32,18 +33,8 @@
 #define GUARD       0xa7
 
 static unsigned char *contents; /* of every test file */
-static uint64_t random_state;
 static int n_warnings;
 static char last_warning[1024];
-
-/* SplitMix64 (Steele, Lea, Flood). */
-static inline uint64_t rnd(void)
-{
-    uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 static inline void note_log(enum forebay_log_level level, const char *line, void *user)
 {

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "base/units.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
@@ -98,12 +99,9 @@ static void test_format_size(void **state)
 static void test_size_round_trip(void **state)
 {
     (void)state;
-    uint64_t seed = 88172645463325252u;
+    uint64_t seed = 1;
     for (int i = 0; i < 20000; i++) {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        uint64_t bytes = (seed >> 2) >> (i % 62);
+        uint64_t bytes = (fb_random_next(&seed) >> 2) >> (i % 62);
         uint64_t back = 0;
         assert_true(fb_parse_size(FB_SIZE(bytes), &back));
         uint64_t off = bytes > back ? bytes - back : back - bytes;

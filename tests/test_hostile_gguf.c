@@ -5,6 +5,7 @@
  * The process runs under an address-space limit, so that a huge allocation ends the test.
  */
 #include "model_files.h"
+#include "random.h"
 
 #include <sys/resource.h>
 
@@ -341,16 +342,6 @@ static void test_most_tensors(void **state)
 
 /* --- Mutations ------------------------------------------------------------------------------ */
 
-static uint64_t random_state;
-
-static uint64_t next_random(void) /* splitmix64 */
-{
-    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* A small key-rich model: every value type, and experts. Returns the size of its header. */
 static size_t seed_model(const char *path)
 {
@@ -382,22 +373,22 @@ static void mutate(char *data, size_t header, size_t *size)
 {
     static const uint64_t interesting[] = {0, 1, 2, 31, 32, 63, 64, 127, 255, 256, 65535, 65536,
         INT32_MAX, UINT32_MAX, (uint64_t)1 << 32, (uint64_t)1 << 48, INT64_MAX, UINT64_MAX};
-    for (uint64_t n = 1 + next_random() % 3; n > 0; n--) {
-        size_t at = next_random() % header;
-        uint64_t value = interesting[next_random() % (sizeof interesting / sizeof *interesting)];
-        size_t width = (size_t)1 << next_random() % 4;
-        switch (next_random() % 4) {
+    for (uint64_t n = 1 + rnd() % 3; n > 0; n--) {
+        size_t at = rnd() % header;
+        uint64_t value = interesting[rnd() % (sizeof interesting / sizeof *interesting)];
+        size_t width = (size_t)1 << rnd() % 4;
+        switch (rnd() % 4) {
         case 0:
-            data[at] = (char)(data[at] ^ (1 << next_random() % 8));
+            data[at] = (char)(data[at] ^ (1 << rnd() % 8));
             break;
         case 1:
-            data[at] = (char)next_random();
+            data[at] = (char)rnd();
             break;
         case 2:
             memcpy(data + at, &value, at + width <= header ? width : 1);
             break;
         default:
-            *size = next_random() % 8 ? *size : next_random() % *size;
+            *size = rnd() % 8 ? *size : rnd() % *size;
         }
     }
 }

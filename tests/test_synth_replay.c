@@ -1,4 +1,5 @@
 /* test_synth_replay.c - a replay model repeats its trace: routes and tokens, under plain llama.cpp. */
+#include "random.h"
 #include "synth_llama.h"
 
 #include "model/catalog.h"
@@ -83,14 +84,6 @@ static void make_and_follow(const struct fb_synth_replay *replay, const char *tr
 
 /* --- Traces ------------------------------------------------------------------------------- */
 
-static uint32_t random_state = 1;
-
-static int rnd(int n)
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return (int)(random_state >> 8) % n;
-}
-
 static const char *write_trace(int layers, int experts, int top_k, int tokens)
 {
     const char *path = temp_path("trace.jsonl");
@@ -101,7 +94,7 @@ static const char *write_trace(int layers, int experts, int top_k, int tokens)
     for (int t = 0; t < tokens; t++) {
         fprintf(f, "{\"tok\": %d, \"phase\": \"decode\", \"layers\": [", t);
         for (int l = 0; l < layers; l++) {
-            int first = rnd(experts), step = 1 + rnd(experts / top_k);
+            int first = random_below(experts), step = 1 + random_below(experts / top_k);
             for (int k = 0; k < top_k; k++) {
                 fprintf(f, "%s%d", k ? "," : l ? ",[" : "[", (first + k * step) % experts);
             }

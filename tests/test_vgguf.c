@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#include "base/random.h"
 #include "base/units.h"
 #include "model/catalog.h"
 #include "model/vgguf.h"
@@ -110,9 +111,9 @@ static void check_stream(struct fb_catalog *c)
     check_range(f, &m, 0, m.size + 1000);
     check_range(f, &m, m.size, 10);
     check_range(f, &m, m.size + 10, 10);
-    uint64_t random = 12345;
+    uint64_t state = 1;
     for (int i = 0; i < 60; i++) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
+        uint64_t random = fb_random_next(&state);
         /* most places are padding: look near a tensor */
         size_t tensor = (size_t)(random >> 40) % (size_t)c->n_tensors;
         size_t at = m.header + gguf_get_tensor_offset(m.meta, (int64_t)tensor);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/random.h"
 #include "base/units.h"
 
 /* --- Forms --------------------------------------------------------------------------------- */
@@ -19,12 +20,9 @@
 
 void fb_made_up_bytes(unsigned char *out, size_t n)
 {
-    uint64_t x = 88172645463325252u;
-    for (size_t i = 0; i < n; i++) { /* xorshift */
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out[i] = (unsigned char)(x >> 32);
+    uint64_t state = 1;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (unsigned char)fb_random_next(&state);
     }
 }
 

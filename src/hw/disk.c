@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 #include "os/memory.h"
 
@@ -11,15 +12,6 @@
 #define AGREE       0.02
 #define LONGEST     5
 #define BURST_BYTES (16u << 20)
-
-/* A small generator of its own: probing must not disturb anyone's random numbers. */
-static uint64_t next_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
 
 static struct fb_file *largest(struct fb_file *const *files, int n_files)
 {
@@ -60,7 +52,7 @@ static int turn(struct probe *p, bool more)
         p->failed |= r->state == FB_IO_FAILED;
         if (r->state == FB_IO_IDLE && more) {
             *r = (struct fb_io_request){.file = p->file, .length = p->length};
-            r->offset = next_random(&p->seed) % (p->file->size / p->length) * p->length;
+            r->offset = fb_random_next(&p->seed) % (p->file->size / p->length) * p->length;
             r->buffer = p->memory + i * p->room;
             fb_io_submit(p->engine, r);
         }
@@ -130,7 +122,7 @@ struct fb_disk_speed fb_disk_measure(struct fb_file *const *files, int n_files,
     p->length =
         fb_min(fb_min(block, fb_max(p->file->size / p->depth, FB_BLOCK_BYTES)), p->file->size);
     p->room = fb_round_up(p->length, FB_BLOCK_BYTES) + 2 * FB_BLOCK_BYTES; /* its envelope */
-    p->seed = 0x9e3779b97f4a7c15u ^ fb_now_ns(); /* not what the last one left in a disk's cache */
+    p->seed = fb_now_ns(); /* other blocks than last time: those may be in a cache of the disk */
     p->memory = p->length > 0 ? fb_vm_reserve(p->depth * p->room, true) : NULL;
     if (p->memory && fb_io_open(io, &p->engine, NULL) == FOREBAY_OK) {
         fb_vm_populate(p->memory, p->depth * p->room); /* or the first reads would wait for pages */

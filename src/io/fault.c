@@ -20,6 +20,7 @@
 #include "io/method.h"
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 
 #include <errno.h>
@@ -147,15 +148,6 @@ static enum forebay_status fault_open(const char *spec, const struct fb_io_optio
     return FOREBAY_OK;
 }
 
-/* The generator of Steele, Lea and Flood (SplitMix64). */
-static uint64_t next_random(struct fault *f)
-{
-    uint64_t z = (f->random += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 static bool every(uint64_t n, uint64_t count)
 {
     return n && count % n == 0;
@@ -236,7 +228,7 @@ static struct fb_io_read *deliver(struct fault *f, bool wait)
     }
     struct fb_io_read *list = NULL;
     if (f->reorder && due) {
-        uint64_t r = next_random(f);
+        uint64_t r = fb_random_next(&f->random);
         if (wait || r >> 63) {
             list = release(f, (uint32_t)(r % due));
             list->next = NULL;

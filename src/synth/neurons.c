@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "synth/random_rows.h"
+#include "base/random.h"
 #include "synth/quant.h"
 
 #include "ggml.h"

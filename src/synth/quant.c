@@ -7,7 +7,7 @@
 #include <strings.h>
 
 #include "base/error.h"
-#include "synth/random_rows.h"
+#include "base/random.h"
 #include "synth/synth.h"
 
 #include "ggml.h"

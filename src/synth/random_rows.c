@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "synth/quant.h"
 
 #include "ggml.h"
@@ -35,24 +36,11 @@ struct fb_random_rows {
 
 /* --- Numbers ------------------------------------------------------------------------------ */
 
-static uint64_t mix(uint64_t x) /* the finaliser of splitmix64 */
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-uint64_t fb_random_mix(uint64_t a, uint64_t b, uint64_t c)
-{
-    return mix(mix(mix(a) ^ b) ^ c);
-}
-
 void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out)
 {
     float scale = spread * sqrtf(3.0f) * 0x1p-31f; /* of an even spread over [-2^31, 2^31) */
     for (int64_t i = 0; i < n; i += 2) {
-        uint64_t x = mix(key + (uint64_t)i);
+        uint64_t x = fb_random_hash(key + (uint64_t)i);
         out[i] = mean + scale * (float)(int32_t)(uint32_t)x;
         if (i + 1 < n) {
             out[i + 1] = mean + scale * (float)(int32_t)(uint32_t)(x >> 32);
@@ -155,7 +143,7 @@ void fb_random_rows_get(struct fb_random_rows *pool, const struct fb_synth_tenso
     }
     const struct rows *r = find_rows(pool, tensor);
     for (int64_t i = 0; i < n; i++, to += r->row_bytes) {
-        uint64_t x = mix(name + (uint64_t)(row + i));
+        uint64_t x = fb_random_hash(name + (uint64_t)(row + i));
         uint64_t which = row + i == tensor->zero_row ? (uint64_t)r->n : x % (uint64_t)r->n;
         size_t turn = (size_t)((x >> 32) % (uint64_t)r->n_blocks) * r->block_bytes;
         const uint8_t *from = r->data + which * r->row_bytes;

@@ -23,7 +23,4 @@ void fb_random_rows_get(struct fb_random_rows *pool, const struct fb_synth_tenso
 /* Floats with the given mean and standard deviation (evenly spread), a function of `key` alone. */
 void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out);
 
-/* A well-mixed number from three. */
-uint64_t fb_random_mix(uint64_t a, uint64_t b, uint64_t c);
-
 #endif

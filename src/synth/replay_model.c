@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 #include "model/trace.h"
 #include "synth/random_rows.h"
