@@ -2,8 +2,8 @@
  * random.h - pseudo-random numbers: SplitMix64 (Steele, Lea and Flood 2014), the same on every
  * machine. Not for secrets. Pure.
  *
- * The generator hashes a counter, so a number can be had in sequence (fb_random_next) or directly
- * by what it is for (fb_random_mix of a seed and two indices).
+ * The generator hashes a counter, so numbers can be drawn in sequence (fb_random_next) or computed
+ * directly from an index (fb_random_mix of a seed and two indices).
  */
 #ifndef FB_BASE_RANDOM_H
 #define FB_BASE_RANDOM_H

@@ -11,6 +11,7 @@
 #include "ggml.h"
 #include "hw/disk.h"
 #include "llama.h"
+#include "os/cpu.h"
 #include "os/dirs.h"
 #include "os/memory.h"
 

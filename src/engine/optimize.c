@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "engine/preflight.h"
+#include "os/cpu.h"
 #include "os/memory.h"
 #include "os/output.h"
 #include "sidecar/writer.h"

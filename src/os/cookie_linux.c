@@ -1,10 +1,10 @@
 /*
  * cookie_linux.c - fopencookie.
  *
- * What glibc (2.36) does with such a stream: every fread goes through the stream's buffer, a large
- * one too, and copies it out. An fseeko rounds down to a multiple of the buffer's size, seeks there
- * and reads a whole buffer, unless the place is such a multiple. So the buffer is large, and its
- * size is the block of cookie.h. Without a buffer there would be one call per byte.
+ * With such a stream glibc (2.36) passes every fread, even a large one, through the stream's buffer
+ * and copies it out. An fseeko rounds down to a multiple of the buffer's size, seeks there and
+ * fills the buffer, unless the position is such a multiple. So the buffer is large, and its size is
+ * the `block` of cookie.h. Without a buffer there would be one call per byte.
  */
 #include "os/cookie.h"
 

@@ -1,9 +1,9 @@
 /*
  * cookie_macos.c - funopen.
  *
- * Unbuffered: a large fread then goes straight to its destination, and seeks are exact. The read
- * function takes and returns int, so a piece is at most 1 GiB; fread asks again for the rest. Small
- * reads cost a call each, which is cheap: the header is in memory.
+ * Unbuffered: a large fread then reads straight into its destination, and seeks are exact. The read
+ * function takes and returns an int, so a piece is at most 1 GiB; fread calls again for the rest.
+ * Each small read costs a call, which is cheap: the header is in memory.
  */
 #include "os/cookie.h"
 

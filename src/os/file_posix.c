@@ -1,6 +1,6 @@
 /*
- * file_posix.c - opening, reading and checking files; what differs between systems is behind
- * file_platform.h.
+ * file_posix.c - opens, reads and checks files; file_platform.h has the functions that differ
+ * between systems.
  */
 #include "os/file.h"
 #include "os/file_platform.h"
@@ -51,7 +51,7 @@ static int try_direct(int fd)
     return errnum;
 }
 
-/* Whether the direct descriptor is good for `file`; 0 or an errno. */
+/* 0 if the direct descriptor is usable for `file`, else an errno. */
 static int check_direct(const struct fb_file *file, int fd, uint32_t alignment)
 {
     struct stat st;
@@ -67,7 +67,7 @@ static int check_direct(const struct fb_file *file, int fd, uint32_t alignment)
     return file->size < FB_BLOCK_BYTES ? 0 : try_direct(fd);
 }
 
-/* Sets fd_direct and alignment, or leaves fd_direct at -1 and says once per process why. */
+/* Sets fd_direct and alignment, or leaves fd_direct at -1 and warns once per process. */
 static void add_direct(struct fb_file *file)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
@@ -118,7 +118,7 @@ enum forebay_status fb_file_open(
     int fd = -1;
     struct stat st;
     enum forebay_status status = open_regular(path, &fd, &st, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     struct fb_file *file = fb_xcalloc(1, sizeof *file);
@@ -217,8 +217,9 @@ enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct 
         errnum = errno;
     }
     if (errnum) {
-        return fb_fail_errno(err, FOREBAY_E_IO, errnum,
-            errnum == EFBIG ? "This file system has a smaller limit for one file." : "",
+        const char *too_large =
+            "The file system cannot hold a file of this size: use another disk.";
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum, errnum == EFBIG ? too_large : "",
             "cannot make %s %" PRIu64 " bytes long", path, size);
     }
     return FOREBAY_OK;
