@@ -119,7 +119,7 @@ static inline void open_engine(struct rig *rig, uint32_t depth)
         options.arena = rig->memory;
         options.arena_bytes = rig->memory_bytes / 2; /* some buffers lie outside */
     }
-    if (fb_io_open(&options, &rig->io, &err)) {
+    if (fb_io_open(&options, &rig->io, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", options.method, err.message);
     }
 }

@@ -11,6 +11,7 @@
 #include "model/catalog.h"
 #include "model/names.h"
 #include "model/roles.h"
+#include "model/runnable.h"
 #include "model/split.h"
 
 /* --- Names -------------------------------------------------------------------------------- */
@@ -154,7 +155,7 @@ static struct fb_catalog *open_ok(const char *path)
 {
     struct fb_catalog *c = NULL;
     struct forebay_error err = {0};
-    if (fb_catalog_open(path, false, &c, &err)) {
+    if (fb_catalog_open(path, false, &c, &err) != FOREBAY_OK) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
     return c;
@@ -391,7 +392,7 @@ static void test_not_a_model(void **state)
     write_file(path, "GGUF\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
     expect_failure(path, FOREBAY_E_FORMAT, "version 4", "later");
     write_file(path, "GGUF\0\0\0\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
-    expect_failure(path, FOREBAY_E_FORMAT, "version", "big-endian");
+    expect_failure(path, FOREBAY_E_FORMAT, "version", "Big-endian");
 }
 
 static void test_unreadable(void **state)
@@ -500,7 +501,7 @@ static void test_split_errors(void **state)
     expect_failure(renamed, FOREBAY_E_FORMAT, "is part 2 of 3", "first file");
     expect_failure(first, FOREBAY_E_IO, second, "all parts");
     assert_int_equal(rename(first, second), 0);
-    expect_failure(second, FOREBAY_E_FORMAT, "not named", "NAME-00001-of-00003.gguf");
+    expect_failure(second, FOREBAY_E_FORMAT, "its name does not say so", "NAME-00001-of-00003.gguf");
 
     write_part("m", 0, 0, 3, 3, "a.weight");
     write_part("m", 1, -1, 0, 0, "b.weight");
@@ -541,7 +542,7 @@ static void test_contradictions(void **state)
     struct gguf_context *g = small_model(false);
     expect_contradiction(g, NULL);
     gguf_set_val_u32(g, "tiny.expert_used_count", 5);
-    expect_contradiction(g, "more experts than there are (5)");
+    expect_contradiction(g, "more experts than the model has (5)");
     gguf_set_val_u32(g, "tiny.expert_used_count", 0);
     expect_contradiction(g, "none of its experts");
     gguf_set_val_u32(g, "tiny.expert_used_count", 4);
@@ -549,7 +550,7 @@ static void test_contradictions(void **state)
     expect_contradiction(g, "groups");
     gguf_set_val_u32(g, "tiny.expert_group_count", 2);
     gguf_set_val_u32(g, "tiny.nextn_predict_layers", 3);
-    expect_contradiction(g, "estimate layers");
+    expect_contradiction(g, "next-token-prediction layers");
     gguf_set_val_u32(g, "tiny.nextn_predict_layers", 2);
     gguf_set_arr_str(g, "tokenizer.ggml.tokens", NULL, 0);
     expect_contradiction(g, "vocabulary");

@@ -279,7 +279,7 @@ static int fall_back(const char *method, int syscall_number, int errnum)
     fb_io_options_init(&options);
     options.method = method;
     for (int i = 0; i < 2; i++) {
-        if (fb_io_open(&options, &io, &err)) {
+        if (fb_io_open(&options, &io, &err) != FOREBAY_OK) {
             return 1;
         }
         if (strcmp(fb_io_method_name(io), "threads")) {
@@ -288,7 +288,7 @@ static int fall_back(const char *method, int syscall_number, int errnum)
         struct fb_io_request r = {
             .file = fault_rig.file, .offset = 5000, .length = 300000, .buffer = fault_rig.memory};
         fb_io_submit(io, &r);
-        if (fb_io_wait(io, &r, &err) ||
+        if (fb_io_wait(io, &r, &err) != FOREBAY_OK ||
             memcmp(fault_rig.memory + fb_io_delta(5000), contents + 5000, 300000)) {
             return 3;
         }
@@ -362,13 +362,14 @@ static int no_locked_memory(void)
     options.method = "uring";
     options.arena = fault_rig.memory;
     options.arena_bytes = fault_rig.memory_bytes;
-    if (fb_io_open(&options, &io, NULL) || strcmp(fb_io_method_name(io), "uring")) {
+    if (fb_io_open(&options, &io, NULL) != FOREBAY_OK || strcmp(fb_io_method_name(io), "uring")) {
         return 1;
     }
     struct fb_io_request r = {
         .file = fault_rig.file, .offset = 1, .length = 500000, .buffer = fault_rig.memory};
     fb_io_submit(io, &r);
-    if (fb_io_wait(io, &r, NULL) || memcmp(fault_rig.memory + 1, contents + 1, 500000)) {
+    if (fb_io_wait(io, &r, NULL) != FOREBAY_OK ||
+        memcmp(fault_rig.memory + 1, contents + 1, 500000)) {
         return 2;
     }
     fb_io_free(io);

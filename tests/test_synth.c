@@ -5,7 +5,7 @@
 #include "synth_llama.h"
 
 #include "model/catalog.h"
-#include "synth/shape.h"
+#include "synth/dims.h"
 #include "synth/synth.h"
 
 /* A model small enough for a test of its own. */
@@ -24,7 +24,7 @@ static const char *make(const struct fb_synth_shape *shape, const char *name)
 {
     const char *path = temp_path(name);
     struct forebay_error err;
-    if (fb_synth_random(shape, path, NULL, &err)) {
+    if (fb_synth_random(shape, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s %s: %s", shape->arch, shape->type ? shape->type : "", err.message);
     }
     return path;

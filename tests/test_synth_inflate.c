@@ -10,7 +10,7 @@ static const char *inflate(const struct fb_synth_inflate *options, const char *s
 {
     const char *path = temp_path("inflated.gguf");
     struct forebay_error err;
-    if (fb_synth_inflate(options, source, path, NULL, &err)) {
+    if (fb_synth_inflate(options, source, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", source, err.message);
     }
     return path;

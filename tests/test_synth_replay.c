@@ -70,7 +70,8 @@ static void make_and_follow(const struct fb_synth_replay *replay, const char *tr
     struct forebay_error err;
     struct fb_trace trace;
     struct fb_synth_report report;
-    if (fb_synth_replay(replay, trace_path, temp_path("replay.gguf"), &report, &err)) {
+    if (fb_synth_replay(replay, trace_path, temp_path("replay.gguf"), &report, &err) !=
+        FOREBAY_OK) {
         fail_msg("%s: %s", trace_path, err.message);
     }
     assert_int_equal(

@@ -21,7 +21,7 @@ static struct fb_catalog *open_ok(const char *path)
 {
     struct fb_catalog *c = NULL;
     struct forebay_error err = {0};
-    if (fb_catalog_open(path, false, &c, &err)) {
+    if (fb_catalog_open(path, false, &c, &err) != FOREBAY_OK) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
     return c;
@@ -32,7 +32,7 @@ static FILE *stream_ok(
 {
     FILE *f = NULL;
     struct forebay_error err = {0};
-    if (fb_vgguf_open(c, stats, io_error, &f, &err)) {
+    if (fb_vgguf_open(c, stats, io_error, &f, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return f;

@@ -11,6 +11,7 @@
 #include "engine/optimize.h"
 #include "engine/speed.h"
 #include "model/meta.h"
+#include "model/runnable.h"
 #include "os/memory.h"
 
 #define BATCH_DEFAULT 512

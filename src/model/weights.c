@@ -1,3 +1,13 @@
+/*
+ * weights.c - builds groups from claims, and computes where units are in the files and in memory.
+ *
+ * A unit is read straight into its slot (DIRECT) if the bytes in the file are those that are
+ * computed with, and if every unit begins at the same distance `delta` after a multiple of the
+ * block: then all slots can be laid out with the same stride.
+ *
+ *      file   ...|  block  |  block  |...           slot   |- delta -|== unit ==|      |
+ *                     |== unit ==|                         |--------- stride ----------|
+ */
 #include "model/weights.h"
 
 #include <stdlib.h>
@@ -43,7 +53,7 @@ static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb
         w.offset = tensor->offset;
         w.step = w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
     }
-    /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
+    /* Only if all units have the same delta can they be read straight into slots of one stride. */
     bool same_delta = !expert || w.step % FB_BLOCK_BYTES == 0;
     if (claim->transform && !claim->file) {
         w.arrival = FB_UNPACK_REPACK;
@@ -120,13 +130,14 @@ struct fb_weights *fb_weights_new(
     return ws;
 }
 
-/* Layers from this number on only estimate further tokens ahead; llama.cpp does not load them. */
+/* Layers from this number on predict further tokens (MTP); llama.cpp does not load them. */
 static int generating_layers(const struct fb_catalog *catalog)
 {
-    uint64_t ahead =
+    uint64_t n_predict =
         catalog->meta ? fb_meta_arch_uint(catalog->meta, catalog->arch, "nextn_predict_layers", 0)
                       : 0;
-    return ahead < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)ahead : catalog->n_layer;
+    return n_predict < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)n_predict
+                                                  : catalog->n_layer;
 }
 
 struct fb_weights *fb_weights_expected(const struct fb_catalog *catalog, bool repack)

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/limits.h"
 #include "model/trace.h"
 
 #define HINT_SHAPE "A shape is LAYERSxEXPERTS,USED,BYTES, such as 48x128,6,2.6M."
@@ -46,11 +47,11 @@ static enum forebay_status parse_shape(
         !take_number(&at, ',', &shape->used) || !fb_parse_size(at, &shape->bytes)) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "'%s' is not a shape", text);
     }
-    if (shape->layers < 1 || shape->layers > FB_TRACE_MAX_LAYERS || shape->experts < 2 ||
-        shape->experts > FB_TRACE_MAX_EXPERTS) {
+    if (shape->layers < 1 || shape->layers > FB_MAX_LAYERS || shape->experts < 2 ||
+        shape->experts > FB_MAX_EXPERTS) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE,
-            "shape '%s': there may be 1 to %d layers and 2 to %d experts", text,
-            FB_TRACE_MAX_LAYERS, FB_TRACE_MAX_EXPERTS);
+            "shape '%s': there may be 1 to %d layers and 2 to %d experts", text, FB_MAX_LAYERS,
+            FB_MAX_EXPERTS);
     }
     if (shape->used < 1 || shape->used > shape->experts) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "shape '%s': %d experts used of %d", text,
