@@ -1,6 +1,6 @@
 /*
- * io_fixture.h - what the tests of io share: files with known contents, an engine over them, and the
- * check that a request's bytes are the file's. The oracle is what was written to the file.
+ * io_fixture.h - shared by the tests of io: files with known contents, an engine over them, and the
+ * check that a request returned the bytes that were written to the file.
  */
 #ifndef FOREBAY_TESTS_IO_FIXTURE_H
 #define FOREBAY_TESTS_IO_FIXTURE_H
@@ -93,16 +93,16 @@ enum place { DIRECT, BUFFERED, SHM };
 struct variant {
     const char *method;
     enum place place;
-    bool arena; /* buffers come from memory that the engine was told about */
+    bool arena; /* most buffers are in the engine's arena */
 };
 
-/* What one test of the suite works with. */
+/* The state of one test of the suite. */
 struct rig {
     const struct variant *variant;
     char path[256];
     struct fb_file *file;
     struct fb_io_engine *io;
-    unsigned char *memory; /* buffers are cut from here */
+    unsigned char *memory; /* buffers are parts of it */
     uint64_t memory_bytes;
 };
 
@@ -124,7 +124,7 @@ static inline void open_engine(struct rig *rig, uint32_t depth)
     }
 }
 
-/* Prepares a request on a buffer at `memory + place`, with guard bytes behind its envelope. */
+/* Prepares a request on a buffer at `memory + place`, with guard bytes after its envelope. */
 static inline void prepare(
     struct rig *rig, struct fb_io_request *r, uint64_t place, uint64_t offset, uint64_t length)
 {
@@ -136,7 +136,7 @@ static inline void prepare(
     memset((char *)r->buffer + size, GUARD, GUARD_BYTES);
 }
 
-/* The bytes are the file's, and nothing was written behind the envelope. */
+/* The bytes are those of the file, and nothing was written after the envelope. */
 static inline void check_bytes(const struct fb_io_request *r)
 {
     const unsigned char *got = (unsigned char *)r->buffer + fb_io_delta(r->offset);

@@ -1,11 +1,14 @@
 /*
- * test_exact_sidecar.c - a model with a sidecar gives llama.cpp's logits: by every way of reading, when the
- * sidecar is damaged anywhere, when it is not the model's, and when making it was interrupted.
+ * test_exact_sidecar.c - a model with a sidecar gives llama.cpp's logits: by every way of reading,
+ * when the sidecar is damaged anywhere, when it is not the model's, and when making it was
+ * interrupted.
  */
 #include "sidecar_fixture.h"
 
 #include <signal.h>
 
+#include "sidecar/format.h"
+#include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 static const struct shape shape_of[] = {
@@ -230,8 +233,8 @@ static void test_damaged_anywhere(void **state)
     remove_sidecars(path, 1);
 }
 
-/* The file is cut off, or other bytes get into it, while it is in use: an error, as for a model. Without
- * its name it is read as before. */
+/* The file is cut off, or other bytes get into it, while it is in use: an error, as for a model.
+ * Without its name it is read as before. */
 static void test_changed_under_way(void **state)
 {
     static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8};

@@ -1,6 +1,7 @@
 /*
- * test_hostile_gguf.c - no header may crash, hang, or eat memory: absurd ones written by hand, and
- * thousands of small mutations of good ones. Whatever is accepted must lie inside its file.
+ * test_hostile_gguf.c - no header may cause a crash, a hang or a huge allocation: absurd headers
+ * written by hand, and thousands of small mutations of valid ones. Accepted tensors must lie inside
+ * the file.
  *
  * The process runs under an address-space limit, so that a huge allocation ends the test.
  */
@@ -70,7 +71,7 @@ static void put_tensor(struct bytes *b, const char *name, uint32_t n_dims, const
 
 /* --- Opening -------------------------------------------------------------------------------- */
 
-/* Opens, and checks what must hold for accepted and refused files alike. */
+/* Opens, and checks the invariants of accepted and refused files. */
 static enum forebay_status open_checked(const char *path, struct forebay_error *err)
 {
     struct fb_catalog *c = NULL;
@@ -100,7 +101,7 @@ static enum forebay_status open_checked(const char *path, struct forebay_error *
     return FOREBAY_OK;
 }
 
-/* The file of these bytes, padded with zeros to `size`, is refused for the reason given. */
+/* A file of these bytes, padded with zeros to `size`, is refused for the reason given. */
 static void refuse(const struct bytes *b, uint64_t size, const char *reason)
 {
     const char *path = temp_path("hostile.gguf");
@@ -200,7 +201,7 @@ static void test_arrays(void **state)
     put_array(&b, GGUF_TYPE_FLOAT64, (uint64_t)1 << 30);
     refuse(&b, TERABYTE, "larger than 128 MiB");
     b = start(0, 1);
-    put_array(&b, GGUF_TYPE_STRING, (uint64_t)1 << 30); /* gguf.h would take 64 GB for these */
+    put_array(&b, GGUF_TYPE_STRING, (uint64_t)1 << 30); /* gguf.h would allocate 64 GB for these */
     refuse(&b, TERABYTE, "strings");
     b = start(0, 1);
     put_array(&b, GGUF_TYPE_ARRAY, 1); /* arrays of arrays */
@@ -304,7 +305,7 @@ static void test_splits(void **state)
     struct forebay_error err;
     const char *path = temp_path("many-00001-of-65000.gguf");
     write_file(path, b.data, b.size);
-    assert_int_equal(open_checked(path, &err), FOREBAY_OK); /* -2 is no count */
+    assert_int_equal(open_checked(path, &err), FOREBAY_OK); /* -2 is not a count */
     b.size -= 8;
     put_u64(&b, 1000000);
     write_file(path, b.data, b.size);
@@ -342,7 +343,7 @@ static void test_most_tensors(void **state)
 
 /* --- Mutations ------------------------------------------------------------------------------ */
 
-/* A small key-rich model: every value type, and experts. Returns the size of its header. */
+/* A small model with keys of every type, and experts. Returns the size of its header. */
 static size_t seed_model(const char *path)
 {
     static const char *strings[] = {"a", "", "a longer one"};
@@ -405,7 +406,7 @@ static int fuzz(const char *seed, size_t header, int rounds)
         size_t length = size;
         memcpy(data, good, size);
         mutate(data, header, &length);
-        remove(path); /* cutting the old one to nothing would cost a flush */
+        remove(path); /* truncating the old one would cost a flush */
         write_file(path, data, length);
         accepted += open_checked(path, &err) == FOREBAY_OK;
     }
@@ -431,7 +432,7 @@ static void test_mutations(void **state)
     random_state = 1;
     int accepted = fuzz(seed, header, rounds);
     print_message("%d of %d mutants accepted\n", accepted, rounds);
-    assert_true(accepted > rounds / 100 && accepted < rounds); /* both paths were walked */
+    assert_true(accepted > rounds / 100 && accepted < rounds); /* both outcomes were tested */
 }
 
 static void test_mutations_of_shared_models(void **state)

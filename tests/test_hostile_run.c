@@ -1,6 +1,6 @@
 /*
- * test_hostile_run.c - damaged headers, all the way through llama.cpp: whatever a file says, running
- * it ends in tokens or in an error with a message. Never in a signal, and never not at all.
+ * test_hostile_run.c - damaged headers, all the way through llama.cpp: running any file ends in
+ * tokens or in an error with a message, never in a signal or a hang.
  *
  * Each damaged file is run in a child process. A failure names the model and the bytes, so that it
  * can be repeated.
@@ -82,7 +82,7 @@ static int child(const char *path, uint64_t weights_mem_bytes)
 
 /* --- The parent --------------------------------------------------------------------------- */
 
-/* Bytes before the data of the first tensor; and memory for most of the weights. */
+/* Bytes before the data of the first tensor, and a budget for most of the weights. */
 static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
 {
     struct forebay_file *file;
@@ -100,7 +100,7 @@ static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
     return bytes;
 }
 
-/* Chooses up to MAX_CHANGES bytes of the header and what becomes of them. */
+/* Chooses up to MAX_CHANGES bytes of the header and their new values. */
 static int choose_changes(
     struct change *changes, const unsigned char *header, uint64_t size, uint64_t *random)
 {
@@ -117,7 +117,7 @@ static int choose_changes(
     return n;
 }
 
-/* Writes the new bytes, or the old ones back (in reverse: one byte may be chosen twice). */
+/* Writes the new bytes, or restores the old ones (in reverse: a byte may be chosen twice). */
 static void apply(int fd, const struct change *changes, int n, bool undo)
 {
     for (int i = 0; i < n; i++) {
@@ -126,7 +126,7 @@ static void apply(int fd, const struct change *changes, int n, bool undo)
     }
 }
 
-/* Runs the file in a child. False when that ended badly. */
+/* Runs the file in a child. False when it crashed, hung, or gave no reason. */
 static bool ends_well(const char *path, uint64_t weights_mem_bytes, int *n_ran)
 {
     int status;
@@ -173,7 +173,7 @@ static void damage(const char *name, const char *path)
     assert_int_equal(n_bad, 0);
 }
 
-static void test_made_models(void **state)
+static void test_synthetic_models(void **state)
 {
     static const char *const archs[] = {"llama", "qwen3moe", "gpt-oss", "deepseek2", "jamba"};
     (void)state;
@@ -213,7 +213,7 @@ static void test_shared_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_made_models),
+        cmocka_unit_test(test_synthetic_models),
         cmocka_unit_test(test_shared_models),
     };
     return cmocka_run_group_tests_name("hostile_run", tests, NULL, temp_remove);

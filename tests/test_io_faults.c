@@ -1,6 +1,6 @@
 /*
- * test_io_faults.c - the fault method, errors, options that cannot be used, and the fallback from
- * io_uring where it is refused.
+ * test_io_faults.c - the fault method, errors, invalid options, and the fallback when the system
+ * refuses io_uring.
  */
 #include "io_fixture.h"
 
@@ -127,7 +127,7 @@ static void test_endless_eagain(void **state)
     }
 }
 
-/* The exactness checks above can fail: with one corrupted read they do, in that chunk only. */
+/* A corrupted read is detected by comparison with the file, in that chunk only. */
 static void test_corruption_shows(void **state)
 {
     (void)state;
@@ -189,13 +189,13 @@ static void test_reorder(void **state)
         int order[16], n = 0;
         bool seen[16] = {false};
         snprintf(keys, sizeof keys, ",late_ms=20,reorder=%d", seed);
-        fault_rig.file->direct_refused = true; /* out of the page cache: the workers keep order */
+        fault_rig.file->direct_refused = true; /* from the page cache: the workers keep the order */
         fault_engine(spec(0, keys));
         for (int i = 0; i < 16; i++) {
             prepare(&fault_rig, &r[i], 16384u * (unsigned)i, 8192u * (unsigned)i, 4096);
             fb_io_submit(fault_rig.io, &r[i]);
         }
-        /* None has come back yet; after this, all have. */
+        /* None has finished yet; after this, all have. */
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         while (n < 16) {
             int before = n;
@@ -211,7 +211,7 @@ static void test_reorder(void **state)
             descents += n > 1 && order[n - 1] < order[n - 2];
         }
     }
-    /* 75 neighbours; half of them in a random order, few in that of the workers. */
+    /* Of 75 neighbours half are swapped in a random order, few in that of the workers. */
     assert_in_range(descents, 25, 50);
 }
 
@@ -269,7 +269,7 @@ static void forbid_uring(int syscall_number, int errnum)
     }
 }
 
-/* In a child: 0 when the engine fell back to threads with one warning and reads right. */
+/* In a child: 0 when the engine fell back to threads with one warning and reads correctly. */
 static int fall_back(const char *method, int syscall_number, int errnum)
 {
     struct forebay_error err;
@@ -338,7 +338,7 @@ static void test_uring_refused(void **state)
         {"auto", SYS_io_uring_register, EACCES},
     };
     if (!uring_works()) {
-        skip(); /* it is refused here in earnest; the warning has been given */
+        skip(); /* really refused here; the one warning has been given */
     }
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         pid_t pid = fork();
@@ -349,7 +349,7 @@ static void test_uring_refused(void **state)
     }
 }
 
-/* Without the right to lock memory the arena is not registered; nobody needs to know. */
+/* Without the right to lock memory the arena is not registered, without a warning. */
 static int no_locked_memory(void)
 {
     struct rlimit none = {65536, 65536};

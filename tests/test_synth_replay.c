@@ -1,4 +1,5 @@
-/* test_synth_replay.c - a replay model repeats its trace: routes and tokens, under plain llama.cpp. */
+/* test_synth_replay.c - a replay model repeats its trace, routes and tokens, under plain
+ * llama.cpp. */
 #include "random.h"
 #include "synth_llama.h"
 
@@ -14,7 +15,7 @@ struct watch {
     long routes;
 };
 
-/* llama.cpp asks about every node, and shows those it was told to. */
+/* llama.cpp asks about every node, and passes those for which the answer was true. */
 static bool on_node(struct ggml_tensor *t, bool ask, void *user)
 {
     struct watch *w = user;
@@ -43,7 +44,7 @@ static bool on_node(struct ggml_tensor *t, bool ask, void *user)
     return true;
 }
 
-/* Decodes the whole trace and a little of its repetition from the text "w0 ". */
+/* From the text "w0 ", decodes the whole trace and the beginning of its repetition. */
 static void follow(const char *path, const struct fb_trace *trace)
 {
     struct watch w = {.trace = trace};
@@ -185,7 +186,7 @@ static void expert_sizes_are_met(void **state)
     }
 }
 
-/* Damage to an expert that a token uses shows in its logits; to one it does not use, does not. */
+/* Damage to an expert that a token uses changes its logits; damage to another expert does not. */
 static void bytes_of_used_experts_count(void **state)
 {
     (void)state;

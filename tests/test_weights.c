@@ -1,6 +1,6 @@
 /*
- * test_weights.c - claims become weights and groups: hand-made catalogues for each case, made-up
- * sizes for what must hold for all, and a model of the program's own making.
+ * test_weights.c - claims become weights and groups: a hand-made catalogue for each case, random
+ * catalogues for the invariants, and a synthetic model.
  */
 #include "weights_fixture.h"
 
@@ -27,7 +27,8 @@ static int end_model(void **state)
     return 0;
 }
 
-/* --- One weight -------------------------------------------------------------------------------- */
+/* --- One weight
+ * -------------------------------------------------------------------------------- */
 
 static void test_a_dense_weight_keeps_its_place_in_the_block(void **state)
 {
@@ -66,7 +67,7 @@ static void test_a_repacked_weight_has_room_for_its_form(void **state)
     }
 }
 
-/* Experts of whole blocks all begin at the same place in a block; others do not. */
+/* Experts of whole blocks all begin at the same offset in a block; others do not. */
 static void test_experts_are_read_in_place_when_they_are_whole_blocks(void **state)
 {
     (void)state;
@@ -102,7 +103,7 @@ static void test_only_stacked_expert_matrices_are_experts(void **state)
     }
 }
 
-/* A stack of one is read as a whole. */
+/* A stack of one expert is read as a whole. */
 static void test_a_stack_of_one_is_dense(void **state)
 {
     (void)state;
@@ -114,7 +115,8 @@ static void test_a_stack_of_one_is_dense(void **state)
     assert_int_equal(m.weights->weights[1].file_bytes, 8 * 5000);
 }
 
-/* --- Groups ------------------------------------------------------------------------------------ */
+/* --- Groups
+ * ------------------------------------------------------------------------------------ */
 
 /* Layers in the file as 2, 0, 1: groups are by layer, parts and weights as in the file. */
 static void test_groups_are_in_the_order_of_layers(void **state)
@@ -174,7 +176,7 @@ static void test_claims_in_any_order_give_the_same_weights(void **state)
     fb_weights_free(shuffled);
 }
 
-/* Not every tensor is claimed: those that are keep their own index. */
+/* Not every tensor is claimed: the claimed ones keep their index in the catalogue. */
 static void test_unclaimed_tensors_are_left_out(void **state)
 {
     (void)state;
@@ -255,10 +257,11 @@ static void test_a_tensor_claimed_twice_is_a_bug(void **state)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
-/* --- Sizes ------------------------------------------------------------------------------------- */
+/* --- Sizes
+ * ------------------------------------------------------------------------------------- */
 
-/* What reads rely on: every unit fits into its envelope; a unit read in place fits into its stride
- * at its delta; and a slot is a whole number of blocks then. */
+/* Reads rely on this: every unit fits into its envelope; a unit read in place fits into its stride
+ * at its delta; and its stride is a whole number of blocks. */
 static void check_unit(const struct fb_weights *ws, int weight, int expert)
 {
     const struct fb_weight *w = &ws->weights[weight];
@@ -273,7 +276,7 @@ static void check_unit(const struct fb_weights *ws, int weight, int expert)
     }
 }
 
-/* Units lie in the file one after another and fill their tensor. */
+/* Units are contiguous in the file and fill their tensor. */
 static void check_weight(const struct fb_weights *ws, int weight)
 {
     const struct fb_weight *w = &ws->weights[weight];
@@ -288,7 +291,7 @@ static void check_weight(const struct fb_weights *ws, int weight)
     assert_int_equal(at, t->offset + t->bytes);
 }
 
-/* A slot of the shared pool takes the part of any group. */
+/* A slot of the shared pool has room for the part of any group. */
 static void check_shared_strides(const struct fb_weights *ws)
 {
     for (int p = 0; p < FB_MAX_PARTS; p++) {
@@ -360,7 +363,8 @@ static void test_units_fit_where_they_are_read(void **state)
     }
 }
 
-/* --- Files ------------------------------------------------------------------------------------- */
+/* --- Files
+ * ------------------------------------------------------------------------------------- */
 
 static void test_a_weight_is_read_from_its_own_file(void **state)
 {

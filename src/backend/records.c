@@ -144,10 +144,10 @@ enum forebay_status fb_records_check(void *user, int weight, int unit, void *dat
         return failed ? failed->status : FOREBAY_OK;
     }
     const struct fb_sidecar_weight *record = fb_sidecar_find(b->sidecar, w->tensor);
-    if (!failed && fb_sidecar_right(b->sidecar, record, unit, data)) {
+    if (!failed && fb_sidecar_verify(b->sidecar, record, unit, data)) {
         return FOREBAY_OK;
     }
-    fb_sidecar_complain(
+    fb_sidecar_warn_damaged(
         b->sidecar, record, unit, failed ? failed->message : "its checksum is another one");
     return make_unit(b, w, unit, data, err);
 }

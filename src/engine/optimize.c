@@ -17,6 +17,7 @@
 #include "os/cpu.h"
 #include "os/memory.h"
 #include "os/output.h"
+#include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 /* Units being read ahead of the one that is written. */
@@ -71,7 +72,7 @@ enum forebay_status fb_optimized_open(struct forebay_model *m, struct forebay_er
 /* What has the sidecar's name and is none is not ours to replace or delete. */
 static enum forebay_status check_output(const char *path, struct forebay_error *err)
 {
-    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_is_one(path))) {
+    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_detect(path))) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
             "%.200s is there, and is no sidecar", path);
     }
@@ -376,7 +377,7 @@ static enum forebay_status check_units(const struct forebay_model *m, struct fb_
             fb_sidecar_find(sidecar, layout->weights[at->weight].tensor);
         uint64_t offset = w->offset + (uint64_t)at->unit * w->step;
         *right = fb_file_read(file, unit, w->unit_bytes, offset, NULL) == FOREBAY_OK &&
-                 fb_sidecar_right(sidecar, w, at->unit, unit);
+                 fb_sidecar_verify(sidecar, w, at->unit, unit);
         fb_file_drop_cache(file, offset, w->unit_bytes);
         if (o->progress &&
             !o->progress("checking what is there", offset, file->size, o->progress_user)) {

@@ -1,3 +1,7 @@
+/*
+ * profile.c - see profile.h. The file is JSON. Everything read is checked against the range of
+ * values that we would write; one bad value makes the whole file invalid, and it is measured again.
+ */
 #include "hw/profile.h"
 
 #include <jansson.h>
@@ -8,7 +12,7 @@
 
 #include "os/dirs.h"
 
-#define FORMAT 4 /* of the file; another number is another format */
+#define FORMAT 4 /* version of the file; files of others are ignored */
 
 const uint32_t fb_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t fb_profile_depths[3] = {1, 4, 16};
@@ -131,7 +135,7 @@ static bool read_disk(const json_t *object, struct fb_profile_disk *out)
            out->latency_s >= 0;
 }
 
-/* False when anything in it is not what we would have written. */
+/* False when a value is missing or out of range. */
 static bool read_body(const json_t *root, struct fb_profile *out)
 {
     const json_t *item;
