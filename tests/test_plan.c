@@ -50,7 +50,7 @@ static void check_dense(const struct fb_weights *ws, const struct fb_plan *plan)
         streamed += plan->resident[i] ? 0 : w->stride;
         if (!plan->resident[i]) {
             assert_true(plan->ring_bytes >= fb_weight_envelope(ws, i));
-            assert_true(w->arrival == FB_UNPACK_DIRECT || plan->scratch_bytes >= w->stride);
+            assert_true(w->unpack == FB_UNPACK_DIRECT || plan->scratch_bytes >= w->stride);
         }
     }
     assert_int_equal(plan->resident_bytes, kept);
@@ -86,7 +86,7 @@ static void check_experts(const struct model *m, const struct fb_plan *plan)
         widest = widest > ws->groups[g].n_expert ? widest : ws->groups[g].n_expert;
     }
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             buffer = fb_max(buffer, fb_weight_envelope(ws, i));
             buffer = fb_max(buffer, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
@@ -185,7 +185,7 @@ static void test_what_could_fit_does(void **state)
         uint64_t arrival = 0; /* while loading, the largest dense weight */
         for (int i = 0; i < m.weights->n_weights; i++) {
             const struct fb_weight *w = &m.weights->weights[i];
-            if (w->group >= 0 && w->arrival != FB_UNPACK_DIRECT) {
+            if (w->group >= 0 && w->unpack != FB_UNPACK_DIRECT) {
                 uint64_t one = fb_max(fb_weight_envelope(m.weights, i), w->stride);
                 buffer = fb_max(buffer, fb_max(STAGING_MAX, 2 * fb_round_up(one, FB_BLOCK_BYTES)));
             }

@@ -61,7 +61,7 @@ static struct fb_profile_rate rate(const char *type, bool repacked, int threads,
         .decode = decode,
         .batch = 5e10,
         .experts = 2e10,
-        .arrive = 3e9};
+        .unpack = 3e9};
     snprintf(r.type, sizeof r.type, "%s", type);
     return r;
 }

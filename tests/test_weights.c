@@ -40,7 +40,7 @@ static void test_a_dense_weight_keeps_its_place_in_the_block(void **state)
     static const uint64_t delta[] = {0, 904, 904}, stride[] = {8192, 12288, 4096};
     for (int i = 0; i < 3; i++) {
         const struct fb_weight *w = &m.weights->weights[i];
-        assert_int_equal(w->arrival, FB_UNPACK_DIRECT);
+        assert_int_equal(w->unpack, FB_UNPACK_DIRECT);
         assert_int_equal(w->group, -1);
         assert_int_equal(w->delta, delta[i]);
         assert_int_equal(w->stride, stride[i]);
@@ -60,7 +60,7 @@ static void test_a_repacked_weight_has_room_for_its_form(void **state)
     claim_all(&m);
     for (int i = 0; i < 2; i++) {
         const struct fb_weight *w = &m.weights->weights[i];
-        assert_int_equal(w->arrival, FB_UNPACK_REPACK);
+        assert_int_equal(w->unpack, FB_UNPACK_REPACK);
         assert_int_equal(w->delta, 0);
         assert_int_equal(w->unit_bytes, 2 * w->file_bytes);
         assert_int_equal(w->stride, i == 0 ? 12288 : 8192);
@@ -75,10 +75,10 @@ static void test_experts_are_read_in_place_when_they_are_whole_blocks(void **sta
     int whole = add_weight(&m, FB_ROLE_EXPERT_GATE, 0, 4, 8192, false);
     int odd = add_weight(&m, FB_ROLE_EXPERT_UP, 0, 4, 8193, false);
     claim_all(&m);
-    assert_int_equal(m.weights->weights[whole].arrival, FB_UNPACK_DIRECT);
+    assert_int_equal(m.weights->weights[whole].unpack, FB_UNPACK_DIRECT);
     assert_int_equal(m.weights->weights[whole].delta, 100);
     assert_int_equal(m.weights->weights[whole].stride, 12288);
-    assert_int_equal(m.weights->weights[odd].arrival, FB_UNPACK_COPY);
+    assert_int_equal(m.weights->weights[odd].unpack, FB_UNPACK_COPY);
     assert_int_equal(m.weights->weights[odd].delta, 0);
     assert_int_equal(m.weights->weights[odd].stride, 8256); /* the next multiple of 64 */
     assert_int_equal(m.weights->groups[0].slot_bytes, 12288 + 8256);
@@ -170,7 +170,7 @@ static void test_claims_in_any_order_give_the_same_weights(void **state)
         assert_int_equal(a->group, b->group);
         assert_int_equal(a->part, b->part);
         assert_int_equal(a->stride, b->stride);
-        assert_int_equal(a->arrival, b->arrival);
+        assert_int_equal(a->unpack, b->unpack);
     }
     assert_int_equal(shuffled->n_groups, m.weights->n_groups);
     fb_weights_free(shuffled);
@@ -269,7 +269,7 @@ static void check_unit(const struct fb_weights *ws, int weight, int expert)
     uint64_t envelope = fb_io_envelope(offset, w->file_bytes);
     assert_true(envelope <= fb_weight_envelope(ws, weight));
     assert_true(w->delta + w->unit_bytes <= w->stride);
-    if (w->arrival == FB_UNPACK_DIRECT) {
+    if (w->unpack == FB_UNPACK_DIRECT) {
         assert_int_equal(fb_io_delta(offset), w->delta);
         assert_int_equal(w->stride % FB_BLOCK_BYTES, 0);
         assert_true(envelope <= w->stride);
@@ -301,7 +301,7 @@ static void check_shared_strides(const struct fb_weights *ws)
             const struct fb_weight *w = &ws->weights[i];
             if (w->group >= 0 && w->part == p) {
                 widest = fb_max(widest, w->stride);
-                direct |= w->arrival == FB_UNPACK_DIRECT;
+                direct |= w->unpack == FB_UNPACK_DIRECT;
             }
         }
         assert_true(shared >= widest && shared < widest + (direct ? FB_BLOCK_BYTES : 1));

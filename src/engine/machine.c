@@ -71,7 +71,7 @@ static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
         .decode = r.decode,
         .batch = r.batch,
         .experts = r.experts,
-        .arrive = r.arrive};
+        .unpack = r.arrive};
     snprintf(rate.type, sizeof rate.type, "%s", name);
     fb_profile_put_rate(p, &rate);
 }

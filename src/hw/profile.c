@@ -103,14 +103,14 @@ static bool read_rate(const json_t *object, struct fb_profile_rate *out)
         .decode = number(object, "decode_bytes_per_s"),
         .batch = number(object, "batch_madds_per_s"),
         .experts = number(object, "experts_madds_per_s"),
-        .arrive = number(object, "unpack_bytes_per_s"),
+        .unpack = number(object, "unpack_bytes_per_s"),
     };
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
     bool sized = out->columns > 0 && out->rows > 0 && out->used > 0; /* experts of a size */
     bool whole = out->columns == 0 && out->rows == 0 && out->used == 0 && out->batch > 0;
     return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
            (sized || whole) && out->decode > 0 && out->batch >= 0 && out->experts >= 0 &&
-           out->arrive >= 0;
+           out->unpack >= 0;
 }
 
 static bool read_disk(const json_t *object, struct fb_profile_disk *out)
@@ -210,7 +210,7 @@ static json_t *rate_json(const struct fb_profile_rate *r)
     return json_pack("{s:s, s:i, s:i, s:i, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type,
         "columns", r->columns, "rows", r->rows, "used", r->used, "repacked", r->repacked, "threads",
         r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s", r->batch,
-        "experts_madds_per_s", r->experts, "unpack_bytes_per_s", r->arrive);
+        "experts_madds_per_s", r->experts, "unpack_bytes_per_s", r->unpack);
 }
 
 static json_t *disk_json(const struct fb_profile_disk *d)

@@ -30,7 +30,7 @@ struct fb_profile_rate {
     double decode;  /* bytes of weights per second, one token, weights not in cache */
     double batch;   /* multiply-adds per second, a batch of many tokens */
     double experts; /* the same, when each token uses experts of its own; 0: not known */
-    double arrive;  /* bytes repacked per second; 0: not repacked */
+    double unpack;  /* bytes repacked per second; 0: not repacked */
 };
 
 /* A disk, as seen through a file on it. */

@@ -56,11 +56,11 @@ static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb
     /* Only if all units have the same delta can they be read straight into slots of one stride. */
     bool same_delta = !expert || w.step % FB_BLOCK_BYTES == 0;
     if (claim->transform && !claim->file) {
-        w.arrival = FB_UNPACK_REPACK;
+        w.unpack = FB_UNPACK_REPACK;
     } else {
-        w.arrival = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
+        w.unpack = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
     }
-    if (w.arrival == FB_UNPACK_DIRECT) {
+    if (w.unpack == FB_UNPACK_DIRECT) {
         w.delta = w.offset % FB_BLOCK_BYTES;
         w.stride = fb_round_up(w.delta + w.file_bytes, FB_BLOCK_BYTES);
     } else {
@@ -175,7 +175,7 @@ uint64_t fb_weights_shared_stride(const struct fb_weights *weights, int part)
         const struct fb_weight *w = &weights->weights[i];
         if (w->group >= 0 && w->part == part) {
             widest = fb_max(widest, w->stride);
-            direct |= w->arrival == FB_UNPACK_DIRECT;
+            direct |= w->unpack == FB_UNPACK_DIRECT;
         }
     }
     return direct ? fb_round_up(widest, FB_BLOCK_BYTES) : widest;

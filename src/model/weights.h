@@ -46,7 +46,7 @@ struct fb_weight {
     uint64_t file_bytes;   /* of one unit, in the file */
     uint64_t unit_bytes;
     bool transformed; /* the form that is computed with differs from the model's */
-    enum fb_unpack_kind arrival;
+    enum fb_unpack_kind unpack;
     uint64_t stride; /* memory for one unit, from one slot to the next */
     uint64_t delta;  /* offset in it of the unit's first byte */
 };

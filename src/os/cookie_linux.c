@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <sys/types.h>
 
-struct stream {
+struct cookie_stream {
     void *user;
     const struct fb_cookie_calls *calls;
     void *buffer;
@@ -21,13 +21,13 @@ struct stream {
 
 static ssize_t on_read(void *cookie, char *buffer, size_t length)
 {
-    struct stream *s = cookie;
+    struct cookie_stream *s = cookie;
     return (ssize_t)s->calls->read(s->user, buffer, length);
 }
 
 static int on_seek(void *cookie, off64_t *offset, int whence)
 {
-    struct stream *s = cookie;
+    struct cookie_stream *s = cookie;
     int64_t at = s->calls->seek(s->user, *offset, whence);
     if (at < 0) {
         return -1;
@@ -38,7 +38,7 @@ static int on_seek(void *cookie, off64_t *offset, int whence)
 
 static int on_close(void *cookie)
 {
-    struct stream *s = cookie;
+    struct cookie_stream *s = cookie;
     s->calls->close(s->user);
     free(s->buffer);
     free(s);
@@ -47,7 +47,7 @@ static int on_close(void *cookie)
 
 FILE *fb_cookie_open(void *user, const struct fb_cookie_calls *calls, size_t block)
 {
-    struct stream *s = malloc(sizeof *s);
+    struct cookie_stream *s = malloc(sizeof *s);
     void *buffer = aligned_alloc(FB_BLOCK_BYTES, block < FB_BLOCK_BYTES ? FB_BLOCK_BYTES : block);
     cookie_io_functions_t io = {.read = on_read, .seek = on_seek, .close = on_close};
     FILE *f = s && buffer ? fopencookie(s, "rb", io) : NULL;
@@ -56,7 +56,7 @@ FILE *fb_cookie_open(void *user, const struct fb_cookie_calls *calls, size_t blo
         free(s);
         return NULL;
     }
-    *s = (struct stream){user, calls, buffer};
+    *s = (struct cookie_stream){user, calls, buffer};
     setvbuf(f, buffer, _IOFBF, block);
     return f;
 }

@@ -8,7 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "os/memory.h"
+struct fb_memory_reader;
+struct fb_memory_state;
 
 /* As fb_memory_state and fb_memory_reader_* in memory.h, without the override for tests. */
 void fb_memory_state_now(struct fb_memory_state *out);

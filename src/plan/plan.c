@@ -43,7 +43,7 @@ static uint64_t staging_buffer(const struct fb_weights *ws)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             bytes = fb_max(bytes, fb_weight_envelope(ws, i));
             bytes = fb_max(bytes, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
@@ -84,7 +84,7 @@ static struct dense_needs dense_needs(const struct fb_weights *ws, const bool *k
             continue;
         }
         needs.ring = fb_max(needs.ring, fb_weight_envelope(ws, i));
-        if (w->arrival != FB_UNPACK_DIRECT) {
+        if (w->unpack != FB_UNPACK_DIRECT) {
             needs.scratch = fb_max(needs.scratch, w->stride);
         }
     }

@@ -26,7 +26,7 @@ static void choose_ring(struct fb_elastic *e, const bool *resident)
         }
         largest = fb_max(largest, fb_weight_envelope(e->weights, i));
         sum += w->stride;
-        if (w->arrival != FB_UNPACK_DIRECT) {
+        if (w->unpack != FB_UNPACK_DIRECT) {
             e->scratch_bytes = fb_max(e->scratch_bytes, w->stride);
         }
     }
@@ -43,7 +43,7 @@ static bool can_stream(const struct fb_elastic *e, int i, uint64_t ring, uint64_
     const struct fb_weight *w = &e->weights->weights[i];
     return w->group < 0 && e->kept[i] && w->stride >= ELASTIC_MIN &&
            fb_weight_envelope(e->weights, i) <= ring &&
-           (w->arrival == FB_UNPACK_DIRECT || w->stride <= scratch);
+           (w->unpack == FB_UNPACK_DIRECT || w->stride <= scratch);
 }
 
 /* The n candidates in file order as pieces of neighbours: first[k] is the first of piece k. */

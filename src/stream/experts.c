@@ -94,7 +94,7 @@ static bool make_staging(struct fb_experts *x, uint64_t bytes)
 {
     const struct fb_weights *ws = x->weights;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             x->stage_size = fb_max(x->stage_size, fb_weight_envelope(ws, i));
             x->stage_size =
                 fb_max(x->stage_size, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));

@@ -70,7 +70,7 @@ static struct load *open_load(struct fb_experts *x, int weight, enum fb_io_prior
     if (x->n_open >= MAX_LOADS / share) {
         return NULL;
     }
-    if (x->weights->weights[weight].arrival != FB_UNPACK_DIRECT) {
+    if (x->weights->weights[weight].unpack != FB_UNPACK_DIRECT) {
         for (stage = 0; stage < x->n_stages / share && x->stage_busy[stage]; stage++) {
         }
         if (stage == x->n_stages / share) {

@@ -308,7 +308,7 @@ static int most_units(const struct fb_batch *b, bool direct)
 enum forebay_status fb_batch_next(
     struct fb_batch *b, int weight, struct fb_set *set, struct forebay_error *err)
 {
-    bool direct = b->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
+    bool direct = b->weights->weights[weight].unpack == FB_UNPACK_DIRECT;
     FB_ASSERT(b->group == b->weights->weights[weight].group);
     *set = (struct fb_set){0};
     if (b->in_use || weight != b->weight) {

@@ -6,7 +6,7 @@
 
 static enum fb_unpack_kind kind_of(const struct fb_unpacker *a, int weight)
 {
-    return a->weights->weights[weight].arrival;
+    return a->weights->weights[weight].unpack;
 }
 
 enum forebay_status fb_unpacker_verify(struct fb_unpacker *a, const struct fb_io_request *read,
