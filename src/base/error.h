@@ -1,10 +1,10 @@
 /*
  * error.h - errors as values, and assertions.
  *
- * Three paths, never mixed: a bug of ours is FB_BUG or FB_ASSERT (a report, then abort); a failure of
- * the system, a file or the network is a status with a message and a remedy; a mistake of the caller
- * is FOREBAY_E_USAGE, also with message and remedy (the command line turns it into exit code 2).
- * Thread-safe.
+ * Three paths, never mixed: a bug of ours is FB_BUG or FB_ASSERT (a report, then abort); a failure
+ * of the system, a file or the network is a status with a message and a remedy; a mistake of the
+ * caller is FOREBAY_E_USAGE, also with message and remedy (the command line turns it into exit code
+ * 2). Thread-safe.
  */
 #ifndef FB_BASE_ERROR_H
 #define FB_BASE_ERROR_H
@@ -29,7 +29,8 @@ void fb_bug(const char *file, int line, const char *format, ...)
 #define FB_ASSERT(cond) ((cond) ? (void)0 : FB_BUG("assertion failed: %s", #cond))
 
 /* malloc/calloc/realloc/strdup that never return NULL (FB_BUG when memory is exhausted). For small
- * bookkeeping; where a file or a budget determines the size, allocate and report FOREBAY_E_NOMEM. */
+ * bookkeeping; where a file or a budget determines the size, allocate and report
+ * FOREBAY_E_NOMEM. */
 void *fb_xmalloc(size_t size);
 void *fb_xcalloc(size_t count, size_t size);
 void *fb_xrealloc(void *p, size_t size);

@@ -10,8 +10,8 @@
 #define FB_MIB ((uint64_t)1 << 20)
 #define FB_GIB ((uint64_t)1 << 30)
 
-/* The block of direct I/O: offsets, lengths and addresses of direct reads are multiples of it, and so
- * are the offsets of units in a sidecar. No disk or file system we know of needs more. */
+/* The block of direct I/O: offsets, lengths and addresses of direct reads are multiples of it, and
+ * so are the offsets of units in a sidecar. No disk or file system we know of needs more. */
 #define FB_BLOCK_BYTES 4096u
 
 /* Parses "4G", "1.5GiB", "512m", "4096", "2 GB" (all powers of 1024, case-insensitive).
