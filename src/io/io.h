@@ -52,8 +52,7 @@ enum fb_io_state { FB_IO_IDLE, FB_IO_QUEUED, FB_IO_ACTIVE, FB_IO_DONE, FB_IO_FAI
 
 /* DEMAND: certain to be needed. Issued in the order of submission, up to the full queue depth. Also
  * for reads made early in an order that is known, which must keep the disk busy between polls.
- * PREFETCH: a guess. At most 4 MiB are in flight, so that a demand read never queues long
- * behind. */
+ * PREFETCH: a guess. At most 4 MiB are in flight, so that a demand read is never delayed long. */
 enum fb_io_priority { FB_IO_DEMAND, FB_IO_PREFETCH };
 
 struct fb_io_request {

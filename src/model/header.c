@@ -2,7 +2,7 @@
  * header.c - walks over a GGUF header (layout at the top of gguf.h), then calls gguf.h's parser.
  *
  *      magic version n_tensors n_kv | key-values | tensor infos | padding | tensor data
- *      \_________________________ walk ____________________/ \ only its end is checked
+ *      \______________________ walked over ________________/             only its end is checked
  *
  * The header's length is not known beforehand: ensure() reads more of the file in growing steps.
  * The first failure stays in `status`; from then on every read_* returns 0, so that loops need one

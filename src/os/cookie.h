@@ -1,5 +1,5 @@
 /*
- * cookie.h - a FILE * whose bytes come from functions (fopencookie on Linux, funopen on macOS).
+ * cookie.h - a FILE * that reads through functions (fopencookie on Linux, funopen on macOS).
  */
 #ifndef FB_OS_COOKIE_H
 #define FB_OS_COOKIE_H

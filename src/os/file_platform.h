@@ -1,5 +1,6 @@
 /*
- * file_platform.h - what file_posix.c needs from each system (file_linux.c, file_macos.c).
+ * file_platform.h - functions that file_posix.c needs from each system (file_linux.c,
+ * file_macos.c).
  */
 #ifndef FB_OS_FILE_PLATFORM_H
 #define FB_OS_FILE_PLATFORM_H

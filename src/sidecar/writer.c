@@ -1,8 +1,7 @@
 /*
  * writer.c - see writer.h. The order of writes, each group on the disk before the next begins:
  *
- *      head, index | records, their checksums | records, their checksums | ... | head (complete),
- *            rename
+ *      head, index | records | their checksums | records | ... | head (complete) | rename
  *
  * So a unit with a checksum is on the disk, and a complete head has everything before it on the
  * disk.

@@ -5,8 +5,8 @@
  * zero neurons between them (neurons.h): the order of neurons does not change the result of a gated
  * FFN, and a zero neuron adds nothing.
  *
- *   dense source every expert computes the same, and the weights of the chosen ones sum to one, so
- *                  the router may be random
+ *   dense source   every expert computes the same, and the weights of the chosen ones sum to one,
+ *                  so the router may be random
  *   mixture        each expert is copied several times, with equal router rows; with used * copies
  *                  experts chosen, all copies of the source's choice are chosen and share its
  *                  weight (with fewer, no choice would give that sum, so the number used cannot be
