@@ -1,6 +1,6 @@
 /*
- * model_files.h - for tests of the model module: the shared models, files in a directory of their
- * own, and small models made here.
+ * model_files.h - for tests with model files: the shared models, files in a temporary directory,
+ * and small models made here.
  */
 #ifndef TESTS_MODEL_FILES_H
 #define TESTS_MODEL_FILES_H
@@ -101,7 +101,7 @@ static inline const char *temp_dir(void)
     return dir;
 }
 
-/* Path of a file in it; a call's buffer is used again by the 64th call after it. */
+/* Path of a file in it. The result is valid until the 64th call after it. */
 static inline const char *temp_path(const char *name)
 {
     static char path[64][PATH_MAX];

@@ -40,7 +40,7 @@ static struct model *make_model(uint64_t ring_bytes, uint64_t scratch_bytes)
             .file_bytes = bytes,
             .unit_bytes = bytes,
             .stride = bytes,
-            .arrival = i % 4 ? FB_UNPACK_DIRECT : FB_UNPACK_REPACK};
+            .unpack = i % 4 ? FB_UNPACK_DIRECT : FB_UNPACK_REPACK};
         m->resident[i] = true;
     }
     m->catalog.tensors = m->tensors;

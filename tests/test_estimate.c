@@ -22,7 +22,7 @@ static void add_rate(
     struct fb_profile *p, int type, bool repacked, double decode, double batch, double arrive)
 {
     struct fb_profile_rate rate = {
-        .repacked = repacked, .threads = 1, .decode = decode, .batch = batch, .arrive = arrive};
+        .repacked = repacked, .threads = 1, .decode = decode, .batch = batch, .unpack = arrive};
     snprintf(rate.type, sizeof rate.type, "%s", type_name(type));
     fb_profile_put_rate(p, &rate);
 }

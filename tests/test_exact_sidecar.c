@@ -7,6 +7,8 @@
 
 #include <signal.h>
 
+#include "sidecar/format.h"
+#include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 static const struct shape shape_of[] = {

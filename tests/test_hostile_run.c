@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "base/random.h"
 #include "base/units.h"
 #include "forebay.h"
 #include "synth/synth.h"
@@ -25,15 +26,6 @@ struct change {
     uint64_t at;
     unsigned char from, to;
 };
-
-/* The generator of Steele, Lea and Flood (SplitMix64). */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 /* --- The child ----------------------------------------------------------------------------- */
 
@@ -112,11 +104,11 @@ static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
 static int choose_changes(
     struct change *changes, const unsigned char *header, uint64_t size, uint64_t *random)
 {
-    int n = 1 + (int)(next_random(random) % MAX_CHANGES);
+    int n = 1 + (int)(fb_random_next(random) % MAX_CHANGES);
     for (int i = 0; i < n; i++) {
-        uint64_t r = next_random(random);
+        uint64_t r = fb_random_next(random);
         struct change *c = &changes[i];
-        c->at = next_random(random) % size;
+        c->at = fb_random_next(random) % size;
         c->from = header[c->at];
         c->to = r % 3 == 0   ? (unsigned char)(c->from ^ 1u << (r >> 8) % 8)
                 : r % 3 == 1 ? (unsigned char)(r >> 16)
@@ -181,7 +173,7 @@ static void damage(const char *name, const char *path)
     assert_int_equal(n_bad, 0);
 }
 
-static void test_made_models(void **state)
+static void test_synthetic_models(void **state)
 {
     static const char *const archs[] = {"llama", "qwen3moe", "gpt-oss", "deepseek2", "jamba"};
     (void)state;
@@ -221,7 +213,7 @@ static void test_shared_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_made_models),
+        cmocka_unit_test(test_synthetic_models),
         cmocka_unit_test(test_shared_models),
     };
     return cmocka_run_group_tests_name("hostile_run", tests, NULL, temp_remove);

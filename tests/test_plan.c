@@ -50,12 +50,12 @@ static void check_dense(const struct fb_weights *ws, const struct fb_plan *plan)
         streamed += plan->resident[i] ? 0 : w->stride;
         if (!plan->resident[i]) {
             assert_true(plan->ring_bytes >= fb_weight_envelope(ws, i));
-            assert_true(w->arrival == FB_UNPACK_DIRECT || plan->scratch_bytes >= w->stride);
+            assert_true(w->unpack == FB_UNPACK_DIRECT || plan->scratch_bytes >= w->stride);
         }
     }
     assert_int_equal(plan->resident_bytes, kept);
     assert_int_equal(plan->streamed_bytes, streamed);
-    assert_int_equal(plan->ring_bytes % FB_IO_ALIGN, 0);
+    assert_int_equal(plan->ring_bytes % FB_BLOCK_BYTES, 0);
     assert_true(streamed > 0 || (plan->ring_bytes == 0 && plan->scratch_bytes == 0));
 }
 
@@ -86,15 +86,15 @@ static void check_experts(const struct model *m, const struct fb_plan *plan)
         widest = widest > ws->groups[g].n_expert ? widest : ws->groups[g].n_expert;
     }
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             buffer = fb_max(buffer, fb_weight_envelope(ws, i));
-            buffer = fb_max(buffer, fb_round_up(ws->weights[i].stride, FB_IO_ALIGN));
+            buffer = fb_max(buffer, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
         if (ws->weights[i].group >= 0 && widest > 2) {
             assert_true(plan->transit_bytes >= 2 * fb_weight_envelope(ws, i));
         }
     }
-    assert_int_equal(plan->transit_bytes % FB_IO_ALIGN, 0);
+    assert_int_equal(plan->transit_bytes % FB_BLOCK_BYTES, 0);
     assert_true(widest > 2 || plan->transit_bytes == 0);
     assert_true(buffer ? plan->staging_bytes >= 2 * buffer : plan->staging_bytes == 0);
     if (plan->shared_slots > 0) {
@@ -185,9 +185,9 @@ static void test_what_could_fit_does(void **state)
         uint64_t arrival = 0; /* while loading, the largest dense weight */
         for (int i = 0; i < m.weights->n_weights; i++) {
             const struct fb_weight *w = &m.weights->weights[i];
-            if (w->group >= 0 && w->arrival != FB_UNPACK_DIRECT) {
+            if (w->group >= 0 && w->unpack != FB_UNPACK_DIRECT) {
                 uint64_t one = fb_max(fb_weight_envelope(m.weights, i), w->stride);
-                buffer = fb_max(buffer, fb_max(STAGING_MAX, 2 * fb_round_up(one, FB_IO_ALIGN)));
+                buffer = fb_max(buffer, fb_max(STAGING_MAX, 2 * fb_round_up(one, FB_BLOCK_BYTES)));
             }
             if (w->group >= 0) {
                 transit = fb_max(transit, 2 * fb_weight_envelope(m.weights, i));
@@ -253,7 +253,7 @@ static uint64_t granule(const struct model *m)
         dense = fb_max(dense, w->group < 0 ? w->stride : 0);
         buffer = fb_max(buffer, w->group < 0 ? 0 : fb_weight_envelope(m->weights, i));
     }
-    return dense + fb_plan_shared_slot_bytes(m->weights) + 2 * buffer + FB_IO_ALIGN;
+    return dense + fb_plan_shared_slot_bytes(m->weights) + 2 * buffer + FB_BLOCK_BYTES;
 }
 
 static void test_more_budget_never_keeps_less(void **state)

@@ -111,8 +111,8 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
 static void test_every_pass_brings_the_bytes_of_the_file(void **state)
 {
     (void)state;
-    const uint64_t sizes[] = {smallest_ring(), smallest_ring() + FB_IO_ALIGN,
-        2 * smallest_ring() + 3 * FB_IO_ALIGN, 8 * FB_MIB};
+    const uint64_t sizes[] = {smallest_ring(), smallest_ring() + FB_BLOCK_BYTES,
+        2 * smallest_ring() + 3 * FB_BLOCK_BYTES, 8 * FB_MIB};
     for (size_t m = 0; m < N_METHODS; m++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             open_ring(methods[m], sizes[s]);
@@ -128,7 +128,7 @@ static void test_the_ring_wraps_anywhere(void **state)
 {
     (void)state;
     for (uint64_t pages = 0; pages < 60; pages += 3) {
-        open_ring("sync", smallest_ring() + pages * FB_IO_ALIGN);
+        open_ring("sync", smallest_ring() + pages * FB_BLOCK_BYTES);
         for (int pass = 0; pass < 4; pass++) {
             use_all(order, N_WEIGHTS);
         }

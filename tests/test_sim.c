@@ -6,6 +6,7 @@
 #include "optimum.h"
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 #include "io/io.h"
 #include "model/trace.h"
@@ -14,12 +15,11 @@
 #include "sim/sim.h"
 #include "synth/synth.h"
 
-static uint32_t random_state = 1;
+static uint64_t random_state = 1;
 
 static int rnd(int n)
 {
-    random_state = random_state * 1664525u + 1013904223u;
-    return (int)(random_state >> 8) % n;
+    return (int)(fb_random_next(&random_state) % (uint64_t)n);
 }
 
 static void simulate(const char *model, const char *trace, const struct fb_sim_options *options,

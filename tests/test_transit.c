@@ -89,7 +89,7 @@ static enum forebay_status take_all(int weight, const bool *needed, struct foreb
         }
         for (int i = 0; i < n; i++) {
             uint64_t distance = (uint64_t)((const char *)units[i].raw - (const char *)units[0].raw);
-            bool same_delta = model->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
+            bool same_delta = model->weights->weights[weight].unpack == FB_UNPACK_DIRECT;
             assert_true(needed[units[i].expert] && !had[units[i].expert]);
             assert_true(!same_delta || distance % fb_weight_envelope(model->weights, weight) == 0);
             had[units[i].expert] = true;

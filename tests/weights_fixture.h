@@ -154,7 +154,7 @@ static inline void unpack_units(void *user, const struct fb_unpack *units, int n
         const unsigned char *raw = units[i].raw;
         unsigned char *dest = units[i].dest;
         for (uint64_t k = 0; k < w->file_bytes; k++) {
-            if (w->arrival == FB_UNPACK_REPACK) {
+            if (w->unpack == FB_UNPACK_REPACK) {
                 dest[2 * k] = raw[k];
                 dest[2 * k + 1] = (unsigned char)~raw[k];
             } else {
@@ -171,7 +171,7 @@ static inline bool form_is_right(const struct model *m, int weight, int expert, 
     const struct fb_tensor *t = &m->tensors[w->tensor];
     const unsigned char *file = contents + t->offset + (uint64_t)expert * w->file_bytes;
     const unsigned char *form = got;
-    if (w->arrival != FB_UNPACK_REPACK) {
+    if (w->unpack != FB_UNPACK_REPACK) {
         return memcmp(form, file, w->file_bytes) == 0;
     }
     for (uint64_t k = 0; k < w->file_bytes; k++) {

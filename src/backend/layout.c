@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/random.h"
 #include "ggml-backend-impl.h"
 
 /* --- Choosing ------------------------------------------------------------------------------- */
@@ -126,11 +127,8 @@ void fb_layout_unpack_unit(const struct fb_layout *layout, const void *raw, void
 
 void fb_layout_trial_bytes(unsigned char *out, size_t n)
 {
-    uint64_t x = 88172645463325252u;
-    for (size_t i = 0; i < n; i++) { /* xorshift */
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out[i] = (unsigned char)(x >> 32);
+    uint64_t state = 1;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (unsigned char)fb_random_next(&state);
     }
 }

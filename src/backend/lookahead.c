@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 
 #define MAX_NODES  48 /* between a router's input and its choice */
@@ -68,7 +69,7 @@ struct lookahead_layer {
 struct fb_lookahead {
     int n_layers;
     struct lookahead_layer *layers; /* [groups] */
-    unsigned random;
+    uint64_t random;
 };
 
 struct fb_lookahead *fb_lookahead_new(void)
@@ -284,11 +285,11 @@ static void set_input(
 /* For experiments: leaves only the fraction `recall` of guesses as they are. */
 static int blur(struct fb_lookahead *la, float recall, int expert, int n_expert)
 {
-    la->random = la->random * 1664525u + 1013904223u;
-    if ((float)(la->random >> 8) < recall * (float)(1u << 24)) {
+    uint32_t random = (uint32_t)fb_random_next(&la->random) >> 8;
+    if ((float)random < recall * (float)(1u << 24)) {
         return expert;
     }
-    return (expert + 1 + (int)(la->random >> 8) % (n_expert - 1)) % n_expert;
+    return (expert + 1 + (int)random % (n_expert - 1)) % n_expert;
 }
 
 /* Records the chain's ids as the guess for the group. */

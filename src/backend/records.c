@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/random.h"
 #include "base/units.h"
 
 /* Enough for every interleaving there is (4, 8, 16 or 32 rows). */
@@ -114,10 +115,10 @@ enum forebay_status fb_records_check(struct fb_records *records, const struct fb
         return failed ? failed->status : FOREBAY_OK;
     }
     const struct fb_sidecar_weight *record = fb_sidecar_find(records->sidecar, w->tensor);
-    if (!failed && fb_sidecar_right(records->sidecar, record, unit, data)) {
+    if (!failed && fb_sidecar_verify(records->sidecar, record, unit, data)) {
         return FOREBAY_OK;
     }
-    fb_sidecar_complain(
+    fb_sidecar_warn_damaged(
         records->sidecar, record, unit, failed ? failed->message : "checksum mismatch");
     return make_unit(weights->catalog, w, unit, form, data, err);
 }

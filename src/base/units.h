@@ -10,8 +10,12 @@
 #define FB_MIB ((uint64_t)1 << 20)
 #define FB_GIB ((uint64_t)1 << 30)
 
+/* The block of direct I/O: offsets, lengths and addresses of direct reads are multiples of it, and
+ * so are the offsets of units in a sidecar. No disk or file system we know of needs more. */
+#define FB_BLOCK_BYTES 4096u
+
 /* Parses "4G", "1.5GiB", "512m", "4096", "2 GB" (all powers of 1024, case-insensitive).
- * False, *out untouched, for anything else: empty, negative, overflow, trailing text. */
+ * False, with *out untouched, for anything else: empty, negative, overflow, trailing text. */
 bool fb_parse_size(const char *text, uint64_t *out);
 
 /* "3.4 GiB", "512 MiB", "17 B". Returns `buf`. */
@@ -21,6 +25,7 @@ const char *fb_format_size(uint64_t bytes, char *buf, size_t cap);
 /* Monotonic time in nanoseconds. */
 uint64_t fb_now_ns(void);
 
+/* To a multiple of `step` (> 0). */
 static inline uint64_t fb_round_up(uint64_t n, uint64_t step)
 {
     return (n + step - 1) / step * step;

@@ -155,8 +155,8 @@ static char *experts_of_layers(int n)
     return text;
 }
 
-void fb_devices_set_plan(
-    struct fb_devices *devices, const struct fb_catalog *catalog, const struct fb_offload_plan *plan)
+void fb_devices_set_plan(struct fb_devices *devices, const struct fb_catalog *catalog,
+    const struct fb_offload_plan *plan)
 {
     free(devices->experts);
     devices->experts = NULL;

@@ -22,11 +22,11 @@
 struct fb_needs;
 
 struct fb_devices {
-    ggml_backend_dev_t list[2]; /* the device or NULL; then NULL, as llama.cpp wants it */
-    bool shared;                /* its memory is the machine's, and so part of the budget */
-    uint64_t room_bytes;        /* of its memory; at most this may be used */
+    ggml_backend_dev_t list[2];  /* the device or NULL; then NULL, as llama.cpp wants it */
+    bool shared;                 /* its memory is the machine's, and so part of the budget */
+    uint64_t room_bytes;         /* of its memory; at most this may be used */
     struct fb_offload_plan plan; /* empty: the device is not used */
-    char *experts;              /* regular expression: tensors that stay with the CPU; NULL: none */
+    char *experts; /* regular expression: tensors that stay with the CPU; NULL: none */
     struct llama_model_tensor_buft_override overrides[2]; /* `experts`, and an end */
 };
 

@@ -27,7 +27,7 @@ struct fb_disk_figures fb_disk_probe(struct fb_file *const *files, int n, const 
     }
     nanosleep(&(struct timespec){.tv_nsec = REST_NS}, NULL);
     struct fb_disk_speed speed =
-        fb_disk_measure(files, n, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, PROBE_SECONDS);
+        fb_disk_measure(files, n, &io, FB_DISK_READ_BYTES, FB_DISK_DEPTH, PROBE_SECONDS);
     struct fb_disk_figures figures = {
         .bytes_per_s = speed.sustained,
         .burst = speed.sustained > 0 ? speed.burst / speed.sustained : 1,

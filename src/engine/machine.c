@@ -21,6 +21,7 @@
 #include "hw/disk.h"
 #include "llama.h"
 #include "model/catalog.h"
+#include "os/cpu.h"
 #include "os/dirs.h"
 #include "os/memory.h"
 
@@ -111,7 +112,7 @@ static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
         .decode = r.decode,
         .batch = r.batch,
         .experts = r.experts,
-        .arrive = r.unpack};
+        .unpack = r.unpack};
     snprintf(rate.type, sizeof rate.type, "%s", name);
     fb_profile_put_rate(p, &rate);
 }
@@ -227,8 +228,9 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
      * counts. */
     double tries[3];
     for (int i = 0; i < 3; i++) {
-        tries[i] = fb_disk_measure(files, n_files, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, share * 1.5)
-                       .sustained;
+        tries[i] =
+            fb_disk_measure(files, n_files, &io, FB_DISK_READ_BYTES, FB_DISK_DEPTH, share * 1.5)
+                .sustained;
     }
     double least = tries[0], most = tries[0], sum = 0;
     for (int i = 0; i < 3; i++) {
@@ -237,8 +239,8 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
         sum += tries[i];
     }
     disk.bytes_per_s = sum - least - most;
-    double single = fb_disk_measure(files, n_files, &io, 4096, 1, share).sustained;
-    disk.latency_s = single > 0 ? 4096 / single : 0;
+    double single = fb_disk_measure(files, n_files, &io, FB_BLOCK_BYTES, 1, share).sustained;
+    disk.latency_s = single > 0 ? FB_BLOCK_BYTES / single : 0;
     if (disk.bytes_per_s <= 0) {
         return;
     }

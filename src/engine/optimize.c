@@ -22,15 +22,18 @@
 #include "engine/preflight.h"
 #include "engine/sidecar_choice.h"
 #include "engine/sidecar_make.h"
+#include "os/cpu.h"
 #include "os/memory.h"
 #include "os/output.h"
+#include "sidecar/sidecar.h"
+#include "sidecar/writer.h"
 
 /* --- Where --------------------------------------------------------------------------------- */
 
 /* Other files of that name must not be replaced or deleted. */
 static enum forebay_status check_output(const char *path, struct forebay_error *err)
 {
-    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_is_one(path))) {
+    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_detect(path))) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
             "%.200s exists and is not a sidecar", path);
     }
@@ -93,7 +96,7 @@ static enum forebay_status check_units(const struct fb_preflight *p, struct fb_s
             fb_sidecar_find(sidecar, layout->weights[at->weight].tensor);
         uint64_t offset = w->offset + (uint64_t)at->unit * w->step;
         *intact = fb_file_read(file, unit, w->unit_bytes, offset, NULL) == FOREBAY_OK &&
-                  fb_sidecar_right(sidecar, w, at->unit, unit);
+                  fb_sidecar_verify(sidecar, w, at->unit, unit);
         fb_file_drop_cache(file, offset, w->unit_bytes);
         if (o->progress &&
             !o->progress("checking the sidecar", offset, file->size, o->progress_user)) {

@@ -25,6 +25,7 @@
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
 #include "model/meta.h"
+#include "model/runnable.h"
 #include "os/memory.h"
 
 /* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "os/cpu.h"
 #include "os/memory.h"
 #include "os/output.h"
 

@@ -34,7 +34,7 @@ static struct rates rates_of(const struct fb_speed_inputs *in, const struct fb_w
     struct rates rates = {USUAL_DECODE, USUAL_BATCH, USUAL_BATCH, USUAL_DECODE};
     if (r) {
         rates = (struct rates){r->decode, r->batch, r->experts > 0 ? r->experts : r->batch,
-            r->arrive > 0 ? r->arrive : r->decode};
+            r->unpack > 0 ? r->unpack : r->decode};
     }
     if (expert) {
         rates.decode = expert->decode;
@@ -69,7 +69,7 @@ static struct cost dense_cost(const struct fb_speed_inputs *in, double tokens)
         c.compute += fmax((double)w->file_bytes / r.decode, tokens * elements(in, w) / r.batch);
         if (in->plan && !in->plan->resident[i]) {
             c.read_bytes += (double)w->file_bytes;
-            c.arrive += w->arrival == FB_UNPACK_REPACK ? (double)w->file_bytes / r.arrive : 0;
+            c.arrive += w->unpack == FB_UNPACK_REPACK ? (double)w->file_bytes / r.arrive : 0;
         }
     }
     c.read = c.read_bytes / in->disk_bytes_per_s;
@@ -108,7 +108,7 @@ static struct cost group_cost(
         c.compute +=
             fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.experts);
         c.read_bytes += missing * (double)w->file_bytes;
-        c.arrive += w->arrival == FB_UNPACK_REPACK ? missing * (double)w->file_bytes / r.arrive : 0;
+        c.arrive += w->unpack == FB_UNPACK_REPACK ? missing * (double)w->file_bytes / r.arrive : 0;
     }
     c.read = c.read_bytes / in->disk_bytes_per_s + fmin(1, missing) * in->disk_latency_s;
     return c;

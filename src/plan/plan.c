@@ -43,9 +43,9 @@ static uint64_t staging_buffer(const struct fb_weights *ws)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             bytes = fb_max(bytes, fb_weight_envelope(ws, i));
-            bytes = fb_max(bytes, fb_round_up(ws->weights[i].stride, 4096));
+            bytes = fb_max(bytes, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
     }
     return bytes;
@@ -84,7 +84,7 @@ static struct dense_needs dense_needs(const struct fb_weights *ws, const bool *k
             continue;
         }
         needs.ring = fb_max(needs.ring, fb_weight_envelope(ws, i));
-        if (w->arrival != FB_UNPACK_DIRECT) {
+        if (w->unpack != FB_UNPACK_DIRECT) {
             needs.scratch = fb_max(needs.scratch, w->stride);
         }
     }
@@ -104,7 +104,7 @@ uint64_t fb_plan_most_transit(const struct fb_weights *ws)
     for (int g = 0; g < ws->n_groups && unit > 0; g++) {
         most = fb_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
     }
-    return fb_round_down(fb_max(fb_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), 4096);
+    return fb_round_down(fb_max(fb_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), FB_BLOCK_BYTES);
 }
 
 /* For the experts of a batch: as much as helps, but only a part of `room`, since single tokens need
@@ -122,7 +122,7 @@ static uint64_t transit_size(const struct fb_weights *ws, uint64_t room)
     if (all < room && bytes > room - all) {
         bytes = room - all; /* every expert has a slot: only when memory gets short, one passes */
     }
-    return fb_round_down(fb_min(fb_max(bytes, TRANSIT_LEAST * unit), free), 4096);
+    return fb_round_down(fb_min(fb_max(bytes, TRANSIT_LEAST * unit), free), FB_BLOCK_BYTES);
 }
 
 /* Slots, staging and transit that the experts cannot do without. */
@@ -224,7 +224,7 @@ static void place_dense(
     room -= plan->resident_bytes + needs.scratch;
     plan->scratch_bytes = needs.scratch;
     plan->ring_bytes = fb_min(fb_max(RING_DEPTH * needs.ring, RING_MIN), room / 4);
-    plan->ring_bytes = fb_round_down(fb_max(plan->ring_bytes, needs.ring), 4096);
+    plan->ring_bytes = fb_round_down(fb_max(plan->ring_bytes, needs.ring), FB_BLOCK_BYTES);
     keep_evenly(ws, plan, room - plan->ring_bytes);
 }
 

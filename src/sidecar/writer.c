@@ -1,3 +1,11 @@
+/*
+ * writer.c - see writer.h. The order of writes, each group on the disk before the next begins:
+ *
+ *      head, index | records | their checksums | records | ... | head (complete) | rename
+ *
+ * So a unit with a checksum is on the disk, and a complete head has everything before it on the
+ * disk.
+ */
 #include "sidecar/writer.h"
 
 #include <stdio.h>
@@ -7,11 +15,12 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "os/output.h"
+#include "sidecar/format.h"
 
-/* Written before checksums follow: what a kill costs at most, and what the page cache holds. */
+/* Written between two checkpoints: limits the work lost by a kill, and use of the page cache. */
 uint64_t fb_sidecar_checkpoint_bytes = 128 * FB_MIB;
 #define START_BYTES (8 * FB_MIB)
-/* Space that is not taken from others. */
+/* Disk space left free. */
 #define SPARE_BYTES (64 * FB_MIB)
 
 struct fb_sidecar_writer {
@@ -20,11 +29,11 @@ struct fb_sidecar_writer {
     char *path;
     struct fb_sidecar_head head;
     char *index;
-    unsigned char *sums;   /* as in the file */
-    uint64_t next;         /* unit to write */
-    uint64_t saved;        /* units whose checksums are in the file */
-    uint64_t begin, begun; /* bytes of records since the last checkpoint: [begin, begin + begun) */
-    uint64_t started;      /* of these, on their way to the disk */
+    unsigned char *sums;     /* as in the file */
+    uint64_t next;           /* unit to write */
+    uint64_t saved;          /* units whose checksums are in the file */
+    uint64_t begin, written; /* bytes of records since the last checkpoint: begin, and how many */
+    uint64_t started;        /* of these, writing to the disk has been started */
 };
 
 bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap)
@@ -39,7 +48,7 @@ static void make_head(
     uint64_t length = strlen(index);
     *head = (struct fb_sidecar_head){
         .index_bytes = length,
-        .sums_offset = fb_round_up(FB_SIDECAR_HEAD_BYTES + length, FB_SIDECAR_ALIGN),
+        .sums_offset = fb_round_up(FB_SIDECAR_HEAD_BYTES + length, FB_BLOCK_BYTES),
         .n_sums = layout->n_units,
         .index_sum = fb_sidecar_sum(index, length),
     };
@@ -51,38 +60,38 @@ uint64_t fb_sidecar_writer_next(const struct fb_sidecar_writer *w)
     return w->next;
 }
 
-/* --- Beginning ----------------------------------------------------------------------------- */
+/* --- Starting ----------------------------------------------------------------------------- */
 
-/* Whether the file begins with the head and the index that this writer would write, and is as long. The
- * last run may have been killed after it had marked the head as complete. */
-static bool begun_before(struct fb_sidecar_writer *w)
+/* Whether the file has the size, head and index that this writer would write. The last run may have
+ * been killed after it had marked the head as complete. */
+static bool can_continue(struct fb_sidecar_writer *w)
 {
-    unsigned char mine[FB_SIDECAR_HEAD_BYTES], there[FB_SIDECAR_HEAD_BYTES];
+    unsigned char wanted[FB_SIDECAR_HEAD_BYTES], found[FB_SIDECAR_HEAD_BYTES];
     struct fb_sidecar_head head;
     const char *why;
     uint64_t length = w->head.index_bytes;
     if (fb_output_size(w->file) != w->head.file_bytes ||
-        fb_output_read(w->file, there, sizeof there, 0, NULL) != FOREBAY_OK) {
+        fb_output_read(w->file, found, sizeof found, 0, NULL) != FOREBAY_OK) {
         return false;
     }
-    if (!fb_sidecar_head_unpack(there, &head, &why)) {
+    if (!fb_sidecar_head_unpack(found, &head, &why)) {
         return false;
     }
     head.sums_sum = 0;
-    fb_sidecar_head_pack(&head, there);
-    fb_sidecar_head_pack(&w->head, mine);
-    if (memcmp(mine, there, sizeof mine) != 0) {
+    fb_sidecar_head_pack(&head, found);
+    fb_sidecar_head_pack(&w->head, wanted);
+    if (memcmp(wanted, found, sizeof wanted) != 0) {
         return false;
     }
     char *index = fb_xmalloc(length);
-    bool same = fb_output_read(w->file, index, length, sizeof there, NULL) == FOREBAY_OK &&
+    bool same = fb_output_read(w->file, index, length, sizeof found, NULL) == FOREBAY_OK &&
                 memcmp(index, w->index, length) == 0;
     free(index);
     return same;
 }
 
-/* Goes on behind the last unit with a checksum. */
-static enum forebay_status go_on(struct fb_sidecar_writer *w, struct forebay_error *err)
+/* Continues after the last unit with a checksum. */
+static enum forebay_status continue_file(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
     enum forebay_status status =
         fb_output_read(w->file, w->sums, 8 * w->head.n_sums, w->head.sums_offset, err);
@@ -95,8 +104,8 @@ static enum forebay_status go_on(struct fb_sidecar_writer *w, struct forebay_err
     return status;
 }
 
-/* Head and index are on the disk before any checksum. */
-static enum forebay_status start_anew(struct fb_sidecar_writer *w, struct forebay_error *err)
+/* Empties the file and writes head and index, which are on the disk when this returns. */
+static enum forebay_status start_file(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
     unsigned char head[FB_SIDECAR_HEAD_BYTES];
     fb_sidecar_head_pack(&w->head, head);
@@ -116,13 +125,13 @@ static enum forebay_status start_anew(struct fb_sidecar_writer *w, struct foreba
 static enum forebay_status check_space(
     const struct fb_sidecar_writer *w, const char *partial, struct forebay_error *err)
 {
-    uint64_t there = fb_path_disk_bytes(partial), room = fb_disk_free(w->path);
-    uint64_t needed = w->head.file_bytes - fb_min(there, w->head.file_bytes) + SPARE_BYTES;
+    uint64_t present = fb_path_disk_bytes(partial), room = fb_disk_free(w->path);
+    uint64_t needed = w->head.file_bytes - fb_min(present, w->head.file_bytes) + SPARE_BYTES;
     if (room >= needed) {
         return FOREBAY_OK;
     }
     return fb_fail(err, FOREBAY_E_NOFIT, "Free some space, or write to another disk with -o.",
-        "%s will take %s more, its disk has %s", w->path, FB_SIZE(needed), FB_SIZE(room));
+        "%s needs %s more, but its disk has %s free", w->path, FB_SIZE(needed), FB_SIZE(room));
 }
 
 enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
@@ -136,7 +145,7 @@ enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_side
     struct fb_sidecar_writer *w = fb_xcalloc(1, sizeof *w);
     w->layout = layout;
     w->path = fb_xstrdup(path);
-    bool made = !fb_path_exists(partial);
+    bool existed = fb_path_exists(partial);
     enum forebay_status status = fb_sidecar_index_write(user, layout, &w->index, err);
     if (status == FOREBAY_OK) {
         make_head(layout, w->index, &w->head);
@@ -147,7 +156,7 @@ enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_side
         status = fb_output_open(partial, &w->file, err);
     }
     if (status == FOREBAY_OK) {
-        status = !made && begun_before(w) ? go_on(w, err) : start_anew(w, err);
+        status = existed && can_continue(w) ? continue_file(w, err) : start_file(w, err);
     }
     if (status != FOREBAY_OK) {
         fb_sidecar_writer_free(w);
@@ -170,12 +179,12 @@ void fb_sidecar_writer_free(struct fb_sidecar_writer *w)
 
 /* --- Writing ------------------------------------------------------------------------------- */
 
-/* The records are on the disk; then their checksums may follow. */
+/* Syncs the records, then writes their checksums. */
 static enum forebay_status checkpoint(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
     enum forebay_status status = FOREBAY_OK;
     if (w->next > w->saved) {
-        status = fb_output_sync(w->file, w->begin, w->begun, err);
+        status = fb_output_sync(w->file, w->begin, w->written, err);
     }
     if (status == FOREBAY_OK && w->next > w->saved) {
         status = fb_output_write(w->file, w->sums + 8 * w->saved, 8 * (w->next - w->saved),
@@ -183,7 +192,7 @@ static enum forebay_status checkpoint(struct fb_sidecar_writer *w, struct foreba
     }
     if (status == FOREBAY_OK) {
         w->saved = w->next;
-        w->begun = w->started = 0;
+        w->written = w->started = 0;
     }
     return status;
 }
@@ -201,13 +210,13 @@ enum forebay_status fb_sidecar_writer_put(
         return status;
     }
     fb_sidecar_store64(w->sums + 8 * w->next++, fb_sidecar_sum(data, weight->unit_bytes));
-    w->begin = w->begun == 0 ? at : w->begin;
-    w->begun = at + weight->unit_bytes - w->begin;
-    if (w->begun - w->started >= START_BYTES) {
-        fb_output_start(w->file, w->begin + w->started, w->begun - w->started);
-        w->started = w->begun;
+    w->begin = w->written == 0 ? at : w->begin;
+    w->written = at + weight->unit_bytes - w->begin;
+    if (w->written - w->started >= START_BYTES) {
+        fb_output_start(w->file, w->begin + w->started, w->written - w->started);
+        w->started = w->written;
     }
-    return w->begun >= fb_sidecar_checkpoint_bytes ? checkpoint(w, err) : FOREBAY_OK;
+    return w->written >= fb_sidecar_checkpoint_bytes ? checkpoint(w, err) : FOREBAY_OK;
 }
 
 enum forebay_status fb_sidecar_writer_finish(struct fb_sidecar_writer *w, struct forebay_error *err)

@@ -77,7 +77,7 @@ static struct fb_plan *plan_of_slots(const struct fb_weights *ws, int n, bool ba
     plan->slots = fb_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
     for (int i = 0; i < ws->n_weights; i++) {
         plan->resident[i] = ws->weights[i].group < 0;
-        if (!plan->resident[i] && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (!plan->resident[i] && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             plan->staging_bytes = fb_max(plan->staging_bytes, 16 * fb_weight_envelope(ws, i));
         }
     }

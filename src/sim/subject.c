@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/limits.h"
 #include "model/trace.h"
 
 #define HINT_SHAPE "A shape is LAYERSxEXPERTS,USED,BYTES, such as 48x128,6,2.6M."
@@ -49,11 +50,11 @@ static enum forebay_status parse_shape(
         !parse_number(&at, ',', &shape->used) || !fb_parse_size(at, &shape->bytes)) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "'%s' is not a shape", text);
     }
-    if (shape->layers < 1 || shape->layers > FB_TRACE_MAX_LAYERS || shape->experts < 2 ||
-        shape->experts > FB_TRACE_MAX_EXPERTS) {
+    if (shape->layers < 1 || shape->layers > FB_MAX_LAYERS || shape->experts < 2 ||
+        shape->experts > FB_MAX_EXPERTS) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE,
-            "shape '%s': layers must be 1 to %d, experts 2 to %d", text, FB_TRACE_MAX_LAYERS,
-            FB_TRACE_MAX_EXPERTS);
+            "shape '%s': layers must be 1 to %d, experts 2 to %d", text, FB_MAX_LAYERS,
+            FB_MAX_EXPERTS);
     }
     if (shape->used < 1 || shape->used > shape->experts) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "shape '%s': %d used experts of %d", text,
@@ -75,8 +76,8 @@ static struct fb_catalog *make_up(const char *text, const struct shape *shape)
     struct fb_file *file = fb_xcalloc(1, sizeof *file);
     file->path = fb_xstrdup(text);
     file->fd = -1;
-    file->alignment = 4096;
-    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, 4096);
+    file->alignment = FB_BLOCK_BYTES;
+    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, FB_BLOCK_BYTES);
     c->n_files = 1;
     c->files = fb_xcalloc(1, sizeof *c->files);
     c->files[0] = file;

@@ -36,7 +36,7 @@ static void lay_out(struct fb_stream *s, const bool *resident)
         if (resident[i]) {
             s->place[i] = s->resident_bytes;
             s->resident_bytes += w->stride;
-        } else if (w->arrival != FB_UNPACK_DIRECT) {
+        } else if (w->unpack != FB_UNPACK_DIRECT) {
             s->scratch_bytes = fb_max(s->scratch_bytes, w->stride);
         }
     }
@@ -184,7 +184,7 @@ enum forebay_status fb_stream_dense_acquire(
     if (status != FOREBAY_OK) {
         return status;
     }
-    s->in_ring = s->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
+    s->in_ring = s->weights->weights[weight].unpack == FB_UNPACK_DIRECT;
     if (fb_elastic_restore(&s->elastic, weight)) { /* it fits again */
         s->in_ring = false;
         unpack_one(s, weight, raw, fb_stream_resident(s, weight));

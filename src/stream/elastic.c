@@ -36,11 +36,12 @@ static void choose_ring(struct fb_elastic *e, const bool *resident)
         }
         largest = fb_max(largest, fb_weight_envelope(e->weights, i));
         sum += w->stride;
-        if (w->arrival != FB_UNPACK_DIRECT) {
+        if (w->unpack != FB_UNPACK_DIRECT) {
             e->scratch_bytes = fb_max(e->scratch_bytes, w->stride);
         }
     }
-    e->ring_bytes = fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), 4096);
+    e->ring_bytes =
+        fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), FB_BLOCK_BYTES);
     e->ring_bytes = fb_max(e->ring_bytes, largest);
     if (e->ring_bytes + e->scratch_bytes >= sum / 2) { /* too little to gain */
         e->ring_bytes = e->scratch_bytes = 0;
@@ -52,7 +53,7 @@ static bool can_stream(const struct fb_elastic *e, int i, uint64_t ring, uint64_
     const struct fb_weight *w = &e->weights->weights[i];
     return w->group < 0 && e->present[i] && w->stride >= ELASTIC_MIN &&
            fb_weight_envelope(e->weights, i) <= ring &&
-           (w->arrival == FB_UNPACK_DIRECT || w->stride <= scratch);
+           (w->unpack == FB_UNPACK_DIRECT || w->stride <= scratch);
 }
 
 /* Divides the n candidates, in file order, into pieces of neighbours: piece k is

@@ -24,10 +24,10 @@ static bool make_staging(struct fb_loads *l, uint64_t bytes)
 {
     const struct fb_weights *ws = l->weights;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             l->stage_bytes = fb_max(l->stage_bytes, fb_weight_envelope(ws, i));
             l->stage_bytes =
-                fb_max(l->stage_bytes, fb_round_up(ws->weights[i].stride, FB_IO_ALIGN));
+                fb_max(l->stage_bytes, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
     }
     if (l->stage_bytes == 0) {
@@ -150,7 +150,7 @@ static struct fb_load *open_load(struct fb_loads *l, int weight, enum fb_io_prio
     if (l->n_open >= FB_MAX_LOADS / share) {
         return NULL;
     }
-    if (l->weights->weights[weight].arrival != FB_UNPACK_DIRECT) {
+    if (l->weights->weights[weight].unpack != FB_UNPACK_DIRECT) {
         for (stage = 0; stage < l->n_stages / share && l->stage_busy[stage]; stage++) {
         }
         if (stage == l->n_stages / share) {

@@ -340,7 +340,7 @@ static void unpack_into_staging(struct fb_stream *s, struct fb_set *set)
 static int most_units(struct fb_stream *s)
 {
     uint64_t most;
-    if (weight_in_use(s)->arrival == FB_UNPACK_DIRECT) {
+    if (weight_in_use(s)->unpack == FB_UNPACK_DIRECT) {
         most = fb_transit_bytes(s->transit) / 2 / fb_weight_envelope(s->weights, s->sets->weight);
     } else {
         fb_loads_staging(&s->loads); /* loads finish now, not between acquiring and unpacking */
@@ -383,7 +383,7 @@ enum forebay_status fb_stream_sets_next(
             return FOREBAY_OK;
         }
     }
-    if (b->n_units > 0 && weight_in_use(s)->arrival == FB_UNPACK_DIRECT) {
+    if (b->n_units > 0 && weight_in_use(s)->unpack == FB_UNPACK_DIRECT) {
         give_units(s, set);
     } else if (b->n_units > 0) {
         unpack_into_staging(s, set);

@@ -6,7 +6,7 @@
 
 static enum fb_unpack_kind kind_of(const struct fb_unpacker *u, int weight)
 {
-    return u->weights->weights[weight].arrival;
+    return u->weights->weights[weight].unpack;
 }
 
 enum forebay_status fb_unpacker_verify(struct fb_unpacker *u, const struct fb_io_request *read,

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/random.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct input {
@@ -21,12 +23,9 @@ enum { INPUTS_MAX = 256, GROWTH = 4096 };
 
 static uint64_t chance;
 
-static size_t below(size_t n) /* xorshift */
+static size_t below(size_t n)
 {
-    chance ^= chance << 13;
-    chance ^= chance >> 7;
-    chance ^= chance << 17;
-    return n ? (size_t)(chance % n) : 0;
+    return n ? (size_t)(fb_random_next(&chance) % n) : 0;
 }
 
 /* --- The corpus ---------------------------------------------------------------------------- */
@@ -143,7 +142,7 @@ int main(int argc, char **argv)
 {
     static struct input inputs[INPUTS_MAX];
     long rounds = argc > 2 ? strtol(argv[2], NULL, 10) : 1000;
-    chance = argc > 3 ? strtoull(argv[3], NULL, 10) * 2 + 1 : 1;
+    chance = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
     int n = argc > 1 ? read_corpus(argv[1], inputs) : 0;
     if (n == 0) {
         fprintf(stderr, "usage: %s CORPUS [ROUNDS [SEED]]\n", argv[0]);

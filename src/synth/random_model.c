@@ -1,9 +1,9 @@
-/* random.c - models of random weights, whole or sparse. */
+/* random_model.c - models of random weights, complete or sparse. */
 #include "synth/synth.h"
 
 #include "base/error.h"
 #include "synth/random_rows.h"
-#include "synth/shape.h"
+#include "synth/dims.h"
 #include "synth/gguf_writer.h"
 
 void fb_synth_shape_init(struct fb_synth_shape *shape)
@@ -13,7 +13,7 @@ void fb_synth_shape_init(struct fb_synth_shape *shape)
 
 struct random_source {
     const struct fb_synth_model *model;
-    struct fb_random_rows *pool;
+    struct fb_random_rows *rows;
     const struct fb_dims *dims;
 };
 
@@ -22,18 +22,19 @@ static enum forebay_status random_rows(
 {
     struct random_source *s = user;
     (void)err;
-    fb_random_rows_get(s->pool, &s->model->tensors[tensor], tensor, row, n, out);
+    fb_random_rows_get(s->rows, &s->model->tensors[tensor], tensor, row, n, out);
     return FOREBAY_OK;
 }
 
 /* --- Sparse ------------------------------------------------------------------------------- */
 
-/* What may be written for real: about this much in all routers, and any other tensor this small. */
+/* Data written to a sparse model: about this much in all routers, and other tensors of this
+ * size. */
 #define ROUTERS_BYTES (8u << 20)
 #define SMALL_BYTES   (8u << 20)
 
-/* Of each router a few rows are real, far more than zero or less for a given token, so that tokens
- * choose different experts; the experts of the zero rows fill up the rest. */
+/* A few rows of each router are data: for a given token their logits are far above or below zero,
+ * so that tokens choose different experts. Experts of the zero rows fill up the rest. */
 static int64_t router_step(const struct random_source *s, const struct fb_synth_tensor *t)
 {
     int64_t rows = ROUTERS_BYTES / s->dims->layers / (int64_t)fb_synth_tensor_row_bytes(t);
@@ -62,7 +63,7 @@ static enum forebay_status make(const struct fb_synth_shape *shape, const char *
 {
     struct fb_dims dims;
     enum forebay_status status = fb_dims_resolve(shape, &dims, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     struct fb_synth_model model;
@@ -71,12 +72,12 @@ static enum forebay_status make(const struct fb_synth_shape *shape, const char *
     struct fb_synth_source source = {
         .rows = random_rows, .hole = sparse ? random_hole : NULL, .user = &random};
     status = fb_synth_write(&model, &source, &shape->output, path, report, err);
-    if (report && !status) {
+    if (report && status == FOREBAY_OK) {
         report->parameters = fb_synth_model_parameters(&model);
         report->expert_bytes = fb_dims_expert_bytes(&dims);
         fb_dims_describe(&dims, report->shape, sizeof report->shape);
     }
-    fb_random_rows_free(random.pool);
+    fb_random_rows_free(random.rows);
     fb_synth_model_release(&model);
     return status;
 }

@@ -1,8 +1,10 @@
-/* method.c - the list of read methods, choosing one, and falling back to the next. */
-#include "io/method.h"
+/* choose.c - the list of read methods, and the order in which they are tried. */
+#include "io/choose.h"
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
+#include "io/method.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,7 +30,7 @@ static enum forebay_status open_method(const struct fb_io_method *method, const 
 }
 
 /* Opens methods[first] or, when the system refuses it, the next that works, with one warning per
- * process that says why. `reason` is why an even better one was not tried, or NULL. */
+ * process that gives the reason. `reason`: why a better method was not tried, or NULL. */
 static enum forebay_status open_best(size_t first, const char *reason,
     const struct fb_io_options *options, struct fb_io_queue **out, struct forebay_error *err)
 {
@@ -38,14 +40,14 @@ static enum forebay_status open_best(size_t first, const char *reason,
     for (size_t i = first; i < N_METHODS; i++) {
         struct forebay_error mine;
         status = open_method(methods[i], NULL, options, out, &mine);
-        if (!status) {
-            reason = why.status ? why.message : reason;
+        if (status == FOREBAY_OK) {
+            reason = why.status != FOREBAY_OK ? why.message : reason;
             if (reason && !atomic_flag_test_and_set(&said)) {
                 fb_warn("%s; reading with the method \"%s\" instead", reason, methods[i]->name);
             }
             return FOREBAY_OK;
         }
-        if (!why.status) {
+        if (why.status == FOREBAY_OK) {
             why = mine;
         }
     }
@@ -55,7 +57,7 @@ static enum forebay_status open_best(size_t first, const char *reason,
 static enum forebay_status check_options(
     const struct fb_io_options *options, struct forebay_error *err)
 {
-    if (options->chunk_bytes % FB_IO_ALIGN || options->chunk_bytes > 1u << 30) {
+    if (options->chunk_bytes % FB_BLOCK_BYTES || options->chunk_bytes > 1u << 30) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give a multiple of 4096, at most 1 GiB.",
             "cannot read in chunks of %u bytes", options->chunk_bytes);
     }
@@ -81,8 +83,9 @@ enum forebay_status fb_io_queue_open(
     const struct fb_io_options *options, struct fb_io_queue **out, struct forebay_error *err)
 {
     const char *name = options->method ? options->method : "auto";
-    bool sim = !strcmp(name, "sim") && options->virtual_disk; /* not for people: no list has it */
-    if (check_options(options, err) || (!sim && fb_io_check_method(name, err))) {
+    bool sim = !strcmp(name, "sim") && options->virtual_disk; /* not for users: no list names it */
+    if (check_options(options, err) != FOREBAY_OK ||
+        (!sim && fb_io_check_method(name, err) != FOREBAY_OK)) {
         return FOREBAY_E_USAGE;
     }
     if (sim) {
