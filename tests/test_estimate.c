@@ -118,7 +118,7 @@ static void test_foresight_and_bursts_worked_by_hand(void **state)
     struct fb_speed s;
     example_init(&e);
     double missing = 2 * pow(0.5, 1.25 * sqrt(2));
-    e.in.foreseen = 0.5;
+    e.in.lookahead = 0.5;
     e.in.disk_burst = 2;
     fb_estimate(&e.in, &s);
     double waited = missing * 1000 / 4000 + missing * 0.01;

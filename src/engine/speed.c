@@ -140,7 +140,7 @@ void fb_speed_estimate(const struct forebay_model *m, const struct fb_plan *plan
         .disk_burst = m->disk_burst,
         .disk_latency_s = m->disk_latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
-        .foreseen = m->options.lookahead > 0 ? fb_history_lookahead(m->history) : 0,
+        .lookahead = m->options.lookahead > 0 ? fb_history_lookahead(m->history) : 0,
         .attention_s = fb_speed_attention_s(m, past, false),
         .prompt_attention_s = fb_speed_attention_s(m, m->options.batch / 2.0, true),
         .read_cpu_s = m->disk_cpu_s,
