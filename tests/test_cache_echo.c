@@ -190,7 +190,8 @@ static void test_equals_its_definition(void **state)
     }
 }
 
-/* --- What it is for ---------------------------------------------------------------------------- */
+/* --- What it is for
+ * ---------------------------------------------------------------------------- */
 
 static int use(struct fb_cache *cache, int pool, int key)
 {
@@ -225,7 +226,8 @@ static void test_a_repeated_passage_is_recognised(void **state)
     assert_in_range(misses_of_a_cycle("echo"), 20, 36);
 }
 
-/* --- Slots that move ----------------------------------------------------------------------------- */
+/* --- Slots that move
+ * ----------------------------------------------------------------------------- */
 
 static struct fb_cache *two_pools(const char *policy, int floor)
 {

@@ -79,8 +79,8 @@ static void test_a_plan_without_a_ring_gets_room_for_one(void **state)
     free_model(m);
 }
 
-/* Whatever it is told to hold, it holds no more (but for the ring), and about as much. */
-static void test_holds_what_it_may(void **state)
+/* Holds at most what it is allowed (but for the ring), and about as much. */
+static void test_holds_what_is_allowed(void **state)
 {
     struct model *m = make_model(0, 0);
     (void)state;
@@ -104,8 +104,8 @@ static void test_holds_what_it_may(void **state)
     free_model(m);
 }
 
-/* Half of them gone: no long stretch of the pass is without work for the disk, or all work. */
-static void test_goes_evenly(void **state)
+/* With half of the weights streamed, no long stretch of the pass is all streamed or all present. */
+static void test_gives_back_evenly(void **state)
 {
     struct model *m = make_model(4 * FB_MIB, FB_MIB);
     int longest[2] = {0}, run = 0;
@@ -122,7 +122,7 @@ static void test_goes_evenly(void **state)
     free_model(m);
 }
 
-static void test_only_what_fits_the_ring(void **state)
+static void test_gives_back_only_what_fits_the_ring(void **state)
 {
     struct model *m = make_model(2 * FB_MIB, 0); /* no scratch: nothing repacked can be streamed */
     (void)state;
@@ -203,9 +203,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_plan_without_a_ring_gets_room_for_one),
-        cmocka_unit_test(test_holds_what_it_may),
-        cmocka_unit_test(test_goes_evenly),
-        cmocka_unit_test(test_only_what_fits_the_ring),
+        cmocka_unit_test(test_holds_what_is_allowed),
+        cmocka_unit_test(test_gives_back_evenly),
+        cmocka_unit_test(test_gives_back_only_what_fits_the_ring),
         cmocka_unit_test(test_slots_cost_memory_only_in_use),
         cmocka_unit_test(test_shares),
     };

@@ -59,7 +59,7 @@ static void test_dense_by_hand(void **state)
     check(&plan, false, 0, 0, 0, 0);
 }
 
-/* Experts come last, and only when every layer is there. */
+/* Experts are offloaded last, and only when every layer is. */
 static void test_experts_by_hand(void **state)
 {
     (void)state;
@@ -76,7 +76,7 @@ static void test_experts_by_hand(void **state)
     check(&plan, true, 2, 2, dense + 2000, 0);
 }
 
-/* Without an output matrix, the embedding is used as one: the device holds it, too. */
+/* Without an output matrix, the embedding serves as one: the device holds a copy. */
 static void test_tied_output(void **state)
 {
     (void)state;
@@ -100,7 +100,7 @@ static void test_odd_catalogues(void **state)
     check(&plan, true, 0, 0, 3007, 0);
 }
 
-/* More room never means less, and no plan takes more than there is. */
+/* More room never offloads less, and no plan exceeds its room. */
 static void test_every_room(void **state)
 {
     (void)state;

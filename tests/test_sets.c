@@ -1,6 +1,6 @@
 /*
- * test_batch.c - batches through a stream, between passes and what is foreseen for them: the sets
- * hold the file's bytes, each needed expert once, and what is counted is what happened.
+ * test_sets.c - batches through a stream, between leases and prefetches: the sets hold the file's
+ * bytes and each needed expert once, and the statistics are right.
  */
 #include "weights_fixture.h"
 
@@ -18,7 +18,7 @@ static struct model *model = &own;
 static struct fb_stream *stream;
 static struct fb_lease lease;
 
-/* Each part arrives in another way: read in place (whole blocks), copied, repacked. */
+/* Each part is unpacked differently: read in place (whole blocks), copied, repacked. */
 static int set_up(void **state)
 {
     static const uint64_t sizes[N_LAYERS][3] = {{8192, 5000, 1700}, {3333, 4096, 12288}};
@@ -70,7 +70,7 @@ static struct fb_stream_stats stats(void)
     return s;
 }
 
-static void run_pass(int group, const int *experts, int n)
+static void run_lease(int group, const int *experts, int n)
 {
     int uses[N_EXPERTS];
     for (int i = 0; i < n; i++) {
@@ -138,8 +138,8 @@ static uint64_t expert_bytes(int group)
     return bytes;
 }
 
-/* Until all that is foreseen has been read. */
-static void read_ahead(void)
+/* Polls until all prefetches have been read. */
+static void finish_prefetches(void)
 {
     uint64_t before;
     do {
@@ -175,7 +175,7 @@ static void run_random(void)
     if (rnd_below(2)) {
         int n = 1 + (int)rnd_below(N_SLOTS);
         choose(experts, n);
-        run_pass(group, experts, n);
+        run_lease(group, experts, n);
         return;
     }
     int tokens = 2 + (int)rnd_below(MOST - 1);
@@ -185,7 +185,7 @@ static void run_random(void)
     run_batch(group, experts, tokens, PICKS);
 }
 
-static void test_random_batches_between_passes(void **state)
+static void test_random_batches_between_leases(void **state)
 {
     static const char *const methods[] = {
         "sync", "threads", "fault:sync,reorder=5,short=3", "fault:threads,reorder=9,eintr=3"};
@@ -201,38 +201,38 @@ static void test_random_batches_between_passes(void **state)
     }
 }
 
-/* A slot that a batch gives to another expert is not one whose expert was foreseen any more. */
-static void test_a_batch_may_evict_what_was_foreseen(void **state)
+/* When a batch gives a slot to another expert, that slot no longer counts as prefetched. */
+static void test_a_batch_may_evict_prefetched_experts(void **state)
 {
-    static const int foreseen[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
+    static const int prefetched[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
     (void)state;
     start(24, "sync");
-    fb_stream_prefetch(stream, 1, foreseen, 4);
-    read_ahead();
+    fb_stream_prefetch(stream, 1, prefetched, 4);
+    finish_prefetches();
     run_batch(1, needed, N_SLOTS, 1);
     for (int i = 0; i < N_SLOTS; i++) {
         assert_true(fb_stream_has(stream, 1, needed[i], ALL_PARTS));
     }
     assert_int_equal(stats().expert_hits, 0);
-    run_pass(1, needed, N_SLOTS);
+    run_lease(1, needed, N_SLOTS);
     struct fb_stream_stats s = stats();
     assert_int_equal(s.expert_hits, N_SLOTS);
     assert_int_equal(s.prefetch_used_bytes, 0);
     assert_int_equal(s.expert_bytes, N_SLOTS * expert_bytes(1));
 }
 
-/* ... and what was foreseen and is used by one has been read for it. */
-static void test_a_batch_may_use_what_was_foreseen(void **state)
+/* A prefetched expert that a batch uses is not a hit. */
+static void test_a_batch_may_use_prefetched_experts(void **state)
 {
-    static const int foreseen[] = {3, 8};
+    static const int prefetched[] = {3, 8};
     (void)state;
     start(24, "sync");
-    fb_stream_prefetch(stream, 1, foreseen, 2);
-    read_ahead();
-    run_batch(1, foreseen, 2, 1);
+    fb_stream_prefetch(stream, 1, prefetched, 2);
+    finish_prefetches();
+    run_batch(1, prefetched, 2, 1);
     assert_int_equal(stats().expert_hits, 0);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
-    run_pass(1, foreseen, 2);
+    run_lease(1, prefetched, 2);
     assert_int_equal(stats().expert_hits, 2);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
 }
@@ -267,9 +267,9 @@ static void test_a_failed_read_fails_one_batch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_random_batches_between_passes),
-        TEST(test_a_batch_may_evict_what_was_foreseen),
-        TEST(test_a_batch_may_use_what_was_foreseen),
+        TEST(test_random_batches_between_leases),
+        TEST(test_a_batch_may_evict_prefetched_experts),
+        TEST(test_a_batch_may_use_prefetched_experts),
         TEST(test_a_failed_read_fails_one_batch),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -85,7 +85,8 @@ static void known_hit_rates(void **state)
     }
 }
 
-/* The share of the gap between LRU's misses and the optimum's that the policy closes, in percent. */
+/* The share of the gap between LRU's misses and the optimum's that the policy closes, in
+ * percent. */
 static double way(const struct expected *x, const char *trace, int slots)
 {
     struct fb_sim_options options;
@@ -234,7 +235,8 @@ static void invariants_of_any_trace(void **state)
     }
 }
 
-/* --- A naive simulator ------------------------------------------------------------------------- */
+/* --- A naive simulator
+ * ------------------------------------------------------------------------- */
 
 /* LRU by time stamps: how many of its experts each token misses in each layer. */
 static int *naive_misses(const struct made *m, int slots)
@@ -339,7 +341,8 @@ static void virtual_time_follows_the_formula(void **state)
     }
 }
 
-/* --- The optimum, against trying everything ---------------------------------------------------- */
+/* --- The optimum, against trying everything
+ * ---------------------------------------------------- */
 
 static void the_optimum_is_optimal(void **state)
 {

@@ -1,7 +1,7 @@
 /*
  * weights_fixture.h - hand-made models: a catalogue of tensors that lie one after another, and the
- * weights that claim them all. A model with bytes is cut from the file of io_fixture.h, so the oracle
- * of every read is `contents`.
+ * weights that claim them all. A model with bytes is cut from the file of io_fixture.h, so the
+ * oracle of every read is `contents`.
  *
  * The form that a transformed weight is computed with is made up: every byte of the file, followed
  * by its complement.
@@ -93,7 +93,8 @@ static inline uint64_t random_bytes(int max_bits)
     return top - rnd_below(top / 2 + 1);
 }
 
-/* Three parts: one is repacked; the others are read in place if their size is whole blocks, or copied. */
+/* Three parts: one is repacked; the others are read in place if their size is whole blocks, or
+ * copied. */
 static inline void add_expert_layer(
     struct model *m, int layer, int n_expert, const uint64_t sizes[3])
 {

@@ -354,7 +354,7 @@ void fb_preflight_estimate(const struct fb_preflight *p, const struct fb_weights
         .disk_burst = p->disk.burst,
         .disk_latency_s = p->disk.latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
-        .foreseen = o->lookahead > 0 ? fb_history_lookahead(p->history) : 0,
+        .lookahead = o->lookahead > 0 ? fb_history_lookahead(p->history) : 0,
         .attention_s = fb_preflight_attention_s(p, past, false),
         .prompt_attention_s = fb_preflight_attention_s(p, o->batch / 2.0, true),
         .read_cpu_s = p->disk.cpu_s,

@@ -6,7 +6,7 @@
 #ifndef FB_SIDECAR_FORMAT_H
 #define FB_SIDECAR_FORMAT_H
 
-#include "sidecar/layout.h"
+#include "sidecar/offsets.h"
 
 #define FB_SIDECAR_FORMAT     1 /* version */
 #define FB_SIDECAR_HEAD_BYTES FB_BLOCK_BYTES

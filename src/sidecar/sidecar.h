@@ -15,7 +15,7 @@
 #ifndef FB_SIDECAR_SIDECAR_H
 #define FB_SIDECAR_SIDECAR_H
 
-#include "sidecar/layout.h"
+#include "sidecar/offsets.h"
 
 struct fb_sidecar;
 

@@ -11,7 +11,7 @@
 #ifndef FB_SIDECAR_WRITER_H
 #define FB_SIDECAR_WRITER_H
 
-#include "sidecar/layout.h"
+#include "sidecar/offsets.h"
 
 struct fb_sidecar_writer;
 

@@ -1,11 +1,11 @@
 /*
- * layout.h - where units are in a sidecar, and the types that all parts of sidecar share.
+ * offsets.h - where units are in a sidecar, and the types that all parts of sidecar share.
  *
  *      record of an expert [ gate ....... | up ......... | down ....... ] each part begins at a
  *      record of a dense weight [ weight .................................... ] multiple of a block
  */
-#ifndef FB_SIDECAR_LAYOUT_H
-#define FB_SIDECAR_LAYOUT_H
+#ifndef FB_SIDECAR_OFFSETS_H
+#define FB_SIDECAR_OFFSETS_H
 
 #include "model/weights.h"
 

@@ -1,5 +1,5 @@
-/* layout.c - see layout.h. */
-#include "sidecar/layout.h"
+/* offsets.c - see layout.h. */
+#include "sidecar/offsets.h"
 
 #include <stdlib.h>
 
