@@ -276,7 +276,7 @@ static enum forebay_status wait_parts(
     for (int p = 0; p < 3; p++) {
         enum forebay_status status =
             parts & 1u << p ? fb_stream_lease_wait(stream, lease, p, err) : FOREBAY_OK;
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
         for (int q = 0; q <= p; q++) {
@@ -863,7 +863,7 @@ static enum forebay_status use_streamed(int n_passes, struct forebay_error *err)
             fb_stream_schedule_dense(stream, order, n);
         }
         enum forebay_status status = fb_stream_dense_acquire(stream, order[k % n], &form, err);
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
         fb_stream_poll(stream);

@@ -2,8 +2,8 @@
  * preflight.c - see preflight.h. The steps, and what makes some of them run again:
  *
  *      open        options, device, catalogue, sidecar
- *      measure     llama.cpp loads without memory: without the device, then with more or fewer layers
- *                  on it (devices.h); the last of these bindings gives the claimed weights
+ *      measure     llama.cpp loads without memory: without the device, then with more or fewer
+ *                  layers on it (devices.h); the last of these bindings gives the claimed weights
  *      gather      history and curves of their groups, rates of their types
  *      plan        streaming? then measure, gather and plan again, with a larger batch
  *      estimate    after probing the disk, if the plan reads from it
