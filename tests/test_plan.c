@@ -35,8 +35,7 @@ static uint64_t budget_at(const struct model *m, int i, int n)
     return minimum + (uint64_t)((double)(all - minimum) * part * part);
 }
 
-/* --- Properties of every plan
- * ------------------------------------------------------------------ */
+/* --- Properties of every plan ----------------------------------------------------------------- */
 
 static void check_dense(const struct fb_weights *ws, const struct fb_plan *plan)
 {
@@ -135,8 +134,7 @@ static void check_plan(const struct model *m, const struct fb_plan *plan, uint64
         plan->everything_fits, plan->streamed_bytes == 0 && every_expert_has_a_slot(m, plan));
 }
 
-/* --- Properties over made-up models
- * ------------------------------------------------------------ */
+/* --- Properties over made-up models ----------------------------------------------------------- */
 
 static void test_no_plan_takes_more_than_its_budget(void **state)
 {
@@ -312,8 +310,7 @@ static void test_huge_sizes_do_not_overflow(void **state)
     }
 }
 
-/* --- Worked by hand
- * ---------------------------------------------------------------------------- */
+/* --- Worked by hand --------------------------------------------------------------------------- */
 
 static void test_a_model_without_weights_needs_nothing(void **state)
 {

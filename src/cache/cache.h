@@ -80,7 +80,7 @@ int fb_cache_slots(const struct fb_cache *cache, int pool);
 /* Gives the pool n slots (1..n_keys). Slots >= n must not be pinned; their keys are dropped. */
 void fb_cache_resize(struct fb_cache *cache, int pool, int n);
 
-/* --- Slots that move between pools ---------------------------------------------------------- */
+/* --- Slots that move between pools ------------------------------------------------------------ */
 
 /* The pool keeps at least n slots when others borrow from it. Initially it lends none. */
 void fb_cache_set_floor(struct fb_cache *cache, int pool, int n);

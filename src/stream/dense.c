@@ -22,7 +22,7 @@
 
 #define RING_DEPTH 3 /* of the ring for loading: one weight is unpacked while others are read */
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 /* Gives every resident weight its place, and sizes scratch for the others. */
 static void lay_out(struct fb_stream *s, const bool *resident)
@@ -74,7 +74,7 @@ static void unpack_one(struct fb_stream *s, int weight, const void *raw, void *d
     fb_unpacker_run(&s->unpacker, &unit, 1);
 }
 
-/* --- Loading -------------------------------------------------------------------------------- */
+/* --- Loading ---------------------------------------------------------------------------------- */
 
 /* Resident weights in file order whose envelope is in (min, max], and the largest of these
  * envelopes. The array, of *n, is the caller's to free. */
@@ -155,7 +155,7 @@ enum forebay_status fb_dense_load_rest(
     return status;
 }
 
-/* --- Use ------------------------------------------------------------------------------------ */
+/* --- Use -------------------------------------------------------------------------------------- */
 
 bool fb_stream_is_resident(const struct fb_stream *s, int weight)
 {

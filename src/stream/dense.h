@@ -34,7 +34,7 @@ enum forebay_status fb_stream_dense_acquire(
     struct fb_stream *s, int weight, const void **out, struct forebay_error *err);
 void fb_stream_dense_release(struct fb_stream *s);
 
-/* --- For the other files of stream/ ---------------------------------------------------------- */
+/* --- For the other files of stream/ ----------------------------------------------------------- */
 
 /* Gives every resident weight its place, and reserves address space for them. False: refused. */
 bool fb_dense_init(struct fb_stream *s, const struct fb_plan *plan);

@@ -1,6 +1,15 @@
 /*
  * parts.h - what a stream consists of, for those files of stream/ whose functions work on several
- * parts. The parts declared in the headers below know nothing of the stream or of each other.
+ * parts. The parts declared in the headers below do not know the stream; loads fills the pools of
+ * slots, and no other part knows another.
+ *
+ *      stream, preload
+ *         sets      leases            functions on the stream, declared in headers of their own;
+ *           adapt, prefetch, dense    included in this order only
+ *      parts.h
+ *         loads     ring   transit    parts
+ *         slots     elastic
+ *         pool      unpack
  */
 #ifndef FB_STREAM_PARTS_H
 #define FB_STREAM_PARTS_H
@@ -43,7 +52,7 @@ struct fb_stream {
     struct fb_prefetch_list *prefetch_lists; /* prefetch.c; [n_groups] */
     struct fb_lease *leases[FB_MAX_LEASES];  /* leases.c: the n_leases open ones, oldest first */
     int n_leases;
-    struct fb_transit *transit;   /* NULL: the plan has no room for it */
+    struct fb_transit *transit;   /* NULL: not planned */
     struct fb_sets *sets;         /* sets.c; NULL with transit */
     struct fb_stream_stats stats; /* of requests; reads are counted by the parts */
 

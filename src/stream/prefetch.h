@@ -21,7 +21,7 @@ struct fb_stream;
  * them. Replaces the group's list; n may be 0. Not while a lease of the group is open. */
 void fb_stream_prefetch(struct fb_stream *s, int group, const int *experts, int n);
 
-/* --- For the other files of stream/ ---------------------------------------------------------- */
+/* --- For the other files of stream/ ----------------------------------------------------------- */
 
 /* [n_groups] empty lists. Freed with free(). */
 struct fb_prefetch_list *fb_prefetch_lists_new(int n_groups);

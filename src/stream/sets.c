@@ -80,7 +80,7 @@ void fb_sets_free(struct fb_sets *b)
     }
 }
 
-/* --- Beginning ------------------------------------------------------------------------------ */
+/* --- Beginning -------------------------------------------------------------------------------- */
 
 static const struct fb_group *open_group(const struct fb_stream *s)
 {
@@ -213,7 +213,7 @@ void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_route
     fb_transit_need(s->transit, weight, b->order, n_missing, n);
 }
 
-/* --- Sets ----------------------------------------------------------------------------------- */
+/* --- Sets ------------------------------------------------------------------------------------- */
 
 static const struct fb_weight *weight_in_use(const struct fb_stream *s)
 {

@@ -16,7 +16,7 @@
 
 #define ROOM 2 /* times the slots planned; no pool ever asked for more (bench/LOG.md) */
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 /* How many slots a pool may reach by borrowing. */
 static int room_for(int n_slots, int n_expert)
@@ -155,7 +155,7 @@ bool fb_slots_populate_finish(struct fb_slots *s, forebay_progress progress, voi
     return go_on;
 }
 
-/* --- Slots and experts ---------------------------------------------------------------------- */
+/* --- Slots and experts ------------------------------------------------------------------------ */
 
 bool fb_slots_shared(const struct fb_slots *s)
 {
@@ -204,7 +204,7 @@ void fb_slots_borrow(struct fb_slots *s, int group)
     }
 }
 
-/* --- More and less memory ------------------------------------------------------------------- */
+/* --- More and less memory --------------------------------------------------------------------- */
 
 /* Memory of all slots, if every pool has as many as `count` says. */
 static uint64_t sum_slots(const struct fb_slots *s, int (*count)(const struct fb_pool *pool))

@@ -13,7 +13,7 @@
 /* From this many tokens on, prefetching across layers and gathering rows is worth the effort. */
 #define SET_TOKENS 32
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 void fb_stream_options_init(struct fb_stream_options *options)
 {
@@ -137,7 +137,7 @@ enum forebay_status fb_stream_load(
     return status;
 }
 
-/* --- Experts -------------------------------------------------------------------------------- */
+/* --- Experts ---------------------------------------------------------------------------------- */
 
 static bool wants_sets(const struct fb_stream *s, int group, const struct fb_routes *routes)
 {
@@ -179,7 +179,7 @@ bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t pa
     return fb_slots_has(&s->slots, group, expert, parts);
 }
 
-/* --- Both ----------------------------------------------------------------------------------- */
+/* --- Both ------------------------------------------------------------------------------------- */
 
 void fb_stream_poll(struct fb_stream *s)
 {

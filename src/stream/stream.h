@@ -73,7 +73,7 @@ void fb_stream_free(struct fb_stream *s); /* NULL is fine */
 enum forebay_status fb_stream_load(
     struct fb_stream *s, forebay_progress progress, void *progress_user, struct forebay_error *err);
 
-/* --- Experts -------------------------------------------------------------------------------- */
+/* --- Experts ---------------------------------------------------------------------------------- */
 
 /* Opens the layer of the matrix `weight` (the first one of the layer that is used) for the tokens
  * of `routes`, in one of two ways. True: together, `lease` is open on all parts. False: in sets,
@@ -89,7 +89,7 @@ void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, i
 /* Whether the group's expert has all of `parts` present now. */
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts);
 
-/* --- Both ----------------------------------------------------------------------------------- */
+/* --- Both ------------------------------------------------------------------------------------- */
 
 /* Lets reads proceed: collects completions and issues what is queued. Never blocks; cheap. */
 void fb_stream_poll(struct fb_stream *s);
