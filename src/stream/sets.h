@@ -52,7 +52,7 @@ enum forebay_status fb_stream_sets_next(
 
 void fb_stream_sets_end(struct fb_stream *s); /* closes the layer, if one is open */
 
-/* --- For stream.c ------------------------------------------------------------------------------- */
+/* --- For stream.c ---------------------------------------------------------------------------- */
 
 struct fb_sets *fb_sets_new(const struct fb_weights *weights);
 void fb_sets_free(struct fb_sets *sets); /* NULL is fine */
