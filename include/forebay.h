@@ -54,7 +54,8 @@ extern "C" {
     X(E_NOMEM, 5, "out of memory")                                                                 \
     X(E_UNSUPPORTED, 6, "not supported here")                                                      \
     X(E_LLAMA, 7, "llama.cpp refused")                                                             \
-    X(E_CANCELLED, 8, "cancelled")
+    X(E_CANCELLED, 8, "cancelled")                                                                 \
+    X(E_CONTEXT, 9, "more text than fits into the context")
 
 enum forebay_status {
 #define FOREBAY_STATUS_ENUM(name, value, text) FOREBAY_##name = value,
@@ -250,8 +251,10 @@ FOREBAY_API bool forebay_model_is_eog(const struct forebay_model *model, int32_t
 
 /* Text to tokens. *n is the number of tokens; they are written only if it is at most `cap`, so cap
  * 0 asks for the size. `special`: add BOS and EOS as the model wants them, and make control tokens
- * of their names in the text. E_UNSUPPORTED without a tokenizer, E_USAGE for too long a text,
- * E_LLAMA. */
+ * of their names in the text. E_UNSUPPORTED without a tokenizer; E_CONTEXT for a text that is sure
+ * not to fit into the context (a longer one may be counted, up to 4 times the context or 262144
+ * tokens); E_USAGE for a run of more than 65536 characters without a break, where the model's
+ * tokenizer recurses for each of them. */
 FOREBAY_API enum forebay_status forebay_tokenize(const struct forebay_model *model,
     const char *text, size_t length, bool special, int32_t *tokens, size_t cap, size_t *n,
     struct forebay_error *err);

@@ -1,4 +1,4 @@
-/* units.h - sizes, durations and the clock. Pure except fb_now_ns. Thread-safe. */
+/* units.h - sizes, durations and the clock. Pure except the clocks. Thread-safe. */
 #ifndef FB_BASE_UNITS_H
 #define FB_BASE_UNITS_H
 
@@ -24,6 +24,8 @@ const char *fb_format_size(uint64_t bytes, char *buf, size_t cap);
 
 /* Monotonic time in nanoseconds. */
 uint64_t fb_now_ns(void);
+/* Processor time that the calling thread has used, in nanoseconds. */
+uint64_t fb_thread_cpu_ns(void);
 
 /* To a multiple of `step` (> 0). */
 static inline uint64_t fb_round_up(uint64_t n, uint64_t step)

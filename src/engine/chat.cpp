@@ -29,11 +29,13 @@ extern "C" {
 
 struct forebay_chat {
     const llama_vocab *vocab;
+    uint32_t n_ctx;
     common_chat_templates_ptr templates;
     ControlTokens control;
     std::string source;
 
-    explicit forebay_chat(const llama_vocab *v) : vocab(v), control(v)
+    explicit forebay_chat(const struct forebay_model *m)
+        : vocab(m->vocab), n_ctx(forebay_model_ctx(m)), control(m->tokenizer)
     {
     }
 };
@@ -54,7 +56,7 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model with a tokenizer.",
             "the model has no tokenizer, so it cannot chat");
     }
-    auto chat = new forebay_chat(m->vocab);
+    auto chat = new forebay_chat(m);
     enum forebay_status status = fb_guarded_status(FOREBAY_E_USAGE, err,
         "Give a template that llama.cpp can parse.", "use the chat template", [&] {
             chat->templates = common_chat_templates_init(m->llama, text ? text : "");
@@ -346,6 +348,19 @@ static void set_parser(const common_chat_params &params, const common_chat_templ
     }
 }
 
+static void check_count(const struct forebay_chat *chat, const common_json &messages)
+{
+    size_t n = messages.is_array() ? messages.size() : 0;
+    if (n >= chat->n_ctx) {
+        throw fb_refusal(FOREBAY_E_CONTEXT,
+            std::to_string(n) +
+                " messages have at least as many tokens, which do not fit into the "
+                "context of " +
+                std::to_string(chat->n_ctx),
+            "Send fewer messages, or use a larger --ctx.");
+    }
+}
+
 static void render(
     const struct forebay_chat *chat, const std::string &text, struct forebay_prompt *prompt)
 {
@@ -355,6 +370,7 @@ static void render(
         throw std::invalid_argument("the request must be an object");
     }
     if (request.contains("messages")) {
+        check_count(chat, request["messages"]);
         protect_strings(chat->control, marks, request["messages"], true);
     }
     if (request.contains("tools")) {

@@ -17,6 +17,8 @@ extern "C" {
 
 static thread_local bool guarded;
 static thread_local std::string last_words;
+static thread_local enum forebay_status refused; /* by an fb_refusal in the last call */
+static thread_local const char *refusal_hint;
 
 /* Called by ggml before it aborts. In a guarded call, throws instead. */
 static void on_abort(const char *message)
@@ -56,9 +58,14 @@ bool fb_guarded(const std::function<bool()> &call, std::string &why)
     bool ok = false;
     why.clear();
     last_words.clear();
+    refused = FOREBAY_OK;
     guarded = true;
     try {
         ok = call();
+    } catch (const fb_refusal &e) {
+        why = e.what();
+        refused = e.status;
+        refusal_hint = e.hint;
     } catch (const std::exception &e) {
         why = e.what();
     } catch (...) {
@@ -77,6 +84,9 @@ enum forebay_status fb_guarded_status(enum forebay_status status, struct forebay
     std::string why;
     if (fb_guarded(call, why)) {
         return FOREBAY_OK;
+    }
+    if (refused != FOREBAY_OK) {
+        return fb_fail(err, refused, refusal_hint, "%s", why.c_str());
     }
     return fb_fail(err, status, hint, "llama.cpp cannot %s: %s", what, why.c_str());
 }
@@ -152,16 +162,5 @@ enum forebay_status fb_guard_decode(
     return guard(err, "", "evaluate the tokens", [&] {
         *code = llama_decode(ctx, batch);
         return *code == 0;
-    });
-}
-
-enum forebay_status fb_guard_tokenize(const struct llama_vocab *vocab, const char *text,
-    int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
-    struct forebay_error *err)
-{
-    return guard(err, "Give token ids with --tokens.", "tokenize the text", [&] {
-        int32_t got = llama_tokenize(vocab, text, length, tokens, cap, special, special);
-        *n = got < 0 ? -got : got;
-        return got != INT32_MIN;
     });
 }

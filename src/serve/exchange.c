@@ -66,6 +66,7 @@ static void note_failure(
 {
     if (status != FOREBAY_OK) {
         fb_fields_fail(f, "%s", err->message);
+        f->code = status == FOREBAY_E_CONTEXT ? "context_length_exceeded" : f->code;
     }
 }
 
@@ -109,6 +110,7 @@ static int http_status(enum forebay_status status)
 {
     switch (status) {
     case FOREBAY_E_USAGE:
+    case FOREBAY_E_CONTEXT:
     case FOREBAY_E_UNSUPPORTED:
         return 400;
     case FOREBAY_E_NOFIT:
@@ -357,7 +359,8 @@ static bool check(struct fb_exchange *x, const struct fb_fields *f)
     size_t n_prompt;
     uint32_t ctx = forebay_model_ctx(x->served->model);
     if (f->bad || !x->prompt) {
-        fb_answer_error(x->request, 400, "%s", f->bad ? f->message : "the request has no prompt");
+        fb_answer_coded(x->request, 400, f->bad ? f->code : NULL,
+            f->bad ? f->message : "the request has no prompt");
         return false;
     }
     forebay_prompt_tokens(x->prompt, &n_prompt);

@@ -20,6 +20,7 @@ struct fb_fields {
     json_t *object; /* borrowed */
     bool bad;
     char message[256];
+    const char *code; /* of the error, as OpenAI's clients know it; or NULL */
 };
 
 /* Parses a body, which must be an object, and initializes *fields. Returns a new reference, or NULL
