@@ -46,7 +46,8 @@ struct fb_binding {
     float lookahead_recall;
     fb_route_fn observe; /* may be NULL */
     void *observe_user;
-    struct forebay_error error; /* of the last graph that failed */
+    struct forebay_error error;    /* of the last graph that failed */
+    struct forebay_error unusable; /* of the first weight that no CPU kernel computes with */
 };
 
 /* --- Claiming ------------------------------------------------------------------------------ */
@@ -55,6 +56,10 @@ struct fb_binding {
  * is. The form is chosen at the first offer that is accepted. */
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
+
+/* Notes the weight as unusable if it is source s of `op` and has a type that the CPU backend aborts
+ * on there. llama.cpp asks for every node, of trials and of graphs. */
+void fb_binding_check_type(struct fb_binding *b, const struct ggml_tensor *op, int s);
 
 /* Marks llama.cpp's tensor of a claimed weight as ours; other tensors are left alone. `hide`: hides
  * its shape until the binding is closed, so that llama.cpp reads none of its bytes. */

@@ -386,6 +386,9 @@ static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor 
     if (!fb_device.bound && !fb_device.hooks) {
         return false;
     }
+    for (int s = 0; s < GGML_MAX_SRC && fb_device.bound && fb_device.bound->measuring; s++) {
+        fb_binding_check_type(fb_device.bound, op, s);
+    }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
         if (src && src->buffer && src->buffer->buft == &fb_device.buft && src->buffer->size == 0) {

@@ -18,9 +18,13 @@
 extern "C" {
 #endif
 
-/* Sends llama.cpp's and ggml's messages to our log; the last error of theirs also becomes the text
- * of a guarded failure that gives no reason. Call once, before anything else. */
+/* Sends llama.cpp's and ggml's messages to our log; the errors that they log also give the reason of
+ * a guarded failure that names none. Call once, before anything else. */
 void fb_guard_init(void);
+
+/* For a process that may die: writes the message of an abort or of an exception that nobody catches
+ * to `note` before the process ends. */
+void fb_guard_note_death(char *note, size_t size);
 
 /* Loads a model from `file`. */
 enum forebay_status fb_guard_load(FILE *file, struct llama_model_params params,

@@ -1,7 +1,7 @@
 /*
  * preflight.c - see preflight.h. The steps, and what makes some of them run again:
  *
- *      open        options, device, catalogue, sidecar
+ *      open        options, device, catalogue; a trial in a child process (trial.h); sidecar
  *      measure     llama.cpp loads without memory: without the device, then with more or fewer
  *                  layers on it (devices.h); the last of these bindings gives the claimed weights
  *      gather      history and curves of their groups, rates of their types
@@ -24,6 +24,7 @@
 #include "engine/machine.h"
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
+#include "engine/trial.h"
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
@@ -144,9 +145,18 @@ static enum forebay_status measure_once(
     struct fb_preflight *p = user;
     fb_preflight_end_measuring(p);
     p->measuring = new_binding(p, true);
-    return fb_guard_measure(p->catalog->files[0]->path,
+    enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
         fb_llama_model_params(&p->options, &p->devices),
         fb_llama_context_params(&p->options, &p->devices, true), needs, err);
+    return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
+}
+
+/* For fb_trial, in a child process; `user` is the preflight. */
+static enum forebay_status measure_first(void *user, struct forebay_error *err)
+{
+    struct fb_preflight *p = user;
+    fb_device_register();
+    return measure_once(p, &p->needs, err);
 }
 
 /* Measures without a device, then with as many layers on it as fit. */
@@ -390,7 +400,7 @@ static enum forebay_status open_model(
     if (status == FOREBAY_OK) {
         status = fb_options_fill_ctx(&p->options, p->catalog, err);
     }
-    return status;
+    return status == FOREBAY_OK ? fb_trial(p->catalog, measure_first, p, err) : status;
 }
 
 static enum forebay_status make(struct fb_preflight *p, const char *path, struct forebay_error *err)
