@@ -161,7 +161,7 @@ struct forebay_model_options {
     bool mmap;              /* with plain: weights stay in llama.cpp's mapping of the file */
     const char *io_method;  /* "auto", "uring", "threads", "sync" */
     uint32_t lookahead;     /* layers ahead for which experts are prefetched; 0: none, at most 4 */
-    float lookahead_recall; /* for experiments: fraction of lookahead guesses left correct; 1 */
+    float lookahead_recall; /* for experiments: fraction of lookahead guesses left correct */
     const char *device;     /* that layers are offloaded to: "auto", "none" or ggml's name of it */
     uint64_t device_mem_bytes; /* of the device, that may be used; 0: free memory less a reserve */
     uint64_t disk_bytes_per_s; /* speed of the disk for estimates; 0: measured for a moment */
@@ -184,7 +184,7 @@ FOREBAY_API void forebay_model_options_init(struct forebay_model_options *option
 FOREBAY_API enum forebay_status forebay_model_load(const char *path,
     const struct forebay_model_options *options, struct forebay_model **out,
     struct forebay_error *err);
-/* After its session, prompts, samplers and so on. */
+/* Everything made from the model (session, prompts, samplers, ...) must have been freed before. */
 FOREBAY_API void forebay_model_free(struct forebay_model *model);
 
 /* Use of a device by a model. */
@@ -240,7 +240,7 @@ FOREBAY_API void forebay_model_speed(const struct forebay_model *model, struct f
 
 FOREBAY_API int forebay_model_n_vocab(const struct forebay_model *model);
 FOREBAY_API uint32_t forebay_model_ctx_train(const struct forebay_model *model);
-/* Most tokens of a sequence, most tokens of a pass, and sequences of a session (n_seq + n_kept). */
+/* Maximum tokens per sequence and per pass, and sequences of a session (n_seq + n_kept). */
 FOREBAY_API uint32_t forebay_model_ctx(const struct forebay_model *model);
 FOREBAY_API uint32_t forebay_model_batch(const struct forebay_model *model);
 FOREBAY_API uint32_t forebay_model_sequences(const struct forebay_model *model);
@@ -446,15 +446,15 @@ FOREBAY_API bool forebay_seq_can_cut(const struct forebay_session *session);
 
 /* Write the state of a sequence to a file in llama.cpp's format, and restore it in place of the
  * sequence's tokens. `tokens`: the n tokens of the sequence, which are stored, too. llama.cpp
- * trusts the content of the file: check it before. E_USAGE when n is not the sequence's length;
- * E_IO, also for a file with another number of tokens. After a failed load the sequence is
+ * trusts the content of the file: verify it before loading. E_USAGE when n is not the sequence's
+ * length; E_IO, also for a file with another number of tokens. After a failed load the sequence is
  * empty. */
 FOREBAY_API enum forebay_status forebay_seq_save(struct forebay_session *session, int seq,
     const int32_t *tokens, uint32_t n, const char *path, struct forebay_error *err);
 FOREBAY_API enum forebay_status forebay_seq_load(struct forebay_session *session, int seq,
     uint32_t n, const char *path, struct forebay_error *err);
-/* A number of the model's files, settings and llama.cpp version: states may be loaded only where it
- * is the same. */
+/* A hash of the model's files, settings and llama.cpp version: a state may be loaded only if it was
+ * saved under the same one. */
 FOREBAY_API uint64_t forebay_state_fingerprint(const struct forebay_model *model);
 
 /* --- Prompts and chat ---------------------------------------------------------------------- */
@@ -493,8 +493,8 @@ struct forebay_chat;
 FOREBAY_API enum forebay_status forebay_chat_new(const struct forebay_model *model,
     const char *text, struct forebay_chat **out, struct forebay_error *err);
 FOREBAY_API void forebay_chat_free(struct forebay_chat *chat);
-/* The template's text; whether it is llama.cpp's default; whether reasoning can be switched on and
- * off; whether it knows tools. */
+/* The template's text (valid for the chat's life); whether it is llama.cpp's default; whether
+ * reasoning can be switched on and off; whether it supports tools. */
 FOREBAY_API const char *forebay_chat_template(const struct forebay_chat *chat);
 FOREBAY_API bool forebay_chat_is_default(const struct forebay_chat *chat);
 FOREBAY_API bool forebay_chat_can_think(const struct forebay_chat *chat);
@@ -516,7 +516,7 @@ FOREBAY_API enum forebay_status forebay_schema_grammar(
 /* --- Generated text ------------------------------------------------------------------------ */
 
 /* Turns generated tokens into text: valid UTF-8 in whole characters (invalid bytes become U+FFFD),
- * up to and without the first stop string. */
+ * up to, but not including, the first stop string. */
 struct forebay_text;
 
 /* `prompt` adds its own stop strings, and the control tokens whose names are part of the text; it

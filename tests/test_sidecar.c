@@ -18,7 +18,7 @@ struct fixture {
     struct fb_catalog *catalog;
     struct fb_weights *weights;
     struct fb_sidecar_form *forms;
-    struct fb_sidecar_layout layout;
+    struct fb_sidecar_contents layout;
     struct fb_sidecar_user user;
     char path[PATH_MAX];
 };
@@ -46,7 +46,7 @@ static void open_fixture(struct fixture *f, const char *name)
 
 static void close_fixture(struct fixture *f)
 {
-    fb_sidecar_layout_release(&f->layout);
+    fb_sidecar_contents_release(&f->layout);
     free(f->forms);
     fb_weights_free(f->weights);
     fb_catalog_free(f->catalog);

@@ -27,7 +27,7 @@
 
 struct fb_binding;
 
-/* Registers the device with ggml, once per process. It claims nothing without a binding. */
+/* Registers the device with ggml; further calls do nothing. It claims nothing without a binding. */
 void fb_device_register(void);
 
 /* --- Before llama.cpp loads the model ------------------------------------------------------- */
@@ -44,18 +44,18 @@ struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack,
  * without us. The price: a synchronisation per weight. */
 void fb_binding_beside_device(struct fb_binding *binding);
 
-/* From now on the weights that the sidecar has, in the layouts that they would be held in, are read
- * from it. Before fb_binding_weights; the sidecar must outlive the binding. */
+/* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
+ * before fb_binding_weights; the sidecar must outlive the binding. */
 void fb_binding_use_sidecar(struct fb_binding *binding, struct fb_sidecar *sidecar);
 
-/* After llama_free and llama_model_free. NULL is accepted. */
+/* Call after llama_free and llama_model_free. NULL is accepted. */
 void fb_binding_free(struct fb_binding *binding);
 
 /* --- When the model is loaded ---------------------------------------------------------------- */
 
-/* The weights that were claimed. The first call must come right after llama.cpp loaded the model:
- * it gives the claimed tensors their shapes back, which were hidden so that llama.cpp reads none of
- * them. */
+/* The weights that were claimed, which the binding owns. The first call must come right after
+ * llama.cpp loaded the model: it restores the shapes of the claimed tensors, which were hidden so
+ * that llama.cpp reads none of them. */
 const struct fb_weights *fb_binding_weights(struct fb_binding *binding);
 
 /* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend cannot
@@ -67,7 +67,7 @@ enum forebay_status fb_binding_check_types(
 /* Bytes of units that are read from the sidecar, over all weights; 0: none. */
 uint64_t fb_binding_sidecar_bytes(struct fb_binding *binding);
 
-/* How the units of a weight are laid out. */
+/* Describes the layout of the weight's units, as a sidecar records it. */
 void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_form *out);
 
 struct fb_budget {
@@ -85,7 +85,8 @@ struct fb_budget {
 enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_budget *budget,
     struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err);
 
-/* Threads that the device computes with, also while loading. After llama.cpp made the context. */
+/* Sets how many threads the device computes with, also while loading. Call it after llama.cpp made
+ * the context. */
 void fb_binding_set_threads(struct fb_binding *binding, int n_threads);
 
 /* Makes the stream as planned and loads what is to be resident. From here on the claimed weights'
@@ -97,6 +98,7 @@ enum forebay_status fb_binding_start(struct fb_binding *binding, const struct fb
 
 /* --- When it is started ---------------------------------------------------------------------- */
 
+/* The binding owns it. */
 struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 
 /* Time in our graphs since the start in which the CPU backend did not compute: the stream's stalls,
@@ -104,8 +106,8 @@ struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
 
 /* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: none, 1 unless set.
- * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Models
- * that replay a trace are guessed perfectly, which no real one is. */
+ * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Test
+ * models that replay a trace are guessed perfectly; real ones never are. */
 void fb_binding_set_lookahead(struct fb_binding *binding, int depth, float recall);
 
 /* `observe` is told every route from now on; NULL: nobody is. */

@@ -52,8 +52,8 @@ struct fb_binding {
 
 /* --- Claiming ------------------------------------------------------------------------------ */
 
-/* Decides whether the weight is ours for `op`, a trial node of llama.cpp's one of whose sources it
- * is. The form is chosen at the first offer that is accepted. */
+/* Decides whether the weight is ours for `op`, a trial node that llama.cpp made with the weight as
+ * a source. The form is chosen at the first offer that is accepted. */
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
 
@@ -65,7 +65,7 @@ void fb_binding_check_type(struct fb_binding *b, const struct ggml_tensor *op, i
  * its shape until the binding is closed, so that llama.cpp reads none of its bytes. */
 void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hide);
 
-/* Ends the offers: gives tensors their shapes back and lists the weights. Does nothing twice. */
+/* Ends the offers: restores the tensors' shapes and lists the weights. Further calls do nothing. */
 void fb_binding_close(struct fb_binding *b);
 
 /* --- Computing; the binding is closed ------------------------------------------------------- */

@@ -2,7 +2,8 @@
  * compute.h - measures how fast the CPU backend computes on this machine: matrices of a type, in
  * the layout that a model's weights would be held in. No model is needed.
  *
- * Every call blocks while it measures. Not while a graph is computed: both would be too slow.
+ * Every call blocks while it measures. Not to be called while a graph is computed: each would slow
+ * the other down.
  */
 #ifndef FB_BACKEND_COMPUTE_H
 #define FB_BACKEND_COMPUTE_H

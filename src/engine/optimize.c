@@ -5,7 +5,7 @@
  *      claimed weights       preflight.h
  *          |
  *          v
- *      layout of the file    sidecar/format.h
+ *      contents of the file  sidecar/offsets.h
  *          |
  *          v
  *      where it belongs ---> complete already? every unit is read and checked
@@ -63,12 +63,12 @@ static enum forebay_status choose_path(const struct fb_preflight *p, const char 
 
 /* --- Checking an existing one -------------------------------------------------------------- */
 
-/* Whether the sidecar has the weights of the layout, in the same forms. */
-static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_layout *layout)
+/* Whether the sidecar has the weights of `contents`, in the same forms. */
+static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_contents *contents)
 {
-    bool same = fb_sidecar_n_weights(sidecar) == layout->n_weights;
-    for (int i = 0; i < layout->n_weights && same; i++) {
-        const struct fb_sidecar_weight *want = &layout->weights[i];
+    bool same = fb_sidecar_n_weights(sidecar) == contents->n_weights;
+    for (int i = 0; i < contents->n_weights && same; i++) {
+        const struct fb_sidecar_weight *want = &contents->weights[i];
         const struct fb_sidecar_weight *got = fb_sidecar_find(sidecar, want->tensor);
         same = got && got->unit_bytes == want->unit_bytes &&
                strcmp(got->form.layout, want->form.layout) == 0 &&
@@ -79,21 +79,21 @@ static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_la
 
 /* Reads every unit. *intact: all match their checksums. */
 static enum forebay_status check_units(const struct fb_preflight *p, struct fb_sidecar *sidecar,
-    const struct fb_sidecar_layout *layout, bool *intact, struct forebay_error *err)
+    const struct fb_sidecar_contents *contents, bool *intact, struct forebay_error *err)
 {
     const struct forebay_model_options *o = &p->options;
     struct fb_file *file = fb_sidecar_file(sidecar);
     enum forebay_status status = FOREBAY_OK;
     uint64_t most = 0;
-    for (int i = 0; i < layout->n_weights; i++) {
-        most = fb_max(most, layout->weights[i].unit_bytes);
+    for (int i = 0; i < contents->n_weights; i++) {
+        most = fb_max(most, contents->weights[i].unit_bytes);
     }
     void *unit = fb_vm_reserve(most, true);
     *intact = unit != NULL;
-    for (uint64_t u = 0; u < layout->n_units && *intact; u++) {
-        const struct fb_sidecar_unit *at = &layout->units[u];
+    for (uint64_t u = 0; u < contents->n_units && *intact; u++) {
+        const struct fb_sidecar_unit *at = &contents->units[u];
         const struct fb_sidecar_weight *w =
-            fb_sidecar_find(sidecar, layout->weights[at->weight].tensor);
+            fb_sidecar_find(sidecar, contents->weights[at->weight].tensor);
         uint64_t offset = w->offset + (uint64_t)at->unit * w->step;
         *intact = fb_file_read(file, unit, w->unit_bytes, offset, NULL) == FOREBAY_OK &&
                   fb_sidecar_verify(sidecar, w, at->unit, unit);
@@ -112,7 +112,7 @@ static enum forebay_status check_units(const struct fb_preflight *p, struct fb_s
 
 /* *complete: the file exists and is exactly what we would write. */
 static enum forebay_status check_existing(const struct fb_preflight *p,
-    const struct fb_sidecar_layout *layout, const char *path, bool *complete,
+    const struct fb_sidecar_contents *contents, const char *path, bool *complete,
     struct forebay_error *err)
 {
     struct fb_sidecar_user user = fb_sidecar_user_here(p->catalog, p->options.repack);
@@ -122,8 +122,8 @@ static enum forebay_status check_existing(const struct fb_preflight *p,
         return FOREBAY_OK;
     }
     enum forebay_status status = FOREBAY_OK;
-    if (has_all(sidecar, layout)) {
-        status = check_units(p, sidecar, layout, complete, err);
+    if (has_all(sidecar, contents)) {
+        status = check_units(p, sidecar, contents, complete, err);
     }
     fb_sidecar_close(sidecar);
     return status;
@@ -136,27 +136,27 @@ static enum forebay_status optimize(const struct fb_preflight *p, const char *ou
 {
     const struct fb_weights *ws = fb_binding_weights(p->measuring);
     struct fb_sidecar_form *forms = fb_xcalloc((size_t)ws->n_weights, sizeof *forms);
-    struct fb_sidecar_layout layout;
+    struct fb_sidecar_contents contents;
     for (int i = 0; i < ws->n_weights; i++) {
         fb_binding_form(p->measuring, i, &forms[i]);
     }
-    fb_sidecar_lay_out(ws, forms, &layout);
+    fb_sidecar_lay_out(ws, forms, &contents);
     enum forebay_status status = choose_path(p, output, out->path, sizeof out->path, err);
-    if (status == FOREBAY_OK && layout.n_weights == 0) {
+    if (status == FOREBAY_OK && contents.n_weights == 0) {
         status = fb_fail(err, FOREBAY_E_UNSUPPORTED, "Run the model as it is.",
             "%s: nothing to optimize, all weights are computed with as they are stored",
             p->catalog->files[0]->path);
     }
     if (status == FOREBAY_OK) {
-        status = check_existing(p, &layout, out->path, &out->was_there, err);
+        status = check_existing(p, &contents, out->path, &out->was_there, err);
     }
     if (status == FOREBAY_OK && !out->was_there) {
-        status = fb_sidecar_make(p, &layout, out->path, &out->resumed_from, err);
+        status = fb_sidecar_make(p, &contents, out->path, &out->resumed_from, err);
     }
     if (status == FOREBAY_OK) {
         out->bytes = fb_path_disk_bytes(out->path);
     }
-    fb_sidecar_layout_release(&layout);
+    fb_sidecar_contents_release(&contents);
     free(forms);
     return status;
 }

@@ -19,7 +19,7 @@
 
 struct fb_deadlines;
 
-/* Of a connection. The caller zeroes it and sets `fd`; all else belongs to deadlines.c. */
+/* A connection's deadline. The caller zeroes it and sets `fd`; all else belongs to deadlines.c. */
 struct fb_deadline {
     int fd;
     uint64_t at_ns; /* 0: it does not run */

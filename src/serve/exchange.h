@@ -5,7 +5,7 @@
  *
  * Running submits one job for each choice. Pieces of their text become deltas, which the dialect of
  * the API writes: with `stream` as they are generated, without it as one object when all choices
- * have ended. A dialect is a table of functions; its private state hangs on `state`.
+ * have ended. A dialect is a table of functions; its private data is in `state`.
  *
  * All calls for an exchange come from the thread of its connection.
  */

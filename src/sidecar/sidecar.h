@@ -19,8 +19,8 @@
 
 struct fb_sidecar;
 
-/* Default path of a model's sidecar: beside the model, or in the cache directory. False when there
- * is none. */
+/* Default path of a model's sidecar: beside the model, or in the cache directory. False when it
+ * does not fit into `cap` bytes, or when there is no cache directory. */
 bool fb_sidecar_path(const struct fb_catalog *catalog, bool in_cache_dir, char *path, size_t cap);
 
 /* Whether the file begins as a sidecar. False when it cannot be read. */

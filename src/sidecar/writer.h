@@ -19,12 +19,12 @@ struct fb_sidecar_writer;
 bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap);
 
 /* Starts a file or continues one. E_NOFIT when the disk has too little space; E_USAGE when another
- * process is writing it; E_IO. The layout must outlive the writer. */
+ * process is writing it; E_IO. The contents must outlive the writer. */
 enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
-    const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
+    const struct fb_sidecar_contents *contents, struct fb_sidecar_writer **out,
     struct forebay_error *err);
 
-/* Number of the next unit to write; n_units of the layout when none is left. */
+/* Number of the next unit to write; n_units of the contents when none is left. */
 uint64_t fb_sidecar_writer_next(const struct fb_sidecar_writer *writer);
 
 /* Writes the next unit: unit_bytes of its weight. */

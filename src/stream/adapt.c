@@ -2,7 +2,7 @@
 
 #include "base/units.h"
 #include "os/memory.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 
 void fb_adapt_note_held(struct fb_stream *s)
 {

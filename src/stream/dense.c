@@ -18,7 +18,7 @@
 #include "os/memory.h"
 #include "plan/plan.h"
 #include "stream/adapt.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 
 #define RING_DEPTH 3 /* of the ring for loading: one weight is unpacked while others are read */
 

@@ -22,7 +22,8 @@ struct fb_stream;
 /* Whether the dense weight is resident and present now. */
 bool fb_stream_is_resident(const struct fb_stream *s, int weight);
 
-/* Its computed form; valid until fb_stream_adapt(s, true). */
+/* The computed form of a weight for which fb_stream_is_resident is true; valid until
+ * fb_stream_adapt(s, true). */
 void *fb_stream_resident(const struct fb_stream *s, int weight);
 
 /* The streamed weights of the next computation, in the order of their use. */

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "stream/leases.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 
 #define LEASE_MOST 64 /* experts in a lease */
 

@@ -32,8 +32,9 @@ bool fb_slots_init(struct fb_slots *s, const struct fb_weights *weights, const s
     const struct fb_cache_policy *policy, bool hollow);
 void fb_slots_release(struct fb_slots *s);
 
-/* Claims the memory of all slots, so that no page is zeroed while generating: starts a thread for
- * it, and helps that thread until all is claimed. False when `progress` (may be NULL) said stop. */
+/* Allocates the memory of all slots, so that no page is zeroed while generating: starts a thread
+ * for it, and helps that thread until all is allocated. False when `progress` (may be NULL) said
+ * stop. */
 void fb_slots_populate_start(struct fb_slots *s);
 bool fb_slots_populate_finish(struct fb_slots *s, forebay_progress progress, void *user);
 

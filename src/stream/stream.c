@@ -1,5 +1,5 @@
 /*
- * stream.c - makes a stream of its parts, loads it, and chooses how a layer's experts are used.
+ * stream.c - makes a stream of its components, loads it, and chooses how experts are used.
  */
 #include "stream/stream.h"
 
@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 #include "stream/preload.h"
 
 /* From this many tokens on, prefetching across layers and gathering rows is worth the effort. */
@@ -67,7 +67,7 @@ static enum forebay_status make_experts(struct fb_stream *s, const struct fb_pla
     return FOREBAY_OK;
 }
 
-static enum forebay_status make_parts(struct fb_stream *s, const struct fb_plan *plan,
+static enum forebay_status make_components(struct fb_stream *s, const struct fb_plan *plan,
     const struct fb_stream_options *options, struct forebay_error *err)
 {
     enum forebay_status status = fb_io_open(&options->io, &s->io, err);
@@ -93,7 +93,7 @@ enum forebay_status fb_stream_new(const struct fb_weights *weights, const struct
     s->preload = plan->everything_fits && !options->cold;
     s->adapted = UINT64_MAX;
     atomic_init(&s->target, UINT64_MAX);
-    enum forebay_status status = make_parts(s, plan, options, err);
+    enum forebay_status status = make_components(s, plan, options, err);
     if (status != FOREBAY_OK) {
         fb_stream_free(s);
         return status;

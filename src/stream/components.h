@@ -1,18 +1,18 @@
 /*
- * parts.h - what a stream consists of, for those files of stream/ whose functions work on several
- * parts. The parts declared in the headers below do not know the stream; loads fills the pools of
- * slots, and no other part knows another.
+ * components.h - the components of a stream, for those files of stream/ whose functions work on
+ * several of them. The components declared in the headers below do not know the stream; loads fills
+ * the pools of slots, and no other component knows another.
  *
  *      stream, preload
  *         sets      leases            functions on the stream, declared in headers of their own;
  *           adapt, prefetch, dense    included in this order only
- *      parts.h
- *         loads     ring   transit    parts
+ *      components.h
+ *         loads     ring   transit    components
  *         slots     elastic
  *         pool      unpack
  */
-#ifndef FB_STREAM_PARTS_H
-#define FB_STREAM_PARTS_H
+#ifndef FB_STREAM_COMPONENTS_H
+#define FB_STREAM_COMPONENTS_H
 
 #include <stdatomic.h>
 
@@ -54,7 +54,7 @@ struct fb_stream {
     int n_leases;
     struct fb_transit *transit;   /* NULL: not planned */
     struct fb_sets *sets;         /* sets.c; NULL with transit */
-    struct fb_stream_stats stats; /* of requests; reads are counted by the parts */
+    struct fb_stream_stats stats; /* of requests; reads are counted by components */
 
     /* Memory (adapt.c). */
     _Atomic uint64_t target, held;
