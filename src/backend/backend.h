@@ -58,9 +58,9 @@ void fb_binding_free(struct fb_binding *binding);
  * that llama.cpp reads none of them. */
 const struct fb_weights *fb_binding_weights(struct fb_binding *binding);
 
-/* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend cannot
- * compute with where the graph uses it (it would abort the process, or read outside of the weight).
- */
+/* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend
+ * cannot compute with where the graph uses it (it would abort the process, or read outside of the
+ * weight). */
 enum forebay_status fb_binding_check_types(
     const struct fb_binding *binding, struct forebay_error *err);
 
