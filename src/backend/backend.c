@@ -224,15 +224,17 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
         }
     }
     enum forebay_status status = fb_stream_new(b->weights, plan, &options, &b->stream, err);
-    if (status == FOREBAY_OK) {
-        status = fb_stream_load(b->stream, progress, progress_user, err);
-        if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */
-            fb_stream_free(b->stream);
-            b->stream = NULL;
-        }
+    if (status != FOREBAY_OK) {
+        return status;
     }
-    if (status == FOREBAY_OK) {
-        b->memory_watch = fb_memory_watch_start(b->stream);
+    b->memory_watch = fb_memory_watch_start(b->stream);
+    status = fb_stream_load(b->stream, progress, progress_user, err);
+    fb_memory_watch_loaded(b->memory_watch);
+    if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */
+        fb_memory_watch_stop(b->memory_watch);
+        fb_stream_free(b->stream);
+        b->memory_watch = NULL;
+        b->stream = NULL;
     }
     return status;
 }
