@@ -210,11 +210,12 @@ struct forebay_placement {
     uint64_t kv_bytes;      /* of these: KV cache and recurrent state */
     uint64_t compute_bytes; /* of these: intermediate results */
     uint64_t minimum_bytes; /* smallest budget for this model and these options; 0: plain */
-    int n_layers;           /* of the model */
-    int n_slots;            /* expert slots over all layers */
-    int n_experts;          /* experts over all layers, without those on a device */
-    bool fits;              /* all weights are in memory once the model is loaded */
-    uint32_t batch;         /* tokens per pass, as given or chosen */
+    uint64_t minimum_weights_bytes; /* the same for weights_mem_bytes */
+    int n_layers;                   /* of the model */
+    int n_slots;                    /* expert slots over all layers */
+    int n_experts;                  /* experts over all layers, without those on a device */
+    bool fits;                      /* all weights are in memory once the model is loaded */
+    uint32_t batch;                 /* tokens per pass, as given or chosen */
     struct forebay_device_use device;
 };
 FOREBAY_API void forebay_model_placement(

@@ -352,7 +352,7 @@ static void test_a_populator_populates_all(void **state)
     base[70 * FB_MIB] = 9;
     struct fb_populator *p = fb_populator_start(ranges, 3);
     base[129 * FB_MIB] = 8;
-    while (fb_populator_help(p, &done)) {
+    while (fb_populator_help(p, &done) != FB_POPULATED_ALL) {
         assert_in_range(done, 1, size + page);
     }
     assert_int_equal(done, size + page);
@@ -360,10 +360,38 @@ static void test_a_populator_populates_all(void **state)
     assert_int_equal(present(small, page), 1);
     assert_int_equal(base[70 * FB_MIB], 9);
     assert_int_equal(base[129 * FB_MIB], 8);
-    assert_false(fb_populator_help(p, &done));
+    assert_int_equal(fb_populator_help(p, &done), FB_POPULATED_ALL);
     fb_populator_end(p);
     fb_vm_release(base, size);
     fb_vm_release(small, page);
+}
+
+static void little_memory(struct fb_memory_state *out)
+{
+    *out = (struct fb_memory_state){.total_bytes = 64 * FB_GIB,
+        .available_bytes = 500 * FB_MIB, /* less than the reserve */
+        .limit_bytes = UINT64_MAX};
+}
+
+static void test_a_populator_leaves_the_reserve_and_what_is_withdrawn(void **state)
+{
+    (void)state;
+    uint64_t page = fb_vm_page_size(), size = 64 * FB_MIB, done = 0;
+    struct fb_vm_range range = {fb_vm_reserve(size, false), size};
+    char *base = range.base;
+    fb_memory_override(little_memory);
+    struct fb_populator *p = fb_populator_start(&range, 1);
+    assert_int_equal(fb_populator_help(p, &done), FB_POPULATED_NO_ROOM);
+    assert_int_equal(present(base, size), 0);
+    fb_populator_withdraw(p, base + 24 * FB_MIB, size - 24 * FB_MIB); /* amid a piece */
+    fb_memory_override(NULL);
+    while (fb_populator_help(p, &done) != FB_POPULATED_ALL) {
+    }
+    assert_int_equal(present(base, size), 24 * FB_MIB / page);
+    assert_int_equal(done, 24 * FB_MIB);
+    fb_populator_end(p);
+    fb_populator_withdraw(NULL, base, size);
+    fb_vm_release(base, size);
 }
 
 static void test_a_populator_is_stopped(void **state)
@@ -808,6 +836,7 @@ int main(void)
         cmocka_unit_test(test_populate_keeps_contents),
         cmocka_unit_test(test_a_populator_populates_all),
         cmocka_unit_test(test_a_populator_is_stopped),
+        cmocka_unit_test(test_a_populator_leaves_the_reserve_and_what_is_withdrawn),
         cmocka_unit_test(test_discard_whole_pages_only),
         cmocka_unit_test(test_forbid_faults),
         cmocka_unit_test(test_memory_figures),
