@@ -27,6 +27,7 @@
 #include "base/units.h"
 #include "serve/answer.h"
 #include "serve/deadlines.h"
+#include "serve/origins.h"
 #include "serve/routes.h"
 #include "serve/served.h"
 
@@ -47,6 +48,7 @@ struct intake {
     struct fb_server *server;
     struct fb_route_match match;
     uint64_t received_bytes; /* of the body */
+    bool preflight;          /* a browser asks what it may send */
     int refused;             /* HTTP status; 0: it is not */
     char reason[256];
 };
@@ -110,11 +112,32 @@ static bool is_host(const char *host, const char *name)
     return strncasecmp(host, name, n) == 0 && (!host[n] || host[n] == ':');
 }
 
-/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost" */
+/* True for "NAME.internal" and "NAME.localhost:8080", names that no site on the internet can have:
+ * a container knows the machine that it runs on as "host.docker.internal". */
+static bool is_reserved(const char *host)
+{
+    static const char *const endings[] = {".internal", ".localhost"};
+    size_t n = strcspn(host, ":/");
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t m = strlen(endings[i]);
+        if (n > m && strncasecmp(host + n - m, endings[i], m) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost", "host.docker.internal" */
 static bool names_loopback(const char *host)
 {
     const char *scheme = strstr(host, "://");
+    if (scheme && strncmp(host, "http://", 7) != 0 && strncmp(host, "https://", 8) != 0) {
+        return false;
+    }
     host = scheme ? scheme + 3 : host;
+    if (is_reserved(host)) {
+        return true;
+    }
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (is_host(host, names[i])) {
@@ -122,6 +145,12 @@ static bool names_loopback(const char *host)
         }
     }
     return false;
+}
+
+/* A page that browsers are told about: they let it read the answers. */
+static bool is_allowed_page(const struct intake *in, const char *origin)
+{
+    return names_loopback(origin) || fb_origins_allow(in->server->options.origins, origin);
 }
 
 /* A web page of another site must not use a server that only this machine can reach, neither
@@ -133,8 +162,9 @@ static bool is_foreign_page(const struct intake *in)
     if (!s->loopback || s->options.api_key) {
         return false;
     }
-    bool host_ok = !host || names_loopback(host) || is_host(host, s->options.host);
-    return !host_ok || (origin && !names_loopback(origin));
+    bool host_ok = !host || names_loopback(host) || is_host(host, s->options.host) ||
+                   fb_origins_allow_host(s->options.origins, host);
+    return !host_ok || (origin && !is_allowed_page(in, origin));
 }
 
 /* --- Receiving a request ------------------------------------------------------------------- */
@@ -175,9 +205,17 @@ static void note_client(struct fb_request *r)
 /* Without permission, nothing is said about paths. */
 static void check_headers(struct intake *in, const char *method, const char *path)
 {
+    const char *origin = header(in, "Origin");
+    bool asks = strcmp(method, "OPTIONS") == 0 && in->match.allow[0];
+    if (origin && is_allowed_page(in, origin)) {
+        in->request.origin = origin;
+    }
     if (is_foreign_page(in)) {
         refuse(in, 403,
-            "requests from web pages of other sites are refused while the server has no --api-key");
+            "requests from web pages of other sites are refused while the server has no --api-key; "
+            "--origins allows some");
+    } else if (asks) { /* browsers send no key with it */
+        in->preflight = true;
     } else if (!has_key(in)) {
         refuse(in, 401, "wrong or missing API key: send 'Authorization: Bearer KEY'");
     } else if (in->match.status == 404) {
@@ -233,6 +271,9 @@ static void answer(struct intake *in)
     fb_request_set_timeout(r, 0);
     if (in->refused) {
         fb_answer_error(r, in->refused, "%s", in->reason);
+    } else if (in->preflight) {
+        fb_request_preflight(r, header(in, "Access-Control-Request-Headers"),
+            header(in, "Access-Control-Request-Private-Network") != NULL);
     } else {
         in->match.route->handle(r);
     }
