@@ -108,8 +108,9 @@ static enum forebay_status check_plain(const struct fb_preflight *p, struct fore
 
 struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pending)
 {
-    return (struct fb_budget){p->options.mem_bytes, p->options.weights_mem_bytes, pending,
-        fb_options_cells(&p->options), p->options.batch, p->curves};
+    return (struct fb_budget){p->options.mem_bytes, p->options.weights_mem_bytes,
+        pending + p->options.caller_bytes, fb_options_cells(&p->options), p->options.batch,
+        p->curves};
 }
 
 /* --- Binding and measuring ----------------------------------------------------------------- */
