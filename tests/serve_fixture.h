@@ -13,11 +13,16 @@ struct fixture {
     struct fb_service *service;
 };
 
-/* Path of a shared model; NULL if it is missing. Valid until the next call. */
+/* Path of a model of this tree or of the shared ones; NULL if it is missing. Valid until the next
+ * call. */
 static inline const char *shared_model(const char *name)
 {
     static char path[PATH_MAX];
     const char *shared = getenv("FOREBAY_SHARED");
+    snprintf(path, sizeof path, OWN_MODELS_DIR "/%s", name);
+    if (access(path, R_OK) == 0) {
+        return path;
+    }
     snprintf(path, sizeof path, "%s/models/%s", shared ? shared : "/nowhere", name);
     return access(path, R_OK) == 0 ? path : NULL;
 }

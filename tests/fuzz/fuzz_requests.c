@@ -31,6 +31,12 @@ bool fb_request_left(const struct fb_request *r)
     return false;
 }
 
+void fb_request_settle(struct fb_request *r, uint64_t bytes)
+{
+    (void)bytes;
+    fb_buffer_release(&r->body);
+}
+
 void fb_request_answer(struct fb_request *r, int status, const char *type, char *bytes, size_t n)
 {
     (void)r;
