@@ -150,6 +150,7 @@ typedef bool (*forebay_progress)(const char *what, uint64_t done, uint64_t total
 struct forebay_model_options {
     uint64_t mem_bytes;         /* budget of the whole process; 0: a safe default */
     uint64_t weights_mem_bytes; /* budget of the weights alone; 0: what mem_bytes leaves */
+    uint64_t caller_bytes;      /* of mem_bytes, that the caller itself will use */
     uint32_t ctx;   /* tokens of each sequence; 0: as many as trained for, at most 4096 */
     uint32_t batch; /* tokens per pass, at most ctx; 0: 512, up to 2048 when experts are streamed */
     uint32_t n_seq; /* sequences that grow at the same time, each up to ctx tokens; 0: 1 */

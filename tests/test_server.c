@@ -2,16 +2,13 @@
  * test_server.c - the HTTP server over real sockets: answers, errors, limits, keys, clients that
  * leave or are slow.
  */
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <jansson.h>
 
 #include "base/units.h"
 #include "serve/server.h"
 #include "serve_fixture.h"
+
+#include "http_client.h"
 
 #ifndef MSG_MORE
 #define MSG_MORE 0
@@ -46,7 +43,8 @@ static void start_with(const char *api_key, bool client_templates)
     options.body_max_bytes = 64 << 10;
     options.timeout_s = 2;
     options.connections_max = 16;
-    if (fb_server_start(f.service, &options, &server, &err) != FOREBAY_OK) {
+    if (fb_server_open(&options, &server, &err) != FOREBAY_OK ||
+        fb_server_serve(server, f.service, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
 }
@@ -62,66 +60,9 @@ static void stop(void)
     fixture_stop(&f);
 }
 
-/* --- A client ------------------------------------------------------------------------------ */
-
-/* Fails a test that would hang; much longer than a busy machine takes. */
-#define PATIENCE_S 30
-
 static int dial(void)
 {
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct timeval limit = {.tv_sec = PATIENCE_S};
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(fb_server_port(server))};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_true(fd >= 0);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    return fd;
-}
-
-struct answer {
-    int status;
-    char *all;
-    const char *body;
-};
-
-static void send_all(int fd, const char *bytes, size_t n)
-{
-    while (n > 0) {
-        ssize_t sent = send(fd, bytes, n, MSG_NOSIGNAL);
-        if (sent <= 0) {
-            return; /* the server has refused the rest */
-        }
-        bytes += sent;
-        n -= (size_t)sent;
-    }
-}
-
-/* recv() that is not interrupted: with a time limit, SA_RESTART does not apply. */
-static ssize_t receive(int fd, void *buf, size_t max)
-{
-    ssize_t n;
-    do {
-        n = recv(fd, buf, max, 0);
-    } while (n < 0 && errno == EINTR);
-    return n;
-}
-
-static struct answer read_answer(int fd)
-{
-    struct answer a = {0};
-    size_t n = 0, cap = 1 << 20;
-    ssize_t got;
-    a.all = malloc(cap);
-    while (n < cap - 1 && (got = receive(fd, a.all + n, cap - 1 - n)) > 0) {
-        n += (size_t)got;
-    }
-    a.all[n] = 0;
-    close(fd);
-    sscanf(a.all, "HTTP/1.1 %d", &a.status);
-    char *body = strstr(a.all, "\r\n\r\n");
-    a.body = body ? body + 4 : "";
-    return a;
+    return dial_port(fb_server_port(server));
 }
 
 static struct answer ask_with(

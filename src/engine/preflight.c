@@ -113,7 +113,8 @@ static enum forebay_status check_plain(const struct fb_preflight *p, struct fore
 struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pending)
 {
     return (struct fb_budget){p->options.mem_bytes, p->minimum_bytes, p->options.weights_mem_bytes,
-        pending, fb_options_cells(&p->options), p->options.batch, p->curves};
+        pending + p->options.caller_bytes, fb_options_cells(&p->options), p->options.batch,
+        p->curves};
 }
 
 /* Memory of the process without the model: the program, the file's header and llama.cpp's copy of

@@ -10,11 +10,12 @@
 #include "serve/answer.h"
 #include "serve/chat_fields.h"
 
-#define PRESENCE_MS   250 /* between two checks whether the client is still there */
-#define TURN_MS       20  /* to wait for one of several choices before the next is tried */
-#define FIRST_WAIT_NS (5 * (uint64_t)1000000000)  /* for an error, before a stream begins */
-#define KEEP_ALIVE_NS (10 * (uint64_t)1000000000) /* of silence */
-#define FLIGHT_MAX    16 /* jobs of one request that wait or run at a time */
+#define PRESENCE_MS         250 /* between two checks whether the client is still there */
+#define TURN_MS             20  /* to wait for one of several choices before the next is tried */
+#define FIRST_WAIT_NS       (5 * (uint64_t)1000000000)  /* for an error, before a stream begins */
+#define JOB_BYTES_PER_TOKEN 16                          /* of a prompt: its token and its text */
+#define FLIGHT_MAX          16 /* jobs of one request that wait or run at a time */
+#define KEEP_ALIVE_NS       (10 * (uint64_t)1000000000) /* of silence */
 
 /* --- Life ---------------------------------------------------------------------------------- */
 
@@ -304,8 +305,11 @@ static void advance_choice(struct fb_exchange *x, int c, int ms, struct fb_buffe
 static int failed_status(const struct fb_result *failed, const char **why)
 {
     bool cancelled = failed->end == FB_END_CANCELLED;
+    bool unreadable = failed->error.status == FOREBAY_E_IO ||
+                      failed->error.status == FOREBAY_E_FORMAT; /* the message has a path */
     *why = cancelled ? "the request was cancelled: its answer was not read, or the server is ending"
-                     : failed->error.message;
+           : unreadable ? "the model cannot be read; see the server's log"
+                        : failed->error.message;
     return cancelled ? 503 : http_status(failed->error.status);
 }
 
@@ -473,9 +477,30 @@ static bool check(struct fb_exchange *x, const struct fb_fields *f)
     return true;
 }
 
+/* Frees the parts of the request that are in the prompt now: a job may wait for long. */
+static void drop_prompt_fields(struct fb_exchange *x)
+{
+    static const char *const names[] = {"messages", "prompt", "system", "tools", "functions",
+        "context", "suffix", "images", "template", "format", "response_format", "json_schema"};
+    size_t n_tokens = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        json_object_del(x->body, names[i]);
+    }
+    for (int i = 0; i < x->n_prompts; i++) {
+        size_t n;
+        forebay_prompt_tokens(x->prompts[i], &n);
+        n_tokens += n;
+    }
+    fb_request_settle(x->request, n_tokens * JOB_BYTES_PER_TOKEN);
+}
+
 void fb_exchange_run(struct fb_exchange *x, const struct fb_fields *f)
 {
-    if (!check(x, f) || !submit(x)) {
+    bool good = check(x, f);
+    if (good) {
+        drop_prompt_fields(x);
+    }
+    if (!good || !submit(x)) {
         fb_exchange_free(x);
     } else if (x->stream) {
         answer_stream(x);

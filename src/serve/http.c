@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "base/error.h"
+#include "base/units.h"
 
 #define STREAM_BLOCK_BYTES (16 << 10)
 
@@ -18,9 +19,10 @@ bool fb_request_left(const struct fb_request *r)
     return info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-void fb_request_set_timeout(const struct fb_request *r, int seconds)
+void fb_request_settle(struct fb_request *r, uint64_t bytes)
 {
-    MHD_set_connection_option(r->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned int)seconds);
+    fb_buffer_release(&r->body);
+    fb_share_set(r->memory, &r->share, fb_min(bytes, r->share.bytes));
 }
 
 /* --- Answers ------------------------------------------------------------------------------- */
@@ -41,7 +43,10 @@ static void queue(struct fb_request *r, int status, struct MHD_Response *respons
         MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
     }
     MHD_add_response_header(response, "Vary", "Origin");
-    fb_request_set_timeout(r, r->timeout_s);
+    if (r->close) {
+        MHD_add_response_header(response, "Connection", "close");
+    }
+    fb_connection_send(r->connections, r->peer);
     r->result = MHD_queue_response(r->connection, (unsigned)status, response);
     r->answered = true;
     MHD_destroy_response(response);
@@ -89,13 +94,13 @@ static ssize_t read_body(void *user, uint64_t pos, char *buf, size_t max)
 {
     struct streamed_body *s = user;
     (void)pos;
-    fb_request_set_timeout(s->request, 0);
+    fb_connection_compute(s->request->connections, s->request->peer);
     while (s->sent == s->out.n && s->more) {
         fb_buffer_clear(&s->out);
         s->sent = 0;
         s->more = s->source.next(s->source.user, &s->out);
     }
-    fb_request_set_timeout(s->request, s->request->timeout_s);
+    fb_connection_send(s->request->connections, s->request->peer);
     size_t n = s->out.n - s->sent;
     if (n == 0) {
         return MHD_CONTENT_READER_END_OF_STREAM;

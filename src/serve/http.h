@@ -11,6 +11,8 @@
 #include <stdbool.h>
 
 #include "serve/buffer.h"
+#include "serve/connections.h"
+#include "serve/request_memory.h"
 
 struct fb_served;
 struct MHD_Connection;
@@ -19,7 +21,7 @@ struct MHD_Connection;
 enum fb_api { FB_API_OPENAI, FB_API_OLLAMA, FB_API_ANTHROPIC };
 
 struct fb_request {
-    struct fb_served *served;
+    struct fb_served *served; /* NULL: the model is still being loaded */
     enum fb_api api;
     struct fb_buffer body;
     char rest[256];     /* the part of the path that the route's '*' stands for; cut to fit */
@@ -29,7 +31,11 @@ struct fb_request {
 
     /* For http.c and server.c. */
     struct MHD_Connection *connection;
-    int timeout_s;
+    struct fb_connections *connections;
+    struct fb_connection *peer; /* the same connection */
+    struct fb_request_memory *memory;
+    struct fb_memory_share share;
+    bool close; /* the connection, after the answer */
     bool answered;
     int result; /* enum MHD_Result of queueing the answer */
 };
@@ -37,9 +43,9 @@ struct fb_request {
 /* True if the client has closed its side of the connection. Does not block. */
 bool fb_request_left(const struct fb_request *request);
 
-/* A client that does not read or write for `seconds` is disconnected; 0: never, while we compute.
- * Starts anew with each call. */
-void fb_request_set_timeout(const struct fb_request *request, int seconds);
+/* The body has been parsed, and everything made from it was freed but for about `bytes`: frees the
+ * body, and the room for other requests. */
+void fb_request_settle(struct fb_request *request, uint64_t bytes);
 
 /* Answers with these bytes, which are freed with free(). */
 void fb_request_answer(
