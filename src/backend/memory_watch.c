@@ -1,5 +1,6 @@
 #include "backend/memory_watch.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "backend/device_state.h"
@@ -8,6 +9,7 @@
 #include "base/units.h"
 #include "os/watch.h"
 #include "plan/governor.h"
+#include "plan/thread_governor.h"
 
 /* Least time between two lines about memory. */
 #define LOG_INTERVAL_NS 1000000000ull
@@ -15,13 +17,30 @@
 struct fb_memory_watch {
     struct fb_watch *watch;
     struct fb_stream *stream;
-    struct fb_governor governor; /* the watch's thread only */
-    bool in_graph;               /* guarded by the watch's turns */
+    struct fb_governor governor;       /* the watch's thread only */
+    bool in_graph;                     /* guarded by the watch's turns */
+    struct fb_thread_governor threads; /* the watch's thread only, as the next two */
+    struct fb_cpu_use first, last;     /* readings */
+    atomic_int n_threads;              /* what `threads` decided */
+    _Atomic double others;             /* see fb_memory_watch_others */
     /* The last line that was logged; the computing thread only. */
     uint64_t logged_ns;
     int logged_slots;
     uint64_t logged_resident_bytes;
 };
+
+static void look_at_processors(struct fb_memory_watch *m)
+{
+    struct fb_cpu_use now;
+    if (fb_now_ns() - m->last.now_ns < fb_device.use_interval_ns || !fb_cpu_use_read(&now)) {
+        return;
+    }
+    double used = fb_cpu_use_by_others(&m->last, &now);
+    atomic_store(
+        &m->n_threads, fb_thread_governor_decide(&m->threads, now.now_ns, used, now.n_cpus));
+    atomic_store(&m->others, fb_cpu_use_by_others(&m->first, &now));
+    m->last = now;
+}
 
 static void look(void *user, const struct fb_memory_state *state, uint64_t now_ns)
 {
@@ -35,6 +54,7 @@ static void look(void *user, const struct fb_memory_state *state, uint64_t now_n
         .pressure = state->pressure,
     };
     fb_stream_set_target(m->stream, fb_governor_decide(&m->governor, &in));
+    look_at_processors(m);
 }
 
 static void act(void *user)
@@ -43,7 +63,8 @@ static void act(void *user)
     fb_stream_adapt(m->stream, !m->in_graph);
 }
 
-struct fb_memory_watch *fb_memory_watch_start(struct fb_stream *stream)
+struct fb_memory_watch *fb_memory_watch_start(
+    struct fb_stream *stream, int n_threads, const struct fb_cpu_use *before)
 {
     static const struct fb_watch_calls calls = {look, act};
     struct fb_memory_watch *m = fb_xcalloc(1, sizeof *m);
@@ -52,6 +73,10 @@ struct fb_memory_watch *fb_memory_watch_start(struct fb_stream *stream)
     m->logged_resident_bytes = fb_stream_resident_bytes(stream);
     fb_governor_init(
         &m->governor, fb_stream_most(stream), fb_stream_least(stream), fb_device.calm_ns);
+    fb_thread_governor_init(&m->threads, n_threads, fb_cpu_count(), fb_device.calm_ns);
+    atomic_init(&m->n_threads, n_threads);
+    m->first = m->last = *before;
+    look_at_processors(m); /* the first token must not be the slowest */
     m->watch = fb_watch_start(&calls, m);
     return m;
 }
@@ -62,6 +87,16 @@ void fb_memory_watch_stop(struct fb_memory_watch *m)
         fb_watch_stop(m->watch);
         free(m);
     }
+}
+
+int fb_memory_watch_threads(const struct fb_memory_watch *m)
+{
+    return m ? atomic_load(&m->n_threads) : 0;
+}
+
+double fb_memory_watch_others(const struct fb_memory_watch *m)
+{
+    return m ? atomic_load(&m->others) : 0;
 }
 
 /* Logs one line per quantity that has changed since the last line. */

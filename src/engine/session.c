@@ -151,11 +151,23 @@ uint32_t forebay_session_keep(struct forebay_session *s, uint32_t n)
     return n;
 }
 
+/* llama.cpp's own CPU backend computes some small nodes, with as many threads as the device. */
+static void share_processors(struct forebay_model *m)
+{
+    int n_threads;
+    void *threadpool;
+    if (m->binding && fb_binding_share_processors(m->binding, &n_threads, &threadpool)) {
+        llama_set_n_threads(m->ctx, n_threads, n_threads);
+        llama_attach_threadpool(m->ctx, threadpool, threadpool);
+    }
+}
+
 enum forebay_status fb_session_decode(
     struct forebay_session *s, struct llama_batch batch, int *code, struct forebay_error *err)
 {
     struct forebay_model *m = s->model;
     *code = 0;
+    share_processors(m);
     enum forebay_status status = fb_guard_decode(m->ctx, batch, code, err);
     m->broken = status != FOREBAY_OK && *code == 0; /* it threw */
     if (status != FOREBAY_OK && m->binding) {

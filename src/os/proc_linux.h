@@ -50,6 +50,12 @@ double fb_cgroup_cpus(const char *root);
 struct fb_memory_state;
 void fb_memory_state_at(const char *root, struct fb_memory_state *out);
 
+/* The processors this process may run on. Returns how many; *out is the caller's to free. */
+int fb_cpu_allowed(int **out);
+
+/* Ticks in which the n processors were idle. False when not all of them are in /proc/stat. */
+bool fb_cpu_idle_at(const char *root, const int *cpus, int n, uint64_t *ticks);
+
 /* Physical cores among `n` processors (siblings of one core count once). */
 int fb_cpu_cores(const char *root, const int *cpus, int n);
 
