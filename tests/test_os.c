@@ -855,6 +855,21 @@ static void test_cores(void **state)
     assert_int_equal(fb_cpu_cores(in_scratch("none"), cpus, 6), 6);
 }
 
+static void test_cpu_idle(void **state)
+{
+    (void)state;
+    uint64_t ticks;
+    put("stat", "/proc/stat",
+        "cpu  9 9 9 1111 222 9 9 9 0 0\ncpu0 1 2 3 100 20 4 5 6 0 0\ncpu1 1 2 3 7 8 4 5 6 0 0\n"
+        "cpu12 1 2 3 1000 0 4 5 6 0 0\nintr 5 100 20\nctxt 7\n");
+    assert_true(fb_cpu_idle_at(in_scratch("stat"), (int[]){0, 12}, 2, &ticks));
+    assert_int_equal(ticks, 1120);
+    assert_true(fb_cpu_idle_at(in_scratch("stat"), (int[]){1}, 1, &ticks));
+    assert_int_equal(ticks, 15);
+    assert_false(fb_cpu_idle_at(in_scratch("stat"), (int[]){0, 2}, 2, &ticks)); /* not shown */
+    assert_false(fb_cpu_idle_at(in_scratch("none"), (int[]){0}, 1, &ticks));
+}
+
 static void test_cpu_description(void **state)
 {
     (void)state;
@@ -925,6 +940,7 @@ int main(void)
         cmocka_unit_test(test_cgroup_cpus),
         cmocka_unit_test(test_memory_state_of_a_container),
         cmocka_unit_test(test_cores),
+        cmocka_unit_test(test_cpu_idle),
         cmocka_unit_test(test_cpu_description),
         cmocka_unit_test(test_written_bytes),
 #endif

@@ -18,6 +18,7 @@
 #include "backend/device.h"
 #include "backend/memory_watch.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "os/memory.h"
 
@@ -44,6 +45,7 @@ struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack,
     b->lookahead_recall = 1;
     atomic_flag_clear(&b->computing);
     b->claims = fb_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
+    fb_cpu_use_read(&b->cpu_use);
     fb_device.bound = b;
     return b;
 }
@@ -182,6 +184,7 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
 
 void fb_binding_set_threads(struct fb_binding *b, int n_threads)
 {
+    b->n_threads = n_threads;
     fb_workers_set_threads(b->workers, n_threads);
 }
 
@@ -227,7 +230,7 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
     if (status != FOREBAY_OK) {
         return status;
     }
-    b->memory_watch = fb_memory_watch_start(b->stream);
+    b->memory_watch = fb_memory_watch_start(b->stream, b->n_threads, &b->cpu_use);
     status = fb_stream_load(b->stream, progress, progress_user, err);
     fb_memory_watch_loaded(b->memory_watch);
     if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */
@@ -271,6 +274,26 @@ enum forebay_status fb_binding_take_error(struct fb_binding *b, struct forebay_e
     }
     b->error.status = FOREBAY_OK;
     return status;
+}
+
+bool fb_binding_share_processors(struct fb_binding *b, int *n_threads, void **threadpool)
+{
+    struct fb_workers *w = b->workers;
+    int limit = fb_memory_watch_threads(b->memory_watch);
+    if (limit != w->limit) {
+        fb_debug("%d of %d threads compute", limit, b->n_threads);
+    }
+    fb_workers_set_threads(w, b->n_threads);
+    fb_workers_limit(w, limit);
+    bool few = fb_workers_limited(w) && !b->fixed_threads && !b->beside_device;
+    *n_threads = few ? w->limit : w->n_threads;
+    *threadpool = few ? w->few[w->limit] : w->threadpool;
+    return *threadpool != NULL;
+}
+
+double fb_binding_others(const struct fb_binding *b)
+{
+    return fb_memory_watch_others(b->memory_watch);
 }
 
 void *fb_binding_threadpool(struct fb_binding *b)

@@ -124,6 +124,15 @@ void fb_binding_observe(struct fb_binding *binding, fb_route_fn observe, void *u
 /* Why the last graph failed; FOREBAY_OK when it did not. Reading it clears it. */
 enum forebay_status fb_binding_take_error(struct fb_binding *binding, struct forebay_error *err);
 
+/* Before each evaluation, by the thread that evaluates: lets fewer threads compute while other
+ * programs use the processors. No result changes. *n_threads of *threadpool (a ggml_threadpool_t)
+ * are for llama.cpp's own CPU backend in this evaluation. False when the CPU backend has no
+ * pools. */
+bool fb_binding_share_processors(struct fb_binding *binding, int *n_threads, void **threadpool);
+
+/* Processors that other programs used since the start, on average. */
+double fb_binding_others(const struct fb_binding *binding);
+
 /* The threads' pool (a ggml_threadpool_t) for llama_attach_threadpool, after fb_binding_start:
  * llama.cpp gives some small nodes to its own CPU backend, and two pools would spin against each
  * other. NULL when the CPU backend has none. */

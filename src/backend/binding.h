@@ -16,6 +16,7 @@
 #include "backend/records.h"
 #include "backend/routing.h"
 #include "backend/workers.h"
+#include "os/cpu_use.h"
 
 /* One tensor of the catalogue, as llama.cpp offered and created it. */
 struct fb_tensor_claim {
@@ -37,6 +38,9 @@ struct fb_binding {
     struct fb_records records;
     struct fb_stream *stream;             /* NULL until started */
     struct fb_memory_watch *memory_watch; /* NULL until started */
+    int n_threads;                        /* that results are computed for */
+    bool fixed_threads;         /* llama.cpp's own backend has nodes whose result depends on them */
+    struct fb_cpu_use cpu_use;  /* when the binding was made */
     struct fb_workers *workers; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;     /* of the context's buffers */
     uint64_t graph_ns;          /* in our graphs since the start ... */

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/partition.h"
 #include "backend/walk.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -202,7 +203,9 @@ static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgra
 static void backend_set_threads(ggml_backend_t backend, int n_threads)
 {
     struct fb_walk *walk = backend->context;
-    fb_workers_set_threads(&walk->exec.workers, n_threads);
+    if (fb_device.hooks) { /* otherwise fb_binding_set_threads says it */
+        fb_workers_set_threads(&walk->exec.workers, n_threads);
+    }
 }
 
 static ggml_guid_t backend_guid(void)
@@ -409,7 +412,11 @@ static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor 
         return false;
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    return is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);
+    bool ours = is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);
+    if (!ours && fb_partition_matters(op, GGML_MAX_N_THREADS, true)) {
+        fb_device.bound->fixed_threads = true;
+    }
+    return ours;
 }
 
 static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft)

@@ -17,4 +17,14 @@ int fb_thread_call(void *stack, size_t stack_bytes, void *(*run)(void *arg), voi
 /* Gives the calling thread the lowest priority. */
 void fb_thread_lower_priority(void);
 
+/* The system's number of the calling thread, for fb_thread_keep_off. */
+int fb_thread_id(void);
+
+/* The processor that the calling thread runs on; -1: unknown. */
+int fb_thread_cpu(void);
+
+/* The thread runs where the calling one may, except for one processor; -1: no exception. Without
+ * another processor, or where the system does not offer this, nothing happens. */
+void fb_thread_keep_off(int id, int cpu);
+
 #endif
