@@ -654,6 +654,7 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(uint64_t, device_bytes)                                                                      \
     X(uint64_t, governor_shrinks)                                                                  \
     X(uint64_t, governor_grows)                                                                    \
+    X(double, other_cores)                                                                         \
     X(uint64_t, peak_rss_bytes)                                                                    \
     X(uint64_t, budget_bytes)                                                                      \
     X(uint64_t, written_bytes)

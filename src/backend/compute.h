@@ -17,6 +17,9 @@ struct fb_bench;
 struct fb_bench *fb_bench_new(int n_threads, uint64_t room_bytes);
 void fb_bench_free(struct fb_bench *bench);
 
+/* At most so many of the threads compute from now on, as in a run beside other programs. */
+void fb_bench_limit(struct fb_bench *bench, int n_threads);
+
 struct fb_bench_rate {
     bool repacked;  /* repacking was asked for, and the CPU has a layout for the type */
     double decode;  /* bytes of weights per second, for one token */

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cmd/bench_report.h"
+#include "cmd/cmd.h"
 #include "cmd/utf8.h"
 
 static const char *const program_names[] = {"forebay", "llama.cpp"};
@@ -44,6 +45,7 @@ struct bench_figures bench_figures_of(const struct bench_run *run, uint64_t byte
         .disk_bytes_per_s = z->disk_bytes_per_s,
         .estimated_tok_per_s = z->estimated_tok_per_s,
         .written_bytes = (double)z->written_bytes,
+        .other_cores = z->other_cores,
         .token_read_bytes = over(read, n),
         .token_prefetch_bytes = over((double)(z->prefetch_bytes - a->prefetch_bytes), n),
         .token_prefetch_used_bytes =
@@ -267,6 +269,10 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
     print_row(&s, "prompt, tokens/s", offsetof(struct bench_figures, prompt_tok_per_s), 1);
     print_row(&s, "decode, tokens/s", offsetof(struct bench_figures, decode_tok_per_s), 1);
     print_row(&s, "peak memory, MiB", offsetof(struct bench_figures, peak_rss_bytes), 0x1p20);
+    struct spread others = SPREAD(&s, BENCH_FOREBAY, other_cores);
+    printf("other programs used   %.2f (%.2f to %.2f) processors%s\n", others.median, others.min,
+        others.max,
+        others.max > CMD_BUSY_CORES ? ": the machine is busy, these figures are too low" : "");
     if (s.figures[BENCH_LLAMA]) {
         print_versus(o, r);
     }

@@ -67,6 +67,11 @@ static void print_text(const char *json)
     printf("memory: one core reads %.1f GB/s, all cores %.1f GB/s; an operation takes %.1f us\n",
         number(root, "memory_bytes_per_s_1") / 1e9, number(root, "memory_bytes_per_s") / 1e9,
         number(root, "op_s") * 1e6);
+    if (number(root, "other_cores") > CMD_BUSY_CORES) {
+        printf("other programs used %.1f processors meanwhile: what follows is too slow, and will "
+               "be measured again\nwhen they do not\n",
+            number(root, "other_cores"));
+    }
     print_compute(root);
     print_disks(root);
     json_decref(root);

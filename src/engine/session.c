@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "engine/machine.h"
 
 /* --- Life ---------------------------------------------------------------------------------- */
 
@@ -59,14 +60,16 @@ static double weights_s(const struct forebay_session *s)
     return fmax(all - extra, all / 2);
 }
 
+/* Speeds seen while other programs used the processors say nothing about the model. */
 static void save_history(const struct forebay_session *s)
 {
     const struct forebay_model_options *o = fb_model_options(s->model);
     struct fb_history *history = s->model->preflight->history;
     if (history) {
         fb_history_note_lookahead(history, s->alone_lookahead_bytes, s->alone_expert_bytes);
+        bool busy = fb_binding_others(s->model->binding) > FB_BUSY_CORES;
         fb_history_save(history, o->threads, o->repack,
-            (struct fb_computed){s->alone_tokens, weights_s(s)},
+            (struct fb_computed){s->alone_tokens, busy ? 0 : weights_s(s)},
             (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
     }
 }

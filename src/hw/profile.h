@@ -50,6 +50,7 @@ struct fb_profile {
     char machine[FB_PROFILE_MACHINE]; /* processor, cores, memory, llama.cpp: what it must match */
     int64_t measured;                 /* seconds since 1970, when it was begun */
     int cores;
+    double other_cores; /* processors that other programs used while it was measured; the most */
     double memory_bytes_per_s[2]; /* read by one thread, by one per core */
     double op_s; /* one operation on a row of activations: what a node costs at least */
     int n_rates;

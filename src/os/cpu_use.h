@@ -20,6 +20,10 @@ bool fb_cpu_use_read(struct fb_cpu_use *out);
 /* Processors that other programs used, on average, between two readings. */
 double fb_cpu_use_by_others(const struct fb_cpu_use *from, const struct fb_cpu_use *to);
 
+/* The same from now on, for so many nanoseconds; *n_cpus is of how many. 0, and *n_cpus is 1, when
+ * the system does not say. */
+double fb_cpu_use_watch(uint64_t ns, int *n_cpus);
+
 /* For tests: from now on fb_cpu_use_read reports what `fake` says. It is called on any thread.
  * NULL: the truth again. */
 typedef void (*fb_cpu_use_fake)(struct fb_cpu_use *out);

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "base/units.h"
 
@@ -42,4 +43,20 @@ double fb_cpu_use_by_others(const struct fb_cpu_use *from, const struct fb_cpu_u
     double known = (double)(int64_t)(to->idle_ns - from->idle_ns) +
                    (double)(int64_t)(to->own_ns - from->own_ns);
     return span > 0 && known < all ? (all - known) / span : 0;
+}
+
+double fb_cpu_use_watch(uint64_t ns, int *n_cpus)
+{
+    struct fb_cpu_use from, to;
+    const struct timespec pause = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    *n_cpus = 1;
+    if (!fb_cpu_use_read(&from)) {
+        return 0;
+    }
+    nanosleep(&pause, NULL);
+    if (!fb_cpu_use_read(&to)) {
+        return 0;
+    }
+    *n_cpus = to.n_cpus;
+    return fb_cpu_use_by_others(&from, &to);
 }
