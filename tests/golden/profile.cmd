@@ -3,7 +3,9 @@ export FOREBAY_CACHE_DIR=$PWD/cache
 forebay profile --json >first.json
 sed -n 's/^ *"\([a-z0-9_]*\)":.*/\1/p' first.json | awk '!seen[$1]++'
 # What was measured on a busy machine would be measured again.
-sed -i 's/"other_cores": [0-9.e+-]*/"other_cores": 0.0/' first.json cache/profile.json
+for file in first.json cache/profile.json; do
+    sed 's/"other_cores": [0-9.e+-]*/"other_cores": 0.0/' "$file" >idle && cp idle "$file"
+done
 forebay profile --json -q | cmp - first.json && echo "the same profile"
 ls cache
 forebay profile -q >text
