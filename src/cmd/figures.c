@@ -1,11 +1,13 @@
 #include "cmd/figures.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/files.h"
 
 /* --- JSON ---------------------------------------------------------------------------------- */
 
@@ -31,11 +33,12 @@ enum forebay_status figures_write(
 #define SET(type, name) set_##type(object, #name, stats->name);
     FOREBAY_STATS_LIST(SET)
 #undef SET
-    int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(object);
-    return rc == 0 ? FOREBAY_OK
-                   : fb_fail_errno(err, FOREBAY_E_IO, errno, "Check the path given with --stats.",
-                         "cannot write %s", path);
+    const struct named_file file = {"--stats", path, true};
+    enum forebay_status status = files_write(&file, text, strlen(text), err);
+    free(text);
+    return status;
 }
 
 /* --- Text ---------------------------------------------------------------------------------- */

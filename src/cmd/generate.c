@@ -11,10 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/files.h"
 #include "cmd/shared_options.h"
 
 /* --- Options ------------------------------------------------------------------------------- */
@@ -49,33 +49,6 @@ const char *generate_parse_tokens(const char *text, void *target)
     return NULL;
 }
 
-static enum forebay_status cannot_write(
-    const char *path, const char *option, struct forebay_error *err)
-{
-    char hint[64];
-    snprintf(hint, sizeof hint, "Check the path given with --%s.", option);
-    return fb_fail_errno(err, FOREBAY_E_IO, errno, hint, "cannot write %s", path);
-}
-
-/* Checks that the file can be written, without creating it. `path` may be NULL. */
-static enum forebay_status check_output(
-    const char *path, const char *option, struct forebay_error *err)
-{
-    if (!path) {
-        return FOREBAY_OK;
-    }
-    bool exists = access(path, F_OK) == 0;
-    FILE *f = fopen(path, "ab");
-    if (!f) {
-        return cannot_write(path, option, err);
-    }
-    fclose(f);
-    if (!exists) {
-        remove(path);
-    }
-    return FOREBAY_OK;
-}
-
 static enum forebay_status read_text(
     const char *path, char **text, size_t *length, struct forebay_error *err)
 {
@@ -108,13 +81,13 @@ static enum forebay_status read_text(
     return FOREBAY_OK;
 }
 
-/* Reads --file, and checks that the files to be written can be. */
+/* Reads --file, and checks that the files to be written can be, and damage no other. */
 static enum forebay_status check_files(struct generate_options *o, struct forebay_error *err)
 {
-    enum forebay_status status = check_output(o->stats_path, "stats", err);
-    if (status == FOREBAY_OK) {
-        status = check_output(o->trace_path, "trace-out", err);
-    }
+    const struct named_file files[] = {{"MODEL", o->model_path, false}, {"--file", o->file, false},
+        {"--sidecar", o->model.sidecar, false}, {"--stats", o->stats_path, true},
+        {"--trace-out", o->trace_path, true}};
+    enum forebay_status status = files_check(files, sizeof files / sizeof files[0], err);
     if (status != FOREBAY_OK) {
         return status;
     }

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "os/dirs.h"
+#include "os/save.h"
 
 #define FORMAT 3
 /* Fewer generated tokens than this say little. */

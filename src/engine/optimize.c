@@ -16,6 +16,7 @@
 #include "engine/preflight.h"
 #include "os/memory.h"
 #include "os/output.h"
+#include "os/save.h"
 #include "sidecar/writer.h"
 
 /* Units being read ahead of the one that is written. */
@@ -67,32 +68,31 @@ enum forebay_status fb_optimized_open(struct forebay_model *m, struct forebay_er
 
 /* --- Where it goes ------------------------------------------------------------------------- */
 
-/* What has the sidecar's name and is none is not ours to replace or delete. */
+/* A file that has the sidecar's name, or that of its unfinished form, and is not a sidecar must not
+ * be replaced or deleted. An empty one is what is left of a run that was killed at its start. */
 static enum forebay_status check_output(const char *path, struct forebay_error *err)
 {
-    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_is_one(path))) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
-            "%.200s is there, and is no sidecar", path);
-    }
-    return FOREBAY_OK;
+    char partial[4096 + 16];
+    enum forebay_status status = fb_sidecar_check_path(path, err);
+    return status == FOREBAY_OK && fb_sidecar_partial_path(path, partial, sizeof partial)
+               ? fb_sidecar_check_path(partial, err)
+               : status;
 }
 
 static enum forebay_status choose_path(const struct forebay_model *m, const char *output,
     char *path, size_t cap, struct forebay_error *err)
 {
     if (output) {
-        int n = snprintf(path, cap, "%s", output);
-        if (n <= 0 || (size_t)n >= cap) {
+        if (!*output || !fb_path_resolve(output, path, cap)) {
             return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file with -o.",
                 "%.100s is no name for a sidecar", output);
         }
         return check_output(path, err);
     }
-    if (fb_sidecar_path(m->catalog, false, path, cap) && fb_path_writable(path)) {
-        return FOREBAY_OK;
-    }
-    if (fb_sidecar_path(m->catalog, true, path, cap) && fb_path_writable(path)) {
-        return FOREBAY_OK;
+    for (int kept = 0; kept < 2; kept++) {
+        if (fb_sidecar_path(m->catalog, kept, path, cap) && fb_path_writable(path)) {
+            return check_output(path, err);
+        }
     }
     return fb_fail(err, FOREBAY_E_IO, "Say where: -o FILE.",
         "neither the model's directory nor the cache directory can be written to");
@@ -475,7 +475,10 @@ static enum forebay_status remove_both(const char *path, int *n, struct forebay_
 {
     char partial[4096 + 16];
     bool removed;
-    enum forebay_status status = fb_path_remove(path, &removed, err);
+    enum forebay_status status = check_output(path, err);
+    if (status == FOREBAY_OK) {
+        status = fb_path_remove(path, &removed, err);
+    }
     *n += status == FOREBAY_OK && removed;
     if (status == FOREBAY_OK && fb_sidecar_partial_path(path, partial, sizeof partial)) {
         status = fb_path_remove(partial, &removed, err);
@@ -492,8 +495,7 @@ enum forebay_status forebay_optimize_remove(
     int count = 0;
     enum forebay_status status = FOREBAY_OK;
     if (output) {
-        status = check_output(output, err);
-        status = status == FOREBAY_OK ? remove_both(output, &count, err) : status;
+        status = remove_both(output, &count, err);
     } else if ((status = fb_catalog_open(path, false, &catalog, err)) == FOREBAY_OK) {
         for (int kept = 0; kept < 2 && status == FOREBAY_OK; kept++) {
             if (fb_sidecar_path(catalog, kept, place, sizeof place)) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "os/dirs.h"
+#include "os/save.h"
 
 #define FORMAT 4 /* of the file; another number is another format */
 

@@ -9,7 +9,4 @@
  * False when there is none or it cannot be made: then nothing is kept. */
 bool fb_cache_path(const char *name, char *path, size_t cap);
 
-/* Replaces the file at `path` by `text` as a whole: nobody ever reads half of it. False on failure. */
-bool fb_file_replace(const char *path, const char *text, size_t length);
-
 #endif

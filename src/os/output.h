@@ -35,6 +35,9 @@ enum forebay_status fb_output_sync(
 enum forebay_status fb_output_commit(
     struct fb_output *output, const char *path, struct forebay_error *err);
 
+/* The directory that the path is in. */
+void fb_path_directory(const char *path, char *dir, size_t cap);
+
 /* Bytes that this user may still write to the file system of the directory that `path` is in;
  * UINT64_MAX when the system does not say. */
 uint64_t fb_disk_free(const char *path);
@@ -48,6 +51,7 @@ bool fb_path_writable(const char *path);
 /* True when there is something at `path`; when it is no regular file, which must not be replaced. */
 bool fb_path_exists(const char *path);
 bool fb_path_is_no_file(const char *path);
+bool fb_path_is_empty(const char *path); /* a file of no bytes */
 
 /* Removes the file. True when there was one. */
 enum forebay_status fb_path_remove(const char *path, bool *removed, struct forebay_error *err);

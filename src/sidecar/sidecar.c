@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "os/dirs.h"
+#include "os/output.h"
 #include "sidecar/format.h"
 
 /* More index than any model has: for a file whose head is hostile and well summed. */
@@ -136,6 +137,19 @@ bool fb_sidecar_is_one(const char *path)
               fb_sidecar_has_magic(bytes);
     fb_file_close(file);
     return is;
+}
+
+bool fb_path_holds_weights(const char *path)
+{
+    struct fb_file *file;
+    char magic[4];
+    if (fb_path_is_no_file(path) || fb_file_open(path, false, &file, NULL) != FOREBAY_OK) {
+        return false;
+    }
+    bool gguf = fb_file_read(file, magic, sizeof magic, 0, NULL) == FOREBAY_OK &&
+                memcmp(magic, "GGUF", sizeof magic) == 0;
+    fb_file_close(file);
+    return gguf || fb_sidecar_is_one(path);
 }
 
 enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_user *user,

@@ -58,6 +58,9 @@ bool fb_sidecar_path(const struct fb_catalog *catalog, bool kept, char *path, si
 /* Whether the file begins as sidecars do. False when it cannot be read. */
 bool fb_sidecar_is_one(const char *path);
 
+/* True if the file holds weights: a GGUF or a sidecar, whichever. Text must not replace it. */
+bool fb_path_holds_weights(const char *path);
+
 /* Opens the sidecar at `path`. E_IO when it cannot be read, E_FORMAT when it is damaged or not
  * complete, E_UNSUPPORTED when it is of another model, processor, version or layout; the message says
  * which. The catalogue must outlive it. */

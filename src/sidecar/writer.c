@@ -95,20 +95,21 @@ static enum forebay_status go_on(struct fb_sidecar_writer *w, struct forebay_err
     return status;
 }
 
-/* Head and index are on the disk before any checksum. */
+/* Head and index are on the disk before any checksum. The head is written first: by it another run
+ * knows the file as ours. */
 static enum forebay_status start_anew(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
     unsigned char head[FB_SIDECAR_HEAD_BYTES];
     fb_sidecar_head_pack(&w->head, head);
     enum forebay_status status = fb_output_resize(w->file, 0, err);
     if (status == FOREBAY_OK) {
+        status = fb_output_write(w->file, head, sizeof head, 0, err);
+    }
+    if (status == FOREBAY_OK) {
         status = fb_output_resize(w->file, w->head.file_bytes, err);
     }
     if (status == FOREBAY_OK) {
         status = fb_output_write(w->file, w->index, w->head.index_bytes, sizeof head, err);
-    }
-    if (status == FOREBAY_OK) {
-        status = fb_output_write(w->file, head, sizeof head, 0, err);
     }
     return status == FOREBAY_OK ? fb_output_sync(w->file, 0, w->head.sums_offset, err) : status;
 }
@@ -125,6 +126,15 @@ static enum forebay_status check_space(
         "%s will take %s more, its disk has %s", w->path, FB_SIZE(needed), FB_SIZE(room));
 }
 
+enum forebay_status fb_sidecar_check_path(const char *path, struct forebay_error *err)
+{
+    bool ours = !fb_path_exists(path) ||
+                (!fb_path_is_no_file(path) && (fb_path_is_empty(path) || fb_sidecar_is_one(path)));
+    return ours ? FOREBAY_OK
+                : fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
+                      "%.200s is there, and is no sidecar", path);
+}
+
 enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
     const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
     struct forebay_error *err)
@@ -137,7 +147,10 @@ enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_side
     w->layout = layout;
     w->path = fb_xstrdup(path);
     bool made = !fb_path_exists(partial);
-    enum forebay_status status = fb_sidecar_index_write(user, layout, &w->index, err);
+    enum forebay_status status = fb_sidecar_check_path(partial, err);
+    if (status == FOREBAY_OK) {
+        status = fb_sidecar_index_write(user, layout, &w->index, err);
+    }
     if (status == FOREBAY_OK) {
         make_head(layout, w->index, &w->head);
         w->sums = fb_xcalloc(w->head.n_sums, 8);

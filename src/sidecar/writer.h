@@ -6,7 +6,8 @@
  *      NAME            what NAME.partial is called when it is complete
  *
  * A run that finds a NAME.partial with exactly the head and the index that it would write itself goes
- * on behind the last unit that has a checksum. Anything else is written over.
+ * on behind the last unit that has a checksum. Another sidecar's is written over; a file that is no
+ * sidecar's is refused.
  */
 #ifndef FB_SIDECAR_WRITER_H
 #define FB_SIDECAR_WRITER_H
@@ -18,8 +19,12 @@ struct fb_sidecar_writer;
 /* Path of the file while it is not complete. */
 bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap);
 
+/* E_USAGE if a file at `path` is neither empty nor a sidecar, finished or not, and so must not be
+ * replaced. */
+enum forebay_status fb_sidecar_check_path(const char *path, struct forebay_error *err);
+
 /* Begins, or goes on. E_NOFIT when the disk has too little space; E_USAGE when another process is
- * writing it; E_IO. The layout must outlive the writer. */
+ * writing it, or the file is no sidecar's; E_IO. The layout must outlive the writer. */
 enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
     const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
     struct forebay_error *err);

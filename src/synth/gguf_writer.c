@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "os/file.h"
 #include "os/output.h"
+#include "os/save.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -24,9 +25,10 @@
 #define PATH_CAP    4096
 
 struct part {
-    int first, end; /* tensors */
-    char path[PATH_CAP];
-    char temporary[PATH_CAP + 8];
+    int first, end;        /* tensors */
+    char path[PATH_CAP];   /* as given */
+    char target[PATH_CAP]; /* the file that links lead to */
+    char temporary[PATH_CAP + 16];
     const char *present; /* which of the two exists and is ours, or NULL */
     uint64_t bytes;
 };
@@ -74,6 +76,28 @@ static void divide(struct writer *w)
     }
 }
 
+/* The file may replace one that can be written to, but not a device, nor a file that is read. */
+static enum forebay_status check_path(
+    const struct writer *w, struct part *p, struct forebay_error *err)
+{
+    for (int i = 0; i < w->output->n_inputs; i++) {
+        if (fb_path_same_file(p->path, w->output->inputs[i])) {
+            return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
+                "%.200s is read to make the model, and cannot be replaced by it", p->path);
+        }
+    }
+    if (fb_path_is_no_file(p->path)) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file.",
+            "%.200s is there, and is no file", p->path);
+    }
+    int errnum = fb_path_check_output(p->path);
+    if (errnum || !fb_path_resolve(p->path, p->target, sizeof p->target)) {
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum ? errnum : errno,
+            "Is the directory there and writable?", "cannot create %s", p->path);
+    }
+    return FOREBAY_OK;
+}
+
 static enum forebay_status name_parts(struct writer *w, const char *path, struct forebay_error *err)
 {
     size_t stem = strlen(path);
@@ -91,11 +115,10 @@ static enum forebay_status name_parts(struct writer *w, const char *path, struct
         } else {
             snprintf(p->path, sizeof p->path, "%s", path);
         }
-        if (fb_path_is_no_file(p->path)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file.",
-                "%.200s is there, and is no file", p->path);
+        enum forebay_status status = check_path(w, p, err);
+        if (status != FOREBAY_OK) {
+            return status;
         }
-        snprintf(p->temporary, sizeof p->temporary, "%s.tmp", p->path);
     }
     return FOREBAY_OK;
 }
@@ -208,19 +231,22 @@ static uint64_t part_bytes(const struct writer *w, size_t header)
 static enum forebay_status open_part(struct writer *w, struct forebay_error *err)
 {
     struct part *p = w->part;
+    if (!fb_temporary_create(p->target, p->temporary, sizeof p->temporary)) {
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "Is the directory there and writable?",
+            "cannot create %s", p->path);
+    }
+    p->present = p->temporary;
     if (w->source->hole) {
         enum forebay_status status = fb_file_make_sparse(p->temporary, p->bytes, err);
         if (status) {
             return status;
         }
-        p->present = p->temporary;
     }
     w->file = fopen(p->temporary, w->source->hole ? "r+b" : "wb");
     if (!w->file) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno, "Is the directory there and writable?",
             "cannot create %s", p->temporary);
     }
-    p->present = p->temporary;
     return FOREBAY_OK;
 }
 
@@ -253,11 +279,11 @@ static enum forebay_status rename_parts(struct writer *w, struct forebay_error *
 {
     for (int i = 0; i < w->n_parts; i++) {
         struct part *p = &w->parts[i];
-        if (rename(p->temporary, p->path)) {
+        if (rename(p->temporary, p->target)) {
             return fb_fail_errno(
-                err, FOREBAY_E_IO, errno, "", "cannot rename %s to %s", p->temporary, p->path);
+                err, FOREBAY_E_IO, errno, "", "cannot rename %s to %s", p->temporary, p->target);
         }
-        p->present = p->path;
+        p->present = p->target;
     }
     return FOREBAY_OK;
 }

@@ -2,7 +2,8 @@
  * gguf_writer.h - puts a made model into one GGUF file, or a split set.
  *
  * Bytes are asked for in file order, in chunks of whole rows, and written once. Everything goes to
- * PATH.tmp first and is renamed when complete; on any failure the temporary files are removed.
+ * new files PATH.NUMBER.tmp first, which are renamed when complete; on any failure they are removed.
+ * E_USAGE if a file to write is one of the inputs.
  */
 #ifndef FB_SYNTH_GGUF_WRITER_H
 #define FB_SYNTH_GGUF_WRITER_H
