@@ -52,7 +52,7 @@ static void print_reads(const struct forebay_stats *s)
     fprintf(stderr, "reads:  %s in total, %s per generated token", FB_SIZE(s->read_bytes),
         FB_SIZE((uint64_t)per_token));
     if (s->disk_bytes_per_s > 0) {
-        fprintf(stderr, "; disk %s/s, %.0f %% utilised", FB_SIZE((uint64_t)s->disk_bytes_per_s),
+        fprintf(stderr, "; disk %s, %.0f %% utilised", FB_RATE(s->disk_bytes_per_s),
             s->disk_utilisation * 100);
     }
     fprintf(stderr, "\n");
