@@ -242,8 +242,14 @@ static bool run_command(struct chat *c, const char *line)
             return commands[i].run != NULL;
         }
     }
-    fb_fail(&err, FOREBAY_E_USAGE, "/help lists the commands.", "unknown command /%.*s",
-        (int)fb_min(length, 40), line);
+    struct cmd_guess guess = cmd_guess_begin(line, length);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        cmd_guess_add(&guess, commands[i].name);
+    }
+    char hint[64];
+    snprintf(hint, sizeof hint, guess.name ? "Did you mean /%s?" : "/help lists the commands.",
+        guess.name);
+    fb_fail(&err, FOREBAY_E_USAGE, hint, "unknown command /%.*s", (int)fb_min(length, 40), line);
     report(c, &err);
     return true;
 }

@@ -59,3 +59,8 @@ enum forebay_status files_write(
     }
     return status;
 }
+
+bool files_stdin_is_given(void)
+{
+    return fb_stdin_is_given();
+}

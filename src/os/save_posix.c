@@ -196,6 +196,13 @@ bool fb_file_replace(const char *path, const char *text, size_t length)
     return true;
 }
 
+bool fb_stdin_is_given(void)
+{
+    struct stat st;
+    return fstat(STDIN_FILENO, &st) == 0 &&
+           (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) || S_ISREG(st.st_mode));
+}
+
 bool fb_private_append(const char *path, const char *text, size_t length)
 {
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600);
