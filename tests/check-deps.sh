@@ -31,7 +31,7 @@ sim: base io cache stream model plan
 backend: base os stream model sidecar plan GGML
 engine: base os model sidecar hw plan backend GGML LLAMA jansson.h
 serve: base jansson.h microhttpd.h pthread.h unistd.h dirent.h sys/stat.h sys/socket.h arpa/inet.h netdb.h
-cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h files.c=os/save.h files.c=sidecar/sidecar.h line.c=histedit.h serve.c=serve/server.h synth.c=synth/synth.h sim.c=sim/sim.h verify.c=serve/service.h
+cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h files.c=os/save.h files.c=sidecar/sidecar.h line.c=histedit.h line.c=os/dirs.h line.c=os/save.h terminal.c=sys/ioctl.h serve.c=serve/server.h synth.c=synth/synth.h sim.c=sim/sim.h verify.c=serve/service.h
 '
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).
 iso='assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign

@@ -209,6 +209,6 @@ bool fb_private_append(const char *path, const char *text, size_t length)
     if (fd < 0) {
         return false;
     }
-    bool written = write(fd, text, length) == (ssize_t)length;
+    bool written = fchmod(fd, 0600) == 0 && write(fd, text, length) == (ssize_t)length;
     return close(fd) == 0 && written;
 }
