@@ -1,4 +1,4 @@
-/* test_line.c - reading lines on a terminal (a pseudo-terminal): typed, pasted, from the history. */
+/* test_line.c - reading lines on a pseudo-terminal: typed, pasted, from the history. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -116,8 +116,8 @@ static size_t receive(int master, int from, char *results, size_t n, size_t cap)
     return n;
 }
 
-/* Types the text, of which each piece up to '|' makes one line. Returns the lines that were read, each
- * followed by '$'. */
+/* Types the text, of which each piece up to '|' makes one line. Returns the lines that were read,
+ * each followed by '$'. */
 static const char *type(const char *text)
 {
     static char results[1 << 20];

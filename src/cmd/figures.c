@@ -59,11 +59,28 @@ static void print_reads(const struct forebay_stats *s)
     if (s->expert_requests) {
         fprintf(stderr, "cache:  %.1f %% of %llu expert requests were hits", s->hit_rate * 100,
             (unsigned long long)s->expert_requests);
-        if (s->roofline_ratio > 0) {
-            fprintf(stderr, "; %.1f times the speed of reading every weight from disk",
-                s->roofline_ratio);
-        }
         fprintf(stderr, "\n");
+    }
+}
+
+/* Names the part that most of the time went to, and what would make it shorter. */
+static void print_limit(const struct forebay_stats *s)
+{
+    double total = s->compute_s + s->stall_s + s->unpack_s + s->scheduler_s;
+    double rest = s->compute_s + s->scheduler_s;
+    const char *what = "computing", *remedy = "more memory and a faster disk would not help much";
+    double part = rest;
+    if (s->stall_s >= rest && s->stall_s >= s->unpack_s) {
+        what = "waiting for the disk";
+        remedy = "more memory (--mem) or a faster disk would help";
+        part = s->stall_s;
+    } else if (s->unpack_s >= rest) {
+        what = "unpacking weights";
+        remedy = "forebay optimize, run once, would help";
+        part = s->unpack_s;
+    }
+    if (total > 0) {
+        fprintf(stderr, "limit:  %s, %.0f %% of the time; %s\n", what, part / total * 100, remedy);
     }
 }
 
@@ -111,4 +128,5 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
         "time:   compute %.2f s, stalled on reads %.2f s, unpacking %.2f s, scheduling %.2f s; "
         "written %s\n",
         s->compute_s, s->stall_s, s->unpack_s, s->scheduler_s, FB_SIZE(s->written_bytes));
+    print_limit(s);
 }

@@ -20,7 +20,7 @@ enum forebay_status files_check(
 enum forebay_status files_write(
     const struct named_file *file, const char *text, size_t length, struct forebay_error *err);
 
-/* True if standard input may hold a text: a pipe, a socket or a file, not a terminal or /dev/null. */
+/* True if standard input may hold a text: a pipe, a socket or a file, not a device. */
 bool files_stdin_is_given(void);
 
 #endif

@@ -6,7 +6,7 @@
 #include "forebay.h"
 
 /* Fill with generate_options_init, then generate_parse; free with generate_release. Without a
- * prompt, a file or tokens, the prompt is standard input (`reads_stdin`), or else a built-in text. */
+ * prompt, a file or tokens, the prompt is standard input (`reads_stdin`), else a built-in text. */
 struct generate_options {
     const char *model_path;
     const char *prompt; /* -p, or the second argument */
@@ -34,7 +34,8 @@ struct generate_options {
 #define GENERATE_INPUT_OPTIONS(o) \
     {CMD_GROUP, .help = "Input (at most one, or PROMPT; default: a built-in text)"}, \
     {CMD_STRING, 'p', "prompt", "TEXT", "text to continue", .target = &(o)->prompt}, \
-    {CMD_STRING, 'f', "file", "FILE", "file with the text to continue, byte for byte; - is standard input", \
+    {CMD_STRING, 'f', "file", "FILE", \
+        "file with the text to continue, byte for byte; - is standard input", \
         .target = &(o)->file}, \
     {CMD_CALL, 0, "tokens", "IDS", "token ids to continue: 1,2,3", .target = (o), \
         .parse = generate_parse_tokens}
@@ -43,8 +44,9 @@ const char *generate_parse_tokens(const char *text, void *target);
 
 void generate_options_init(struct generate_options *options, uint32_t n_predict);
 
-/* Parses the command line of `name` ("run" or "verify"), which adds up to three rows of its own, and checks
- * that its files can be read and written, so that mistakes surface before the model is loaded.
+/* Parses the command line of `name` ("run" or "verify"), which adds up to three rows of its own,
+ * and checks that its files can be read and written, so that mistakes surface before the model is
+ * loaded.
  * The fields of `options` are the defaults. Returns CMD_GO_ON or the exit code. */
 int generate_parse(const char *name, const char *summary, const struct cmd_option own[3], int argc,
     char **argv, struct generate_options *options);

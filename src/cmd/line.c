@@ -5,7 +5,7 @@
  *
  *      ESC [200~ text, several lines ESC [201~
  *
- * libedit does not know that; the first mark is bound to a function that reads up to the second one.
+ * libedit does not know that; the first mark is bound to a function that reads up to the second.
  */
 #include "cmd/line.h"
 

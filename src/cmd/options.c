@@ -291,8 +291,8 @@ static int store(
 
 #define WORD_MAX 32
 
-/* Number of characters that are inserted, deleted, replaced, or exchanged with their neighbour between
- * two words; WORD_MAX if one is too long. */
+/* Number of characters inserted, deleted, replaced, or exchanged with their neighbour between two
+ * words; WORD_MAX if one is too long. */
 static int distance(const char *a, size_t n_a, const char *b, size_t n_b)
 {
     int d[WORD_MAX + 1][WORD_MAX + 1];

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-/* True if text may be coloured or dimmed: a terminal that is not "dumb", and NO_COLOR is not set. */
+/* True if text may be coloured or dimmed: a terminal, not "dumb", and NO_COLOR is not set. */
 bool terminal_has_colours(int fd);
 
 /* True if the cursor can be moved: a terminal that is not "dumb". */

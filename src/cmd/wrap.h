@@ -1,8 +1,8 @@
 /*
  * wrap.h - prints streamed text so that lines break between words at the edge of a terminal.
  *
- * Text is printed as soon as it arrives. A word that reaches the edge is erased and printed again on
- * the next line:
+ * Text is printed as soon as it arrives. A word that reaches the edge is erased and printed again
+ * on the next line:
  *
  *      |the quick brown fo|      "x" arrives:      |the quick brown   |
  *                                                  |fox               |
@@ -28,8 +28,8 @@ struct wrap {
     bool code; /* between fences */
 };
 
-/* Prints n bytes, in whole UTF-8 characters. columns: width of the terminal; 0: no wrapping. False if
- * writing failed. */
+/* Prints n bytes, in whole UTF-8 characters. columns: width of the terminal; 0: no wrapping. False
+ * if writing failed. */
 bool wrap_print(struct wrap *wrap, const char *text, size_t n, int columns);
 
 #endif
