@@ -1,4 +1,5 @@
 /* test_wrap.c - streamed text on a terminal: what is printed, and what a terminal makes of it. */
+#define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
