@@ -1,4 +1,4 @@
-# flatten.awk - JSON as forebay prints it (one value a line) as lines "PATH VALUE":
+# flatten.awk - turns JSON as forebay prints it (one value per line) into lines "PATH VALUE":
 #   forebay.decode_tok_per_s.median 6.93        forebay.runs.0.hit_rate 0.71
 {
     line = $0

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# header.sh - how long a model of a trillion parameters takes before any of it is read.
+# header.sh - time to inspect and plan a model of a trillion parameters, before weights are read.
 #
 #   bench/header.sh [ROUNDS]       default: 10
 #
-# The model's large weights are holes in the file, so it takes no disk; only its header is read.
-# `plan` is given the disk's speed: otherwise it measures the disk, for about half a second. The
-# processors are measured before, once for each machine (some seconds). Seconds: median (range).
+# The model's large weights are holes in a sparse file, so it takes no disk space; only its header
+# is read. `plan` gets the disk's speed as an option, because measuring the disk takes about half a
+# second. The processors are measured first (some seconds). Prints seconds: median (range).
 cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
 rounds=${1:-10}

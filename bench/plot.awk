@@ -1,10 +1,10 @@
-# plot.awk - points and lines as an SVG that can be read on light and on dark paper.
+# plot.awk - draws points and lines as an SVG for light and dark backgrounds.
 #
 #   awk -v title=T -v xlabel=X -v ylabel=Y [-v log_y=1] -f bench/plot.awk DATA >FILE.svg
 #
 # A line of DATA, tab-separated:   SERIES  STYLE  COLOUR(0..7)  X  Y  [LOW  HIGH]
-# STYLE: points (with error bars where LOW and HIGH are given, joined by a line), line, dashed,
-# dotted. Series appear in the legend in the order in which they come first.
+# STYLE: points (joined by a line, with error bars if LOW and HIGH are given), line, dashed, dotted.
+# The legend lists the series in the order of their first line.
 BEGIN {
     FS = "\t"
     split("#2f81f7 #d9730d #2da44e #bf5af2 #e5484d #0d9488 #9a7b1e #7d8590", colour, " ")
@@ -23,16 +23,21 @@ NF >= 5 {
 
 function lg(v) { return log(v) / log(10) }
 function px(v) { return left + (v - x0) / (x1 - x0) * width }
-function py(v) { return top + height - (log_y ? (lg(v) - lg(y0)) / (lg(y1) - lg(y0)) : (v - y0) / (y1 - y0)) * height }
+function py(v,   share) {
+    share = log_y ? (lg(v) - lg(y0)) / (lg(y1) - lg(y0)) : (v - y0) / (y1 - y0)
+    return top + height - share * height
+}
 function floor(v,   i) { i = int(v); return i > v ? i - 1 : i }
 function escaped(text) { gsub(/&/, "\\&amp;", text); gsub(/</, "\\&lt;", text); return text }
 function text(at_x, at_y, anchor, what, more) {
-    printf "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\"%s>%s</text>\n", at_x, at_y, anchor, more, escaped(what)
+    printf "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\"%s>%s</text>\n",
+        at_x, at_y, anchor, more, escaped(what)
 }
 function segment(xa, ya, xb, yb, class) {
-    printf "<line class=\"%s\" x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\"/>\n", class, xa, ya, xb, yb
+    printf "<line class=\"%s\" x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\"/>\n",
+        class, xa, ya, xb, yb
 }
-# Steps of 1, 2 or 5 times a power of ten, about `about` of them.
+# The distance of grid lines, 1, 2 or 5 times a power of ten, so that there are about `about` lines.
 function step_of(range, about,   power, s) {
     power = 10 ^ floor(lg(range / about)); s = range / about / power
     return (s > 5 ? 10 : s > 2 ? 5 : s > 1 ? 2 : 1) * power
@@ -41,24 +46,32 @@ function grid_y(v) {
     segment(left, py(v), left + width, py(v), "grid")
     text(left - 8, py(v) + 4, "end", sprintf("%g", v), "")
 }
-function draw(s,   i, points, dash) {
-    for (i = 1; i <= n_points[s]; i++) points = points sprintf("%.1f,%.1f ", px(x[s, i]), py(y[s, i]))
-    dash = style[s] == "dashed" ? " stroke-dasharray=\"7 5\"" : style[s] == "dotted" ? " stroke-dasharray=\"2 5\"" : ""
-    printf "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\"%s points=\"%s\"/>\n", paint[s], dash, points
+function dash_of(s) {
+    if (style[s] == "dashed") return " stroke-dasharray=\"7 5\""
+    return style[s] == "dotted" ? " stroke-dasharray=\"2 5\"" : ""
+}
+function draw(s,   i, at, points) {
+    for (i = 1; i <= n_points[s]; i++)
+        points = points sprintf("%.1f,%.1f ", px(x[s, i]), py(y[s, i]))
+    printf "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\"%s points=\"%s\"/>\n",
+        paint[s], dash_of(s), points
     if (style[s] != "points") return
     for (i = 1; i <= n_points[s]; i++) {
-        printf "<path stroke=\"%s\" stroke-width=\"1.5\" d=\"M%.1f %.1fV%.1fm-4 0h8M%.1f %.1fh8\"/>\n", paint[s], \
-            px(x[s, i]), py(low[s, i]), py(high[s, i]), px(x[s, i]) - 4, py(low[s, i])
-        printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", px(x[s, i]), py(y[s, i]), paint[s]
+        at = px(x[s, i])
+        printf "<path stroke=\"%s\" stroke-width=\"1.5\" d=\"", paint[s]
+        printf "M%.1f %.1fV%.1fm-4 0h8M%.1f %.1fh8\"/>\n",
+            at, py(low[s, i]), py(high[s, i]), at - 4, py(low[s, i])
+        printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n",
+            at, py(y[s, i]), paint[s]
     }
 }
-function legend(s, row,   at, dash) {
+function legend(s, row,   at) {
     at = top + 10 + row * 20
-    dash = style[s] == "dashed" ? " stroke-dasharray=\"7 5\"" : style[s] == "dotted" ? " stroke-dasharray=\"2 5\"" : ""
-    printf "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\" stroke=\"%s\" stroke-width=\"2\"%s/>\n", \
-        left + width + 16, at, left + width + 44, at, paint[s], dash
+    printf "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\" stroke=\"%s\" stroke-width=\"2\"%s/>\n",
+        left + width + 16, at, left + width + 44, at, paint[s], dash_of(s)
     if (style[s] == "points")
-        printf "<circle cx=\"%d\" cy=\"%d\" r=\"4\" fill=\"%s\"/>\n", left + width + 30, at, paint[s]
+        printf "<circle cx=\"%d\" cy=\"%d\" r=\"4\" fill=\"%s\"/>\n",
+            left + width + 30, at, paint[s]
     text(left + width + 52, at + 4, "start", s, "")
 }
 
@@ -68,10 +81,14 @@ END {
     if (x1 == x0) x1 = x0 + 1
     margin = (x1 - x0) * 0.04; x0 -= margin; x1 += margin
     if (log_y) { y0 /= 1.25; y1 *= 1.25 } else { y0 = 0; y1 = y1 > 0 ? y1 * 1.08 : 1 }
-    printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"system-ui, sans-serif\" font-size=\"13\">\n", total_w, total_h
-    print "<style>text { fill: #1f2328 } .grid { stroke: #8884; } .axis { stroke: #888 } .paper { fill: #fff }"
-    print "@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .paper { fill: #0d1117 } }</style>"
-    printf "<title>%s</title><rect class=\"paper\" width=\"%d\" height=\"%d\"/>\n", escaped(title), total_w, total_h
+    printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\"", total_w, total_h
+    print " font-family=\"system-ui, sans-serif\" font-size=\"13\">"
+    printf "<style>text { fill: #1f2328 } .grid { stroke: #8884; } "
+    print ".axis { stroke: #888 } .paper { fill: #fff }"
+    printf "@media (prefers-color-scheme: dark) { "
+    print "text { fill: #e6edf3 } .paper { fill: #0d1117 } }</style>"
+    printf "<title>%s</title><rect class=\"paper\" width=\"%d\" height=\"%d\"/>\n",
+        escaped(title), total_w, total_h
     text(left, 26, "start", title, " font-size=\"15\" font-weight=\"600\"")
     if (log_y) {
         for (power = floor(lg(y0)); power <= lg(y1); power++)
@@ -91,7 +108,8 @@ END {
     segment(left, top + height, left + width, top + height, "axis")
     segment(left, top, left, top + height, "axis")
     text(left + width / 2, top + height + 44, "middle", xlabel, "")
-    text(0, 0, "middle", ylabel, sprintf(" transform=\"translate(18 %d) rotate(-90)\"", top + height / 2))
+    text(0, 0, "middle", ylabel,
+        sprintf(" transform=\"translate(18 %d) rotate(-90)\"", top + height / 2))
     for (k = 1; k <= n_series; k++) { draw(order[k]); legend(order[k], k - 1) }
     print "</svg>"
 }

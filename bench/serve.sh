@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# serve.sh - what requests gain from sharing passes: one client and eight, on streamed models.
+# serve.sh - the gain of requests that share passes: one client and eight, on streamed models.
 #
 #   bench/serve.sh [TOKENS]
 #
-# Makes mixtures of experts that replay real routing traces and a dense model, serves each with part
-# of its weights in memory and with all of them, and asks with 1 and with 8 clients for TOKENS tokens
-# each (default 32; of the dense model a third). The clients of a mixture start at different tokens
-# of the trace, so that they need different experts. The disk is limited to RATE (default 1000M), so
-# that it is the same throughout. Speeds are those of passes without prompts, from /metrics.
+# Makes mixtures of experts that replay real routing traces and a dense model, serves each with a
+# part of its weights in memory and with all of them, and requests TOKENS tokens (default 32; a
+# third for the dense model) with 1 client and with 8. The clients of a mixture start at different
+# tokens of the trace, so that they need different experts. The disk is limited to RATE (default
+# 1000M), so that its speed does not change. Speeds are those of passes without prompts, from
+# /metrics.
 #
 #   bound: rows / max(bytes read per pass / disk, time of such a pass with all weights in memory)
 #
+# Environment: RATE, THREADS (default: all processors), PORT (18555), MODELS (qwen3 gpt-oss dense).
 # Needs curl, root (cgroups) and 5 GB of disk; see lib.sh.
-cd "$(dirname "$0")/.."
-case ${1:-} in -h | --help) sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' bench/serve.sh; exit ;; esac
+cd "$(dirname "$0")/.." || exit 1
 . bench/lib.sh
+need_limit
 tokens=${1:-32}
 rate=${RATE:-1000M}
 threads=${THREADS:-$(nproc)}
@@ -30,7 +32,7 @@ model serve-dense random --arch llama --type Q4_K --size 1G --vocab 32000
 metric() { awk -v name="forebay_$1" '$1 == name { print $2 }' "$2"; }
 
 start() { # MODEL WEIGHTS_BYTES
-    # shellcheck disable=SC2016 # the inner shell's own number
+    # shellcheck disable=SC2016 # the inner shell writes its process id, which exec passes on
     "$limit" -r "$rate" -d "$1" -- bash -c 'echo $$ >"$0"; exec "$@"' "$dir/serve.pid" \
         "$forebay" serve "$1" --weights-mem "$2" -c 256 --batch 64 --parallel 8 -t "$threads" \
         --port "$port" -q 2>"$dir/serve.log" &
@@ -56,7 +58,7 @@ ask() { # CLIENT TOKENS
         \"max_tokens\": $2, \"temperature\": 0, \"ignore_eos\": true}"
 }
 
-measure() { # CLIENTS TOKENS: one line "tok/s bytes-per-pass seconds-per-pass rows-per-pass"
+measure() { # CLIENTS TOKENS: prints tokens/s, bytes, seconds and rows per pass on one line
     local pids=() i
     ask 9 4
     curl -sf "$url/metrics" >"$dir/before"
@@ -67,13 +69,15 @@ measure() { # CLIENTS TOKENS: one line "tok/s bytes-per-pass seconds-per-pass ro
     for i in "${pids[@]}"; do wait "$i"; done
     sleep 0.5
     curl -sf "$url/metrics" >"$dir/after"
-    for name in decode_rows_total decode_seconds_total decode_passes_total decode_read_bytes_total; do
-        echo "$(metric $name "$dir/after") $(metric $name "$dir/before")"
+    for name in rows seconds passes read_bytes; do
+        echo "$(metric decode_${name}_total "$dir/after")" \
+            "$(metric decode_${name}_total "$dir/before")"
     done | awk '{ d[NR] = $1 - $2 }
         END { printf "%g %g %g %g\n", d[1] / d[2], d[4] / d[3], d[2] / d[3], d[1] / d[3] }'
 }
 
-echo "| model | weights in memory | clients | tokens/s | times one client | rows a pass | read a pass | from the disk | computing | bound | of the bound |"
+echo "| model | weights in memory | clients | tokens/s | times one client | rows per pass |" \
+    "read per pass | from the disk | computing | bound | of the bound |"
 echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 for kind in ${MODELS:-qwen3 gpt-oss dense}; do
     n=$tokens percent=25
@@ -91,7 +95,8 @@ for kind in ${MODELS:-qwen3 gpt-oss dense}; do
         function row(clients, rate, bytes, rows, compute, one,    read_s, bound) {
             read_s = bytes / disk
             bound = rows / (read_s > compute ? read_s : compute)
-            printf "| %s | %d %% | %d | %.2f | %.2f | %.1f | %.0f MB | %.0f ms | %.0f ms | %.2f | %.2f |\n",
+            printf "| %s | %d %% | %d | %.2f | %.2f | %.1f | %.0f MB | %.0f ms | %.0f ms |" \
+                " %.2f | %.2f |\n",
                 kind, percent, clients, rate, rate / one, rows, bytes / 1e6, read_s * 1e3,
                 compute * 1e3, bound, rate / bound
         }

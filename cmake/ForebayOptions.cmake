@@ -1,9 +1,9 @@
-# Options, compiler flags and system libraries. Targets link the interface libraries
+# Options, compiler flags and system libraries. Targets link these interface libraries:
 #   forebay_options   language, warnings, sanitizers
 #   forebay_system    jansson, liburing (Linux), threads, maths
 #   forebay_terminal  libedit
 #   forebay_http      libmicrohttpd
-# Flags are set on our targets only, so that a llama.cpp built beside us keeps its own.
+# Flags are set on our targets only, so that a llama.cpp built as a subdirectory keeps its own.
 
 option(FOREBAY_TESTS "Build the tests (needs cmocka)" ON)
 set(FOREBAY_SANITIZE "" CACHE STRING "Sanitizers, as in -fsanitize=: address,undefined or thread")
@@ -16,7 +16,8 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 add_library(forebay_options INTERFACE)
 target_include_directories(forebay_options INTERFACE
     ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
-# -UNDEBUG: assertions stay. _GNU_SOURCE is empty so that a file may say `#define _GNU_SOURCE` too.
+# -UNDEBUG keeps assertions. _GNU_SOURCE is defined as empty, so that a file with an own
+# `#define _GNU_SOURCE` compiles without a warning.
 target_compile_options(forebay_options INTERFACE
     $<$<COMPILE_LANGUAGE:C>:-std=gnu11> $<$<COMPILE_LANGUAGE:CXX>:-std=gnu++17>
     $<$<AND:$<PLATFORM_ID:Linux>,$<COMPILE_LANGUAGE:C>>:-D_GNU_SOURCE=>
@@ -33,7 +34,7 @@ find_package(Threads REQUIRED)
 add_library(forebay_system INTERFACE)
 target_link_libraries(forebay_system INTERFACE Threads::Threads m ${CMAKE_DL_LIBS})
 
-# forebay_need(TARGET NAME HEADER PACKAGE): links a system library, or says what to install.
+# forebay_need(TARGET NAME HEADER PACKAGE): links a system library; an error if it is missing.
 function(forebay_need target name header package)
     string(TOUPPER ${name} var)
     find_path(${var}_INCLUDE_DIR ${header})
@@ -55,11 +56,11 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     target_compile_definitions(forebay_system INTERFACE FB_HAVE_LIBURING)
 endif()
 
-# Only the program edits lines. On macOS, libedit is part of the system.
+# libedit is for the program only. On macOS it is part of the system.
 add_library(forebay_terminal INTERFACE)
 forebay_need(forebay_terminal edit histedit.h libedit-dev)
 
-# forebay_export_only(TARGET PATTERN...): a shared library exports these symbols and nothing else.
+# forebay_export_only(TARGET PATTERN...): limits the exports of a shared library to these symbols.
 function(forebay_export_only target)
     set(file ${CMAKE_CURRENT_BINARY_DIR}/${target}.exports)
     if(APPLE)
@@ -75,9 +76,9 @@ function(forebay_export_only target)
     set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${file})
 endfunction()
 
-# forebay_resolve_all(TARGET): a shared library without undefined symbols.
+# forebay_resolve_all(TARGET): makes undefined symbols in a shared library a link error.
 function(forebay_resolve_all target)
-    if(NOT APPLE AND NOT FOREBAY_SANITIZE) # a sanitizer's runtime is found in the program
+    if(NOT APPLE AND NOT FOREBAY_SANITIZE) # a sanitizer's runtime is linked into the program
         target_link_options(${target} PRIVATE -Wl,-z,defs)
     endif()
 endfunction()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up and build: what is missing is installed, llama.cpp fetched, the preset configured and built.
+# Installs missing packages, fetches llama.cpp, configures the preset and builds it.
 #   scripts/build.sh [PRESET]      release (default), asan or tsan
 # FOREBAY_LLAMA_SOURCE=DIR in the environment builds against your own llama.cpp checkout.
 # JOBS=N limits the parallel compilations (default: one per core).
@@ -22,5 +22,5 @@ if [ ! -e "$build/Makefile" ] || [ ${#own[@]} != 0 ]; then
         exit 1
     }
 fi
-unset MAKELEVEL # a make of its own, not a sub-make that names its directory
+unset MAKELEVEL # else make takes itself for a sub-make and prints the directory
 exec cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds Forebay and runs every test: unit tests, dependency check, exports, golden tests.
+# Builds Forebay and runs all tests: unit tests, dependency check, exports, golden tests and others.
 #   scripts/check.sh [PRESET [quick]]      PRESET is release (default), asan or tsan;
 #                                          quick: without the tests that take a minute or more
-# The last line is `N passed, M failed[, K skipped]`, counted in single cases. Exit 1 if any failed.
+# The last line is `N passed, M failed[, K skipped]`, counting test cases. Exit 1 if any failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 preset=${1:-release}
@@ -11,7 +11,7 @@ select=()
 [ "${2:-}" != quick ] || select=(-LE slow)
 
 scripts/build.sh "$preset"
-scripts/fetch-clients.sh || true # without them their tests are skipped, and counted as such
+scripts/fetch-clients.sh || true # without the API clients, their tests count as skipped
 
 log=$build/Testing/Temporary/LastTest.log
 rm -f "$log"
@@ -19,8 +19,8 @@ tests_rc=0
 ctest --test-dir "$build" -j "${JOBS:-2}" ${select[@]+"${select[@]}"} --output-on-failure ||
     tests_rc=$?
 
-# Tests report in TAP, or with a closing line like our own. One that ends badly without saying which
-# case failed, or with fewer cases than it announced, has at least one failure that nobody counted.
+# Tests report in TAP, or with a last line like our own. A test that fails without naming the failed
+# case, or reports fewer cases than it announced, counts as at least one more failure.
 counts=$(awk '
     / Testing: / { planned = seen = bad = 0 }
     /^1\.\.[0-9]+$/ { planned += substr($0, 4) }

@@ -4,13 +4,13 @@
 #   scripts/fetch-llama.sh [PLATFORM] [--into DIR]
 #
 # PLATFORM is linux-x64, linux-arm64, mac-arm64-metal, mac-x64, linux-x64-vulkan or linux-x64-cuda;
-# without it, the plain one for this machine. DIR is deps/llama unless given.
-# The archives come from npm, are checked against scripts/llama.lock, and nothing in them is run.
-# Does nothing when DIR already holds what the lock file names. DIR appears complete or not at all.
+# default: this machine's platform, without CUDA or Vulkan. DIR defaults to deps/llama.
+# The archives come from npm and are checked against scripts/llama.lock; nothing in them is run.
+# Does nothing if DIR already holds the pinned version. DIR is replaced as a whole or not at all.
 #
 #   DIR/include           llama.h, ggml*.h, gguf.h, ggml-backend-impl.h
-#   DIR/include/common    headers of libllama-common     DIR/include/vendor   what those need
-#   DIR/include/common/jinja                             what common/chat.h needs
+#   DIR/include/common    headers of libllama-common (with jinja/, which common/chat.h includes)
+#   DIR/include/vendor    headers that those include
 #   DIR/lib               libllama, libggml, libggml-base, libllama-common, libggml-cpu-*, ...
 #   DIR/LICENSE           llama.cpp's licence
 set -euo pipefail
@@ -48,25 +48,27 @@ locked() {
         die "$1 is not in scripts/llama.lock."
 }
 
-# fetch NAME VERSION INTEGRITY DIR: packs one archive, verifies it, unpacks it into DIR.
+# fetch NAME VERSION INTEGRITY DIR: downloads one archive, verifies it and unpacks it into DIR.
 fetch() {
     local name=$1 version=$2 want=$3 dir=$4 file got
     echo "fetch-llama: getting $name@$version" >&2
     mkdir -p "$dir"
-    (cd "$dir" && npm pack "$name@$version" --ignore-scripts --loglevel=error >/dev/null 2>pack.err) || {
+    (cd "$dir" && npm pack "$name@$version" --ignore-scripts --loglevel=error) \
+        >/dev/null 2>"$dir/pack.err" || {
         sed 's/^/  /' "$dir/pack.err" >&2
         die "npm could not download $name@$version." \
             "Check the network and \`npm config get registry\`, then run this again."
     }
     file=$(echo "$dir"/*.tgz)
     got=sha512-$(node -e '
-        const hash = require("crypto").createHash("sha512");
-        process.stdout.write(hash.update(require("fs").readFileSync(process.argv[1])).digest("base64"));
+        const archive = require("fs").readFileSync(process.argv[1]);
+        const hash = require("crypto").createHash("sha512").update(archive);
+        process.stdout.write(hash.digest("base64"));
     ' "$file")
     if [ "$want" = - ]; then
         echo "fetch-llama: no pinned hash for $name (got $got)" >&2
     elif [ "$got" != "$want" ]; then
-        die "$name@$version is not the archive that scripts/llama.lock names." \
+        die "$name@$version is not the archive that scripts/llama.lock pins." \
             "expected $want" "got      $got"
     fi
     tar -xzf "$file" -C "$dir"
@@ -95,14 +97,15 @@ done
 
 source_lock=$(locked node-llama-cpp)
 binary_lock=$(locked "@node-llama-cpp/$platform")
-stamp="$platform $binary_lock source $source_lock headers 2" # a higher number: more is laid out
+# The number after "headers" grows whenever this script puts more files into DIR.
+stamp="$platform $binary_lock source $source_lock headers 2"
 if [ -f "$into/.stamp" ] && [ "$(cat "$into/.stamp")" = "$stamp" ]; then
     exit 0
 fi
 
 for tool in npm node git tar; do
     command -v "$tool" >/dev/null ||
-        die "\`$tool\` is missing." "Run scripts/setup.sh, which installs it."
+        die "\`$tool\` is missing." "Run scripts/setup.sh to install it."
 done
 
 mkdir -p "$(dirname "$into")"
@@ -110,19 +113,21 @@ tmp=$(mktemp -d "$(dirname "$into")/.fetch-llama.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 130' INT TERM
 
-# shellcheck disable=SC2086 # the lock's two words
+# shellcheck disable=SC2086 # version and hash are two words
 {
     fetch "@node-llama-cpp/$platform" $binary_lock "$tmp/binary"
     fetch node-llama-cpp $source_lock "$tmp/source"
 }
-git clone --quiet --no-checkout "$tmp/source/package/llama/gitRelease.bundle" "$tmp/git" 2>"$tmp/git.err" ||
+bundle=$tmp/source/package/llama/gitRelease.bundle
+git clone --quiet --no-checkout "$bundle" "$tmp/git" 2>"$tmp/git.err" ||
     die "cannot read llama.cpp's source bundle." "$(cat "$tmp/git.err")"
 git -C "$tmp/git" -c advice.detachedHead=false checkout --quiet HEAD -- \
     LICENSE include ggml/include ggml/src/ggml-backend-impl.h common vendor/nlohmann
 
 out=$tmp/out
 mkdir -p "$out/lib" "$out/include/common/jinja" "$out/include/vendor"
-cp "$tmp/git/include/"*.h "$tmp/git/ggml/include/"*.h "$tmp/git/ggml/src/ggml-backend-impl.h" "$out/include/"
+cp "$tmp/git/include/"*.h "$tmp/git/ggml/include/"*.h "$tmp/git/ggml/src/ggml-backend-impl.h" \
+    "$out/include/"
 cp "$tmp/git/common/"*.h "$out/include/common/"
 cp "$tmp/git/common/jinja/"*.h "$out/include/common/jinja/"
 cp -R "$tmp/git/vendor/nlohmann" "$out/include/vendor/"
@@ -136,7 +141,7 @@ for file in "$tmp/binary/package/bins/$platform/"*; do
         ;;
     esac
 done
-[ -n "$found" ] || die "@node-llama-cpp/$platform holds no libraries where they are expected."
+[ -n "$found" ] || die "@node-llama-cpp/$platform has no libraries in bins/$platform."
 echo "$stamp" >"$out/.stamp"
 
 if [ -e "$into" ]; then

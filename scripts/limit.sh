@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs a command under a memory limit that the kernel enforces, the page cache included.
-#   scripts/limit.sh SIZE COMMAND [ARG...]     SIZE like 768M; the command's exit code
-#   scripts/limit.sh SIZE                      only finds out whether that is possible here
-# Exit 125, and the reason on stderr, where no limit can be set. As root by a cgroup (v2 or v1) of
-# its own, which is removed at the end; else by systemd, where it lets users do this.
+# Runs a command under a memory limit that the kernel enforces; the page cache counts.
+#   scripts/limit.sh SIZE COMMAND [ARG...]     SIZE like 768M; exits with the command's exit code
+#   scripts/limit.sh SIZE                      only tests whether a limit can be set here
+# If no limit can be set, exits with 125 and prints the reason on stderr. Root gets a cgroup (v2 or
+# v1) of its own, which is removed at the end; other users need a systemd user session.
 set -uo pipefail
 [ $# -ge 1 ] || { sed -n '2,6p' "$0" >&2; exit 2; }
 size=$1
@@ -16,7 +16,7 @@ fail() {
 }
 
 if [ "$(uname)" != Linux ]; then
-    fail "cgroups are Linux's"
+    fail "cgroups exist on Linux only"
 fi
 bytes=$(numfmt --from=iec "$size") || exit 2
 root=/sys/fs/cgroup
@@ -30,14 +30,14 @@ if [ -f $root/cgroup.controllers ]; then
     { echo +memory >$root/cgroup.subtree_control; } 2>/dev/null
     mkdir $group 2>/dev/null || fail "$root is read-only"
     { echo "$bytes" >$group/memory.max; } 2>/dev/null ||
-        { rmdir $group; fail "$root does not hand on the memory controller"; }
+        { rmdir $group; fail "the memory controller is not enabled in $root"; }
     { echo 0 >$group/memory.swap.max; } 2>/dev/null
 else
     group=$root/memory/forebay.$$
     mkdir $group 2>/dev/null || fail "$root/memory is missing or read-only"
     { echo "$bytes" >$group/memory.limit_in_bytes; } 2>/dev/null ||
-        { rmdir $group; fail "$group takes no limit"; }
+        { rmdir $group; fail "cannot write $group/memory.limit_in_bytes"; }
 fi
 trap 'rmdir $group' EXIT
-trap : INT TERM # the command gets them, too; the cgroup is removed after it
+trap : INT TERM # the command receives these signals, too; the cgroup is removed when it has ended
 (echo "$BASHPID" >$group/cgroup.procs && exec "$@")

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what Forebay needs to build, by package name, where it is missing. Quick when nothing is.
+# Installs the packages that Forebay needs to build and that are missing.
 #   scripts/setup.sh            installs (Debian and Ubuntu: apt-get; macOS: Homebrew)
-#   scripts/setup.sh --check    only says what is missing; exit 1 if anything is
+#   scripts/setup.sh --check    only lists the missing packages; exit 1 if there are any
 set -euo pipefail
 
-# what is looked for | Debian package | Homebrew formula (- : comes with the system's tools)
+# requirement | Debian package | Homebrew formula (-: part of the system's command line tools)
 #   cmd:NAME   a program on the PATH      pc:NAME   a library known to pkg-config
-#   linux:...  wanted on Linux only
+#   linux:...  needed on Linux only
 needs='
 cmd:cc          gcc             -
 cmd:c++         g++             -
@@ -32,7 +32,7 @@ have() {
     esac
 }
 
-# Prints the packages of column $1 (2: Debian, 3: Homebrew) that are missing.
+# missing COLUMN: prints the missing packages by their names in COLUMN (2: Debian, 3: Homebrew).
 missing() {
     local column=$1 what debian brew
     while read -r what debian brew; do
@@ -64,7 +64,7 @@ install_debian() {
         -o DPkg::Lock::Timeout=120 -y -q --no-install-recommends install $packages
     local log
     log=$(mktemp)
-    # A fresh machine has no package lists, an old one may have stale ones: fetch them and try again.
+    # A new machine has no package lists, an old one stale lists: update them and try again.
     "$@" >"$log" 2>&1 || {
         ${as_root[@]+"${as_root[@]}"} apt-get -q update >>"$log" 2>&1 || true
         "$@" >>"$log" 2>&1
@@ -86,7 +86,7 @@ install_macos() {
         ;;
     esac
     if ! command -v brew >/dev/null; then
-        say "Homebrew is missing. With it, run: brew install $packages"
+        say "Homebrew is missing. Install it, then run: brew install $packages"
         exit 1
     fi
     say "installing $packages"
@@ -108,12 +108,12 @@ elif [ "$column" = 3 ]; then
 elif command -v apt-get >/dev/null; then
     install_debian "$packages"
 else
-    say "no apt-get here. Install your system's packages for: $packages"
+    say "apt-get is missing. Install your system's packages for: $packages"
     exit 1
 fi
 
 packages=$(missing $column | tr '\n' ' ')
 if [ -n "$packages" ]; then
-    say "still missing after the installation: $packages"
+    say "these packages are still missing after the installation: $packages"
     exit 1
 fi

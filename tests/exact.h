@@ -1,13 +1,13 @@
 /*
  * exact.h - the promise as a test: logits bit-identical to llama.cpp's, whatever Forebay is set to.
  *
- * Two kinds of numbers describe a run. The *shape* is what llama.cpp's own logits depend on: batch,
- * threads, layout of the weights, rows wanted. The *means* are Forebay's: budget and I/O method. For
- * each shape plain llama.cpp evaluates a prompt and continues it; then Forebay does the same by every
- * means, and every row of logits must have the same bits.
+ * Two kinds of settings describe a run. llama.cpp's own logits depend on the *shape*: batch,
+ * threads, layout of the weights, rows wanted. They must not depend on Forebay's settings: budget
+ * and I/O method. For each shape plain llama.cpp evaluates a prompt and continues it; then Forebay
+ * does the same with several settings, and every row of logits must have the same bits.
  *
  * A model is tested in a process of its own, plain llama.cpp first: it then computes in a process
- * that has never heard of Forebay's device, and a crash costs one model.
+ * where Forebay's device is not registered, and a crash costs one model.
  */
 #ifndef TESTS_EXACT_H
 #define TESTS_EXACT_H
@@ -25,12 +25,13 @@ struct shape {
     int threads;
     size_t prompt, generated; /* tokens */
     bool repack;
-    bool last_row; /* only the prompt's last row, as `run` does; else all, as `verify` does */
+    bool last_row; /* only the prompt's last row, as in `run`; else all, as in `verify` */
 };
 
-/* The first for every model: large passes, which need more experts at once than there are slots.
- * Then weights as stored, small passes and single tokens, of which a model gets one. The last for
- * every model, but small and with one budget: on a busy machine two threads wait for each other. */
+/* The first is for every model: large passes, which need more experts at once than there are slots.
+ * Of the next four (weights as stored, small passes, single tokens) a model gets one. The last is
+ * for every model, but short and with one budget: on a busy machine two threads wait for each
+ * other. */
 static const struct shape shapes[] = {
     {.batch = 37, .threads = 1, .prompt = 53, .generated = 6, .repack = true},
     {.batch = 37, .threads = 1, .prompt = 53, .generated = 6, .repack = false},
@@ -43,7 +44,7 @@ static const struct shape shapes[] = {
 /* Percent of the weights; 0: the smallest budget that works. */
 static const int budgets[] = {100, 50, 25, 0};
 
-/* Taken in turn, run after run. Five and four have no common factor: every budget gets them all. */
+/* Used in turn, run after run. Five and four have no common factor: every budget gets them all. */
 static const char *const methods[] = {
     "uring", "threads", "sync", "fault:threads,short=3,eintr=7", "fault:uring,eagain=4,reorder=9"};
 
@@ -80,7 +81,7 @@ static inline struct forebay_model_options shape_options(const struct shape *sha
 
 /* --- One run ------------------------------------------------------------------------------ */
 
-/* Evaluates a prompt that is the same for all, and continues it with the likeliest tokens. */
+/* Evaluates a prompt that is the same for all, and continues it with sampled tokens. */
 static inline enum forebay_status evaluate_session(struct forebay_session *session,
     const struct shape *shape, struct rows *rows, struct forebay_error *err)
 {
@@ -191,13 +192,13 @@ static inline void compare_run(
         complain_difference(x, &shapes[shape], options, want, &got);
     } else if (percent == 0 && placement.streamed_bytes == 0 &&
                placement.n_slots == placement.n_experts) {
-        complain(x, &shapes[shape], options, "nothing was streamed: the run shows nothing");
+        complain(x, &shapes[shape], options, "nothing was streamed, so the run proves nothing");
     }
     x->minimum_bytes[options->repack] = placement.minimum_bytes - placement.context_bytes;
     rows_free(&got);
 }
 
-/* Below the minimum there must be an error, and no attempt. */
+/* Below the minimum there must be an error with a message and a hint. */
 static inline void check_too_little(struct exact *x)
 {
     struct forebay_model_options options = shape_options(&shapes[0]);
@@ -218,8 +219,8 @@ static inline uint64_t budget_bytes(const struct exact *x, int percent, bool rep
     return bytes > x->minimum_bytes[repack] ? bytes : x->minimum_bytes[repack];
 }
 
-/* A run of plain llama.cpp. False when it fails in the CPU's own layout: seen with 3-d weights in
- * AMX's, which llama.cpp v0.5.0 cannot compute with. Such a model has no reference here. */
+/* A run of plain llama.cpp. False when it fails in the CPU's own layout, as with 3-d weights in
+ * AMX's, which llama.cpp v0.5.0 cannot compute with: then there is no reference on this machine. */
 static inline bool run_plain(struct exact *x, int shape, struct rows *rows)
 {
     struct forebay_model_options options = shape_options(&shapes[shape]);
@@ -239,7 +240,7 @@ static inline bool run_plain(struct exact *x, int shape, struct rows *rows)
     return true;
 }
 
-/* The device that Forebay has registered by now must leave plain llama.cpp alone. */
+/* The device that Forebay has registered by now must not affect plain llama.cpp. */
 static inline void check_plain_again(struct exact *x)
 {
     struct forebay_model_options options = shape_options(&shapes[0]);
@@ -252,7 +253,7 @@ static inline void check_plain_again(struct exact *x)
     rows_free(&again);
 }
 
-/* Tries one model. Its `number` decides on shapes and methods. */
+/* Tests one model. Its `number` determines shapes and methods. */
 enum exact_outcome { EXACT, NOT_EXACT, NO_REFERENCE };
 static inline enum exact_outcome exact_model(const char *path, int number)
 {

@@ -1,6 +1,6 @@
 /*
- * io_fixture.h - what the tests of io share: files with known contents, an engine over them, and the
- * check that a request's bytes are the file's. The oracle is what was written to the file.
+ * io_fixture.h - shared by the tests of io: files with known contents, an engine over them, and the
+ * check that a request returned the bytes that were written to the file.
  */
 #ifndef FOREBAY_TESTS_IO_FIXTURE_H
 #define FOREBAY_TESTS_IO_FIXTURE_H
@@ -21,6 +21,7 @@
 #include "base/units.h"
 #include "io/io.h"
 #include "os/memory.h"
+#include "random.h"
 
 #include <fcntl.h>
 #include <time.h>
@@ -32,18 +33,8 @@
 #define GUARD       0xa7
 
 static unsigned char *contents; /* of every test file */
-static uint64_t random_state;
 static int n_warnings;
 static char last_warning[1024];
-
-/* SplitMix64 (Steele, Lea, Flood). */
-static inline uint64_t rnd(void)
-{
-    uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 static inline void note_log(enum forebay_log_level level, const char *line, void *user)
 {
@@ -102,16 +93,16 @@ enum place { DIRECT, BUFFERED, SHM };
 struct variant {
     const char *method;
     enum place place;
-    bool arena; /* buffers come from memory that the engine was told about */
+    bool arena; /* most buffers are in the engine's arena */
 };
 
-/* What one test of the suite works with. */
+/* The state of one test of the suite. */
 struct rig {
     const struct variant *variant;
     char path[256];
     struct fb_file *file;
     struct fb_io_engine *io;
-    unsigned char *memory; /* buffers are cut from here */
+    unsigned char *memory; /* buffers are parts of it */
     uint64_t memory_bytes;
 };
 
@@ -128,12 +119,12 @@ static inline void open_engine(struct rig *rig, uint32_t depth)
         options.arena = rig->memory;
         options.arena_bytes = rig->memory_bytes / 2; /* some buffers lie outside */
     }
-    if (fb_io_open(&options, &rig->io, &err)) {
+    if (fb_io_open(&options, &rig->io, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", options.method, err.message);
     }
 }
 
-/* Prepares a request on a buffer at `memory + place`, with guard bytes behind its envelope. */
+/* Prepares a request on a buffer at `memory + place`, with guard bytes after its envelope. */
 static inline void prepare(
     struct rig *rig, struct fb_io_request *r, uint64_t place, uint64_t offset, uint64_t length)
 {
@@ -145,7 +136,7 @@ static inline void prepare(
     memset((char *)r->buffer + size, GUARD, GUARD_BYTES);
 }
 
-/* The bytes are the file's, and nothing was written behind the envelope. */
+/* The bytes are those of the file, and nothing was written after the envelope. */
 static inline void check_bytes(const struct fb_io_request *r)
 {
     const unsigned char *got = (unsigned char *)r->buffer + fb_io_delta(r->offset);

@@ -1,6 +1,6 @@
 /*
- * model_files.h - for tests of the model module: the shared models, files in a directory of their
- * own, and small models made here.
+ * model_files.h - for tests with model files: the shared models, files in a temporary directory,
+ * and small models made here.
  */
 #ifndef TESTS_MODEL_FILES_H
 #define TESTS_MODEL_FILES_H
@@ -101,7 +101,7 @@ static inline const char *temp_dir(void)
     return dir;
 }
 
-/* Path of a file in it; a call's buffer is used again by the 64th call after it. */
+/* Path of a file in it. The result is valid until the 64th call after it. */
 static inline const char *temp_path(const char *name)
 {
     static char path[64][PATH_MAX];
@@ -191,6 +191,26 @@ static inline void write_model(const struct gguf_context *g, const char *path)
         bytes[header + i] = (char)(i % 251);
     }
     write_file(path, bytes, header + data);
+    free(bytes);
+}
+
+/* Writes a copy of a model to `to` in which the metadata `key` is the string `value`. */
+static inline void copy_model_with(
+    const char *from, const char *to, const char *key, const char *value)
+{
+    struct gguf_context *g = gguf_init_from_file(from, (struct gguf_init_params){true, NULL});
+    assert_non_null(g);
+    size_t size, before = gguf_get_data_offset(g);
+    char *whole = read_whole(from, &size);
+    gguf_set_val_str(g, key, value);
+    size_t header = gguf_get_meta_size(g);
+    char *bytes = malloc(header + size - before);
+    assert_non_null(bytes);
+    gguf_get_meta_data(g, bytes);
+    memcpy(bytes + header, whole + before, size - before);
+    write_file(to, bytes, header + size - before);
+    gguf_free(g);
+    free(whole);
     free(bytes);
 }
 

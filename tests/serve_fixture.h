@@ -13,7 +13,7 @@ struct fixture {
     struct fb_service *service;
 };
 
-/* NULL where the shared models are missing. */
+/* Path of a shared model; NULL if it is missing. Valid until the next call. */
 static inline const char *shared_model(const char *name)
 {
     static char path[PATH_MAX];
@@ -22,6 +22,7 @@ static inline const char *shared_model(const char *name)
     return access(path, R_OK) == 0 ? path : NULL;
 }
 
+/* Loads the model and starts the service; skips the test if the model is missing. */
 static inline void fixture_start(struct fixture *f, const char *name,
     const struct forebay_model_options *model, const struct fb_service_options *service)
 {
@@ -76,7 +77,7 @@ static inline struct fb_job *submit(
     return job;
 }
 
-/* Reads all of a reply. */
+/* Reads a whole reply and releases the job. */
 static inline struct fb_result collect(struct fb_job *job, char *text, size_t cap)
 {
     struct fb_piece piece;
@@ -94,7 +95,7 @@ static inline struct fb_result collect(struct fb_job *job, char *text, size_t ca
     return result;
 }
 
-/* What `forebay run` would say: a session of its own, before there is a service. */
+/* Generates like `forebay run`: greedily, in a session of its own. */
 static inline void run_alone(const char *name, const struct forebay_model_options *options,
     const char *prompt_text, int n_predict, char *text, size_t cap)
 {

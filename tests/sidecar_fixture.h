@@ -1,6 +1,6 @@
 /*
- * sidecar_fixture.h - small models whose weights get a sidecar, what is said about it, and files that are
- * damaged on purpose.
+ * sidecar_fixture.h - small models for sidecars, capture of warnings, and deliberate damage to
+ * files.
  */
 #ifndef TESTS_SIDECAR_FIXTURE_H
 #define TESTS_SIDECAR_FIXTURE_H
@@ -59,7 +59,7 @@ static inline void make_kind(const char *path, const struct kind *kind, uint64_t
     }
 }
 
-/* Changes the byte at `at` of the file, and says what it was. */
+/* Inverts the bits of `mask` in the byte at `at` of the file. */
 static inline void flip(const char *path, uint64_t at, unsigned char mask)
 {
     unsigned char byte;

@@ -1,13 +1,13 @@
 /*
- * stock_llama.c - a program on plain llama.cpp that knows nothing of Forebay.
+ * stock_llama.c - a program on plain llama.cpp, without any of Forebay's code.
  *
  *      stock_llama MODEL N_PREDICT N_THREADS REPACK(0|1) MMAP(0|1) [FIRST_TOKEN]
  *      stock_llama MODEL N_PREDICT N_THREADS REPACK(0|1) MMAP(0|1) -p TEXT [SECONDS]
  *
- * Decodes greedily from one token and prints the ids, a checksum over all logits, and the speed. Or
- * goes on with a text, and prints text while it comes; the speed goes to stderr, also when the time
- * is up before the end. The tests load the plug-in into it (GGML_BACKEND_PATH); the benchmarks and
- * the demo measure llama.cpp with it.
+ * Decodes greedily from one token and prints the ids, a checksum of all logits, and the speed. With
+ * -p it continues a text and prints the continuation token by token; the speed is printed to
+ * stderr, even if the time is up before the end. The tests load the plug-in into it
+ * (GGML_BACKEND_PATH); the benchmarks and the demo measure llama.cpp with it.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,7 +25,7 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Whether a pass is to stop: the time set by `-p TEXT SECONDS` is up. */
+/* Set by `-p TEXT SECONDS`; 0: none. */
 static double deadline_s;
 
 static bool time_is_up(void *user)
@@ -61,7 +61,7 @@ static int decode(struct llama_context *ctx, int n_vocab, int n_predict, int32_t
     double start = 0;
     for (int i = 0; i <= n_predict; i++) {
         if (i == 1) {
-            start = now_s(); /* the first token pays for what is touched first */
+            start = now_s(); /* the first token includes page faults and other one-time costs */
         }
         if (llama_decode(ctx, llama_batch_get_one(&token, 1)) != 0) {
             fprintf(stderr, "llama_decode failed\n");
@@ -76,7 +76,7 @@ static int decode(struct llama_context *ctx, int n_vocab, int n_predict, int32_t
 }
 
 /* Prints the continuation of a text until it ends, or the time is up. */
-static int go_on(
+static int continue_text(
     struct llama_context *ctx, const struct llama_vocab *vocab, int n_predict, const char *text)
 {
     llama_token tokens[256];
@@ -84,7 +84,7 @@ static int go_on(
     int n_vocab = llama_vocab_n_tokens(vocab), done = 0;
     uint64_t checksum = 0;
     if (n <= 0 || llama_decode(ctx, llama_batch_get_one(tokens, n)) != 0) {
-        fprintf(stderr, "the prompt was not evaluated\n");
+        fprintf(stderr, "evaluating the prompt failed\n");
         return 1;
     }
     double start = now_s(), end = start;
@@ -130,7 +130,7 @@ int main(int argc, char **argv)
     struct llama_context_params cp = llama_context_default_params();
     cp.n_ctx = has_text ? 1024 : 256;
     if (has_text) {
-        cp.n_batch = cp.n_ubatch = 64; /* as the demo has Forebay do: less memory for the buffers */
+        cp.n_batch = cp.n_ubatch = 64; /* as Forebay in the demo: small buffers */
     }
     cp.abort_callback = time_is_up;
     cp.n_threads = cp.n_threads_batch = (int32_t)strtol(argv[3], NULL, 10);
@@ -141,7 +141,7 @@ int main(int argc, char **argv)
     const struct llama_vocab *vocab = llama_model_get_vocab(model);
     int n_predict = (int)strtol(argv[2], NULL, 10);
     int32_t first = argc > 6 ? (int32_t)strtol(argv[6], NULL, 10) : 1;
-    int rc = has_text ? go_on(ctx, vocab, n_predict, argv[7])
+    int rc = has_text ? continue_text(ctx, vocab, n_predict, argv[7])
                       : decode(ctx, llama_vocab_n_tokens(vocab), n_predict, first);
     llama_free(ctx);
     llama_model_free(model);

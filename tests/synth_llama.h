@@ -61,7 +61,7 @@ static inline void runner_close(struct runner *r)
     llama_model_free(r->model);
 }
 
-/* Logits after the last of n tokens, which follow those before. Valid until the next call. */
+/* Logits after the last of n tokens, which continue the sequence. Valid until the next call. */
 static inline const float *runner_eval(struct runner *r, llama_token *tokens, int n)
 {
     assert_int_equal(llama_decode(r->ctx, llama_batch_get_one(tokens, n)), 0);
@@ -92,7 +92,8 @@ static inline float *fixed_logits(const char *path, int *n_vocab)
     return copy;
 }
 
-/* Inverts bytes of a file. One alone may be lost when activations are rounded to 8 bits. */
+/* Inverts bytes of a file. A single one may have no effect when activations are rounded to 8
+ * bits. */
 static inline void damage(const char *path, uint64_t at, size_t n)
 {
     unsigned char bytes[256];

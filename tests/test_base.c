@@ -1,4 +1,4 @@
-/* test_base.c - src/base: sizes, errors, log levels, bookkeeping memory. */
+/* test_base.c - src/base: sizes, errors, random numbers, log levels, bookkeeping memory. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "base/units.h"
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
@@ -124,16 +125,13 @@ static void test_format_size(void **state)
     assert_string_equal(small, "512");
 }
 
-/* What is printed can be typed back in, and is off by no more than its last digit. */
+/* A formatted size can be parsed again, and is off by no more than its last digit. */
 static void test_size_round_trip(void **state)
 {
     (void)state;
-    uint64_t seed = 88172645463325252u;
+    uint64_t seed = 1;
     for (int i = 0; i < 20000; i++) {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        uint64_t bytes = (seed >> 2) >> (i % 62);
+        uint64_t bytes = (fb_random_next(&seed) >> 2) >> (i % 62);
         uint64_t back = 0;
         assert_true(fb_parse_size(FB_SIZE(bytes), &back));
         uint64_t off = bytes > back ? bytes - back : back - bytes;
@@ -170,7 +168,7 @@ static void test_clock_never_goes_back(void **state)
 
 /* --- Errors ------------------------------------------------------------------------------- */
 
-/* An error between two guards, which no message may touch. */
+/* An error between two guards, which no message may overwrite. */
 struct guarded {
     char before[32];
     struct forebay_error err;
@@ -213,7 +211,7 @@ static void test_fail_without_an_error(void **state)
     assert_int_equal(fb_fail_errno(NULL, FOREBAY_E_IO, EIO, "", "%d", 1), FOREBAY_E_IO);
 }
 
-/* Around the field's size, with and without an errno text that must be cut too. */
+/* Lengths around the field's size, with and without an errno text, which must be cut, too. */
 static void test_fail_cuts_long_texts(void **state)
 {
     (void)state;
@@ -323,6 +321,22 @@ static void test_bookkeeping_memory(void **state)
     free(copy);
 }
 
+/* --- Random numbers ------------------------------------------------------------------------- */
+
+/* The first outputs of the reference implementation (Vigna's splitmix64.c) for seed 1234567. */
+static void test_random_sequence(void **state)
+{
+    (void)state;
+    static const uint64_t want[] = {6457827717110365317u, 3203168211198807973u,
+        9817491932198370423u, 4593380528125082431u, 16408922859458223821u};
+    uint64_t seed = 1234567;
+    for (size_t i = 0; i < COUNT(want); i++) {
+        assert_true(fb_random_hash(1234567 + i * FB_RANDOM_STEP) == want[i]);
+        assert_true(fb_random_next(&seed) == want[i]);
+    }
+    assert_true(fb_random_mix(1, 2, 3) != fb_random_mix(2, 1, 3));
+}
+
 /* --- Log ---------------------------------------------------------------------------------- */
 
 struct heard {
@@ -419,6 +433,7 @@ int main(void)
         cmocka_unit_test(test_status_out_of_range),
         cmocka_unit_test(test_bug_reports_and_aborts),
         cmocka_unit_test(test_bookkeeping_memory),
+        cmocka_unit_test(test_random_sequence),
         cmocka_unit_test_setup_teardown(test_log_levels, reset_log, reset_log),
         cmocka_unit_test_setup_teardown(test_log_cuts_long_lines, reset_log, reset_log),
         cmocka_unit_test_setup_teardown(test_log_without_a_sink, reset_log, reset_log),

@@ -21,82 +21,82 @@
 #include "cache/cache.h"
 #include "random.h"
 
-#define N_LAYERS    3
-#define MAX_EXPERTS 12
-#define MAX_STEPS   400
+#define N_POOLS   3
+#define MAX_KEYS  12
+#define MAX_STEPS 400
 
 static const char *const policy_names[] = {"lru", "lfu"};
 #define N_POLICIES 2 /* with a naive model */
 
-/* --- The naive model ----------------------------------------------------------------------- */
+/* --- The naive model -------------------------------------------------------------------------- */
 
 struct naive {
     bool count_uses; /* LFU, else LRU */
-    int n_experts;
+    int n_keys;
     int n_slots;
-    int expert[MAX_EXPERTS]; /* per slot; -1: free */
-    int pins[MAX_EXPERTS];
-    uint32_t parts[MAX_EXPERTS];
+    int key[MAX_KEYS]; /* per slot; -1: free */
+    int pins[MAX_KEYS];
+    uint32_t parts[MAX_KEYS];
     int touched[MAX_STEPS]; /* every touch, oldest first */
     int n_touched;
     int n_steps;
-    int guarded_until[MAX_EXPERTS]; /* this step; 0: not protected */
+    int guarded_until[MAX_KEYS]; /* this step; 0: not protected */
 };
 
-static void naive_init(struct naive *m, bool count_uses, int n_experts, int n_slots)
+static void naive_init(struct naive *m, bool count_uses, int n_keys, int n_slots)
 {
     memset(m, 0, sizeof *m);
     m->count_uses = count_uses;
-    m->n_experts = n_experts;
+    m->n_keys = n_keys;
     m->n_slots = n_slots;
-    for (int i = 0; i < MAX_EXPERTS; i++) {
-        m->expert[i] = -1;
+    for (int i = 0; i < MAX_KEYS; i++) {
+        m->key[i] = -1;
     }
 }
 
-static int naive_find(const struct naive *m, int expert)
+static int naive_find(const struct naive *m, int key)
 {
     for (int i = 0; i < m->n_slots; i++) {
-        if (m->expert[i] == expert) {
+        if (m->key[i] == key) {
             return i;
         }
     }
     return -1;
 }
 
-static int naive_uses(const struct naive *m, int expert)
+static int naive_uses(const struct naive *m, int key)
 {
     int uses = 0;
     for (int i = 0; i < m->n_touched; i++) {
-        uses += m->touched[i] == expert;
+        uses += m->touched[i] == key;
     }
     return uses;
 }
 
-static int naive_last(const struct naive *m, int expert)
+static int naive_last(const struct naive *m, int key)
 {
     int last = -1;
     for (int i = 0; i < m->n_touched; i++) {
-        if (m->touched[i] == expert) {
+        if (m->touched[i] == key) {
             last = i;
         }
     }
     return last;
 }
 
-static bool naive_protected(const struct naive *m, int expert)
+static bool naive_protected(const struct naive *m, int key)
 {
-    return m->n_steps < m->guarded_until[expert];
+    return m->n_steps < m->guarded_until[key];
 }
 
-/* Does the expert in slot a leave before the one in slot b? */
-static bool naive_before(const struct naive *m, int a, int b)
+/* True when slot a is evicted before slot b. */
+static bool naive_evicts_first(const struct naive *m, int a, int b)
 {
-    if (naive_protected(m, m->expert[a]) != naive_protected(m, m->expert[b])) {
-        return naive_protected(m, m->expert[b]);
+    if (naive_protected(m, m->key[a]) != naive_protected(m, m->key[b])) {
+        return naive_protected(m, m->key[b]);
     }
-    int uses_a = naive_uses(m, m->expert[a]), uses_b = naive_uses(m, m->expert[b]);
-    int last_a = naive_last(m, m->expert[a]), last_b = naive_last(m, m->expert[b]);
+    int uses_a = naive_uses(m, m->key[a]), uses_b = naive_uses(m, m->key[b]);
+    int last_a = naive_last(m, m->key[a]), last_b = naive_last(m, m->key[b]);
     if (m->count_uses && uses_a != uses_b) {
         return uses_a < uses_b;
     }
@@ -108,107 +108,107 @@ static bool naive_before(const struct naive *m, int a, int b)
 
 static void naive_drop(struct naive *m, int slot)
 {
-    m->expert[slot] = -1;
+    m->key[slot] = -1;
     m->parts[slot] = 0;
 }
 
-static int naive_acquire(struct naive *m, int expert, int *evicted)
+static int naive_acquire(struct naive *m, int key, int *evicted)
 {
     *evicted = -1;
-    int slot = naive_find(m, expert);
+    int slot = naive_find(m, key);
     if (slot >= 0) {
         return slot;
     }
     slot = naive_find(m, -1);
     if (slot < 0) {
         for (int i = 0; i < m->n_slots; i++) {
-            if (m->pins[i] == 0 && (slot < 0 || naive_before(m, i, slot))) {
+            if (m->pins[i] == 0 && (slot < 0 || naive_evicts_first(m, i, slot))) {
                 slot = i;
             }
         }
         if (slot < 0) {
             return -1;
         }
-        *evicted = m->expert[slot];
+        *evicted = m->key[slot];
         naive_drop(m, slot);
     }
-    m->expert[slot] = expert;
+    m->key[slot] = key;
     return slot;
 }
 
-/* --- Random sequences ---------------------------------------------------------------------- */
+/* --- Random sequences ------------------------------------------------------------------------- */
 
 struct pair {
     struct fb_cache *cache;
-    struct naive model[N_LAYERS];
+    struct naive model[N_POOLS];
     uint64_t answers; /* hash of everything the cache answered */
 };
 
 static void pair_init(struct pair *p, int policy, uint64_t seed)
 {
-    int n_experts[N_LAYERS], n_slots[N_LAYERS];
+    int n_keys[N_POOLS], n_slots[N_POOLS];
     random_state = seed * 0x9E3779B97F4A7C15u + 1;
-    for (int l = 0; l < N_LAYERS; l++) {
-        n_experts[l] = 1 + random_below(MAX_EXPERTS);
-        n_slots[l] = 1 + random_below(n_experts[l]);
-        naive_init(&p->model[l], policy == 1, n_experts[l], n_slots[l]);
+    for (int pool = 0; pool < N_POOLS; pool++) {
+        n_keys[pool] = 1 + random_below(MAX_KEYS);
+        n_slots[pool] = 1 + random_below(n_keys[pool]);
+        naive_init(&p->model[pool], policy == 1, n_keys[pool], n_slots[pool]);
     }
-    p->cache = fb_cache_new(N_LAYERS, n_experts, n_slots, fb_cache_policy(policy_names[policy]));
+    p->cache = fb_cache_new(N_POOLS, n_keys, n_slots, fb_cache_policy(policy_names[policy]));
     p->answers = 0;
 }
 
-static void remember(struct pair *p, int answer)
+static void note_answer(struct pair *p, int answer)
 {
     p->answers = p->answers * 1099511628211u + (uint64_t)(answer + 2);
 }
 
-/* Everything that can be seen of the cache equals the model; C1 on the way. */
+/* All that the interface shows of the cache equals the model; checks C1 on the way. */
 static void compare(const struct pair *p)
 {
     fb_cache_check(p->cache);
-    for (int l = 0; l < N_LAYERS; l++) {
-        const struct naive *m = &p->model[l];
-        int resident = 0, occupied = 0;
-        assert_int_equal(fb_cache_slots(p->cache, l), m->n_slots);
-        for (int e = 0; e < m->n_experts; e++) {
-            assert_int_equal(fb_cache_find(p->cache, l, e), naive_find(m, e));
-            assert_int_equal(fb_cache_protected(p->cache, l, e), naive_protected(m, e));
-            resident += fb_cache_find(p->cache, l, e) >= 0;
+    for (int pool = 0; pool < N_POOLS; pool++) {
+        const struct naive *m = &p->model[pool];
+        int present = 0, occupied = 0;
+        assert_int_equal(fb_cache_slots(p->cache, pool), m->n_slots);
+        for (int e = 0; e < m->n_keys; e++) {
+            assert_int_equal(fb_cache_find(p->cache, pool, e), naive_find(m, e));
+            assert_int_equal(fb_cache_protected(p->cache, pool, e), naive_protected(m, e));
+            present += fb_cache_find(p->cache, pool, e) >= 0;
         }
         for (int s = 0; s < m->n_slots; s++) {
-            assert_int_equal(fb_cache_expert(p->cache, l, s), m->expert[s]);
-            assert_int_equal(fb_cache_parts(p->cache, l, s), m->parts[s]);
-            occupied += fb_cache_expert(p->cache, l, s) >= 0;
+            assert_int_equal(fb_cache_key(p->cache, pool, s), m->key[s]);
+            assert_int_equal(fb_cache_parts(p->cache, pool, s), m->parts[s]);
+            occupied += fb_cache_key(p->cache, pool, s) >= 0;
         }
-        assert_int_equal(resident, occupied);
+        assert_int_equal(present, occupied);
     }
 }
 
-static void do_acquire(struct pair *p, int l, int expert)
+static void do_acquire(struct pair *p, int pool, int key)
 {
-    struct naive *m = &p->model[l];
+    struct naive *m = &p->model[pool];
     struct naive before = *m;
     int evicted = -7, expected_evicted;
-    int slot = fb_cache_acquire(p->cache, l, expert, &evicted);
-    assert_int_equal(slot, naive_acquire(m, expert, &expected_evicted));
+    int slot = fb_cache_acquire(p->cache, pool, key, &evicted);
+    assert_int_equal(slot, naive_acquire(m, key, &expected_evicted));
     assert_int_equal(evicted, expected_evicted);
     if (evicted >= 0) { /* C2, in the words of the rule */
         assert_int_equal(before.pins[naive_find(&before, evicted)], 0);
         for (int s = 0; naive_protected(&before, evicted) && s < m->n_slots; s++) { /* C5 */
-            assert_true(before.pins[s] > 0 || naive_protected(&before, before.expert[s]));
+            assert_true(before.pins[s] > 0 || naive_protected(&before, before.key[s]));
         }
     }
     for (int s = 0; slot < 0 && s < m->n_slots; s++) { /* C3 */
         assert_true(before.pins[s] > 0);
     }
-    remember(p, slot);
-    remember(p, evicted);
+    note_answer(p, slot);
+    note_answer(p, evicted);
 }
 
-static void do_resize(struct pair *p, int l)
+static void do_resize(struct pair *p, int pool)
 {
-    struct naive *m = &p->model[l];
-    int n = 1 + random_below(m->n_experts);
+    struct naive *m = &p->model[pool];
+    int n = 1 + random_below(m->n_keys);
     for (int s = n; s < m->n_slots; s++) {
         if (m->pins[s]) {
             return;
@@ -218,82 +218,82 @@ static void do_resize(struct pair *p, int l)
         naive_drop(m, s);
     }
     m->n_slots = n;
-    fb_cache_resize(p->cache, l, n);
+    fb_cache_resize(p->cache, pool, n);
 }
 
-static void do_move(struct pair *p, int l, int from)
+static void do_move(struct pair *p, int pool, int from)
 {
-    struct naive *m = &p->model[l];
+    struct naive *m = &p->model[pool];
     int to = naive_find(m, -1);
     if (to < 0 || m->pins[from]) {
         return;
     }
-    m->expert[to] = m->expert[from];
+    m->key[to] = m->key[from];
     m->parts[to] = m->parts[from];
     if (from != to) {
         naive_drop(m, from);
     }
-    fb_cache_move(p->cache, l, from, to);
+    fb_cache_move(p->cache, pool, from, to);
 }
 
-static void do_step(struct pair *p, int l, int expert)
+static void do_step(struct pair *p, int pool, int key)
 {
-    struct naive *m = &p->model[l];
+    struct naive *m = &p->model[pool];
     int steps = random_below(3) + random_below(2) * random_below(40);
     if (random_below(2)) {
         m->n_steps++;
-        fb_cache_step(p->cache, l);
+        fb_cache_step(p->cache, pool);
     } else {
-        m->guarded_until[expert] = steps ? m->n_steps + steps : 0;
-        fb_cache_protect(p->cache, l, expert, steps);
+        m->guarded_until[key] = steps ? m->n_steps + steps : 0;
+        fb_cache_protect(p->cache, pool, key, steps);
     }
 }
 
-static void do_slot(struct pair *p, int l, int slot, int what)
+static void do_slot(struct pair *p, int pool, int slot, int what)
 {
-    struct naive *m = &p->model[l];
+    struct naive *m = &p->model[pool];
     if (what == 0 && m->pins[slot] == 0) {
         naive_drop(m, slot);
-        fb_cache_drop(p->cache, l, slot);
+        fb_cache_drop(p->cache, pool, slot);
     } else if (what == 1 && m->pins[slot] > 0) {
         m->pins[slot]--;
-        fb_cache_unpin(p->cache, l, slot);
-    } else if (what == 2 && m->expert[slot] >= 0) {
+        fb_cache_unpin(p->cache, pool, slot);
+    } else if (what == 2 && m->key[slot] >= 0) {
         m->pins[slot]++;
-        fb_cache_pin(p->cache, l, slot);
-    } else if (what == 3 && m->expert[slot] >= 0) {
+        fb_cache_pin(p->cache, pool, slot);
+    } else if (what == 3 && m->key[slot] >= 0) {
         m->parts[slot] = (uint32_t)random_below(8);
-        fb_cache_set_parts(p->cache, l, slot, m->parts[slot]);
+        fb_cache_set_parts(p->cache, pool, slot, m->parts[slot]);
     }
 }
 
 static void do_something(struct pair *p)
 {
-    int l = random_below(N_LAYERS), dice = random_below(100);
-    struct naive *m = &p->model[l];
+    int pool = random_below(N_POOLS), dice = random_below(100);
+    struct naive *m = &p->model[pool];
     /* Skewed, so that uses differ: the lower the number, the more often. */
-    int expert = random_below(1 + random_below(m->n_experts));
+    int key = random_below(1 + random_below(m->n_keys));
     int slot = random_below(m->n_slots);
     if (dice < 35) {
-        m->touched[m->n_touched++] = expert;
-        m->guarded_until[expert] = 0;
-        fb_cache_touch(p->cache, l, expert);
+        m->touched[m->n_touched++] = key;
+        m->guarded_until[key] = 0;
+        fb_cache_touch(p->cache, pool, key);
     } else if (dice < 65) {
-        do_acquire(p, l, expert);
+        do_acquire(p, pool, key);
     } else if (dice < 75) {
-        do_slot(p, l, slot, 2);
+        do_slot(p, pool, slot, 2);
     } else if (dice < 85) {
-        do_slot(p, l, slot, 1);
+        do_slot(p, pool, slot, 1);
     } else if (dice < 88) {
-        do_slot(p, l, slot, 3);
+        do_slot(p, pool, slot, 3);
     } else if (dice < 90) {
-        do_slot(p, l, slot, 0);
+        do_slot(p, pool, slot, 0);
     } else if (dice < 92) {
-        do_resize(p, l);
+        do_resize(p, pool);
     } else if (dice < 94) {
-        do_move(p, l, slot);
+        do_move(p, pool, slot);
     } else {
-        do_step(p, l, expert);
+        do_step(p, pool, key);
     }
 }
 
@@ -320,7 +320,7 @@ static void test_equals_naive_model(void **state)
     }
 }
 
-/* C4: the answers do not depend on what lies in memory, nor on earlier caches. */
+/* C4: the answers depend neither on the content of fresh memory nor on earlier caches. */
 static void test_repeats_exactly(void **state)
 {
     (void)state;
@@ -336,19 +336,19 @@ static void test_repeats_exactly(void **state)
     assert_int_not_equal(play(0, 1000), play(0, 1001));
 }
 
-/* --- Worked examples ----------------------------------------------------------------------- */
+/* --- Worked examples -------------------------------------------------------------------------- */
 
-static struct fb_cache *one_layer(const char *policy, int n_experts, int n_slots)
+static struct fb_cache *one_pool(const char *policy, int n_keys, int n_slots)
 {
-    return fb_cache_new(1, &n_experts, &n_slots, fb_cache_policy(policy));
+    return fb_cache_new(1, &n_keys, &n_slots, fb_cache_policy(policy));
 }
 
-/* Touches and acquires; returns the expert that was evicted. */
-static int use(struct fb_cache *cache, int expert)
+/* Touches and acquires; returns the key that was evicted. */
+static int use(struct fb_cache *cache, int key)
 {
     int evicted;
-    fb_cache_touch(cache, 0, expert);
-    assert_true(fb_cache_acquire(cache, 0, expert, &evicted) >= 0);
+    fb_cache_touch(cache, 0, key);
+    assert_true(fb_cache_acquire(cache, 0, key, &evicted) >= 0);
     return evicted;
 }
 
@@ -368,7 +368,7 @@ static void test_policies_have_names(void **state)
 static void test_lru_evicts_oldest_use(void **state)
 {
     (void)state;
-    struct fb_cache *cache = one_layer("lru", 8, 3);
+    struct fb_cache *cache = one_pool("lru", 8, 3);
     assert_int_equal(use(cache, 1), -1);
     assert_int_equal(use(cache, 2), -1);
     assert_int_equal(use(cache, 3), -1);
@@ -383,7 +383,7 @@ static void test_lfu_counts_while_absent(void **state)
 {
     (void)state;
     enum { A, B, C };
-    struct fb_cache *cache = one_layer("lfu", 3, 2);
+    struct fb_cache *cache = one_pool("lfu", 3, 2);
     fb_cache_touch(cache, 0, A);
     fb_cache_touch(cache, 0, A);
     assert_int_equal(use(cache, A), -1); /* A 3 uses */
@@ -400,7 +400,7 @@ static void test_ties_go_to_the_lower_slot(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct fb_cache *cache = one_layer(policy_names[i], 8, 3);
+        struct fb_cache *cache = one_pool(policy_names[i], 8, 3);
         int evicted;
         for (int e = 5; e <= 7; e++) {
             assert_int_equal(fb_cache_acquire(cache, 0, e, &evicted), e - 5);
@@ -418,10 +418,10 @@ static void test_only_touch_teaches(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct fb_cache *cache = one_layer(policy_names[i], 8, 2);
+        struct fb_cache *cache = one_pool(policy_names[i], 8, 2);
         use(cache, 1);
         use(cache, 2);
-        for (int n = 0; n < 3; n++) { /* none of this makes 1 worth more */
+        for (int n = 0; n < 3; n++) { /* none of these calls makes 1 worth more */
             int evicted;
             int slot = fb_cache_acquire(cache, 0, 1, &evicted);
             assert_int_equal(slot, fb_cache_find(cache, 0, 1));
@@ -441,7 +441,7 @@ static void test_pins_nest_and_hold(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct fb_cache *cache = one_layer(policy_names[i], 8, 2);
+        struct fb_cache *cache = one_pool(policy_names[i], 8, 2);
         int evicted = 0;
         use(cache, 1);
         use(cache, 2);
@@ -450,7 +450,8 @@ static void test_pins_nest_and_hold(void **state)
         fb_cache_pin(cache, 0, 1);
         assert_int_equal(fb_cache_acquire(cache, 0, 3, &evicted), -1); /* C3 */
         assert_int_equal(evicted, -1);
-        assert_int_equal(fb_cache_acquire(cache, 0, 1, &evicted), 0); /* its own needs no victim */
+        assert_int_equal(
+            fb_cache_acquire(cache, 0, 1, &evicted), 0); /* has a slot: needs no victim */
         fb_cache_unpin(cache, 0, 0);
         assert_int_equal(fb_cache_acquire(cache, 0, 3, &evicted), -1); /* still pinned once */
         assert_int_equal(fb_cache_find(cache, 0, 1), 0);
@@ -462,10 +463,10 @@ static void test_pins_nest_and_hold(void **state)
     }
 }
 
-static void test_parts_belong_to_the_expert(void **state)
+static void test_parts_belong_to_the_key(void **state)
 {
     (void)state;
-    struct fb_cache *cache = one_layer("lru", 8, 1);
+    struct fb_cache *cache = one_pool("lru", 8, 1);
     use(cache, 1);
     assert_int_equal(fb_cache_parts(cache, 0, 0), 0);
     fb_cache_set_parts(cache, 0, 0, 0x80000005u);
@@ -476,9 +477,9 @@ static void test_parts_belong_to_the_expert(void **state)
     fb_cache_set_parts(cache, 0, 0, 3);
     fb_cache_drop(cache, 0, 0);
     assert_int_equal(fb_cache_parts(cache, 0, 0), 0);
-    assert_int_equal(fb_cache_expert(cache, 0, 0), -1);
+    assert_int_equal(fb_cache_key(cache, 0, 0), -1);
     assert_int_equal(fb_cache_find(cache, 0, 2), -1);
-    fb_cache_drop(cache, 0, 0); /* of a free slot: nothing to forget */
+    fb_cache_drop(cache, 0, 0); /* a free slot may be dropped */
     fb_cache_check(cache);
     fb_cache_free(cache);
 }
@@ -486,7 +487,7 @@ static void test_parts_belong_to_the_expert(void **state)
 static void test_resize(void **state)
 {
     (void)state;
-    struct fb_cache *cache = one_layer("lfu", 8, 4);
+    struct fb_cache *cache = one_pool("lfu", 8, 4);
     for (int e = 0; e < 4; e++) {
         use(cache, e);
     }
@@ -500,7 +501,7 @@ static void test_resize(void **state)
     fb_cache_unpin(cache, 0, 1);
     assert_int_equal(use(cache, 2), 1);
     fb_cache_resize(cache, 0, 8);
-    for (int e = 4; e < 8; e++) { /* room for all, nobody leaves */
+    for (int e = 4; e < 8; e++) { /* room for all: nothing is evicted */
         assert_int_equal(use(cache, e), -1);
     }
     assert_int_equal(fb_cache_find(cache, 0, 3), 0);
@@ -513,26 +514,26 @@ static void test_protection_ends(void **state)
 {
     (void)state;
     for (int i = 0; i < N_POLICIES; i++) {
-        struct fb_cache *cache = one_layer(policy_names[i], 8, 2);
-        fb_cache_protect(cache, 0, 1, 2); /* before it is there */
+        struct fb_cache *cache = one_pool(policy_names[i], 8, 2);
+        fb_cache_protect(cache, 0, 1, 2); /* before it is present */
         use(cache, 2);
         use(cache, 2);
         int evicted;
-        assert_int_equal(fb_cache_acquire(cache, 0, 1, &evicted), 1); /* read ahead, never used */
+        assert_int_equal(fb_cache_acquire(cache, 0, 1, &evicted), 1); /* prefetched, never used */
         assert_int_equal(use(cache, 3), 2);                           /* C5 */
         fb_cache_step(cache, 0);
         assert_true(fb_cache_protected(cache, 0, 1));
         assert_int_equal(use(cache, 4), 3);
-        fb_cache_step(cache, 0); /* the second: nobody came */
+        fb_cache_step(cache, 0); /* the second step: protection ends */
         assert_false(fb_cache_protected(cache, 0, 1));
         assert_int_equal(use(cache, 5), 1);
 
         fb_cache_protect(cache, 0, 4, 9);
         fb_cache_protect(cache, 0, 5, 9);
-        assert_int_equal(use(cache, 6), 4); /* all are: the policy chooses again */
+        assert_int_equal(use(cache, 6), 4); /* all are protected: the policy chooses */
         fb_cache_protect(cache, 0, 6, 9);
         fb_cache_protect(cache, 0, 5, 0);
-        assert_int_equal(use(cache, 7), 5); /* taken back */
+        assert_int_equal(use(cache, 7), 5); /* protection ended by 0 */
         use(cache, 6);                      /* used: no longer protected */
         assert_false(fb_cache_protected(cache, 0, 6));
         fb_cache_check(cache);
@@ -543,25 +544,25 @@ static void test_protection_ends(void **state)
 static void test_slots_that_move(void **state)
 {
     (void)state;
-    struct fb_cache *cache = one_layer("lru", 8, 4);
+    struct fb_cache *cache = one_pool("lru", 8, 4);
     for (int e = 0; e < 3; e++) {
         use(cache, e);
         fb_cache_set_parts(cache, 0, e, (uint32_t)e + 1);
     }
     fb_cache_pin(cache, 0, 0);
     fb_cache_move(cache, 0, 2, 3);
-    assert_int_equal(fb_cache_expert(cache, 0, 2), -1);
+    assert_int_equal(fb_cache_key(cache, 0, 2), -1);
     assert_int_equal(fb_cache_find(cache, 0, 2), 3);
     assert_int_equal(fb_cache_parts(cache, 0, 3), 3);
     assert_int_equal(fb_cache_parts(cache, 0, 2), 0);
-    fb_cache_move(cache, 0, 2, 2); /* nothing, to where it is */
+    fb_cache_move(cache, 0, 2, 2); /* a free slot onto itself */
     assert_int_equal(use(cache, 7), -1);
     assert_int_equal(fb_cache_find(cache, 0, 7), 2);
     fb_cache_check(cache);
     fb_cache_free(cache);
 }
 
-/* --- Our bugs abort ------------------------------------------------------------------------ */
+/* --- Our bugs abort --------------------------------------------------------------------------- */
 
 static struct fb_cache *victim_cache;
 
@@ -582,7 +583,7 @@ static void resize_below_pin(void)
     fb_cache_resize(victim_cache, 0, 1);
 }
 
-static void resize_above_experts(void)
+static void resize_above_keys(void)
 {
     fb_cache_resize(victim_cache, 0, 9);
 }
@@ -597,19 +598,19 @@ static void parts_of_free_slot(void)
     fb_cache_set_parts(victim_cache, 0, 2, 1);
 }
 
-static void find_expert_beyond(void)
+static void find_key_beyond(void)
 {
     fb_cache_find(victim_cache, 0, 8);
 }
 
-static void touch_negative_expert(void)
+static void touch_negative_key(void)
 {
     fb_cache_touch(victim_cache, 0, -1);
 }
 
-static void slot_beyond_share(void)
+static void slot_beyond_pool(void)
 {
-    fb_cache_expert(victim_cache, 0, 3);
+    fb_cache_key(victim_cache, 0, 3);
 }
 
 static void move_pinned(void)
@@ -628,7 +629,7 @@ static void protect_for_less_than_nothing(void)
     fb_cache_protect(victim_cache, 0, 0, -1);
 }
 
-static void layer_beyond(void)
+static void pool_beyond(void)
 {
     fb_cache_step(victim_cache, 1);
 }
@@ -653,10 +654,10 @@ static void test_misuse_aborts(void **state)
 {
     (void)state;
     void (*const misuse[])(void) = {unpin_unpinned, drop_pinned, resize_below_pin,
-        resize_above_experts, pin_free_slot, parts_of_free_slot, find_expert_beyond,
-        touch_negative_expert, slot_beyond_share, layer_beyond, move_pinned, move_onto_another,
+        resize_above_keys, pin_free_slot, parts_of_free_slot, find_key_beyond, touch_negative_key,
+        slot_beyond_pool, pool_beyond, move_pinned, move_onto_another,
         protect_for_less_than_nothing};
-    victim_cache = one_layer("lru", 8, 3);
+    victim_cache = one_pool("lru", 8, 3);
     use(victim_cache, 1);
     use(victim_cache, 2);
     for (size_t i = 0; i < sizeof misuse / sizeof misuse[0]; i++) {
@@ -677,7 +678,7 @@ int main(void)
         cmocka_unit_test(test_ties_go_to_the_lower_slot),
         cmocka_unit_test(test_only_touch_teaches),
         cmocka_unit_test(test_pins_nest_and_hold),
-        cmocka_unit_test(test_parts_belong_to_the_expert),
+        cmocka_unit_test(test_parts_belong_to_the_key),
         cmocka_unit_test(test_resize),
         cmocka_unit_test(test_protection_ends),
         cmocka_unit_test(test_slots_that_move),

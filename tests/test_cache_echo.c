@@ -1,7 +1,7 @@
 /*
- * test_cache_echo.c - the policy echo against its definition, written down without rings, bits or
- * anything remembered: every answer is worked out from the list of all steps so far. Then what the
- * definition is for, and slots that move between layers because of it.
+ * test_cache_echo.c - the policy echo against its definition, written without rings, bits or state:
+ * every worth is computed from the list of all steps so far. Then the case that the policy exists
+ * for, and slots that move between pools.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,51 +16,51 @@
 #include "cache/policy.h"
 #include "random.h"
 
-#define N_LAYERS  3
-#define N_EXPERTS 20
+#define N_POOLS   3
+#define N_KEYS    20
 #define WINDOW    128
 #define ONE       65536u
-#define MAX_STEPS (N_LAYERS * 320)
+#define MAX_STEPS (N_POOLS * 320)
 
-/* --- The definition ------------------------------------------------------------------------ */
+/* --- The definition --------------------------------------------------------------------------- */
 
 struct step {
-    int layer, n;
-    int experts[N_EXPERTS];
+    int pool, n;
+    int keys[N_KEYS];
 };
 
 static struct step steps[MAX_STEPS];
 static int n_steps;
 
-static bool step_uses(const struct step *step, int expert)
+static bool step_uses(const struct step *step, int key)
 {
     for (int i = 0; i < step->n; i++) {
-        if (step->experts[i] == expert) {
+        if (step->keys[i] == key) {
             return true;
         }
     }
     return false;
 }
 
-/* The step of the same layer that lies `lag` steps of the layer before step s; NULL: none. */
+/* The step of the same pool that lies `lag` steps of the pool before step s; NULL: none. */
 static const struct step *before(int s, int lag)
 {
-    int layer = steps[s].layer;
+    int pool = steps[s].pool;
     while (lag > 0 && --s >= 0) {
-        lag -= steps[s].layer == layer;
+        lag -= steps[s].pool == pool;
     }
     return s >= 0 ? &steps[s] : NULL;
 }
 
-/* How much the present looks like what was `lag` steps ago. */
+/* How similar the present is to `lag` steps ago. */
 static uint32_t alike(int lag)
 {
     uint32_t sum = 0;
     for (int s = 0; s < n_steps; s++) {
         const struct step *then = before(s, lag);
-        sum -= (uint32_t)((uint64_t)sum * (ONE / N_LAYERS) / ONE);
+        sum -= (uint32_t)((uint64_t)sum * (ONE / N_POOLS) / ONE);
         for (int i = 0; i < steps[s].n; i++) {
-            if (then && step_uses(then, steps[s].experts[i])) {
+            if (then && step_uses(then, steps[s].keys[i])) {
                 sum += ONE / (uint32_t)then->n;
             }
         }
@@ -68,32 +68,32 @@ static uint32_t alike(int lag)
     return sum;
 }
 
-static uint64_t rate(int last, int expert)
+static uint64_t rate(int last, int key)
 {
     uint32_t sum = 0;
     for (int s = 0; s <= last; s++) {
-        if (steps[s].layer == steps[last].layer) {
+        if (steps[s].pool == steps[last].pool) {
             sum -= sum / 16;
-            sum += step_uses(&steps[s], expert) ? ONE / 16 : 0;
+            sum += step_uses(&steps[s], key) ? ONE / 16 : 0;
         }
     }
     return sum;
 }
 
-static int last_of(int layer)
+static int last_of(int pool)
 {
     int s = n_steps - 1;
-    while (steps[s].layer != layer) {
+    while (steps[s].pool != pool) {
         s--;
     }
     return s;
 }
 
-static void worth_by_definition(int layer, const uint32_t *looks, uint64_t *worth)
+static void worth_by_definition(int pool, const uint32_t *looks, uint64_t *worth)
 {
     uint64_t most = 0, total = 0, weight[WINDOW] = {0}, echo = 0;
-    int last = last_of(layer);
-    for (int e = 0; e < N_EXPERTS; e++) {
+    int last = last_of(pool);
+    for (int e = 0; e < N_KEYS; e++) {
         worth[e] = rate(last, e);
     }
     for (int lag = 1; lag < WINDOW; lag++) {
@@ -109,7 +109,7 @@ static void worth_by_definition(int layer, const uint32_t *looks, uint64_t *wort
     for (int lag = WINDOW - 1; lag >= 1 && total; lag--) {
         const struct step *next = before(last, lag - 1);
         echo = echo / 2 + weight[lag];
-        for (int e = 0; e < N_EXPERTS; e++) {
+        for (int e = 0; e < N_KEYS; e++) {
             if (next && step_uses(next, e)) {
                 worth[e] += echo * (((uint64_t)ONE << 24) / total) >> 24;
             }
@@ -117,16 +117,16 @@ static void worth_by_definition(int layer, const uint32_t *looks, uint64_t *wort
     }
 }
 
-/* --- Against the policy ---------------------------------------------------------------------- */
+/* --- Against the policy ----------------------------------------------------------------------- */
 
-/* Steps like those of text: passages come again, with changes; now and then a whole batch of tokens
- * at once, or a layer that is left out. */
-static struct step next_step(int layer, int back)
+/* Steps like those of text: passages repeat, with changes; now and then a whole batch of tokens
+ * at once, or a pool that is left out. */
+static struct step next_step(int pool, int back)
 {
-    struct step step = {.layer = layer};
+    struct step step = {.pool = pool};
     const struct step *like = n_steps >= back ? &steps[n_steps - back] : NULL;
-    int n = random_below(25) == 0 ? 5 + random_below(N_EXPERTS - 5) : 3;
-    if (like && like->layer == layer && random_below(4) > 0) {
+    int n = random_below(25) == 0 ? 5 + random_below(N_KEYS - 5) : 3;
+    if (like && like->pool == pool && random_below(4) > 0) {
         step = *like;
         if (random_below(3) > 0) {
             return step;
@@ -134,9 +134,9 @@ static struct step next_step(int layer, int back)
         step.n -= step.n > 0;
     }
     while (step.n < n) {
-        int expert = random_below(1 + random_below(N_EXPERTS));
-        if (!step_uses(&step, expert)) {
-            step.experts[step.n++] = expert;
+        int key = random_below(1 + random_below(N_KEYS));
+        if (!step_uses(&step, key)) {
+            step.keys[step.n++] = key;
         }
     }
     return step;
@@ -144,12 +144,12 @@ static struct step next_step(int layer, int back)
 
 static void take(const struct fb_cache_policy *policy, void *echo, const struct step *step)
 {
-    policy->step(echo, step->layer);
+    policy->step(echo, step->pool);
     for (int i = 0; i < step->n; i++) {
-        policy->touch(echo, step->layer, step->experts[i]);
-        if (random_below(8) == 0) { /* an answer on the way, and a second touch, change nothing */
-            policy->worth(echo, step->layer);
-            policy->touch(echo, step->layer, step->experts[i]);
+        policy->touch(echo, step->pool, step->keys[i]);
+        if (random_below(8) == 0) { /* an early query and a second touch change nothing */
+            policy->worth(echo, step->pool);
+            policy->touch(echo, step->pool, step->keys[i]);
         }
     }
     steps[n_steps++] = *step;
@@ -160,15 +160,15 @@ static void test_equals_its_definition(void **state)
     (void)state;
     const struct fb_cache_policy *policy = fb_cache_policy("echo");
     for (uint64_t seed = 1; seed <= 2; seed++) {
-        void *echo = policy->make(N_LAYERS, N_EXPERTS);
+        void *echo = policy->make(N_POOLS, N_KEYS);
         int compared = 0;
         random_state = seed * 0x9E3779B97F4A7C15u + 1;
         n_steps = 0;
-        for (int t = 0; n_steps + N_LAYERS <= MAX_STEPS; t++) {
-            int back = (t / 40 % 3 + 1) * 7 * N_LAYERS;
-            for (int l = 0; l < N_LAYERS; l++) {
+        for (int t = 0; n_steps + N_POOLS <= MAX_STEPS; t++) {
+            int back = (t / 40 % 3 + 1) * 7 * N_POOLS;
+            for (int l = 0; l < N_POOLS; l++) {
                 struct step step = next_step(l, back);
-                if (l < N_LAYERS - 1 || random_below(50) > 0) {
+                if (l < N_POOLS - 1 || random_below(50) > 0) {
                     take(policy, echo, &step);
                 }
             }
@@ -179,10 +179,10 @@ static void test_equals_its_definition(void **state)
             for (int lag = 1; lag < WINDOW; lag++) {
                 looks[lag] = alike(lag);
             }
-            int layer = steps[n_steps - 1].layer; /* the only one that has heard of the last step */
-            uint64_t worth[N_EXPERTS];
-            worth_by_definition(layer, looks, worth);
-            assert_memory_equal(policy->worth(echo, layer), worth, sizeof worth);
+            int pool = steps[n_steps - 1].pool; /* only its worths are up to date */
+            uint64_t worth[N_KEYS];
+            worth_by_definition(pool, looks, worth);
+            assert_memory_equal(policy->worth(echo, pool), worth, sizeof worth);
             compared++;
         }
         assert_true(compared >= 10);
@@ -190,50 +190,50 @@ static void test_equals_its_definition(void **state)
     }
 }
 
-/* --- What it is for ---------------------------------------------------------------------------- */
+/* --- What it is for --------------------------------------------------------------------------- */
 
-static int use(struct fb_cache *cache, int layer, int expert)
+static int use(struct fb_cache *cache, int pool, int key)
 {
     int evicted;
-    fb_cache_step(cache, layer);
-    fb_cache_touch(cache, layer, expert);
-    assert_true(fb_cache_acquire(cache, layer, expert, &evicted) >= 0);
+    fb_cache_step(cache, pool);
+    fb_cache_touch(cache, pool, key);
+    assert_true(fb_cache_acquire(cache, pool, key, &evicted) >= 0);
     return evicted;
 }
 
 static int misses_of_a_cycle(const char *policy)
 {
-    const int n_experts = 8, n_slots = 4;
-    struct fb_cache *cache = fb_cache_new(1, &n_experts, &n_slots, fb_cache_policy(policy));
+    const int n_keys = 8, n_slots = 4;
+    struct fb_cache *cache = fb_cache_new(1, &n_keys, &n_slots, fb_cache_policy(policy));
     int misses = 0;
     for (int t = 0; t < 90; t++) {
-        int expert = t % 6;
-        misses += t >= 30 && fb_cache_find(cache, 0, expert) < 0;
-        use(cache, 0, expert);
+        int key = t % 6;
+        misses += t >= 30 && fb_cache_find(cache, 0, key) < 0;
+        use(cache, 0, key);
     }
     fb_cache_check(cache);
     fb_cache_free(cache);
     return misses;
 }
 
-/* Six experts in turn, four slots: what was used longest ago is what comes next. LRU never hits;
+/* Six keys in turn, four slots: the least recently used key is always the next one. LRU never hits;
  * the optimum misses two or three of six. */
-static void test_a_passage_that_comes_again_is_recognised(void **state)
+static void test_a_repeated_passage_is_recognised(void **state)
 {
     (void)state;
     assert_int_equal(misses_of_a_cycle("lru"), 60);
     assert_in_range(misses_of_a_cycle("echo"), 20, 36);
 }
 
-/* --- Slots that move ----------------------------------------------------------------------------- */
+/* --- Slots that move -------------------------------------------------------------------------- */
 
-static struct fb_cache *two_layers(const char *policy, int floor)
+static struct fb_cache *two_pools(const char *policy, int floor)
 {
-    const int n_experts[] = {8, 8}, n_slots[] = {4, 4};
-    struct fb_cache *cache = fb_cache_new(2, n_experts, n_slots, fb_cache_policy(policy));
+    const int n_keys[] = {8, 8}, n_slots[] = {4, 4};
+    struct fb_cache *cache = fb_cache_new(2, n_keys, n_slots, fb_cache_policy(policy));
     fb_cache_set_floor(cache, 0, floor);
     fb_cache_set_floor(cache, 1, floor);
-    for (int t = 0; t < 60; t++) { /* layer 0 uses one expert, layer 1 needs all at random */
+    for (int t = 0; t < 60; t++) { /* pool 0 uses one key, pool 1 needs all at random */
         use(cache, 0, t < 4 ? t : 0);
         use(cache, 1, (t * 5 + t / 8) % 8);
     }
@@ -244,15 +244,15 @@ static void test_a_slot_is_offered_where_it_is_worth_little(void **state)
 {
     (void)state;
     int from = -7, slot = -7;
-    struct fb_cache *cache = two_layers("echo", 2);
+    struct fb_cache *cache = two_pools("echo", 2);
     fb_cache_step(cache, 1);
     assert_true(fb_cache_trade(cache, 1, &from, &slot));
     assert_int_equal(from, 0);
-    assert_int_not_equal(fb_cache_expert(cache, 0, slot), 0);
-    int offered = fb_cache_expert(cache, 0, slot);
-    fb_cache_protect(cache, 0, offered, 5); /* another one then, while there are others */
+    assert_int_not_equal(fb_cache_key(cache, 0, slot), 0);
+    int offered = fb_cache_key(cache, 0, slot);
+    fb_cache_protect(cache, 0, offered, 5); /* an unprotected one is offered instead */
     assert_true(fb_cache_trade(cache, 1, &from, &slot));
-    assert_int_not_equal(fb_cache_expert(cache, 0, slot), offered);
+    assert_int_not_equal(fb_cache_key(cache, 0, slot), offered);
     for (int s = 0; s < 4; s++) {
         fb_cache_pin(cache, 0, s);
     }
@@ -260,43 +260,43 @@ static void test_a_slot_is_offered_where_it_is_worth_little(void **state)
     for (int s = 0; s < 4; s++) {
         fb_cache_unpin(cache, 0, s);
     }
-    assert_false(fb_cache_trade(cache, 0, &from, &slot)); /* not the other way */
+    assert_false(fb_cache_trade(cache, 0, &from, &slot)); /* never in the other direction */
     fb_cache_resize(cache, 0, 3);
     fb_cache_resize(cache, 1, 5);
-    assert_false(fb_cache_trade(cache, 1, &from, &slot)); /* there is a free one now */
+    assert_false(fb_cache_trade(cache, 1, &from, &slot)); /* pool 1 has a free slot now */
     fb_cache_check(cache);
     fb_cache_free(cache);
 }
 
-static void test_no_layer_falls_below_its_floor(void **state)
+static void test_no_pool_falls_below_its_floor(void **state)
 {
     (void)state;
     int from, slot;
-    struct fb_cache *cache = two_layers("echo", 4);
+    struct fb_cache *cache = two_pools("echo", 4);
     assert_false(fb_cache_trade(cache, 1, &from, &slot));
     fb_cache_set_floor(cache, 0, 3);
     assert_true(fb_cache_trade(cache, 1, &from, &slot));
     fb_cache_free(cache);
 }
 
-static void test_an_unused_slot_goes_first(void **state)
+static void test_a_free_slot_is_offered_first(void **state)
 {
     (void)state;
     int from, slot;
-    struct fb_cache *cache = two_layers("echo", 2);
+    struct fb_cache *cache = two_pools("echo", 2);
     fb_cache_drop(cache, 0, 2);
     assert_true(fb_cache_trade(cache, 1, &from, &slot));
     assert_int_equal(slot, 2);
     fb_cache_free(cache);
 }
 
-static void test_only_worths_that_compare_are_compared(void **state)
+static void test_no_trade_with_worths_that_are_not_comparable(void **state)
 {
     (void)state;
     int from, slot;
     const char *const others[] = {"lru", "lfu"};
     for (int i = 0; i < 2; i++) {
-        struct fb_cache *cache = two_layers(others[i], 2);
+        struct fb_cache *cache = two_pools(others[i], 2);
         assert_false(fb_cache_trade(cache, 1, &from, &slot));
         fb_cache_free(cache);
     }
@@ -306,11 +306,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_its_definition),
-        cmocka_unit_test(test_a_passage_that_comes_again_is_recognised),
+        cmocka_unit_test(test_a_repeated_passage_is_recognised),
         cmocka_unit_test(test_a_slot_is_offered_where_it_is_worth_little),
-        cmocka_unit_test(test_no_layer_falls_below_its_floor),
-        cmocka_unit_test(test_an_unused_slot_goes_first),
-        cmocka_unit_test(test_only_worths_that_compare_are_compared),
+        cmocka_unit_test(test_no_pool_falls_below_its_floor),
+        cmocka_unit_test(test_a_free_slot_is_offered_first),
+        cmocka_unit_test(test_no_trade_with_worths_that_are_not_comparable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

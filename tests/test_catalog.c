@@ -1,6 +1,7 @@
 /*
- * test_catalog.c - the catalogue: roles from names, a small model worked by hand, every shared
- * model against gguf.h's own view of it, split sets, and what is said when a file cannot be opened.
+ * test_catalog.c - the catalogue: roles from names, a small model computed by hand, every shared
+ * model compared with gguf.h's own reading of it, split sets, and the errors for files that cannot
+ * be opened.
  */
 #include "model_files.h"
 
@@ -11,6 +12,7 @@
 #include "model/catalog.h"
 #include "model/names.h"
 #include "model/roles.h"
+#include "model/runnable.h"
 #include "model/split.h"
 
 /* --- Names -------------------------------------------------------------------------------- */
@@ -125,7 +127,7 @@ static void test_split_names(void **state)
     assert_null(fb_split_path("", 0, 3));
 }
 
-/* --- A model worked by hand ----------------------------------------------------------------- */
+/* --- A model computed by hand ----------------------------------------------------------------- */
 
 /* 4 experts, 2 used; Q4_0 blocks are 32 values in 18 bytes. */
 static struct gguf_context *small_model(bool tied)
@@ -154,7 +156,7 @@ static struct fb_catalog *open_ok(const char *path)
 {
     struct fb_catalog *c = NULL;
     struct forebay_error err = {0};
-    if (fb_catalog_open(path, false, &c, &err)) {
+    if (fb_catalog_open(path, false, &c, &err) != FOREBAY_OK) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
     return c;
@@ -203,7 +205,7 @@ static void test_small_model(void **state)
     assert_int_equal(fb_catalog_find(c, "blk.0.ffn_up_exps"), -1);
     assert_int_equal(fb_catalog_find(c, ""), -1);
 
-    /* one row of the embedding, 2 of 4 experts, 2 of 8 chunks, all else */
+    /* one row of the embedding, 2 of 4 experts, 2 of 8 chunks, and everything else */
     assert_int_equal(
         fb_catalog_bytes_per_token(c), 128 + 128 + 512 + 108 + 24 + 8 + 640 + 320 + 640);
     fb_catalog_free(c);
@@ -217,7 +219,7 @@ static void test_small_model(void **state)
     gguf_free(g);
 }
 
-/* Keys that are missing or of the wrong type are no reason to refuse a file. */
+/* A file with missing keys, or keys of the wrong type, is not refused. */
 static void test_odd_keys(void **state)
 {
     (void)state;
@@ -243,7 +245,7 @@ static void test_odd_keys(void **state)
 
 /* --- The shared models ---------------------------------------------------------------------- */
 
-/* gguf.h's own view of one file of the model. Returns the number of its tensors. */
+/* Compares one file of the model with gguf.h's own reading. Returns the number of its tensors. */
 static int compare_with_gguf(const struct fb_catalog *c, int file, int first)
 {
     struct ggml_context *shapes = NULL;
@@ -349,13 +351,14 @@ static void test_split_equals_single(void **state)
     fb_catalog_free(split);
 }
 
-/* --- What cannot be opened ------------------------------------------------------------------- */
+/* --- Files that cannot be opened
+ * ------------------------------------------------------------------- */
 
 /* Opening fails with `status`; message and hint contain these parts. */
 static void expect_failure(
     const char *path, enum forebay_status status, const char *message, const char *hint)
 {
-    struct fb_catalog *c = (struct fb_catalog *)&c; /* must stay as it is */
+    struct fb_catalog *c = (struct fb_catalog *)&c; /* must stay untouched */
     struct fb_catalog *before = c;
     struct forebay_error err = {0};
     enum forebay_status got = fb_catalog_open(path, false, &c, &err);
@@ -391,7 +394,7 @@ static void test_not_a_model(void **state)
     write_file(path, "GGUF\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
     expect_failure(path, FOREBAY_E_FORMAT, "version 4", "later");
     write_file(path, "GGUF\0\0\0\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24);
-    expect_failure(path, FOREBAY_E_FORMAT, "version", "big-endian");
+    expect_failure(path, FOREBAY_E_FORMAT, "version", "Big-endian");
 }
 
 static void test_unreadable(void **state)
@@ -412,7 +415,7 @@ static void test_unreadable(void **state)
     }
 }
 
-/* A copy cut at any byte is refused; inside the data the message says how much is missing. */
+/* A copy truncated at any byte is refused; inside the data the message says how much is missing. */
 static void test_truncated(void **state)
 {
     (void)state;
@@ -500,7 +503,8 @@ static void test_split_errors(void **state)
     expect_failure(renamed, FOREBAY_E_FORMAT, "is part 2 of 3", "first file");
     expect_failure(first, FOREBAY_E_IO, second, "all parts");
     assert_int_equal(rename(first, second), 0);
-    expect_failure(second, FOREBAY_E_FORMAT, "not named", "NAME-00001-of-00003.gguf");
+    expect_failure(
+        second, FOREBAY_E_FORMAT, "its name does not say so", "NAME-00001-of-00003.gguf");
 
     write_part("m", 0, 0, 3, 3, "a.weight");
     write_part("m", 1, -1, 0, 0, "b.weight");
@@ -541,7 +545,7 @@ static void test_contradictions(void **state)
     struct gguf_context *g = small_model(false);
     expect_contradiction(g, NULL);
     gguf_set_val_u32(g, "tiny.expert_used_count", 5);
-    expect_contradiction(g, "more experts than there are (5)");
+    expect_contradiction(g, "more experts than the model has (5)");
     gguf_set_val_u32(g, "tiny.expert_used_count", 0);
     expect_contradiction(g, "none of its experts");
     gguf_set_val_u32(g, "tiny.expert_used_count", 4);
@@ -549,7 +553,7 @@ static void test_contradictions(void **state)
     expect_contradiction(g, "groups");
     gguf_set_val_u32(g, "tiny.expert_group_count", 2);
     gguf_set_val_u32(g, "tiny.nextn_predict_layers", 3);
-    expect_contradiction(g, "estimate layers");
+    expect_contradiction(g, "next-token-prediction layers");
     gguf_set_val_u32(g, "tiny.nextn_predict_layers", 2);
     gguf_set_arr_str(g, "tokenizer.ggml.tokens", NULL, 0);
     expect_contradiction(g, "vocabulary");

@@ -12,12 +12,12 @@
 #define MAX_USED 8
 /* The prior counts as much as this many tokens of requests (curve.c). */
 #define PRIOR_TOKENS 8
-/* Of LRU's misses, what the policy of the cache saves (curve.c). */
+/* Share of LRU's misses that the cache's policy saves (curve.c). */
 #define SAVED 0.18
-/* What rounding may do to sums of shares of 1. */
+/* Error of rounding in sums of shares of 1. */
 #define ROUNDING 1e-12
 
-/* --- Made-up histograms -------------------------------------------------------------------- */
+/* --- Made-up histograms ----------------------------------------------------------------------- */
 
 static void make_layers(struct model *m, int n_layers, int n_expert, int n_used)
 {
@@ -29,7 +29,7 @@ static void make_layers(struct model *m, int n_layers, int n_expert, int n_used)
     claim_all(m);
 }
 
-/* Some distances never, some often, some as often as in a year of use. */
+/* Counts from 0 to those of a year of use. */
 static double random_count(void)
 {
     return rnd() % 3 ? (double)(rnd_below((uint64_t)1 << rnd_below(40))) : 0;
@@ -53,7 +53,7 @@ static void release(struct fb_reuse *seen, int n)
     }
 }
 
-/* --- Rules --------------------------------------------------------------------------------- */
+/* --- Rules ------------------------------------------------------------------------------------ */
 
 static void check_v1(const struct fb_curve *c)
 {
@@ -64,8 +64,8 @@ static void check_v1(const struct fb_curve *c)
     }
 }
 
-/* The sum of the gains is nowhere below the hits, meets them where the gain falls, and its gain
- * never rises: so it is concave, above the curve, and no concave curve above it is lower. */
+/* The sum of the gains is nowhere below the hits and meets them where the gain falls, and the gain
+ * never rises: hence it is concave, above the curve, and the lowest such curve. */
 static void check_v2(const struct fb_curve *c)
 {
     double sum = 0;
@@ -123,8 +123,8 @@ static void test_v1_and_v2_hold_for_the_prior(void **state)
     }
 }
 
-/* A layer whose requests come in rounds of all experts hits, with LRU, with all slots or not at all: a
- * curve that is almost flat and then rises, which the gains replace by a line. */
+/* When a layer requests all its experts in turn, LRU hits only with a slot for each: the curve is
+ * almost flat and then rises steeply. The gains replace it by a line. */
 static void test_a_cliff_is_replaced_by_a_line(void **state)
 {
     (void)state;
@@ -142,7 +142,7 @@ static void test_a_cliff_is_replaced_by_a_line(void **state)
     model_close(&m);
 }
 
-/* --- The prior ----------------------------------------------------------------------------- */
+/* --- The prior -------------------------------------------------------------------------------- */
 
 /* Hit rates of LRU on recorded routing, after warm-up: ../shared/traces/README.md. */
 static const struct {
@@ -158,7 +158,7 @@ static const struct {
     {"gpt-oss", 16, 128, 2, 0.697},
 };
 
-/* Furthest off: OLMoE with half of its experts, 10.4 points too high. All others are within 8. */
+/* The largest error: OLMoE with half of its experts, 10.4 points too high. Others are within 8. */
 #define PRIOR_OFF      0.08
 #define PRIOR_OFF_HALF 0.105
 
@@ -175,20 +175,21 @@ static void test_the_prior_is_near_what_lru_did(void **state)
     }
 }
 
-static void test_where_all_experts_are_used_the_prior_has_no_habits(void **state)
+static void test_the_prior_is_uniform_where_all_experts_are_used(void **state)
 {
     (void)state;
     for (int s = 0; s <= 16; s++) {
         /* p = 1.25 sqrt(16 / 16) = 1.25: a little better than s / 16, and 1 at the end. */
         assert_true(fabs(fb_curve_prior(s, 16, 16) - (1 - pow(1 - s / 16.0, 1.25))) < ROUNDING);
-        /* More used than there are: p would be below 1. */
+        /* More experts used than exist: p would be below 1. */
         assert_true(fabs(fb_curve_prior(s, 16, 64) - s / 16.0) < ROUNDING);
     }
 }
 
-/* --- Mixing -------------------------------------------------------------------------------- */
+/* --- Mixing ----------------------------------------------------------------------------------- */
 
-/* As many requests as the prior counts for: half of each. A thousand times as many: what was seen. */
+/* With as many requests as the prior weighs, half of each; with a thousand times as many, the
+ * histogram. */
 static void test_the_prior_weighs_as_much_as_8_tokens(void **state)
 {
     (void)state;
@@ -234,7 +235,7 @@ int main(void)
         cmocka_unit_test(test_v1_and_v2_hold_for_the_prior),
         cmocka_unit_test(test_a_cliff_is_replaced_by_a_line),
         cmocka_unit_test(test_the_prior_is_near_what_lru_did),
-        cmocka_unit_test(test_where_all_experts_are_used_the_prior_has_no_habits),
+        cmocka_unit_test(test_the_prior_is_uniform_where_all_experts_are_used),
         cmocka_unit_test(test_the_prior_weighs_as_much_as_8_tokens),
         cmocka_unit_test(test_first_uses_count_as_misses_unless_all_have_slots),
     };

@@ -1,6 +1,6 @@
 /*
- * test_elastic.c - memory that weights give back and take again: which dense weights go (elastic.h),
- * and that the slots of a pool (pool.h) really take less of it.
+ * test_elastic.c - memory that weights give back and regain: which dense weights (elastic.h), and
+ * that the slots of a pool (pool.h) really hold less of it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -40,7 +40,7 @@ static struct model *make_model(uint64_t ring_bytes, uint64_t scratch_bytes)
             .file_bytes = bytes,
             .unit_bytes = bytes,
             .stride = bytes,
-            .arrival = i % 4 ? FB_UNPACK_DIRECT : FB_UNPACK_REPACK};
+            .unpack = i % 4 ? FB_UNPACK_DIRECT : FB_UNPACK_REPACK};
         m->resident[i] = true;
     }
     m->catalog.tensors = m->tensors;
@@ -61,13 +61,13 @@ static int drop_all(struct model *m)
 {
     int n = 0, w;
     while ((w = fb_elastic_drop(&m->e)) >= 0) {
-        assert_false(fb_elastic_kept(&m->e, w));
+        assert_false(fb_elastic_present(&m->e, w));
         n++;
     }
     return n;
 }
 
-static void test_all_kept_has_room_for_a_ring(void **state)
+static void test_a_plan_without_a_ring_gets_room_for_one(void **state)
 {
     struct model *m = make_model(0, 0);
     (void)state;
@@ -79,8 +79,8 @@ static void test_all_kept_has_room_for_a_ring(void **state)
     free_model(m);
 }
 
-/* Whatever it is told to hold, it holds no more (but for the ring), and about as much. */
-static void test_holds_what_it_may(void **state)
+/* Holds at most what it is allowed (but for the ring), and about as much. */
+static void test_holds_what_is_allowed(void **state)
 {
     struct model *m = make_model(0, 0);
     (void)state;
@@ -100,12 +100,12 @@ static void test_holds_what_it_may(void **state)
         assert_int_equal(fb_elastic_restore(&m->e, i), i < LAYERS);
     }
     assert_int_equal(m->e.n_streamed, 0);
-    assert_int_equal(m->e.kept_bytes, m->e.most_bytes);
+    assert_int_equal(m->e.present_bytes, m->e.most_bytes);
     free_model(m);
 }
 
-/* Half of them gone: no long stretch of the pass is without work for the disk, or all work. */
-static void test_goes_evenly(void **state)
+/* With half of the weights streamed, no long stretch of the pass is all streamed or all present. */
+static void test_gives_back_evenly(void **state)
 {
     struct model *m = make_model(4 * FB_MIB, FB_MIB);
     int longest[2] = {0}, run = 0;
@@ -114,15 +114,15 @@ static void test_goes_evenly(void **state)
     fb_elastic_plan(&m->e, LAYERS / 2 * FB_MIB);
     assert_int_equal(drop_all(m), LAYERS / 2);
     for (int i = 0; i < LAYERS; i++) {
-        bool kept = fb_elastic_kept(&m->e, i);
-        run = i && kept == fb_elastic_kept(&m->e, i - 1) ? run + 1 : 1;
-        longest[kept] = run > longest[kept] ? run : longest[kept];
+        bool present = fb_elastic_present(&m->e, i);
+        run = i && present == fb_elastic_present(&m->e, i - 1) ? run + 1 : 1;
+        longest[present] = run > longest[present] ? run : longest[present];
     }
     assert_true(longest[0] <= 8 && longest[1] <= 8);
     free_model(m);
 }
 
-static void test_only_what_fits_the_ring(void **state)
+static void test_gives_back_only_what_fits_the_ring(void **state)
 {
     struct model *m = make_model(2 * FB_MIB, 0); /* no scratch: nothing repacked can be streamed */
     (void)state;
@@ -130,7 +130,7 @@ static void test_only_what_fits_the_ring(void **state)
     fb_elastic_plan(&m->e, 0);
     drop_all(m);
     for (int i = 0; i <= LAYERS; i++) {
-        assert_int_equal(fb_elastic_kept(&m->e, i), i % 4 == 0);
+        assert_int_equal(fb_elastic_present(&m->e, i), i % 4 == 0);
     }
     free_model(m);
     m = make_model(FB_MIB, FB_MIB); /* an envelope is larger than the weight */
@@ -140,7 +140,7 @@ static void test_only_what_fits_the_ring(void **state)
     free_model(m);
 }
 
-/* --- Pools -------------------------------------------------------------------------------- */
+/* --- Pools ------------------------------------------------------------------------------------ */
 
 enum { SLOTS = 96 };
 
@@ -167,10 +167,10 @@ static void test_slots_cost_memory_only_in_use(void **state)
     fb_pool_resize(&pool, cache, 0, 24);
     assert_int_equal(pool.n_slots, 41); /* up to the one that is being read into */
     fb_cache_unpin(cache, 0, 40);
-    pool.n_passes = 1;
+    pool.n_users = 1;
     fb_pool_resize(&pool, cache, 0, 24);
     assert_int_equal(pool.n_slots, 41); /* somebody computes with it */
-    pool.n_passes = 0;
+    pool.n_users = 0;
     fb_pool_resize(&pool, cache, 0, 24);
     assert_int_equal(pool.n_slots, 24);
     fb_cache_check(cache);
@@ -202,10 +202,10 @@ static void test_shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_kept_has_room_for_a_ring),
-        cmocka_unit_test(test_holds_what_it_may),
-        cmocka_unit_test(test_goes_evenly),
-        cmocka_unit_test(test_only_what_fits_the_ring),
+        cmocka_unit_test(test_a_plan_without_a_ring_gets_room_for_one),
+        cmocka_unit_test(test_holds_what_is_allowed),
+        cmocka_unit_test(test_gives_back_evenly),
+        cmocka_unit_test(test_gives_back_only_what_fits_the_ring),
         cmocka_unit_test(test_slots_cost_memory_only_in_use),
         cmocka_unit_test(test_shares),
     };

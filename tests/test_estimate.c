@@ -1,6 +1,6 @@
 /*
- * test_estimate.c - estimates worked by hand, what must hold for those of made-up models, and the
- * planner's expert slots against all there could be.
+ * test_estimate.c - estimates worked by hand, properties of those of made-up models, and the
+ * planner's expert slots against all possible assignments.
  */
 #include "weights_fixture.h"
 
@@ -22,7 +22,7 @@ static void add_rate(
     struct fb_profile *p, int type, bool repacked, double decode, double batch, double arrive)
 {
     struct fb_profile_rate rate = {
-        .repacked = repacked, .threads = 1, .decode = decode, .batch = batch, .arrive = arrive};
+        .repacked = repacked, .threads = 1, .decode = decode, .batch = batch, .unpack = arrive};
     snprintf(rate.type, sizeof rate.type, "%s", type_name(type));
     fb_profile_put_rate(p, &rate);
 }
@@ -32,7 +32,7 @@ static bool near(double got, double want)
     return fabs(got - want) <= 1e-9 * fabs(want);
 }
 
-/* --- Worked by hand ------------------------------------------------------------------------ */
+/* --- Worked by hand --------------------------------------------------------------------------- */
 
 /* One layer: a matrix of 8000 bytes and 100 elements that is repacked, and 4 experts of 1000 bytes
  * and 300 elements, 2 of them used. The machine: 1 s to compute with the matrix, 1 s per expert. */
@@ -99,7 +99,7 @@ static void test_a_token_worked_by_hand(void **state)
     assert_true(near(s.compute_s, 3.14));
     assert_true(near(s.unpack_s, 0.5));
     assert_true(near(s.read_s, 2 + waited));
-    /* The matrix is read (2 s) while the rest is done, experts are waited for. */
+    /* The matrix is read (2 s) during the rest of the work; experts are waited for. */
     assert_true(near(s.decode_tok_per_s, 1 / (3.64 + waited)));
     assert_string_equal(s.limit, "computing");
     e.in.disk_bytes_per_s = 1000; /* now it is not: 8 s */
@@ -109,16 +109,16 @@ static void test_a_token_worked_by_hand(void **state)
     example_release(&e);
 }
 
-/* Half of what is missing is foreseen: it is read behind the work, as is the matrix; the other half
- * is waited for, at twice the speed; and all that is read takes the sustained speed. */
-static void test_foresight_and_bursts_worked_by_hand(void **state)
+/* Lookahead guesses half of the missing experts: they are read during the work, as is the matrix.
+ * The other half is waited for, at twice the speed. All reads together take the sustained speed. */
+static void test_lookahead_and_bursts_worked_by_hand(void **state)
 {
     (void)state;
     struct example e;
     struct fb_speed s;
     example_init(&e);
     double missing = 2 * pow(0.5, 1.25 * sqrt(2));
-    e.in.foreseen = 0.5;
+    e.in.lookahead = 0.5;
     e.in.disk_burst = 2;
     fb_estimate(&e.in, &s);
     double waited = missing * 1000 / 4000 + missing * 0.01;
@@ -135,7 +135,7 @@ static void test_a_prompt_worked_by_hand(void **state)
     struct example e;
     struct fb_speed s;
     example_init(&e);
-    /* 4 tokens use 4 (1 - 0.5^4) = 3.75 of the experts; half of those are there. 8 rows of 300
+    /* 4 tokens use 4 (1 - 0.5^4) = 3.75 of the experts; half of those are present. 8 rows of 300
      * elements take 2.4 s, less than the weights' 3.75; sqrt(4) times the operations. Only a third
      * of the layer's reading is waited for. */
     double seconds = 1.1 + 0.5 + 3.75 + 0.08 + (1.875 * 1000 / 4000 + 0.01) / 3;
@@ -145,7 +145,7 @@ static void test_a_prompt_worked_by_hand(void **state)
     fb_estimate(&e.in, &s);
     seconds = 10.1 + 0.5 + 60 + 0.4 + (2 * 1000.0 / 4000 + 0.01) / 3;
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
-    /* Experts of their own choice are computed with at half the rate. */
+    /* Experts that each row chooses are computed with at half the rate. */
     e.profile.rates[1].experts = 500;
     seconds += 60;
     fb_estimate(&e.in, &s);
@@ -154,7 +154,7 @@ static void test_a_prompt_worked_by_hand(void **state)
     seconds += 10;
     fb_estimate(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
-    e.in.prompt_compute_s = 0.2; /* what was seen replaces what is worked out */
+    e.in.prompt_compute_s = 0.2; /* a measurement replaces the model */
     seconds = 20 + 0.5 + (2 * 1000.0 / 4000 + 0.01) / 3;
     fb_estimate(&e.in, &s);
     assert_true(fabs(s.prompt_tok_per_s - 100 / seconds) < 1e-6);
@@ -164,7 +164,7 @@ static void test_a_prompt_worked_by_hand(void **state)
     example_release(&e);
 }
 
-static void test_what_earlier_runs_computed_replaces_the_profile(void **state)
+static void test_measured_compute_time_replaces_the_profile(void **state)
 {
     (void)state;
     struct example e;
@@ -180,7 +180,7 @@ static void test_what_earlier_runs_computed_replaces_the_profile(void **state)
     example_release(&e);
 }
 
-/* Small matrices are slower than large ones: experts of a size have rates of their own. */
+/* Small matrices are slower than large ones: each size of experts has its own rate. */
 static void test_experts_of_a_size_have_their_own_rate(void **state)
 {
     (void)state;
@@ -208,8 +208,8 @@ static void test_experts_of_a_size_have_their_own_rate(void **state)
     example_release(&e);
 }
 
-/* Both are work, on top of what was seen of computing with weights. */
-static void test_attention_and_reading_take_the_processors_time(void **state)
+/* Both are added to the measured time of computing with weights. */
+static void test_attention_and_reading_use_processor_time(void **state)
 {
     (void)state;
     struct example e;
@@ -278,7 +278,7 @@ static void test_weights_in_memory_are_not_read(void **state)
     example_release(&e);
 }
 
-/* --- Made-up models ------------------------------------------------------------------------ */
+/* --- Made-up models --------------------------------------------------------------------------- */
 
 struct made_up {
     struct model m;
@@ -288,7 +288,7 @@ struct made_up {
     struct fb_speed_inputs in;
 };
 
-/* Requests by distance, fewer the further: then a curve and its hull are the same. */
+/* Requests by distance, falling: then a curve equals its hull. */
 static void concave_reuse(struct fb_reuse *seen, int n_expert)
 {
     *seen = (struct fb_reuse){n_expert, calloc((size_t)n_expert + 1, sizeof(double))};
@@ -299,7 +299,7 @@ static void concave_reuse(struct fb_reuse *seen, int n_expert)
     }
 }
 
-/* What goes with the model: with a history when `seen`, a measured machine when `measured`. */
+/* Inputs for the model: with a history if `seen`, with a measured machine if `measured`. */
 static void finish(struct made_up *u, bool seen, bool measured)
 {
     for (int i = 0; i < u->m.catalog.n_tensors; i++) {
@@ -355,10 +355,10 @@ static struct fb_plan *plan_for(const struct made_up *u, uint64_t budget)
     return plan;
 }
 
-/* The i-th of n budgets from the minimum to all there is. */
+/* The i-th of n budgets from the minimum to all weights. */
 static uint64_t budget_at(const struct model *m, int i, int n)
 {
-    const uint64_t enough = 256 * FB_MIB; /* for what weights arrive in */
+    const uint64_t enough = 256 * FB_MIB; /* for ring and staging */
     uint64_t minimum = fb_plan_minimum(m->weights);
     uint64_t all = m->weights->dense_bytes + m->weights->expert_bytes + minimum + enough;
     return minimum + (uint64_t)((double)(all - minimum) * i / (n - 1));
@@ -379,7 +379,7 @@ static void check_sane(const struct fb_speed *s)
     assert_non_null(s->limit);
 }
 
-static void test_no_estimate_is_nonsense(void **state)
+static void test_every_estimate_is_sane(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
@@ -475,7 +475,8 @@ static void test_nothing_is_faster_than_everything_in_memory(void **state)
     }
 }
 
-/* As models are: every layer has the same matrices, and as many experts of the same size. */
+/* As in real models, every layer has the same matrices, and equally many experts of the same
+ * size. */
 static void alike_init(struct made_up *u, uint64_t seed, bool experts)
 {
     uint64_t dense[2], expert;
@@ -504,8 +505,8 @@ static void alike_init(struct made_up *u, uint64_t seed, bool experts)
     }
 }
 
-/* A dense weight that just fits takes the room of the ring, of slots that saved more, or of a pool
- * that hit and then does not: in fewer than one of ten such models, and by no more than this. */
+/* A dense weight that just fits may use the room of the ring, of slots that saved more, or of a
+ * pool that hit: in fewer than one of ten such models, and by no more than this. */
 #define WORST_FALL       0.2
 #define WORST_FALL_DENSE 0.06
 
@@ -528,9 +529,9 @@ static void test_more_memory_for_layers_alike_hardly_ever_estimates_slower(void 
     }
 }
 
-/* --- Slots against all there could be ---------------------------------------------------------- */
+/* --- Slots against all assignments ------------------------------------------------------------ */
 
-/* 2 or 3 layers of 2 to 5 experts, with any histogram that is concave; slots all alike or not. */
+/* 2 or 3 layers of 2 to 5 experts, with concave curves; slots of one size or of several. */
 static void few_experts_init(struct made_up *u, uint64_t seed, bool alike)
 {
     *u = (struct made_up){0};
@@ -564,8 +565,8 @@ static double reading(const struct made_up *u, const struct fb_plan *plan)
     return s.read_s;
 }
 
-/* The least reading of all assignments that take at most `room` and give each group what a token
- * needs, groups before g as in `plan`. */
+/* The least reading over all assignments that use at most `room` and give each group the slots that
+ * a token needs; groups before g are as in `plan`. */
 static double least_reading(const struct made_up *u, struct fb_plan *plan, int g, uint64_t room)
 {
     if (g == plan->n_groups) {
@@ -584,7 +585,7 @@ static double least_reading(const struct made_up *u, struct fb_plan *plan, int g
     return least;
 }
 
-/* What one more slot would save in the group where it saves most. */
+/* The reading that one more slot saves in the group where it saves most. */
 static double next_slot(const struct made_up *u, const struct fb_plan *plan)
 {
     double most = 0;
@@ -651,15 +652,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_token_worked_by_hand),
-        cmocka_unit_test(test_foresight_and_bursts_worked_by_hand),
+        cmocka_unit_test(test_lookahead_and_bursts_worked_by_hand),
         cmocka_unit_test(test_a_prompt_worked_by_hand),
-        cmocka_unit_test(test_what_earlier_runs_computed_replaces_the_profile),
+        cmocka_unit_test(test_measured_compute_time_replaces_the_profile),
         cmocka_unit_test(test_experts_of_a_size_have_their_own_rate),
-        cmocka_unit_test(test_attention_and_reading_take_the_processors_time),
+        cmocka_unit_test(test_attention_and_reading_use_processor_time),
         cmocka_unit_test(test_bytes_read_do_not_depend_on_the_disk),
         cmocka_unit_test(test_a_pool_that_one_token_empties_never_hits),
         cmocka_unit_test(test_weights_in_memory_are_not_read),
-        cmocka_unit_test(test_no_estimate_is_nonsense),
+        cmocka_unit_test(test_every_estimate_is_sane),
         cmocka_unit_test(test_a_faster_disk_never_estimates_slower),
         cmocka_unit_test(test_more_slots_never_estimate_slower),
         cmocka_unit_test(test_nothing_is_faster_than_everything_in_memory),

@@ -1,10 +1,10 @@
 /*
- * test_exact_controls.c - that the comparison of exact.h can fail: wrong bytes never give the same
- * logits. And the paths that the models of the other exactness tests are too small for.
+ * test_exact_controls.c - the comparison of exact.h can fail: wrong bytes never give the same
+ * logits. And exactness on paths that the models of the other tests are too small for.
  */
 #include "exact.h"
 
-#include "backend/internal.h"
+#include "backend/device_state.h"
 #include "synth/synth.h"
 
 static const struct shape small = {
@@ -46,7 +46,7 @@ static struct rows plain_rows(const char *path, const struct shape *shape)
     return rows;
 }
 
-/* Memory for a part of the weights: enough for what dense weights there are, not for all experts. */
+/* Memory for a part of the weights: enough for the dense ones, not for all experts. */
 static uint64_t part_of_weights(const char *path, uint64_t percent)
 {
     struct forebay_file *file;
@@ -68,7 +68,7 @@ static enum forebay_status streamed_rows(
 
 /* --- Wrong bytes -------------------------------------------------------------------------- */
 
-/* How many reads a run makes: to fail a later one fails nothing. */
+/* The number of reads of a run: a fault at a later one has no effect. */
 static int count_reads(const char *path)
 {
     int low = 0, high = 4096; /* read `low` is made, `high` is not */
@@ -85,8 +85,8 @@ static int count_reads(const char *path)
     return low;
 }
 
-/* A read that is made is used: whichever is spoiled, the logits tell. (There are so many experts that
- * none is read before the router has asked for it.) */
+/* Every read is used: whichever is corrupted, the logits differ. (There are so many experts that
+ * none is read before the router has chosen it.) */
 static void check_corruption(const char *path)
 {
     struct rows want = plain_rows(path, &small);
@@ -98,14 +98,15 @@ static void check_corruption(const char *path)
         snprintf(method, sizeof method, "fault:sync,corrupt_at=%d", i ? i : 1);
         assert_int_equal(streamed_rows(path, method, &got, NULL), FOREBAY_OK);
         if (same_rows(&want, &got) != (i > n)) {
-            fail_msg("read %d of %d corrupted: %s", i, n, i > n ? "a difference" : "not noticed");
+            fail_msg("read %d of %d corrupted: %s", i, n,
+                i > n ? "the logits differ" : "the logits do not differ");
         }
         rows_free(&got);
     }
     rows_free(&want);
 }
 
-static void test_corrupted_reads_show(void **state)
+static void test_corrupted_reads_change_logits(void **state)
 {
     (void)state;
     const char *path = temp_path("experts.gguf");
@@ -132,7 +133,7 @@ static void swap_experts(const char *path, const struct forebay_tensor_info *ten
     free(bytes);
 }
 
-static void test_swapped_experts_show(void **state)
+static void test_swapped_experts_change_logits(void **state)
 {
     (void)state;
     const char *path = temp_path("swapped.gguf");
@@ -168,7 +169,7 @@ static void test_swapped_experts_show(void **state)
 
 /* --- Reads that fail ---------------------------------------------------------------------- */
 
-/* As forebay_eval, but tried again once after a read failed. */
+/* As forebay_eval, but repeated once after a failed read. */
 static enum forebay_status eval_again(struct forebay_session *session, const int32_t *tokens,
     size_t n, int *n_failed, struct forebay_error *err)
 {
@@ -181,8 +182,8 @@ static enum forebay_status eval_again(struct forebay_session *session, const int
     return status;
 }
 
-/* The last row of a prompt in three evaluations while a read fails. Returns how many failures there
- * were; no row: not to be had after them. */
+/* Adds the last row of a prompt, evaluated in three parts while a read fails. Returns the number of
+ * failures; after one, there may be no row. */
 static int row_despite_failure(const char *path, const char *method, struct rows *rows)
 {
     static const int32_t tokens[] = {7, 6, 5, 4, 3, 2, 1, 9, 8, 7};
@@ -212,7 +213,8 @@ static int row_despite_failure(const char *path, const char *method, struct rows
     return n_failed;
 }
 
-/* Lets one read after the other fail. Returns how many failures did not cost the session. */
+/* Fails one read after the other, each in a run of its own. Returns the number of runs that gave
+ * the row nevertheless. */
 static int fail_reads(const char *path, const char *inner)
 {
     struct rows want = {0};
@@ -237,8 +239,8 @@ static int fail_reads(const char *path, const char *inner)
     return n_survived;
 }
 
-/* A read that fails fails its pass, and nothing else. */
-static void test_session_goes_on_after_failed_read(void **state)
+/* A failed read fails its evaluation, and nothing else. */
+static void test_session_survives_failed_read(void **state)
 {
     (void)state;
     const char *path = temp_path("failing.gguf");
@@ -247,7 +249,7 @@ static void test_session_goes_on_after_failed_read(void **state)
     assert_true(fail_reads(path, "threads") > 10);
 }
 
-/* Recurrent state cannot be taken back: then the session is over, and does not go on wrongly. */
+/* Recurrent state cannot be rolled back: the session may be over, but must not give wrong rows. */
 static void test_no_wrong_row_after_failed_read(void **state)
 {
     (void)state;
@@ -258,8 +260,8 @@ static void test_no_wrong_row_after_failed_read(void **state)
 
 /* --- Many rows ---------------------------------------------------------------------------- */
 
-/* Rows of experts are gathered in blocks. Blocks of 64 rows: of several experts, and of one that
- * has more. */
+/* Rows of experts are gathered in blocks; here of 64 rows: of several experts, and of one that has
+ * more. */
 static void test_blocks_of_rows(void **state)
 {
     (void)state;
@@ -270,19 +272,19 @@ static void test_blocks_of_rows(void **state)
             .batch = 400, .threads = 1, .prompt = 400, .generated = 1, .repack = repack};
         struct forebay_model_options options = shape_options(&shape);
         struct rows want = plain_rows(path, &shape), got;
-        uint64_t usual = fb_moe_block_bytes;
+        uint64_t usual = fb_device.block_bytes;
         options.weights_mem_bytes = part_of_weights(path, 60);
-        fb_moe_block_bytes = 1;
+        fb_device.block_bytes = 1;
         assert_int_equal(evaluate(path, &shape, &options, &got, NULL, NULL), FOREBAY_OK);
-        fb_moe_block_bytes = usual;
+        fb_device.block_bytes = usual;
         assert_true(same_rows(&want, &got));
         rows_free(&got);
         rows_free(&want);
     }
 }
 
-/* More rows than there is room to gather, for experts that all have slots but are still being read:
- * too few tokens to go set by set. */
+/* More rows than a block has room for, of experts that all have slots but are still being read: too
+ * few tokens for computing in sets. */
 static void test_many_rows_wait_for_their_experts(void **state)
 {
     (void)state;
@@ -293,17 +295,17 @@ static void test_many_rows_wait_for_their_experts(void **state)
     options.io_method = "fault:threads,late_ms=2";
     make_model_using(path, "qwen3moe", 16, 12);
     struct rows want = plain_rows(path, &shape), got;
-    uint64_t usual = fb_moe_block_bytes;
+    uint64_t usual = fb_device.block_bytes;
     struct forebay_placement placement;
-    fb_moe_block_bytes = 1;
+    fb_device.block_bytes = 1;
     uint64_t percent = 150;
-    do { /* down to where one slot is missing: not all is read at first, one layer has all slots */
+    do { /* down to one slot too few: no preload, yet some layer has a slot for every expert */
         options.weights_mem_bytes = part_of_weights(path, percent--);
         assert_int_equal(evaluate(path, &shape, &options, &got, &placement, NULL), FOREBAY_OK);
         assert_true(same_rows(&want, &got));
         rows_free(&got);
     } while (placement.n_slots == placement.n_experts);
-    fb_moe_block_bytes = usual;
+    fb_device.block_bytes = usual;
     assert_true(placement.n_slots > placement.n_experts - 4);
     rows_free(&want);
 }
@@ -311,9 +313,9 @@ static void test_many_rows_wait_for_their_experts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_corrupted_reads_show),
-        cmocka_unit_test(test_swapped_experts_show),
-        cmocka_unit_test(test_session_goes_on_after_failed_read),
+        cmocka_unit_test(test_corrupted_reads_change_logits),
+        cmocka_unit_test(test_swapped_experts_change_logits),
+        cmocka_unit_test(test_session_survives_failed_read),
         cmocka_unit_test(test_no_wrong_row_after_failed_read),
         cmocka_unit_test(test_blocks_of_rows),
         cmocka_unit_test(test_many_rows_wait_for_their_experts),

@@ -1,13 +1,13 @@
 /*
- * test_exact_governor.c - logits stay bit-identical while memory comes and goes: the machine that
- * the governor sees is made up, and short of memory every other moment.
+ * test_exact_governor.c - logits stay bit-identical while weights give memory back and regain it:
+ * the governor sees an invented machine, which is short of memory every other moment.
  */
 #include "exact.h"
 
 #include <stdatomic.h>
 #include <time.h>
 
-#include "backend/internal.h"
+#include "backend/device_state.h"
 #include "base/units.h"
 #include "os/watch.h"
 #include "synth/synth.h"
@@ -19,29 +19,29 @@ struct governed {
     uint32_t batch;
 };
 
-/* Own pools at 60 %, everything kept at 100, one pool for all layers at 0 (and the ring is tight). */
+/* Own pools at 60 %, everything resident at 100, one pool for all layers and a small ring at 0. */
 static const struct governed cases[] = {
     {"qwen3moe", "own pools, repacked", true, 60, 37},
     {"qwen3moe", "own pools, as stored", false, 60, 7},
     {"qwen3moe", "shared pool, repacked", true, 0, 37},
     {"qwen3moe", "shared pool, as stored", false, 0, 7},
-    {"qwen3moe", "all kept, repacked", true, 100, 37},
-    {"mixtral", "all kept, as stored", false, 100, 37},
+    {"qwen3moe", "all resident, repacked", true, 100, 37},
+    {"mixtral", "all resident, as stored", false, 100, 37},
     {"gpt-oss", "own pools, repacked", true, 50, 37},
-    {"llama", "dense, half kept, repacked", true, 60, 37},
-    {"llama", "dense, half kept, as stored", false, 60, 7},
-    {"llama", "dense, all kept, repacked", true, 100, 37},
-    {"llama", "dense, all kept, as stored", false, 100, 37},
+    {"llama", "dense, half resident, repacked", true, 60, 37},
+    {"llama", "dense, half resident, as stored", false, 60, 7},
+    {"llama", "dense, all resident, repacked", true, 100, 37},
+    {"llama", "dense, all resident, as stored", false, 100, 37},
 };
 
 /* --- A machine that is short of memory now and then ---------------------------------------- */
 
-static atomic_uint looked;
+static atomic_uint n_looks;
 
-/* Three looks of too little (how little, varies), nine of plenty. Its reserve is 256 KiB. */
-static void moody(struct fb_memory_state *out)
+/* Three looks of too little (the amount varies), nine of plenty. The reserve is 256 KiB. */
+static void invented_machine(struct fb_memory_state *out)
 {
-    unsigned n = atomic_fetch_add(&looked, 1);
+    unsigned n = atomic_fetch_add(&n_looks, 1);
     uint64_t little = (n * 2654435761u >> 16) % (256 * FB_KIB);
     *out = (struct fb_memory_state){
         .total_bytes = 2 * FB_MIB,
@@ -51,10 +51,10 @@ static void moody(struct fb_memory_state *out)
     };
 }
 
-static void let_it_look(unsigned times)
+static void wait_for_looks(unsigned times)
 {
     const struct timespec pause = {0, 50000};
-    for (unsigned from = atomic_load(&looked); atomic_load(&looked) - from < times;) {
+    for (unsigned from = atomic_load(&n_looks); atomic_load(&n_looks) - from < times;) {
         nanosleep(&pause, NULL);
     }
 }
@@ -73,7 +73,7 @@ static enum forebay_status run_session(struct forebay_session *session, const st
         rows_add(rows, forebay_logits(session, 0));
         int32_t token = forebay_sample(session);
         if (governed && i % 2) {
-            let_it_look(3);
+            wait_for_looks(3);
         }
         status = forebay_eval(session, &token, 1, false, err);
     }
@@ -94,7 +94,7 @@ static struct rows run(const char *path, const struct shape *shape,
     rows.n_vocab = (size_t)forebay_model_n_vocab(model);
     forebay_model_placement(model, &placement);
     assert_int_equal(forebay_session_new(model, &session, &err), FOREBAY_OK);
-    fb_memory_override(options->plain ? NULL : moody);
+    fb_memory_override(options->plain ? NULL : invented_machine);
     if (run_session(session, shape, !options->plain, &rows, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
@@ -105,7 +105,7 @@ static struct rows run(const char *path, const struct shape *shape,
     return rows;
 }
 
-/* The smallest budget for weights, in the words of the error. */
+/* The smallest budget for weights that is not refused, to 1 KiB. */
 static uint64_t least_budget(const char *path, struct forebay_model_options options)
 {
     uint64_t low = 1, high = 64 * FB_MIB; /* low is too little, high is enough */
@@ -189,6 +189,6 @@ int main(void)
     }
     forebay_log_set_level(FOREBAY_LOG_ERROR);
     fb_watch_interval_us = 100;
-    fb_governor_calm_ns = 1;
+    fb_device.calm_ns = 1;
     return _cmocka_run_group_tests("exact_governor", tests, COUNT(tests), NULL, temp_remove);
 }

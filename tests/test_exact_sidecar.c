@@ -1,11 +1,14 @@
 /*
- * test_exact_sidecar.c - a model with a sidecar gives llama.cpp's logits: by every way of reading, when the
- * sidecar is damaged anywhere, when it is not the model's, and when making it was interrupted.
+ * test_exact_sidecar.c - a model with a sidecar gives llama.cpp's logits: with every way of
+ * reading, when the sidecar is damaged anywhere, when it belongs to another model, and when making
+ * it was interrupted.
  */
 #include "sidecar_fixture.h"
 
 #include <signal.h>
 
+#include "sidecar/format.h"
+#include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 static const struct shape shape_of[] = {
@@ -50,7 +53,7 @@ static struct rows plain(const char *path, bool repack)
     return rows;
 }
 
-/* Runs, and demands the rows. Returns the bytes that the sidecar serves. */
+/* Runs the model and requires the rows. Returns the bytes that are read from the sidecar. */
 static uint64_t same_as(
     const struct rows *want, const char *path, const struct forebay_model_options *options)
 {
@@ -93,7 +96,7 @@ static void remove_sidecars(const char *path, int want)
     assert_int_equal(n, want);
 }
 
-/* --- Right --------------------------------------------------------------------------------- */
+/* --- Intact -------------------------------------------------------------------------------- */
 
 /* One model in one layout, by every method and with more and less memory. */
 static void check_model(const char *path, bool repack, int number)
@@ -131,7 +134,7 @@ static void test_models(void **state)
 {
     static const struct kind kinds[] = {
         {"qwen3moe", "Q4_K_M", 8, 256, false},  /* some experts of another type */
-        {"qwen3moe", "Q4_0", 8, 96, false},     /* experts that lie at odd places */
+        {"qwen3moe", "Q4_0", 8, 96, false},     /* unaligned experts */
         {"gpt-oss", "MXFP4_MOE", 8, 96, false}, /* biases, which stay with llama.cpp */
         {"deepseek2", "Q4_K", 8, 256, false},   /* dense layers, shared experts, 3-d weights */
         {"llama", "Q4_K", 0, 512, false},
@@ -181,7 +184,7 @@ static void test_split_model(void **state)
 
 /* --- Damaged ------------------------------------------------------------------------------- */
 
-/* Wherever a byte is another one, the logits are the same, and it is said. */
+/* Wherever a byte is changed, the logits stay the same, and a warning is given. */
 static void test_damaged_anywhere(void **state)
 {
     struct forebay_optimized done;
@@ -211,7 +214,7 @@ static void test_damaged_anywhere(void **state)
     assert_true(same_as(&want, path, &options) > 0);
     assert_int_equal(n_said, 1);
     options.io_method = "auto";
-    /* All of it, as on a disk that lost it. */
+    /* All of it zero, as after a disk lost it. */
     struct fb_sidecar_head head;
     unsigned char bytes[4096];
     const char *why;
@@ -230,9 +233,9 @@ static void test_damaged_anywhere(void **state)
     remove_sidecars(path, 1);
 }
 
-/* The file is cut off, or other bytes get into it, while it is in use: an error, as for a model. Without
- * its name it is read as before. */
-static void test_changed_under_way(void **state)
+/* Truncating or overwriting the file while it is in use is an error, as for a model. Unlinking it
+ * changes nothing. */
+static void test_changed_while_in_use(void **state)
 {
     static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8};
     struct forebay_optimized done;
@@ -262,7 +265,7 @@ static void test_changed_under_way(void **state)
     }
 }
 
-/* --- Not the model's ------------------------------------------------------------------------- */
+/* --- Not the model's ----------------------------------------------------------------------- */
 
 static void test_foreign(void **state)
 {
@@ -270,7 +273,7 @@ static void test_foreign(void **state)
     (void)state;
     const char *path = temp_path("mine.gguf"), *other = temp_path("other.gguf");
     make_kind(path, &experts, 4);
-    make_kind(other, &experts, 5); /* another seed: alike, but for what the weights are */
+    make_kind(other, &experts, 5); /* another seed: other weights, all else the same */
     struct rows want = plain(path, true), want_stored = plain(path, false);
     struct forebay_model_options options = some_memory(path, true, 60);
     must_optimize(other, true, &done);
@@ -280,7 +283,7 @@ static void test_foreign(void **state)
     forget_warnings();
     assert_int_equal(same_as(&want, path, &options), 0);
     assert_non_null(strstr(said, "modified"));
-    /* As if it had been made at the same time. */
+    /* With the same time of modification. */
     struct stat st;
     assert_int_equal(stat(other, &st), 0);
     const struct timespec times[2] = {st.st_atim, st.st_mtim};
@@ -288,7 +291,7 @@ static void test_foreign(void **state)
     forget_warnings();
     assert_int_equal(same_as(&want, path, &options), 0);
     assert_non_null(strstr(said, "content"));
-    /* Its own, for the other layout. */
+    /* Its own, but of the other layout. */
     must_optimize(path, true, &done);
     assert_false(done.was_there);
     assert_string_equal(done.path, place);
@@ -299,7 +302,7 @@ static void test_foreign(void **state)
     forget_warnings();
     assert_int_equal(same_as(&want_stored, path, &stored), 0);
     assert_non_null(strstr(said, "--no-repack"));
-    /* Told not to. */
+    /* Switched off. */
     options.sidecar = "none";
     forget_warnings();
     assert_int_equal(same_as(&want, path, &options), 0);
@@ -312,7 +315,7 @@ static void test_foreign(void **state)
     rows_free(&want_stored);
 }
 
-/* --- Interrupted ----------------------------------------------------------------------------- */
+/* --- Interrupted --------------------------------------------------------------------------- */
 
 /* Dies at the n-th report of progress. */
 static bool die_at(const char *what, uint64_t done, uint64_t total, void *user)
@@ -371,7 +374,7 @@ int main(void)
         cmocka_unit_test(test_models),
         cmocka_unit_test(test_split_model),
         cmocka_unit_test(test_damaged_anywhere),
-        cmocka_unit_test(test_changed_under_way),
+        cmocka_unit_test(test_changed_while_in_use),
         cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_killed),
     };

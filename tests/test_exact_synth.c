@@ -1,9 +1,9 @@
 /*
  * test_exact_synth.c - models of every architecture and every quantisation that synth can make are
- * exact (exact.h). Needs no files, so that any clone can prove it.
+ * exact (exact.h). Needs no files, so that any clone can run it.
  *
- * Each architecture is made twice. The types go round the list of architectures, so that each of
- * them is met as the weights of dense layers and as those of experts.
+ * Each architecture is made twice. Types are assigned to architectures in turn, so that each type
+ * is tested both for dense layers and for experts.
  */
 #include "exact.h"
 

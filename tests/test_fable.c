@@ -1,9 +1,9 @@
 /*
- * test_fable.c - our own model (models/): tokens as in its training, stories as its grammar has them,
- * and inflating that changes nothing, where every expert counts.
+ * test_fable.c - our own model (models/): tokens as in training, stories by its grammar, and
+ * inflation: it changes no logits, and swapping any two experts does.
  *
- * models/train/tokens.txt has stories of other seeds than the training's, and what people may type,
- * with their tokens as the training's tokenizer makes them: "1 2 3<TAB>text".
+ * models/train/tokens.txt has stories of seeds that the training did not use, and texts that people
+ * may type, with their tokens by the tokenizer of the training: "1 2 3<TAB>text".
  */
 #include "synth_llama.h"
 
@@ -73,7 +73,7 @@ static void tokens_are_those_of_the_training(void **state)
     runner_close(&r);
 }
 
-/* --- Logits of whole texts ------------------------------------------------------------------ */
+/* --- Logits of whole texts ----------------------------------------------------------------- */
 
 /* Evaluates the first n tokens of a text in one pass; all rows of logits are kept. */
 static void eval_all(struct runner *r, const struct text *t, int n)
@@ -92,7 +92,8 @@ static void eval_all(struct runner *r, const struct text *t, int n)
     llama_batch_free(batch);
 }
 
-/* Evaluates text `i` in one pass, its last tokens one by one; returns a checksum of all logits. */
+/* Evaluates text `i`, most of it in one pass and the last tokens one by one. Returns a checksum of
+ * all logits. */
 static uint64_t checksum(struct runner *r, int i)
 {
     struct text *t = &texts[i];
@@ -111,7 +112,7 @@ static uint64_t checksum(struct runner *r, int i)
     return sum;
 }
 
-/* The first text for which the model's logits are not `want`; n_texts when there is none. */
+/* Index of the first text whose logits are not `want`; n_texts when there is none. */
 static int first_difference(const char *path, const uint64_t *want)
 {
     struct runner r = runner_open(path, NULL, NULL);
@@ -170,7 +171,7 @@ static double log_probability(const float *row, int n_vocab, llama_token token)
     return (double)row[token] - top - log(sum);
 }
 
-static void stories_of_another_seed_are_expected(void **state)
+static void stories_of_another_seed_are_likely(void **state)
 {
     (void)state;
     struct runner r = runner_open(fable, NULL, NULL);
@@ -179,7 +180,7 @@ static void stories_of_another_seed_are_expected(void **state)
     for (int i = 0; i < n_texts; i++) {
         const struct text *t = &texts[i];
         if (t->tokens[t->n - 1] != END) {
-            continue; /* something typed */
+            continue; /* not a story */
         }
         eval_all(&r, t, t->n);
         bool told = t->tokens[1] != USER;
@@ -196,7 +197,7 @@ static void stories_of_another_seed_are_expected(void **state)
     assert_true(exp(sum / n) < 1.6);
 }
 
-/* --- Experts that all count ----------------------------------------------------------------- */
+/* --- Every expert counts ------------------------------------------------------------------- */
 
 static int uses[LAYERS][EXPERTS];
 
@@ -251,8 +252,8 @@ static void swap_bytes(FILE *f, uint64_t a, uint64_t b, size_t n)
     free(x);
 }
 
-/* Exchanges the experts a and b, numbered through all layers; a second time puts them back. `parts`
- * is a set of gate, up and down. */
+/* Swaps the experts a and b, numbered through all layers; a second call swaps them back. `parts`:
+ * bit set of gate, up and down. */
 static void swap_experts(const char *path, const struct fb_catalog *c, int a, int b, int parts)
 {
     static const char *const names[] = {"gate", "up", "down"};
@@ -281,7 +282,7 @@ static void assert_noticed(
 {
     swap_experts(path, c, a, b, parts);
     if (first_difference(path, want) == n_texts) {
-        fail_msg("experts %d and %d of layers %d and %d, swapped: nothing changes", a % EXPERTS,
+        fail_msg("swapping experts %d and %d of layers %d and %d changes nothing", a % EXPERTS,
             b % EXPERTS, a / EXPERTS, b / EXPERTS);
     }
     swap_experts(path, c, a, b, parts);
@@ -298,8 +299,8 @@ static void shuffle(int *order, int n, uint32_t seed)
     }
 }
 
-/* Half of the experts with another one of their layer, some with one of another layer, some only in
- * part. (All of them would take ten seconds, and were tried: no swap goes unnoticed.) */
+/* Swaps half of the experts within their layer, some with one of another layer, and some only in
+ * part. (Swapping all takes ten seconds; it was tried, and none went unnoticed.) */
 static void a_swap_of_any_two_experts_is_noticed(void **state)
 {
     (void)state;
@@ -328,7 +329,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_are_those_of_the_training),
-        cmocka_unit_test(stories_of_another_seed_are_expected),
+        cmocka_unit_test(stories_of_another_seed_are_likely),
         cmocka_unit_test(wider_experts_change_no_bit),
         cmocka_unit_test(every_expert_is_used),
         cmocka_unit_test(a_swap_of_any_two_experts_is_noticed),

@@ -1,8 +1,9 @@
-/* test_fields.c - reading requests' JSON: what is right, and what is said of what is wrong. */
+/* test_fields.c - reading the JSON of requests: values, and messages for mistakes. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -84,23 +85,28 @@ static void read_number(struct fb_fields *f)
 static void read_others(struct fb_fields *f)
 {
     fb_field_bool(f, "x", false);
-    fb_field_string(f, "x", NULL); /* the first mistake is the one that is told */
+    fb_field_string(f, "x", NULL); /* the first mistake is reported */
 }
 
 static void test_mistakes(void **state)
 {
     (void)state;
-    const char *whole = "x must be a whole number from 0 to 10";
-    check_bad("{\"x\":11}", whole, read_int);
-    check_bad("{\"x\":-1}", whole, read_int);
-    check_bad("{\"x\":1.5}", whole, read_int);
-    check_bad("{\"x\":1e300}", whole, read_int);
-    check_bad("{\"x\":9223372036854775807}", whole, read_int);
-    check_bad("{\"x\":\"3\"}", whole, read_int);
-    check_bad("{\"x\":true}", whole, read_int);
-    check_bad("{\"x\":1.01}", "x must be a number from 0 to 1", read_number);
-    check_bad("{\"x\":[]}", "x must be a number from 0 to 1", read_number);
-    check_bad("{\"x\":1}", "x must be true or false", read_others);
+    static const struct {
+        const char *value, *quoted;
+    } no_int[] = {{"11", "11"}, {"-1", "-1"}, {"1.5", "1.5"}, {"1e300", "1e+300"},
+        {"9223372036854775807", "9223372036854775807"}, {"\"3\"", "\"3\""}, {"true", "true"},
+        {"[]", "a list"}, {"{}", "an object"},
+        {"\"\u00e42345678901234567890123456789012345678\u00e40\"", /* cut at a character */
+            "\"\u00e42345678901234567890123456789012345678...\""}};
+    for (size_t i = 0; i < sizeof no_int / sizeof *no_int; i++) {
+        char text[128], says[128];
+        snprintf(text, sizeof text, "{\"x\":%s}", no_int[i].value);
+        snprintf(says, sizeof says, "x must be an integer from 0 to 10, not %s", no_int[i].quoted);
+        check_bad(text, says, read_int);
+    }
+    check_bad("{\"x\":1.01}", "x must be a number from 0 to 1, not 1.01", read_number);
+    check_bad("{\"x\":[]}", "x must be a number from 0 to 1, not a list", read_number);
+    check_bad("{\"x\":1}", "x must be true or false, not 1", read_others);
 }
 
 int main(void)

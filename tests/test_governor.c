@@ -1,6 +1,6 @@
 /*
- * test_governor.c - the decision how much memory the weights may hold, on simulated sequences; and
- * what it is made from: reserve, budget, pressure, and the watch that takes turns.
+ * test_governor.c - how much memory the weights may hold, on simulated sequences of observations;
+ * and its inputs: reserve, budget, pressure, and the watch's turns.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +22,8 @@
 #define SECOND (1000 * MS)
 #define TICK   (20 * MS)
 
-/* A process under a limit: what it holds for good, and weights that follow the target at once. */
+/* A process under a limit: memory that it holds for good, and weights that follow the target at
+ * once. */
 struct world {
     struct fb_governor g;
     struct fb_governor_input in;
@@ -83,7 +84,7 @@ static void test_no_limit(void **state)
     }
 }
 
-/* Two fifths of the limit go, in steps of a twentieth every 60 ms: it never catches up. */
+/* The limit falls by two fifths, in steps of a twentieth every 60 ms: it is never exceeded. */
 static void test_limit_falls_in_steps(void **state)
 {
     struct world w;
@@ -105,7 +106,7 @@ static void test_limit_falls_in_steps(void **state)
     assert_int_equal(w.in.held_bytes, 780 * FB_MIB);
 }
 
-/* At once: one decision gives back all that is missing, and the reserve. */
+/* The limit falls at once: one decision gives back all that is missing, and the reserve. */
 static void test_limit_falls_at_once(void **state)
 {
     struct world w;
@@ -118,7 +119,7 @@ static void test_limit_falls_at_once(void **state)
     assert_true(w.in.held_bytes + w.others + w.in.reserve_bytes <= w.limit);
 }
 
-/* Another process takes 1 MiB in each tick, until there is nothing. */
+/* Another process allocates 1 MiB in each tick, until nothing is left. */
 static void test_slow_leak(void **state)
 {
     struct world w;
@@ -134,7 +135,8 @@ static void test_slow_leak(void **state)
     assert_int_equal(w.n_grows, 0);
 }
 
-/* Another process takes and gives 200 MiB every two seconds, for ten minutes: ever rarer growth. */
+/* Another process allocates and frees 200 MiB every two seconds, for ten minutes: growth gets
+ * rare. */
 static void test_oscillation(void **state)
 {
     struct world w;
@@ -175,7 +177,7 @@ static void test_grows_in_steps(void **state)
     }
 }
 
-/* Headroom that its own growth has not taken yet is not given twice (G2). */
+/* Headroom that is allowed but not in use yet is not allowed twice (G2). */
 static void test_growth_waits_for_memory(void **state)
 {
     struct fb_governor g;
@@ -191,7 +193,7 @@ static void test_growth_waits_for_memory(void **state)
     }
     assert_int_equal(g.target_bytes, 0);
     in.held_bytes = 0;
-    in.headroom_bytes = 120 * FB_MIB; /* 100 to spare, and nobody takes them */
+    in.headroom_bytes = 120 * FB_MIB; /* 100 to spare, which stay unused */
     for (int i = 0; i < 1000; i++, in.now_ns += TICK) {
         assert_true(fb_governor_decide(&g, &in) <= 100 * FB_MIB);
     }
@@ -215,7 +217,7 @@ static void test_pressure(void **state)
     assert_int_equal(w.in.held_bytes, 400 * FB_MIB);
 }
 
-/* Whatever is read: G1 holds, and the same again gives the same (G3). */
+/* Whatever is observed, G1 holds, and the same inputs give the same answers (G3). */
 static void test_garbage(void **state)
 {
     static const uint64_t odd[] = {0, 1, 4096, FB_GIB, UINT64_MAX / 2, UINT64_MAX - 1, UINT64_MAX};
@@ -245,7 +247,7 @@ static void test_garbage(void **state)
     assert_int_equal(fb_governor_decide(&a, &(struct fb_governor_input){0}), 0);
 }
 
-/* --- What it is made from ----------------------------------------------------------------- */
+/* --- Its inputs ------------------------------------------------------------------------------- */
 
 static void test_reserve(void **state)
 {
@@ -282,7 +284,7 @@ static void test_override(void **state)
     fb_memory_reader_free(reader);
 }
 
-/* The reader sees what the one-time look sees. */
+/* The reader reports the same as fb_memory_state. */
 static void test_reader(void **state)
 {
     struct fb_memory_state once, again;

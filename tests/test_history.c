@@ -1,6 +1,6 @@
 /*
- * test_history.c - what a model showed in earlier runs: stack distances against a naive oracle, the
- * file and what is ignored in one, and when nothing is written.
+ * test_history.c - the history of a model: stack distances against a naive oracle; the file, its
+ * damage, and the cases in which none is written.
  */
 #include "weights_fixture.h"
 
@@ -11,7 +11,7 @@
 
 #define N_GROUPS 3
 #define N_EXPERT 12
-/* Fewer tokens than this are not kept, more than that fade (history.c). */
+/* Runs with fewer tokens are not saved; counts of more tokens fade (history.c). */
 #define TOKENS_MIN  8
 #define TOKENS_FADE 4000
 
@@ -25,7 +25,7 @@ static int make_dir(void **state)
     return 0;
 }
 
-/* The only file in the directory of models. False when there is none. */
+/* Finds the only file in the directory of models. False when there is none. */
 static bool find_file(char *path, size_t cap)
 {
     char models[300];
@@ -104,9 +104,9 @@ static double requests(const struct fb_reuse *seen)
 
 /* --- Stack distances ----------------------------------------------------------------------- */
 
-/* The slow way: how many different experts were used since the last use, itself included;
- * N_EXPERT + 1 when it never was. */
-static int distance(const int *used, int now)
+/* The naive way: the number of different experts used since its last use, itself included;
+ * N_EXPERT + 1 for a first use. */
+static int naive_distance(const int *used, int now)
 {
     bool between[N_EXPERT] = {0};
     int n = 0;
@@ -120,7 +120,7 @@ static int distance(const int *used, int now)
     return N_EXPERT + 1;
 }
 
-static void test_distances_are_those_of_the_slow_way(void **state)
+static void test_distances_equal_those_counted_naively(void **state)
 {
     (void)state;
     enum { N = 600 };
@@ -130,12 +130,12 @@ static void test_distances_are_those_of_the_slow_way(void **state)
     make_model(&m, N_EXPERT);
     struct fb_history *h = fb_history_open(m.weights);
     for (int i = 0; i < N; i++) {
-        /* Some experts more often than others, and two kinds of passes. */
+        /* Some experts more often than others; passes of both kinds. */
         used[i] = (int)rnd_below(1 + rnd_below(N_EXPERT));
         bool generating = i / 50 % 3 != 0;
         fb_history_count(h, generating);
         fb_history_note(h, 1, &used[i], 1);
-        want[distance(used, i) - 1] += generating;
+        want[naive_distance(used, i) - 1] += generating;
     }
     const struct fb_reuse *seen = fb_history_reuse(h);
     assert_int_equal(seen[1].n_expert, N_EXPERT);
@@ -145,7 +145,7 @@ static void test_distances_are_those_of_the_slow_way(void **state)
     model_close(&m);
 }
 
-static void test_a_prompt_alone_says_nothing(void **state)
+static void test_a_prompt_alone_is_not_counted(void **state)
 {
     (void)state;
     static const int experts[] = {1, 2, 1};
@@ -164,7 +164,7 @@ static void test_a_prompt_alone_says_nothing(void **state)
 
 /* --- The file ------------------------------------------------------------------------------ */
 
-static void test_what_is_saved_is_known_to_the_next_run(void **state)
+static void test_the_next_run_knows_what_was_saved(void **state)
 {
     (void)state;
     struct model m;
@@ -184,13 +184,13 @@ static void test_what_is_saved_is_known_to_the_next_run(void **state)
     assert_true(fb_history_prompt_s(next, 4, true) == 0.125);
     assert_true(fb_history_prompt_s(next, 4, false) == 0);
     assert_true(fb_history_compute_s(next, 2, true) == 0);
-    /* Three quarters of the way to what is faster; of what is slower, a fifth of at most as much
-     * again: 0.5, 0.3125, 0.375. */
+    /* Three quarters of the way to a faster run; a fifth of the way to a slower one, of at most as
+     * much again: 0.5, 0.3125, 0.375. */
     generate(next, 20);
     fb_history_save(next, 4, true, (struct fb_computed){20, 20 * 0.25}, (struct fb_computed){0});
     assert_true(fabs(fb_history_compute_s(next, 4, true) - 0.3125) < 1e-6);
     assert_true(
-        fb_history_prompt_s(next, 4, true) == 0.125); /* no prompt, or a short one: as it was */
+        fb_history_prompt_s(next, 4, true) == 0.125); /* no prompt or a short one: unchanged */
     fb_history_save(next, 4, true, (struct fb_computed){20, 20 * 100.0}, (struct fb_computed){0});
     fb_history_save(next, 2, true, (struct fb_computed){20, 20}, (struct fb_computed){127, 1});
     fb_history_free(h);
@@ -225,7 +225,7 @@ static void test_another_model_has_another_history(void **state)
     model_close(&other);
 }
 
-static void test_what_was_seen_fades(void **state)
+static void test_old_counts_fade(void **state)
 {
     (void)state;
     struct model m;
@@ -245,7 +245,7 @@ static void test_what_was_seen_fades(void **state)
     model_close(&m);
 }
 
-static void test_a_short_run_and_one_without_a_place_write_nothing(void **state)
+static void test_short_runs_and_runs_without_a_cache_directory_write_nothing(void **state)
 {
     (void)state;
     struct model m;
@@ -258,7 +258,7 @@ static void test_a_short_run_and_one_without_a_place_write_nothing(void **state)
     setenv("FOREBAY_CACHE_DIR", "/dev/null/none", 1);
     struct fb_history *nowhere = fb_history_open(m.weights);
     generate(nowhere, 100);
-    assert_non_null(fb_history_reuse(nowhere)); /* known as long as it runs */
+    assert_non_null(fb_history_reuse(nowhere)); /* known to this run */
     fb_history_save(nowhere, 1, true, (struct fb_computed){100, 1}, (struct fb_computed){0});
     setenv("FOREBAY_CACHE_DIR", dir, 1);
     assert_false(find_file(path, sizeof path));
@@ -293,9 +293,9 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
     static const char *const damage[][2] = {
         {"{", "["},
         {"{", ""},
-        {"\"format\":3", "\"format\":2"},
-        {"\"foreseen\":", "\"foreseen\":-"},
-        {"\"foreseen\":", "\"foreseen\":1"},
+        {"\"format\":4", "\"format\":2"},
+        {"\"lookahead\":", "\"lookahead\":-"},
+        {"\"lookahead\":", "\"lookahead\":1"},
         {"\"tokens\":", "\"tokens\":-"},
         {"\"tokens\":", "\"tokens\":\"many\",\"x\":"},
         {"\"stack_distances\":[", "\"stack_distances\":7,\"x\":["},
@@ -331,7 +331,7 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
             at + strlen(damage[i][0]));
         check_ignored(&m, path, text, (size_t)length);
     }
-    /* The next run that is long enough puts it right. */
+    /* The next run that is long enough repairs it. */
     h = fb_history_open(m.weights);
     generate(h, 100);
     fb_history_save(h, 4, true, (struct fb_computed){100, 50}, (struct fb_computed){0});
@@ -347,12 +347,13 @@ static void test_a_damaged_file_is_ignored_with_a_warning(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_distances_are_those_of_the_slow_way, clear),
-        cmocka_unit_test_setup(test_a_prompt_alone_says_nothing, clear),
-        cmocka_unit_test_setup(test_what_is_saved_is_known_to_the_next_run, clear),
+        cmocka_unit_test_setup(test_distances_equal_those_counted_naively, clear),
+        cmocka_unit_test_setup(test_a_prompt_alone_is_not_counted, clear),
+        cmocka_unit_test_setup(test_the_next_run_knows_what_was_saved, clear),
         cmocka_unit_test_setup(test_another_model_has_another_history, clear),
-        cmocka_unit_test_setup(test_what_was_seen_fades, clear),
-        cmocka_unit_test_setup(test_a_short_run_and_one_without_a_place_write_nothing, clear),
+        cmocka_unit_test_setup(test_old_counts_fade, clear),
+        cmocka_unit_test_setup(
+            test_short_runs_and_runs_without_a_cache_directory_write_nothing, clear),
         cmocka_unit_test_setup(test_a_damaged_file_is_ignored_with_a_warning, clear),
     };
     return cmocka_run_group_tests_name("history", tests, make_dir, remove_dir);

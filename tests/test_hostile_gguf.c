@@ -1,10 +1,12 @@
 /*
- * test_hostile_gguf.c - no header may crash, hang, or eat memory: absurd ones written by hand, and
- * thousands of small mutations of good ones. Whatever is accepted must lie inside its file.
+ * test_hostile_gguf.c - no header may cause a crash, a hang or a huge allocation: absurd headers
+ * written by hand, and thousands of small mutations of valid ones. Accepted tensors must lie inside
+ * the file.
  *
  * The process runs under an address-space limit, so that a huge allocation ends the test.
  */
 #include "model_files.h"
+#include "random.h"
 
 #include <sys/resource.h>
 
@@ -69,13 +71,13 @@ static void put_tensor(struct bytes *b, const char *name, uint32_t n_dims, const
 
 /* --- Opening -------------------------------------------------------------------------------- */
 
-/* Opens, and checks what must hold for accepted and refused files alike. */
+/* Opens, and checks the invariants of accepted and refused files. */
 static enum forebay_status open_checked(const char *path, struct forebay_error *err)
 {
     struct fb_catalog *c = NULL;
     memset(err, 0, sizeof *err);
     enum forebay_status status = fb_catalog_open(path, false, &c, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         assert_null(c);
         assert_true(status == FOREBAY_E_FORMAT || status == FOREBAY_E_IO);
         assert_true(err->message[0] != 0);
@@ -99,7 +101,7 @@ static enum forebay_status open_checked(const char *path, struct forebay_error *
     return FOREBAY_OK;
 }
 
-/* The file of these bytes, padded with zeros to `size`, is refused for the reason given. */
+/* A file of these bytes, padded with zeros to `size`, is refused for the reason given. */
 static void refuse(const struct bytes *b, uint64_t size, const char *reason)
 {
     const char *path = temp_path("hostile.gguf");
@@ -151,7 +153,7 @@ static void test_strings(void **state)
     refuse(&b, TERABYTE, "larger than 128 MiB");
     b = start(0, 1);
     put_u64(&b, 1000);
-    refuse(&b, TERABYTE, "not a name"); /* all zeros */
+    refuse(&b, TERABYTE, "too long or has a NUL"); /* all zeros */
     b = start(0, 1);
     put_u64(&b, 0);
     refuse(&b, TERABYTE, "empty");
@@ -165,7 +167,7 @@ static void test_strings(void **state)
     b = start(0, 1);
     put_u64(&b, 4);
     put(&b, "a\0b", 4);
-    refuse(&b, 100, "not a name");
+    refuse(&b, 100, "too long or has a NUL");
     b = start(0, 1);
     put_string(&b, "\033[2Jkey\n");
     put_u32(&b, 77);
@@ -199,7 +201,7 @@ static void test_arrays(void **state)
     put_array(&b, GGUF_TYPE_FLOAT64, (uint64_t)1 << 30);
     refuse(&b, TERABYTE, "larger than 128 MiB");
     b = start(0, 1);
-    put_array(&b, GGUF_TYPE_STRING, (uint64_t)1 << 30); /* gguf.h would take 64 GB for these */
+    put_array(&b, GGUF_TYPE_STRING, (uint64_t)1 << 30); /* gguf.h would allocate 64 GB for these */
     refuse(&b, TERABYTE, "strings");
     b = start(0, 1);
     put_array(&b, GGUF_TYPE_ARRAY, 1); /* arrays of arrays */
@@ -280,7 +282,7 @@ static void test_tensors(void **state)
     b = start(1, 0);
     put_tensor(&b, "a name of 64 bytes is one byte longer than llama.cpp would have ", 0, NULL,
         GGML_TYPE_F32, 0);
-    refuse(&b, 1000, "not a name");
+    refuse(&b, 1000, "too long or has a NUL");
     b = start(2, 0);
     put_tensor(&b, "twin", 0, NULL, GGML_TYPE_F32, 0);
     put_tensor(&b, "twin", 0, NULL, GGML_TYPE_F32, 32);
@@ -303,7 +305,7 @@ static void test_splits(void **state)
     struct forebay_error err;
     const char *path = temp_path("many-00001-of-65000.gguf");
     write_file(path, b.data, b.size);
-    assert_int_equal(open_checked(path, &err), FOREBAY_OK); /* -2 is no count */
+    assert_int_equal(open_checked(path, &err), FOREBAY_OK); /* -2 is not a count */
     b.size -= 8;
     put_u64(&b, 1000000);
     write_file(path, b.data, b.size);
@@ -341,17 +343,7 @@ static void test_most_tensors(void **state)
 
 /* --- Mutations ------------------------------------------------------------------------------ */
 
-static uint64_t random_state;
-
-static uint64_t next_random(void) /* splitmix64 */
-{
-    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-/* A small key-rich model: every value type, and experts. Returns the size of its header. */
+/* A small model with keys of every type, and experts. Returns the size of its header. */
 static size_t seed_model(const char *path)
 {
     static const char *strings[] = {"a", "", "a longer one"};
@@ -382,22 +374,22 @@ static void mutate(char *data, size_t header, size_t *size)
 {
     static const uint64_t interesting[] = {0, 1, 2, 31, 32, 63, 64, 127, 255, 256, 65535, 65536,
         INT32_MAX, UINT32_MAX, (uint64_t)1 << 32, (uint64_t)1 << 48, INT64_MAX, UINT64_MAX};
-    for (uint64_t n = 1 + next_random() % 3; n > 0; n--) {
-        size_t at = next_random() % header;
-        uint64_t value = interesting[next_random() % (sizeof interesting / sizeof *interesting)];
-        size_t width = (size_t)1 << next_random() % 4;
-        switch (next_random() % 4) {
+    for (uint64_t n = 1 + rnd() % 3; n > 0; n--) {
+        size_t at = rnd() % header;
+        uint64_t value = interesting[rnd() % (sizeof interesting / sizeof *interesting)];
+        size_t width = (size_t)1 << rnd() % 4;
+        switch (rnd() % 4) {
         case 0:
-            data[at] = (char)(data[at] ^ (1 << next_random() % 8));
+            data[at] = (char)(data[at] ^ (1 << rnd() % 8));
             break;
         case 1:
-            data[at] = (char)next_random();
+            data[at] = (char)rnd();
             break;
         case 2:
             memcpy(data + at, &value, at + width <= header ? width : 1);
             break;
         default:
-            *size = next_random() % 8 ? *size : next_random() % *size;
+            *size = rnd() % 8 ? *size : rnd() % *size;
         }
     }
 }
@@ -414,7 +406,7 @@ static int fuzz(const char *seed, size_t header, int rounds)
         size_t length = size;
         memcpy(data, good, size);
         mutate(data, header, &length);
-        remove(path); /* cutting the old one to nothing would cost a flush */
+        remove(path); /* truncating the old one would cost a flush */
         write_file(path, data, length);
         accepted += open_checked(path, &err) == FOREBAY_OK;
     }
@@ -440,7 +432,7 @@ static void test_mutations(void **state)
     random_state = 1;
     int accepted = fuzz(seed, header, rounds);
     print_message("%d of %d mutants accepted\n", accepted, rounds);
-    assert_true(accepted > rounds / 100 && accepted < rounds); /* both paths were walked */
+    assert_true(accepted > rounds / 100 && accepted < rounds); /* both outcomes were tested */
 }
 
 static void test_mutations_of_shared_models(void **state)

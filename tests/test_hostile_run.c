@@ -1,9 +1,9 @@
 /*
- * test_hostile_run.c - damaged headers, all the way through llama.cpp: whatever a file says, running
- * it ends in tokens or in an error with a message. Never in a signal, and never not at all.
+ * test_hostile_run.c - models with damaged headers, run with llama.cpp: every run ends with tokens
+ * or with an error message, never by a signal or a timeout.
  *
- * Each damaged file is run in a child process. A failure names the model and the bytes, so that it
- * can be repeated.
+ * Each damaged file is run in a child process. A failure names the model and the changed bytes, so
+ * that it can be repeated.
  */
 #include "model_files.h"
 
@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "base/random.h"
 #include "base/units.h"
 #include "forebay.h"
 #include "synth/synth.h"
@@ -26,16 +27,7 @@ struct change {
     unsigned char from, to;
 };
 
-/* The generator of Steele, Lea and Flood (SplitMix64). */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-/* --- The child ---------------------------------------------------------------------------- */
+/* --- The child ----------------------------------------------------------------------------- */
 
 static void limit_child(void)
 {
@@ -76,7 +68,7 @@ static enum forebay_status run_model(
     return status;
 }
 
-/* Exit code: 0 it ran, 1 it was refused, 2 it was refused without saying why. */
+/* Exit code: 0 the model ran; 1 it was refused; 2 it was refused without a message. */
 static int child(const char *path, uint64_t weights_mem_bytes)
 {
     struct forebay_error err = {0};
@@ -88,9 +80,9 @@ static int child(const char *path, uint64_t weights_mem_bytes)
     return err.status != FOREBAY_OK && err.message[0] ? 1 : 2;
 }
 
-/* --- The parent --------------------------------------------------------------------------- */
+/* --- The parent ---------------------------------------------------------------------------- */
 
-/* Bytes before the data of the first tensor; and memory for most of the weights. */
+/* Bytes before the data of the first tensor. *memory: enough for most of the weights. */
 static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
 {
     struct forebay_file *file;
@@ -108,15 +100,15 @@ static uint64_t header_bytes(const char *path, uint64_t *weights_mem_bytes)
     return bytes;
 }
 
-/* Chooses up to MAX_CHANGES bytes of the header and what becomes of them. */
+/* Chooses up to MAX_CHANGES bytes of the header and their new values. */
 static int choose_changes(
     struct change *changes, const unsigned char *header, uint64_t size, uint64_t *random)
 {
-    int n = 1 + (int)(next_random(random) % MAX_CHANGES);
+    int n = 1 + (int)(fb_random_next(random) % MAX_CHANGES);
     for (int i = 0; i < n; i++) {
-        uint64_t r = next_random(random);
+        uint64_t r = fb_random_next(random);
         struct change *c = &changes[i];
-        c->at = next_random(random) % size;
+        c->at = fb_random_next(random) % size;
         c->from = header[c->at];
         c->to = r % 3 == 0   ? (unsigned char)(c->from ^ 1u << (r >> 8) % 8)
                 : r % 3 == 1 ? (unsigned char)(r >> 16)
@@ -125,7 +117,7 @@ static int choose_changes(
     return n;
 }
 
-/* Writes the new bytes, or the old ones back (in reverse: one byte may be chosen twice). */
+/* Writes the new bytes, or restores the old ones, in reverse because a byte may be chosen twice. */
 static void apply(int fd, const struct change *changes, int n, bool undo)
 {
     for (int i = 0; i < n; i++) {
@@ -134,7 +126,7 @@ static void apply(int fd, const struct change *changes, int n, bool undo)
     }
 }
 
-/* Runs the file in a child. False when that ended badly. */
+/* Runs the file in a child. False when it did not exit with 0 or 1. */
 static bool ends_well(const char *path, uint64_t weights_mem_bytes, int *n_ran)
 {
     int status;
@@ -181,7 +173,7 @@ static void damage(const char *name, const char *path)
     assert_int_equal(n_bad, 0);
 }
 
-static void test_made_models(void **state)
+static void test_synthetic_models(void **state)
 {
     static const char *const archs[] = {"llama", "qwen3moe", "gpt-oss", "deepseek2", "jamba"};
     (void)state;
@@ -221,7 +213,7 @@ static void test_shared_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_made_models),
+        cmocka_unit_test(test_synthetic_models),
         cmocka_unit_test(test_shared_models),
     };
     return cmocka_run_group_tests_name("hostile_run", tests, NULL, temp_remove);

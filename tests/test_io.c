@@ -1,6 +1,6 @@
 /*
- * test_io.c - the read engine with its methods: the same tests over every method (also spoilt by
- * faults) and every kind of file: direct, through the page cache, on tmpfs.
+ * test_io.c - the I/O engine with its methods: the same tests over every method, with and without
+ * injected faults, and every kind of file: direct, through the page cache, on tmpfs.
  */
 #include "io_fixture.h"
 
@@ -82,14 +82,14 @@ static void test_edges(void **state)
 
 #define MANY 48
 
-/* Many requests at once, of both priorities, taken by poll and wait_any as they come; each is used
- * again at once. */
+/* Many requests at once, of both priorities, collected by poll and wait_any; each is reused at
+ * once. */
 static void test_many_at_once(void **state)
 {
     struct rig *rig = rig_of(state);
     static struct fb_io_request r[MANY];
     enum { N = 200 };
-    uint64_t room = fb_round_down(rig->memory_bytes / MANY, FB_IO_ALIGN);
+    uint64_t room = fb_round_down(rig->memory_bytes / MANY, FB_BLOCK_BYTES);
     int submitted = 0, finished = 0, counted = 0;
     memset(r, 0, sizeof r);
     while (finished < N) {
@@ -119,7 +119,7 @@ static void test_many_at_once(void **state)
     assert_int_equal(finished, N);
     assert_in_range(counted, 0, N);
     assert_int_equal(fb_io_poll(rig->io), 0);
-    fb_io_wait_any(rig->io); /* nothing is on its way: returns at once */
+    fb_io_wait_any(rig->io); /* nothing is in flight: returns at once */
     struct fb_io_counters c;
     fb_io_counters(rig->io, &c);
     assert_int_equal(c.requests, N);
@@ -171,7 +171,7 @@ static void test_past_the_end(void **state)
     check_past_end(rig, 4096, UINT64_MAX - 4000);
 }
 
-/* IO2, with a file that loses its end after it was opened. */
+/* IO2, with a file that is truncated after it was opened. */
 static void test_truncated_while_open(void **state)
 {
     struct rig *rig = rig_of(state);
@@ -233,14 +233,14 @@ static void test_cancel(void **state)
             for (unsigned k = 0; k < 150000; k++) {
                 assert_int_equal(((unsigned char *)r[i].buffer)[k], 0x22);
             }
-            fb_io_submit(rig->io, &r[i]); /* and may be used again */
+            fb_io_submit(rig->io, &r[i]); /* and may be reused */
             assert_int_equal(fb_io_wait(rig->io, &r[i], NULL), FOREBAY_OK);
             check_bytes(&r[i]);
         }
     }
 }
 
-/* IO1, IO4: after free nothing is touched, and no request is left half-way. */
+/* IO1, IO4: after free no buffer is touched, and every request is in a final state. */
 static void test_free_with_requests_in_flight(void **state)
 {
     struct rig *rig = rig_of(state);
@@ -301,7 +301,7 @@ static void test_large_offsets(void **state)
     fb_file_close(file);
 }
 
-/* What the system says about a read comes through: here the memory cannot be written. */
+/* The system's error of a read is reported: here the memory cannot be written. */
 static void test_error_of_the_system(void **state)
 {
     struct rig *rig = rig_of(state);
@@ -336,7 +336,7 @@ static const char *const methods[] = {
 static const struct {
     const char *name;
     CMUnitTestFunction test;
-    bool unspoilt; /* not for the fault method, which writes to buffers itself */
+    bool no_faults; /* not for the fault method, which writes to buffers itself */
 } suite[] = {
     {"random ranges", test_random_ranges, false},
     {"edges", test_edges, false},
@@ -351,8 +351,8 @@ static const struct {
 };
 #define N_SUITE (sizeof suite / sizeof *suite)
 
-/* Every method with every kind of file, and direct reads into registered memory where there is
- * such a thing. */
+/* Every method with every kind of file, and direct reads into registered memory where the method
+ * supports it. */
 int main(void)
 {
     static const char *const place_name[] = {"direct", "buffered", "tmpfs", "direct, arena"};
@@ -368,7 +368,7 @@ int main(void)
         }
         variants[v] = (struct variant){method, arena ? DIRECT : (enum place)(v % 4), arena};
         for (size_t t = 0; t < N_SUITE; t++) {
-            if (suite[t].unspoilt && strchr(method, ',')) {
+            if (suite[t].no_faults && strchr(method, ',')) {
                 continue;
             }
             snprintf(names[v][t], sizeof names[v][t], "%s [%s, %s]", suite[t].name, method,

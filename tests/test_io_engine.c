@@ -1,6 +1,6 @@
 /*
- * test_io_engine.c - the read engine alone, on a method that finishes what and when the test says:
- * order, priorities, retries, states.
+ * test_io_engine.c - the I/O engine alone, on a method that finishes reads when the test tells it
+ * to: order, priorities, retries, states.
  */
 #include "io_fixture.h"
 
@@ -13,7 +13,7 @@
 /* Reads started, in order; the test finishes them by hand. */
 static struct script {
     struct fb_io_queue base;
-    struct fb_io_read *started[64]; /* not finished yet: others NULL */
+    struct fb_io_read *started[64]; /* NULL when finished */
     uint64_t offset[64];            /* of every read ever started */
     uint32_t length[64];
     bool direct[64];
@@ -62,13 +62,13 @@ static struct fb_io_read *script_reap(struct fb_io_queue *queue, bool wait)
 {
     (void)queue;
     assert_true(script.n_lent > 0);
-    assert_int_equal(script.n_flushed, script.n); /* nothing lies unissued */
+    assert_int_equal(script.n_flushed, script.n); /* no started read is unflushed */
     if (wait && !script.done && script.last_first) {
         finish(script.n - 1, script.length[script.n - 1]);
     }
     struct fb_io_read *list = script.done;
     script.done = NULL;
-    assert_true(list || !wait); /* would sleep for ever */
+    assert_true(list || !wait); /* the test would hang */
     for (struct fb_io_read *r = list; r; r = r->next) {
         script.n_lent--;
     }
@@ -83,7 +83,7 @@ static const struct fb_io_method script_method = {.name = "script",
 
 static struct rig script_rig;
 
-/* An engine on the script, over a plain file that pretends to have a direct descriptor. */
+/* An engine on the script, with a plain file that pretends to have a direct descriptor. */
 static struct fb_io_engine *script_engine(uint32_t depth, uint32_t chunk_bytes)
 {
     struct fb_io_options options;
@@ -132,7 +132,7 @@ static void check_started(int i, uint64_t offset, uint64_t length, bool direct)
     assert_int_equal(script.direct[i], direct);
 }
 
-/* 4 KiB chunks; prefetch at file offset 0, demand at 1 MiB: the offset tells whose a read is. */
+/* 4 KiB chunks; prefetch at file offset 0, demand at 1 MiB: the offset identifies the request. */
 static void test_demand_overtakes(void **state)
 {
     (void)state;
@@ -146,12 +146,12 @@ static void test_demand_overtakes(void **state)
     check_started(2, FB_MIB, 4096, true);
     check_started(3, FB_MIB + 4096, 4096, true);
     assert_int_equal(script.n, 4);
-    finish(0, 4096); /* a prefetch comes back: the room goes to demand */
+    finish(0, 4096); /* a prefetch is back: demand gets its place */
     assert_int_equal(fb_io_poll(io), 0);
     check_started(4, FB_MIB + 8192, 4096, true);
     finish(2, 4096);
     fb_io_poll(io);
-    check_started(5, 8192, 4096, true); /* demand is all under way: prefetch goes on */
+    check_started(5, 8192, 4096, true); /* all demand is in flight: prefetch continues */
     finish(3, 4096);
     finish(4, 4096);
     assert_int_equal(fb_io_poll(io), 1);
@@ -197,16 +197,16 @@ static void test_promote(void **state)
     fb_io_submit(io, &b);
     fb_io_submit(io, &c);
     assert_int_equal(script.n, 2);
-    fb_io_promote(io, &c); /* a queued one: overtakes both, and the prefetch limit is not its own */
+    fb_io_promote(io, &c); /* queued: overtakes both, and the prefetch limit no longer applies */
     assert_int_equal(c.priority, FB_IO_DEMAND);
     check_started(2, 2 * FB_MIB, 4096, true);
-    fb_io_promote(io, &a); /* an active one: the rest of it */
+    fb_io_promote(io, &a); /* active: only its remaining chunks */
     check_started(3, 8192, 4096, true);
     finish(0, 4096);
     fb_io_poll(io);
     check_started(4, 3 * 4096, 4096, true);
     assert_int_equal(b.state, FB_IO_QUEUED);
-    fb_io_promote(io, &c); /* all under way, and demand already: nothing */
+    fb_io_promote(io, &c); /* all in flight, and already demand: no effect */
     finish(2, 4096);
     assert_int_equal(fb_io_poll(io), 1);
     fb_io_promote(io, &c);
@@ -223,7 +223,7 @@ static void test_promote(void **state)
     fb_io_free(io);
 }
 
-/* Waiting for a prefetch makes it demand: it would otherwise wait behind all other prefetches. */
+/* Waiting for a prefetch promotes it; otherwise it would stay behind all other prefetches. */
 static void test_wait_promotes(void **state)
 {
     (void)state;
@@ -253,7 +253,7 @@ static void test_buffered_reads_only_what_is_wanted(void **state)
     check_started(1, 8192, 1808, false);
     assert_int_equal(script.n, 2);
     finish(1, 1808);
-    finish(0, 192); /* short: goes on where it stopped */
+    finish(0, 192); /* short: continues where it stopped */
     fb_io_poll(io);
     check_started(2, 5192, 3000, false);
     finish(2, 3000);
@@ -275,7 +275,7 @@ static void test_direct_short_reads(void **state)
     finish(1, 8192);
     fb_io_poll(io);
     check_started(2, 12288, 4096, true);
-    finish(2, 100); /* not a block further: the rest goes through the page cache */
+    finish(2, 100); /* less than a block: the rest is read through the page cache */
     fb_io_poll(io);
     check_started(3, 12388, 3712, false);
     finish(3, 3712);
@@ -286,14 +286,15 @@ static void test_direct_short_reads(void **state)
     assert_int_equal(c.chunks, 1);
     assert_int_equal(c.read_bytes, 5000 + 8192 + 100 + 3712);
 
-    /* A read that ends short of its length but behind the wanted bytes is complete. */
+    /* A short read that ends after the wanted bytes is complete. */
     r = script_request(100, 16000, FB_IO_DEMAND);
     fb_io_submit(io, &r);
     finish(4, 16100);
     assert_int_equal(fb_io_poll(io), 1);
     assert_int_equal(r.state, FB_IO_DONE);
 
-    /* The end of the file, in a direct read that has come some way and in one that has not. */
+    /* The end of the file, in a direct read that returned some bytes and in one that returned
+     * none. */
     static const int64_t came[] = {3 * 4096 + 5, 0};
     for (int k = 0; k < 2; k++) {
         r = script_request(100, 16000, FB_IO_DEMAND);
@@ -328,18 +329,18 @@ static void test_error_waits_for_the_rest(void **state)
     assert_int_equal(fb_io_poll(io), 0);
     assert_int_equal(r.state, FB_IO_ACTIVE);
     assert_false(fb_io_cancel(io, &r));
-    check_started(2, FB_MIB, 4096, true); /* the other's turn */
+    check_started(2, FB_MIB, 4096, true); /* the other request is next */
     finish(2, 4096);
     assert_int_equal(fb_io_poll(io), 1);
     assert_int_equal(script.n, 3);
-    finish(0, -EINTR); /* not worth a retry any more */
+    finish(0, -EINTR); /* not retried: the request has failed */
     assert_int_equal(fb_io_poll(io), 1);
     assert_int_equal(r.state, FB_IO_FAILED);
     assert_int_equal(fb_io_wait(io, &r, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, script_rig.path));
     assert_non_null(strstr(err.message, "12288")); /* the offset of the chunk */
     assert_int_equal(script.n, 3);
-    fb_io_submit(io, &r); /* and can be used again */
+    fb_io_submit(io, &r); /* and can be reused */
     for (int i = 3; i < script.n; i++) {
         finish(i, 4096);
         fb_io_poll(io);
@@ -376,7 +377,7 @@ static void test_einval_falls_back(void **state)
     assert_true(seen[0] && seen[1] && seen[2] && seen[3]);
     assert_int_equal(fb_io_poll(io), 1);
     assert_int_equal(r.state, FB_IO_DONE);
-    /* Later requests go there at once; EINVAL through the page cache is an error. */
+    /* Later requests use the page cache at once; there EINVAL is an error. */
     r = script_request(0, 4096, FB_IO_DEMAND);
     fb_io_submit(io, &r);
     check_started(8, 0, 4096, false);
@@ -387,7 +388,7 @@ static void test_einval_falls_back(void **state)
     fb_io_free(io);
 }
 
-/* What free does to each state. */
+/* The effect of free on requests of each state. */
 static void test_free_states(void **state)
 {
     (void)state;
@@ -399,7 +400,7 @@ static void test_free_states(void **state)
     fb_io_submit(io, &queued);
     fb_io_submit(io, &guess);
     finish(0, 4096);
-    finish(1, 100); /* would have been retried */
+    finish(1, 100); /* would be retried without the free */
     fb_io_free(io);
     assert_int_equal(half.state, FB_IO_FAILED);
     assert_int_equal(half.error.status, FOREBAY_E_CANCELLED);

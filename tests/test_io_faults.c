@@ -1,6 +1,6 @@
 /*
- * test_io_faults.c - the fault method, errors, options that cannot be used, and the fallback from
- * io_uring where it is refused.
+ * test_io_faults.c - the fault method, errors, invalid options, and the fallback when the system
+ * refuses io_uring.
  */
 #include "io_fixture.h"
 
@@ -127,7 +127,7 @@ static void test_endless_eagain(void **state)
     }
 }
 
-/* The exactness checks above can fail: with one corrupted read they do, in that chunk only. */
+/* A corrupted read is detected by comparison with the file, in that chunk only. */
 static void test_corruption_shows(void **state)
 {
     (void)state;
@@ -189,13 +189,13 @@ static void test_reorder(void **state)
         int order[16], n = 0;
         bool seen[16] = {false};
         snprintf(keys, sizeof keys, ",late_ms=20,reorder=%d", seed);
-        fault_rig.file->direct_refused = true; /* out of the page cache: the workers keep order */
+        fault_rig.file->direct_refused = true; /* from the page cache: the workers keep the order */
         fault_engine(spec(0, keys));
         for (int i = 0; i < 16; i++) {
             prepare(&fault_rig, &r[i], 16384u * (unsigned)i, 8192u * (unsigned)i, 4096);
             fb_io_submit(fault_rig.io, &r[i]);
         }
-        /* None has come back yet; after this, all have. */
+        /* None has finished yet; after this, all have. */
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         while (n < 16) {
             int before = n;
@@ -211,7 +211,7 @@ static void test_reorder(void **state)
             descents += n > 1 && order[n - 1] < order[n - 2];
         }
     }
-    /* 75 neighbours; half of them in a random order, few in that of the workers. */
+    /* Of 75 neighbours half are swapped in a random order, few in that of the workers. */
     assert_in_range(descents, 25, 50);
 }
 
@@ -269,7 +269,7 @@ static void forbid_uring(int syscall_number, int errnum)
     }
 }
 
-/* In a child: 0 when the engine fell back to threads with one warning and reads right. */
+/* In a child: 0 when the engine fell back to threads with one warning and reads correctly. */
 static int fall_back(const char *method, int syscall_number, int errnum)
 {
     struct forebay_error err;
@@ -279,7 +279,7 @@ static int fall_back(const char *method, int syscall_number, int errnum)
     fb_io_options_init(&options);
     options.method = method;
     for (int i = 0; i < 2; i++) {
-        if (fb_io_open(&options, &io, &err)) {
+        if (fb_io_open(&options, &io, &err) != FOREBAY_OK) {
             return 1;
         }
         if (strcmp(fb_io_method_name(io), "threads")) {
@@ -288,7 +288,7 @@ static int fall_back(const char *method, int syscall_number, int errnum)
         struct fb_io_request r = {
             .file = fault_rig.file, .offset = 5000, .length = 300000, .buffer = fault_rig.memory};
         fb_io_submit(io, &r);
-        if (fb_io_wait(io, &r, &err) ||
+        if (fb_io_wait(io, &r, &err) != FOREBAY_OK ||
             memcmp(fault_rig.memory + fb_io_delta(5000), contents + 5000, 300000)) {
             return 3;
         }
@@ -338,7 +338,7 @@ static void test_uring_refused(void **state)
         {"auto", SYS_io_uring_register, EACCES},
     };
     if (!uring_works()) {
-        skip(); /* it is refused here in earnest; the warning has been given */
+        skip(); /* really refused here; the one warning has been given */
     }
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         pid_t pid = fork();
@@ -349,7 +349,7 @@ static void test_uring_refused(void **state)
     }
 }
 
-/* Without the right to lock memory the arena is not registered; nobody needs to know. */
+/* Without the right to lock memory the arena is not registered, without a warning. */
 static int no_locked_memory(void)
 {
     struct rlimit none = {65536, 65536};
@@ -362,13 +362,14 @@ static int no_locked_memory(void)
     options.method = "uring";
     options.arena = fault_rig.memory;
     options.arena_bytes = fault_rig.memory_bytes;
-    if (fb_io_open(&options, &io, NULL) || strcmp(fb_io_method_name(io), "uring")) {
+    if (fb_io_open(&options, &io, NULL) != FOREBAY_OK || strcmp(fb_io_method_name(io), "uring")) {
         return 1;
     }
     struct fb_io_request r = {
         .file = fault_rig.file, .offset = 1, .length = 500000, .buffer = fault_rig.memory};
     fb_io_submit(io, &r);
-    if (fb_io_wait(io, &r, NULL) || memcmp(fault_rig.memory + 1, contents + 1, 500000)) {
+    if (fb_io_wait(io, &r, NULL) != FOREBAY_OK ||
+        memcmp(fault_rig.memory + 1, contents + 1, 500000)) {
         return 2;
     }
     fb_io_free(io);

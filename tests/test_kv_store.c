@@ -1,4 +1,4 @@
-/* test_kv_store.c - states on disk: found again, bounded, never believed when damaged. */
+/* test_kv_store.c - states on disk: found again, bounded, and never returned if damaged. */
 #include "model_files.h"
 #include "serve/kv_store.h"
 #include "forebay.h"
@@ -38,7 +38,7 @@ static struct fb_kv_store *open_store(uint64_t max_bytes, uint64_t print)
     return store;
 }
 
-/* A state of so many bytes, the number of which is its content. */
+/* Writes a state of *user bytes, which begin with the low byte of that number. */
 static enum forebay_status write_bytes(void *user, const char *path, struct forebay_error *err)
 {
     int n = *(int *)user;
@@ -81,7 +81,7 @@ static void test_found_again(void **state)
     assert_int_equal(common(store, a, 6, true), 4);
     assert_int_equal(common(store, b, 3, true), 0);
     assert_int_equal(common(store, b, 3, false), 3);
-    put(store, a, 6, 1002); /* goes on where the first ended */
+    put(store, a, 6, 1002); /* continues the first, and replaces it */
     fb_kv_store_bytes(store, &count);
     assert_int_equal(count, 2);
     fb_kv_store_free(store);
@@ -97,7 +97,7 @@ static void test_found_again(void **state)
     fclose(f);
     fb_kv_store_free(store);
 
-    store = open_store(1 << 20, PRINT + 1); /* another model: not its own, and not deleted */
+    store = open_store(1 << 20, PRINT + 1); /* another model: not found, and not deleted */
     assert_int_equal(common(store, a, 6, false), 0);
     fb_kv_store_free(store);
     store = open_store(1 << 20, PRINT);
@@ -105,7 +105,7 @@ static void test_found_again(void **state)
     fb_kv_store_free(store);
 }
 
-/* Every byte counts: whichever is changed, the state is not given out. */
+/* A state is not returned if any byte is changed or the end is missing. */
 static void test_damaged(void **state)
 {
     (void)state;
@@ -121,7 +121,7 @@ static void test_damaged(void **state)
     size_t size = fread(whole, 1, sizeof whole, f);
     fclose(f);
     for (size_t at = 0; at < 2 * size; at++) {
-        f = fopen(path, "wb"); /* a byte changed, or the end cut off */
+        f = fopen(path, "wb"); /* one byte changed, or the end missing */
         whole[at % size] ^= at < size;
         fwrite(whole, 1, at < size ? size : at - size, f);
         whole[at % size] ^= at < size;
@@ -129,7 +129,7 @@ static void test_damaged(void **state)
         store = open_store(1 << 20, PRINT);
         int i = fb_kv_store_find(store, a, 6, true, &have);
         if (i >= 0 && fb_kv_store_check(store, i)) {
-            fail_msg("byte %zu is wrong, and it is believed", at);
+            fail_msg("damage at byte %zu was not noticed", at);
         }
         fb_kv_store_free(store);
     }
@@ -144,13 +144,13 @@ static void test_bound(void **state)
     put(store, a, 6, 1000);
     put(store, b, 4, 1000);
     assert_non_null(fb_kv_store_check(store, fb_kv_store_find(store, a, 6, true, &have)));
-    put(store, c, 3, 1000); /* b was not used for longest */
+    put(store, c, 3, 1000); /* b is the least recently used */
     assert_true(fb_kv_store_bytes(store, &n) <= 2500);
     assert_int_equal(n, 2);
-    assert_int_equal(common(store, b, 4, false), 2); /* what it shares with a */
+    assert_int_equal(common(store, b, 4, false), 2); /* what b shares with a */
     assert_int_equal(common(store, a, 6, true), 6);
     assert_int_equal(common(store, c, 3, true), 3);
-    put(store, b, 4, 9999); /* larger than all */
+    put(store, b, 4, 9999); /* larger than the bound */
     assert_int_equal(common(store, b, 4, true), 0);
     fb_kv_store_free(store);
 }

@@ -1,5 +1,5 @@
 /*
- * test_plan_device.c - what a device takes: some worked by hand, and what must hold for many
+ * test_offload.c - layers and experts on a device: cases worked by hand, and properties over many
  * made-up models over all sizes of device.
  */
 #include "weights_fixture.h"
@@ -26,7 +26,7 @@ static void make_catalog(struct model *m, int n_layers, int n_expert, bool outpu
     }
 }
 
-static void check(const struct fb_device_plan *plan, bool output, int n_layers, int n_whole,
+static void check(const struct fb_offload_plan *plan, bool output, int n_layers, int n_whole,
     uint64_t weights_bytes, uint64_t kv_bytes)
 {
     assert_int_equal(plan->output, output);
@@ -34,7 +34,7 @@ static void check(const struct fb_device_plan *plan, bool output, int n_layers, 
     assert_int_equal(plan->n_whole, n_whole);
     assert_int_equal(plan->weights_bytes, weights_bytes);
     assert_int_equal(plan->kv_bytes, kv_bytes);
-    assert_int_equal(fb_plan_device_gpu_layers(plan), output ? n_layers + 1 : 0);
+    assert_int_equal(fb_offload_gpu_layers(plan), output ? n_layers + 1 : 0);
 }
 
 /* Three layers of 100, 101 and 102 bytes, each with 10 bytes of KV cache; 3007 bytes of output. */
@@ -43,48 +43,48 @@ static void test_dense_by_hand(void **state)
     (void)state;
     struct model m;
     make_catalog(&m, 3, 0, true);
-    struct fb_device_plan plan = fb_plan_device(&m.catalog, 30, 3006, 0);
+    struct fb_offload_plan plan = fb_offload_make(&m.catalog, 30, 3006, 0);
     check(&plan, false, 0, 0, 0, 0);
-    plan = fb_plan_device(&m.catalog, 30, 3007, 0);
+    plan = fb_offload_make(&m.catalog, 30, 3007, 0);
     check(&plan, true, 0, 0, 3007, 0);
-    plan = fb_plan_device(&m.catalog, 30, 3007 + 112, 0); /* the last layer goes first */
+    plan = fb_offload_make(&m.catalog, 30, 3007 + 112, 0); /* the last layer goes first */
     check(&plan, true, 1, 0, 3109, 10);
-    plan = fb_plan_device(&m.catalog, 30, 3007 + 112 + 110, 0);
+    plan = fb_offload_make(&m.catalog, 30, 3007 + 112 + 110, 0);
     check(&plan, true, 1, 0, 3109, 10);
-    plan = fb_plan_device(&m.catalog, 30, 3007 + 303 + 30, 0);
+    plan = fb_offload_make(&m.catalog, 30, 3007 + 303 + 30, 0);
     check(&plan, true, 3, 3, 3310, 30);
-    plan = fb_plan_device(&m.catalog, 30, 3007 + 303 + 30, 1); /* a byte is for something else */
+    plan = fb_offload_make(&m.catalog, 30, 3007 + 303 + 30, 1); /* a byte is for something else */
     check(&plan, true, 2, 0, 3210, 20);
-    plan = fb_plan_device(&m.catalog, 30, 100, 101);
+    plan = fb_offload_make(&m.catalog, 30, 100, 101);
     check(&plan, false, 0, 0, 0, 0);
 }
 
-/* Experts come last, and only when every layer is there. */
+/* Experts are offloaded last, and only when every layer is. */
 static void test_experts_by_hand(void **state)
 {
     (void)state;
     struct model m;
     make_catalog(&m, 2, 4, true);
     uint64_t dense = 3007 + 100 + 101;
-    struct fb_device_plan plan = fb_plan_device(&m.catalog, 0, dense - 1, 0);
+    struct fb_offload_plan plan = fb_offload_make(&m.catalog, 0, dense - 1, 0);
     check(&plan, true, 1, 0, dense - 100, 0);
-    plan = fb_plan_device(&m.catalog, 0, dense + 999, 0);
+    plan = fb_offload_make(&m.catalog, 0, dense + 999, 0);
     check(&plan, true, 2, 0, dense, 0);
-    plan = fb_plan_device(&m.catalog, 0, dense + 1000, 0);
+    plan = fb_offload_make(&m.catalog, 0, dense + 1000, 0);
     check(&plan, true, 2, 1, dense + 1000, 0);
-    plan = fb_plan_device(&m.catalog, 0, dense + 2000, 0);
+    plan = fb_offload_make(&m.catalog, 0, dense + 2000, 0);
     check(&plan, true, 2, 2, dense + 2000, 0);
 }
 
-/* Without an output matrix, the embedding is used as one: the device holds it, too. */
+/* Without an output matrix, the embedding serves as one: the device holds a copy. */
 static void test_tied_output(void **state)
 {
     (void)state;
     struct model m;
     make_catalog(&m, 1, 0, false);
-    struct fb_device_plan plan = fb_plan_device(&m.catalog, 0, 5006, 0);
+    struct fb_offload_plan plan = fb_offload_make(&m.catalog, 0, 5006, 0);
     check(&plan, false, 0, 0, 0, 0);
-    plan = fb_plan_device(&m.catalog, 0, 5007, 0);
+    plan = fb_offload_make(&m.catalog, 0, 5007, 0);
     check(&plan, true, 0, 0, 5007, 0);
 }
 
@@ -93,25 +93,25 @@ static void test_odd_catalogues(void **state)
     (void)state;
     struct model m;
     make_catalog(&m, 0, 0, true);
-    struct fb_device_plan plan = fb_plan_device(&m.catalog, 100, 1 << 20, 0);
+    struct fb_offload_plan plan = fb_offload_make(&m.catalog, 100, 1 << 20, 0);
     check(&plan, true, 0, 0, 3007, 0);
     add_weight(&m, FB_ROLE_ATTENTION, 7, 0, 50, false); /* of a layer that is not announced */
-    plan = fb_plan_device(&m.catalog, 100, UINT64_MAX, 0);
+    plan = fb_offload_make(&m.catalog, 100, UINT64_MAX, 0);
     check(&plan, true, 0, 0, 3007, 0);
 }
 
-/* More room never means less, and no plan takes more than there is. */
+/* More room never offloads less, and no plan exceeds its room. */
 static void test_every_room(void **state)
 {
     (void)state;
     for (int n_layers = 1; n_layers <= 6; n_layers++) {
         for (int n_expert = 0; n_expert <= 4; n_expert += 4) {
             struct model m;
-            struct fb_device_plan before = {0};
+            struct fb_offload_plan before = {0};
             make_catalog(&m, n_layers, n_expert, n_layers % 2);
             for (uint64_t room = 0; room < 14000; room += 7) {
                 uint64_t reserve = 40 * (uint64_t)n_layers, kv = 11 * (uint64_t)n_layers + 1;
-                struct fb_device_plan plan = fb_plan_device(&m.catalog, kv, room, reserve);
+                struct fb_offload_plan plan = fb_offload_make(&m.catalog, kv, room, reserve);
                 assert_true(!plan.output || plan.weights_bytes + plan.kv_bytes + reserve <= room);
                 assert_true(plan.output >= before.output);
                 assert_true(plan.n_layers >= before.n_layers && plan.n_layers <= n_layers);

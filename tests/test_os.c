@@ -1,8 +1,8 @@
 /*
  * test_os.c - files, memory figures, address space and processors.
  *
- * What the system reports is compared with the system's own tools (stat, mincore, rusage), and the
- * container readers run over directories that imitate /proc and /sys.
+ * Results are compared with the system's own interfaces (stat, mincore, rusage); the container
+ * readers run on directories that imitate /proc and /sys.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "os/cpu.h"
 #include "os/file.h"
 #include "os/memory.h"
 #include "os/populate.h"
@@ -32,11 +33,14 @@
 #include <unistd.h>
 
 #ifdef __linux__
+#include "os/cgroup_linux.h"
+#include "os/cpu_linux.h"
+#include "os/memory_linux.h"
 #include "os/proc_linux.h"
 #include <sched.h>
 #endif
 
-static char scratch[256]; /* a directory of our own, gone afterwards */
+static char scratch[256]; /* a directory of our own, removed afterwards */
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
@@ -73,7 +77,7 @@ static void write_file(const char *path, const void *bytes, size_t n)
     assert_int_equal(fclose(f), 0);
 }
 
-/* A file whose byte i is a function of i, so that a wrong offset shows. */
+/* A file whose byte i is a function of i, so that reading at a wrong offset is detected. */
 static unsigned char pattern(uint64_t i)
 {
     return (unsigned char)(i * 2654435761u >> 13);
@@ -252,7 +256,7 @@ static void test_make_sparse(void **state)
 
 /* --- Address space -------------------------------------------------------------------------- */
 
-/* Pages of the range that are in memory, by the system's own account. */
+/* Pages of the range that are in memory, according to mincore. */
 static uint64_t present(void *base, uint64_t size)
 {
     uint64_t n = size / fb_vm_page_size(), count = 0;
@@ -289,7 +293,7 @@ static void test_reserve(void **state)
 }
 
 #ifdef __linux__
-/* Nothing of what the alignment cost stays behind. */
+/* The address space reserved for alignment is unmapped again. */
 static void test_reserve_leaks_nothing(void **state)
 {
     (void)state;
@@ -310,7 +314,7 @@ static void test_reserve_beyond_memory(void **state)
 {
     (void)state;
 #if defined(__SANITIZE_THREAD__)
-    skip(); /* its address space has no such hole */
+    skip(); /* no hole of this size in its address space */
 #endif
     uint64_t before = fb_memory_rss();
     unsigned char *base = fb_vm_reserve(1024 * FB_GIB, true);
@@ -337,8 +341,8 @@ static void test_populate_keeps_contents(void **state)
     }
 }
 
-/* Pieces of some MiB, each begun by one of two threads; what is there stays. */
-static void test_a_populator_takes_all(void **state)
+/* Pieces of a few MiB, each populated by one of two threads; the contents stay. */
+static void test_a_populator_populates_all(void **state)
 {
     (void)state;
     uint64_t page = fb_vm_page_size(), size = 130 * FB_MIB, done = 0;
@@ -365,7 +369,7 @@ static void test_a_populator_takes_all(void **state)
 static void test_a_populator_is_stopped(void **state)
 {
     (void)state;
-    uint64_t size = 64 * FB_GIB; /* more than there is: had it to finish, it would show */
+    uint64_t size = 64 * FB_GIB; /* too much to finish: the test would fail or hang */
     struct fb_vm_range range = {fb_vm_reserve(size, true), size};
     fb_populator_end(fb_populator_start(&range, 1));
     assert_in_range(present(range.base, size), 0, size / 2 / fb_vm_page_size());
@@ -391,7 +395,7 @@ static void test_discard_whole_pages_only(void **state)
     assert_int_equal(base[page], 0x66);
     fb_vm_discard(base, 8 * page);
     assert_int_equal(present(base, 8 * page), 0);
-    /* Locked memory cannot be given back, but must read as zero all the same. */
+    /* Locked memory cannot be released, but must read as zero all the same. */
     if (mlock(base, page) == 0) {
         memset(base, 0x77, page);
         fb_vm_discard(base, page);
@@ -443,7 +447,7 @@ static void test_memory_figures(void **state)
     fb_vm_populate(base, size);
     uint64_t after = fb_memory_rss();
     assert_in_range(after, before + size / 2, before + size + size / 2);
-    /* Half, because the kernel counts pages per processor and adds the counts up now and then. */
+    /* Half, because the kernel counts pages per processor and sums them up only now and then. */
     assert_true(fb_memory_peak_rss() >= before + size / 2);
     fb_vm_release(base, size);
     assert_in_range(fb_memory_rss(), 0, after - size / 2);
@@ -456,13 +460,13 @@ static void test_headroom(void **state)
     struct fb_memory_state m = {.total_bytes = 100, .available_bytes = 70};
     m.limit_bytes = UINT64_MAX;
     assert_int_equal(fb_memory_headroom(&m), 70);
-    m.limit_used_bytes = 50; /* of a limit that is none */
+    m.limit_used_bytes = 50; /* with no limit */
     assert_int_equal(fb_memory_headroom(&m), 70);
     m.limit_bytes = 80;
     assert_int_equal(fb_memory_headroom(&m), 30);
     m.limit_bytes = 500;
     assert_int_equal(fb_memory_headroom(&m), 70);
-    m.limit_bytes = 40; /* lowered below what is used */
+    m.limit_bytes = 40; /* lowered below the use */
     assert_int_equal(fb_memory_headroom(&m), 0);
 }
 
@@ -490,9 +494,9 @@ static void test_processors(void **state)
 }
 
 #ifdef __linux__
-/* --- Containers, on imitations of /proc and /sys ---------------------------------------------- */
+/* --- Containers, in imitations of /proc and /sys ---------------------------------------------- */
 
-/* Writes text to scratch/root/path, making directories. */
+/* Writes text to scratch/root/path, creating directories. */
 static void put(const char *root, const char *path, const char *text)
 {
     char full[1024];
@@ -557,7 +561,7 @@ static void test_cgroup_v1(void **state)
     /* A larger limit above, nearly used up by others, is the tighter one. */
     put_v1("v1", "/jobs", "8589934592\n", "8500000000\n", "total_inactive_file 0\n");
     check_limit("v1", 8589934592, 8500000000);
-    /* An ancestor that cannot be seen is known from the statistics only. */
+    /* The limit of an invisible ancestor is known from the statistics only. */
     put_v1("v1", "/jobs", NONE_V1, "9000000000\n", "total_inactive_file 0\n");
     put_v1("v1", "/jobs/a", NONE_V1, "1000\n", "hierarchical_memory_limit 536870912\n");
     check_limit("v1", 536870912, 1000);
@@ -583,7 +587,7 @@ static void test_cgroup_v2(void **state)
     check_limit("v2", 2147483648, 1000000000);
 }
 
-/* A file that stays open shows every change. The root's pressure is that of the machine. */
+/* A file that stays open shows every change. The pressure at the root is that of the machine. */
 static void test_cgroup_stays_open(void **state)
 {
     struct fb_cgroup group;
@@ -629,8 +633,8 @@ static void test_pressure_text(void **state)
     assert_int_equal(us, 131917020);
 }
 
-/* In a container the path is that of the host, and the mount shows only the end of it, or (in a
- * namespace) the path is relative to something that is not mounted. */
+/* In a container the path is that of the host, of which the mount shows only the end; or, in a
+ * namespace, the path is relative to a directory that is not mounted. */
 static void test_cgroup_namespaces(void **state)
 {
     (void)state;
@@ -656,7 +660,7 @@ static void test_cgroup_namespaces(void **state)
     check_limit("ns2", 777, 7);
 }
 
-/* Both versions at once: v1 controllers beside an empty v2 tree, and the other way round. */
+/* Both versions at once: v1 controllers beside an empty v2 tree, and vice versa. */
 static void test_cgroup_hybrid(void **state)
 {
     (void)state;
@@ -690,7 +694,7 @@ static void test_cgroup_malformed(void **state)
         }
     }
     check_limit("nothing/there", UINT64_MAX, 0);
-    /* Malformed use with a good limit: the limit still holds. */
+    /* A malformed use with a valid limit: the limit still applies. */
     put("bad2", "/proc/self/cgroup", "0::/\n");
     put("bad2", "/proc/self/mountinfo", V2_MOUNT);
     put_v2("bad2", "", "4096000", "what?\n", "inactive_file\nactive_file   \n");
@@ -802,7 +806,7 @@ int main(void)
         cmocka_unit_test(test_reserve),
         cmocka_unit_test(test_reserve_beyond_memory),
         cmocka_unit_test(test_populate_keeps_contents),
-        cmocka_unit_test(test_a_populator_takes_all),
+        cmocka_unit_test(test_a_populator_populates_all),
         cmocka_unit_test(test_a_populator_is_stopped),
         cmocka_unit_test(test_discard_whole_pages_only),
         cmocka_unit_test(test_forbid_faults),

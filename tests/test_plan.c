@@ -1,13 +1,13 @@
 /*
- * test_plan.c - plans of many made-up models over many budgets: what must hold for all of them, and
- * a few worked by hand.
+ * test_plan.c - plans of many made-up models over many budgets: properties of all of them, and a
+ * few worked by hand.
  */
 #include "weights_fixture.h"
 
 #include "plan/plan.h"
 
 #define N_MODELS 300
-/* Experts that are not read in place arrive in at most this, or in two buffers (plan.c). */
+/* Most staging memory, unless two buffers need more (plan.c). */
 #define STAGING_MAX (64 * FB_MIB)
 
 static struct fb_plan *plan_for(const struct model *m, uint64_t budget)
@@ -20,7 +20,7 @@ static struct fb_plan *plan_for(const struct model *m, uint64_t budget)
     return plan;
 }
 
-/* All there is to keep. */
+/* Memory of all weights. */
 static uint64_t all_bytes(const struct model *m)
 {
     return m->weights->dense_bytes + m->weights->expert_bytes;
@@ -35,7 +35,7 @@ static uint64_t budget_at(const struct model *m, int i, int n)
     return minimum + (uint64_t)((double)(all - minimum) * part * part);
 }
 
-/* --- What holds for every plan ----------------------------------------------------------------- */
+/* --- Properties of every plan ----------------------------------------------------------------- */
 
 static void check_dense(const struct fb_weights *ws, const struct fb_plan *plan)
 {
@@ -50,12 +50,12 @@ static void check_dense(const struct fb_weights *ws, const struct fb_plan *plan)
         streamed += plan->resident[i] ? 0 : w->stride;
         if (!plan->resident[i]) {
             assert_true(plan->ring_bytes >= fb_weight_envelope(ws, i));
-            assert_true(w->arrival == FB_UNPACK_DIRECT || plan->scratch_bytes >= w->stride);
+            assert_true(w->unpack == FB_UNPACK_DIRECT || plan->scratch_bytes >= w->stride);
         }
     }
     assert_int_equal(plan->resident_bytes, kept);
     assert_int_equal(plan->streamed_bytes, streamed);
-    assert_int_equal(plan->ring_bytes % FB_IO_ALIGN, 0);
+    assert_int_equal(plan->ring_bytes % FB_BLOCK_BYTES, 0);
     assert_true(streamed > 0 || (plan->ring_bytes == 0 && plan->scratch_bytes == 0));
 }
 
@@ -86,15 +86,15 @@ static void check_experts(const struct model *m, const struct fb_plan *plan)
         widest = widest > ws->groups[g].n_expert ? widest : ws->groups[g].n_expert;
     }
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             buffer = fb_max(buffer, fb_weight_envelope(ws, i));
-            buffer = fb_max(buffer, fb_round_up(ws->weights[i].stride, FB_IO_ALIGN));
+            buffer = fb_max(buffer, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
         if (ws->weights[i].group >= 0 && widest > 2) {
             assert_true(plan->transit_bytes >= 2 * fb_weight_envelope(ws, i));
         }
     }
-    assert_int_equal(plan->transit_bytes % FB_IO_ALIGN, 0);
+    assert_int_equal(plan->transit_bytes % FB_BLOCK_BYTES, 0);
     assert_true(widest > 2 || plan->transit_bytes == 0);
     assert_true(buffer ? plan->staging_bytes >= 2 * buffer : plan->staging_bytes == 0);
     if (plan->shared_slots > 0) {
@@ -134,7 +134,7 @@ static void check_plan(const struct model *m, const struct fb_plan *plan, uint64
         plan->everything_fits, plan->streamed_bytes == 0 && every_expert_has_a_slot(m, plan));
 }
 
-/* --- Properties over made-up models ------------------------------------------------------------ */
+/* --- Properties over made-up models ----------------------------------------------------------- */
 
 static void test_no_plan_takes_more_than_its_budget(void **state)
 {
@@ -173,8 +173,8 @@ static void test_the_minimum_is_enough_and_a_byte_less_is_not(void **state)
     }
 }
 
-/* Whoever has room for all weights (and for what experts arrive in) reads nothing while generating. */
-static void test_what_could_fit_does(void **state)
+/* With room for all weights (and for staging and transit) nothing is read while generating. */
+static void test_everything_fits_when_it_can(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
@@ -182,21 +182,21 @@ static void test_what_could_fit_does(void **state)
         random_model(&m, seed, 32);
         uint64_t buffer = 0;  /* staging, at most */
         uint64_t transit = 0; /* two parts of an expert */
-        uint64_t arrival = 0; /* while loading, the largest dense weight */
+        uint64_t loading = 0; /* the largest dense weight as it is read */
         for (int i = 0; i < m.weights->n_weights; i++) {
             const struct fb_weight *w = &m.weights->weights[i];
-            if (w->group >= 0 && w->arrival != FB_UNPACK_DIRECT) {
+            if (w->group >= 0 && w->unpack != FB_UNPACK_DIRECT) {
                 uint64_t one = fb_max(fb_weight_envelope(m.weights, i), w->stride);
-                buffer = fb_max(buffer, fb_max(STAGING_MAX, 2 * fb_round_up(one, FB_IO_ALIGN)));
+                buffer = fb_max(buffer, fb_max(STAGING_MAX, 2 * fb_round_up(one, FB_BLOCK_BYTES)));
             }
             if (w->group >= 0) {
                 transit = fb_max(transit, 2 * fb_weight_envelope(m.weights, i));
             }
             if (w->group < 0) {
-                arrival = fb_max(arrival, fb_weight_envelope(m.weights, i));
+                loading = fb_max(loading, fb_weight_envelope(m.weights, i));
             }
         }
-        uint64_t all = all_bytes(&m) + buffer + transit + arrival;
+        uint64_t all = all_bytes(&m) + buffer + transit + loading;
         assert_true(fb_plan_minimum(m.weights) <= all);
         struct fb_plan *plan = plan_for(&m, all);
         assert_true(plan->everything_fits);
@@ -211,8 +211,8 @@ static void test_what_could_fit_does(void **state)
     }
 }
 
-/* What the budget leaves over is less than one more thing to keep. */
-static void test_nothing_that_fits_is_left_out(void **state)
+/* The rest of the budget is too small for one more dense weight or slot. */
+static void test_no_room_is_wasted(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
@@ -238,13 +238,13 @@ static void test_nothing_that_fits_is_left_out(void **state)
     }
 }
 
-/* Bytes of weights in memory: what the slots could hold, but never more than there is. */
-static uint64_t kept_bytes(const struct model *m, const struct fb_plan *plan)
+/* Bytes of weights in memory: resident, and as much as the slots can hold. */
+static uint64_t present_bytes(const struct model *m, const struct fb_plan *plan)
 {
     return plan->resident_bytes + fb_min(plan->cache_bytes, m->weights->expert_bytes);
 }
 
-/* The step in which a plan can grow: one dense weight, one slot, the buffers next to them. */
+/* The largest step in which a plan can grow: a dense weight, a slot, and their buffers. */
 static uint64_t granule(const struct model *m)
 {
     uint64_t dense = 0, buffer = 0;
@@ -253,10 +253,10 @@ static uint64_t granule(const struct model *m)
         dense = fb_max(dense, w->group < 0 ? w->stride : 0);
         buffer = fb_max(buffer, w->group < 0 ? 0 : fb_weight_envelope(m->weights, i));
     }
-    return dense + fb_plan_shared_slot_bytes(m->weights) + 2 * buffer + FB_IO_ALIGN;
+    return dense + fb_plan_shared_slot_bytes(m->weights) + 2 * buffer + FB_BLOCK_BYTES;
 }
 
-static void test_more_budget_never_keeps_less(void **state)
+static void test_more_budget_never_holds_less(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= N_MODELS; seed++) {
@@ -265,9 +265,9 @@ static void test_more_budget_never_keeps_less(void **state)
         uint64_t most = 0, slack = granule(&m);
         for (int i = 0; i < 200; i++) {
             struct fb_plan *plan = plan_for(&m, budget_at(&m, i, 200));
-            uint64_t kept = kept_bytes(&m, plan);
+            uint64_t kept = present_bytes(&m, plan);
             if (kept + slack < most) {
-                fail_msg("model %d, budget %d: %llu kept, before %llu, step %llu", (int)seed, i,
+                fail_msg("model %d, budget %d: %llu held, before %llu, step %llu", (int)seed, i,
                     (unsigned long long)kept, (unsigned long long)most, (unsigned long long)slack);
             }
             most = fb_max(most, kept);
@@ -277,7 +277,7 @@ static void test_more_budget_never_keeps_less(void **state)
     }
 }
 
-static void test_the_same_question_gets_the_same_answer(void **state)
+static void test_equal_inputs_give_equal_plans(void **state)
 {
     (void)state;
     struct model m;
@@ -291,7 +291,7 @@ static void test_the_same_question_gets_the_same_answer(void **state)
     model_close(&m);
 }
 
-/* Weights of up to 2^48 bytes: sums stay below 2^64, and products must too. */
+/* Weights of up to 2^48 bytes: sums stay below 2^64, and so must products. */
 static void test_huge_sizes_do_not_overflow(void **state)
 {
     (void)state;
@@ -310,7 +310,7 @@ static void test_huge_sizes_do_not_overflow(void **state)
     }
 }
 
-/* --- Worked by hand ---------------------------------------------------------------------------- */
+/* --- Worked by hand --------------------------------------------------------------------------- */
 
 static void test_a_model_without_weights_needs_nothing(void **state)
 {
@@ -327,8 +327,8 @@ static void test_a_model_without_weights_needs_nothing(void **state)
     model_close(&m);
 }
 
-/* 64 matrices of 1 MiB and 32 MiB for them: the ring gets a share, the rest is kept, and what is
- * streamed is spread over the pass. */
+/* 64 matrices of 1 MiB and 32 MiB for them: a quarter for the ring, the rest resident, and the
+ * streamed ones are spread over the pass. */
 static void test_streamed_weights_are_spread_over_the_pass(void **state)
 {
     (void)state;
@@ -343,18 +343,18 @@ static void test_streamed_weights_are_spread_over_the_pass(void **state)
     assert_int_equal(plan->ring_bytes, 8 * FB_MIB);
     assert_int_equal(plan->resident_bytes, 24 * FB_MIB);
     for (int first = 0; first + 8 <= 64; first++) {
-        int kept = 0;
+        int resident = 0;
         for (int i = first; i < first + 8; i++) {
-            kept += plan->resident[i];
+            resident += plan->resident[i];
         }
-        assert_in_range(kept, 2, 4); /* 24 of 64 are 3 of 8 */
+        assert_in_range(resident, 2, 4); /* 24 of 64 are 3 of 8 */
     }
     fb_plan_free(plan);
     model_close(&m);
 }
 
-/* Streaming both would need a ring of 100 MiB; so the output matrix stays, as it has room. */
-static void test_a_large_output_matrix_stays(void **state)
+/* Streaming both would need a ring of 100 MiB, so the output matrix is resident: it fits. */
+static void test_a_large_output_matrix_is_resident(void **state)
 {
     (void)state;
     struct model m;
@@ -402,7 +402,7 @@ static void test_layers_share_a_pool_until_each_has_slots_for_a_token(void **sta
         assert_int_equal(plan->slots[g], 2);
     }
     fb_plan_free(plan);
-    plan = plan_for(&m, 14 * slot + transit); /* 3 each, and what is left to the first */
+    plan = plan_for(&m, 14 * slot + transit); /* 3 each, and the rest to the first */
     static const int want[] = {4, 4, 3, 3};
     assert_memory_equal(plan->slots, want, sizeof want);
     assert_false(plan->everything_fits);
@@ -413,8 +413,8 @@ static void test_layers_share_a_pool_until_each_has_slots_for_a_token(void **sta
     model_close(&m);
 }
 
-/* One layer has fewer experts than a token needs of the other layer, and larger ones: the pool that
- * all share would waste most of its memory, and the shares are not equal. */
+/* One layer has fewer experts than a token needs of the other layer, and larger ones: a shared pool
+ * would waste most of its memory, and equal shares are not possible. */
 static void test_a_layer_of_few_experts_gets_them_all(void **state)
 {
     (void)state;
@@ -435,14 +435,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_plan_takes_more_than_its_budget),
         cmocka_unit_test(test_the_minimum_is_enough_and_a_byte_less_is_not),
-        cmocka_unit_test(test_what_could_fit_does),
-        cmocka_unit_test(test_nothing_that_fits_is_left_out),
-        cmocka_unit_test(test_more_budget_never_keeps_less),
-        cmocka_unit_test(test_the_same_question_gets_the_same_answer),
+        cmocka_unit_test(test_everything_fits_when_it_can),
+        cmocka_unit_test(test_no_room_is_wasted),
+        cmocka_unit_test(test_more_budget_never_holds_less),
+        cmocka_unit_test(test_equal_inputs_give_equal_plans),
         cmocka_unit_test(test_huge_sizes_do_not_overflow),
         cmocka_unit_test(test_a_model_without_weights_needs_nothing),
         cmocka_unit_test(test_streamed_weights_are_spread_over_the_pass),
-        cmocka_unit_test(test_a_large_output_matrix_stays),
+        cmocka_unit_test(test_a_large_output_matrix_is_resident),
         cmocka_unit_test(test_layers_share_a_pool_until_each_has_slots_for_a_token),
         cmocka_unit_test(test_a_layer_of_few_experts_gets_them_all),
     };

@@ -1,4 +1,4 @@
-/* test_prefix.c - the table of sequences, against a naive model of it, with random steps. */
+/* test_prefix.c - the table of sequences against a naive model of it, with random steps. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -29,7 +29,7 @@ static uint32_t naive_common(const struct naive *s, const int32_t *tokens, uint3
     return 0;
 }
 
-/* The longest match must be found, and an idle sequence rather than a busy one. */
+/* The longest match must be found, an idle sequence before a busy one. */
 static void check_find(const struct fb_prefix *p, const struct naive *model, bool whole)
 {
     int32_t wanted[LONG];
@@ -108,7 +108,7 @@ static void test_victims(void **state)
     p.seqs[1].busy = true;
     assert_int_equal(fb_prefix_victim(&p, -1), 2);
     fb_prefix_cut(&p, 0, 0);
-    assert_int_equal(fb_prefix_victim(&p, -1), 0); /* an empty one first */
+    assert_int_equal(fb_prefix_victim(&p, -1), 0); /* empty ones first */
     assert_int_equal(fb_prefix_oldest(&p, -1), 2);
     p.seqs[0].busy = p.seqs[2].busy = true;
     assert_int_equal(fb_prefix_victim(&p, -1), -1);

@@ -1,6 +1,6 @@
 /*
- * test_profile.c - the profile of a machine: its file, what is refused in one, what is looked up and
- * replaced; and that a file is replaced whole or not at all.
+ * test_profile.c - the profile of a machine: its file, refusals, queries and replacement; and that
+ * fb_file_replace is atomic.
  */
 #include "weights_fixture.h"
 
@@ -43,13 +43,13 @@ static int remove_dir(void **state)
 {
     (void)state;
     remove(path);
-    assert_int_equal(rmdir(dir), 0); /* nothing is left behind */
+    assert_int_equal(rmdir(dir), 0); /* no temporary file is left */
     return 0;
 }
 
 static void write_text(const char *text, size_t n)
 {
-    remove(path); /* truncating a file that has bytes waits for the disk */
+    remove(path); /* truncating a file with data would wait for the disk */
     FILE *f = fopen(path, "wb");
     assert_int_equal(fwrite(text, 1, n, f), n);
     fclose(f);
@@ -62,7 +62,7 @@ static struct fb_profile_rate rate(const char *type, bool repacked, int threads,
         .decode = decode,
         .batch = 5e10,
         .experts = 2e10,
-        .arrive = 3e9};
+        .unpack = 3e9};
     snprintf(r.type, sizeof r.type, "%s", type);
     return r;
 }
@@ -94,7 +94,7 @@ static void example(struct fb_profile *p)
     fb_profile_put_disk(p, &d);
 }
 
-/* Loading says no, why, and gives an empty profile of this machine. */
+/* Loading fails with a reason, and gives an empty profile of this machine. */
 static void check_refused(const char *what)
 {
     static struct fb_profile none, got;
@@ -104,7 +104,7 @@ static void check_refused(const char *what)
     none.measured = NOW;
     snprintf(none.machine, sizeof none.machine, "%s", MACHINE);
     if (fb_profile_load(path, MACHINE, NOW, &got, &why) || !why) {
-        fail_msg("%s: taken, or no reason", what);
+        fail_msg("%s: accepted, or no reason", what);
     }
     assert_memory_equal(&got, &none, sizeof none);
 }
@@ -118,7 +118,7 @@ static const char *reason(int64_t now, const char *machine)
 
 /* --- The file ------------------------------------------------------------------------------ */
 
-static void test_what_is_saved_is_loaded(void **state)
+static void test_a_saved_profile_is_loaded_unchanged(void **state)
 {
     (void)state;
     static struct fb_profile saved, loaded;
@@ -131,7 +131,7 @@ static void test_what_is_saved_is_loaded(void **state)
     assert_memory_equal(&loaded, &saved, sizeof saved);
 }
 
-static void test_an_empty_profile_is_one_too(void **state)
+static void test_an_empty_profile_is_valid(void **state)
 {
     (void)state;
     static struct fb_profile saved, loaded;
@@ -155,7 +155,7 @@ static void test_no_file_is_no_profile(void **state)
     check_refused("an empty file");
 }
 
-static void test_a_profile_is_of_one_machine_and_a_month(void **state)
+static void test_a_profile_is_valid_for_one_machine_and_a_month(void **state)
 {
     (void)state;
     static struct fb_profile saved;
@@ -165,7 +165,7 @@ static void test_a_profile_is_of_one_machine_and_a_month(void **state)
     assert_non_null(strstr(reason(NOW, ""), "another machine"));
     assert_null(reason(NOW + FB_PROFILE_DAYS * DAY - 1, MACHINE));
     assert_string_equal(reason(NOW + FB_PROFILE_DAYS * DAY, MACHINE), "it is too old");
-    assert_null(reason(NOW - DAY, MACHINE)); /* clocks are set */
+    assert_null(reason(NOW - DAY, MACHINE)); /* the clock may have been set */
     assert_string_equal(reason(NOW - DAY - 1, MACHINE), "it is too old");
 }
 
@@ -181,7 +181,7 @@ static void test_a_truncated_profile_is_refused(void **state)
         check_refused("truncated");
     }
     write_text(text, n);
-    assert_null(reason(NOW, MACHINE)); /* nothing but the missing end was wrong */
+    assert_null(reason(NOW, MACHINE)); /* only the missing end was wrong */
     free(text);
 }
 
@@ -203,7 +203,7 @@ static void check_refused_with(const char *old, const char *new)
     free(good);
 }
 
-static void test_what_we_would_not_have_written_is_refused(void **state)
+static void test_values_out_of_range_are_refused(void **state)
 {
     (void)state;
     static const char *const damage[][2] = {
@@ -256,8 +256,7 @@ static void test_what_we_would_not_have_written_is_refused(void **state)
     }
 }
 
-/* Any byte of it turned into another: taken or refused, never worse, and never a figure that cannot
- * be. */
+/* A file with any one byte changed is accepted or refused, never with an impossible figure. */
 static void test_a_changed_byte_does_no_harm(void **state)
 {
     (void)state;
@@ -314,7 +313,7 @@ static void test_rates_are_found_by_type_layout_and_threads(void **state)
     assert_null(fb_profile_expert_rate(&p, "q4_K", false, 1, 2048, 256, 8));
 }
 
-static void test_the_oldest_rate_goes_when_there_is_no_room(void **state)
+static void test_the_oldest_rate_is_dropped_when_full(void **state)
 {
     (void)state;
     static struct fb_profile p, loaded;
@@ -349,7 +348,7 @@ static void test_disks_are_found_while_they_are_fresh(void **state)
     assert_int_equal(fb_profile_disk(&p, 1, NOW)->measured, NOW + 5);
 }
 
-static void test_the_oldest_disk_goes_when_there_is_no_room(void **state)
+static void test_the_oldest_disk_is_dropped_when_full(void **state)
 {
     (void)state;
     static struct fb_profile p;
@@ -365,7 +364,7 @@ static void test_the_oldest_disk_goes_when_there_is_no_room(void **state)
     }
 }
 
-/* --- Whole or not at all ------------------------------------------------------------------- */
+/* --- Atomic replacement ------------------------------------------------------------------- */
 
 static void check_holds(const char *want)
 {
@@ -378,7 +377,7 @@ static void check_holds(const char *want)
     assert_int_equal(files_in_dir(), 1); /* and no other file */
 }
 
-static void test_a_file_is_replaced_whole_or_not_at_all(void **state)
+static void test_a_file_is_replaced_atomically(void **state)
 {
     (void)state;
     char *large = calloc(1, FB_MIB), nowhere[400];
@@ -388,7 +387,7 @@ static void test_a_file_is_replaced_whole_or_not_at_all(void **state)
     check_holds("one");
     assert_true(fb_file_replace(path, "another", 7));
     check_holds("another");
-    /* The disk is full half-way: as far as a program can tell, the same as a limit on files. */
+    /* A limit on the size of files simulates a disk that is full half-way. */
     getrlimit(RLIMIT_FSIZE, &usual);
     small = (struct rlimit){64 * FB_KIB, usual.rlim_max};
     void (*before)(int) = signal(SIGXFSZ, SIG_IGN);
@@ -408,7 +407,7 @@ static void test_a_file_is_replaced_whole_or_not_at_all(void **state)
     free(large);
 }
 
-static void test_what_cannot_be_written_is_said(void **state)
+static void test_a_failure_to_write_is_reported(void **state)
 {
     (void)state;
     static struct fb_profile p;
@@ -422,19 +421,19 @@ static void test_what_cannot_be_written_is_said(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_is_saved_is_loaded),
-        cmocka_unit_test(test_an_empty_profile_is_one_too),
+        cmocka_unit_test(test_a_saved_profile_is_loaded_unchanged),
+        cmocka_unit_test(test_an_empty_profile_is_valid),
         cmocka_unit_test(test_no_file_is_no_profile),
-        cmocka_unit_test(test_a_profile_is_of_one_machine_and_a_month),
+        cmocka_unit_test(test_a_profile_is_valid_for_one_machine_and_a_month),
         cmocka_unit_test(test_a_truncated_profile_is_refused),
-        cmocka_unit_test(test_what_we_would_not_have_written_is_refused),
+        cmocka_unit_test(test_values_out_of_range_are_refused),
         cmocka_unit_test(test_a_changed_byte_does_no_harm),
         cmocka_unit_test(test_rates_are_found_by_type_layout_and_threads),
-        cmocka_unit_test(test_the_oldest_rate_goes_when_there_is_no_room),
+        cmocka_unit_test(test_the_oldest_rate_is_dropped_when_full),
         cmocka_unit_test(test_disks_are_found_while_they_are_fresh),
-        cmocka_unit_test(test_the_oldest_disk_goes_when_there_is_no_room),
-        cmocka_unit_test(test_a_file_is_replaced_whole_or_not_at_all),
-        cmocka_unit_test(test_what_cannot_be_written_is_said),
+        cmocka_unit_test(test_the_oldest_disk_is_dropped_when_full),
+        cmocka_unit_test(test_a_file_is_replaced_atomically),
+        cmocka_unit_test(test_a_failure_to_write_is_reported),
     };
     return cmocka_run_group_tests_name("profile", tests, make_dir, remove_dir);
 }

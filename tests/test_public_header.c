@@ -1,9 +1,9 @@
 /*
  * test_public_header.c - include/forebay.h stands alone, and its lists are complete.
  *
- * forebay.h comes first on purpose: nothing included before it can lend it a definition. Nothing here
- * needs more than ISO C11, so that the build may compile this file with -std=c11 -pedantic-errors.
- * tests/header_cpp.cpp is the C++17 half.
+ * forebay.h comes first on purpose: nothing included before it can lend it a definition. Nothing
+ * here needs more than ISO C11, so that the build may compile this file with -std=c11
+ * -pedantic-errors. tests/header_cpp.cpp is the C++17 half.
  */
 #include "forebay.h"
 
@@ -39,7 +39,7 @@ static void test_every_status_has_name_and_text(void **state)
         assert_true(strlen(statuses[i].text) > 0);
         assert_true(i == 0 || strncmp(statuses[i].name, "E_", 2) == 0);
     }
-    assert_int_equal(FOREBAY_OK, 0); /* so that `if (status)` means failure */
+    assert_int_equal(FOREBAY_OK, 0); /* so that a zeroed forebay_error is none */
 }
 
 static void test_statuses_are_distinct(void **state)
@@ -54,7 +54,7 @@ static void test_statuses_are_distinct(void **state)
 }
 
 /* A program linked to an older library may pass a status that the library does not know. */
-static void test_unknown_status_is_no_crash(void **state)
+static void test_an_unknown_status_has_a_name(void **state)
 {
     (void)state;
     const int unknown[] = {-1, (int)COUNT(statuses), 1 << 20};
@@ -137,7 +137,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_status_has_name_and_text),
         cmocka_unit_test(test_statuses_are_distinct),
-        cmocka_unit_test(test_unknown_status_is_no_crash),
+        cmocka_unit_test(test_an_unknown_status_has_a_name),
         cmocka_unit_test(test_stats_keys_name_their_unit),
         cmocka_unit_test(test_every_stats_key_is_documented),
     };

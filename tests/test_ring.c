@@ -15,7 +15,7 @@ static struct fb_unpacker unpacker;
 static struct fb_ring *ring;
 static int order[MAX_TENSORS];
 
-/* --- Rig ------------------------------------------------------------------------------------- */
+/* --- Rig -------------------------------------------------------------------------------------- */
 
 /* Weights of 1 byte .. 64 KiB at odd offsets, and one of 200 KiB: several chunks. */
 static int set_up(void **state)
@@ -74,11 +74,11 @@ static uint64_t pass_bytes(void)
     return sum;
 }
 
-/* Takes the weight; while it is used, all read-ahead there is room for comes in (S1). */
+/* Acquires the weight; while it is used, all prefetches that fit are read (S1). */
 static enum forebay_status use(int weight, struct forebay_error *err)
 {
     const void *raw = NULL;
-    enum forebay_status status = fb_ring_take(ring, weight, &raw, err);
+    enum forebay_status status = fb_ring_acquire(ring, weight, &raw, err);
     if (status != FOREBAY_OK) {
         assert_null(raw);
         return status;
@@ -106,13 +106,13 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
     "fault:threads,eintr=2,eagain=5", "fault:threads,reorder=9,short=2,eintr=3"};
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-/* --- Bytes and order --------------------------------------------------------------------------- */
+/* --- Bytes and order -------------------------------------------------------------------------- */
 
-static void test_every_pass_brings_the_bytes_of_the_file(void **state)
+static void test_every_pass_has_the_bytes_of_the_file(void **state)
 {
     (void)state;
-    const uint64_t sizes[] = {smallest_ring(), smallest_ring() + FB_IO_ALIGN,
-        2 * smallest_ring() + 3 * FB_IO_ALIGN, 8 * FB_MIB};
+    const uint64_t sizes[] = {smallest_ring(), smallest_ring() + FB_BLOCK_BYTES,
+        2 * smallest_ring() + 3 * FB_BLOCK_BYTES, 8 * FB_MIB};
     for (size_t m = 0; m < N_METHODS; m++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             open_ring(methods[m], sizes[s]);
@@ -123,42 +123,42 @@ static void test_every_pass_brings_the_bytes_of_the_file(void **state)
     }
 }
 
-/* Every size of the ring wraps around at other places. */
+/* Each size of the ring wraps around at other positions. */
 static void test_the_ring_wraps_anywhere(void **state)
 {
     (void)state;
     for (uint64_t pages = 0; pages < 60; pages += 3) {
-        open_ring("sync", smallest_ring() + pages * FB_IO_ALIGN);
+        open_ring("sync", smallest_ring() + pages * FB_BLOCK_BYTES);
         for (int pass = 0; pass < 4; pass++) {
             use_all(order, N_WEIGHTS);
         }
     }
 }
 
-static void test_a_weight_in_use_stays_while_the_ring_reads_ahead(void **state)
+static void test_a_weight_in_use_stays_while_the_ring_prefetches(void **state)
 {
     (void)state;
     open_ring("fault:threads,late_ms=1", 2 * smallest_ring());
     for (int pass = 0; pass < 2; pass++) {
         use_all(order, N_WEIGHTS);
     }
-    struct fb_ring_stats stats = *fb_ring_stats(ring);
+    struct fb_stream_stats stats = *fb_ring_stats(ring);
     assert_true(stats.prefetch_used_bytes > pass_bytes() / 2);
     assert_true(stats.stall_ns > 0);
 }
 
-/* Without a single corrupted read the comparison above would not notice anything. */
+/* Proves that the comparison above detects a wrong byte. */
 static void test_a_corrupted_read_would_be_noticed(void **state)
 {
     (void)state;
     const void *raw;
     open_ring("fault:sync,corrupt_at=1", smallest_ring());
-    assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
+    assert_int_equal(fb_ring_acquire(ring, 0, &raw, NULL), FOREBAY_OK);
     assert_false(form_is_right(model, 0, 0, raw));
     fb_ring_release(ring);
 }
 
-/* More weights than the ring has entries for. */
+/* More weights than the ring has entries. */
 static void test_many_tiny_weights(void **state)
 {
     (void)state;
@@ -179,7 +179,7 @@ static void test_many_tiny_weights(void **state)
     model = &sized;
 }
 
-/* --- What is read ------------------------------------------------------------------------------ */
+/* --- Reads ------------------------------------------------------------------------------------ */
 
 static uint64_t moved_bytes(void)
 {
@@ -199,8 +199,8 @@ static uint64_t envelopes(int from, int to)
     return sum;
 }
 
-/* The first pass learns the order. Read ahead of need: all but its first weight, and on the second
- * pass once more the first, as nobody knew that it follows the last. */
+/* The first pass learns the order. All weights are prefetched, except the first one of the first
+ * pass, and that of the second, because its order was not known yet. */
 static void test_each_byte_is_read_once_per_pass(void **state)
 {
     (void)state;
@@ -210,12 +210,13 @@ static void test_each_byte_is_read_once_per_pass(void **state)
         for (int pass = 0; pass < n_passes; pass++) {
             use_all(order, N_WEIGHTS);
         }
-        const struct fb_ring_stats *stats = fb_ring_stats(ring);
+        const struct fb_stream_stats *stats = fb_ring_stats(ring);
         uint64_t first = model->weights->weights[0].file_bytes;
         assert_int_equal(stats->demand_bytes, 2 * first);
         assert_int_equal(stats->prefetch_used_bytes, n_passes * pass_bytes() - 2 * first);
         assert_in_range(stats->prefetch_bytes - stats->prefetch_used_bytes, 1, bytes);
-        int used = n_passes * N_WEIGHTS, read = used; /* what the file gave is what was asked for */
+        int used = n_passes * N_WEIGHTS,
+            read = used; /* reads of the file: no more than weights used */
         while (envelopes(0, read) < moved_bytes()) {
             read++;
         }
@@ -226,7 +227,7 @@ static void test_each_byte_is_read_once_per_pass(void **state)
     }
 }
 
-static void test_reading_ahead_goes_over_the_end_of_a_pass(void **state)
+static void test_prefetching_continues_across_the_end_of_a_pass(void **state)
 {
     (void)state;
     open_ring("sync", 8 * FB_MIB);
@@ -238,19 +239,19 @@ static void test_reading_ahead_goes_over_the_end_of_a_pass(void **state)
     assert_int_equal(fb_ring_stats(ring)->demand_bytes, demand);
 }
 
-static void test_the_first_pass_reads_nothing_in_vain(void **state)
+static void test_the_first_pass_reads_nothing_needlessly(void **state)
 {
     (void)state;
     open_ring("sync", 8 * FB_MIB);
     use_all(order, N_WEIGHTS);
-    const struct fb_ring_stats *stats = fb_ring_stats(ring);
+    const struct fb_stream_stats *stats = fb_ring_stats(ring);
     assert_int_equal(stats->demand_bytes + stats->prefetch_bytes, pass_bytes());
     assert_int_equal(stats->prefetch_used_bytes, stats->prefetch_bytes);
 }
 
-/* --- Other orders ------------------------------------------------------------------------------ */
+/* --- Other orders ----------------------------------------------------------------------------- */
 
-static void test_a_pass_may_stop_anywhere_and_start_anew(void **state)
+static void test_a_pass_may_stop_anywhere(void **state)
 {
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
@@ -274,13 +275,13 @@ static void test_any_weight_may_be_next(void **state)
         for (int i = 0; i < 150; i++) {
             assert_int_equal(use((int)rnd_below(N_WEIGHTS), NULL), FOREBAY_OK);
         }
-        const struct fb_ring_stats *stats = fb_ring_stats(ring);
+        const struct fb_stream_stats *stats = fb_ring_stats(ring);
         assert_true(stats->prefetch_used_bytes < stats->prefetch_bytes);
     }
 }
 
-/* A weight skipped costs its own read; those behind it are still used. */
-static void test_skipping_keeps_what_was_read_behind_it(void **state)
+/* A skipped weight was read needlessly; those after it are still used. */
+static void test_skipping_keeps_later_prefetches(void **state)
 {
     (void)state;
     open_ring("sync", 8 * FB_MIB);
@@ -308,9 +309,9 @@ static void test_a_new_order_is_learned(void **state)
     assert_int_equal(fb_ring_stats(ring)->demand_bytes, demand);
 }
 
-/* --- Failures ---------------------------------------------------------------------------------- */
+/* --- Failures --------------------------------------------------------------------------------- */
 
-/* Passes over all weights, some of which fail; those that do not are right (use). */
+/* Counts failures in passes over all weights; weights that do not fail are right (use). */
 static int failures_in(int n_passes)
 {
     int failures = 0;
@@ -328,8 +329,8 @@ static int failures_in(int n_passes)
     return failures;
 }
 
-/* Whichever read fails, read ahead or not, one take says so and all others are right. */
-static void test_one_failed_read_fails_one_take(void **state)
+/* Whichever read fails, prefetch or demand, one acquire reports it and all others are right. */
+static void test_one_failed_read_fails_one_acquire(void **state)
 {
     (void)state;
     static const char *const inners[] = {"sync", "threads"};
@@ -355,7 +356,7 @@ static void test_a_failing_disk_never_hangs_the_ring(void **state)
     assert_int_equal(failures_in(2), 2 * N_WEIGHTS);
 }
 
-/* The file got shorter than the catalogue says. */
+/* The file is shorter than the catalogue says. */
 static void test_a_weight_beyond_the_end_of_the_file_fails(void **state)
 {
     (void)state;
@@ -376,7 +377,7 @@ static void test_a_weight_beyond_the_end_of_the_file_fails(void **state)
     use_all(order, N_WEIGHTS);
 }
 
-/* Nothing arrives in memory that was given back. */
+/* No read writes to memory that was freed. */
 static void test_freeing_waits_for_reads_in_flight(void **state)
 {
     (void)state;
@@ -384,7 +385,7 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
         const void *raw;
         open_ring("fault:threads,late_ms=2", 8 * FB_MIB);
         fb_ring_schedule(ring, order, N_WEIGHTS);
-        assert_int_equal(fb_ring_take(ring, 0, &raw, NULL), FOREBAY_OK);
+        assert_int_equal(fb_ring_acquire(ring, 0, &raw, NULL), FOREBAY_OK);
         if (!taken) {
             fb_ring_release(ring);
         }
@@ -402,19 +403,19 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_every_pass_brings_the_bytes_of_the_file),
+        TEST(test_every_pass_has_the_bytes_of_the_file),
         TEST(test_the_ring_wraps_anywhere),
-        TEST(test_a_weight_in_use_stays_while_the_ring_reads_ahead),
+        TEST(test_a_weight_in_use_stays_while_the_ring_prefetches),
         TEST(test_a_corrupted_read_would_be_noticed),
         TEST(test_many_tiny_weights),
         TEST(test_each_byte_is_read_once_per_pass),
-        TEST(test_reading_ahead_goes_over_the_end_of_a_pass),
-        TEST(test_the_first_pass_reads_nothing_in_vain),
-        TEST(test_a_pass_may_stop_anywhere_and_start_anew),
+        TEST(test_prefetching_continues_across_the_end_of_a_pass),
+        TEST(test_the_first_pass_reads_nothing_needlessly),
+        TEST(test_a_pass_may_stop_anywhere),
         TEST(test_any_weight_may_be_next),
-        TEST(test_skipping_keeps_what_was_read_behind_it),
+        TEST(test_skipping_keeps_later_prefetches),
         TEST(test_a_new_order_is_learned),
-        TEST(test_one_failed_read_fails_one_take),
+        TEST(test_one_failed_read_fails_one_acquire),
         TEST(test_a_failing_disk_never_hangs_the_ring),
         TEST(test_a_weight_beyond_the_end_of_the_file_fails),
         TEST(test_freeing_waits_for_reads_in_flight),

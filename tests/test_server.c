@@ -1,4 +1,7 @@
-/* test_server.c - the HTTP side, over real sockets: statuses, error shapes, limits, leaving. */
+/*
+ * test_server.c - the HTTP server over real sockets: answers, errors, limits, keys, clients that
+ * leave or are slow.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -54,7 +57,7 @@ static void stop(void)
 
 /* --- A client ------------------------------------------------------------------------------ */
 
-/* Ends a test that would hang; much longer than a busy machine takes. */
+/* Fails a test that would hang; much longer than a busy machine takes. */
 #define PATIENCE_S 30
 
 static int dial(void)
@@ -80,14 +83,14 @@ static void send_all(int fd, const char *bytes, size_t n)
     while (n > 0) {
         ssize_t sent = send(fd, bytes, n, MSG_NOSIGNAL);
         if (sent <= 0) {
-            return; /* it has answered, and does not want the rest */
+            return; /* the server has refused the rest */
         }
         bytes += sent;
         n -= (size_t)sent;
     }
 }
 
-/* recv(); with a time limit, not even SA_RESTART keeps interruptions from the caller. */
+/* recv() that is not interrupted: with a time limit, SA_RESTART does not apply. */
 static ssize_t receive(int fd, void *buf, size_t max)
 {
     ssize_t n;
@@ -141,7 +144,7 @@ static json_t *json_of(const struct answer *a)
     return value;
 }
 
-/* An error, in the shape of the API that the path belongs to. */
+/* Checks the status and the shape of an error in the API of the path. Frees the answer. */
 static void assert_error(struct answer a, const char *path, int status)
 {
     json_t *value = json_of(&a), *error = json_object_get(value, "error");
@@ -161,7 +164,7 @@ static void assert_error(struct answer a, const char *path, int status)
     free(a.all);
 }
 
-/* --- Right --------------------------------------------------------------------------------- */
+/* --- Answers ------------------------------------------------------------------------------- */
 
 static void test_answers(void **state)
 {
@@ -211,7 +214,7 @@ static void test_answers(void **state)
     stop();
 }
 
-/* --- Wrong --------------------------------------------------------------------------------- */
+/* --- Errors -------------------------------------------------------------------------------- */
 
 #define CHAT   "/v1/chat/completions"
 #define USER   "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
@@ -312,12 +315,40 @@ static void test_mistakes(void **state)
     assert_error(post("/v1/completions", large), "/v1/completions", 413);
     free(large);
     struct answer a = post("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":2}");
-    assert_int_equal(a.status, 200); /* it lives */
+    assert_int_equal(a.status, 200); /* the server goes on */
     free(a.all);
     stop();
 }
 
-/* Much of something in a request: so many times, between a head and a tail. */
+/* A 405 names the methods of the path, and a HEAD is answered where a GET is. */
+static void test_methods(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *method, *path, *allow;
+        int status;
+    } requests[] = {
+        {"HEAD", "/v1/models", NULL, 200},
+        {"DELETE", "/v1/models/" NAME, "\r\nAllow: GET, HEAD\r\n", 405},
+        {"GET", CHAT, "\r\nAllow: POST\r\n", 405},
+        {"POST", "/api/delete", "\r\nAllow: DELETE\r\n", 405},
+        {"GET", "/nothing", NULL, 404},
+    };
+    start(NULL);
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        struct answer a = ask_with(requests[i].method, requests[i].path, "", "", 0);
+        assert_int_equal(a.status, requests[i].status);
+        if (requests[i].allow) {
+            assert_non_null(strstr(a.all, requests[i].allow));
+        } else {
+            assert_null(strstr(a.all, "\r\nAllow:"));
+        }
+        free(a.all);
+    }
+    stop();
+}
+
+/* Requests with a piece repeated many times between head and tail. */
 static const struct {
     const char *path, *head, *piece, *tail;
     int times, status;
@@ -344,7 +375,8 @@ static const struct {
     {SCHEMA("{\"enum\":[1"), ",1", "]}}}}", 10000, 400},
     {SCHEMA(""), "{\"anyOf\":[", "", 500, 400},
     {SCHEMA("{\"type\":\"string\",\"pattern\":\"^"), "x|", "x$\"}}}}", 10000, 400},
-    {SCHEMA("{\"type\":\"string\",\"pattern\":\"^"), "(", "x$\"}}}}", 10000, 200}, /* any text */
+    {SCHEMA("{\"type\":\"string\",\"pattern\":\"^"), "(", "x$\"}}}}", 10000,
+        200}, /* not a valid pattern: any text */
     {FORMAT("{\"$ref\":\"#\""), "", "}}", 0, 400},
     {FORMAT("{\"enum\":[1"), ",1", "]}}", 10000, 400},
     {FORMAT("{\"type\":\"array\",\"minItems\":5,\"maxItems\":2,\"items\":{\"type\":\"string\"}"),
@@ -385,7 +417,7 @@ static void test_excesses(void **state)
     stop();
 }
 
-/* Each rule begins with the next, in two ways: a million of millions in all. */
+/* A grammar of 40 rules, each of which begins with the next in two ways: 2^40 ways in all. */
 static void test_doubling(void **state)
 {
     (void)state;
@@ -401,7 +433,7 @@ static void test_doubling(void **state)
     stop();
 }
 
-/* A template of a client's: an answer's tokens, or why not. */
+/* Sends a template; the answer must have this status and contain `has`. */
 static void assert_templated(const char *template, int status, const char *has)
 {
     char body[512];
@@ -458,7 +490,7 @@ static void test_keys(void **state)
     stop();
 }
 
-/* A page of another site, by its name or through its own name for this machine. */
+/* Pages of other sites are refused, by Origin or by Host. */
 static void test_foreign_pages(void **state)
 {
     (void)state;
@@ -480,7 +512,7 @@ static void test_foreign_pages(void **state)
     stop();
 }
 
-/* --- Busy, leaving, slow ------------------------------------------------------------------- */
+/* --- Busy servers, leaving and slow clients ------------------------------------------------ */
 
 #define LONG_STREAM                                                                                \
     "{\"prompt\":\"Once\",\"max_tokens\":240,\"ignore_eos\":true,\"stream\":true,\"temperature\":" \
@@ -529,8 +561,8 @@ static void test_leaving(void **state)
     stop();
 }
 
-/* Who says that he will send no more cannot be told from who has left: his request ends, too. But he
- * may still read, and is told so. */
+/* A client that closes only its sending half cannot be told from one that has left: its request is
+ * cancelled, and a 400 says so, as it may still read. */
 static void test_half_closing(void **state)
 {
     (void)state;
@@ -550,7 +582,7 @@ static void test_half_closing(void **state)
                              "POST %s HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s", requests[i].path,
                              strlen(requests[i].body), requests[i].body);
         assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL | MSG_MORE), n);
-        shutdown(fd, SHUT_WR); /* the server gets both at once */
+        shutdown(fd, SHUT_WR); /* arrives together with the request */
         struct answer a = read_answer(fd);
         assert_non_null(strstr(a.body, "closed its half of the connection"));
         assert_error(a, requests[i].path, 400);
@@ -584,7 +616,7 @@ static void test_busy(void **state)
     stop();
 }
 
-/* Those who send slowly, or not at all, are hung up on, and hinder nobody. */
+/* Clients that send nothing more are disconnected, and do not hold up others. */
 static void test_slow(void **state)
 {
     (void)state;
@@ -611,7 +643,7 @@ static void test_slow(void **state)
     stop();
 }
 
-/* Busily, but without coming to an end: bytes of headers, of a body, of a chunk's extension. */
+/* Trickling bytes do not extend the deadline: of headers, of a body, of a chunk's extension. */
 static void test_dripping(void **state)
 {
     (void)state;
@@ -629,7 +661,7 @@ static void test_dripping(void **state)
     }
     uint64_t end = fb_now_ns() + (uint64_t)PATIENCE_S * 1000000000u;
     while (open > 0 && fb_now_ns() < end) {
-        usleep(200000); /* often enough for a timeout of silence never to pass */
+        usleep(200000); /* often enough for the timeout of silence never to expire */
         for (int i = 0; i < N; i++) {
             char some[4096];
             if (fds[i] < 0) {
@@ -670,6 +702,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_methods),
         cmocka_unit_test(test_excesses),
         cmocka_unit_test(test_doubling),
         cmocka_unit_test(test_templates),

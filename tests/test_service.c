@@ -1,4 +1,7 @@
-/* test_service.c - many requests on one model: exact, shared, reused, cancelled, failing. */
+/*
+ * test_service.c - many jobs on one model: exactness, reuse of prefixes, states on disk, limits,
+ * cancelling and failures.
+ */
 #include "serve_fixture.h"
 
 #define MODEL "stories260K-moe8.gguf"
@@ -9,7 +12,7 @@ static const struct fb_service_options four = {.parallel = 4, .queue_max = 16};
 static struct forebay_model_options streamed(uint32_t parallel)
 {
     struct forebay_model_options options = small_model(parallel);
-    options.weights_mem_bytes = 3u << 20; /* of 5: experts come and go */
+    options.weights_mem_bytes = 3u << 20; /* of 5 MiB: experts are evicted and read again */
     return options;
 }
 
@@ -38,7 +41,7 @@ static const char *const prompts[] = {"Once upon a time", "One day, a boy named 
     "The sun was"};
 #define N_PROMPTS 8
 
-/* All at once, each as alone. */
+/* Jobs that share passes generate the same text as each alone. */
 static void test_parallel_equals_alone(void **state)
 {
     (void)state;
@@ -87,7 +90,7 @@ static void test_second_turn(void **state)
     assert_true(result.n_reused < result.n_prompt);
     forebay_prompt_free(prompt);
 
-    /* The first prompt again: its beginning is still there, to be copied. */
+    /* A prompt that shares the beginning of the first: it is copied. */
     prompt = text_prompt(f.model, STORY " in the");
     result = collect(submit(&f, prompt, 5), first, sizeof first);
     assert_true(result.n_reused >= before);
@@ -97,7 +100,7 @@ static void test_second_turn(void **state)
     assert_string_equal(second, want);
 }
 
-/* Equal prompts at the same time are computed once. */
+/* SV2: equal prompts that are submitted together are computed once. */
 static void test_same_prompt_at_once(void **state)
 {
     (void)state;
@@ -124,8 +127,8 @@ static void test_same_prompt_at_once(void **state)
     fixture_stop(&f);
 }
 
-/* More conversations than there is room for: the oldest go, and nothing breaks. */
-static void test_room_is_made(void **state)
+/* More conversations than the KV cache has room for: idle ones are evicted. */
+static void test_eviction(void **state)
 {
     (void)state;
     struct fixture f;
@@ -200,11 +203,12 @@ static void test_after_restart(void **state)
     uint32_t first_tokens = result.n_prompt;
     result = one_turn(turn, &options, 1 << 30, second, sizeof second);
     assert_true(result.n_reused >= first_tokens + 25);
-    assert_int_equal(files_in(kv_dir, file, sizeof file), 1); /* it continues the first */
+    assert_int_equal(
+        files_in(kv_dir, file, sizeof file), 1); /* it continues the first, and replaces it */
     run_alone(MODEL, &options, turn, 30, want, sizeof want);
     assert_string_equal(second, want);
 
-    /* A byte is wrong: not used, deleted, and the answer is the same. */
+    /* One byte is wrong: the state is deleted and the answer is the same. */
     FILE *f = fopen(file, "r+b");
     assert_non_null(f);
     fseek(f, 5000, SEEK_SET);
@@ -216,7 +220,7 @@ static void test_after_restart(void **state)
     assert_int_equal(result.n_reused, 0);
     assert_string_equal(second, want);
 
-    /* Cut short, and rubbish of a name like ours. */
+    /* A file that is cut short, and one with a valid name but other content. */
     files_in(kv_dir, file, sizeof file);
     assert_int_equal(truncate(file, 3000), 0);
     char rubbish[PATH_MAX + 32];
@@ -228,21 +232,21 @@ static void test_after_restart(void **state)
     assert_int_equal(result.n_reused, 0);
     assert_int_equal(access(rubbish, F_OK), -1);
 
-    /* Other settings are another state. */
+    /* Other settings cannot use the state. */
     options.repack = false;
     result = one_turn(turn, &options, 1 << 30, second, sizeof second);
     assert_int_equal(result.n_reused, 0);
 
-    /* No room: nothing is kept. */
+    /* The bound is too small: nothing is stored. */
     options.repack = true;
     one_turn(turn, &options, 1000, second, sizeof second);
     assert_int_equal(files_in(kv_dir, file, sizeof file), 0);
     rmdir(kv_dir);
 }
 
-/* A conversation goes on whose state is on the disk. To make room for it another one is stored, for
- * which the disk has room only without the states that are there. */
-static void test_states_that_move(void **state)
+/* A conversation is continued whose state is on disk. To make room for it in the cache, another one
+ * is stored, and the bound of the disk then evicts the state that was found. */
+static void test_state_evicted_while_loading(void **state)
 {
     (void)state;
     static const char *const short_ones[] = {"A cat", "The sun", "She said"};
@@ -267,12 +271,12 @@ static void test_states_that_move(void **state)
     with_disk.kv_max_bytes = (uint64_t)stat_of.st_size;
     fixture_start(&f, MODEL, &options, &with_disk);
     say(&f, long_one, 30, got, sizeof got);
-    for (int i = 0; i < 3; i++) { /* no sequence is empty */
+    for (int i = 0; i < 3; i++) { /* leave no sequence empty */
         say(&f, short_ones[i], 2, got, sizeof got);
     }
     struct fb_result result = say(&f, turn, 30, got, sizeof got);
     assert_string_equal(got, want);
-    assert_in_range(result.n_reused, 0, 1); /* the state is gone; all begin with the same token */
+    assert_in_range(result.n_reused, 0, 1); /* the state is gone; all prompts share BOS */
     fixture_stop(&f);
     while (files_in(kv_dir, file, sizeof file) > 0) {
         unlink(file);
@@ -280,7 +284,7 @@ static void test_states_that_move(void **state)
     rmdir(kv_dir);
 }
 
-/* --- Limits, leaving, failing -------------------------------------------------------------- */
+/* --- Limits, cancelling, failures ---------------------------------------------------------- */
 
 static void test_refusals(void **state)
 {
@@ -303,7 +307,7 @@ static void test_refusals(void **state)
     assert_in_range(accepted, 2, 3); /* one may be active already */
     job.sampling.repeat_penalty = -1;
     for (int i = 0; i < accepted; i++) {
-        fb_job_release(jobs[i]); /* nobody wants them */
+        fb_job_release(jobs[i]); /* cancelled */
     }
     while (!fb_service_is_empty(f.service)) {
         usleep(1000);
@@ -320,7 +324,7 @@ static void test_refusals(void **state)
     assert_int_equal(fb_service_submit(f.service, &job, &more, &err), FB_INVALID);
     forebay_prompt_free(large);
 
-    collect(submit(&f, prompt, 3), got, sizeof got); /* it lives */
+    collect(submit(&f, prompt, 3), got, sizeof got); /* the service goes on */
     fb_service_drain(f.service);
     job.prompt = prompt;
     assert_int_equal(fb_service_submit(f.service, &job, &more, &err), FB_DRAINING);
@@ -328,7 +332,7 @@ static void test_refusals(void **state)
     fixture_stop(&f);
 }
 
-/* A job that nobody reads does not keep others from theirs. */
+/* SV3: a job that is not read does not hold up others. */
 static void test_unread(void **state)
 {
     (void)state;
@@ -379,7 +383,7 @@ static void test_logprobs_and_stops(void **state)
     fixture_stop(&f);
 }
 
-/* Reads that fail for a while fail the jobs of that while. */
+/* SV4: a failed read fails the jobs of its pass only. */
 static void test_io_errors(void **state)
 {
     (void)state;
@@ -414,9 +418,9 @@ int main(void)
         cmocka_unit_test(test_parallel_equals_alone),
         cmocka_unit_test(test_second_turn),
         cmocka_unit_test(test_same_prompt_at_once),
-        cmocka_unit_test(test_room_is_made),
+        cmocka_unit_test(test_eviction),
         cmocka_unit_test(test_after_restart),
-        cmocka_unit_test(test_states_that_move),
+        cmocka_unit_test(test_state_evicted_while_loading),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_unread),
         cmocka_unit_test(test_logprobs_and_stops),

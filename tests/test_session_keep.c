@@ -1,5 +1,5 @@
-/* test_session_keep.c - going back in a session: what is evaluated again gives the same bits; and
- * the rows of logits that can be had. */
+/* test_session_keep.c - forebay_session_keep: tokens evaluated again give the same bits. And the
+ * limits on rows of logits. */
 #include "exact.h"
 
 #include "synth/synth.h"
@@ -38,7 +38,7 @@ static void open_model(struct fixture *f, const char *arch)
         forebay_session_new(f->model, &f->session, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
-    remove("keep.gguf"); /* it stays open */
+    remove("keep.gguf"); /* still open in the process */
     f->row_bytes = (size_t)forebay_model_n_vocab(f->model) * sizeof(float);
     for (int i = 0; i < TOKENS; i++) {
         f->tokens[i] = (i * 37 + i * i) % 300;
@@ -51,7 +51,7 @@ static void close_model(struct fixture *f)
     forebay_model_free(f->model);
 }
 
-/* Evaluates tokens [from, to) in one pass; the last row, to be freed. */
+/* Evaluates tokens [from, to) in one pass. Returns a copy of the last row. */
 static float *eval(struct fixture *f, int from, int to)
 {
     struct forebay_error err;
@@ -69,7 +69,7 @@ static void assert_same(struct fixture *f, float *a, float *b, bool same)
     assert_int_equal(memcmp(a, b, f->row_bytes) == 0, same);
 }
 
-/* Attention: any number of tokens can be kept, and others may follow. */
+/* Attention: any number of tokens can be kept, and different ones may follow. */
 static void go_back(const char *arch)
 {
     struct fixture f;
@@ -80,7 +80,7 @@ static void go_back(const char *arch)
     assert_int_equal(forebay_session_keep(f.session, KEPT), KEPT);
     assert_int_equal(forebay_session_n_past(f.session), KEPT);
 
-    f.tokens[KEPT + 1] ^= 1; /* another text from here */
+    f.tokens[KEPT + 1] ^= 1; /* a different text from here */
     float *other = eval(&f, KEPT, TOKENS);
     assert_same(&f, other, second, false);
     f.tokens[KEPT + 1] ^= 1;
@@ -111,7 +111,7 @@ static void test_sliding_window(void **state)
     go_back("gemma3");
 }
 
-/* Recurrent state has no past to go back to: nothing is kept, and what follows is right. */
+/* Recurrent state cannot be cut: nothing is kept, and tokens that follow are computed correctly. */
 static void test_recurrent(void **state)
 {
     struct fixture f;
@@ -129,8 +129,8 @@ static void test_recurrent(void **state)
     close_model(&f);
 }
 
-/* There is memory for one row of logits per sequence, unless more was asked for: too many are
- * refused, and the session goes on. */
+/* There is memory for one row of logits per sequence, unless more was asked for. Too many are
+ * refused, and the session stays usable. */
 static void test_rows(void **state)
 {
     struct fixture f;

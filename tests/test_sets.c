@@ -1,6 +1,6 @@
 /*
- * test_batch.c - batches through a stream, between passes and what is foreseen for them: the sets
- * hold the file's bytes, each needed expert once, and what is counted is what happened.
+ * test_sets.c - batches through a stream, between leases and prefetches: the sets hold the file's
+ * bytes and each needed expert once, and the statistics are right.
  */
 #include "weights_fixture.h"
 
@@ -16,9 +16,9 @@
 static struct model own;
 static struct model *model = &own;
 static struct fb_stream *stream;
-static struct fb_lease pass;
+static struct fb_lease lease;
 
-/* Each part arrives in another way: read in place (whole blocks), copied, repacked. */
+/* Each part is unpacked differently: read in place (whole blocks), copied, repacked. */
 static int set_up(void **state)
 {
     static const uint64_t sizes[N_LAYERS][3] = {{8192, 5000, 1700}, {3333, 4096, 12288}};
@@ -42,7 +42,7 @@ static int close_after(void **state)
 {
     (void)state;
     fb_stream_free(stream);
-    fb_lease_clear(&pass);
+    fb_lease_clear(&lease);
     stream = NULL;
     return 0;
 }
@@ -50,16 +50,16 @@ static int close_after(void **state)
 /* `places`: units that fit into the transit, and staging buffers. */
 static void start(int places, const char *method)
 {
-    static const bool resident[MAX_TENSORS] = {false};
-    static const int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
-    struct fb_stream_config config = {.resident = resident,
+    static bool resident[MAX_TENSORS];
+    static int slots[N_LAYERS] = {N_SLOTS, N_SLOTS};
+    const struct fb_plan plan = {.resident = resident,
         .slots = slots,
         .staging_bytes = (uint64_t)places * largest_unit(model),
         .transit_bytes = (uint64_t)places * largest_unit(model)};
-    small_io_options(&config.io, method);
+    struct fb_stream_options options = {.unpack = unpack_units, .user = &model->weights};
+    small_io_options(&options.io, method);
     close_after(NULL);
-    assert_int_equal(
-        fb_stream_new(model->weights, &config, arrive, &model->weights, &stream, NULL), FOREBAY_OK);
+    assert_int_equal(fb_stream_new(model->weights, &plan, &options, &stream, NULL), FOREBAY_OK);
     assert_int_equal(fb_stream_load(stream, NULL, NULL, NULL), FOREBAY_OK);
 }
 
@@ -70,34 +70,34 @@ static struct fb_stream_stats stats(void)
     return s;
 }
 
-static void run_pass(int group, const int *experts, int n)
+static void run_lease(int group, const int *experts, int n)
 {
     int uses[N_EXPERTS];
     for (int i = 0; i < n; i++) {
         uses[i] = 1;
     }
-    fb_stream_lease_begin(stream, &pass, group, experts, uses, n, ALL_PARTS);
+    fb_stream_lease_begin(stream, &lease, group, experts, uses, n, ALL_PARTS);
     for (int p = 0; p < 3; p++) {
         int weight = model->weights->groups[group].weight[p], n_slots;
         uint64_t stride;
-        assert_int_equal(fb_stream_lease_wait(stream, &pass, p, NULL), FOREBAY_OK);
+        assert_int_equal(fb_stream_lease_wait(stream, &lease, p, NULL), FOREBAY_OK);
         const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
         for (int i = 0; i < n; i++) {
             assert_true(
-                form_is_right(model, weight, experts[i], base + (uint64_t)pass.slots[i] * stride));
+                form_is_right(model, weight, experts[i], base + (uint64_t)lease.slots[i] * stride));
         }
     }
-    fb_stream_lease_end(stream, &pass);
+    fb_stream_lease_end(stream, &lease);
 }
 
-/* Goes through the sets of one matrix. */
+/* Uses all sets of one matrix, and checks them. */
 static void check_sets(int weight, const bool *needed)
 {
     bool had[N_EXPERTS] = {false};
     struct forebay_error err;
     struct fb_set set = {.n = 1};
     while (set.n > 0) {
-        assert_int_equal(fb_stream_batch_next(stream, weight, &set, &err), FOREBAY_OK);
+        assert_int_equal(fb_stream_sets_next(stream, weight, &set, &err), FOREBAY_OK);
         for (int i = 0; i < set.n; i++) {
             int e = set.experts[i];
             assert_true(needed[e] && !had[e] && set.index[i] < set.n_index);
@@ -113,7 +113,7 @@ static void run_batch(int group, const int *experts, int tokens, int picks)
 {
     const int *weights = model->weights->groups[group].weight;
     struct fb_expert_use uses[3];
-    struct fb_routes routes = {experts, tokens, picks};
+    struct fb_routes routes = {.experts = experts, .tokens = tokens, .picks = picks};
     bool needed[N_EXPERTS] = {false};
     for (int i = 0; i < tokens * picks; i++) {
         needed[experts[i]] = true;
@@ -122,11 +122,11 @@ static void run_batch(int group, const int *experts, int tokens, int picks)
         uses[p] = (struct fb_expert_use){weights[p], tokens, picks};
     }
     fb_stream_schedule_experts(stream, uses, 3);
-    fb_stream_batch_begin(stream, weights[0], &routes);
+    fb_stream_sets_begin(stream, weights[0], &routes);
     for (int p = 0; p < 3; p++) {
         check_sets(weights[p], needed);
     }
-    fb_stream_batch_end(stream);
+    fb_stream_sets_end(stream);
 }
 
 static uint64_t expert_bytes(int group)
@@ -138,8 +138,8 @@ static uint64_t expert_bytes(int group)
     return bytes;
 }
 
-/* Until all that is foreseen has been read. */
-static void read_ahead(void)
+/* Polls until all prefetches have been read. */
+static void finish_prefetches(void)
 {
     uint64_t before;
     do {
@@ -148,9 +148,9 @@ static void read_ahead(void)
     } while (stats().io.read_bytes > before);
 }
 
-/* --- Tests ----------------------------------------------------------------------------------- */
+/* --- Tests ------------------------------------------------------------------------------------ */
 
-/* n experts, all different. */
+/* n distinct experts. */
 static void choose(int *experts, int n)
 {
     int all[N_EXPERTS];
@@ -175,7 +175,7 @@ static void run_random(void)
     if (rnd_below(2)) {
         int n = 1 + (int)rnd_below(N_SLOTS);
         choose(experts, n);
-        run_pass(group, experts, n);
+        run_lease(group, experts, n);
         return;
     }
     int tokens = 2 + (int)rnd_below(MOST - 1);
@@ -185,7 +185,7 @@ static void run_random(void)
     run_batch(group, experts, tokens, PICKS);
 }
 
-static void test_random_batches_between_passes(void **state)
+static void test_random_batches_between_leases(void **state)
 {
     static const char *const methods[] = {
         "sync", "threads", "fault:sync,reorder=5,short=3", "fault:threads,reorder=9,eintr=3"};
@@ -201,47 +201,47 @@ static void test_random_batches_between_passes(void **state)
     }
 }
 
-/* A slot that a batch gives to another expert is not one whose expert was foreseen any more. */
-static void test_a_batch_may_evict_what_was_foreseen(void **state)
+/* When a batch gives a slot to another expert, that slot no longer counts as prefetched. */
+static void test_a_batch_may_evict_prefetched_experts(void **state)
 {
-    static const int foreseen[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
+    static const int prefetched[] = {3, 8, 7, 9}, needed[N_SLOTS] = {0, 1, 2, 4};
     (void)state;
     start(24, "sync");
-    fb_stream_prefetch(stream, 1, foreseen, 4);
-    read_ahead();
+    fb_stream_prefetch(stream, 1, prefetched, 4);
+    finish_prefetches();
     run_batch(1, needed, N_SLOTS, 1);
     for (int i = 0; i < N_SLOTS; i++) {
         assert_true(fb_stream_has(stream, 1, needed[i], ALL_PARTS));
     }
     assert_int_equal(stats().expert_hits, 0);
-    run_pass(1, needed, N_SLOTS);
+    run_lease(1, needed, N_SLOTS);
     struct fb_stream_stats s = stats();
     assert_int_equal(s.expert_hits, N_SLOTS);
     assert_int_equal(s.prefetch_used_bytes, 0);
     assert_int_equal(s.expert_bytes, N_SLOTS * expert_bytes(1));
 }
 
-/* ... and what was foreseen and is used by one has been read for it. */
-static void test_a_batch_may_use_what_was_foreseen(void **state)
+/* A prefetched expert that a batch uses is not a hit. */
+static void test_a_batch_may_use_prefetched_experts(void **state)
 {
-    static const int foreseen[] = {3, 8};
+    static const int prefetched[] = {3, 8};
     (void)state;
     start(24, "sync");
-    fb_stream_prefetch(stream, 1, foreseen, 2);
-    read_ahead();
-    run_batch(1, foreseen, 2, 1);
+    fb_stream_prefetch(stream, 1, prefetched, 2);
+    finish_prefetches();
+    run_batch(1, prefetched, 2, 1);
     assert_int_equal(stats().expert_hits, 0);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
-    run_pass(1, foreseen, 2);
+    run_lease(1, prefetched, 2);
     assert_int_equal(stats().expert_hits, 2);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
 }
 
-/* S3: a read that fails ends the batch, whoever wants to know why; the next one is clean. */
+/* S3: a failed read fails the batch, with or without an error struct; the next one is clean. */
 static void test_a_failed_read_fails_one_batch(void **state)
 {
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    struct fb_routes routes = {experts, 8, 1};
+    struct fb_routes routes = {.experts = experts, .tokens = 8, .picks = 1};
     (void)state;
     for (int nth = 1; nth <= 8; nth++) {
         const int *weights = model->weights->groups[1].weight;
@@ -250,13 +250,13 @@ static void test_a_failed_read_fails_one_batch(void **state)
         struct fb_set set = {.n = 1};
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start(6, spec);
-        fb_stream_batch_begin(stream, weights[0], &routes);
+        fb_stream_sets_begin(stream, weights[0], &routes);
         enum forebay_status status = FOREBAY_OK;
         while (set.n > 0 && !status) {
-            status = fb_stream_batch_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
+            status = fb_stream_sets_next(stream, weights[0], &set, nth % 2 ? &err : NULL);
         }
         assert_int_equal(status, FOREBAY_E_IO);
-        fb_stream_batch_end(stream);
+        fb_stream_sets_end(stream);
         run_batch(1, experts, 8, 1);
         run_batch(1, experts, 8, 1);
     }
@@ -267,9 +267,9 @@ static void test_a_failed_read_fails_one_batch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_random_batches_between_passes),
-        TEST(test_a_batch_may_evict_what_was_foreseen),
-        TEST(test_a_batch_may_use_what_was_foreseen),
+        TEST(test_random_batches_between_leases),
+        TEST(test_a_batch_may_evict_prefetched_experts),
+        TEST(test_a_batch_may_use_prefetched_experts),
         TEST(test_a_failed_read_fails_one_batch),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

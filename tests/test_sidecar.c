@@ -1,13 +1,15 @@
 /*
  * test_sidecar.c - the format of sidecars, written and read without llama.cpp: every unit is at its
- * place and right; nothing that is damaged, foreign or made up is believed; a writer that is stopped
- * anywhere goes on.
+ * offset and valid; a file that is damaged, of another model or forged is refused; a writer that is
+ * stopped anywhere can be continued.
  */
 #include "sidecar_fixture.h"
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "os/output.h"
+#include "sidecar/format.h"
+#include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 static const struct kind small = {"qwen3moe", "Q4_K", 4, 256, false};
@@ -16,12 +18,12 @@ struct fixture {
     struct fb_catalog *catalog;
     struct fb_weights *weights;
     struct fb_sidecar_form *forms;
-    struct fb_sidecar_layout layout;
+    struct fb_sidecar_contents layout;
     struct fb_sidecar_user user;
     char path[PATH_MAX];
 };
 
-/* As if the CPU repacked what is quantised. */
+/* As if the CPU repacked all quantised weights. */
 static void open_fixture(struct fixture *f, const char *name)
 {
     char model[PATH_MAX];
@@ -44,13 +46,13 @@ static void open_fixture(struct fixture *f, const char *name)
 
 static void close_fixture(struct fixture *f)
 {
-    fb_sidecar_layout_release(&f->layout);
+    fb_sidecar_contents_release(&f->layout);
     free(f->forms);
     fb_weights_free(f->weights);
     fb_catalog_free(f->catalog);
 }
 
-/* What unit `number` is made of. */
+/* The contents of unit `number`. */
 static unsigned char *unit_bytes(const struct fixture *f, uint64_t number)
 {
     uint64_t n = f->layout.weights[f->layout.units[number].weight].unit_bytes;
@@ -70,8 +72,8 @@ static enum forebay_status put_next(
     return status;
 }
 
-/* Writes until `stop` units are there, from wherever an earlier call stopped; all: complete. Returns
- * where it began. */
+/* Continues until `stop` units are written, and completes the file if these are all. Returns the
+ * number of the unit at which it began. */
 static uint64_t write_until(const struct fixture *f, const char *path, uint64_t stop)
 {
     struct fb_sidecar_writer *w;
@@ -100,16 +102,16 @@ static enum forebay_status try_open(const struct fixture *f, struct forebay_erro
     return status;
 }
 
-/* --- Right --------------------------------------------------------------------------------- */
+/* --- Valid --------------------------------------------------------------------------------- */
 
-/* The vectors of the specification's reference implementation. */
+/* Test vectors of the reference implementation. */
 static void test_hash(void **state)
 {
     (void)state;
     assert_true(fb_hash64("", 0, 0) == 0xEF46DB3751D8E999u);
     assert_true(fb_hash64("a", 1, 0) == 0xD24EC4F1A98C6E5Bu);
     assert_true(fb_hash64("abc", 3, 0) == 0x44BC2CF5AD770999u);
-    /* Every length takes its own way through the tail; every bit counts. */
+    /* Every length, because each takes its own path through the tail; every bit matters. */
     unsigned char bytes[100] = {0};
     for (size_t n = 1; n <= sizeof bytes; n++) {
         uint64_t before = fb_hash64(bytes, n, 5);
@@ -128,7 +130,7 @@ static void test_layout(void **state)
     (void)state;
     open_fixture(&f, "layout.gguf");
     uint64_t end = 0;
-    for (uint64_t u = 0; u < f.layout.n_units; u++) { /* units are in the order of their bytes */
+    for (uint64_t u = 0; u < f.layout.n_units; u++) { /* units are in the order of their offsets */
         const struct fb_sidecar_unit *unit = &f.layout.units[u];
         const struct fb_sidecar_weight *w = &f.layout.weights[unit->weight];
         uint64_t at = w->offset + (uint64_t)unit->unit * w->step;
@@ -137,7 +139,7 @@ static void test_layout(void **state)
         end = at + w->unit_bytes;
     }
     assert_true(f.layout.data_bytes >= end && f.layout.data_bytes - end < 4096);
-    /* An expert's parts follow each other. */
+    /* The parts of an expert are contiguous. */
     const struct fb_group *g = &f.weights->groups[1];
     assert_int_equal(g->n_parts, 3);
     for (int i = 0; i < f.layout.n_weights; i++) {
@@ -173,8 +175,8 @@ static void test_every_unit_is_there(void **state)
             FOREBAY_OK);
         assert_memory_equal(got, want, w->unit_bytes);
         got[u % w->unit_bytes] ^= 1;
-        assert_false(fb_sidecar_right(s, w, unit->unit, got));
-        assert_true(fb_sidecar_right(s, w, unit->unit, want));
+        assert_false(fb_sidecar_verify(s, w, unit->unit, got));
+        assert_true(fb_sidecar_verify(s, w, unit->unit, want));
         free(want);
         free(got);
     }
@@ -184,10 +186,11 @@ static void test_every_unit_is_there(void **state)
     close_fixture(&f);
 }
 
-/* --- Stopped ------------------------------------------------------------------------------- */
+/* --- Interrupted
+ * ------------------------------------------------------------------------------- */
 
-/* A writer may stop behind any unit, and be killed before its checksums are written. */
-static void test_goes_on(void **state)
+/* A writer may stop after any unit, before its checksum has been written. */
+static void test_continues(void **state)
 {
     struct fixture f;
     (void)state;
@@ -202,18 +205,18 @@ static void test_goes_on(void **state)
         begun = begin;
         assert_true(stop == f.layout.n_units || !fb_path_exists(path));
     }
-    assert_true(begun > f.layout.n_units / 2); /* it did go on, and not begin anew */
+    assert_true(begun > f.layout.n_units / 2); /* it was continued, not restarted */
     assert_false(fb_path_exists(partial));
     assert_true(same_files(f.path, path));
 
-    /* Killed between the head that says complete and the new name. */
+    /* Killed after the head was marked complete, before the rename. */
     assert_int_equal(rename(path, partial), 0);
     assert_int_equal(write_until(&f, path, f.layout.n_units), f.layout.n_units);
     assert_true(same_files(f.path, path));
     close_fixture(&f);
 }
 
-/* A file that happens to have the unfinished sidecar's name is left alone, unless it is empty. */
+/* Another file with the name of the partial file is left alone, unless it is empty. */
 static void test_spares_other_files(void **state)
 {
     struct fixture f;
@@ -237,8 +240,8 @@ static void test_spares_other_files(void **state)
     close_fixture(&f);
 }
 
-/* An unfinished sidecar that is not the beginning of this very one is written over. */
-static void test_begins_anew(void **state)
+/* The partial file of another sidecar is overwritten. */
+static void test_restarts(void **state)
 {
     struct fixture f;
     (void)state;
@@ -295,7 +298,7 @@ static void test_no_room(void **state)
     close_fixture(&f);
 }
 
-/* --- Wrong --------------------------------------------------------------------------------- */
+/* --- Refused --------------------------------------------------------------------------------- */
 
 static void expect(const struct fixture *f, enum forebay_status status, const char *text)
 {
@@ -331,7 +334,7 @@ static void test_foreign(void **state)
     file->size--;
     expect(&f, FOREBAY_E_UNSUPPORTED, "another model");
     file->size++;
-    /* The content changed and somebody set the time back. */
+    /* The content has changed, and the modification time was set back. */
     uint64_t data = f.catalog->tensors[0].offset;
     for (int i = 0; i < 2; i++) {
         flip(file->path, i ? data : data / 2, 1);
@@ -342,7 +345,7 @@ static void test_foreign(void **state)
     close_fixture(&f);
 }
 
-/* Whichever byte of head, index or checksums is another one, the file is refused. */
+/* If any byte of head, index or checksums is changed, the file is refused. */
 static void test_every_byte_counts(void **state)
 {
     struct fixture f;
@@ -380,7 +383,7 @@ static void test_truncated(void **state)
     write_until(&f, f.path, f.layout.n_units);
     uint64_t size = size_of(f.path);
     assert_int_equal(truncate(f.path, (off_t)size + 1), 0);
-    expect(&f, FOREBAY_E_FORMAT, "cut off");
+    expect(&f, FOREBAY_E_FORMAT, "truncated");
     for (uint64_t n = size - 1; n > 0; n = n > 20000 ? n - n / 5 : n - n / 3 - 1) {
         assert_int_equal(truncate(f.path, (off_t)n), 0);
         expect(&f, FOREBAY_E_FORMAT, "");
@@ -391,13 +394,13 @@ static void test_truncated(void **state)
     char partial[PATH_MAX + 16];
     snprintf(partial, sizeof partial, "%s.partial", f.path);
     assert_int_equal(rename(partial, f.path), 0);
-    expect(&f, FOREBAY_E_FORMAT, "not complete");
+    expect(&f, FOREBAY_E_FORMAT, "incomplete");
     close_fixture(&f);
 }
 
-/* --- Made up ------------------------------------------------------------------------------- */
+/* --- Forged ------------------------------------------------------------------------------- */
 
-/* Puts another index in, with a head that vouches for it. */
+/* Replaces the index, with a head that has its checksum. */
 static void forge(const struct fixture *f, const char *index, const struct fb_sidecar_head *as)
 {
     unsigned char bytes[FB_SIDECAR_HEAD_BYTES];
@@ -412,7 +415,7 @@ static void forge(const struct fixture *f, const char *index, const struct fb_si
     fclose(file);
 }
 
-/* The text with the n-th `from` replaced; NULL when there are not so many. */
+/* The text with the n-th `from` replaced; NULL when there are fewer. */
 static char *replaced(const char *text, const char *from, const char *to, int n)
 {
     const char *at = strstr(text, from);
@@ -428,8 +431,8 @@ static char *replaced(const char *text, const char *from, const char *to, int n)
     return out;
 }
 
-/* An index that makes no sense is refused, however well it is summed: nothing is read beyond the file,
- * nothing is indexed beyond a table. */
+/* An inconsistent index is refused, although its checksum is valid: nothing is read beyond the
+ * file, and no array is indexed out of range. */
 static void test_forged_index(void **state)
 {
     struct fixture f;
@@ -458,7 +461,7 @@ static void test_forged_index(void **state)
             assert_true(4096 + strlen(forged) <= head.sums_offset);
             forge(&f, forged, &head);
             if (try_open(&f, NULL) != FOREBAY_E_FORMAT) {
-                fail_msg("believed: %s", to);
+                fail_msg("accepted: %s", to);
             }
             refused++;
             free(forged);
@@ -513,9 +516,9 @@ int main(void)
         cmocka_unit_test(test_hash),
         cmocka_unit_test(test_layout),
         cmocka_unit_test(test_every_unit_is_there),
-        cmocka_unit_test(test_goes_on),
+        cmocka_unit_test(test_continues),
         cmocka_unit_test(test_spares_other_files),
-        cmocka_unit_test(test_begins_anew),
+        cmocka_unit_test(test_restarts),
         cmocka_unit_test(test_one_writer),
         cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_foreign),

@@ -1,11 +1,12 @@
 /*
  * test_sim.c - simulations against figures found independently, against a naive simulator written
- * here, and against what must hold for any trace.
+ * here, and against invariants of any trace.
  */
 #include "model_files.h"
 #include "optimum.h"
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 #include "io/io.h"
 #include "model/trace.h"
@@ -14,12 +15,11 @@
 #include "sim/sim.h"
 #include "synth/synth.h"
 
-static uint32_t random_state = 1;
+static uint64_t random_state = 1;
 
 static int rnd(int n)
 {
-    random_state = random_state * 1664525u + 1013904223u;
-    return (int)(random_state >> 8) % n;
+    return (int)(fb_random_next(&random_state) % (uint64_t)n);
 }
 
 static void simulate(const char *model, const char *trace, const struct fb_sim_options *options,
@@ -36,7 +36,7 @@ static double rate(uint64_t hits, const struct fb_sim_figures *f)
     return 100 * (double)hits / (double)f->requests;
 }
 
-/* --- Figures of the README beside the shared traces ----------------------------------------- */
+/* --- Figures of the README beside the shared traces ------------------------------------------- */
 
 struct expected {
     const char *file, *shape;
@@ -85,7 +85,8 @@ static void known_hit_rates(void **state)
     }
 }
 
-/* How far the policy comes from LRU's misses to the optimum's. */
+/* The share of the gap between LRU's misses and the optimum's that the policy closes, in
+ * percent. */
 static double way(const struct expected *x, const char *trace, int slots)
 {
     struct fb_sim_options options;
@@ -104,8 +105,8 @@ static double way(const struct expected *x, const char *trace, int slots)
     return 100 * saved / possible;
 }
 
-/* bench/eviction.sh looks at more budgets. */
-static void the_policy_comes_a_third_of_the_way_to_the_optimum(void **state)
+/* bench/eviction.sh measures more budgets. */
+static void the_policy_closes_a_third_of_the_gap_to_the_optimum(void **state)
 {
     (void)state;
     double sum = 0;
@@ -121,7 +122,7 @@ static void the_policy_comes_a_third_of_the_way_to_the_optimum(void **state)
     assert_true(sum / 6 > 100.0 / 3 - 5);
 }
 
-/* --- Generated traces ------------------------------------------------------------------------ */
+/* --- Generated traces ------------------------------------------------------------------------- */
 
 struct made {
     char path[PATH_MAX];
@@ -198,7 +199,7 @@ static struct made make_trace(int layers, int experts, int top_k, int tokens, ui
     return m;
 }
 
-static void what_holds_for_any_trace(void **state)
+static void invariants_of_any_trace(void **state)
 {
     (void)state;
     static const int cases[][4] = {{1, 4, 1, 50}, {3, 16, 3, 60}, {5, 24, 4, 100}, {2, 8, 8, 9}};
@@ -234,7 +235,7 @@ static void what_holds_for_any_trace(void **state)
     }
 }
 
-/* --- A naive simulator ------------------------------------------------------------------------- */
+/* --- A naive simulator ------------------------------------------------------------------------ */
 
 /* LRU by time stamps: how many of its experts each token misses in each layer. */
 static int *naive_misses(const struct made *m, int slots)
@@ -267,9 +268,9 @@ static int *naive_misses(const struct made *m, int slots)
     return misses;
 }
 
-/* Experts of whole blocks, in one part. A layer's reads begin when its experts are known, or are
- * foreseen: one layer before, at most. What is there by the time that they are known is computed
- * while the others are read. */
+/* For experts of whole blocks, in one part. A layer's reads begin when its experts are known, or
+ * are prefetched, at most one layer before. Experts that are present when the layer begins are
+ * computed while the others are read. */
 static void naive(const struct made *m, int slots, const struct fb_sim_options *o, double *seconds,
     double *stall_s, uint64_t *hits)
 {
@@ -280,10 +281,10 @@ static void naive(const struct made *m, int slots, const struct fb_sim_options *
     *stall_s = 0;
     *hits = 0;
     for (int i = 0; i < m->tokens * m->layers; i++) {
-        int foreseen = o->lookahead && i % m->layers != 0;
-        int foresees = o->lookahead && (i + 1) % m->layers != 0;
+        int prefetched = o->lookahead && i % m->layers != 0;
+        int prefetches = o->lookahead && (i + 1) % m->layers != 0;
         now += half;
-        for (int l = i + foreseen; l <= i + foresees; l++) {
+        for (int l = i + prefetched; l <= i + prefetches; l++) {
             begin[l % 2] = disk > now ? disk : now;
             disk = begin[l % 2] + misses[l] * read;
         }
@@ -304,7 +305,7 @@ static void naive(const struct made *m, int slots, const struct fb_sim_options *
     free(misses);
 }
 
-static void virtual_time_is_what_the_formula_says(void **state)
+static void virtual_time_follows_the_formula(void **state)
 {
     (void)state;
     static const int cases[][4] = {{1, 4, 1, 50}, {3, 16, 3, 60}, {5, 24, 4, 100}};
@@ -339,9 +340,9 @@ static void virtual_time_is_what_the_formula_says(void **state)
     }
 }
 
-/* --- The optimum, against trying everything ---------------------------------------------------- */
+/* --- The optimum, against exhaustive search --------------------------------------------------- */
 
-static void the_optimum_is_one(void **state)
+static void the_optimum_is_optimal(void **state)
 {
     (void)state;
     int ids[TINY_STEPS * TINY_NEED];
@@ -366,7 +367,7 @@ static void the_optimum_is_one(void **state)
     }
 }
 
-/* --- Sizes --------------------------------------------------------------------------------- */
+/* --- Sizes ------------------------------------------------------------------------------------ */
 
 static void huge_models_take_no_memory(void **state)
 {
@@ -381,12 +382,12 @@ static void huge_models_take_no_memory(void **state)
     simulate(m.shape, m.path, &options, &r);
     assert_true(r.cache_bytes > 290 * FB_GIB && r.memory_bytes <= options.mem_bytes);
     fb_sim_report_release(&r);
-    /* Its bookkeeping, and what ends in a page: not a byte of a slot. */
+    /* Bookkeeping and partly used pages only: not a byte of a slot. */
     assert_true(fb_memory_rss() < before + 64 * FB_MIB);
     free(m.routes);
 }
 
-/* Dense weights that memory has no room for are read once a token, whatever the cache does. */
+/* Dense weights that do not fit into memory are read once per token, whatever the cache does. */
 static void dense_weights_are_streamed(void **state)
 {
     (void)state;
@@ -412,7 +413,7 @@ static void dense_weights_are_streamed(void **state)
         options.warm_up = 5;
         simulate(path, m.path, &options, &r);
         assert_true(r.memory_bytes <= options.mem_bytes);
-        /* Reading ahead may be one pass in front at the beginning and at the end. */
+        /* Prefetching may be one pass in front at the beginning and at the end. */
         uint64_t a_token = r.decode.dense_bytes / r.decode.tokens;
         assert_true(a_token <= last);
         assert_true(r.decode.seconds > 0 && r.decode.stall_s <= r.decode.seconds);
@@ -454,9 +455,9 @@ static void batches_need_no_slots(void **state)
     free(m.routes);
 }
 
-/* --- Mistakes ------------------------------------------------------------------------------ */
+/* --- Mistakes --------------------------------------------------------------------------------- */
 
-static void mistakes_are_told(void **state)
+static void mistakes_are_reported(void **state)
 {
     (void)state;
     struct made m = make_trace(3, 16, 3, 12, 4096);
@@ -469,18 +470,18 @@ static void mistakes_are_told(void **state)
     } cases[] = {
         {"2x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "2 layers of 16 experts, 3 used"},
         {"4x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "(made: 3 layers of 16 experts, 3 used)"},
-        {"3x15,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "another model"},
-        {"3x16,2,4K", 4, 0, 0, FOREBAY_E_USAGE, "another model"},
-        {"3x16,17,4K", 4, 0, 0, FOREBAY_E_USAGE, "17 experts used of 16"},
+        {"3x15,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "does not match"},
+        {"3x16,2,4K", 4, 0, 0, FOREBAY_E_USAGE, "does not match"},
+        {"3x16,17,4K", 4, 0, 0, FOREBAY_E_USAGE, "17 used experts of 16"},
         {"0x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "layers"},
         {"3x1,1,4K", 4, 0, 0, FOREBAY_E_USAGE, "experts"},
         {"99999999999x16,3,4K", 4, 0, 0, FOREBAY_E_USAGE, "not a shape"},
-        {"3x16,3,2T", 4, 0, 0, FOREBAY_E_USAGE, "at most 1T"},
-        {"3x16,3,0", 4, 0, 0, FOREBAY_E_USAGE, "at least one byte"},
+        {"3x16,3,2T", 4, 0, 0, FOREBAY_E_USAGE, "1 byte to 1T"},
+        {"3x16,3,0", 4, 0, 0, FOREBAY_E_USAGE, "1 byte to 1T"},
         {"3x16,3,4Q", 4, 0, 0, FOREBAY_E_USAGE, "not a shape"},
         {"3x16,3", 4, 0, 0, FOREBAY_E_USAGE, "not a shape"},
         {"3x16,3,4K", 2, 0, 0, FOREBAY_E_USAGE, "too few"},
-        {"3x16,3,4K", 4, 12, 0, FOREBAY_E_USAGE, "nothing is left"},
+        {"3x16,3,4K", 4, 12, 0, FOREBAY_E_USAGE, "leaves none"},
         {"3x16,3,4K", 0, 0, 1000, FOREBAY_E_NOFIT, "at least"},
         {"missing.gguf", 4, 0, 0, FOREBAY_E_IO, "missing.gguf"},
     };
@@ -500,7 +501,7 @@ static void mistakes_are_told(void **state)
     free(m.routes);
 }
 
-/* Nobody gets a disk that is only thought of by naming it. */
+/* Naming the method is not enough: it needs a virtual disk with a rate. */
 static void the_method_needs_a_virtual_disk(void **state)
 {
     (void)state;
@@ -520,14 +521,14 @@ int main(void)
         {"known_hit_rates of OLMoE", known_hit_rates, NULL, NULL, &all_expected[0]},
         {"known_hit_rates of Qwen3", known_hit_rates, NULL, NULL, &all_expected[1]},
         {"known_hit_rates of gpt-oss", known_hit_rates, NULL, NULL, &all_expected[2]},
-        cmocka_unit_test(the_policy_comes_a_third_of_the_way_to_the_optimum),
-        cmocka_unit_test(what_holds_for_any_trace),
-        cmocka_unit_test(virtual_time_is_what_the_formula_says),
-        cmocka_unit_test(the_optimum_is_one),
+        cmocka_unit_test(the_policy_closes_a_third_of_the_gap_to_the_optimum),
+        cmocka_unit_test(invariants_of_any_trace),
+        cmocka_unit_test(virtual_time_follows_the_formula),
+        cmocka_unit_test(the_optimum_is_optimal),
         cmocka_unit_test(huge_models_take_no_memory),
         cmocka_unit_test(dense_weights_are_streamed),
         cmocka_unit_test(batches_need_no_slots),
-        cmocka_unit_test(mistakes_are_told),
+        cmocka_unit_test(mistakes_are_reported),
         cmocka_unit_test(the_method_needs_a_virtual_disk),
     };
     return cmocka_run_group_tests_name("sim", tests, NULL, temp_remove);

@@ -18,11 +18,11 @@
 static struct model mixed;
 static struct model *model = &mixed;
 static struct fb_stream *stream;
-static struct fb_lease passes[2];
+static struct fb_lease leases[2];
 
-/* --- Rig ------------------------------------------------------------------------------------- */
+/* --- Rig -------------------------------------------------------------------------------------- */
 
-/* Dense weights of both kinds and three layers in which each part arrives in another way: read in
+/* Dense weights of both kinds and three layers in which each part is unpacked differently: read in
  * place (whole blocks), copied, repacked. */
 static int set_up(void **state)
 {
@@ -51,8 +51,8 @@ static void close_stream(void)
 {
     fb_stream_free(stream);
     stream = NULL;
-    fb_lease_clear(&passes[0]);
-    fb_lease_clear(&passes[1]);
+    fb_lease_clear(&leases[0]);
+    fb_lease_clear(&leases[1]);
 }
 
 static int close_after(void **state)
@@ -62,24 +62,22 @@ static int close_after(void **state)
     return 0;
 }
 
-static struct fb_stream_config config_of(const struct fb_plan *plan, const char *method)
+static struct fb_stream_options options_with(const char *method)
 {
-    struct fb_stream_config config = {.resident = plan->resident,
-        .slots = plan->slots,
-        .shared_slots = plan->shared_slots,
-        .ring_bytes = plan->ring_bytes,
-        .staging_bytes = plan->staging_bytes,
-        .policy = "lru"}; /* the naive model's */
-    small_io_options(&config.io, method);
-    return config;
+    struct fb_stream_options options = {.policy = "lru", /* the naive model's */
+        .cold = true,
+        .unpack = unpack_units,
+        .user = &model->weights};
+    small_io_options(&options.io, method);
+    return options;
 }
 
-static void start(const struct fb_stream_config *config)
+static void start(const struct fb_plan *plan, const struct fb_stream_options *options)
 {
     struct forebay_error err;
     close_stream();
-    if (fb_stream_new(model->weights, config, arrive, &model->weights, &stream, &err)) {
-        fail_msg("%s: %s", config->io.method, err.message);
+    if (fb_stream_new(model->weights, plan, options, &stream, &err)) {
+        fail_msg("%s: %s", options->io.method, err.message);
     }
 }
 
@@ -91,13 +89,13 @@ static void load(void)
     }
 }
 
-/* As a plan for the budget says. */
+/* With the plan for the budget. */
 static void start_with_budget(uint64_t budget, const char *method)
 {
     struct fb_plan *plan;
     assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
-    struct fb_stream_config config = config_of(plan, method);
-    start(&config);
+    struct fb_stream_options options = options_with(method);
+    start(plan, &options);
     fb_plan_free(plan);
 }
 
@@ -120,8 +118,8 @@ static void start_with_slots(int own, int shared, int n_stages, const char *meth
         .slots = shared ? NULL : slots,
         .shared_slots = shared,
         .staging_bytes = (uint64_t)n_stages * stage_bytes()};
-    struct fb_stream_config config = config_of(&plan, method);
-    start(&config);
+    struct fb_stream_options options = options_with(method);
+    start(&plan, &options);
     load();
 }
 
@@ -132,7 +130,7 @@ static struct fb_stream_stats stats(void)
     return s;
 }
 
-/* --- The naive model of the cache: least recently used, parts always complete -------------------- */
+/* --- The naive model of the cache: least recently used, parts always complete ----------------- */
 
 struct naive {
     bool shared;
@@ -163,7 +161,7 @@ static void naive_remove(struct naive *n, int at)
     memmove(n->held + at, n->held + at + 1, (size_t)(n->n_held - at) * sizeof *n->held);
 }
 
-/* One that is not among the ids in use leaves if the pool of `group` is full. */
+/* If the pool of `group` is full, evicts an id that is not in use. */
 static void naive_make_room(struct naive *n, int group, const int *experts, int n_experts)
 {
     int victim = -1, in_pool = 0;
@@ -184,7 +182,7 @@ static void naive_make_room(struct naive *n, int group, const int *experts, int 
     }
 }
 
-static void naive_pass(
+static void naive_lease(
     struct naive *n, int group, const int *experts, const int *uses, int n_experts)
 {
     const struct fb_group *g = &model->weights->groups[group];
@@ -224,9 +222,9 @@ static void compare(const struct naive *n)
     }
 }
 
-/* --- Passes ------------------------------------------------------------------------------------ */
+/* --- Leases ----------------------------------------------------------------------------------- */
 
-/* n different experts. */
+/* Fills `experts` with n distinct ones. */
 static void choose(int *experts, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -241,72 +239,72 @@ static void choose(int *experts, int n)
     }
 }
 
-/* S1: the part is in the slots the pass names, and each expert has a slot of its own. */
-static void check_part(const struct fb_lease *pass, int part)
+/* S1: the part is in the slots of the lease, and each expert has a slot of its own. */
+static void check_part(const struct fb_lease *lease, int part)
 {
-    int weight = model->weights->groups[pass->group].weight[part];
+    int weight = model->weights->groups[lease->group].weight[part];
     uint64_t stride;
     int n_slots;
     const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
-    assert_true(fb_stream_lease_ready(stream, pass, part));
-    for (int i = 0; i < pass->n; i++) {
-        assert_in_range(pass->slots[i], 0, n_slots - 1);
+    assert_true(fb_stream_lease_ready(stream, lease, part));
+    for (int i = 0; i < lease->n; i++) {
+        assert_in_range(lease->slots[i], 0, n_slots - 1);
         for (int k = 0; k < i; k++) {
-            assert_int_not_equal(pass->slots[i], pass->slots[k]);
+            assert_int_not_equal(lease->slots[i], lease->slots[k]);
         }
-        const char *unit = base + (uint64_t)pass->slots[i] * stride;
-        if (!form_is_right(model, weight, pass->experts[i], unit)) {
-            fail_msg("group %d part %d expert %d is wrong", pass->group, part, pass->experts[i]);
+        const char *unit = base + (uint64_t)lease->slots[i] * stride;
+        if (!form_is_right(model, weight, lease->experts[i], unit)) {
+            fail_msg("group %d part %d expert %d is wrong", lease->group, part, lease->experts[i]);
         }
     }
 }
 
 static void begin(
-    struct fb_lease *pass, int group, const int *experts, const int *uses, int n, uint32_t parts)
+    struct fb_lease *lease, int group, const int *experts, const int *uses, int n, uint32_t parts)
 {
-    fb_stream_lease_begin(stream, pass, group, experts, uses, n, parts);
-    assert_int_equal(pass->n, n);
-    assert_memory_equal(pass->experts, experts, (size_t)n * sizeof *experts);
+    fb_stream_lease_begin(stream, lease, group, experts, uses, n, parts);
+    assert_int_equal(lease->n, n);
+    assert_memory_equal(lease->experts, experts, (size_t)n * sizeof *experts);
 }
 
 /* Waits for the parts of `parts` in order; all stay until the end. The first failure ends it. */
 static enum forebay_status wait_parts(
-    struct fb_lease *pass, uint32_t parts, struct forebay_error *err)
+    struct fb_lease *lease, uint32_t parts, struct forebay_error *err)
 {
     for (int p = 0; p < 3; p++) {
         enum forebay_status status =
-            parts & 1u << p ? fb_stream_lease_wait(stream, pass, p, err) : FOREBAY_OK;
-        if (status) {
+            parts & 1u << p ? fb_stream_lease_wait(stream, lease, p, err) : FOREBAY_OK;
+        if (status != FOREBAY_OK) {
             return status;
         }
         for (int q = 0; q <= p; q++) {
             if (parts & 1u << q) {
-                check_part(pass, q);
+                check_part(lease, q);
             }
         }
     }
     return FOREBAY_OK;
 }
 
-static enum forebay_status run_pass(
+static enum forebay_status run_lease(
     int group, const int *experts, const int *uses, int n, struct forebay_error *err)
 {
-    begin(&passes[0], group, experts, uses, n, ALL_PARTS);
-    enum forebay_status status = wait_parts(&passes[0], ALL_PARTS, err);
-    fb_stream_lease_end(stream, &passes[0]);
+    begin(&leases[0], group, experts, uses, n, ALL_PARTS);
+    enum forebay_status status = wait_parts(&leases[0], ALL_PARTS, err);
+    fb_stream_lease_end(stream, &leases[0]);
     return status;
 }
 
-/* One random pass through the stream. */
+/* One random lease of the stream. */
 static enum forebay_status run_random(int most, struct forebay_error *err)
 {
     int experts[N_EXPERTS];
     int n = 1 + (int)rnd_below((uint64_t)most);
     choose(experts, n);
-    return run_pass((int)rnd_below(N_LAYERS), experts, NULL, n, err);
+    return run_lease((int)rnd_below(N_LAYERS), experts, NULL, n, err);
 }
 
-/* A random pass through stream and model. */
+/* A random lease of stream and model. */
 static void pass_against_model(struct naive *naive, int most)
 {
     int experts[N_EXPERTS], uses[N_EXPERTS];
@@ -315,13 +313,13 @@ static void pass_against_model(struct naive *naive, int most)
     for (int i = 0; i < n; i++) {
         uses[i] = 1 + (int)rnd_below(4);
     }
-    naive_pass(naive, group, experts, uses, n);
-    assert_int_equal(run_pass(group, experts, uses, n, NULL), FOREBAY_OK);
+    naive_lease(naive, group, experts, uses, n);
+    assert_int_equal(run_lease(group, experts, uses, n, NULL), FOREBAY_OK);
 }
 
-static void run_against_model(struct naive *naive, int n_passes, int most)
+static void run_against_model(struct naive *naive, int n_leases, int most)
 {
-    for (int k = 0; k < n_passes; k++) {
+    for (int k = 0; k < n_leases; k++) {
         pass_against_model(naive, most);
         compare(naive);
     }
@@ -331,9 +329,9 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
     "fault:threads,reorder=9,short=2,eintr=3,eagain=5"};
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-/* --- Experts: what is where -------------------------------------------------------------------- */
+/* --- Experts and slots ------------------------------------------------------------------------ */
 
-static void test_random_passes_with_own_pools_equal_the_model(void **state)
+static void test_random_leases_with_own_pools_equal_the_model(void **state)
 {
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
@@ -346,7 +344,7 @@ static void test_random_passes_with_own_pools_equal_the_model(void **state)
     }
 }
 
-static void test_random_passes_with_a_shared_pool_equal_the_model(void **state)
+static void test_random_leases_with_a_shared_pool_equal_the_model(void **state)
 {
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
@@ -359,7 +357,7 @@ static void test_random_passes_with_a_shared_pool_equal_the_model(void **state)
     }
 }
 
-/* With room for all, every expert is read once, whatever is asked. */
+/* With room for all, every expert is read once, whatever is leased. */
 static void test_with_room_for_all_each_expert_is_read_once(void **state)
 {
     (void)state;
@@ -372,14 +370,14 @@ static void test_with_room_for_all_each_expert_is_read_once(void **state)
     for (int shared = 0; shared < 2; shared++) {
         start_with_slots(N_EXPERTS, shared ? MAX_IDS : 0, 2, "threads");
         for (int k = 0; k < 3 * N_LAYERS; k++) {
-            assert_int_equal(run_pass(k % N_LAYERS, all, NULL, N_EXPERTS, NULL), FOREBAY_OK);
+            assert_int_equal(run_lease(k % N_LAYERS, all, NULL, N_EXPERTS, NULL), FOREBAY_OK);
         }
         assert_int_equal(stats().demand_bytes, bytes);
-        assert_int_equal(stats().expert_requests, 0); /* nobody said to count */
+        assert_int_equal(stats().expert_requests, 0); /* uses were not given */
     }
 }
 
-static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
+static void test_a_lease_reads_only_its_parts(void **state)
 {
     (void)state;
     static const int experts[] = {4, 1}, uses[] = {1, 1};
@@ -387,54 +385,54 @@ static void test_a_pass_reads_only_the_parts_it_asks_for(void **state)
         const int *weight = model->weights->groups[group].weight;
         uint64_t read = 0;
         start_with_slots(4, 0, 2, "threads");
-        for (int p = 0; p < 3; p++) { /* part by part: each of these passes misses */
-            begin(&passes[0], group, experts, uses, 2, 1u << p);
-            assert_int_equal(wait_parts(&passes[0], 1u << p, NULL), FOREBAY_OK);
-            fb_stream_lease_end(stream, &passes[0]);
+        for (int p = 0; p < 3; p++) { /* part by part: each of these leases misses */
+            begin(&leases[0], group, experts, uses, 2, 1u << p);
+            assert_int_equal(wait_parts(&leases[0], 1u << p, NULL), FOREBAY_OK);
+            fb_stream_lease_end(stream, &leases[0]);
             read += 2 * model->weights->weights[weight[p]].file_bytes;
             assert_int_equal(stats().demand_bytes, read);
             assert_true(fb_stream_has(stream, group, 4, (2u << p) - 1));
             assert_int_equal(fb_stream_has(stream, group, 4, ALL_PARTS), p == 2);
             assert_int_equal(stats().expert_hits, 0);
         }
-        assert_int_equal(run_pass(group, experts, uses, 2, NULL), FOREBAY_OK);
+        assert_int_equal(run_lease(group, experts, uses, 2, NULL), FOREBAY_OK);
         assert_int_equal(stats().demand_bytes, read);
         assert_int_equal(stats().expert_hits, 2);
     }
 }
 
-/* --- Two passes at once ------------------------------------------------------------------------ */
+/* --- Two leases at once ----------------------------------------------------------------------- */
 
-/* The first stays right while the second takes all the slots that are left. */
-static void check_two_passes(int group)
+/* The first lease stays right while the second uses all remaining slots. */
+static void check_two_leases(int group)
 {
     int experts[N_EXPERTS];
     int n = fb_stream_lease_limit(stream, group) / 2;
     choose(experts, n + n);
-    begin(&passes[0], group, experts, NULL, n, ALL_PARTS);
-    begin(&passes[1], group, experts + n, NULL, n, ALL_PARTS);
+    begin(&leases[0], group, experts, NULL, n, ALL_PARTS);
+    begin(&leases[1], group, experts + n, NULL, n, ALL_PARTS);
     if (rnd() % 2) {
-        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(wait_parts(&leases[0], ALL_PARTS, NULL), FOREBAY_OK);
     }
-    assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), FOREBAY_OK);
-    assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
+    assert_int_equal(wait_parts(&leases[1], ALL_PARTS, NULL), FOREBAY_OK);
+    assert_int_equal(wait_parts(&leases[0], ALL_PARTS, NULL), FOREBAY_OK);
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < n; k++) {
-            assert_int_not_equal(passes[0].slots[i], passes[1].slots[k]);
+            assert_int_not_equal(leases[0].slots[i], leases[1].slots[k]);
         }
     }
-    fb_stream_lease_end(stream, &passes[rnd() % 2]);
-    fb_stream_lease_end(stream, &passes[passes[0].group < 0]);
+    fb_stream_lease_end(stream, &leases[rnd() % 2]);
+    fb_stream_lease_end(stream, &leases[leases[0].group < 0]);
 }
 
-static void test_what_an_open_pass_uses_is_never_evicted(void **state)
+static void test_experts_of_an_open_lease_are_never_evicted(void **state)
 {
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
         for (int slots = 2; slots <= N_EXPERTS; slots += 3) {
             start_with_slots(slots, m % 2 ? slots : 0, 2, methods[m]);
             for (int k = 0; k < 20; k++) {
-                check_two_passes((int)rnd_below(N_LAYERS));
+                check_two_leases((int)rnd_below(N_LAYERS));
             }
         }
     }
@@ -463,8 +461,8 @@ static int count_slots(int *slots)
     return sum;
 }
 
-/* A layer that needs all its experts takes slots of those that need few: what they hold stays right
- * (S1), and together they take no more than before (S4). */
+/* A layer that needs all its experts borrows slots of layers that need few: slots still hold the
+ * right bytes (S1), and together they hold no more memory than before (S4). */
 static void test_slots_move_to_the_layer_that_needs_them(void **state)
 {
     (void)state;
@@ -474,9 +472,9 @@ static void test_slots_move_to_the_layer_that_needs_them(void **state)
         const int uses[3] = {1, 1, 1};
         struct fb_plan plan = {
             .resident = resident, .slots = slots, .staging_bytes = 2 * stage_bytes()};
-        struct fb_stream_config config = config_of(&plan, methods[m]);
-        config.policy = "echo";
-        start(&config);
+        struct fb_stream_options options = options_with(methods[m]);
+        options.policy = "echo";
+        start(&plan, &options);
         load();
         uint64_t most = fb_stream_most(stream);
         int greedy = 0;
@@ -489,7 +487,7 @@ static void test_slots_move_to_the_layer_that_needs_them(void **state)
             experts[0] = (int)rnd_below((uint64_t)few);
             experts[1] = (experts[0] + 1) % few;
             experts[2] = (experts[0] + 2) % few;
-            assert_int_equal(run_pass(group, experts, uses, 3, NULL), FOREBAY_OK);
+            assert_int_equal(run_lease(group, experts, uses, 3, NULL), FOREBAY_OK);
             assert_true(fb_stream_most(stream) <= most);
         }
         assert_int_equal(count_slots(slots), 3 * 8);
@@ -500,27 +498,27 @@ static void test_slots_move_to_the_layer_that_needs_them(void **state)
     }
 }
 
-static void test_two_passes_may_share_experts(void **state)
+static void test_two_leases_may_share_experts(void **state)
 {
     (void)state;
     static const int one[] = {0, 1, 2}, two[] = {2, 3, 0};
     for (size_t m = 0; m < N_METHODS; m++) {
         start_with_slots(6, 0, 12, methods[m]);
-        begin(&passes[0], 1, one, NULL, 3, ALL_PARTS);
-        begin(&passes[1], 1, two, NULL, 3, ALL_PARTS);
-        assert_int_equal(wait_parts(&passes[1], ALL_PARTS, NULL), FOREBAY_OK);
-        assert_int_equal(wait_parts(&passes[0], ALL_PARTS, NULL), FOREBAY_OK);
-        assert_int_equal(passes[0].slots[0], passes[1].slots[2]);
-        assert_int_equal(passes[0].slots[2], passes[1].slots[0]);
+        begin(&leases[0], 1, one, NULL, 3, ALL_PARTS);
+        begin(&leases[1], 1, two, NULL, 3, ALL_PARTS);
+        assert_int_equal(wait_parts(&leases[1], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(wait_parts(&leases[0], ALL_PARTS, NULL), FOREBAY_OK);
+        assert_int_equal(leases[0].slots[0], leases[1].slots[2]);
+        assert_int_equal(leases[0].slots[2], leases[1].slots[0]);
         assert_int_equal(stats().demand_bytes, 4 * unit_bytes(1)); /* and none is read twice */
-        fb_stream_lease_end(stream, &passes[0]);
-        check_part(&passes[1], 0);
-        fb_stream_lease_end(stream, &passes[1]);
+        fb_stream_lease_end(stream, &leases[0]);
+        check_part(&leases[1], 0);
+        fb_stream_lease_end(stream, &leases[1]);
     }
 }
 
-/* S2: reads of a pass that nobody waits for go on; their slots are not given to others meanwhile. */
-static void test_a_pass_may_end_before_its_reads(void **state)
+/* S2: the reads of an ended lease go on; their slots are not given to others meanwhile. */
+static void test_a_lease_may_end_before_its_reads(void **state)
 {
     (void)state;
     for (int shared = 0; shared < 2; shared++) {
@@ -528,17 +526,17 @@ static void test_a_pass_may_end_before_its_reads(void **state)
         for (int k = 0; k < 20; k++) {
             int experts[N_EXPERTS];
             choose(experts, 8);
-            begin(&passes[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
-            fb_stream_lease_end(stream, &passes[0]);
-            assert_int_equal(run_pass(k % N_LAYERS, experts + 4, NULL, 4, NULL), FOREBAY_OK);
+            begin(&leases[0], k % N_LAYERS, experts, NULL, 4, ALL_PARTS);
+            fb_stream_lease_end(stream, &leases[0]);
+            assert_int_equal(run_lease(k % N_LAYERS, experts + 4, NULL, 4, NULL), FOREBAY_OK);
         }
     }
 }
 
-/* --- Many reads -------------------------------------------------------------------------------- */
+/* --- Many reads ------------------------------------------------------------------------------- */
 
 /* 100 experts of 3 parts: more reads than may be open, and one buffer for those that need one. */
-static void test_a_pass_of_more_reads_than_may_be_open(void **state)
+static void test_a_lease_of_more_reads_than_may_be_open(void **state)
 {
     (void)state;
     static struct model wide;
@@ -552,20 +550,20 @@ static void test_a_pass_of_more_reads_than_may_be_open(void **state)
         experts[i] = (i * 37 + 11) % 100;
     }
     struct fb_plan plan = {.slots = slots, .staging_bytes = 2 * 4096};
-    struct fb_stream_config config = config_of(&plan, "threads");
     model = &wide;
+    struct fb_stream_options options = options_with("threads");
     for (int n_stages = 1; n_stages <= 300; n_stages += 299) {
-        config.staging_bytes = (uint64_t)n_stages * 2 * 4096;
-        start(&config);
+        plan.staging_bytes = (uint64_t)n_stages * 2 * 4096;
+        start(&plan, &options);
         load();
-        assert_int_equal(run_pass(0, experts, NULL, 100, NULL), FOREBAY_OK);
+        assert_int_equal(run_lease(0, experts, NULL, 100, NULL), FOREBAY_OK);
     }
     close_stream();
     model_close(&wide);
     model = &mixed;
 }
 
-/* --- Ahead of need ----------------------------------------------------------------------------- */
+/* --- Prefetching ------------------------------------------------------------------------------ */
 
 static uint64_t expert_bytes(int group)
 {
@@ -583,9 +581,9 @@ static void prefetch_random(void)
     fb_stream_prefetch(stream, (int)rnd_below(N_LAYERS), experts, n);
 }
 
-/* Whatever is foreseen: passes have the right bytes (check_part), and where nothing is evicted each
- * expert is read once and counts as a hit from its second use on, as without foresight. */
-static void test_foresight_changes_neither_bytes_nor_hits(void **state)
+/* Whatever is prefetched, leases have the right bytes (check_part). Where nothing is evicted, each
+ * expert is read once and counts as a hit from its second use on, as without prefetching. */
+static void test_prefetching_changes_neither_bytes_nor_hits(void **state)
 {
     (void)state;
     for (size_t m = 0; m < N_METHODS; m++) {
@@ -602,8 +600,8 @@ static void test_foresight_changes_neither_bytes_nor_hits(void **state)
     }
 }
 
-/* The same in pools that are too small: what is foreseen evicts, and is evicted. */
-static void test_foresight_in_small_pools(void **state)
+/* The same in pools that are too small: prefetched experts evict, and are evicted. */
+static void test_prefetching_in_small_pools(void **state)
 {
     (void)state;
     for (int slots = 2; slots <= 6; slots++) {
@@ -625,72 +623,73 @@ static void prefetch_all(uint64_t bytes)
     }
 }
 
-static void test_what_was_foreseen_is_there(void **state)
+static void test_prefetched_experts_are_present(void **state)
 {
     (void)state;
-    static const int foreseen[] = {3, 8, 1}, needed[] = {8, 3, 5};
+    static const int prefetched[] = {3, 8, 1}, needed[] = {8, 3, 5};
     static const int uses[] = {1, 1, 1};
     start_with_slots(4, 0, 12, "threads");
-    fb_stream_prefetch(stream, 1, foreseen, 3);
+    fb_stream_prefetch(stream, 1, prefetched, 3);
     assert_int_equal(stats().prefetch_bytes, 3 * expert_bytes(1));
     prefetch_all(3 * expert_bytes(1));
-    assert_int_equal(run_pass(1, needed, uses, 3, NULL), FOREBAY_OK);
+    assert_int_equal(run_lease(1, needed, uses, 3, NULL), FOREBAY_OK);
     struct fb_stream_stats s = stats();
     assert_int_equal(s.demand_bytes, expert_bytes(1));
     assert_int_equal(s.prefetch_used_bytes, 2 * expert_bytes(1));
     assert_int_equal(s.expert_hits, 0); /* they were read for this request */
-    assert_int_equal(run_pass(1, needed, uses, 3, NULL), FOREBAY_OK);
+    assert_int_equal(run_lease(1, needed, uses, 3, NULL), FOREBAY_OK);
     assert_int_equal(stats().expert_hits, 3);
 }
 
-/* Waiting for what was read ahead too late is told from waiting for what nobody foresaw. */
-static void test_stalls_are_told_apart(void **state)
+/* Stalls for prefetches that were late are counted apart from stalls for demand reads. */
+static void test_stalls_for_prefetches_are_counted_apart(void **state)
 {
     (void)state;
-    static const int foreseen[] = {3, 8}, other[] = {0, 1};
+    static const int prefetched[] = {3, 8}, other[] = {0, 1};
     start_with_slots(4, 0, 12, "fault:threads,late_ms=10");
-    fb_stream_prefetch(stream, 1, foreseen, 2);
-    assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), FOREBAY_OK);
+    fb_stream_prefetch(stream, 1, prefetched, 2);
+    assert_int_equal(run_lease(1, prefetched, NULL, 2, NULL), FOREBAY_OK);
     uint64_t late = stats().prefetch_stall_ns;
     assert_true(late > 0);
     assert_int_equal(late, stats().stall_ns);
-    assert_int_equal(run_pass(0, other, NULL, 2, NULL), FOREBAY_OK);
+    assert_int_equal(run_lease(0, other, NULL, 2, NULL), FOREBAY_OK);
     assert_int_equal(stats().prefetch_stall_ns, late);
     assert_true(stats().stall_ns > late);
 }
 
-static void test_one_foreseen_is_not_evicted_for_another(void **state)
+static void test_one_prefetched_expert_is_not_evicted_for_another(void **state)
 {
     (void)state;
-    static const int before[] = {0, 1, 2, 3}, foreseen[] = {7, 0, 8, 1};
+    static const int before[] = {0, 1, 2, 3}, prefetched[] = {7, 0, 8, 1};
     start_with_slots(4, 0, 12, "sync");
-    assert_int_equal(run_pass(0, before, NULL, 4, NULL), FOREBAY_OK);
-    fb_stream_prefetch(stream, 0, foreseen, 4);
+    assert_int_equal(run_lease(0, before, NULL, 4, NULL), FOREBAY_OK);
+    fb_stream_prefetch(stream, 0, prefetched, 4);
     assert_true(fb_stream_has(stream, 0, 0, ALL_PARTS) && fb_stream_has(stream, 0, 1, ALL_PARTS));
-    assert_int_equal(run_pass(0, foreseen, NULL, 4, NULL), FOREBAY_OK);
+    assert_int_equal(run_lease(0, prefetched, NULL, 4, NULL), FOREBAY_OK);
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(0));
 }
 
-/* A read ahead that fails is nobody's failure until its expert is needed; then it is read again. */
-static void test_a_failed_read_ahead_is_read_again(void **state)
+/* A prefetch that fails is not reported; its expert is read again when it is needed. */
+static void test_a_failed_prefetch_is_read_again(void **state)
 {
     (void)state;
-    static const int foreseen[] = {3, 8}, other[] = {0, 1};
+    static const int prefetched[] = {3, 8}, other[] = {0, 1};
     for (int nth = 1; nth <= 6; nth++) {
         char spec[64];
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start_with_slots(4, 0, 12, spec);
-        fb_stream_prefetch(stream, 1, foreseen, 2);
+        fb_stream_prefetch(stream, 1, prefetched, 2);
         prefetch_all(2 * expert_bytes(1));
-        assert_int_equal(run_pass(0, other, NULL, 2, NULL), FOREBAY_OK);
-        assert_int_equal(run_pass(1, foreseen, NULL, 2, NULL), FOREBAY_OK);
+        assert_int_equal(run_lease(0, other, NULL, 2, NULL), FOREBAY_OK);
+        assert_int_equal(run_lease(1, prefetched, NULL, 2, NULL), FOREBAY_OK);
     }
 }
 
-/* --- Failed reads ------------------------------------------------------------------------------ */
+/* --- Failed reads ----------------------------------------------------------------------------- */
 
-/* S3: one wait reports the failure, no pass has wrong bytes (check_part), and the next is clean. */
-static void test_one_failed_read_fails_one_pass(void **state)
+/* S3: one wait reports the failure, no lease has wrong bytes (check_part), and the next is
+ * clean. */
+static void test_one_failed_read_fails_one_lease(void **state)
 {
     (void)state;
     static const char *const inners[] = {"sync", "threads"};
@@ -711,8 +710,8 @@ static void test_one_failed_read_fails_one_pass(void **state)
     }
 }
 
-/* The same pass again is right: nothing of the failed read passes for an expert. */
-static void test_a_failed_pass_can_be_repeated(void **state)
+/* The same lease again is right: the failed read left no part marked as present. */
+static void test_a_failed_lease_can_be_repeated(void **state)
 {
     (void)state;
     static const int experts[] = {7, 2, 9};
@@ -721,66 +720,67 @@ static void test_a_failed_pass_can_be_repeated(void **state)
         struct forebay_error err = {0};
         snprintf(spec, sizeof spec, "fault:threads,eio_at=%d", nth);
         start_with_slots(3, 0, 1, spec);
-        assert_int_equal(run_pass(0, experts, NULL, 3, &err), FOREBAY_E_IO);
+        assert_int_equal(run_lease(0, experts, NULL, 3, &err), FOREBAY_E_IO);
         assert_false(fb_stream_has(stream, 0, 7, ALL_PARTS) &&
                      fb_stream_has(stream, 0, 2, ALL_PARTS) &&
                      fb_stream_has(stream, 0, 9, ALL_PARTS));
-        assert_int_equal(run_pass(0, experts, NULL, 3, &err), FOREBAY_OK);
+        assert_int_equal(run_lease(0, experts, NULL, 3, &err), FOREBAY_OK);
     }
 }
 
-/* What was read beside it is in place when the failure is reported, and is not read again. */
+/* Parts that were read successfully are present when the failure is reported, and not read
+ * again. */
 static void test_only_the_failed_read_is_repeated(void **state)
 {
     (void)state;
     static const int experts[] = {7, 2, 9};
     start_with_slots(3, 0, 12, "fault:threads,eio_at=1,late_ms=1");
-    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), FOREBAY_E_IO);
+    assert_int_equal(run_lease(0, experts, NULL, 3, NULL), FOREBAY_E_IO);
     assert_false(fb_stream_has(stream, 0, 7, 1u));
     assert_true(fb_stream_has(stream, 0, 7, 6u));
     assert_true(fb_stream_has(stream, 0, 2, ALL_PARTS));
     assert_true(fb_stream_has(stream, 0, 9, ALL_PARTS));
     uint64_t before = stats().demand_bytes;
     int weight = model->weights->groups[0].weight[0];
-    assert_int_equal(run_pass(0, experts, NULL, 3, NULL), FOREBAY_OK);
+    assert_int_equal(run_lease(0, experts, NULL, 3, NULL), FOREBAY_OK);
     assert_int_equal(stats().demand_bytes - before, model->weights->weights[weight].file_bytes);
 }
 
-/* Also when it was noticed while a slot was looked for, in a pass that nobody waited for either. */
+/* Also when it was noticed while acquiring a slot, for a lease that nobody waited for either. */
 static void test_a_failure_that_nobody_waited_for_is_forgotten(void **state)
 {
     (void)state;
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
-    begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    fb_stream_lease_end(stream, &passes[0]);
-    begin(&passes[0], 0, experts + 4, NULL, 4, ALL_PARTS);
-    fb_stream_lease_end(stream, &passes[0]);
-    assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
+    begin(&leases[0], 0, experts, NULL, 4, ALL_PARTS);
+    fb_stream_lease_end(stream, &leases[0]);
+    begin(&leases[0], 0, experts + 4, NULL, 4, ALL_PARTS);
+    fb_stream_lease_end(stream, &leases[0]);
+    assert_int_equal(run_lease(0, experts, NULL, 4, NULL), FOREBAY_OK);
 
     start_with_slots(4, 0, 12, "fault:sync,eio_at=1");
-    begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
-    fb_stream_lease_end(stream, &passes[0]);
-    assert_int_equal(run_pass(1, experts, NULL, 4, NULL), FOREBAY_OK);
+    begin(&leases[0], 0, experts, NULL, 4, ALL_PARTS);
+    fb_stream_lease_end(stream, &leases[0]);
+    assert_int_equal(run_lease(1, experts, NULL, 4, NULL), FOREBAY_OK);
 }
 
-/* Whichever of two passes a failed read was for, the evaluation is over and both end. */
-static void test_after_a_failure_with_two_passes_open_the_next_is_clean(void **state)
+/* Whichever of two leases a failed read was for, the evaluation has failed and both end. */
+static void test_after_a_failure_with_two_leases_open_the_next_is_clean(void **state)
 {
     (void)state;
     static const int experts[] = {1, 2, 3, 4};
     for (int waited = 0; waited < 2; waited++) {
         start_with_slots(4, 0, 2, "fault:sync,eio_at=1");
-        begin(&passes[0], 0, experts, NULL, 2, ALL_PARTS);
-        begin(&passes[1], 0, experts + 2, NULL, 2, ALL_PARTS);
-        assert_int_equal(fb_stream_lease_wait(stream, &passes[waited], 0, NULL), FOREBAY_E_IO);
-        fb_stream_lease_end(stream, &passes[0]);
-        fb_stream_lease_end(stream, &passes[1]);
-        assert_int_equal(run_pass(0, experts, NULL, 4, NULL), FOREBAY_OK);
+        begin(&leases[0], 0, experts, NULL, 2, ALL_PARTS);
+        begin(&leases[1], 0, experts + 2, NULL, 2, ALL_PARTS);
+        assert_int_equal(fb_stream_lease_wait(stream, &leases[waited], 0, NULL), FOREBAY_E_IO);
+        fb_stream_lease_end(stream, &leases[0]);
+        fb_stream_lease_end(stream, &leases[1]);
+        assert_int_equal(run_lease(0, experts, NULL, 4, NULL), FOREBAY_OK);
     }
 }
 
-static void test_a_failing_disk_never_hangs_a_pass(void **state)
+static void test_a_failing_disk_never_hangs_a_lease(void **state)
 {
     (void)state;
     static const char *const specs[] = {"fault:sync,eio_every=7", "fault:threads,eio_every=7",
@@ -799,7 +799,7 @@ static void test_a_failing_disk_never_hangs_a_pass(void **state)
     }
 }
 
-/* Without a single corrupted read the comparison would not notice anything. */
+/* Proves that the comparison detects a wrong byte. */
 static void test_a_corrupted_read_would_be_noticed(void **state)
 {
     (void)state;
@@ -807,13 +807,13 @@ static void test_a_corrupted_read_would_be_noticed(void **state)
     uint64_t stride;
     int n_slots;
     start_with_slots(4, 0, 2, "fault:sync,corrupt_at=1");
-    begin(&passes[0], 0, &expert, NULL, 1, 1u);
-    assert_int_equal(fb_stream_lease_wait(stream, &passes[0], 0, NULL), FOREBAY_OK);
+    begin(&leases[0], 0, &expert, NULL, 1, 1u);
+    assert_int_equal(fb_stream_lease_wait(stream, &leases[0], 0, NULL), FOREBAY_OK);
     int weight = model->weights->groups[0].weight[0];
     char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
     assert_false(
-        form_is_right(model, weight, expert, base + (uint64_t)passes[0].slots[0] * stride));
-    fb_stream_lease_end(stream, &passes[0]);
+        form_is_right(model, weight, expert, base + (uint64_t)leases[0].slots[0] * stride));
+    fb_stream_lease_end(stream, &leases[0]);
 }
 
 static void test_freeing_waits_for_reads_in_flight(void **state)
@@ -822,16 +822,16 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
     static const int experts[] = {0, 1, 2, 3};
     for (int open = 0; open < 2; open++) {
         start_with_slots(4, 0, 4, "fault:threads,late_ms=2");
-        begin(&passes[0], 0, experts, NULL, 4, ALL_PARTS);
+        begin(&leases[0], 0, experts, NULL, 4, ALL_PARTS);
         if (!open) {
-            fb_stream_lease_end(stream, &passes[0]);
+            fb_stream_lease_end(stream, &leases[0]);
         }
         assert_false(fb_stream_has(stream, 0, 0, ALL_PARTS));
         close_stream();
     }
 }
 
-/* --- Dense weights ----------------------------------------------------------------------------- */
+/* --- Dense weights ---------------------------------------------------------------------------- */
 
 static void check_resident(void)
 {
@@ -856,7 +856,7 @@ static enum forebay_status use_streamed(int n_passes, struct forebay_error *err)
             fb_stream_schedule_dense(stream, order, n);
         }
         enum forebay_status status = fb_stream_dense_acquire(stream, order[k % n], &form, err);
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
         fb_stream_poll(stream);
@@ -871,7 +871,7 @@ static uint64_t all_bytes(void)
     return model->weights->dense_bytes + model->weights->expert_bytes;
 }
 
-/* Experts that a pass of any group may have. */
+/* Experts that a lease of any group may have. */
 static int smallest_limit(void)
 {
     int smallest = N_EXPERTS;
@@ -882,7 +882,7 @@ static int smallest_limit(void)
     return smallest;
 }
 
-/* S4, and everything at once on what a plan gives, from the least budget to one for all. */
+/* S4, and all of a stream at once, with plans from the least budget to one for everything. */
 static void test_every_plan_runs_in_its_memory(void **state)
 {
     (void)state;
@@ -902,47 +902,47 @@ static void test_every_plan_runs_in_its_memory(void **state)
 }
 
 /* Files read through the page cache count wanted bytes only: the sum is exact. */
-static void test_loading_reads_each_kept_byte_once(void **state)
+static void test_loading_reads_each_resident_byte_once(void **state)
 {
     (void)state;
     uint64_t minimum = fb_plan_minimum(model->weights);
     for (int i = 0; i <= 12; i++) {
         struct fb_plan *plan;
-        uint64_t kept = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
+        uint64_t resident_bytes = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
         assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
-        struct fb_stream_config config = config_of(plan, "sync");
-        config.io.direct = false;
-        start(&config);
+        struct fb_stream_options options = options_with("sync");
+        options.io.direct = false;
+        start(plan, &options);
         load();
         for (int w = 0; w < model->weights->n_weights; w++) {
-            kept += plan->resident[w] ? model->weights->weights[w].file_bytes : 0;
+            resident_bytes += plan->resident[w] ? model->weights->weights[w].file_bytes : 0;
         }
-        assert_int_equal(stats().io.read_bytes, kept);
+        assert_int_equal(stats().io.read_bytes, resident_bytes);
         fb_plan_free(plan);
     }
 }
 
-/* Also where the ring has room for some of them only, to the byte. */
+/* Also where the ring is too small for some of them. */
 static void test_loading_through_a_ring_of_any_size(void **state)
 {
     (void)state;
     bool resident[MAX_TENSORS];
-    uint64_t kept = 0;
+    uint64_t resident_bytes = 0;
     for (int i = 0; i < model->weights->n_weights; i++) {
         resident[i] = model->weights->weights[i].group < 0;
-        kept += resident[i] ? model->weights->weights[i].file_bytes : 0;
+        resident_bytes += resident[i] ? model->weights->weights[i].file_bytes : 0;
     }
     for (int i = 0; i < model->weights->n_weights; i++) {
         struct fb_plan plan = {.resident = resident,
             .shared_slots = 4,
             .staging_bytes = stage_bytes(),
             .ring_bytes = fb_weight_envelope(model->weights, i)};
-        struct fb_stream_config config = config_of(&plan, "sync");
-        config.io.direct = false;
-        start(&config);
+        struct fb_stream_options options = options_with("sync");
+        options.io.direct = false;
+        start(&plan, &options);
         load();
         check_resident();
-        assert_int_equal(stats().io.read_bytes, kept);
+        assert_int_equal(stats().io.read_bytes, resident_bytes);
     }
 }
 
@@ -959,9 +959,9 @@ static void start_with_all(const char *method, bool preload)
     struct fb_plan *plan;
     uint64_t budget = all_bytes() + 64 * FB_MIB;
     assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
-    struct fb_stream_config config = config_of(plan, method);
-    config.preload = preload;
-    start(&config);
+    struct fb_stream_options options = options_with(method);
+    options.cold = !preload;
+    start(plan, &options);
     fb_plan_free(plan);
 }
 
@@ -1008,7 +1008,7 @@ static void test_a_failed_read_fails_the_load(void **state)
     }
 }
 
-static void test_what_is_preloaded_is_not_read_again(void **state)
+static void test_preloaded_experts_are_not_read_again(void **state)
 {
     (void)state;
     static const char *const ways[] = {"sync", "threads", "fault:threads,reorder=1,late_ms=1"};
@@ -1019,12 +1019,12 @@ static void test_what_is_preloaded_is_not_read_again(void **state)
         for (int group = 0; group < N_LAYERS; group++) {
             for (int expert = 0; expert < N_EXPERTS; expert++) {
                 assert_true(fb_stream_has(stream, group, expert, ALL_PARTS));
-                assert_int_equal(run_pass(group, &expert, NULL, 1, NULL), FOREBAY_OK);
+                assert_int_equal(run_lease(group, &expert, NULL, 1, NULL), FOREBAY_OK);
             }
         }
         check_resident();
         assert_int_equal(stats().io.read_bytes, before);
-        assert_int_equal(stats().expert_requests, 0); /* nobody asked for them */
+        assert_int_equal(stats().expert_requests, 0); /* preloading is not counted */
     }
 }
 
@@ -1036,9 +1036,9 @@ static void test_no_preload_without_room(void **state)
     int slots[N_LAYERS] = {N_EXPERTS, N_EXPERTS - 1, N_EXPERTS};
     struct fb_plan plan = {
         .resident = resident, .slots = slots, .staging_bytes = 4 * stage_bytes()};
-    struct fb_stream_config config = config_of(&plan, "sync");
-    config.preload = true;
-    start(&config);
+    struct fb_stream_options options = options_with("sync");
+    options.cold = false;
+    start(&plan, &options);
     load();
     assert_int_equal(stats().io.read_bytes, 0);
 }
@@ -1061,10 +1061,10 @@ static void test_an_unknown_policy_is_refused(void **state)
     struct forebay_error err = {0};
     struct fb_plan plan = {
         .resident = resident, .shared_slots = 4, .staging_bytes = 2 * stage_bytes()};
-    struct fb_stream_config config = config_of(&plan, "sync");
-    config.policy = "fifo";
-    assert_int_equal(fb_stream_new(model->weights, &config, arrive, &model->weights, &stream, &err),
-        FOREBAY_E_USAGE);
+    struct fb_stream_options options = options_with("sync");
+    options.policy = "fifo";
+    assert_int_equal(
+        fb_stream_new(model->weights, &plan, &options, &stream, &err), FOREBAY_E_USAGE);
     assert_null(stream);
     assert_non_null(strstr(err.message, "fifo"));
     assert_non_null(strstr(err.hint, "lru"));
@@ -1075,34 +1075,34 @@ static void test_an_unknown_policy_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_random_passes_with_own_pools_equal_the_model),
-        TEST(test_random_passes_with_a_shared_pool_equal_the_model),
+        TEST(test_random_leases_with_own_pools_equal_the_model),
+        TEST(test_random_leases_with_a_shared_pool_equal_the_model),
         TEST(test_with_room_for_all_each_expert_is_read_once),
-        TEST(test_a_pass_reads_only_the_parts_it_asks_for),
-        TEST(test_what_an_open_pass_uses_is_never_evicted),
-        TEST(test_two_passes_may_share_experts),
-        TEST(test_a_pass_may_end_before_its_reads),
-        TEST(test_a_pass_of_more_reads_than_may_be_open),
-        TEST(test_foresight_changes_neither_bytes_nor_hits),
-        TEST(test_foresight_in_small_pools),
-        TEST(test_what_was_foreseen_is_there),
-        TEST(test_stalls_are_told_apart),
-        TEST(test_one_foreseen_is_not_evicted_for_another),
-        TEST(test_a_failed_read_ahead_is_read_again),
-        TEST(test_one_failed_read_fails_one_pass),
-        TEST(test_a_failed_pass_can_be_repeated),
+        TEST(test_a_lease_reads_only_its_parts),
+        TEST(test_experts_of_an_open_lease_are_never_evicted),
+        TEST(test_two_leases_may_share_experts),
+        TEST(test_a_lease_may_end_before_its_reads),
+        TEST(test_a_lease_of_more_reads_than_may_be_open),
+        TEST(test_prefetching_changes_neither_bytes_nor_hits),
+        TEST(test_prefetching_in_small_pools),
+        TEST(test_prefetched_experts_are_present),
+        TEST(test_stalls_for_prefetches_are_counted_apart),
+        TEST(test_one_prefetched_expert_is_not_evicted_for_another),
+        TEST(test_a_failed_prefetch_is_read_again),
+        TEST(test_one_failed_read_fails_one_lease),
+        TEST(test_a_failed_lease_can_be_repeated),
         TEST(test_only_the_failed_read_is_repeated),
         TEST(test_a_failure_that_nobody_waited_for_is_forgotten),
-        TEST(test_after_a_failure_with_two_passes_open_the_next_is_clean),
-        TEST(test_a_failing_disk_never_hangs_a_pass),
+        TEST(test_after_a_failure_with_two_leases_open_the_next_is_clean),
+        TEST(test_a_failing_disk_never_hangs_a_lease),
         TEST(test_a_corrupted_read_would_be_noticed),
         TEST(test_freeing_waits_for_reads_in_flight),
         TEST(test_every_plan_runs_in_its_memory),
-        TEST(test_loading_reads_each_kept_byte_once),
+        TEST(test_loading_reads_each_resident_byte_once),
         TEST(test_loading_through_a_ring_of_any_size),
         TEST(test_loading_can_be_cancelled_at_every_report),
         TEST(test_a_failed_read_fails_the_load),
-        TEST(test_what_is_preloaded_is_not_read_again),
+        TEST(test_preloaded_experts_are_not_read_again),
         TEST(test_no_preload_without_room),
         TEST(test_a_failed_read_of_a_streamed_weight_is_reported),
         TEST(test_slots_move_to_the_layer_that_needs_them),

@@ -1,14 +1,14 @@
-/* test_synth.c - random and sparse models: llama.cpp is the judge of what is valid. */
+/* test_synth.c - random and sparse models: they are valid if llama.cpp loads and decodes them. */
 #include <signal.h>
 #include <sys/resource.h>
 
 #include "synth_llama.h"
 
 #include "model/catalog.h"
-#include "synth/shape.h"
+#include "synth/dims.h"
 #include "synth/synth.h"
 
-/* A model small enough for a test of its own. */
+/* A small model of the architecture. */
 static struct fb_synth_shape tiny(const char *arch, const char *type)
 {
     struct fb_synth_shape s;
@@ -24,13 +24,13 @@ static const char *make(const struct fb_synth_shape *shape, const char *name)
 {
     const char *path = temp_path(name);
     struct forebay_error err;
-    if (fb_synth_random(shape, path, NULL, &err)) {
+    if (fb_synth_random(shape, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s %s: %s", shape->arch, shape->type ? shape->type : "", err.message);
     }
     return path;
 }
 
-/* --- Whole models ------------------------------------------------------------------------- */
+/* --- Complete models ------------------------------------------------------------------------- */
 
 static void assert_sensible(const char *what, const float *logits, int n)
 {
@@ -128,8 +128,8 @@ static void assert_other_logits(const char *path, const float *logits)
 static const char *const expert_names[] = {
     "blk.1.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"};
 
-/* With all experts in use, a damaged row in any of them shows in the logits, and so does one expert
- * in another's place, even consistently. */
+/* With all experts in use, a damaged row in any of them changes the logits, and so does swapping
+ * two experts, even consistently. */
 static void each_expert_counts(void **state)
 {
     (void)state;
@@ -178,13 +178,13 @@ static void a_split_set_is_the_same_model(void **state)
     assert_int_equal(fb_catalog_open(report.path, false, &c, NULL), FOREBAY_OK);
     assert_true(c->n_files >= 3);
     assert_true(c->file_bytes == report.file_bytes);
-    for (int i = 0; i < c->n_files; i++) { /* only a tensor that is larger may exceed the limit */
+    for (int i = 0; i < c->n_files; i++) { /* only a single tensor may exceed the limit */
         assert_true(c->files[i]->size < 300000 + 65536);
     }
     fb_catalog_free(c);
 }
 
-/* The tokenizer splits text at the words, and any other text into bytes. */
+/* The tokenizer splits text at its words, and all other text into bytes. */
 static void text_goes_in_and_out(void **state)
 {
     (void)state;
@@ -234,7 +234,7 @@ static void sizes_are_met(void **state)
     }
 }
 
-/* What is given is kept. */
+/* Given dimensions are used unchanged. */
 static void given_numbers_are_kept(void **state)
 {
     (void)state;
@@ -336,7 +336,7 @@ static void a_trillion_parameters_are_a_small_file(void **state)
     }
 }
 
-/* --- Failures leave nothing --------------------------------------------------------------- */
+/* --- Failures leave no file --------------------------------------------------------------- */
 
 static int files_in_temp(void)
 {
@@ -368,7 +368,7 @@ static void stopping_leaves_nothing(void **state)
     assert_int_equal(files_in_temp(), before);
 }
 
-/* A limit on the size of files stands for a full disk. */
+/* A limit on the size of files simulates a full disk. */
 static void a_full_disk_leaves_nothing(void **state)
 {
     (void)state;

@@ -1,4 +1,4 @@
-/* test_synth_inflate.c - an inflated model says what its source says. */
+/* test_synth_inflate.c - an inflated model generates the same text as its source. */
 #include "synth_llama.h"
 
 #include "model/catalog.h"
@@ -10,7 +10,7 @@ static const char *inflate(const struct fb_synth_inflate *options, const char *s
 {
     const char *path = temp_path("inflated.gguf");
     struct forebay_error err;
-    if (fb_synth_inflate(options, source, path, NULL, &err)) {
+    if (fb_synth_inflate(options, source, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s: %s", source, err.message);
     }
     return path;
@@ -71,7 +71,8 @@ static void a_real_mixture_keeps_its_text(void **state)
         shared_file("models/split/stories260K-moe8-00001-of-00003.gguf"), options_of(16, 0, 200));
 }
 
-/* --- Made models: the logits differ by rounding only ---------------------------------------- */
+/* --- Synthetic sources: the logits differ by rounding only
+ * ---------------------------------------- */
 
 static const char *make(const char *arch, const char *type)
 {
@@ -128,7 +129,7 @@ static void mixtures_become_larger(void **state)
     }
 }
 
-/* Whatever its router does, a mixture can be widened. */
+/* A mixture with any kind of router can be widened. */
 static void other_mixtures_become_wider(void **state)
 {
     (void)state;
@@ -138,7 +139,7 @@ static void other_mixtures_become_wider(void **state)
     }
 }
 
-/* The order of neurons differs between experts, or a wrong expert could not be told. */
+/* The order of neurons differs between experts, so that a wrong expert would be detected. */
 static void experts_are_not_alike(void **state)
 {
     (void)state;
@@ -160,7 +161,7 @@ static void experts_are_not_alike(void **state)
     fb_catalog_free(c);
 }
 
-/* --- What cannot be done ------------------------------------------------------------------ */
+/* --- Refusals ------------------------------------------------------------------ */
 
 static void assert_refused(
     const char *source, struct fb_synth_inflate o, enum forebay_status want, const char *complaint)
@@ -194,7 +195,7 @@ static void the_impossible_is_refused(void **state)
     assert_refused(temp_path("missing.gguf"), options_of(4, 2, 0), FOREBAY_E_IO, "missing.gguf");
 }
 
-/* A source whose tensors do not have the shapes that its numbers promise. */
+/* A source whose tensors do not have the shapes given by its key-values. */
 static void inconsistent_sources_are_refused(void **state)
 {
     (void)state;

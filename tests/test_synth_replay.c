@@ -1,4 +1,6 @@
-/* test_synth_replay.c - a replay model repeats its trace: routes and tokens, under plain llama.cpp. */
+/* test_synth_replay.c - a replay model repeats its trace, routes and tokens, under plain
+ * llama.cpp. */
+#include "random.h"
 #include "synth_llama.h"
 
 #include "model/catalog.h"
@@ -13,7 +15,7 @@ struct watch {
     long routes;
 };
 
-/* llama.cpp asks about every node, and shows those it was told to. */
+/* llama.cpp asks about every node, and passes those for which the answer was true. */
 static bool on_node(struct ggml_tensor *t, bool ask, void *user)
 {
     struct watch *w = user;
@@ -42,7 +44,7 @@ static bool on_node(struct ggml_tensor *t, bool ask, void *user)
     return true;
 }
 
-/* Decodes the whole trace and a little of its repetition from the text "w0 ". */
+/* From the text "w0 ", decodes the whole trace and the beginning of its repetition. */
 static void follow(const char *path, const struct fb_trace *trace)
 {
     struct watch w = {.trace = trace};
@@ -69,7 +71,8 @@ static void make_and_follow(const struct fb_synth_replay *replay, const char *tr
     struct forebay_error err;
     struct fb_trace trace;
     struct fb_synth_report report;
-    if (fb_synth_replay(replay, trace_path, temp_path("replay.gguf"), &report, &err)) {
+    if (fb_synth_replay(replay, trace_path, temp_path("replay.gguf"), &report, &err) !=
+        FOREBAY_OK) {
         fail_msg("%s: %s", trace_path, err.message);
     }
     assert_int_equal(
@@ -83,14 +86,6 @@ static void make_and_follow(const struct fb_synth_replay *replay, const char *tr
 
 /* --- Traces ------------------------------------------------------------------------------- */
 
-static uint32_t random_state = 1;
-
-static int rnd(int n)
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return (int)(random_state >> 8) % n;
-}
-
 static const char *write_trace(int layers, int experts, int top_k, int tokens)
 {
     const char *path = temp_path("trace.jsonl");
@@ -101,7 +96,7 @@ static const char *write_trace(int layers, int experts, int top_k, int tokens)
     for (int t = 0; t < tokens; t++) {
         fprintf(f, "{\"tok\": %d, \"phase\": \"decode\", \"layers\": [", t);
         for (int l = 0; l < layers; l++) {
-            int first = rnd(experts), step = 1 + rnd(experts / top_k);
+            int first = random_below(experts), step = 1 + random_below(experts / top_k);
             for (int k = 0; k < top_k; k++) {
                 fprintf(f, "%s%d", k ? "," : l ? ",[" : "[", (first + k * step) % experts);
             }
@@ -191,7 +186,7 @@ static void expert_sizes_are_met(void **state)
     }
 }
 
-/* Damage to an expert that a token uses shows in its logits; to one it does not use, does not. */
+/* Damage to an expert that a token uses changes its logits; damage to another expert does not. */
 static void bytes_of_used_experts_count(void **state)
 {
     (void)state;

@@ -1,6 +1,6 @@
 /*
- * test_trace.c - traces recorded from real runs: the same from every budget, and the simulator makes
- * of them exactly the hits and the bytes that the run had.
+ * test_trace.c - traces recorded from real runs are the same with every budget, and a simulation of
+ * one has exactly the hits and the bytes of the run.
  */
 #include "model_files.h"
 
@@ -30,7 +30,7 @@ static const char *make_model(const char *arch, const char *type)
     shape.experts_used = arch ? 3 : 0;
     shape.vocab = 300;
     shape.arch = arch ? arch : "llama";
-    if (fb_synth_random(&shape, path, NULL, &err)) {
+    if (fb_synth_random(&shape, path, NULL, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return path;
@@ -42,7 +42,7 @@ struct run {
     int32_t tokens[GENERATED];
 };
 
-/* Loads the model and starts a trace; `start` is what that came to. */
+/* Loads the model and starts a trace; *start is that call's status. */
 static struct forebay_session *open_session(const char *model_path, uint64_t mem_bytes,
     const char *trace, struct forebay_model **model, enum forebay_status *start,
     struct forebay_error *err)
@@ -55,9 +55,9 @@ static struct forebay_session *open_session(const char *model_path, uint64_t mem
     options.threads = 1;
     options.repack = false;
     options.weights_mem_bytes = mem_bytes;
-    options.lookahead = 0; /* the simulator foresees nothing */
-    if (forebay_model_load(model_path, &options, model, err) ||
-        forebay_session_new(*model, &session, err)) {
+    options.lookahead = 0; /* the simulator has no lookahead */
+    if (forebay_model_load(model_path, &options, model, err) != FOREBAY_OK ||
+        forebay_session_new(*model, &session, err) != FOREBAY_OK) {
         fail_msg("%s", err->message);
     }
     *start = forebay_trace_start(session, trace, err);
@@ -102,7 +102,7 @@ static void check_simulation(
     options.mem_bytes = mem_bytes;
     options.warm_up = 0;
     options.prefill = true;
-    if (fb_sim_run(model, trace, &options, &r, &err)) {
+    if (fb_sim_run(model, trace, &options, &r, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     assert_int_equal(r.n_slots, run->placement.n_slots);
@@ -126,7 +126,7 @@ static void check_simulation(
     fb_sim_report_release(&r);
 }
 
-static void simulations_are_what_the_run_was(void **state)
+static void simulations_equal_the_run(void **state)
 {
     (void)state;
     static const char *const archs[] = {"qwen3moe", "gpt-oss", "olmoe"};
@@ -157,9 +157,9 @@ static void simulations_are_what_the_run_was(void **state)
     }
 }
 
-/* --- What is in the file ---------------------------------------------------------------------- */
+/* --- The file -------------------------------------------------------------------------------- */
 
-static void the_file_says_all(void **state)
+static void a_trace_has_every_route(void **state)
 {
     (void)state;
     const char *model = make_model("qwen3moe", NULL), *path = temp_path("run.jsonl");
@@ -178,7 +178,7 @@ static void the_file_says_all(void **state)
         assert_int_equal(t.prefill[i], prefill);
         assert_int_equal(t.batch[i], prefill ? i / BATCH : batches + i - PROMPT);
         for (int l = 0; l < t.n_layer; l++) {
-            /* The last layer computes what is wanted: the prompt's last token. */
+            /* The last layer computes only rows whose logits are wanted: the prompt's last. */
             assert_int_equal(
                 fb_trace_route(&t, i, l) != NULL, !prefill || l < 2 || i == PROMPT - 1);
         }
@@ -197,7 +197,7 @@ static void the_file_says_all(void **state)
         fb_synth_replay(&replay, path, temp_path("replay.gguf"), NULL, NULL), FOREBAY_OK);
 }
 
-/* --- Where there is nothing to record ------------------------------------------------------- */
+/* --- Nothing to record ----------------------------------------------------------------------- */
 
 static void no_trace_without_routes(void **state)
 {
@@ -233,8 +233,8 @@ static void no_trace_without_routes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(simulations_are_what_the_run_was),
-        cmocka_unit_test(the_file_says_all),
+        cmocka_unit_test(simulations_equal_the_run),
+        cmocka_unit_test(a_trace_has_every_route),
         cmocka_unit_test(no_trace_without_routes),
     };
     return cmocka_run_group_tests_name("trace", tests, NULL, temp_remove);

@@ -14,7 +14,7 @@ static struct model *model = &sized;
 static struct fb_io_engine *io;
 static struct fb_unpacker unpacker;
 static struct fb_transit *transit;
-static bool present[N_LAYERS][N_EXPERTS]; /* in slots, as far as the transit is told */
+static bool present[N_LAYERS][N_EXPERTS]; /* in slots, according to is_absent */
 
 static bool is_absent(void *user, int group, int expert)
 {
@@ -63,9 +63,9 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
     "fault:threads,eintr=2,eagain=5", "fault:threads,reorder=9,short=2,eintr=3"};
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-/* --- Passes ---------------------------------------------------------------------------------- */
+/* --- Passes ----------------------------------------------------------------------------------- */
 
-static void expect_all(int tokens)
+static void schedule_all(int tokens)
 {
     struct fb_expert_use uses[N_LAYERS * 3];
     int n = 0;
@@ -77,23 +77,24 @@ static void expect_all(int tokens)
     fb_transit_schedule(transit, uses, n);
 }
 
-/* Takes all of a matrix; each of the needed must come once, and nothing else. */
+/* Acquires all units of a matrix: each needed one once, and no other. */
 static enum forebay_status take_all(int weight, const bool *needed, struct forebay_error *err)
 {
     bool had[N_EXPERTS] = {false};
     struct fb_unit units[4];
-    for (int n; (n = fb_transit_take(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
+    for (int n;
+         (n = fb_transit_acquire(transit, weight, units, 1 + (int)rnd_below(4), err)) != 0;) {
         if (n < 0) {
             return err->status;
         }
         for (int i = 0; i < n; i++) {
             uint64_t distance = (uint64_t)((const char *)units[i].raw - (const char *)units[0].raw);
-            bool same_delta = model->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
+            bool same_delta = model->weights->weights[weight].unpack == FB_UNPACK_DIRECT;
             assert_true(needed[units[i].expert] && !had[units[i].expert]);
             assert_true(!same_delta || distance % fb_weight_envelope(model->weights, weight) == 0);
             had[units[i].expert] = true;
         }
-        fb_io_wait_any(io); /* whatever is being read, is not read over what was taken */
+        fb_io_wait_any(io); /* reads in flight do not overwrite acquired units */
         for (int i = 0; i < n; i++) {
             const struct fb_weight *w = &model->weights->weights[weight];
             const unsigned char *file = contents + model->tensors[w->tensor].offset +
@@ -108,7 +109,7 @@ static enum forebay_status take_all(int weight, const bool *needed, struct foreb
     return FOREBAY_OK;
 }
 
-/* One layer with a random need of what is not present. */
+/* One layer that needs a random part of the absent experts. */
 static enum forebay_status use_layer(int group, int percent, struct forebay_error *err)
 {
     const struct fb_group *info = &model->weights->groups[group];
@@ -135,11 +136,11 @@ static uint64_t demand(void)
 
 static uint64_t wasted(void)
 {
-    const struct fb_transit_stats *s = fb_transit_stats(transit);
+    const struct fb_stream_stats *s = fb_transit_stats(transit);
     return s->prefetch_bytes - s->prefetch_used_bytes;
 }
 
-static void test_every_needed_unit_comes_once(void **state)
+static void test_every_needed_unit_is_read_once(void **state)
 {
     (void)state;
     static const int percents[] = {100, 60, 5, 0};
@@ -153,7 +154,7 @@ static void test_every_needed_unit_comes_once(void **state)
                 for (int i = 0; i < 20; i++) {
                     present[rnd_below(N_LAYERS)][rnd_below(N_EXPERTS)] = true;
                 }
-                expect_all(pass % 2 ? 100 : 2);
+                schedule_all(pass % 2 ? 100 : 2);
                 for (int g = 0; g < N_LAYERS; g++) {
                     present[rnd_below(N_LAYERS)][rnd_below(N_EXPERTS)] ^= true; /* memory moves */
                     assert_int_equal(use_layer(g, percents[pass % 4], &err), FOREBAY_OK);
@@ -163,8 +164,8 @@ static void test_every_needed_unit_comes_once(void **state)
     }
 }
 
-/* A large batch needs all: everything is read once, all of it but the first need ahead of it. */
-static void test_a_large_batch_reads_all_once_and_ahead(void **state)
+/* A large batch needs all: each unit is read once, and all but the first layer are prefetched. */
+static void test_a_large_batch_prefetches_all_once(void **state)
 {
     (void)state;
     struct forebay_error err;
@@ -174,7 +175,7 @@ static void test_a_large_batch_reads_all_once_and_ahead(void **state)
         all += model->weights->weights[i].file_bytes * N_EXPERTS;
     }
     open_transit("threads", 40 * largest_unit(model));
-    expect_all(1000);
+    schedule_all(1000);
     for (int g = 0; g < N_LAYERS; g++) {
         assert_int_equal(use_layer(g, 100, &err), FOREBAY_OK);
     }
@@ -183,22 +184,22 @@ static void test_a_large_batch_reads_all_once_and_ahead(void **state)
     assert_true(fb_transit_stats(transit)->prefetch_used_bytes > all / 2);
 }
 
-/* So few tokens that most experts are not needed: nothing is read before it is known. */
-static void test_a_small_batch_reads_nothing_in_vain(void **state)
+/* With so few tokens, most experts are not needed: nothing is read before the ids are known. */
+static void test_a_small_batch_reads_nothing_needlessly(void **state)
 {
     (void)state;
     struct forebay_error err;
     memset(present, 0, sizeof present);
     open_transit("sync", 40 * largest_unit(model));
-    expect_all(3);
+    schedule_all(3);
     for (int g = 0; g < N_LAYERS; g++) {
         assert_int_equal(use_layer(g, 30, &err), FOREBAY_OK);
     }
     assert_int_equal(fb_transit_stats(transit)->prefetch_bytes, 0);
 }
 
-/* A matrix that nobody expected, and one that comes in another order. */
-static void test_the_unexpected_is_read_too(void **state)
+/* A matrix that was not scheduled, and one that is used in another order. */
+static void test_unscheduled_matrices_are_read_too(void **state)
 {
     (void)state;
     struct forebay_error err;
@@ -209,7 +210,7 @@ static void test_the_unexpected_is_read_too(void **state)
     for (int expected = 0; expected < 2; expected++) {
         open_transit("threads", 3 * largest_unit(model));
         if (expected) {
-            expect_all(100);
+            schedule_all(100);
         }
         for (int g = N_LAYERS - 1; g >= 0; g--) {
             const struct fb_group *info = &model->weights->groups[g];
@@ -221,8 +222,8 @@ static void test_the_unexpected_is_read_too(void **state)
     }
 }
 
-/* A read that fails is an error of the pass that needs it, and the next pass starts clean. */
-static void test_after_a_failed_read_all_comes_again(void **state)
+/* A failed read fails the pass that needs it, and the next pass starts clean. */
+static void test_after_a_failed_read_all_is_read_again(void **state)
 {
     (void)state;
     memset(present, 0, sizeof present);
@@ -234,7 +235,7 @@ static void test_after_a_failed_read_all_comes_again(void **state)
         open_transit(method, 8 * largest_unit(model));
         for (int pass = 0; pass < 3; pass++) {
             enum forebay_status status = FOREBAY_OK;
-            expect_all(100);
+            schedule_all(100);
             for (int g = 0; g < N_LAYERS && status == FOREBAY_OK; g++) {
                 status = use_layer(g, 100, &err);
             }
@@ -248,11 +249,11 @@ static void test_after_a_failed_read_all_comes_again(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_every_needed_unit_comes_once, close_after),
-        cmocka_unit_test_teardown(test_a_large_batch_reads_all_once_and_ahead, close_after),
-        cmocka_unit_test_teardown(test_a_small_batch_reads_nothing_in_vain, close_after),
-        cmocka_unit_test_teardown(test_the_unexpected_is_read_too, close_after),
-        cmocka_unit_test_teardown(test_after_a_failed_read_all_comes_again, close_after),
+        cmocka_unit_test_teardown(test_every_needed_unit_is_read_once, close_after),
+        cmocka_unit_test_teardown(test_a_large_batch_prefetches_all_once, close_after),
+        cmocka_unit_test_teardown(test_a_small_batch_reads_nothing_needlessly, close_after),
+        cmocka_unit_test_teardown(test_unscheduled_matrices_are_read_too, close_after),
+        cmocka_unit_test_teardown(test_after_a_failed_read_all_is_read_again, close_after),
     };
     return cmocka_run_group_tests_name("transit", tests, set_up, tear_down);
 }

@@ -1,12 +1,13 @@
 /*
- * test_vgguf.c - the virtual GGUF: any read of it against an image put together naively, errors
- * while reading, the cost of what is not read, and llama.cpp itself loading every shared model
+ * test_vgguf.c - the virtual GGUF: any read of it compared with a naive image, errors while
+ * reading, the cost of tensors that are not read, and llama.cpp itself loading every shared model
  * through it.
  */
 #include "model_files.h"
 
 #include <errno.h>
 
+#include "base/random.h"
 #include "base/units.h"
 #include "model/catalog.h"
 #include "model/vgguf.h"
@@ -20,7 +21,7 @@ static struct fb_catalog *open_ok(const char *path)
 {
     struct fb_catalog *c = NULL;
     struct forebay_error err = {0};
-    if (fb_catalog_open(path, false, &c, &err)) {
+    if (fb_catalog_open(path, false, &c, &err) != FOREBAY_OK) {
         fail_msg("%s (%s)", err.message, err.hint);
     }
     return c;
@@ -31,7 +32,7 @@ static FILE *stream_ok(
 {
     FILE *f = NULL;
     struct forebay_error err = {0};
-    if (fb_vgguf_open(c, stats, io_error, &f, &err)) {
+    if (fb_vgguf_open(c, stats, io_error, &f, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     return f;
@@ -46,8 +47,8 @@ struct image {
     unsigned char *bytes;
 };
 
-/* The header as the stream has it (compared on its own elsewhere), every tensor as its file has it,
- * and zeros between them. */
+/* The header from the stream (another test compares it), every tensor from its file, and zeros
+ * between them. */
 static struct image make_image(struct fb_catalog *c)
 {
     struct image m;
@@ -91,7 +92,8 @@ static void check_range(FILE *f, const struct image *m, size_t at, size_t length
     free(got);
 }
 
-/* Any range, read in any order, equals the image; what llama.cpp reads is read once. */
+/* Any range, read in any order, equals the image; loading as llama.cpp does reads each byte
+ * once. */
 static void check_stream(struct fb_catalog *c)
 {
     struct image m = make_image(c);
@@ -110,10 +112,10 @@ static void check_stream(struct fb_catalog *c)
     check_range(f, &m, 0, m.size + 1000);
     check_range(f, &m, m.size, 10);
     check_range(f, &m, m.size + 10, 10);
-    uint64_t random = 12345;
+    uint64_t state = 1;
     for (int i = 0; i < 60; i++) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        /* most places are padding: look near a tensor */
+        uint64_t random = fb_random_next(&state);
+        /* most of the file is padding: choose ranges near a tensor */
         size_t tensor = (size_t)(random >> 40) % (size_t)c->n_tensors;
         size_t at = m.header + gguf_get_tensor_offset(m.meta, (int64_t)tensor);
         at += (size_t)((random >> 33) % 60000);
@@ -143,8 +145,8 @@ static void test_streams(void **state)
     free_models(&list);
 }
 
-/* A split set made here, so that a checkout without the shared models tests merging too: another
- * alignment, a part without tensors, and tensors of no bytes. */
+/* A split set made here, so that a checkout without the shared models tests merging, too: another
+ * alignment, a part without tensors, and tensors of zero bytes. */
 static void test_own_split(void **state)
 {
     (void)state;
@@ -185,7 +187,7 @@ static void test_own_split(void **state)
     fb_catalog_free(c);
 }
 
-/* The keys alone, as bytes. */
+/* The serialised keys, without tensors. */
 static char *key_bytes(const struct gguf_context *from, size_t *size)
 {
     struct gguf_context *g = gguf_init_empty();
@@ -256,7 +258,7 @@ static void test_read_error(void **state)
     assert_non_null(strstr(io_error.message, path));
     fclose(f);
 
-    /* And a file that changed before is not even opened. */
+    /* A file that has changed before is not opened. */
     struct forebay_error err = {0};
     assert_int_equal(fb_vgguf_open(c, NULL, NULL, &f, &err), FOREBAY_E_IO);
     assert_non_null(strstr(err.message, path));
@@ -265,8 +267,8 @@ static void test_read_error(void **state)
     fb_catalog_free(c);
 }
 
-/* Seeking to tensors without reading them reads nothing, whatever their size; reading the small
- * one after a large one costs just that. */
+/* Seeking to tensors without reading them reads nothing, whatever their size; reading a small one
+ * after a large one reads only that. */
 static void test_unread_is_free(void **state)
 {
     (void)state;
@@ -340,7 +342,7 @@ static float *logits_of(struct llama_model *model, size_t *n)
     return logits;
 }
 
-/* The same model twice, from its file and through the stream: the same logits, bit by bit. */
+/* The same model loaded from its file and through the stream gives bit-identical logits. */
 static void check_llama(const char *path)
 {
     struct llama_model *direct = llama_model_load_from_file(path, model_params());

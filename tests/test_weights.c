@@ -1,6 +1,6 @@
 /*
- * test_weights.c - claims become weights and groups: hand-made catalogues for each case, made-up
- * sizes for what must hold for all, and a model of the program's own making.
+ * test_weights.c - claims become weights and groups: a hand-made catalogue for each case, random
+ * catalogues for the invariants, and a synthetic model.
  */
 #include "weights_fixture.h"
 
@@ -27,7 +27,8 @@ static int end_model(void **state)
     return 0;
 }
 
-/* --- One weight -------------------------------------------------------------------------------- */
+/* --- One weight
+ * -------------------------------------------------------------------------------- */
 
 static void test_a_dense_weight_keeps_its_place_in_the_block(void **state)
 {
@@ -39,7 +40,7 @@ static void test_a_dense_weight_keeps_its_place_in_the_block(void **state)
     static const uint64_t delta[] = {0, 904, 904}, stride[] = {8192, 12288, 4096};
     for (int i = 0; i < 3; i++) {
         const struct fb_weight *w = &m.weights->weights[i];
-        assert_int_equal(w->arrival, FB_UNPACK_DIRECT);
+        assert_int_equal(w->unpack, FB_UNPACK_DIRECT);
         assert_int_equal(w->group, -1);
         assert_int_equal(w->delta, delta[i]);
         assert_int_equal(w->stride, stride[i]);
@@ -59,14 +60,14 @@ static void test_a_repacked_weight_has_room_for_its_form(void **state)
     claim_all(&m);
     for (int i = 0; i < 2; i++) {
         const struct fb_weight *w = &m.weights->weights[i];
-        assert_int_equal(w->arrival, FB_UNPACK_REPACK);
+        assert_int_equal(w->unpack, FB_UNPACK_REPACK);
         assert_int_equal(w->delta, 0);
         assert_int_equal(w->unit_bytes, 2 * w->file_bytes);
         assert_int_equal(w->stride, i == 0 ? 12288 : 8192);
     }
 }
 
-/* Experts of whole blocks all begin at the same place in a block; others do not. */
+/* Experts of whole blocks all begin at the same offset in a block; others do not. */
 static void test_experts_are_read_in_place_when_they_are_whole_blocks(void **state)
 {
     (void)state;
@@ -74,10 +75,10 @@ static void test_experts_are_read_in_place_when_they_are_whole_blocks(void **sta
     int whole = add_weight(&m, FB_ROLE_EXPERT_GATE, 0, 4, 8192, false);
     int odd = add_weight(&m, FB_ROLE_EXPERT_UP, 0, 4, 8193, false);
     claim_all(&m);
-    assert_int_equal(m.weights->weights[whole].arrival, FB_UNPACK_DIRECT);
+    assert_int_equal(m.weights->weights[whole].unpack, FB_UNPACK_DIRECT);
     assert_int_equal(m.weights->weights[whole].delta, 100);
     assert_int_equal(m.weights->weights[whole].stride, 12288);
-    assert_int_equal(m.weights->weights[odd].arrival, FB_UNPACK_COPY);
+    assert_int_equal(m.weights->weights[odd].unpack, FB_UNPACK_COPY);
     assert_int_equal(m.weights->weights[odd].delta, 0);
     assert_int_equal(m.weights->weights[odd].stride, 8256); /* the next multiple of 64 */
     assert_int_equal(m.weights->groups[0].slot_bytes, 12288 + 8256);
@@ -102,7 +103,7 @@ static void test_only_stacked_expert_matrices_are_experts(void **state)
     }
 }
 
-/* A stack of one is read as a whole. */
+/* A stack of one expert is read as a whole. */
 static void test_a_stack_of_one_is_dense(void **state)
 {
     (void)state;
@@ -114,7 +115,8 @@ static void test_a_stack_of_one_is_dense(void **state)
     assert_int_equal(m.weights->weights[1].file_bytes, 8 * 5000);
 }
 
-/* --- Groups ------------------------------------------------------------------------------------ */
+/* --- Groups
+ * ------------------------------------------------------------------------------------ */
 
 /* Layers in the file as 2, 0, 1: groups are by layer, parts and weights as in the file. */
 static void test_groups_are_in_the_order_of_layers(void **state)
@@ -168,13 +170,13 @@ static void test_claims_in_any_order_give_the_same_weights(void **state)
         assert_int_equal(a->group, b->group);
         assert_int_equal(a->part, b->part);
         assert_int_equal(a->stride, b->stride);
-        assert_int_equal(a->arrival, b->arrival);
+        assert_int_equal(a->unpack, b->unpack);
     }
     assert_int_equal(shuffled->n_groups, m.weights->n_groups);
     fb_weights_free(shuffled);
 }
 
-/* Not every tensor is claimed: those that are keep their own index. */
+/* Not every tensor is claimed: the claimed ones keep their index in the catalogue. */
 static void test_unclaimed_tensors_are_left_out(void **state)
 {
     (void)state;
@@ -255,10 +257,11 @@ static void test_a_tensor_claimed_twice_is_a_bug(void **state)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
-/* --- Sizes ------------------------------------------------------------------------------------- */
+/* --- Sizes
+ * ------------------------------------------------------------------------------------- */
 
-/* What reads rely on: every unit fits into its envelope; a unit read in place fits into its stride
- * at its delta; and a slot is a whole number of blocks then. */
+/* Reads rely on this: every unit fits into its envelope; a unit read in place fits into its stride
+ * at its delta; and its stride is a whole number of blocks. */
 static void check_unit(const struct fb_weights *ws, int weight, int expert)
 {
     const struct fb_weight *w = &ws->weights[weight];
@@ -266,14 +269,14 @@ static void check_unit(const struct fb_weights *ws, int weight, int expert)
     uint64_t envelope = fb_io_envelope(offset, w->file_bytes);
     assert_true(envelope <= fb_weight_envelope(ws, weight));
     assert_true(w->delta + w->unit_bytes <= w->stride);
-    if (w->arrival == FB_UNPACK_DIRECT) {
+    if (w->unpack == FB_UNPACK_DIRECT) {
         assert_int_equal(fb_io_delta(offset), w->delta);
-        assert_int_equal(w->stride % FB_IO_ALIGN, 0);
+        assert_int_equal(w->stride % FB_BLOCK_BYTES, 0);
         assert_true(envelope <= w->stride);
     }
 }
 
-/* Units lie in the file one after another and fill their tensor. */
+/* Units are contiguous in the file and fill their tensor. */
 static void check_weight(const struct fb_weights *ws, int weight)
 {
     const struct fb_weight *w = &ws->weights[weight];
@@ -288,7 +291,7 @@ static void check_weight(const struct fb_weights *ws, int weight)
     assert_int_equal(at, t->offset + t->bytes);
 }
 
-/* A slot of the shared pool takes the part of any group. */
+/* A slot of the shared pool has room for the part of any group. */
 static void check_shared_strides(const struct fb_weights *ws)
 {
     for (int p = 0; p < FB_MAX_PARTS; p++) {
@@ -298,11 +301,11 @@ static void check_shared_strides(const struct fb_weights *ws)
             const struct fb_weight *w = &ws->weights[i];
             if (w->group >= 0 && w->part == p) {
                 widest = fb_max(widest, w->stride);
-                direct |= w->arrival == FB_UNPACK_DIRECT;
+                direct |= w->unpack == FB_UNPACK_DIRECT;
             }
         }
-        assert_true(shared >= widest && shared < widest + (direct ? FB_IO_ALIGN : 1));
-        assert_true(!direct || shared % FB_IO_ALIGN == 0);
+        assert_true(shared >= widest && shared < widest + (direct ? FB_BLOCK_BYTES : 1));
+        assert_true(!direct || shared % FB_BLOCK_BYTES == 0);
     }
 }
 
@@ -349,7 +352,7 @@ static void test_units_fit_where_they_are_read(void **state)
         model_init(&m, rnd_below(20000));
         for (int i = 0; i < 30; i++) {
             uint64_t bytes = 1 + rnd_below(rnd() % 2 ? 30000 : 100);
-            bytes = rnd() % 2 ? fb_round_up(bytes, FB_IO_ALIGN) : bytes;
+            bytes = rnd() % 2 ? fb_round_up(bytes, FB_BLOCK_BYTES) : bytes;
             int n_expert = rnd() % 3 ? 2 + (int)rnd_below(6) : 0;
             add_weight(&m, FB_ROLE_EXPERT_UP, (int)rnd_below(6), n_expert, bytes, rnd() % 4 == 0);
         }
@@ -360,7 +363,8 @@ static void test_units_fit_where_they_are_read(void **state)
     }
 }
 
-/* --- Files ------------------------------------------------------------------------------------- */
+/* --- Files
+ * ------------------------------------------------------------------------------------- */
 
 static void test_a_weight_is_read_from_its_own_file(void **state)
 {

@@ -1,10 +1,10 @@
 /*
  * weights_fixture.h - hand-made models: a catalogue of tensors that lie one after another, and the
- * weights that claim them all. A model with bytes is cut from the file of io_fixture.h, so the oracle
- * of every read is `contents`.
+ * weights that claim them all. A model with bytes is cut from the file of io_fixture.h, so the
+ * oracle of every read is `contents`.
  *
- * The form that a transformed weight is computed with is made up: every byte of the file, followed
- * by its complement.
+ * The computed form of a transformed weight is invented: every byte of the file, followed by its
+ * complement.
  */
 #ifndef FOREBAY_TESTS_WEIGHTS_FIXTURE_H
 #define FOREBAY_TESTS_WEIGHTS_FIXTURE_H
@@ -84,7 +84,7 @@ static inline void model_close(struct model *m)
     }
 }
 
-/* --- Made-up models ------------------------------------------------------------------------- */
+/* --- Made-up models --------------------------------------------------------------------------- */
 
 /* 1 byte .. 2^max_bits, small ones as likely as large ones. */
 static inline uint64_t random_bytes(int max_bits)
@@ -93,7 +93,8 @@ static inline uint64_t random_bytes(int max_bits)
     return top - rnd_below(top / 2 + 1);
 }
 
-/* Three parts: one is repacked; the others are read in place if their size is whole blocks, or copied. */
+/* Three parts: one is repacked; the others are read in place if their size is whole blocks, or
+ * copied. */
 static inline void add_expert_layer(
     struct model *m, int layer, int n_expert, const uint64_t sizes[3])
 {
@@ -143,18 +144,18 @@ static inline void random_model(struct model *m, uint64_t seed, int max_bits)
     claim_all(m);
 }
 
-/* --- What bytes ought to be ------------------------------------------------------------------ */
+/* --- Expected bytes --------------------------------------------------------------------------- */
 
 /* fb_unpack_fn: makes the computed form. `user` points at a model's weights. */
-static inline void arrive(void *user, const struct fb_unpack *arrivals, int n)
+static inline void unpack_units(void *user, const struct fb_unpack *units, int n)
 {
     const struct fb_weights *ws = *(struct fb_weights **)user;
     for (int i = 0; i < n; i++) {
-        const struct fb_weight *w = &ws->weights[arrivals[i].weight];
-        const unsigned char *raw = arrivals[i].raw;
-        unsigned char *dest = arrivals[i].dest;
+        const struct fb_weight *w = &ws->weights[units[i].weight];
+        const unsigned char *raw = units[i].raw;
+        unsigned char *dest = units[i].dest;
         for (uint64_t k = 0; k < w->file_bytes; k++) {
-            if (w->arrival == FB_UNPACK_REPACK) {
+            if (w->unpack == FB_UNPACK_REPACK) {
                 dest[2 * k] = raw[k];
                 dest[2 * k + 1] = (unsigned char)~raw[k];
             } else {
@@ -171,7 +172,7 @@ static inline bool form_is_right(const struct model *m, int weight, int expert, 
     const struct fb_tensor *t = &m->tensors[w->tensor];
     const unsigned char *file = contents + t->offset + (uint64_t)expert * w->file_bytes;
     const unsigned char *form = got;
-    if (w->arrival != FB_UNPACK_REPACK) {
+    if (w->unpack != FB_UNPACK_REPACK) {
         return memcmp(form, file, w->file_bytes) == 0;
     }
     for (uint64_t k = 0; k < w->file_bytes; k++) {

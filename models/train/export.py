@@ -1,4 +1,4 @@
-"""export.py - the trained model as GGUF: python3 export.py DIR FILE
+"""export.py - writes the trained model as GGUF: python3 export.py DIR FILE
 
 Experts, attention and embedding become Q8_0; norms and routers, which are small, stay F32.
 """

@@ -20,7 +20,7 @@ def value(kind, v):
 
 
 def key(name, v):
-    """One key: bool, int, float and str become BOOL, U32, F32 and STRING; lists hold str or int."""
+    """One key: bool, int, float, str become BOOL, U32, F32, STRING; a list is of str or int."""
     kinds = {bool: BOOL, int: U32, float: F32, str: STRING}
     if isinstance(v, list):
         kind = STRING if isinstance(v[0], str) else I32
@@ -44,7 +44,8 @@ def q8_0(x):
 
 
 def write(path, keys, tensors):
-    """keys: (name, value); tensors: (name, array, quantised). An array's last axis is ggml's first."""
+    """keys: (name, value); tensors: (name, array, quantised). An array's last axis is ggml's
+    first."""
     infos, data = b"", b""
     for name, array, quantised in tensors:
         raw = q8_0(array) if quantised else np.ascontiguousarray(array, dtype="<f4").tobytes()

@@ -1,9 +1,9 @@
-"""grammar.py - a story grammar: endless short stories for children, each with a request it answers.
+"""grammar.py - a story grammar: endless short stories for children, most with a matching request.
 
-A story has a hero, mostly a friend, a place, a thing, and one of the plots in plots.py: what goes
-wrong, what is said about it, how it ends. Names, pronouns, kinds and things must stay consistent
-from the first sentence to the last, which is what a model has to learn from it. One story in eight
-is about made-up kinds and things ("a blimo"), so that a request's own words get copied.
+A story has a hero, mostly a friend, a place, a thing, and one of the plots in plots.py: a problem,
+the dialogue about it, and an ending. Names, pronouns, kinds and things are consistent from the
+first sentence to the last; a model must learn this. One story in eight is about made-up kinds and
+things ("a blimo"), so that the model learns to copy words of a request.
 
 Deterministic: story N of a seed is the same on every machine and Python version, because the
 random numbers are made here and nothing depends on the order of sets or dictionaries.
@@ -18,7 +18,7 @@ MASK = (1 << 64) - 1
 
 
 class Random:
-    """splitmix64; `below` takes the high bits of a product, as exact on any machine."""
+    """splitmix64. `below` uses the high bits of a product, which are the same on any machine."""
 
     def __init__(self, seed):
         self.state = seed & MASK
@@ -53,26 +53,34 @@ ONLY_SHE = ("girl", "queen", "princess", "cow", "bee")
 TRAITS = "little young small brave kind clever curious cheerful shy quiet friendly gentle".split()
 COLOURS = "red blue green yellow golden silver white purple orange pink".split()
 THINGS = ("kite ball drum lantern hat scarf boat bell book cup basket key flute button blanket "
-          "wagon whistle coat ring spoon box mirror pencil umbrella shoe bucket clock candle feather "
-          "stone").split()
+          "wagon whistle coat ring spoon box mirror pencil umbrella shoe bucket clock candle "
+          "feather stone").split()
 FRUITS = "apple pear nut plum carrot berry cheese peach pumpkin".split()
 FOODS = ("apple pear cake pie cookie nut plum carrot berry cheese pancake sandwich peach "
          "pumpkin").split()
-PLACES = (  # where a story happens, and what one finds there
-    ("in a small village", "in the village", "under the bridge", "behind the well", "beside the mill"),
-    ("in a green forest", "in the forest", "under the old oak", "behind the big rock", "beside the stream"),
+PLACES = (  # where a story happens, the same with another preposition, and three spots there
+    ("in a small village", "in the village", "under the bridge", "behind the well",
+     "beside the mill"),
+    ("in a green forest", "in the forest", "under the old oak", "behind the big rock",
+     "beside the stream"),
     ("near the sea", "on the shore", "under the pier", "behind the rocks", "in the warm sand"),
-    ("on a high hill", "on the hill", "under the tall pine", "behind the fence", "in the long grass"),
+    ("on a high hill", "on the hill", "under the tall pine", "behind the fence",
+     "in the long grass"),
     ("by a wide river", "on the river", "under the willow", "behind the reeds", "beside the water"),
     ("on a quiet farm", "on the farm", "under the ladder", "behind the barn", "in the hay"),
-    ("in a busy town", "in the town", "under the bench", "behind the market", "beside the fountain"),
-    ("at the edge of a lake", "on the lake", "under the dock", "behind the bushes", "on the little island"),
-    ("in a deep valley", "in the valley", "under the apple tree", "behind the hut", "beside the path"),
+    ("in a busy town", "in the town", "under the bench", "behind the market",
+     "beside the fountain"),
+    ("at the edge of a lake", "on the lake", "under the dock", "behind the bushes",
+     "on the little island"),
+    ("in a deep valley", "in the valley", "under the apple tree", "behind the hut",
+     "beside the path"),
     ("in a large garden", "in the garden", "under the roses", "behind the shed", "beside the pond"),
     ("in a snowy land", "in the snow", "under the ice", "behind the tall firs", "in the deep snow"),
-    ("in an old castle", "in the castle", "under the stairs", "behind the gate", "in the high tower"),
+    ("in an old castle", "in the castle", "under the stairs", "behind the gate",
+     "in the high tower"),
 )
-SYLLABLES = "ba be bo da do fi fo ga go ka ki lo lu ma mi mo na no pa pi ra ri ro sa so ta ti to va wi zo zu".split()
+SYLLABLES = ("ba be bo da do fi fo ga go ka ki lo lu ma mi mo na no pa pi ra ri ro sa so ta ti to "
+             "va wi zo zu").split()
 CODAS = ["", "", "n", "m", "l", "x", "sk", "rt"]
 
 
@@ -95,7 +103,7 @@ class Someone:
         self.he, self.his, self.him = ("she", "her", "her") if she else ("he", "his", "him")
 
     def slots(self, role):
-        """{hero} {hero.kind} {hero.he} {hero.He} ...; the hero's pronouns also without a role."""
+        """{hero} {hero.kind} {hero.he} {hero.He} ...; for the hero also {kind} {he} {He} ..."""
         words = {"kind": self.kind, "trait": self.trait, "he": self.he, "his": self.his,
                  "him": self.him, "He": self.he.capitalize(), "His": self.his.capitalize(),
                  "akind": article(self.kind), "whole": article(self.trait + " " + self.kind)}
@@ -107,7 +115,7 @@ class Someone:
 
 
 def expand(r, text, slots):
-    """Replaces {slot}, and [one|of|these] (which may hold others), from left to right."""
+    """Replaces {slot}, and [one|of|these] (may be nested), from left to right."""
     out = []
     i = 0
     while i < len(text):
@@ -145,7 +153,7 @@ OPENINGS = (
     "{hero} was {hero.whole}. {He} lived {place}.",
     "There once was {hero.whole} {place}. {His} name was {hero}.",
 )
-DETAILS = (  # what else is said of the hero, in some stories
+DETAILS = (  # more about the hero, in some stories
     "{He} liked {afood} more than anything.", "Everybody [knew|liked] {him}.",
     "{He} always wore {acolour2} [hat|scarf|coat].",
     "{He} lived alone with {his} [mother|brother|sister|grandmother].",
@@ -163,7 +171,7 @@ ASKS = (
     "Tell me about {topic}.",
     "I want to hear a story about {topic}.",
 )
-TOPICS = (  # of any plot; {hero.kind} is what people ask for most
+TOPICS = (  # for any plot; people ask for the hero's kind most
     "{akind}", "{akind}", "{akind}", "{whole}", "{whole}", "{akind} named {hero}",
     "{whole} named {hero}", "{hero}", "{hero} the {kind}",
 )
@@ -172,7 +180,7 @@ FRIEND_TOPICS = ("{akind} and {friend.akind}", "{hero} and {friend}",
 
 
 def story(seed, number):
-    """(request or None, text) of one story."""
+    """Returns (request or None, text) of one story."""
     r = Random((seed << 32) ^ (number * 0x2545F4914F6CDD1D))
     r.next()
     plot = r.pick(PLOTS)
@@ -181,7 +189,7 @@ def story(seed, number):
     she = hero_kind in ONLY_SHE or (hero_kind not in ONLY_HE and r.chance(50))
     others = [k for k in KINDS if k != hero_kind and k not in (ONLY_SHE if she else ONLY_HE)]
     hero = Someone(r, hero_kind, she)
-    friend = Someone(r, r.pick(others), not she)  # so that "she" and "he" are never in doubt
+    friend = Someone(r, r.pick(others), not she)  # so that "she" and "he" are never ambiguous
     place = r.pick(PLACES)
     thing = made_up(r) if strange and r.chance(50) else r.pick(plot.get("things", THINGS))
     hidden = list(place[2:])
@@ -190,7 +198,8 @@ def story(seed, number):
     food = r.pick(FOODS)
     slots = {"place": place[0], "land": place[1], "here": hidden[0], "there": hidden[1],
              "found": found, "thing": thing, "athing": article(thing), "colour": colour,
-             "acolour": article(colour), "fruit": r.pick(FRUITS), "food": food, "afood": article(food)}
+             "acolour": article(colour), "fruit": r.pick(FRUITS), "food": food,
+             "afood": article(food)}
     slots.update({"acolour2": article(r.pick(COLOURS)), "thing2": r.pick(THINGS)})
     slots.update(hero.slots("hero"))
     slots.update(friend.slots("friend"))

@@ -1,6 +1,6 @@
-"""model.py - the architecture llama.cpp calls qwen3moe, as small as it gets, in PyTorch.
+"""model.py - a very small model of llama.cpp's architecture qwen3moe, in PyTorch.
 
-Every layer has a router that picks USED of EXPERTS by a softmax and weighs them so that the
+Each layer has a router, a softmax over the experts, that chooses some of them for a token; their
 weights sum to one. Experts are trained with grouped matrix products: tokens sorted by expert.
 """
 import torch
@@ -11,11 +11,11 @@ SHAPE = {"vocab": 1536, "embd": 128, "layers": 4, "heads": 4, "experts": 64, "us
          "ctx": 1024, "rope_base": 10000.0, "eps": 1e-6}
 
 
-RECENT = 4  # tokens
+RECENT = 4  # tokens whose experts the routers are rewarded for choosing again
 
 
 class GroupedProduct(torch.autograd.Function):
-    """Rows ends[e-1]..ends[e] of x times weight[e]."""
+    """Multiplies rows ends[e-1]..ends[e] of x with weight[e], for each expert e."""
 
     @staticmethod
     def forward(ctx, x, weight, ends):
@@ -87,8 +87,8 @@ class Layer(nn.Module):
         return x + y.transpose(1, 2).reshape(b, t, d) @ self.out.t()
 
     def experts(self, x):
-        """Returns the layer's output, how uneven the router was (1: even), and the logarithm of the
-        probability that it gave to experts of the last few tokens."""
+        """Returns the layer's output, the unevenness of the router (1: even), and the mean
+        logarithm of the probability that it gave to the experts of the last RECENT tokens."""
         s = self.shape
         b, t, d = x.shape
         y = rms_norm(x, self.ffn_norm, s["eps"]).view(b * t, d)
@@ -123,7 +123,7 @@ class Model(nn.Module):
         self.norm = nn.Parameter(torch.ones(s["embd"]))
 
     def forward(self, ids):
-        """Logits [batch, time, vocab], and the routers' mean unevenness and constancy."""
+        """Returns logits [batch, time, vocab], and the other two results of experts(), averaged."""
         s = self.shape
         t = ids.shape[1]
         cos, sin = rope_tables(t, s["embd"] // s["heads"], s["rope_base"])

@@ -1,7 +1,7 @@
 """plots.py - the plots of the stories, in the notation of grammar.py's expand().
 
-"text" follows an opening that has introduced the hero and the place. "topics" are what a request
-may say about this plot. "variants" are sets of slots of which one story uses one.
+"text" follows an opening that introduces the hero and the place. "topics" are subjects of a request
+for this plot. "variants" are sets of slots; a story uses one of them.
 """
 
 PLOTS = (
@@ -12,8 +12,8 @@ PLOTS = (
             "{hero} had {acolour} {thing}, and {he} [loved it very much|took it everywhere|played "
             "with it every day].",
             "One [morning|day|evening], the {thing} was gone!",
-            "{hero} looked {here}, but it was not there. {He} looked {there}, but it was not there[ "
-            "either|].",
+            "{hero} looked {here}, but it was not there. {He} looked {there}, but it was not "
+            "there[ either|].",
             "[{He} began to cry.|{He} felt very sad.|{He} did not know what to do.]",
             "Then {friend.whole} named {friend} came by.",
             "\"[Why are you so sad|What is wrong|Why do you cry]?\" asked {friend}.",
@@ -65,7 +65,8 @@ PLOTS = (
             "{hero} was afraid of {fear}. [The others laughed at {him}.|{He} was ashamed of it.|"
             "{He} told nobody.]",
             "{His} best friend was {friend}, {friend.whole}.",
-            "One [night|day|evening], {hero} heard a cry. \"Help! Help!\" It was {friend}, {where}!",
+            "One [night|day|evening], {hero} heard a cry. \"Help! Help!\" It was {friend}, "
+            "{where}!",
             "{hero} [was shaking|was so afraid|felt {his} heart beat fast]. \"I cannot {try},\" "
             "{he} thought. \"But {friend} needs me.\"",
             "{He} took a deep breath. Then {he} began to {try}, one step at a time.",
@@ -88,8 +89,8 @@ PLOTS = (
             "strong], and the rain fell [all night|for hours].",
             "In the morning, the house of {friend} was [broken|gone|in pieces].",
             "\"[Where will I sleep now|What will I do]?\" [cried|said] {friend}.",
-            "\"[You can live with me|Stay with me] [until it is done|for now],\" said {hero}. \"And "
-            "we will build a new house.\"",
+            "\"[You can live with me|Stay with me] [until it is done|for now],\" said {hero}. "
+            "\"And we will build a new house.\"",
             "They carried [wood and stones|stones and straw|big pieces of wood] [all day|for many "
             "days]. {hero} made the walls, and {friend} made the roof.",
             "At last the new house was ready. It was [stronger|bigger|better] than the old one, "
@@ -154,12 +155,13 @@ PLOTS = (
             "[One day|One morning], {he} tried it for the first time, but {fail}. [The others "
             "laughed.|\"I will never learn it,\" {he} said.|{He} was very unhappy.]",
             "{friend}, {friend.whole}, saw it. \"[Do not give up|Try again],\" said {friend}. "
-            "\"[Nobody can do it the first time|Everything is hard at first|I will show you how].\"",
+            "\"[Nobody can do it the first time|Everything is hard at first|I will show you "
+            "how].\"",
             "So {hero} went to {friend} every [day|morning|evening], and they practised {here}.",
             "[Some days were hard.|It was slow work.|{He} made many mistakes.] But [little by "
             "little|day by day|week by week], {he} got better.",
-            "[In the spring|In the summer|After a long time|At last], there was a big feast {land}. "
-            "Everybody was there.",
+            "[In the spring|In the summer|After a long time|At last], there was a big feast "
+            "{land}. Everybody was there.",
             "{hero} [stood up|was nervous, but {he} smiled]. Then {he} {done}!",
             "[Everybody cheered.|Everybody clapped.|Nobody laughed now.] \"How did you learn to "
             "{wish}?\" they asked.",
@@ -173,7 +175,8 @@ PLOTS = (
         "text": (
             "One cold [winter night|evening|night], somebody knocked at the door. It was a "
             "stranger, {friend.whole} named {friend}.",
-            "\"I am [tired|cold] and hungry,\" said {friend}. \"May I [come in|sit by your fire]?\"",
+            "\"I am [tired|cold] and hungry,\" said {friend}. \"May I [come in|sit by your "
+            "fire]?\"",
             "[The neighbours were afraid of strangers.|Nobody else had opened the door.|\"Do not "
             "let {friend.him} in!\" called the neighbours.]",
             "But {hero} [opened the door|smiled]. \"[Come in|Please come in],\" {he} said. \"There "
@@ -195,20 +198,20 @@ PLOTS = (
         "text": (
             "{hero} could run very fast. \"[I am the fastest {land}|Nobody is as fast as "
             "me]!\" {he} said [every day|to everyone].",
-            "\"Then run a race with me,\" said {friend}, {friend.whole}. \"[From the big tree to the "
-            "bridge|From the mill to the gate|Up the road and back].\"",
+            "\"Then run a race with me,\" said {friend}, {friend.whole}. \"[From the big tree to "
+            "the bridge|From the mill to the gate|Up the road and back].\"",
             "Everybody came to watch. \"One, two, three, go!\"",
-            "{hero} was ahead from the start. {He} [laughed|looked back and laughed]. But then {he} "
-            "heard a cry.",
+            "{hero} was ahead from the start. {He} [laughed|looked back and laughed]. But then "
+            "{he} heard a cry.",
             "{friend} had fallen down, and {friend.his} leg hurt.",
-            "{hero} [stopped|stood still]. The finish was so near! [{He} could win easily.|One more "
-            "minute, and {he} would win.]",
+            "{hero} [stopped|stood still]. The finish was so near! [{He} could win easily.|One "
+            "more minute, and {he} would win.]",
             "But {he} turned around and [went back|ran back]. \"[Lean on me|Take my hand|Come], "
             "{friend},\" {he} said.",
             "Slowly, they walked to the finish together. They both came in first "
             "[that day|at the same time].",
-            "\"[Now I know that you are great|You lost the race, but you won a friend|You are fast, "
-            "and you are kind],\" said {friend}.",
+            "\"[Now I know that you are great|You lost the race, but you won a friend|You are "
+            "fast, and you are kind],\" said {friend}.",
             "[And {hero} never boasted again.|From that day on, they ran together, just for fun.|"
             "And everybody cheered for both of them.]",
         ),
@@ -224,18 +227,18 @@ PLOTS = (
             "They walked [over the hills|through the woods|along the road] for [two|three] days. "
             "[At night they slept under the stars.|When they were hungry, they ate {fruit} pie.|It "
             "rained, but they did not stop.]",
-            "Then they came to a [deep|dark] cave, and [an old giant|a grey wolf|a big dragon] stood "
-            "in front of it.",
+            "Then they came to a [deep|dark] cave, and [an old giant|a grey wolf|a big dragon] "
+            "stood in front of it.",
             "\"You may only pass if you know the answer,\" it said. \"What "
             "[gets bigger when you share it|grows when you give it away]?\"",
-            "{hero} thought [and thought|for a long time]. Then {he} looked at {friend} and knew the "
-            "answer. \"[Joy|Friendship]!\" {he} said.",
+            "{hero} thought [and thought|for a long time]. Then {he} looked at {friend} and knew "
+            "the answer. \"[Joy|Friendship]!\" {he} said.",
             "\"That is right,\" said the guard, and let them in.",
             "In the cave there was a chest full of [gold|books|silver cups|shining stones]. "
             "[{hero} gave half of it to {friend}.|They shared it with everyone at home.|They took "
             "only one {thing} each, and left the rest.]",
-            "[\"The best treasure is a good friend,\" said {hero}.|And they told the story of the map "
-            "for many years.|Then they went home, tired and happy.]",
+            "[\"The best treasure is a good friend,\" said {hero}.|And they told the story of the "
+            "map for many years.|Then they went home, tired and happy.]",
         ),
     },
     {  # a garden
@@ -247,19 +250,19 @@ PLOTS = (
             "{He} gave it water and sat down to wait. The next day, [nothing had changed|there was "
             "nothing to see].",
             "\"Grow!\" {he} shouted. But the seed did not grow.",
-            "{friend}, {friend.whole}, [laughed softly|came by and smiled]. \"[A seed needs time|You "
-            "must be patient],\" said {friend}. \"[Give it sun and water, and wait|Sing to it, and "
-            "wait].\"",
-            "So {hero} waited. {He} gave it water every [morning|evening], [and in the rain {he} only "
-            "watched|and {he} sang to it].",
-            "One [day|morning], there was a small green leaf! {hero} [danced for joy|called {friend} "
-            "at once].",
-            "The plant grew and grew. In the summer it was as [high|tall] as [a house|{friend}], and "
-            "in the autumn it was full of [sweet fruit|golden fruit|red flowers].",
-            "{hero} [gave the first one to {friend}|invited everybody to {his} garden]. \"[Good things "
-            "take time|You were right, {friend}],\" {he} said.",
-            "[And the next spring, they planted two seeds.|And under the plant they sat together every "
-            "evening.|\"And it is best when we share them,\" said {friend}.]",
+            "{friend}, {friend.whole}, [laughed softly|came by and smiled]. \"[A seed needs "
+            "time|You must be patient],\" said {friend}. \"[Give it sun and water, and wait|Sing "
+            "to it, and wait].\"",
+            "So {hero} waited. {He} gave it water every [morning|evening], [and in the rain {he} "
+            "only watched|and {he} sang to it].",
+            "One [day|morning], there was a small green leaf! {hero} [danced for joy|called "
+            "{friend} at once].",
+            "The plant grew and grew. In the summer it was as [high|tall] as [a house|{friend}], "
+            "and in the autumn it was full of [sweet fruit|golden fruit|red flowers].",
+            "{hero} [gave the first one to {friend}|invited everybody to {his} garden]. \"[Good "
+            "things take time|You were right, {friend}],\" {he} said.",
+            "[And the next spring, they planted two seeds.|And under the plant they sat together "
+            "every evening.|\"And it is best when we share them,\" said {friend}.]",
         ),
     },
     {  # the way home
@@ -270,18 +273,19 @@ PLOTS = (
             "suddenly {he} did not know the way home.",
             "[It got dark.|The sun went down.|The fog came.] {hero} sat down {here} and [cried|was "
             "afraid].",
-            "\"Who is there?\" said a voice. It was {friend}, {friend.whole}, with a [lantern|candle] "
-            "in {friend.his} hand.",
-            "\"I am lost,\" said {hero}. \"I [want to go home|miss my mother|cannot find my house].\"",
+            "\"Who is there?\" said a voice. It was {friend}, {friend.whole}, with a "
+            "[lantern|candle] in {friend.his} hand.",
+            "\"I am lost,\" said {hero}. \"I [want to go home|miss my mother|cannot find my "
+            "house].\"",
             "\"What can you see from your [house|window]?\" asked {friend}.",
-            "{hero} thought. \"[I can see the mill|I can see a tall tree|I can see a tower], and I can "
-            "hear [the bells|the river|the sea].\"",
+            "{hero} thought. \"[I can see the mill|I can see a tall tree|I can see a tower], and I "
+            "can hear [the bells|the river|the sea].\"",
             "\"I know that place!\" said {friend}. \"[Come with me|Follow me].\" They walked "
             "[hand in hand|side by side] [under the moon|through the night].",
             "At last {hero} saw a light. [{His} mother stood at the door.|It was {his} own house.] "
             "\"[Home|I am home]!\" {he} cried.",
-            "{hero} and {his} mother thanked {friend} and gave {friend.him} [warm milk|{fruit} pie|a "
-            "place by the fire].",
+            "{hero} and {his} mother thanked {friend} and gave {friend.him} [warm milk|{fruit} "
+            "pie|a place by the fire].",
             "[And from then on, {friend} came to visit every week.|And {hero} never walked so far "
             "alone again.|Now {hero} had a new friend.]",
         ),
@@ -290,21 +294,23 @@ PLOTS = (
         "topics": ("{akind} who tells lies", "lying", "a lie", "{akind} who played a trick",
                    "a trick"),
         "text": (
-            "{hero} [liked to play tricks|was often bored]. One day, {he} shouted, \"Help! {Danger}!\"",
-            "Everybody came running. But there was [nothing|nothing to see], and {hero} laughed [at "
-            "them|and laughed].",
-            "The next day, {he} did it again. \"Help! {Danger}!\" And again everybody came, and again "
-            "{he} laughed.",
-            "\"[That is not funny|One day nobody will come], {hero},\" said {friend}, {friend.whole}.",
+            "{hero} [liked to play tricks|was often bored]. One day, {he} shouted, \"Help! "
+            "{Danger}!\"",
+            "Everybody came running. But there was [nothing|nothing to see], and {hero} laughed "
+            "[at them|and laughed].",
+            "The next day, {he} did it again. \"Help! {Danger}!\" And again everybody came, and "
+            "again {he} laughed.",
+            "\"[That is not funny|One day nobody will come], {hero},\" said {friend}, "
+            "{friend.whole}.",
             "On the third day, {came}. \"Help! Help!\" shouted {hero}.",
             "But nobody came. \"[It is only a trick|{hero} is lying again],\" they said.",
             "Only {friend} [thought|said], \"What if it is true?\" {friend.He} ran as fast as "
             "{friend.he} could, and saved {hero}.",
-            "\"[I am sorry|I will never lie again],\" said {hero}. [{He} was still shaking.|{His} face "
-            "was wet with tears.|{He} meant it.]",
+            "\"[I am sorry|I will never lie again],\" said {hero}. [{He} was still shaking.|{His} "
+            "face was wet with tears.|{He} meant it.]",
             "{He} went from house to house and said sorry to everyone.",
-            "[And after that, {hero} always told the truth.|It took a long time, but then they believed "
-            "{him} again.|And {friend} stayed {his} friend.]",
+            "[And after that, {hero} always told the truth.|It took a long time, but then they "
+            "believed {him} again.|And {friend} stayed {his} friend.]",
         ),
         "variants": (
             {"Danger": "A wolf is coming", "came": "a wolf really came"},
@@ -317,24 +323,24 @@ PLOTS = (
         "topics": ("a birthday", "a party", "{akind} who has a birthday", "a surprise",
                    "the birthday of {akind}"),
         "text": (
-            "Today was the birthday of {hero}. {He} woke up early and [put on {his} best hat|ran to "
-            "the window|waited for {his} friends].",
-            "But nobody came. {He} went to {friend}, {friend.whole}. \"Do you know what day it is?\" "
-            "{he} asked.",
-            "\"[It is Monday|It is a day like any other|I have no time today],\" said {friend}, and "
-            "closed the door.",
-            "{hero} went out and sat down {found}. \"[Everybody has forgotten me|Nobody thinks of me],\" "
-            "{he} said [sadly|quietly].",
+            "Today was the birthday of {hero}. {He} woke up early and [put on {his} best hat|ran "
+            "to the window|waited for {his} friends].",
+            "But nobody came. {He} went to {friend}, {friend.whole}. \"Do you know what day it "
+            "is?\" {he} asked.",
+            "\"[It is Monday|It is a day like any other|I have no time today],\" said {friend}, "
+            "and closed the door.",
+            "{hero} went out and sat down {found}. \"[Everybody has forgotten me|Nobody thinks of "
+            "me],\" {he} said [sadly|quietly].",
             "In the evening, {he} went home. [The house was dark.|All the windows were dark.] {He} "
             "opened the door, and...",
-            "\"Surprise!\" they all shouted. There were [candles|lights] everywhere, and a big {fruit} "
-            "cake, and [music|flowers].",
+            "\"Surprise!\" they all shouted. There were [candles|lights] everywhere, and a big "
+            "{fruit} cake, and [music|flowers].",
             "\"[We did not forget|How could we forget you]!\" said {friend}, and gave {him} "
             "{acolour} {thing}. \"[I made it myself|This is for you].\"",
-            "{hero} [laughed and cried at the same time|hugged them all|was so happy that {he} could "
-            "not speak].",
-            "[They danced and sang until midnight.|It was the best birthday of all.|\"I have the best "
-            "friends in the world,\" {he} said.]",
+            "{hero} [laughed and cried at the same time|hugged them all|was so happy that {he} "
+            "could not speak].",
+            "[They danced and sang until midnight.|It was the best birthday of all.|\"I have the "
+            "best friends in the world,\" {he} said.]",
         ),
     },
     {  # a sick friend
@@ -342,22 +348,22 @@ PLOTS = (
                    "{friend.akind} who is sick", "caring for a friend"),
         "text": (
             "Every day, {hero} played with {his} friend {friend}, {friend.whole}.",
-            "But one [morning|day], {friend} did not come. {hero} [ran to {friend.his} house|went to "
-            "look for {friend.him}].",
-            "{friend} was in bed. \"I am sick,\" {friend.he} said. \"[My head hurts|I am hot and cold|"
-            "I cannot get up].\"",
-            "\"[I will take care of you|Stay in bed|Do not worry],\" said {hero}. {He} made [soup|hot "
-            "tea|a warm drink] and [read a story|sang a song|sat next to the bed].",
+            "But one [morning|day], {friend} did not come. {hero} [ran to {friend.his} house|went "
+            "to look for {friend.him}].",
+            "{friend} was in bed. \"I am sick,\" {friend.he} said. \"[My head hurts|I am hot and "
+            "cold|I cannot get up].\"",
+            "\"[I will take care of you|Stay in bed|Do not worry],\" said {hero}. {He} made "
+            "[soup|hot tea|a warm drink] and [read a story|sang a song|sat next to the bed].",
             "The next day, {friend} was not better. \"[There is a plant that can help|You need the "
             "blue flower],\" said the old owl. \"It grows {found}.\"",
-            "{hero} [went at once|took {his} {thing} and went]. The way was [long and steep|hard and "
-            "cold], but {he} [did not stop|thought of {friend} and went on].",
+            "{hero} [went at once|took {his} {thing} and went]. The way was [long and steep|hard "
+            "and cold], but {he} [did not stop|thought of {friend} and went on].",
             "[At last|In the evening], {he} found the plant {found} and brought it home.",
-            "{friend} drank it [and slept|and closed {friend.his} eyes]. In the morning, {friend.he} "
-            "[jumped out of bed|was well again|was healthy and hungry].",
+            "{friend} drank it [and slept|and closed {friend.his} eyes]. In the morning, "
+            "{friend.he} [jumped out of bed|was well again|was healthy and hungry].",
             "\"You [helped|saved] me, {hero},\" said {friend}. \"I will never forget it.\"",
-            "[\"Come and play,\" said {hero}, and they ran outside.|And when {hero} was sick, {friend} "
-            "made the soup.|And that is what friends are for.]",
+            "[\"Come and play,\" said {hero}, and they ran outside.|And when {hero} was sick, "
+            "{friend} made the soup.|And that is what friends are for.]",
         ),
     },
     {  # the moon
@@ -366,8 +372,8 @@ PLOTS = (
         "text": (
             "Every night, {hero} looked up at the moon. \"I want to [have it|hold it|take it "
             "home],\" {he} said.",
-            "{He} climbed [the highest hill|the tallest tree|onto the roof], but the moon was still "
-            "too far away. {He} [jumped|reached up with both hands], but it was too high.",
+            "{He} climbed [the highest hill|the tallest tree|onto the roof], but the moon was "
+            "still too far away. {He} [jumped|reached up with both hands], but it was too high.",
             "\"What are you doing?\" asked {friend}, {friend.whole}.",
             "\"I want to bring the moon home,\" said {hero}. \"It is so [beautiful|bright], and it "
             "looks so alone.\"",
@@ -375,8 +381,8 @@ PLOTS = (
             "{friend.he} said, \"and put it {here}.\"",
             "{hero} did it. And there, in the water, was the moon! [It shone and danced.|It was "
             "round and bright.|It looked as if it smiled.]",
-            "\"Now it is [with you|here], and it is [in the sky for all the others|still in the sky], "
-            "too,\" said {friend}.",
+            "\"Now it is [with you|here], and it is [in the sky for all the others|still in the "
+            "sky], too,\" said {friend}.",
             "{hero} was [happy|very happy]. {He} sat next to the water [all night|until {he} fell "
             "asleep].",
             "[\"Good night, moon,\" {he} said. \"Good night, {friend}.\"|And every evening, {he} "
@@ -387,20 +393,21 @@ PLOTS = (
         "topics": ("two friends who fight", "a quarrel", "making peace", "{akind} who is angry",
                    "a fight between {akind} and {friend.akind}"),
         "text": (
-            "{hero} and {friend}, {friend.whole}, were best friends. But one day, they had a quarrel "
-            "about {acolour} {thing}.",
+            "{hero} and {friend}, {friend.whole}, were best friends. But one day, they had a "
+            "quarrel about {acolour} {thing}.",
             "\"It is mine,\" said {hero}. \"I saw it first.\"",
             "\"No, it is mine,\" said {friend}. \"I picked it up.\"",
-            "They [shouted at each other|pulled at it from both sides], and then they went home [very "
-            "angry|without a word].",
-            "The next day, {hero} played alone {here}, and {friend} played alone {there}. [It was no "
-            "fun at all.|The day was long and grey.]",
+            "They [shouted at each other|pulled at it from both sides], and then they went home "
+            "[very angry|without a word].",
+            "The next day, {hero} played alone {here}, and {friend} played alone {there}. [It was "
+            "no fun at all.|The day was long and grey.]",
             "\"[What is {athing} without a friend?|I miss {friend},]\" thought {hero}.",
-            "{He} took the {thing} and went to {friend}. But {friend} was already on {friend.his} way "
-            "to {him}!",
+            "{He} took the {thing} and went to {friend}. But {friend} was already on {friend.his} "
+            "way to {him}!",
             "\"I am sorry,\" they both said at the same time, and they [laughed|had to laugh].",
-            "\"[You can have the {thing}|Take it],\" said {hero}. \"No, [you|you can have it],\" said "
-            "{friend}. [So they used it together.|In the end, each of them had it for one day.]",
+            "\"[You can have the {thing}|Take it],\" said {hero}. \"No, [you|you can have it],\" "
+            "said {friend}. [So they used it together.|In the end, each of them had it for one "
+            "day.]",
             "[And they never had a quarrel about {athing} again.|They were best friends again.|"
             "That evening they sat {there} and watched the sun go down.]",
         ),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The stories of the model card, as Markdown: what `forebay run` prints for these requests.
+# Prints the stories of the model card as Markdown: the output of `forebay run` for these requests.
 #   models/train/stories.sh [FOREBAY]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -9,7 +9,8 @@ tell() { # REQUEST OPTION...
     local request=$1
     shift
     printf '**%s** (%s)\n\n' "$request" "$([ $# = 0 ] && echo greedy || echo "$*")"
-    "$forebay" run models/fable-moe.gguf -t 1 -q -n 400 -p "<|user|>$request<|story|>" "$@"
+    "$forebay" run models/fable-moe.gguf -t 1 -q -n 400 -p "<|user|>$request<|story|>" "$@" |
+        fold -s -w 101 | sed 's/ $//'
     echo
 }
 

@@ -1,8 +1,8 @@
-"""tokenizer.py - a byte-level BPE as llama.cpp knows it (model "gpt2", pre-tokenizer "gpt-2").
+"""tokenizer.py - a byte-level BPE that llama.cpp supports (model "gpt2", pre-tokenizer "gpt-2").
 
-Built from the stories themselves: most of their words become one token, and whatever else somebody
-types is spelled in smaller pieces, down to single bytes. For ASCII text `encode` gives the same
-ids as llama.cpp, which tests/test_fable.c checks with the texts that this prints:
+Built from the stories: most of their words become one token, and other words are split into smaller
+pieces, down to single bytes. For ASCII text `encode` gives the same ids as llama.cpp, which
+tests/test_fable.c checks with the texts that this program prints:
 
     python3 tokenizer.py merges.txt > tokens.txt
 """
@@ -52,7 +52,7 @@ def learn_merges(seed, n_stories, n_merges):
         request, text = story(seed, number)
         counts.update(PIECES.findall(text))
         counts.update(PIECES.findall(request or ""))
-    words = {}  # as symbols; rare words (the made-up ones) have no say
+    words = {}  # as symbols; without rare words, such as the made-up ones
     for word in sorted(counts):
         if counts[word] >= n_stories // 1000:
             words[tuple(LETTERS[b] for b in word.encode())] = counts[word]
@@ -106,7 +106,7 @@ class Tokenizer:
         return [i for part in PIECES.findall(text) for i in self.piece(part)]
 
     def encode_story(self, request, text):
-        """Without BEGIN, which stands at the start of a context only."""
+        """Without BEGIN, which is at the start of a context only."""
         asked = [USER] + self.encode(request) + [STORY] if request else []
         return asked + self.encode(text) + [END]
 
@@ -121,7 +121,8 @@ class Tokenizer:
 
 
 TYPED = (
-    "Once upon a time", "Tell me a story about a fox who doesn't like rain.", "I'll go; you'd stay!",
+    "Once upon a time", "Tell me a story about a fox who doesn't like rain.",
+    "I'll go; you'd stay!",
     "HELLO there,  two  spaces and 12 apples (or 3.5)?", " a leading space", "a trailing space ",
     "we've they're it's 'm 's x'd", "<|user|>A story about <|end|> odd things<|story|>",
     "snake_case, e-mail@x.y, 100% & #1 ~ {a|b}", "internationalisation of zyxwvut",

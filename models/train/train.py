@@ -1,8 +1,9 @@
 """train.py - trains the story model: python3 train.py [--steps N] [--out DIR]
 
-Needs PyTorch (Debian: python3-torch) and nothing else. Every batch is new stories, so the loss on
-them is a loss on unseen text, too; the held-out stories come from another seed. Writes DIR/log.csv,
-DIR/merges.txt and, every few minutes, DIR/model.pt, from which it goes on when started again.
+Needs PyTorch (Debian: python3-torch) and nothing else. Each batch consists of new stories, so the
+training loss is a loss on unseen text, too; the held-out stories have another seed. Writes
+DIR/log.csv, DIR/merges.txt and, every two minutes, DIR/model.pt, from which it continues when
+started again.
 """
 import argparse
 import math
@@ -20,7 +21,7 @@ SEED, HELD_OUT_SEED = 1, 2
 
 
 class Rows:
-    """Rows of `length` + 1 tokens: BEGIN, then whole stories one after the other, cut at the end."""
+    """Rows of `length` + 1 tokens: BEGIN, then one story after the other, the last one cut."""
 
     def __init__(self, tokenizer, seed, first, length):
         self.tokenizer, self.seed, self.next, self.length = tokenizer, seed, first, length
@@ -38,8 +39,8 @@ class Rows:
 
 
 def telling(tokenizer):
-    """Weights of the tokens to predict. Names, things and colours, in which a story must agree with
-    its request and with itself, are few among many that every story has."""
+    """Weights of the target tokens: 4 for all but the 160 most frequent ones. Names, things and
+    colours, in which a story must agree with its request and be consistent, are rare."""
     counts = torch.zeros(len(tokenizer.tokens))
     for number in range(2000):
         for token in tokenizer.encode_story(*story(SEED, number)):
@@ -50,7 +51,7 @@ def telling(tokenizer):
 
 
 def loss_of(model, ids, targets, weights=None):
-    """What is to become small, the loss as it is reported, and how the routers did."""
+    """Returns the loss to minimise, the loss to report, and the two results on the routers."""
     logits, uneven, stay = model(ids)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     if weights is None:
@@ -81,7 +82,7 @@ def save(path, **state):
 
 
 def rate(step, o):
-    """Two cycles: a long one, and a short one with less."""
+    """The learning rate: two cycles, a long one and a short one with a lower peak."""
     warm = min(1.0, (step + 1) / 100)
     first = o.steps * 3 // 4
     done = step / first if step < first else (step - first) / (o.steps - first)
@@ -90,8 +91,8 @@ def rate(step, o):
 
 
 def routing_loss(step, uneven, stay):
-    """Even routers until every expert has learnt something; then routers that also like to come
-    back to the experts they have just used, as far as the stories allow."""
+    """At first only keeps the routers even, until every expert has learnt something; later also
+    rewards routers for choosing recently used experts again."""
     return 0.03 * uneven - 0.01 * stay if step >= 500 else 0.01 * uneven
 
 
@@ -125,7 +126,8 @@ def main():
         model.load_state_dict(state["model"])
         adam.load_state_dict(state["adam"])
         step, rows.next = state["step"], state["next"]
-    print("%.2f M parameters, from step %d" % (sum(p.numel() for p in model.parameters()) / 1e6, step))
+    n_parameters = sum(p.numel() for p in model.parameters())
+    print("%.2f M parameters, from step %d" % (n_parameters / 1e6, step))
     log = open(o.out + "/log.csv", "a")
     started, saved, first = time.time(), time.time(), step
     while step < o.steps:

@@ -1,22 +1,25 @@
 /*
- * backend.h - Forebay as a ggml device of type ACCEL.
+ * backend.h - Forebay as a ggml device of type ACCEL: the functions for the engine and the plug-in.
  *
  * llama.cpp offers every weight to an ACCEL device first. Ours claims the matrices worth holding
- * (see binding.c), reserves address space for them without touching it, and computes the graph:
- * nodes whose weight it claimed are computed by the CPU backend on a *shadow* of the node that
- * points at the bytes where the stream put them; all other nodes are handed to the CPU backend as
- * they are. Having the whole graph in one place saves a synchronisation per weight, and lets reads
- * for later nodes run while earlier ones compute.
+ * (binding.c), reserves address space for them without touching it, and computes the graph
+ * (walk.h): nodes whose weight it claimed are computed by the CPU backend on a *shadow* of the node
+ * that points at the bytes where the stream has them; all other nodes are handed to the CPU backend
+ * as they are. Having the whole graph in one place saves a synchronisation per weight, and allows
+ * reads for later nodes to progress while earlier ones compute.
  *
  * Life of a binding (one model, one at a time per process):
  *
  *      fb_binding_new --> llama loads the model: supports_op collects the claims
  *      --> llama makes a context --> fb_binding_start (plan known, stream made and loaded)
  *      --> graphs are computed --> llama frees context and model --> fb_binding_free
+ *
+ * Threads: a binding belongs to one thread at a time, the one that loads and computes.
  */
 #ifndef FB_BACKEND_BACKEND_H
 #define FB_BACKEND_BACKEND_H
 
+#include "backend/routing.h"
 #include "model/weights.h"
 #include "plan/plan.h"
 #include "sidecar/sidecar.h"
@@ -24,96 +27,109 @@
 
 struct fb_binding;
 
-/* Registers the device with ggml, once per process. It claims nothing without a binding. */
+/* Registers the device with ggml; further calls do nothing. It claims nothing without a binding. */
 void fb_device_register(void);
 
-/* Makes the model the one whose weights the device claims. The device must be registered and the
- * CPU backend loaded. `repack`: weights are kept in the layout that the
- * CPU backend would repack them into, if any (llama.cpp's use_extra_bufts). `measuring`: llama.cpp
- * will load with no_alloc; the binding is good for a plan, and nothing else. */
+/* --- Before llama.cpp loads the model ------------------------------------------------------- */
+
+/* Binds the device to a model: from now on it claims this model's weights. The device must be
+ * registered, the CPU backend loaded, and no other binding exist; the catalogue must outlive it.
+ * `repack`: weights are held in the layout that the CPU backend would repack them into, if any
+ * (llama.cpp's use_extra_bufts). `measuring`: llama.cpp will load with no_alloc; the binding serves
+ * for a plan, and cannot be started. */
 struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack, bool measuring);
 
-/* Before llama.cpp makes a context: some layers are on a device of another back end. Ours then
- * takes only nodes on claimed weights (and what lies between an expert's matrices), so that the
- * scheduler places all others as it would without us. The price: a synchronisation per weight. */
+/* Some layers are on a device of another back end. Ours then supports only nodes on claimed weights
+ * (and the nodes between an expert's matrices), so that the scheduler places all others as it would
+ * without us. The price: a synchronisation per weight. */
 void fb_binding_beside_device(struct fb_binding *binding);
 
-/* From now on the weights that the sidecar has, in the layouts that they would be kept in, are read
- * from it. Before fb_binding_weights; the sidecar must outlive the binding. */
+/* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
+ * before fb_binding_weights; the sidecar must outlive the binding. */
 void fb_binding_use_sidecar(struct fb_binding *binding, struct fb_sidecar *sidecar);
 
-/* Bytes of units read from the sidecar, over all weights; 0: nothing is. */
-uint64_t fb_binding_sidecar_bytes(struct fb_binding *binding);
-
-/* After llama_free and llama_model_free. */
+/* Call after llama_free and llama_model_free. NULL is accepted. */
 void fb_binding_free(struct fb_binding *binding);
 
-/* What was claimed. The first call must come right after llama.cpp loaded the model: it gives the
- * claimed tensors their shapes back, which were hidden so that llama.cpp reads none of them. */
+/* --- When the model is loaded ---------------------------------------------------------------- */
+
+/* The weights that were claimed, which the binding owns. The first call must come right after
+ * llama.cpp loaded the model: it restores the shapes of the claimed tensors, which were hidden so
+ * that llama.cpp reads none of them. */
 const struct fb_weights *fb_binding_weights(struct fb_binding *binding);
+
+/* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend cannot
+ * compute with where the graph uses it (it would abort the process, or read outside of the weight).
+ */
+enum forebay_status fb_binding_check_types(
+    const struct fb_binding *binding, struct forebay_error *err);
+
+/* Bytes of units that are read from the sidecar, over all weights; 0: none. */
+uint64_t fb_binding_sidecar_bytes(struct fb_binding *binding);
+
+/* Describes the layout of the weight's units, as a sidecar records it. */
+void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_form *out);
 
 struct fb_budget {
     uint64_t process_bytes;         /* for the whole process */
-    uint64_t weights_bytes;         /* for weights only, whatever the rest takes; 0: what is left */
-    uint64_t pending_bytes;         /* what llama.cpp will take and has not yet */
+    uint64_t weights_bytes;         /* for weights only, whatever the rest needs; 0: derived from
+                                     * process_bytes */
+    uint64_t pending_bytes;         /* that llama.cpp will allocate, and has not yet */
     uint32_t ctx, batch;            /* of the context */
-    const struct fb_curves *curves; /* of the model's experts; NULL: nothing is known */
+    const struct fb_curves *curves; /* of the model's experts; NULL: unknown */
 };
 
-/* Plans for what is left of the budget, once llama.cpp has loaded the model and made the context:
- * resident set, compute buffers and a reserve are known then. *held_bytes is what they come to.
- * E_NOFIT with the smallest budget that would do. */
+/* Plans for the rest of the budget, once llama.cpp has loaded the model and made the context: its
+ * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve.
+ * E_NOFIT with the smallest sufficient budget as a hint. */
 enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_budget *budget,
     struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err);
 
-/* Makes the stream as planned and loads what is kept. From here on the claimed weights' own
- * addresses are inaccessible: a use that is not ours faults instead of computing nonsense. */
+/* Sets how many threads the device computes with, also while loading. Call it after llama.cpp made
+ * the context. */
+void fb_binding_set_threads(struct fb_binding *binding, int n_threads);
+
+/* Makes the stream as planned and loads what is to be resident. From here on the claimed weights'
+ * own addresses are inaccessible: a use that is not ours faults instead of computing nonsense. Once
+ * per binding. */
 enum forebay_status fb_binding_start(struct fb_binding *binding, const struct fb_plan *plan,
     const struct fb_io_options *io, forebay_progress progress, void *progress_user,
     struct forebay_error *err);
 
+/* --- When it is started ---------------------------------------------------------------------- */
+
+/* The binding owns it. */
 struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 
-/* Time in our graphs since the start that the CPU backend did not compute: the stream's stalls and
- * arrivals, and bookkeeping. */
+/* Time in our graphs since the start in which the CPU backend did not compute: the stream's stalls,
+ * unpacking, and bookkeeping. */
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
 
-/* How far experts are read ahead of their layer (lookahead.h); process-wide, for experiments. */
-struct fb_lookahead_setting {
-    int depth;    /* layers; 0: not at all */
-    float recall; /* share of what is foreseen that is left right (1). Models that replay a trace
-                   * foresee perfectly, which no real one does. */
-};
-extern struct fb_lookahead_setting fb_lookahead;
+/* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: none, 1 unless set.
+ * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Test
+ * models that replay a trace are guessed perfectly; real ones never are. */
+void fb_binding_set_lookahead(struct fb_binding *binding, int depth, float recall);
 
-/* Told, for each row that a layer's experts are about to compute, which of the group's experts it
- * uses; the rows in the order of the batch. May not call back. */
-typedef void (*fb_route_fn)(void *user, int group, const int *experts, int n);
-
-/* Lets `observe` know of every route from now on; NULL: nobody, which costs nothing. */
+/* `observe` is told every route from now on; NULL: nobody is. */
 void fb_binding_observe(struct fb_binding *binding, fb_route_fn observe, void *user);
 
-/* --- Forms without a stream ---------------------------------------------------------------- */
-
-/* How a claimed weight is laid out. */
-void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_form *out);
-
-/* Threads that bring units into the form they are computed with, as when they arrive. NULL when there
- * is no CPU backend. */
-struct fb_repacker;
-struct fb_repacker *fb_repacker_new(struct fb_binding *binding, int n_threads);
-void fb_repacker_free(struct fb_repacker *shaper);
-void fb_repacker_run(struct fb_repacker *shaper, const struct fb_unpack *arrivals, int n);
-
-/* Why the last graph failed. FOREBAY_OK when it did not. Reading it clears it. */
+/* Why the last graph failed; FOREBAY_OK when it did not. Reading it clears it. */
 enum forebay_status fb_binding_take_error(struct fb_binding *binding, struct forebay_error *err);
 
-/* Threads the device computes with, for loading too; once llama.cpp has made the context. */
-void fb_binding_set_threads(struct fb_binding *binding, int n_threads);
-
-/* Their pool (an opaque ggml_threadpool_t) for llama_attach_threadpool, after fb_binding_start:
+/* The threads' pool (a ggml_threadpool_t) for llama_attach_threadpool, after fb_binding_start:
  * llama.cpp gives some small nodes to its own CPU backend, and two pools would spin against each
  * other. NULL when the CPU backend has none. */
 void *fb_binding_threadpool(struct fb_binding *binding);
+
+/* --- Unpacking without a stream -------------------------------------------------------------- */
+
+/* Threads that unpack units as a stream would. NULL when there is no CPU backend. The binding must
+ * outlive it. */
+struct fb_repacker;
+struct fb_repacker *fb_repacker_new(struct fb_binding *binding, int n_threads);
+void fb_repacker_free(struct fb_repacker *repacker);
+
+/* Unpacks n units; returns when all are unpacked. */
+void fb_repacker_run(struct fb_repacker *repacker, const struct fb_unpack *unpacks, int n);
 
 #endif

@@ -1,33 +1,43 @@
+/*
+ * compute.c - small graphs of the shapes that models compute, timed on the CPU backend.
+ *
+ *      memory   [ weights, larger than caches ......................... | activations ]
+ *
+ * A measurement makes tensors whose data are in this memory, computes them several times on the
+ * workers that a model would use, and takes the median. The weights are whatever the memory holds:
+ * the kernels take the same time for any bytes. Where caches must not help, nodes use different
+ * parts of the memory in turn.
+ */
 #include "backend/compute.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-#include "backend/internal.h"
+#include "backend/workers.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "os/memory.h"
 
-/* More than most caches hold: the weights of a large model come from memory. */
-#define WEIGHT_BYTES (256 * FB_MIB)
-#define WEIGHT_LEAST (16 * FB_MIB)
-#define ROW          4096 /* a multiple of every type's block */
-#define BATCH_ROWS   512  /* rows of weights, and ... */
-#define BATCH_TOKENS 128  /* ... tokens of the batch that is timed */
-#define N_EXPERTS    16   /* ... of which each of those tokens uses ... */
+/* More than most caches hold: the weights of a large model are read from memory. */
+#define WEIGHT_BYTES     (256 * FB_MIB)
+#define MIN_WEIGHT_BYTES (16 * FB_MIB)
+#define ROW              4096 /* a multiple of every type's block */
+/* The batch that is timed: rows of weights, tokens, experts, and how many each token uses. */
+#define BATCH_ROWS   512
+#define BATCH_TOKENS 128
+#define N_EXPERTS    16
 #define N_USED       2
-#define ARRIVE_BYTES (16 * FB_MIB) /* what comes from the disk is in no cache */
+#define UNPACK_BYTES (16 * FB_MIB) /* of one unit that is repacked */
 #define SMALL_OPS    64
-/* Products of a token with its experts that are timed at most, one after another. */
-#define ALONE_NODES 512
-/* Attention as common models have it, to so many tokens. */
+/* Most products of a token with its experts that are timed, one after another. */
+#define DECODE_NODES 512
+/* Attention as in common models, to so many tokens. */
 #define HEADS    32
 #define HEADS_KV 8
 #define HEAD     128
 #define ATTENDED 512
 
 struct fb_bench {
-    struct workers workers;
+    struct fb_workers workers;
     uint64_t weight_bytes;
     char *memory;             /* weight_bytes for weights, then activations */
     struct ggml_context *ctx; /* headers of the tensors of one measurement */
@@ -40,12 +50,12 @@ static uint64_t activations_bytes(void)
 
 struct fb_bench *fb_bench_new(int n_threads, uint64_t room_bytes)
 {
-    if (room_bytes < WEIGHT_LEAST + activations_bytes()) {
+    if (room_bytes < MIN_WEIGHT_BYTES + activations_bytes()) {
         return NULL;
     }
     struct fb_bench *bench = fb_xcalloc(1, sizeof *bench);
     struct ggml_init_params params = {
-        .mem_size = (2 * ALONE_NODES + SMALL_OPS) * ggml_tensor_overhead(), .no_alloc = true};
+        .mem_size = (2 * DECODE_NODES + SMALL_OPS) * ggml_tensor_overhead(), .no_alloc = true};
     bench->weight_bytes = fb_min(WEIGHT_BYTES, room_bytes - activations_bytes());
     uint64_t bytes = bench->weight_bytes + activations_bytes();
     bench->memory = fb_vm_reserve(bytes, true);
@@ -80,8 +90,8 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median time of several computations of the nodes. */
-static double usual(struct fb_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
+/* Median seconds of several computations of the nodes; 0 when they fail. */
+static double median_s(struct fb_bench *bench, struct ggml_tensor **nodes, int n, double seconds)
 {
     uint64_t took[1000], end = fb_now_ns() + (uint64_t)(seconds * 1e9);
     int m = 0;
@@ -114,29 +124,26 @@ static struct ggml_tensor *product(
 }
 
 /* Seconds per product; weights in `form`. */
-static double time_product(struct fb_bench *bench, const struct claim *form, enum ggml_type type,
+static double time_product(struct fb_bench *bench, const struct fb_form *form, enum ggml_type type,
     int64_t rows, int64_t tokens, double seconds)
 {
     ggml_reset(bench->ctx);
     struct ggml_tensor *node = product(bench, type, rows, tokens);
-    if (form->layout) {
-        node->src[0]->buffer = form->form_buffer;
-        node->src[0]->extra = form->form_extra;
-    }
+    fb_form_point(form, node->src[0], bench->memory);
     return ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
-               ? usual(bench, &node, 1, seconds)
+               ? median_s(bench, &node, 1, seconds)
                : 0;
 }
 
-static uint64_t kept_bytes(const struct claim *form, const struct ggml_tensor *weight)
+static uint64_t form_bytes(const struct fb_form *form, const struct ggml_tensor *weight)
 {
-    return form->layout ? ggml_backend_buft_get_alloc_size(form->layout, weight)
-                        : ggml_nbytes(weight);
+    return form->layout.buft ? ggml_backend_buft_get_alloc_size(form->layout.buft, weight)
+                             : ggml_nbytes(weight);
 }
 
 /* Multiply-adds per second for a batch whose tokens use N_USED of N_EXPERTS expert matrices each,
  * evenly. */
-static double experts_batch_rate(struct fb_bench *bench, const struct claim *form,
+static double experts_batch_rate(struct fb_bench *bench, const struct fb_form *form,
     enum ggml_type type, int64_t columns, int64_t rows, double seconds)
 {
     int32_t ids[BATCH_TOKENS][N_USED];
@@ -154,38 +161,34 @@ static double experts_batch_rate(struct fb_bench *bench, const struct claim *for
     struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, N_USED, tokens);
     struct ggml_tensor *node = ggml_mul_mat_id(ctx, weight, input, chosen);
     node->flags |= GGML_TENSOR_FLAG_COMPUTE;
-    if (tokens < N_EXPERTS || kept_bytes(form, weight) > bench->weight_bytes) {
+    if (tokens < N_EXPERTS || form_bytes(form, weight) > bench->weight_bytes) {
         return 0;
     }
-    weight->data = bench->memory;
-    if (form->layout) {
-        weight->buffer = form->form_buffer;
-        weight->extra = form->form_extra;
-    }
+    fb_form_point(form, weight, bench->memory);
     input->data = bench->memory + bench->weight_bytes;
     chosen->data = ids;
     node->data = (char *)input->data + ggml_nbytes(input);
     double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, node)
-                      ? usual(bench, &node, 1, seconds)
+                      ? median_s(bench, &node, 1, seconds)
                       : 0;
     return took > 0 ? (double)(columns * rows) * N_USED * tokens / took : 0;
 }
 
-/* Bytes per second that repacking delivers on all threads, from place to place in our memory: what
- * comes from a disk, and where it goes to, is in no cache of a processor. */
-static double unpack_rate(struct fb_bench *bench, struct claim *form, enum ggml_type type)
+/* Bytes per second that all threads repack. Each unit has its own source and destination in our
+ * memory, since bytes read from a disk are in no cache of the processor, nor is their slot. */
+static double unpack_rate(struct fb_bench *bench, struct fb_form *form, enum ggml_type type)
 {
     uint64_t row_bytes = ggml_row_size(type, ROW);
-    uint64_t most = fb_min(ARRIVE_BYTES, bench->weight_bytes / 2);
+    uint64_t most = fb_min(UNPACK_BYTES, bench->weight_bytes / 2);
     int64_t rows = (int64_t)fb_round_down(most / row_bytes, 64);
     uint64_t bytes = row_bytes * (uint64_t)rows, took = 0;
     int n = (int)(bench->weight_bytes / (2 * most));
-    form->unit_ne[0] = ROW;
-    form->unit_ne[1] = rows;
-    form->unit_ne[2] = form->unit_ne[3] = 1;
+    form->layout.unit_ne[0] = ROW;
+    form->layout.unit_ne[1] = rows;
+    form->layout.unit_ne[2] = form->layout.unit_ne[3] = 1;
     for (int i = 0; i < n; i++) {
         char *raw = bench->memory + (uint64_t)i * 2 * most;
-        struct unit unit = {form, raw, raw + most, bytes};
+        struct fb_raw_unit unit = {form, raw, raw + most, bytes};
         uint64_t start = fb_now_ns();
         fb_workers_unpack(&bench->workers, &unit, 1);
         took += fb_now_ns() - start;
@@ -202,40 +205,41 @@ bool fb_bench_type(
     }
     uint64_t row_bytes = ggml_row_size(type, ROW);
     int64_t rows = (int64_t)fb_round_down(bench->weight_bytes / row_bytes, 64);
-    struct claim form = {0};
+    struct fb_form form = {0};
     ggml_reset(bench->ctx);
     struct ggml_tensor *trial = product(bench, type, rows, 1);
-    if (repack && !fb_claim_choose_form(&form, trial, trial->src[0], true, false)) {
+    if (repack && !fb_form_choose(&form, trial, trial->src[0], true, false)) {
         return false;
     }
-    if (form.layout && form.unit_bytes > bench->weight_bytes) { /* larger than in the file */
-        double fit = (double)bench->weight_bytes / (double)form.unit_bytes;
+    if (form.layout.buft &&
+        form.layout.unit_bytes > bench->weight_bytes) { /* larger than in the file */
+        double fit = (double)bench->weight_bytes / (double)form.layout.unit_bytes;
         rows = (int64_t)fb_round_down((uint64_t)((double)rows * fit), 64);
     }
     double decode = time_product(bench, &form, type, rows, 1, seconds / 3);
     double batch = time_product(bench, &form, type, BATCH_ROWS, BATCH_TOKENS, seconds / 3);
     double madds = (double)ROW * BATCH_ROWS * BATCH_TOKENS;
     *out = (struct fb_bench_rate){
-        .repacked = form.layout != NULL,
+        .repacked = form.layout.buft != NULL,
         .decode = decode > 0 ? (double)rows * (double)row_bytes / decode : 0,
         .batch = batch > 0 ? madds / batch : 0,
         .experts = experts_batch_rate(bench, &form, type, ROW, BATCH_ROWS, seconds / 3),
-        .arrive = form.layout ? unpack_rate(bench, &form, type) : 0,
+        .unpack = form.layout.buft ? unpack_rate(bench, &form, type) : 0,
     };
-    ggml_backend_buffer_free(form.form_buffer);
+    fb_form_release(&form);
     return decode > 0 && batch > 0;
 }
 
-/* Bytes of weights per second for a token with its experts. Most often down, the one with fewer
- * columns, has an input for each expert; gate and up have the same one for all. */
-static double experts_decode_rate(struct fb_bench *bench, const struct claim *form,
+/* Bytes of weights per second for a token with its experts. The matrix with fewer columns than rows
+ * is taken for the down matrix, which has an input per expert; gate and up share one. */
+static double experts_decode_rate(struct fb_bench *bench, const struct fb_form *form,
     enum ggml_type type, int columns, int rows, int used, double seconds)
 {
-    struct ggml_tensor *nodes[ALONE_NODES];
+    struct ggml_tensor *nodes[DECODE_NODES];
     double bytes = (double)ggml_row_size(type, columns) * rows;
-    double kept = form->layout ? (double)form->unit_bytes : bytes;
+    double held = form->layout.buft ? (double)form->layout.unit_bytes : bytes;
     int n = (int)fb_min(
-        (uint64_t)ALONE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / kept));
+        (uint64_t)DECODE_NODES * (uint64_t)used, (uint64_t)((double)bench->weight_bytes / held));
     int n_nodes = n / used;
     struct ggml_context *ctx = bench->ctx;
     ggml_reset(ctx);
@@ -247,12 +251,8 @@ static double experts_decode_rate(struct fb_bench *bench, const struct claim *fo
         return 0;
     }
     int32_t *ids = fb_xcalloc((size_t)n, sizeof *ids);
-    weight->data = bench->memory;
+    fb_form_point(form, weight, bench->memory);
     input->data = bench->memory + bench->weight_bytes;
-    if (form->layout) {
-        weight->buffer = form->form_buffer;
-        weight->extra = form->form_extra;
-    }
     for (int i = 0; i < n_nodes; i++) {
         struct ggml_tensor *chosen = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, used, 1);
         chosen->data = ids + (ptrdiff_t)i * used;
@@ -264,7 +264,7 @@ static double experts_decode_rate(struct fb_bench *bench, const struct claim *fo
         nodes[i]->data = (char *)input->data + ggml_nbytes(input);
     }
     double took = ggml_backend_dev_supports_op(bench->workers.cpu_dev, nodes[0])
-                      ? usual(bench, nodes, n_nodes, seconds)
+                      ? median_s(bench, nodes, n_nodes, seconds)
                       : 0;
     free(ids);
     return took > 0 ? bytes * n_nodes * used / took : 0;
@@ -277,25 +277,25 @@ bool fb_bench_expert(struct fb_bench *bench, int type_number, bool repack, int c
     if (ggml_blck_size(type) == 0 || columns % ggml_blck_size(type) != 0 || used < 1) {
         return false;
     }
-    struct claim form = {0};
+    struct fb_form form = {0};
     ggml_reset(bench->ctx);
     struct ggml_tensor *weight = ggml_new_tensor_3d(bench->ctx, type, columns, rows, used);
     struct ggml_tensor *input = ggml_new_tensor_3d(bench->ctx, GGML_TYPE_F32, columns, 1, 1);
     struct ggml_tensor *chosen = ggml_new_tensor_2d(bench->ctx, GGML_TYPE_I32, used, 1);
     struct ggml_tensor *trial = ggml_mul_mat_id(bench->ctx, weight, input, chosen);
-    if (repack && !fb_claim_choose_form(&form, trial, weight, true, true)) {
+    if (repack && !fb_form_choose(&form, trial, weight, true, true)) {
         return false;
     }
     *out = (struct fb_bench_rate){
-        .repacked = form.layout != NULL,
+        .repacked = form.layout.buft != NULL,
         .decode = experts_decode_rate(bench, &form, type, columns, rows, used, seconds / 2),
         .experts = experts_batch_rate(bench, &form, type, columns, rows, seconds / 2),
     };
-    ggml_backend_buffer_free(form.form_buffer);
+    fb_form_release(&form);
     return out->decode > 0;
 }
 
-/* --- Memory, and operations as such -------------------------------------------------------- */
+/* --- Memory, small operations, attention ---------------------------------------------------- */
 
 static void read_share(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
@@ -317,7 +317,7 @@ double fb_bench_memory(struct fb_bench *bench, double seconds)
 {
     fb_workers_reset_ops(&bench->workers);
     struct ggml_tensor *op = fb_workers_op(&bench->workers, read_share, bench);
-    return (double)bench->weight_bytes / usual(bench, &op, 1, seconds);
+    return (double)bench->weight_bytes / median_s(bench, &op, 1, seconds);
 }
 
 double fb_bench_op(struct fb_bench *bench)
@@ -326,13 +326,13 @@ double fb_bench_op(struct fb_bench *bench)
     ggml_reset(bench->ctx);
     struct ggml_tensor *x = ggml_new_tensor_1d(bench->ctx, GGML_TYPE_F32, ROW);
     x->data = bench->memory + bench->weight_bytes;
-    for (int i = 0; i < SMALL_OPS; i++) { /* as between the products of a layer */
+    for (int i = 0; i < SMALL_OPS; i++) { /* as between the matrix products of a layer */
         nodes[i] = i % 2 ? ggml_add(bench->ctx, x, x) : ggml_rms_norm(bench->ctx, x, 1e-5f);
         nodes[i]->data = (char *)x->data + (i % 2 ? -1 : 1) * (ptrdiff_t)ggml_nbytes(x);
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         x = nodes[i];
     }
-    return usual(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
+    return median_s(bench, nodes, SMALL_OPS, 0.02) / SMALL_OPS;
 }
 
 double fb_bench_attention(struct fb_bench *bench, int tokens)
@@ -344,9 +344,9 @@ double fb_bench_attention(struct fb_bench *bench, int tokens)
     q->data = bench->memory + bench->weight_bytes;
     char *at = bench->memory;
     int n = tokens > 1 ? 1 : 16;
-    for (int i = 0; i < n; i++) { /* layers: each has its own past */
+    for (int i = 0; i < n; i++) { /* layers: each has its own KV cache */
         struct ggml_tensor *kv[2];
-        for (int j = 0; j < 2; j++) { /* as the KV cache holds them: token by token */
+        for (int j = 0; j < 2; j++) { /* token by token, as in the KV cache */
             kv[j] = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, HEAD, HEADS_KV, ATTENDED);
             if (at + ggml_nbytes(kv[j]) > bench->memory + bench->weight_bytes) {
                 at = bench->memory;
@@ -362,6 +362,6 @@ double fb_bench_attention(struct fb_bench *bench, int tokens)
         nodes[i]->flags |= GGML_TENSOR_FLAG_COMPUTE;
         nodes[i]->data = (char *)q->data + ggml_nbytes(q);
     }
-    double took = usual(bench, nodes, n, 0.03);
+    double took = median_s(bench, nodes, n, 0.03);
     return took > 0 ? n * 2.0 * HEAD * HEADS * ATTENDED * tokens / took : 0;
 }

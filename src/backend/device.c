@@ -1,67 +1,62 @@
-/* device.c - the tables ggml calls: registration, device, buffer type, buffer, backend. */
-#include "backend/internal.h"
+/*
+ * device.c - the tables of functions that ggml calls: buffer, buffer type, backend, device,
+ * registry.
+ *
+ *      registry FOREBAY
+ *        device            offers of weights, nodes that we compute      fb_binding_offer
+ *          buffer type
+ *            buffer        address space of weights, compute buffers     fb_binding_adopt
+ *          backend         one per llama context: graphs                 fb_walk_graph
+ */
+#include "backend/device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/walk.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "os/memory.h"
 
-const struct device_hooks *fb_hooks;
+/* --- Buffers: address space that takes no memory until it is touched ------------------------ */
 
-/* --- Buffers: address space that costs nothing until touched ------------------------------- */
-
-struct buffer {
+struct device_buffer {
     void *base;
     bool mapped;  /* llama.cpp's own mapping of the file, not ours to release */
     bool compute; /* made after the model was loaded */
 };
 
-static int n_model_buffers;
-
 static void buffer_free(ggml_backend_buffer_t buffer)
 {
-    struct buffer *b = buffer->context;
+    struct device_buffer *b = buffer->context;
     if (!b->mapped) {
         fb_vm_release(b->base, buffer->size);
     }
-    if (b->compute && fb_bound) {
-        fb_bound->compute_bytes -= buffer->size;
+    if (b->compute && fb_device.bound) {
+        fb_device.bound->compute_bytes -= buffer->size;
     }
-    if (!b->compute && --n_model_buffers == 0 && fb_hooks) {
-        fb_hooks->model_freed();
+    if (!b->compute && --fb_device.n_model_buffers == 0 && fb_device.hooks) {
+        fb_device.hooks->model_freed();
     }
     free(b);
 }
 
 static void *buffer_base(ggml_backend_buffer_t buffer)
 {
-    const struct buffer *b = buffer->context;
+    const struct device_buffer *b = buffer->context;
     return b->base;
 }
 
-/* Marks a claimed weight as ours, and hides its shape until the model is loaded: llama.cpp reads
- * ggml_nbytes(tensor) bytes of each weight, and of these it shall read none. (A stream that skips
- * them is not enough: stdio copies what it did not read.) Tensors of compute buffers pass through
- * here too; only a weight is named like one, and only before the first graph. */
+/* llama.cpp reads ggml_nbytes(tensor) bytes of each weight, so the shapes of ours are hidden until
+ * the model is loaded. (A file that skips their bytes is not enough: stdio copies bytes that it did
+ * not read.) Tensors of compute buffers pass through here, too; only weights have names of weights,
+ * and only before the binding is closed. */
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor)
 {
-    const struct buffer *b = buffer->context;
-    if (!fb_bound || fb_bound->weights || tensor->view_src) {
-        return GGML_STATUS_SUCCESS;
-    }
-    int index = fb_catalog_find(fb_bound->catalog, tensor->name);
-    if (index >= 0 && fb_bound->claims[index].claimed && !fb_bound->claims[index].tensor) {
-        struct claim *claim = &fb_bound->claims[index];
-        claim->tensor = tensor;
-        claim->bytes = ggml_nbytes(tensor);
-        memcpy(claim->ne, tensor->ne, sizeof claim->ne);
-        if (!b->mapped) {
-            tensor->ne[0] = 0;
-        }
-        tensor->extra = claim;
+    const struct device_buffer *b = buffer->context;
+    if (fb_device.bound && !fb_device.bound->weights && !tensor->view_src) {
+        fb_binding_adopt(fb_device.bound, tensor, !b->mapped);
     }
     return GGML_STATUS_SUCCESS;
 }
@@ -100,7 +95,7 @@ static bool buffer_copy(
 
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
-    const struct buffer *b = buffer->context;
+    const struct device_buffer *b = buffer->context;
     uint64_t whole = value == 0 ? fb_round_down(buffer->size, fb_vm_page_size()) : 0;
     fb_vm_discard(b->base, whole);
     memset((char *)b->base + whole, value, buffer->size - whole);
@@ -126,14 +121,14 @@ static const char *buft_name(ggml_backend_buffer_type_t buft)
 static ggml_backend_buffer_t new_buffer(
     ggml_backend_buffer_type_t buft, void *base, size_t size, bool mapped)
 {
-    struct buffer *b = fb_xcalloc(1, sizeof *b);
+    struct device_buffer *b = fb_xcalloc(1, sizeof *b);
     b->base = base;
     b->mapped = mapped;
-    b->compute = fb_bound && fb_bound->weights;
+    b->compute = fb_device.bound && fb_device.bound->weights;
     if (b->compute) {
-        fb_bound->compute_bytes += size; /* all of it will be used */
+        fb_device.bound->compute_bytes += size; /* all of it will be touched */
     } else {
-        n_model_buffers++;
+        fb_device.n_model_buffers++;
     }
     return ggml_backend_buffer_init(buft, buffer_table, b, size);
 }
@@ -156,21 +151,6 @@ static bool buft_is_host(ggml_backend_buffer_type_t buft)
     return true;
 }
 
-ggml_backend_buffer_type_t fb_device_buft(void)
-{
-    static struct ggml_backend_buffer_type buft = {
-        .iface =
-            {
-                .get_name = buft_name,
-                .alloc_buffer = buft_alloc,
-                .get_alignment = buft_alignment,
-                .is_host = buft_is_host,
-            },
-    };
-    buft.device = fb_device();
-    return &buft;
-}
-
 /* --- Backend: one per llama context -------------------------------------------------------- */
 
 static const char *backend_name(ggml_backend_t backend)
@@ -181,34 +161,35 @@ static const char *backend_name(ggml_backend_t backend)
 
 static void backend_free(ggml_backend_t backend)
 {
-    struct exec *ex = backend->context;
-    if (fb_bound && fb_bound->exec == ex) {
-        fb_bound->exec = NULL;
+    struct fb_walk *walk = backend->context;
+    if (fb_device.bound && fb_device.bound->workers == &walk->exec.workers) {
+        fb_device.bound->workers = NULL;
     }
-    fb_exec_free(ex);
+    fb_walk_free(walk);
     free(backend);
-    if (fb_hooks && n_model_buffers == 0) { /* the model was measured, not loaded (no_alloc) */
-        fb_hooks->model_freed();
+    if (fb_device.hooks && fb_device.n_model_buffers == 0) {
+        fb_device.hooks->model_freed(); /* the model was measured, not loaded (no_alloc) */
     }
 }
 
-static enum ggml_status compute_alone(struct exec *ex, struct ggml_cgraph *graph)
+static enum ggml_status compute_alone(struct fb_walk *walk, struct ggml_cgraph *graph)
 {
     struct forebay_error error;
-    if (fb_bound) {
-        fb_bound->exec = ex; /* of several contexts, the one that computes */
+    if (fb_device.bound) {
+        fb_device.bound->workers = &walk->exec.workers; /* of the context that computes */
     }
-    if (fb_hooks && !fb_hooks->computing(&error)) {
+    if (fb_device.hooks && !fb_device.hooks->computing(&error)) {
         return GGML_STATUS_FAILED;
     }
-    return fb_exec_graph(ex, fb_bound, graph);
+    return fb_walk_graph(walk, fb_device.bound, graph);
 }
 
 static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgraph *graph)
 {
-    struct fb_binding *b = fb_bound;
+    struct fb_binding *b = fb_device.bound;
     if (b && atomic_flag_test_and_set(&b->computing)) {
-        fb_log(FOREBAY_LOG_ERROR, "two contexts of a streamed model compute at the same time");
+        fb_log(FOREBAY_LOG_ERROR,
+            "two contexts of a streamed model compute at the same time; use one at a time");
         return GGML_STATUS_FAILED;
     }
     enum ggml_status status = compute_alone(backend->context, graph);
@@ -220,22 +201,22 @@ static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgra
 
 static void backend_set_threads(ggml_backend_t backend, int n_threads)
 {
-    struct exec *ex = backend->context;
-    fb_workers_set_threads(&ex->workers, n_threads);
+    struct fb_walk *walk = backend->context;
+    fb_workers_set_threads(&walk->exec.workers, n_threads);
 }
 
 static ggml_guid_t backend_guid(void)
 {
-    static ggml_guid guid = {0x53, 0x74, 0x72, 0x61, 0x74, 0x61, 0x20, 0x77, 0x65, 0x69, 0x67, 0x68,
-        0x74, 0x73, 0x20, 0x31};
+    static ggml_guid guid = {
+        'F', 'o', 'r', 'e', 'b', 'a', 'y', ' ', 'w', 'e', 'i', 'g', 'h', 't', 's', '1'};
     return &guid;
 }
 
 static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *params)
 {
     (void)params;
-    struct exec *ex = fb_exec_new();
-    if (!ex) {
+    struct fb_walk *walk = fb_walk_new();
+    if (!walk) {
         return NULL;
     }
     ggml_backend_t backend = fb_xcalloc(1, sizeof *backend);
@@ -246,11 +227,11 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
         .graph_compute = backend_compute,
     };
     backend->device = dev;
-    backend->context = ex;
-    if (fb_bound) {
-        fb_bound->exec = ex;
-        if (!fb_bound->measuring) {
-            fb_binding_weights(fb_bound);
+    backend->context = walk;
+    if (fb_device.bound) {
+        fb_device.bound->workers = &walk->exec.workers;
+        if (!fb_device.bound->measuring) {
+            fb_binding_close(fb_device.bound);
         }
     }
     return backend;
@@ -273,7 +254,7 @@ static const char *device_description(ggml_backend_dev_t dev)
 static void device_memory(ggml_backend_dev_t dev, size_t *free_bytes, size_t *total)
 {
     (void)dev;
-    *free_bytes = 0; /* nothing of its own: it holds what the CPU would have held */
+    *free_bytes = 0; /* it has no memory of its own: it uses the CPU's */
     *total = 0;
 }
 
@@ -293,26 +274,26 @@ static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *
     };
 }
 
-/* llama.cpp mapped the file: tensors keep their addresses in the mapping, which we never touch. */
+/* llama.cpp mapped the file. Tensors keep their addresses in the mapping, which we never touch. */
 static ggml_backend_buffer_t device_buffer_from_ptr(
     ggml_backend_dev_t dev, void *ptr, size_t size, size_t max_tensor_size)
 {
     (void)dev;
     (void)max_tensor_size;
-    return new_buffer(fb_device_buft(), ptr, size, true);
+    return new_buffer(&fb_device.buft, ptr, size, true);
 }
 
 static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
 {
     (void)dev;
-    return fb_device_buft();
+    return &fb_device.buft;
 }
 
-/* Whether what comes after the weight's node is no longer the expert's own business. */
-static bool is_last_of_expert(const struct claim *claim)
+/* Whether the weight is the last matrix of its expert. */
+static bool is_last_of_expert(const struct fb_tensor_claim *claim)
 {
-    const struct fb_catalog *catalog = fb_bound->catalog;
-    return catalog->tensors[claim - fb_bound->claims].role == FB_ROLE_EXPERT_DOWN;
+    const struct fb_catalog *catalog = fb_device.bound->catalog;
+    return catalog->tensors[claim - fb_device.bound->claims].role == FB_ROLE_EXPERT_DOWN;
 }
 
 static bool is_view(enum ggml_op op)
@@ -321,10 +302,10 @@ static bool is_view(enum ggml_op op)
            op == GGML_OP_PERMUTE || op == GGML_OP_TRANSPOSE;
 }
 
-/* Ops between weights that we take over from the CPU, so that a graph stays in one piece. An op
- * that is not here stays with the CPU backend itself. That matters for the fused ops of some
- * architectures (gated delta net, lightning indexer, ...): llama.cpp switches them off when they
- * are not on the device of their layer, which would change the numbers. */
+/* Ops between weights that we accept, so that a graph stays in one piece. An op that is not here
+ * stays with the CPU backend itself. That matters for the fused ops of some architectures (gated
+ * delta net, lightning indexer, ...): llama.cpp switches them off when they are not on the device
+ * of their layer, which would change the numbers. */
 static bool is_common(enum ggml_op op)
 {
     switch (op) {
@@ -377,14 +358,14 @@ static bool is_common(enum ggml_op op)
     }
 }
 
-/* True for what an expert does between its matrices, such as an activation or a bias: without it, a
- * layer's pass would end at the first of them, and begin again. It is the CPU's in any case, as
- * both matrices are. */
+/* Whether the op is between an expert's matrices, such as an activation or a bias: if we did not
+ * accept it, the graph would be cut there, and with it the layer's lease. The CPU computes it in
+ * any case, as both matrices are on the CPU. */
 static bool is_inside_expert(const struct ggml_tensor *op)
 {
     for (int depth = 0; op && depth < 16; depth++) {
         if (op->op == GGML_OP_MUL_MAT_ID) {
-            const struct claim *claim = fb_claim_of(op->src[0]);
+            const struct fb_tensor_claim *claim = fb_claim_of(op->src[0]);
             return depth > 0 && claim && !is_last_of_expert(claim);
         }
         if (op->op != GGML_OP_GLU && op->op != GGML_OP_UNARY && op->op != GGML_OP_SQR &&
@@ -396,32 +377,35 @@ static bool is_inside_expert(const struct ggml_tensor *op)
     return false;
 }
 
-/* Two kinds of question. A trial node: one source is a weight in an empty buffer of ours, and the
- * answer decides where llama.cpp puts it. A node of a graph: ours if its weight is ours, and
- * otherwise whatever the CPU can do, since the CPU does it for us. */
+/* llama.cpp asks two kinds of question. A trial node has a weight in an empty buffer of ours as a
+ * source, and the answer decides whether the weight is ours. A node of a graph is ours if its
+ * weight is, and otherwise if the CPU supports it, since the CPU computes for us. */
 static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op)
 {
     (void)dev;
-    if (!fb_bound && !fb_hooks) {
+    if (!fb_device.bound && !fb_device.hooks) {
         return false;
+    }
+    for (int s = 0; s < GGML_MAX_SRC && fb_device.bound && fb_device.bound->measuring; s++) {
+        fb_binding_check_type(fb_device.bound, op, s);
     }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
-        if (src && src->buffer && src->buffer->buft == fb_device_buft() && src->buffer->size == 0) {
-            if (!fb_bound && fb_hooks) {
-                fb_hooks->offered(src);
+        if (src && src->buffer && src->buffer->buft == &fb_device.buft && src->buffer->size == 0) {
+            if (!fb_device.bound && fb_device.hooks) {
+                fb_device.hooks->offered(src);
             }
-            return fb_bound && fb_binding_offer(fb_bound, op, src);
+            return fb_device.bound && fb_binding_offer(fb_device.bound, op, src);
         }
         if (fb_claim_of(src)) {
             return s == 0 &&
                    (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID || is_view(op->op));
         }
     }
-    if (!fb_bound || (fb_hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
+    if (!fb_device.bound || (fb_device.hooks && op->op == GGML_OP_FLASH_ATTN_EXT)) {
         return false; /* with flash attention on auto, llama.cpp would switch it off */
     }
-    if (fb_bound->beside_device && !is_inside_expert(op)) {
+    if (fb_device.bound->beside_device && !is_inside_expert(op)) {
         return false;
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -432,28 +416,7 @@ static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_typ
 {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     (void)dev;
-    return buft == fb_device_buft() || ggml_backend_dev_supports_buft(cpu, buft);
-}
-
-ggml_backend_dev_t fb_device(void)
-{
-    static struct ggml_backend_device device = {
-        .iface =
-            {
-                .get_name = device_name,
-                .get_description = device_description,
-                .get_memory = device_memory,
-                .get_type = device_type,
-                .get_props = device_props,
-                .init_backend = device_init_backend,
-                .get_buffer_type = device_buft,
-                .buffer_from_host_ptr = device_buffer_from_ptr,
-                .supports_op = device_supports_op,
-                .supports_buft = device_supports_buft,
-            },
-    };
-    device.reg = fb_device_reg();
-    return &device;
+    return buft == &fb_device.buft || ggml_backend_dev_supports_buft(cpu, buft);
 }
 
 /* --- Registration -------------------------------------------------------------------------- */
@@ -473,7 +436,7 @@ static size_t reg_device_count(ggml_backend_reg_t reg)
 static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index)
 {
     (void)reg;
-    return index == 0 ? fb_device() : NULL;
+    return index == 0 ? &fb_device.device : NULL;
 }
 
 static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
@@ -484,7 +447,7 @@ static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
 
 ggml_backend_reg_t fb_device_reg(void)
 {
-    static struct ggml_backend_reg reg = {
+    fb_device.reg = (struct ggml_backend_reg){
         .api_version = GGML_BACKEND_API_VERSION,
         .iface =
             {
@@ -494,5 +457,31 @@ ggml_backend_reg_t fb_device_reg(void)
                 .get_proc_address = reg_proc_address,
             },
     };
-    return &reg;
+    fb_device.device = (struct ggml_backend_device){
+        .iface =
+            {
+                .get_name = device_name,
+                .get_description = device_description,
+                .get_memory = device_memory,
+                .get_type = device_type,
+                .get_props = device_props,
+                .init_backend = device_init_backend,
+                .get_buffer_type = device_buft,
+                .buffer_from_host_ptr = device_buffer_from_ptr,
+                .supports_op = device_supports_op,
+                .supports_buft = device_supports_buft,
+            },
+        .reg = &fb_device.reg,
+    };
+    fb_device.buft = (struct ggml_backend_buffer_type){
+        .iface =
+            {
+                .get_name = buft_name,
+                .alloc_buffer = buft_alloc,
+                .get_alignment = buft_alignment,
+                .is_host = buft_is_host,
+            },
+        .device = &fb_device.device,
+    };
+    return &fb_device.reg;
 }

@@ -1,3 +1,14 @@
+/*
+ * lookahead.c - chains of router nodes, guesses, and how often they were right.
+ *
+ * Every layer has a chain, and for each distance (1 layer ahead, 2, ...) the last guess and its
+ * record. At a layer's turn (fb_lookahead_step):
+ *
+ *      judge   the guesses that were made for this layer, by the experts it needs
+ *      note    its chain, if it has none for this number of tokens
+ *      guess   for the layers 1, 2, ... behind it, by their chains; prefetch the ranks that are
+ *              mostly right
+ */
 #include "backend/lookahead.h"
 
 #include <math.h>
@@ -5,6 +16,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 
 #define MAX_NODES  48 /* between a router's input and its choice */
@@ -12,71 +24,69 @@
 #define MAX_TOKENS 8 /* of a batch; larger ones need most experts anyway */
 #define MAX_DEPTH  4
 
-/* Shares are averages over the last 16 cases or so; before the first, as if there had been some. */
-#define MEMORY   16
-#define AT_FIRST 0.6f
-#define AS_IF    4
-/* A rank that comes true more often than this is read ahead. */
+/* Rates are averages over about the last 16 cases. They begin at a rate that counts as 4 cases. */
+#define RATE_CASES  16
+#define FIRST_RATE  0.6f
+#define FIRST_CASES 4
+/* A rank whose guesses are right more often than this is prefetched. */
 #define CONFIDENT 0.5f
-/* A layer that misses less often is not asked. One where nothing that is missing comes true is asked
- * now and then, to see whether that is still so. */
-#define RARE   0.02f
-#define SELDOM 16
+/* A layer that misses less often is not evaluated. One with no confident rank is evaluated only
+ * every 16th time, to notice when that changes. */
+#define RARE_MISSES 0.02f
+#define RETRY_STEPS 16
 
-struct fb_lookahead_setting fb_lookahead = {.depth = 1, .recall = 1};
-
-/* The nodes from a router's input to the experts it chooses, on memory of their own. */
+/* The nodes from a router's input to the experts it chooses, copied, on memory of their own. */
 struct chain {
     int n; /* 0: not known */
-    bool hopeless;
+    bool unusable;
     int64_t n_tokens;
-    struct ggml_tensor tensors[MAX_NODES]; /* in the order of computing; leaves, too */
-    struct claim *claims[MAX_NODES];       /* of leaves that we hold */
+    struct ggml_tensor tensors[MAX_NODES];     /* in the order of computing; leaves, too */
+    struct fb_tensor_claim *claims[MAX_NODES]; /* of leaves that are our weights */
     struct ggml_tensor *nodes[MAX_NODES];
     int n_nodes;
     struct ggml_tensor *input, *ids;
     char *memory;
 };
 
-/* What was said of a layer from so many layers before, and what that is worth. */
-struct outlook {
+/* The last guess for a layer from a given distance, and how good such guesses are. */
+struct guess {
     int n_ranks;
-    int64_t n_tokens; /* 0: nothing was said */
+    int64_t n_tokens; /* 0: none */
     int experts[MAX_TOKENS][MAX_RANKS];
-    bool missing[MAX_TOKENS][MAX_RANKS];
-    float came_true[MAX_RANKS]; /* share of the missing ones that were needed indeed */
-    int cases[MAX_RANKS];       /* of those, up to MEMORY */
+    bool missing[MAX_TOKENS][MAX_RANKS]; /* not in memory when guessed */
+    float right[MAX_RANKS];              /* rate, of the missing ones */
+    int cases[MAX_RANKS];                /* that the rate is made of, up to RATE_CASES */
 };
 
-struct layer {
+struct lookahead_layer {
     struct chain chain;
-    const float *norm; /* of the router's input: what it was multiplied with; or NULL */
-    struct outlook outlook[MAX_DEPTH];
-    float missed; /* share of passes */
-    unsigned skipped;
+    const float *norm; /* weights of the norm before the router; NULL: not known */
+    struct guess guess[MAX_DEPTH];
+    float missed; /* rate of steps */
+    unsigned n_skipped;
 };
 
-struct lookahead {
+struct fb_lookahead {
     int n_layers;
-    struct layer *layers; /* [groups] */
-    unsigned random;
+    struct lookahead_layer *layers; /* [groups] */
+    uint64_t random;
 };
 
-struct lookahead *fb_lookahead_new(void)
+struct fb_lookahead *fb_lookahead_new(void)
 {
-    return fb_xcalloc(1, sizeof(struct lookahead));
+    return fb_xcalloc(1, sizeof(struct fb_lookahead));
 }
 
-static void forget(struct chain *c)
+static void clear_chain(struct chain *c)
 {
     free(c->memory);
     *c = (struct chain){0};
 }
 
-void fb_lookahead_free(struct lookahead *la)
+void fb_lookahead_free(struct fb_lookahead *la)
 {
     for (int i = 0; la && i < la->n_layers; i++) {
-        forget(&la->layers[i].chain);
+        clear_chain(&la->layers[i].chain);
     }
     if (la) {
         free(la->layers);
@@ -84,7 +94,7 @@ void fb_lookahead_free(struct lookahead *la)
     }
 }
 
-static void prepare(struct lookahead *la, int n_groups)
+static void prepare(struct fb_lookahead *la, int n_groups)
 {
     if (la->n_layers == n_groups) {
         return;
@@ -95,23 +105,25 @@ static void prepare(struct lookahead *la, int n_groups)
     for (int g = 0; g < n_groups; g++) {
         la->layers[g].missed = 1;
         for (int i = 0; i < MAX_DEPTH * MAX_RANKS; i++) {
-            la->layers[g].outlook[i / MAX_RANKS].came_true[i % MAX_RANKS] = AT_FIRST;
-            la->layers[g].outlook[i / MAX_RANKS].cases[i % MAX_RANKS] = AS_IF;
+            la->layers[g].guess[i / MAX_RANKS].right[i % MAX_RANKS] = FIRST_RATE;
+            la->layers[g].guess[i / MAX_RANKS].cases[i % MAX_RANKS] = FIRST_CASES;
         }
     }
 }
 
-/* --- Noting a router's nodes ---------------------------------------------------------------- */
+/* --- Noting a chain -------------------------------------------------------------------------- */
 
 static bool is_weight(const struct ggml_tensor *t)
 {
     return t->op == GGML_OP_NONE && !t->view_src &&
-           (fb_claim_of(t) || (t->buffer && t->buffer->usage == GGML_BACKEND_BUFFER_USAGE_WEIGHTS &&
-                                  ggml_backend_buffer_is_host(t->buffer)));
+           (fb_claim_of(t) ||
+               (t->buffer &&
+                   ggml_backend_buffer_get_usage(t->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS &&
+                   ggml_backend_buffer_is_host(t->buffer)));
 }
 
-/* The product that the ids come from; NULL when it is not found. Looks back through first sources,
- * which is the way that scores take. */
+/* The product that the ids come from; NULL when it is not found. Follows first sources, as scores
+ * are always the first source of what is done to them. */
 static const struct ggml_tensor *find_router(const struct ggml_tensor *ids)
 {
     const struct ggml_tensor *t = ids;
@@ -142,7 +154,7 @@ static struct ggml_tensor *add(struct tracing *tr, const struct ggml_tensor *ori
 }
 
 /* Copies the node and all it depends on, up to weights and the router's input. NULL when it depends
- * on something else. */
+ * on something else, or on too many. */
 static struct ggml_tensor *trace(struct tracing *tr, const struct ggml_tensor *t)
 {
     struct chain *c = tr->chain;
@@ -183,8 +195,8 @@ static bool has_own_memory(const struct chain *c, const struct ggml_tensor *t)
     return t == c->input || (t->op != GGML_OP_NONE && !t->view_src);
 }
 
-/* Gives nodes and input memory of their own. */
-static void place(struct chain *c)
+/* Gives nodes and input memory of their own, and lists the nodes. */
+static void allocate(struct chain *c)
 {
     size_t bytes = 0, at = 0;
     for (int i = 0; i < c->n; i++) {
@@ -198,7 +210,7 @@ static void place(struct chain *c)
             t->data = c->memory + at;
             t->buffer = NULL;
             at += fb_round_up(ggml_nbytes(t), 64);
-        } else if (t->view_src) { /* sources come before what views them */
+        } else if (t->view_src) { /* sources precede their views */
             t->data = (char *)t->view_src->data + t->view_offs;
             t->buffer = NULL;
         }
@@ -208,24 +220,26 @@ static void place(struct chain *c)
     }
 }
 
+/* Copies the chain from the graph, unless there is one for this number of tokens. */
 static void note(struct chain *c, const struct ggml_tensor *router, const struct ggml_tensor *ids)
 {
-    if (c->hopeless || (c->n > 0 && c->n_tokens == ids->ne[1])) {
+    if (c->unusable || (c->n > 0 && c->n_tokens == ids->ne[1])) {
         return;
     }
-    forget(c);
+    clear_chain(c);
     c->n_tokens = ids->ne[1];
     struct tracing tr = {.chain = c, .router = router};
     c->ids = router ? trace(&tr, ids) : NULL;
     if (!c->ids || !c->input) {
-        forget(c);
-        c->hopeless = true;
+        clear_chain(c);
+        c->unusable = true;
         return;
     }
-    place(c);
+    allocate(c);
 }
 
-/* What the router's input was multiplied with after it was normalised. */
+/* The weights that the router's input was multiplied with after it was normalised; NULL when that
+ * is not how it was made. */
 static const float *norm_of(const struct ggml_tensor *x)
 {
     bool normed = x->op == GGML_OP_MUL && x->src[1] && is_weight(x->src[1]) &&
@@ -234,26 +248,26 @@ static const float *norm_of(const struct ggml_tensor *x)
     return normed ? x->src[1]->data : NULL;
 }
 
-/* --- Asking --------------------------------------------------------------------------------- */
+/* --- Guessing -------------------------------------------------------------------------------- */
 
-/* The weights that we hold are where the stream has them now. False when one is not in memory. */
+/* Points the chain at our weights, where they are now. False when one of them is not resident. */
 static bool point_at_weights(struct chain *c, struct fb_binding *b)
 {
     for (int i = 0; i < c->n; i++) {
-        struct claim *claim = c->claims[i];
+        struct fb_tensor_claim *claim = c->claims[i];
         if (!claim) {
             continue;
         }
-        if (b->weights->weights[claim->weight].group >= 0 ||
+        if (fb_claim_weight(b, claim)->group >= 0 ||
             !fb_stream_is_resident(b->stream, claim->weight)) {
             return false;
         }
-        fb_exec_point(&c->tensors[i], claim, fb_stream_resident(b->stream, claim->weight));
+        fb_form_point(&claim->form, &c->tensors[i], fb_stream_resident(b->stream, claim->weight));
     }
     return true;
 }
 
-/* x, as the other layer's norm would have scaled it. */
+/* Sets the chain's input to x, scaled from this layer's norm to that of the chain's layer. */
 static void set_input(
     struct chain *c, const struct ggml_tensor *x, const float *from, const float *to)
 {
@@ -268,62 +282,60 @@ static void set_input(
     }
 }
 
-static int id_at(const struct ggml_tensor *ids, int64_t rank, int64_t token)
+/* For experiments: leaves only the fraction `recall` of guesses as they are. */
+static int blur(struct fb_lookahead *la, float recall, int expert, int n_expert)
 {
-    return *(const int32_t *)((const char *)ids->data + (size_t)rank * ids->nb[0] +
-                              (size_t)token * ids->nb[1]);
-}
-
-/* For experiments: a share of what is foreseen is made wrong. */
-static int blur(struct lookahead *la, int expert, int n_expert)
-{
-    la->random = la->random * 1664525u + 1013904223u;
-    if ((float)(la->random >> 8) < fb_lookahead.recall * (float)(1u << 24)) {
+    uint32_t random = (uint32_t)fb_random_next(&la->random) >> 8;
+    if ((float)random < recall * (float)(1u << 24)) {
         return expert;
     }
-    return (expert + 1 + (int)(la->random >> 8) % (n_expert - 1)) % n_expert;
+    return (expert + 1 + (int)random % (n_expert - 1)) % n_expert;
 }
 
-static void keep_answer(
-    struct lookahead *la, struct outlook *o, const struct chain *c, struct fb_binding *b, int group)
+/* Records the chain's ids as the guess for the group. */
+static void record(struct fb_lookahead *la, struct guess *guess, const struct chain *c,
+    const struct fb_binding *b, int group)
 {
     int n_expert = b->weights->groups[group].n_expert;
-    uint32_t all = fb_group_parts(&b->weights->groups[group]);
-    o->n_tokens = c->n_tokens;
-    o->n_ranks = (int)fb_min((uint64_t)c->ids->ne[0], MAX_RANKS);
+    uint32_t parts = fb_group_parts(&b->weights->groups[group]);
+    guess->n_tokens = c->n_tokens;
+    guess->n_ranks = (int)fb_min((uint64_t)c->ids->ne[0], MAX_RANKS);
     for (int64_t t = 0; t < c->n_tokens; t++) {
-        for (int r = 0; r < o->n_ranks; r++) {
-            int expert = id_at(c->ids, r, t);
-            expert = expert < 0 || expert >= n_expert ? 0 : blur(la, expert, n_expert);
-            o->experts[t][r] = expert;
-            o->missing[t][r] = !fb_stream_has(b->stream, group, expert, all);
+        for (int r = 0; r < guess->n_ranks; r++) {
+            int expert = fb_routing_id(c->ids, r, t);
+            expert = expert < 0 || expert >= n_expert
+                         ? 0
+                         : blur(la, b->lookahead_recall, expert, n_expert);
+            guess->experts[t][r] = expert;
+            guess->missing[t][r] = !fb_stream_has(b->stream, group, expert, parts);
         }
     }
 }
 
-/* Those of the outlook that are worth reading, the best ranks first; each once. */
-static int confident(const struct outlook *o, int *out)
+/* Lists the guessed experts of confident ranks, the best ranks first, each expert once. */
+static int confident_experts(const struct guess *guess, int *out)
 {
     int n = 0;
-    for (int r = 0; r < o->n_ranks; r++) {
-        for (int64_t t = 0; t < o->n_tokens && o->came_true[r] >= CONFIDENT; t++) {
-            bool there = false;
+    for (int r = 0; r < guess->n_ranks; r++) {
+        for (int64_t t = 0; t < guess->n_tokens && guess->right[r] >= CONFIDENT; t++) {
+            bool listed = false;
             for (int i = 0; i < n; i++) {
-                there |= out[i] == o->experts[t][r];
+                listed |= out[i] == guess->experts[t][r];
             }
-            if (!there) {
-                out[n++] = o->experts[t][r];
+            if (!listed) {
+                out[n++] = guess->experts[t][r];
             }
         }
     }
     return n;
 }
 
-/* Asks the layer's router, and lets the stream foresee what it says. */
-static void ask(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group, int depth,
-    const struct ggml_tensor *x)
+/* Evaluates the chain of the layer `depth` behind the group's on x, and prefetches. */
+static void guess_layer(
+    struct fb_lookahead *la, struct fb_exec *ex, int group, int depth, const struct ggml_tensor *x)
 {
-    struct layer *from = &la->layers[group], *to = &la->layers[group + depth];
+    struct fb_binding *b = ex->binding;
+    struct lookahead_layer *from = &la->layers[group], *to = &la->layers[group + depth];
     struct chain *c = &to->chain;
     if (c->n == 0 || c->n_tokens != x->ne[1] || c->input->ne[0] != x->ne[0] ||
         !point_at_weights(c, b)) {
@@ -333,10 +345,10 @@ static void ask(struct lookahead *la, struct exec *ex, struct fb_binding *b, int
     if (fb_workers_compute(&ex->workers, c->nodes, c->n_nodes) != GGML_STATUS_SUCCESS) {
         return;
     }
-    struct outlook *o = &to->outlook[depth - 1];
-    keep_answer(la, o, c, b, group + depth);
+    struct guess *guess = &to->guess[depth - 1];
+    record(la, guess, c, b, group + depth);
     int experts[MAX_TOKENS * MAX_RANKS];
-    int n = confident(o, experts);
+    int n = confident_experts(guess, experts);
     if (n > 0) {
         fb_stream_prefetch(b->stream, group + depth, experts, n);
     }
@@ -344,62 +356,63 @@ static void ask(struct lookahead *la, struct exec *ex, struct fb_binding *b, int
 
 /* --- A step ---------------------------------------------------------------------------------- */
 
-static void count(struct outlook *o, int rank, bool right)
+static void count(struct guess *guess, int rank, bool right)
 {
-    o->cases[rank] += o->cases[rank] < MEMORY;
-    o->came_true[rank] += ((right ? 1.0f : 0.0f) - o->came_true[rank]) / (float)o->cases[rank];
+    guess->cases[rank] += guess->cases[rank] < RATE_CASES;
+    guess->right[rank] += ((right ? 1.0f : 0.0f) - guess->right[rank]) / (float)guess->cases[rank];
 }
 
-/* What was said of this layer is compared with what it needs. */
-static void judge(struct layer *layer, const int *needed)
+/* Compares the guesses for this layer with the experts it needs, and drops them. */
+static void judge(struct lookahead_layer *layer, const int *rows)
 {
     for (int d = 0; d < MAX_DEPTH; d++) {
-        struct outlook *o = &layer->outlook[d];
-        for (int64_t t = 0; t < o->n_tokens; t++) {
-            for (int r = 0; r < o->n_ranks; r++) {
-                if (o->missing[t][r]) {
-                    count(o, r, needed[o->experts[t][r]] > 0);
+        struct guess *guess = &layer->guess[d];
+        for (int64_t t = 0; t < guess->n_tokens; t++) {
+            for (int r = 0; r < guess->n_ranks; r++) {
+                if (guess->missing[t][r]) {
+                    count(guess, r, rows[guess->experts[t][r]] > 0);
                 }
             }
         }
-        o->n_tokens = 0;
+        guess->n_tokens = 0;
     }
 }
 
-static bool worth_asking(struct layer *layer, int depth)
+static bool is_worth_guessing(struct lookahead_layer *layer, int depth)
 {
-    const struct outlook *o = &layer->outlook[depth - 1];
-    bool any = o->n_ranks == 0; /* never asked */
-    for (int r = 0; r < o->n_ranks; r++) {
-        any |= o->came_true[r] >= CONFIDENT;
+    const struct guess *guess = &layer->guess[depth - 1];
+    bool any = guess->n_ranks == 0; /* never guessed */
+    for (int r = 0; r < guess->n_ranks; r++) {
+        any |= guess->right[r] >= CONFIDENT;
     }
-    if (layer->missed >= RARE && (any || ++layer->skipped >= SELDOM)) {
-        layer->skipped = 0;
+    if (layer->missed >= RARE_MISSES && (any || ++layer->n_skipped >= RETRY_STEPS)) {
+        layer->n_skipped = 0;
         return true;
     }
     return false;
 }
 
-void fb_lookahead_step(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group,
-    const struct ggml_tensor *ids, const int *needed, bool missed)
+void fb_lookahead_step(struct fb_lookahead *la, struct fb_exec *ex, int group,
+    const struct ggml_tensor *ids, const struct fb_routing *routing, bool missed)
 {
-    if (fb_lookahead.depth == 0 || ids->ne[1] > MAX_TOKENS) {
+    const struct fb_binding *b = ex->binding;
+    if (b->lookahead_depth == 0 || ids->ne[1] > MAX_TOKENS) {
         return;
     }
     prepare(la, b->weights->n_groups);
-    struct layer *layer = &la->layers[group];
+    struct lookahead_layer *layer = &la->layers[group];
     const struct ggml_tensor *router = find_router(ids);
-    judge(layer, needed);
-    layer->missed += ((missed ? 1.0f : 0.0f) - layer->missed) / MEMORY;
+    judge(layer, routing->rows);
+    layer->missed += ((missed ? 1.0f : 0.0f) - layer->missed) / RATE_CASES;
     note(&layer->chain, router, ids);
     if (!router || layer->chain.n == 0) {
         return;
     }
     layer->norm = norm_of(router->src[1]);
-    int depth = fb_lookahead.depth < MAX_DEPTH ? fb_lookahead.depth : MAX_DEPTH;
+    int depth = b->lookahead_depth < MAX_DEPTH ? b->lookahead_depth : MAX_DEPTH;
     for (int d = 1; d <= depth && group + d < la->n_layers; d++) {
-        if (worth_asking(&la->layers[group + d], d)) {
-            ask(la, ex, b, group, d, router->src[1]);
+        if (is_worth_guessing(&la->layers[group + d], d)) {
+            guess_layer(la, ex, group, d, router->src[1]);
         }
     }
 }

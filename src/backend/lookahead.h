@@ -1,34 +1,34 @@
 /*
- * lookahead.h - which experts the next layers will probably need.
+ * lookahead.h - guesses which experts the next layers will need, and prefetches them.
  *
- * While a layer's experts are on their way, the routers of the layers behind it are asked what they
- * would choose for what this layer's router was given: the residual stream changes little from one
- * layer to the next. What they say is read ahead (fb_stream_prefetch).
+ * While a layer's experts are being read, the routers of the layers after it are evaluated on the
+ * input of this layer's router: the residual stream changes little from one layer to the next.
+ * The experts they choose are prefetched (fb_stream_prefetch).
  *
- *      layer l      x -> [router l ... top k] -> ids        noted: the nodes from x to the ids
- *      layer l + 1  x' -> [router l+1 ... top k]            the same nodes, on x in place of x'
+ *      layer l      x -> [router l ... top k] -> ids        the chain: nodes from x to the ids
+ *      layer l + 1  x' -> [router l+1 ... top k]            its chain, with x in place of x'
  *
- * No architecture is known here: a layer's nodes between router and ids are copied from the graph
- * when it is seen for the first time, whatever they are (softmax, sigmoid, biases, groups).
+ * No architecture is known here: a layer's chain is copied from the graph when the layer is seen
+ * for the first time, whatever nodes it consists of (softmax, sigmoid, biases, groups).
  *
- * Nothing computed here reaches a result. How often each rank of a layer's choice comes true, of
- * those that would have to be read, is counted: a rank is read if it mostly does. A layer that misses
- * nothing is not asked.
+ * Nothing computed here reaches a result. Among the guesses that would have to be read, we count
+ * how many were right, for each layer and rank (the router's first choice, its second, ...): a rank
+ * is prefetched if most were. A layer that hardly ever misses is not evaluated.
  */
 #ifndef FB_BACKEND_LOOKAHEAD_H
 #define FB_BACKEND_LOOKAHEAD_H
 
-#include "backend/internal.h"
+#include "backend/exec.h"
 
-struct lookahead;
+struct fb_lookahead;
 
-struct lookahead *fb_lookahead_new(void);
-void fb_lookahead_free(struct lookahead *la);
+struct fb_lookahead *fb_lookahead_new(void);
+void fb_lookahead_free(struct fb_lookahead *la);
 
-/* The group's router chose `ids` ([n_used, n_tokens]); needed[e] says how many rows need expert e.
- * `missed`: some of them are not in memory. Learns from that, and lets the stream foresee what
- * comes. Between computations only. */
-void fb_lookahead_step(struct lookahead *la, struct exec *ex, struct fb_binding *b, int group,
-    const struct ggml_tensor *ids, const int *needed, bool missed);
+/* The group's router chose `ids`, which were read into `routing`. `missed`: some of these experts
+ * are not in memory. Learns from the choice, guesses for the next layers, and prefetches. Computes
+ * on the exec's workers, so only between computations; the queue is empty. */
+void fb_lookahead_step(struct fb_lookahead *la, struct fb_exec *ex, int group,
+    const struct ggml_tensor *ids, const struct fb_routing *routing, bool missed);
 
 #endif

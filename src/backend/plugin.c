@@ -1,20 +1,20 @@
 /*
  * plugin.c - libggml-forebay.so: the device inside anyone's llama.cpp (GGML_BACKEND_PATH).
  *
- * There is no engine here, so what it does happens when llama.cpp calls the device:
+ * There is no engine here, so everything happens when llama.cpp calls the device:
  *
  *   first weight offered   the model is the GGUF among the process's open files that has this
  *                          weight: its catalogue is opened and bound
- *   first graph            budget and plan, the kept weights are read
- *   last weights freed     everything is released; the next model may come
+ *   first graph            budget and plan are made, resident weights are read
+ *   last weights freed     everything is released; the next model may be loaded
  *
  * Settings (docs/PLUGIN.md): FOREBAY_MEM, FOREBAY_IO, FOREBAY_REPACK, FOREBAY_LOG.
  */
-#include "backend/internal.h"
-
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
+#include "backend/device.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -23,28 +23,31 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* Reserve for masks and logits: the context's size is not known here. */
+/* The context's size is not known here; this reserves memory for masks and logits. */
 #define ASSUMED_CTX   4096
 #define ASSUMED_BATCH 512
 
 static struct {
+    /* Settings: */
     uint64_t mem_bytes; /* 0: a safe default */
     const char *io;
     bool repack;
-} settings;
-
-static struct fb_catalog *catalog;
-static struct fb_plan *plan;
-static bool broken; /* the start failed: said once */
+    bool warned; /* that a model is not streamed; once per process */
+    /* The model: */
+    struct fb_catalog *catalog;
+    struct fb_binding *binding; /* NULL: none */
+    struct fb_plan *plan;
+    bool failed; /* its start did, which was logged */
+} plugin;
 
 static void read_settings(void)
 {
     const char *mem = getenv("FOREBAY_MEM"), *repack = getenv("FOREBAY_REPACK");
     const char *io = getenv("FOREBAY_IO"), *log = getenv("FOREBAY_LOG");
-    settings.io = io && *io ? io : "auto";
-    settings.repack = !repack || strcmp(repack, "0") != 0;
+    plugin.io = io && *io ? io : "auto";
+    plugin.repack = !repack || strcmp(repack, "0") != 0;
     forebay_log_set_level(log && strcmp(log, "0") == 0 ? FOREBAY_LOG_WARN : FOREBAY_LOG_INFO);
-    if (mem && *mem && !fb_parse_size(mem, &settings.mem_bytes)) {
+    if (mem && *mem && !fb_parse_size(mem, &plugin.mem_bytes)) {
         fb_log(
             FOREBAY_LOG_ERROR, "FOREBAY_MEM=%s is not a size such as 8G; using the default", mem);
     }
@@ -52,6 +55,7 @@ static void read_settings(void)
 
 /* --- Finding the model --------------------------------------------------------------------- */
 
+/* Whether the file is a model that has the weight `user`; if so, its catalogue is kept. */
 static bool has_weight(void *user, const char *path)
 {
     const struct ggml_tensor *weight = user;
@@ -64,7 +68,7 @@ static bool has_weight(void *user, const char *path)
     int i = fb_catalog_find(c, weight->name);
     if (i >= 0 && c->tensors[i].type == (int)weight->type &&
         memcmp(c->tensors[i].ne, weight->ne, sizeof weight->ne) == 0) {
-        catalog = c;
+        plugin.catalog = c;
         return true;
     }
     fb_catalog_free(c);
@@ -73,13 +77,12 @@ static bool has_weight(void *user, const char *path)
 
 static void offered(const struct ggml_tensor *weight)
 {
-    static bool said;
     if (fb_open_files(has_weight, (void *)weight)) {
-        fb_binding_new(catalog, settings.repack, false);
-        broken = false;
-    } else if (!said) {
+        plugin.binding = fb_binding_new(plugin.catalog, plugin.repack, false);
+        plugin.failed = false;
+    } else if (!plugin.warned) {
         fb_warn("no open .gguf file has %s: this model is not streamed", weight->name);
-        said = true;
+        plugin.warned = true;
     }
 }
 
@@ -87,53 +90,54 @@ static void offered(const struct ggml_tensor *weight)
 
 static enum forebay_status start(struct forebay_error *err)
 {
-    uint64_t bytes = settings.mem_bytes ? settings.mem_bytes : fb_memory_default_budget();
+    uint64_t bytes = plugin.mem_bytes ? plugin.mem_bytes : fb_memory_default_budget();
     struct fb_budget b = {.process_bytes = bytes, .ctx = ASSUMED_CTX, .batch = ASSUMED_BATCH};
     struct fb_io_options io;
     uint64_t held;
     fb_io_options_init(&io);
-    io.method = settings.io;
-    enum forebay_status status = fb_binding_plan(fb_bound, &b, &plan, &held, err);
+    io.method = plugin.io;
+    enum forebay_status status = fb_binding_plan(plugin.binding, &b, &plugin.plan, &held, err);
     if (status == FOREBAY_OK) {
-        fb_info("%s of weights: %s kept, %s of expert slots, %s streamed per pass",
-            FB_SIZE(catalog->tensor_bytes), FB_SIZE(plan->resident_bytes),
-            FB_SIZE(plan->cache_bytes), FB_SIZE(plan->streamed_bytes));
-        status = fb_binding_start(fb_bound, plan, &io, NULL, NULL, err);
+        fb_info("%s of weights: %s resident, %s of expert slots, %s streamed per pass",
+            FB_SIZE(plugin.catalog->tensor_bytes), FB_SIZE(plugin.plan->resident_bytes),
+            FB_SIZE(plugin.plan->cache_bytes), FB_SIZE(plugin.plan->streamed_bytes));
+        status = fb_binding_start(plugin.binding, plugin.plan, &io, NULL, NULL, err);
     }
     return status;
 }
 
 static bool computing(struct forebay_error *err)
 {
-    if (!fb_bound || fb_bound->stream) {
+    if (!plugin.binding || fb_binding_stream(plugin.binding)) {
         return true;
     }
-    if (!broken && start(err) != FOREBAY_OK) {
+    if (!plugin.failed && start(err) != FOREBAY_OK) {
         fb_log(FOREBAY_LOG_ERROR, "%s (%s)", err->message, err->hint);
-        broken = true;
+        plugin.failed = true;
     }
-    return !broken;
+    return !plugin.failed;
 }
 
 static void model_freed(void)
 {
-    fb_binding_free(fb_bound);
-    fb_plan_free(plan);
-    fb_catalog_free(catalog);
-    plan = NULL;
-    catalog = NULL;
+    fb_binding_free(plugin.binding);
+    fb_plan_free(plugin.plan);
+    fb_catalog_free(plugin.catalog);
+    plugin.binding = NULL;
+    plugin.plan = NULL;
+    plugin.catalog = NULL;
 }
 
-/* --- What ggml looks up -------------------------------------------------------------------- */
+/* --- Symbols that ggml looks up ------------------------------------------------------------- */
 
 EXPORT ggml_backend_reg_t ggml_backend_init(void);
 EXPORT int ggml_backend_score(void);
 
 EXPORT ggml_backend_reg_t ggml_backend_init(void)
 {
-    static const struct device_hooks hooks = {offered, computing, model_freed};
+    static const struct fb_device_hooks hooks = {offered, computing, model_freed};
     read_settings();
-    fb_hooks = &hooks;
+    fb_device.hooks = &hooks;
     return fb_device_reg();
 }
 

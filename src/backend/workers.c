@@ -1,76 +1,79 @@
-/* workers.c - the CPU backend that computes for us, its threads, and repacking on all of them. */
-#include "backend/internal.h"
-#include "backend/shuffle.h"
+/*
+ * workers.c - the CPU backend as a library of functions found by name, and small graphs for it.
+ *
+ * The CPU backend is a plug-in of ggml, chosen for the processor when the program starts. Whatever
+ * is not in ggml's common interface (thread pools, the abort callback) is looked up by name, and
+ * done without where a version does not have it. Unpacking runs as a custom operation in a graph of
+ * one node, so that it uses the threads that compute.
+ */
+#include "backend/workers.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
-#include "base/units.h"
 
 /* ggml's own default: idle threads spin for a while before they sleep. */
 #define POLL_DEFAULT 50
 
-static void *cpu_proc(const struct workers *w, const char *name)
+static void *cpu_proc(const struct fb_workers *w, const char *name)
 {
     return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(w->cpu_dev), name);
 }
 
-/* Functions of the CPU backend, which is loaded at run time and found by name. */
 typedef ggml_threadpool_t (*threadpool_new)(struct ggml_threadpool_params *params);
-typedef void (*threadpool_free)(ggml_threadpool_t pool);
-typedef void (*set_threadpool)(ggml_backend_t cpu, ggml_threadpool_t pool);
+typedef void (*threadpool_free)(ggml_threadpool_t threadpool);
+typedef void (*set_threadpool)(ggml_backend_t cpu, ggml_threadpool_t threadpool);
 
-bool fb_workers_init(struct workers *w)
+bool fb_workers_init(struct fb_workers *w)
 {
-    *w = (struct workers){0};
+    *w = (struct fb_workers){0};
     w->poll = POLL_DEFAULT;
     w->cpu_dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     w->cpu = w->cpu_dev ? ggml_backend_dev_init(w->cpu_dev, NULL) : NULL;
     return w->cpu != NULL;
 }
 
-static void free_pool(struct workers *w)
+static void free_threadpool(struct fb_workers *w)
 {
     threadpool_free release = (threadpool_free)cpu_proc(w, "ggml_threadpool_free");
-    if (w->pool && release) {
-        release(w->pool);
+    if (w->threadpool && release) {
+        release(w->threadpool);
     }
-    w->pool = NULL;
+    w->threadpool = NULL;
 }
 
-void fb_workers_release(struct workers *w)
+void fb_workers_release(struct fb_workers *w)
 {
     ggml_free(w->graph_ctx);
     ggml_free(w->op_ctx);
     free(w->units);
     ggml_backend_free(w->cpu);
-    free_pool(w);
+    free_threadpool(w);
 }
 
-static void make_pool(struct workers *w, int n_threads)
+static void make_threadpool(struct fb_workers *w, int n_threads)
 {
     threadpool_new make = (threadpool_new)cpu_proc(w, "ggml_threadpool_new");
     set_threadpool use = (set_threadpool)cpu_proc(w, "ggml_backend_cpu_set_threadpool");
     if (make && use) {
         struct ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
         params.poll = w->poll;
-        ggml_threadpool_t pool = make(&params);
-        use(w->cpu, pool);
-        free_pool(w);
-        w->pool = pool;
-        w->pool_threads = n_threads;
+        ggml_threadpool_t threadpool = make(&params);
+        use(w->cpu, threadpool);
+        free_threadpool(w);
+        w->threadpool = threadpool;
+        w->threadpool_threads = n_threads;
     }
 }
 
-void fb_workers_set_threads(struct workers *w, int n_threads)
+void fb_workers_set_threads(struct fb_workers *w, int n_threads)
 {
     if (n_threads == w->n_threads) {
         return;
     }
-    if (n_threads > w->pool_threads) {
-        make_pool(w, n_threads);
+    if (n_threads > w->threadpool_threads) {
+        make_threadpool(w, n_threads);
     }
     ggml_backend_set_n_threads_t set =
         (ggml_backend_set_n_threads_t)cpu_proc(w, "ggml_backend_set_n_threads");
@@ -80,15 +83,15 @@ void fb_workers_set_threads(struct workers *w, int n_threads)
     w->n_threads = n_threads;
 }
 
-void fb_workers_sleep_when_idle(struct workers *w)
+void fb_workers_sleep_when_idle(struct fb_workers *w)
 {
     w->poll = 0;
-    if (w->pool) {
-        make_pool(w, w->pool_threads);
+    if (w->threadpool) {
+        make_threadpool(w, w->threadpool_threads);
     }
 }
 
-void fb_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user)
+void fb_workers_set_hook(struct fb_workers *w, ggml_abort_callback hook, void *user)
 {
     ggml_backend_set_abort_callback_t set =
         (ggml_backend_set_abort_callback_t)cpu_proc(w, "ggml_backend_set_abort_callback");
@@ -97,7 +100,7 @@ void fb_workers_set_hook(struct workers *w, ggml_abort_callback hook, void *user
     }
 }
 
-enum ggml_status fb_workers_compute(struct workers *w, struct ggml_tensor **nodes, int n)
+enum ggml_status fb_workers_compute(struct fb_workers *w, struct ggml_tensor **nodes, int n)
 {
     if (n == 0) {
         return GGML_STATUS_SUCCESS;
@@ -120,11 +123,11 @@ enum ggml_status fb_workers_compute(struct workers *w, struct ggml_tensor **node
     return ggml_backend_graph_compute(w->cpu, w->graph);
 }
 
-/* --- Our own work on ggml's threads -------------------------------------------------------- */
+/* --- Our own operations ---------------------------------------------------------------------- */
 
 #define MAX_OPS 8
 
-struct ggml_tensor *fb_workers_op(struct workers *w, ggml_custom_op_t fun, void *user)
+struct ggml_tensor *fb_workers_op(struct fb_workers *w, ggml_custom_op_t fun, void *user)
 {
     if (!w->op_ctx) {
         struct ggml_init_params params = {
@@ -137,130 +140,56 @@ struct ggml_tensor *fb_workers_op(struct workers *w, ggml_custom_op_t fun, void 
     return op;
 }
 
-void fb_workers_reset_ops(struct workers *w)
+void fb_workers_reset_ops(struct fb_workers *w)
 {
     if (w->op_ctx) {
         ggml_reset(w->op_ctx);
     }
 }
 
-/* --- Arrivals: repacking ------------------------------------------------------------------- */
+/* --- Unpacking ------------------------------------------------------------------------------ */
 
-/* Rows per piece of work, a multiple of what a shuffle takes at a time. */
-#define PIECE_ROWS 64
-
-struct arriving {
-    const struct unit *units;
-    atomic_int next; /* piece */
-    int pieces;
+/* Units, of which each thread claims one piece after the other. */
+struct unpacking {
+    const struct fb_raw_unit *units;
+    atomic_int next; /* piece, counted over all units */
+    int n_pieces;
 };
-
-static int64_t pieces_of(const struct claim *claim)
-{
-    return claim->shuffle ? (claim->unit_ne[1] + PIECE_ROWS - 1) / PIECE_ROWS : 1;
-}
-
-static void put_rows(const struct unit *u, int64_t first, int64_t rows)
-{
-    size_t at = (size_t)first * ggml_row_size(u->claim->type, u->claim->unit_ne[0]);
-    fb_shuffle_unpack(u->claim->shuffle, (const char *)u->raw + at, rows, (char *)u->dest + at);
-}
-
-static struct ggml_tensor tensor_of(const struct claim *claim, const int64_t ne[4])
-{
-    struct ggml_tensor t = {
-        .type = claim->type, .buffer = claim->form_buffer, .extra = claim->form_extra};
-    memcpy(t.ne, ne, sizeof t.ne);
-    t.nb[0] = ggml_type_size(t.type);
-    t.nb[1] = ggml_row_size(t.type, t.ne[0]);
-    t.nb[2] = t.nb[1] * (size_t)t.ne[1];
-    t.nb[3] = t.nb[2] * (size_t)t.ne[2];
-    return t;
-}
-
-/* As llama.cpp does it. */
-static void put_by_layout(
-    const struct claim *claim, const int64_t ne[4], const void *raw, void *dest)
-{
-    struct ggml_tensor t = tensor_of(claim, ne);
-    t.data = dest;
-    t.buffer->iface.set_tensor(t.buffer, &t, raw, 0, ggml_nbytes(&t));
-}
-
-size_t fb_layout_bytes(const struct claim *claim, int64_t columns, int64_t rows)
-{
-    struct ggml_tensor t = tensor_of(claim, (int64_t[4]){columns, rows, 1, 1});
-    return ggml_backend_buft_get_alloc_size(claim->layout, &t);
-}
-
-void fb_layout_unpack(
-    const struct claim *claim, int64_t columns, int64_t rows, const void *raw, void *dest)
-{
-    put_by_layout(claim, (int64_t[4]){columns, rows, 1, 1}, raw, dest);
-}
-
-void fb_unit_unpack(const struct unit *u)
-{
-    if (u->claim->shuffle) {
-        put_rows(u, 0, u->claim->unit_ne[1]);
-    } else if (u->claim->layout) {
-        put_by_layout(u->claim, u->claim->unit_ne, u->raw, u->dest);
-    } else {
-        memcpy(u->dest, u->raw, u->file_bytes);
-    }
-}
 
 static void unpack_pieces(struct ggml_tensor *dst, int ith, int nth, void *user)
 {
-    struct arriving *job = user;
+    struct unpacking *job = user;
     (void)dst;
     (void)ith;
     (void)nth;
-    for (int piece; (piece = atomic_fetch_add(&job->next, 1)) < job->pieces;) {
-        const struct unit *u = job->units;
-        int skip = piece;
-        for (int n; (n = (int)pieces_of(u->claim)) <= skip; u++) {
-            skip -= n;
+    for (int next; (next = atomic_fetch_add(&job->next, 1)) < job->n_pieces;) {
+        const struct fb_raw_unit *u = job->units;
+        int piece = next;
+        for (int n; (n = fb_form_n_pieces(u->form)) <= piece; u++) {
+            piece -= n;
         }
-        if (!u->claim->shuffle) {
-            fb_unit_unpack(u);
-            continue;
-        }
-        int64_t first = (int64_t)skip * PIECE_ROWS, left = u->claim->unit_ne[1] - first;
-        put_rows(u, first, left < PIECE_ROWS ? left : PIECE_ROWS);
+        fb_form_unpack_piece(u, piece);
     }
 }
 
-void fb_workers_unpack(struct workers *w, const struct unit *units, int n)
+void fb_workers_unpack(struct fb_workers *w, const struct fb_raw_unit *units, int n)
 {
-    struct arriving job = {.units = units};
+    struct unpacking job = {.units = units};
     for (int i = 0; i < n; i++) {
-        job.pieces += (int)pieces_of(units[i].claim);
+        job.n_pieces += fb_form_n_pieces(units[i].form);
     }
     fb_workers_reset_ops(w);
     struct ggml_tensor *op = fb_workers_op(w, unpack_pieces, &job);
     if (fb_workers_compute(w, &op, 1) != GGML_STATUS_SUCCESS) {
-        FB_BUG("the CPU backend refused to run %d pieces of repacking", job.pieces);
+        FB_BUG("the CPU backend refused to unpack %d pieces", job.n_pieces);
     }
 }
 
-void fb_workers_unpack_weights(
-    struct workers *workers, const struct fb_binding *b, const struct fb_unpack *arrivals, int n)
+struct fb_raw_unit *fb_workers_units(struct fb_workers *w, int n)
 {
-    if (n > workers->cap_units) {
-        workers->cap_units = n;
-        workers->units = fb_xrealloc(workers->units, (size_t)n * sizeof *workers->units);
+    if (n > w->cap_units) {
+        w->cap_units = n;
+        w->units = fb_xrealloc(w->units, (size_t)n * sizeof *w->units);
     }
-    for (int i = 0; i < n; i++) {
-        const struct fb_weight *w = &b->weights->weights[arrivals[i].weight];
-        workers->units[i] =
-            (struct unit){&b->claims[w->tensor], arrivals[i].raw, arrivals[i].dest, w->file_bytes};
-    }
-    fb_workers_unpack(workers, workers->units, n);
-}
-
-void fb_workers_unpack_for_stream(void *user, const struct fb_unpack *arrivals, int n)
-{
-    struct fb_binding *b = user;
-    fb_workers_unpack_weights(&b->exec->workers, b, arrivals, n);
+    return w->units;
 }

@@ -1,3 +1,4 @@
+/* hash.c - XXH64, from its specification (see hash.h). */
 #include "base/hash.h"
 
 #include <string.h>
@@ -38,7 +39,7 @@ static uint64_t merge(uint64_t hash, uint64_t lane)
     return (hash ^ stir(0, lane)) * P1 + P4;
 }
 
-/* Four lanes over whole blocks of 32 bytes: they do not wait for each other. */
+/* Four independent lanes over whole blocks of 32 bytes, for instruction-level parallelism. */
 static uint64_t blocks(const unsigned char **at, size_t *n, uint64_t seed)
 {
     uint64_t a = seed + P1 + P2, b = seed + P2, c = seed, d = seed - P1;

@@ -1,9 +1,11 @@
-/* log.h - one way to talk: a level, a line, a sink. Thread-safe once the sink is set. */
+/* log.h - log lines with a level, to the sink and above the level that forebay.h sets. Thread-safe
+ * once these are set. */
 #ifndef FB_BASE_LOG_H
 #define FB_BASE_LOG_H
 
 #include "forebay.h"
 
+/* One line, without a newline; cut at 1023 bytes. */
 void fb_log(enum forebay_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 bool fb_log_enabled(enum forebay_log_level level);

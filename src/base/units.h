@@ -1,4 +1,4 @@
-/* units.h - sizes, durations and the clock. Pure except fb_now_ns. Thread-safe. */
+/* units.h - sizes, durations and the clock. Pure except the clocks. Thread-safe. */
 #ifndef FB_BASE_UNITS_H
 #define FB_BASE_UNITS_H
 
@@ -10,8 +10,12 @@
 #define FB_MIB ((uint64_t)1 << 20)
 #define FB_GIB ((uint64_t)1 << 30)
 
+/* The block of direct I/O: offsets, lengths and addresses of direct reads are multiples of it, and
+ * so are the offsets of units in a sidecar. No disk or file system we know of needs more. */
+#define FB_BLOCK_BYTES 4096u
+
 /* Parses "4G", "1.5GiB", "512m", "4096", "2 GB" (all powers of 1024, case-insensitive).
- * False, *out untouched, for anything else: empty, negative, overflow, trailing text. */
+ * False, with *out untouched, for anything else: empty, negative, overflow, trailing text. */
 bool fb_parse_size(const char *text, uint64_t *out);
 
 /* "3.4 GiB", "512 MiB", "17 B". Returns `buf`. */
@@ -27,7 +31,10 @@ const char *fb_format_rate(double bytes_per_s, char *buf, size_t cap);
 
 /* Monotonic time in nanoseconds. */
 uint64_t fb_now_ns(void);
+/* Processor time that the calling thread has used, in nanoseconds. */
+uint64_t fb_thread_cpu_ns(void);
 
+/* To a multiple of `step` (> 0). */
 static inline uint64_t fb_round_up(uint64_t n, uint64_t step)
 {
     return (n + step - 1) / step * step;

@@ -1,25 +1,28 @@
 /*
- * cache.c - slots, pins and parts of each layer, and the search for a victim.
+ * cache.c - slots, pins and parts of each pool, and the search for a victim.
  *
- * Per layer, two arrays that point at each other (rule C1), and one clock that only touches move:
+ * A pool has two arrays that point at each other (rule C1), and one clock that only touches
+ * advance:
  *
  *                          0   1   2   3   4   5
- *      slot_of[expert]     1  -1  -1   0  -1  -1        -1: not resident
- *      slots[slot].expert  3   0  -1                    -1: FREE
+ *      slot_of[key]        1  -1  -1   0  -1  -1        -1: not present
+ *      slots[slot].key     3   0  -1                    -1: free
  *
- *      last_touch[expert]   value of the layer's clock at its last touch, 0: never touched
- *      guarded[expert]      step of the layer with which its protection ends, 0: it has none
+ *      last_touch[key]     value of the pool's clock at its last touch, 0: never touched
+ *      guarded[key]        the step of the pool at which its protection ends, 0: not protected
  *
- * `least` is about what the layer would lose with one slot less: what it lost last, fading like a
- * rate nobody adds to. It only says where to look; fb_cache_trade asks the policy before it answers.
+ * `least` approximates the loss if the pool had one slot less: the worth of its last victim, fading
+ * by 1/16 in each step. It only selects the pool to borrow from; fb_cache_trade asks the policy
+ * before it answers.
  *
  * Invariants (fb_cache_check):
- *   - slot_of[e] == s exactly when slots[s].expert == e.
- *   - A free slot has no pins and no parts. Slots from n_slots on are free, n_free not counting them.
+ *   - slot_of[k] == s exactly when slots[s].key == k.
+ *   - A free slot has no pins and no parts.
+ *   - Slots from n_slots on are free; n_free does not count them.
  *
- * All arrays have room for n_experts slots, so that a resize moves and allocates nothing.
- * find, touch, pin and parts are O(1); acquire is O(1) for a resident expert, else O(n_slots).
- * Arguments are checked in release builds too: expert numbers come from a computed tensor.
+ * All arrays have room for n_keys slots, so a resize allocates nothing.
+ * find, touch, pin and parts are O(1); acquire is O(1) for a key that is present, else O(n_slots).
+ * Arguments are checked in release builds too: keys come from a computed tensor.
  */
 #include "cache/cache.h"
 
@@ -29,35 +32,35 @@
 #include "base/error.h"
 #include "cache/policy.h"
 
-/* A slot moves for a gain of so many times the loss: moving costs time, and what the policy says of
- * two layers is not exact. 1 to 16 tried: bench/LOG.md. */
+/* A slot moves only for a gain of this many times the loss: a move costs time, and the worths of
+ * two pools are not exactly comparable. 1 to 16 tried: bench/LOG.md. */
 #define TRADE_MARGIN 8
 
-struct slot {
-    int32_t expert;
+struct cache_slot {
+    int32_t key;
     uint32_t pins;
     uint32_t parts;
 };
 
-struct layer {
-    int n_experts;
+struct cache_pool {
+    int n_keys;
     int n_slots;
     int n_free;
-    int floor;            /* of n_slots, when others take from it */
-    int32_t *slot_of;     /* [n_experts] */
-    struct slot *slots;   /* [n_experts], n_slots in use */
-    uint64_t clock;       /* touches so far */
-    uint64_t *last_touch; /* [n_experts] */
-    uint64_t steps;       /* begun so far */
-    uint64_t *guarded;    /* [n_experts] */
+    int floor;                /* of n_slots, when others borrow from it */
+    int32_t *slot_of;         /* [n_keys] */
+    struct cache_slot *slots; /* [n_keys], n_slots in use */
+    uint64_t clock;           /* touches so far */
+    uint64_t *last_touch;     /* [n_keys] */
+    uint64_t steps;           /* begun so far */
+    uint64_t *guarded;        /* [n_keys] */
     uint64_t least;
 };
 
 struct fb_cache {
     const struct fb_cache_policy *policy;
     void *state; /* the policy's; NULL when it needs none */
-    int n_layers;
-    struct layer *layers;
+    int n_pools;
+    struct cache_pool *pools;
 };
 
 #define POLICY_ENTRY(name, separator) &fb_cache_##name,
@@ -80,38 +83,38 @@ const char *fb_cache_policy_names(void)
     return FB_CACHE_POLICY_LIST(POLICY_NAME);
 }
 
-static void layer_init(struct layer *layer, int n_experts, int n_slots)
+static void pool_init(struct cache_pool *pool, int n_keys, int n_slots)
 {
-    FB_ASSERT(n_slots >= 1 && n_slots <= n_experts);
-    size_t n = (size_t)n_experts;
-    layer->n_experts = n_experts;
-    layer->n_slots = n_slots;
-    layer->n_free = n_slots;
-    layer->floor = n_slots;
-    layer->slot_of = fb_xcalloc(n, sizeof *layer->slot_of);
-    layer->slots = fb_xcalloc(n, sizeof *layer->slots);
-    layer->last_touch = fb_xcalloc(n, sizeof *layer->last_touch);
-    layer->guarded = fb_xcalloc(n, sizeof *layer->guarded);
+    FB_ASSERT(n_slots >= 1 && n_slots <= n_keys);
+    size_t n = (size_t)n_keys;
+    pool->n_keys = n_keys;
+    pool->n_slots = n_slots;
+    pool->n_free = n_slots;
+    pool->floor = n_slots;
+    pool->slot_of = fb_xcalloc(n, sizeof *pool->slot_of);
+    pool->slots = fb_xcalloc(n, sizeof *pool->slots);
+    pool->last_touch = fb_xcalloc(n, sizeof *pool->last_touch);
+    pool->guarded = fb_xcalloc(n, sizeof *pool->guarded);
     for (size_t i = 0; i < n; i++) {
-        layer->slot_of[i] = -1;
-        layer->slots[i].expert = -1;
+        pool->slot_of[i] = -1;
+        pool->slots[i].key = -1;
     }
 }
 
 struct fb_cache *fb_cache_new(
-    int n_layers, const int *n_experts, const int *n_slots, const struct fb_cache_policy *policy)
+    int n_pools, const int *n_keys, const int *n_slots, const struct fb_cache_policy *policy)
 {
-    FB_ASSERT(n_layers >= 0 && policy);
+    FB_ASSERT(n_pools >= 0 && policy);
     struct fb_cache *cache = fb_xcalloc(1, sizeof *cache);
     cache->policy = policy;
-    cache->n_layers = n_layers;
-    cache->layers = fb_xcalloc((size_t)n_layers, sizeof *cache->layers);
+    cache->n_pools = n_pools;
+    cache->pools = fb_xcalloc((size_t)n_pools, sizeof *cache->pools);
     int most = 0;
-    for (int i = 0; i < n_layers; i++) {
-        layer_init(&cache->layers[i], n_experts[i], n_slots[i]);
-        most = n_experts[i] > most ? n_experts[i] : most;
+    for (int i = 0; i < n_pools; i++) {
+        pool_init(&cache->pools[i], n_keys[i], n_slots[i]);
+        most = n_keys[i] > most ? n_keys[i] : most;
     }
-    cache->state = policy->make ? policy->make(n_layers, most) : NULL;
+    cache->state = policy->make ? policy->make(n_pools, most) : NULL;
     return cache;
 }
 
@@ -120,108 +123,107 @@ void fb_cache_free(struct fb_cache *cache)
     if (!cache) {
         return;
     }
-    for (int i = 0; i < cache->n_layers; i++) {
-        free(cache->layers[i].slot_of);
-        free(cache->layers[i].slots);
-        free(cache->layers[i].last_touch);
-        free(cache->layers[i].guarded);
+    for (int i = 0; i < cache->n_pools; i++) {
+        free(cache->pools[i].slot_of);
+        free(cache->pools[i].slots);
+        free(cache->pools[i].last_touch);
+        free(cache->pools[i].guarded);
     }
     if (cache->policy->free) {
         cache->policy->free(cache->state);
     }
-    free(cache->layers);
+    free(cache->pools);
     free(cache);
 }
 
-static struct layer *layer_at(const struct fb_cache *cache, int layer)
+static struct cache_pool *pool_at(const struct fb_cache *cache, int pool)
 {
-    FB_ASSERT(layer >= 0 && layer < cache->n_layers);
-    return &cache->layers[layer];
+    FB_ASSERT(pool >= 0 && pool < cache->n_pools);
+    return &cache->pools[pool];
 }
 
-static struct layer *layer_of_expert(const struct fb_cache *cache, int layer, int expert)
+static struct cache_pool *pool_of_key(const struct fb_cache *cache, int pool, int key)
 {
-    struct layer *l = layer_at(cache, layer);
-    FB_ASSERT(expert >= 0 && expert < l->n_experts);
-    return l;
+    struct cache_pool *p = pool_at(cache, pool);
+    FB_ASSERT(key >= 0 && key < p->n_keys);
+    return p;
 }
 
-static struct slot *slot_at(const struct fb_cache *cache, int layer, int slot)
+static struct cache_slot *slot_at(const struct fb_cache *cache, int pool, int slot)
 {
-    struct layer *l = layer_at(cache, layer);
-    FB_ASSERT(slot >= 0 && slot < l->n_slots);
-    return &l->slots[slot];
+    struct cache_pool *p = pool_at(cache, pool);
+    FB_ASSERT(slot >= 0 && slot < p->n_slots);
+    return &p->slots[slot];
 }
 
-int fb_cache_find(const struct fb_cache *cache, int layer, int expert)
+int fb_cache_find(const struct fb_cache *cache, int pool, int key)
 {
-    return layer_of_expert(cache, layer, expert)->slot_of[expert];
+    return pool_of_key(cache, pool, key)->slot_of[key];
 }
 
-void fb_cache_touch(struct fb_cache *cache, int layer, int expert)
+void fb_cache_touch(struct fb_cache *cache, int pool, int key)
 {
-    struct layer *l = layer_of_expert(cache, layer, expert);
-    l->last_touch[expert] = ++l->clock;
-    l->guarded[expert] = 0;
+    struct cache_pool *p = pool_of_key(cache, pool, key);
+    p->last_touch[key] = ++p->clock;
+    p->guarded[key] = 0;
     if (cache->policy->touch) {
-        cache->policy->touch(cache->state, layer, expert);
+        cache->policy->touch(cache->state, pool, key);
     }
 }
 
-void fb_cache_step(struct fb_cache *cache, int layer)
+void fb_cache_step(struct fb_cache *cache, int pool)
 {
-    struct layer *l = layer_at(cache, layer);
-    l->steps++;
-    l->least -= l->least >> 4;
+    struct cache_pool *p = pool_at(cache, pool);
+    p->steps++;
+    p->least -= p->least >> 4;
     if (cache->policy->step) {
-        cache->policy->step(cache->state, layer);
+        cache->policy->step(cache->state, pool);
     }
 }
 
-static int lowest_free(const struct layer *l)
+static int lowest_free(const struct cache_pool *p)
 {
     int slot = 0;
-    while (l->slots[slot].expert >= 0) {
+    while (p->slots[slot].key >= 0) {
         slot++;
     }
     return slot;
 }
 
-void fb_cache_protect(struct fb_cache *cache, int layer, int expert, int steps)
+void fb_cache_protect(struct fb_cache *cache, int pool, int key, int steps)
 {
-    struct layer *l = layer_of_expert(cache, layer, expert);
+    struct cache_pool *p = pool_of_key(cache, pool, key);
     FB_ASSERT(steps >= 0);
-    l->guarded[expert] = steps ? l->steps + (uint64_t)steps : 0;
+    p->guarded[key] = steps ? p->steps + (uint64_t)steps : 0;
 }
 
-static bool is_protected(const struct layer *l, int expert)
+static bool is_protected(const struct cache_pool *p, int key)
 {
-    return l->steps < l->guarded[expert];
+    return p->steps < p->guarded[key];
 }
 
-bool fb_cache_protected(const struct fb_cache *cache, int layer, int expert)
+bool fb_cache_protected(const struct fb_cache *cache, int pool, int key)
 {
-    return is_protected(layer_of_expert(cache, layer, expert), expert);
+    return is_protected(pool_of_key(cache, pool, key), key);
 }
 
-/* The unpinned slot worth least, and what it is worth: protected experts more than all others.
- * Ties by recency, then by number. -1 when all are pinned. */
-static int victim(const struct fb_cache *cache, int layer, uint64_t *out)
+/* The unpinned slot worth least, or -1 when all are pinned; *out is its worth. Protected keys are
+ * worth more than all others. Ties by recency, then by slot number. */
+static int victim(const struct fb_cache *cache, int pool, uint64_t *out)
 {
-    const struct layer *l = &cache->layers[layer];
-    const uint64_t *worths =
-        cache->policy->worth ? cache->policy->worth(cache->state, layer) : NULL;
+    const struct cache_pool *p = &cache->pools[pool];
+    const uint64_t *worths = cache->policy->worth ? cache->policy->worth(cache->state, pool) : NULL;
     int best = -1;
     bool best_guarded = false;
     uint64_t best_worth = 0, best_touch = 0;
-    for (int i = 0; i < l->n_slots; i++) {
-        int expert = l->slots[i].expert;
-        if (expert < 0 || l->slots[i].pins) {
+    for (int i = 0; i < p->n_slots; i++) {
+        int key = p->slots[i].key;
+        if (key < 0 || p->slots[i].pins) {
             continue;
         }
-        bool guarded = is_protected(l, expert);
-        uint64_t worth = worths ? worths[expert] : 0;
-        uint64_t touch = l->last_touch[expert];
+        bool guarded = is_protected(p, key);
+        uint64_t worth = worths ? worths[key] : 0;
+        uint64_t touch = p->last_touch[key];
         bool less = guarded != best_guarded ? best_guarded
                     : worth != best_worth   ? worth < best_worth
                                             : touch < best_touch;
@@ -236,138 +238,138 @@ static int victim(const struct fb_cache *cache, int layer, uint64_t *out)
     return best;
 }
 
-/* Makes the slot free; returns the expert it held, or -1. */
-static int vacate(struct layer *l, int slot)
+/* Makes the slot free; returns the key it held, or -1. */
+static int vacate(struct cache_pool *p, int slot)
 {
-    struct slot *s = &l->slots[slot];
-    int expert = s->expert;
+    struct cache_slot *s = &p->slots[slot];
+    int key = s->key;
     FB_ASSERT(s->pins == 0);
-    if (expert >= 0) {
-        l->slot_of[expert] = -1;
-        s->expert = -1;
+    if (key >= 0) {
+        p->slot_of[key] = -1;
+        s->key = -1;
         s->parts = 0;
-        l->n_free++;
+        p->n_free++;
     }
-    return expert;
+    return key;
 }
 
-int fb_cache_acquire(struct fb_cache *cache, int layer, int expert, int *evicted)
+int fb_cache_acquire(struct fb_cache *cache, int pool, int key, int *evicted)
 {
-    struct layer *l = layer_of_expert(cache, layer, expert);
+    struct cache_pool *p = pool_of_key(cache, pool, key);
     *evicted = -1;
-    int slot = l->slot_of[expert];
+    int slot = p->slot_of[key];
     if (slot >= 0) {
         return slot;
     }
-    if (l->n_free > 0) {
-        slot = lowest_free(l);
+    if (p->n_free > 0) {
+        slot = lowest_free(p);
     } else {
-        slot = victim(cache, layer, &l->least);
+        slot = victim(cache, pool, &p->least);
         if (slot < 0) {
             return -1;
         }
-        *evicted = vacate(l, slot);
+        *evicted = vacate(p, slot);
     }
-    l->slots[slot].expert = expert;
-    l->slot_of[expert] = slot;
-    l->n_free--;
+    p->slots[slot].key = key;
+    p->slot_of[key] = slot;
+    p->n_free--;
     return slot;
 }
 
-void fb_cache_pin(struct fb_cache *cache, int layer, int slot)
+void fb_cache_pin(struct fb_cache *cache, int pool, int slot)
 {
-    struct slot *s = slot_at(cache, layer, slot);
-    FB_ASSERT(s->expert >= 0 && s->pins < UINT32_MAX);
+    struct cache_slot *s = slot_at(cache, pool, slot);
+    FB_ASSERT(s->key >= 0 && s->pins < UINT32_MAX);
     s->pins++;
 }
 
-void fb_cache_unpin(struct fb_cache *cache, int layer, int slot)
+void fb_cache_unpin(struct fb_cache *cache, int pool, int slot)
 {
-    struct slot *s = slot_at(cache, layer, slot);
+    struct cache_slot *s = slot_at(cache, pool, slot);
     FB_ASSERT(s->pins > 0);
     s->pins--;
 }
 
-uint32_t fb_cache_parts(const struct fb_cache *cache, int layer, int slot)
+uint32_t fb_cache_parts(const struct fb_cache *cache, int pool, int slot)
 {
-    return slot_at(cache, layer, slot)->parts;
+    return slot_at(cache, pool, slot)->parts;
 }
 
-void fb_cache_set_parts(struct fb_cache *cache, int layer, int slot, uint32_t parts)
+void fb_cache_set_parts(struct fb_cache *cache, int pool, int slot, uint32_t parts)
 {
-    struct slot *s = slot_at(cache, layer, slot);
-    FB_ASSERT(s->expert >= 0);
+    struct cache_slot *s = slot_at(cache, pool, slot);
+    FB_ASSERT(s->key >= 0);
     s->parts = parts;
 }
 
-void fb_cache_drop(struct fb_cache *cache, int layer, int slot)
+void fb_cache_drop(struct fb_cache *cache, int pool, int slot)
 {
-    struct layer *l = layer_at(cache, layer);
-    FB_ASSERT(slot >= 0 && slot < l->n_slots);
-    vacate(l, slot);
+    struct cache_pool *p = pool_at(cache, pool);
+    FB_ASSERT(slot >= 0 && slot < p->n_slots);
+    vacate(p, slot);
 }
 
-int fb_cache_expert(const struct fb_cache *cache, int layer, int slot)
+int fb_cache_key(const struct fb_cache *cache, int pool, int slot)
 {
-    return slot_at(cache, layer, slot)->expert;
+    return slot_at(cache, pool, slot)->key;
 }
 
-bool fb_cache_pinned(const struct fb_cache *cache, int layer, int slot)
+bool fb_cache_pinned(const struct fb_cache *cache, int pool, int slot)
 {
-    return slot_at(cache, layer, slot)->pins > 0;
+    return slot_at(cache, pool, slot)->pins > 0;
 }
 
-int fb_cache_slots(const struct fb_cache *cache, int layer)
+int fb_cache_slots(const struct fb_cache *cache, int pool)
 {
-    return layer_at(cache, layer)->n_slots;
+    return pool_at(cache, pool)->n_slots;
 }
 
-void fb_cache_resize(struct fb_cache *cache, int layer, int n)
+void fb_cache_resize(struct fb_cache *cache, int pool, int n)
 {
-    struct layer *l = layer_at(cache, layer);
-    FB_ASSERT(n >= 1 && n <= l->n_experts);
-    for (int i = n; i < l->n_slots; i++) {
-        vacate(l, i);
+    struct cache_pool *p = pool_at(cache, pool);
+    FB_ASSERT(n >= 1 && n <= p->n_keys);
+    for (int i = n; i < p->n_slots; i++) {
+        vacate(p, i);
     }
-    l->n_free += n - l->n_slots;
-    l->n_slots = n;
+    p->n_free += n - p->n_slots;
+    p->n_slots = n;
 }
 
-/* --- Slots that move between layers --------------------------------------------------------- */
+/* --- Slots that move between pools ------------------------------------------------------------ */
 
-void fb_cache_set_floor(struct fb_cache *cache, int layer, int n)
+void fb_cache_set_floor(struct fb_cache *cache, int pool, int n)
 {
     FB_ASSERT(n >= 1);
-    layer_at(cache, layer)->floor = n;
+    pool_at(cache, pool)->floor = n;
 }
 
-/* Of the layers that may give a slot, the one that seems to lose least; -1: none may. */
-static int lender(const struct fb_cache *cache, int layer)
+/* The pool that seems to lose least among those that may lend a slot; -1: none may. */
+static int lender(const struct fb_cache *cache, int pool)
 {
     int best = -1;
-    for (int i = 0; i < cache->n_layers; i++) {
-        const struct layer *l = &cache->layers[i];
-        if (i != layer && l->n_slots > l->floor &&
-            (best < 0 || l->least < cache->layers[best].least)) {
+    for (int i = 0; i < cache->n_pools; i++) {
+        const struct cache_pool *p = &cache->pools[i];
+        if (i != pool && p->n_slots > p->floor &&
+            (best < 0 || p->least < cache->pools[best].least)) {
             best = i;
         }
     }
     return best;
 }
 
-bool fb_cache_trade(struct fb_cache *cache, int layer, int *from, int *slot)
+bool fb_cache_trade(struct fb_cache *cache, int pool, int *from, int *slot)
 {
-    struct layer *l = layer_at(cache, layer);
+    struct cache_pool *p = pool_at(cache, pool);
     uint64_t loss;
-    if (!cache->policy->comparable || l->n_free > 0 || l->n_slots == l->n_experts ||
-        victim(cache, layer, &loss) < 0) {
+    if (!cache->policy->comparable || p->n_free > 0 || p->n_slots == p->n_keys ||
+        victim(cache, pool, &loss) < 0) {
         return false;
     }
-    int other = lender(cache, layer);
-    if (other < 0 || cache->layers[other].least >= loss / TRADE_MARGIN) {
+    int other = lender(cache, pool);
+    if (other < 0 || cache->pools[other].least >= loss / TRADE_MARGIN) {
         return false;
     }
-    struct layer *o = &cache->layers[other];
+    struct cache_pool *o = &cache->pools[other];
     o->least = 0;
     int offer = o->n_free > 0 ? lowest_free(o) : victim(cache, other, &o->least);
     if (offer < 0 || o->least >= loss / TRADE_MARGIN) {
@@ -378,41 +380,41 @@ bool fb_cache_trade(struct fb_cache *cache, int layer, int *from, int *slot)
     return true;
 }
 
-void fb_cache_move(struct fb_cache *cache, int layer, int from, int to)
+void fb_cache_move(struct fb_cache *cache, int pool, int from, int to)
 {
-    struct layer *l = layer_at(cache, layer);
-    struct slot *a = slot_at(cache, layer, from), *b = slot_at(cache, layer, to);
-    FB_ASSERT(b->expert < 0 && a->pins == 0);
-    if (a->expert >= 0) {
-        l->slot_of[a->expert] = to;
+    struct cache_pool *p = pool_at(cache, pool);
+    struct cache_slot *a = slot_at(cache, pool, from), *b = slot_at(cache, pool, to);
+    FB_ASSERT(b->key < 0 && a->pins == 0);
+    if (a->key >= 0) {
+        p->slot_of[a->key] = to;
     }
     *b = *a;
-    *a = (struct slot){.expert = -1};
+    *a = (struct cache_slot){.key = -1};
 }
 
-static void check_layer(const struct layer *l)
+static void check_pool(const struct cache_pool *p)
 {
-    int resident = 0, n_free = 0;
-    FB_ASSERT(l->n_slots >= 1 && l->n_slots <= l->n_experts);
-    for (int i = 0; i < l->n_experts; i++) {
-        const struct slot *s = &l->slots[i];
-        FB_ASSERT(s->expert >= -1 && s->expert < l->n_experts);
-        if (s->expert < 0) {
+    int present = 0, n_free = 0;
+    FB_ASSERT(p->n_slots >= 1 && p->n_slots <= p->n_keys);
+    for (int i = 0; i < p->n_keys; i++) {
+        const struct cache_slot *s = &p->slots[i];
+        FB_ASSERT(s->key >= -1 && s->key < p->n_keys);
+        if (s->key < 0) {
             FB_ASSERT(s->pins == 0 && s->parts == 0);
-            n_free += i < l->n_slots;
+            n_free += i < p->n_slots;
         } else {
-            FB_ASSERT(i < l->n_slots && l->slot_of[s->expert] == i);
+            FB_ASSERT(i < p->n_slots && p->slot_of[s->key] == i);
         }
-        FB_ASSERT(l->slot_of[i] >= -1 && l->slot_of[i] < l->n_slots);
-        resident += l->slot_of[i] >= 0;
-        FB_ASSERT(l->last_touch[i] <= l->clock);
+        FB_ASSERT(p->slot_of[i] >= -1 && p->slot_of[i] < p->n_slots);
+        present += p->slot_of[i] >= 0;
+        FB_ASSERT(p->last_touch[i] <= p->clock);
     }
-    FB_ASSERT(n_free == l->n_free && resident == l->n_slots - n_free);
+    FB_ASSERT(n_free == p->n_free && present == p->n_slots - n_free);
 }
 
 void fb_cache_check(const struct fb_cache *cache)
 {
-    for (int i = 0; i < cache->n_layers; i++) {
-        check_layer(&cache->layers[i]);
+    for (int i = 0; i < cache->n_pools; i++) {
+        check_pool(&cache->pools[i]);
     }
 }

@@ -1,21 +1,21 @@
 /*
- * policy.h - what a replacement policy is, for those who write one.
+ * policy.h - the interface of replacement policies, for those who write one.
  *
- * A policy says what each expert of a layer is worth; the cache gives away the unpinned slot whose
- * expert is worth least. The cache itself breaks ties: the expert touched longest ago goes first
- * (one never touched before all others), then the lower slot. So a policy without an opinion
- * is LRU, and a policy only has to say where it differs from that.
+ * A policy gives a worth to each key of a pool; the cache evicts the key that is worth least among
+ * those in unpinned slots. The cache itself breaks ties: the key touched longest ago is evicted
+ * first (one never touched before all others), then the one in the lower slot. A policy without an
+ * opinion is therefore LRU, and a policy only has to say where it differs from that.
  *
- *      step, touch --> [ state ] --> worth of each expert --> [ tie: recency, slot ] --> victim
+ *      step, touch --> [ state ] --> worth of each key --> [ tie: recency, slot ] --> victim
  *
- * One state for all layers: what one layer uses may say something about another. It is about
- * experts, not slots: what is known of an expert survives its eviction, its drop and every resize.
+ * There is one state for all pools: uses in one pool may say something about another. It is about
+ * keys, not slots: what is known of a key survives its eviction, its drop and every resize.
  *
  * To add one: write policy_NAME.c with a table fb_cache_NAME, and a line in FB_CACHE_POLICY_LIST.
  *
  * Rules, besides those of cache.h:
- *   P1  What a function answers follows from the calls of step and touch so far (hence C4).
- *   P2  Integers only: a sum of floats may differ between compilers, and then so do the reads.
+ *   P1  The answers follow from the calls of step and touch so far (hence C4).
+ *   P2  Integers only: a sum of floats may differ between compilers, and then the reads differ too.
  */
 #ifndef FB_CACHE_POLICY_H
 #define FB_CACHE_POLICY_H
@@ -27,23 +27,25 @@
 struct fb_cache_policy {
     const char *name;
 
-    /* Worth means the same in all layers, so that a slot may move to where it is worth more. */
+    /* The worth of a key is in the same unit in all pools, so that a slot may move to the pool
+     * where it is worth more (fb_cache_trade). */
     bool comparable;
 
-    /* State for layers of up to n_experts each. NULL, and `state` is NULL below: there is none. */
-    void *(*make)(int n_layers, int n_experts);
+    /* State for pools of up to n_keys keys each. May be NULL: then there is no state, and `state`
+     * is NULL below. */
+    void *(*make)(int n_pools, int n_keys);
     void (*free)(void *state);
 
-    /* A new step of the layer begins: the clock of policies that let uses age. May be NULL. */
-    void (*step)(void *state, int layer);
+    /* A new step of the pool begins: the clock of policies in which uses age. May be NULL. */
+    void (*step)(void *state, int pool);
 
-    /* A token needs the expert, resident or not. May be NULL. */
-    void (*touch)(void *state, int layer, int expert);
+    /* A token needs the key, present or not. May be NULL. */
+    void (*touch)(void *state, int pool, int key);
 
-    /* How much is lost when each expert of the layer goes; more stays longer. Valid until the next
-     * step or touch. Asked at each miss of a full layer, so the answer should be kept. NULL: all
-     * the same. */
-    const uint64_t *(*worth)(void *state, int layer);
+    /* [n_keys] the loss if the key is evicted; keys worth more stay longer. Valid until the next
+     * step or touch. Called at each miss of a full pool, so the result should be cached. NULL: all
+     * keys are worth the same. */
+    const uint64_t *(*worth)(void *state, int pool);
 };
 
 /* X(name, separator): the separator stands before the name in fb_cache_policy_names(). */

@@ -1,28 +1,28 @@
 /*
- * policy_echo.c - what came after moments like this one will come again.
+ * policy_echo.c - the keys that followed moments like this one will be used again.
  *
  * Text repeats itself, and routing with it. For each of the last WINDOW steps the policy knows how
- * much the present looks like it, over all layers, and lets what followed there count:
+ * similar it was to the present, over all pools, and gives credit to what was used right after it:
  *
- *      steps of the layer   ... 7     6     5     4     3     2     1     0 = now     (lag)
+ *      steps of the pool    ... 7     6     5     4     3     2     1     0 = now     (lag)
  *      alike[lag]           ... low   low   high  low   low   low   low
  *      what followed                        \--> 1/2   1/4   1/8 ...
  *
- * The lag between now and a moment like it stays the same from layer to layer and from token to
- * token for as long as the two go on in the same way. So one counter per lag, which all layers feed
- * and which forgets about as fast as a token takes, finds repetitions of any length:
+ * While a passage repeats, the lag between now and its earlier occurrence stays the same from pool
+ * to pool and from token to token. One counter per lag, to which all pools add and which decays
+ * with about the time constant of one token, therefore finds repetitions of any length:
  *
- *      alike[lag] = alike[lag] (1 - 1/layers) + share of that step's experts that are used now
+ *      alike[lag] = alike[lag] (1 - 1/pools) + share of that step's keys that are used now
  *
- * An expert is worth
+ * A key is worth
  *
- *      its rate: the share of steps that used it, of which a sixteenth fades in each step
- *      + what its earlier uses echo: for each, the sum over all moments before it of
- *        (alike / the most alike)^8, halved for each step that lies between, normalised so that all
+ *      its rate: the share of steps that used it, decaying by a sixteenth in each step
+ *      + the echo of its earlier uses: for each, the sum over all moments before it of
+ *        (alike / the largest alike)^8, halved for each step in between, normalised so that all
  *        echoes together weigh twice as much as all rates.
  *
- * Both are in expected uses per step, so layers can be compared. bench/eviction.sh measures it; that
- * the constants are not delicate is in bench/LOG.md.
+ * Both are in expected uses per step, so pools can be compared. bench/eviction.sh measures the
+ * policy; bench/LOG.md shows that the constants are not delicate.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -33,37 +33,37 @@
 #define WINDOW 128 /* a power of two */
 #define WORDS  (WINDOW / 64)
 #define FADE   4          /* 1/16 */
-#define ONE    (1u << 16) /* a use, or all experts of a step */
+#define ONE    (1u << 16) /* a use, or all keys of a step */
 
-struct layer {
-    unsigned now;            /* place of the present step among WINDOW */
-    unsigned n_used;         /* experts used in it */
-    bool settled;            /* worth[] is up to date */
-    uint32_t share[WINDOW];  /* ONE / experts used in the step at that place */
-    uint32_t *rate;          /* [n_experts] */
-    uint64_t (*used)[WORDS]; /* [n_experts] bit p: used in the step at place p */
-    uint64_t *worth;         /* [n_experts] */
+struct echo_pool {
+    unsigned now;            /* position of the present step in the window */
+    unsigned n_used;         /* keys used in it */
+    bool current;            /* worth[] is up to date */
+    uint32_t share[WINDOW];  /* ONE / keys used in the step at that position */
+    uint32_t *rate;          /* [n_keys] */
+    uint64_t (*used)[WORDS]; /* [n_keys] bit i: used in the step at position i */
+    uint64_t *worth;         /* [n_keys] */
 };
 
 struct echo {
-    int n_layers;
-    int n_experts;
-    uint32_t forget;        /* ONE / n_layers */
+    int n_pools;
+    int n_keys;
+    uint32_t forget;        /* ONE / n_pools */
     uint32_t alike[WINDOW]; /* by lag */
-    struct layer layers[];
+    struct echo_pool pools[];
 };
 
-static void *echo_make(int n_layers, int n_experts)
+static void *echo_make(int n_pools, int n_keys)
 {
-    struct echo *echo = fb_xcalloc(1, sizeof *echo + (size_t)n_layers * sizeof(struct layer));
-    echo->n_layers = n_layers;
-    echo->n_experts = n_experts;
-    echo->forget = ONE / (uint32_t)(n_layers > 0 ? n_layers : 1);
-    for (int i = 0; i < n_layers; i++) {
-        struct layer *l = &echo->layers[i];
-        l->rate = fb_xcalloc((size_t)n_experts, sizeof *l->rate);
-        l->used = fb_xcalloc((size_t)n_experts, sizeof *l->used);
-        l->worth = fb_xcalloc((size_t)n_experts, sizeof *l->worth);
+    struct echo *echo = fb_xcalloc(1, sizeof *echo + (size_t)n_pools * sizeof(struct echo_pool));
+    echo->n_pools = n_pools;
+    echo->n_keys = n_keys;
+    echo->forget = ONE / (uint32_t)(n_pools > 0 ? n_pools : 1);
+    for (int i = 0; i < n_pools; i++) {
+        struct echo_pool *p = &echo->pools[i];
+        p->rate = fb_xcalloc((size_t)n_keys, sizeof *p->rate);
+        p->used = fb_xcalloc((size_t)n_keys, sizeof *p->used);
+        p->worth = fb_xcalloc((size_t)n_keys, sizeof *p->worth);
     }
     return echo;
 }
@@ -71,53 +71,53 @@ static void *echo_make(int n_layers, int n_experts)
 static void echo_free(void *state)
 {
     struct echo *echo = state;
-    for (int i = 0; i < echo->n_layers; i++) {
-        free(echo->layers[i].rate);
-        free(echo->layers[i].used);
-        free(echo->layers[i].worth);
+    for (int i = 0; i < echo->n_pools; i++) {
+        free(echo->pools[i].rate);
+        free(echo->pools[i].used);
+        free(echo->pools[i].worth);
     }
     free(echo);
 }
 
-static void echo_step(void *state, int layer)
+static void echo_step(void *state, int pool)
 {
     struct echo *echo = state;
-    struct layer *l = &echo->layers[layer];
-    l->share[l->now] = l->n_used ? ONE / l->n_used : 0;
-    l->now = (l->now + 1) % WINDOW;
-    l->n_used = 0;
-    l->settled = false;
-    uint64_t others = ~((uint64_t)1 << l->now % 64);
-    for (int e = 0; e < echo->n_experts; e++) {
-        l->rate[e] -= l->rate[e] >> FADE;
-        l->used[e][l->now / 64] &= others;
+    struct echo_pool *p = &echo->pools[pool];
+    p->share[p->now] = p->n_used ? ONE / p->n_used : 0;
+    p->now = (p->now + 1) % WINDOW;
+    p->n_used = 0;
+    p->current = false;
+    uint64_t others = ~((uint64_t)1 << p->now % 64);
+    for (int k = 0; k < echo->n_keys; k++) {
+        p->rate[k] -= p->rate[k] >> FADE;
+        p->used[k][p->now / 64] &= others;
     }
     for (int lag = 0; lag < WINDOW; lag++) {
         echo->alike[lag] -= (uint32_t)((uint64_t)echo->alike[lag] * echo->forget / ONE);
     }
 }
 
-static void echo_touch(void *state, int layer, int expert)
+static void echo_touch(void *state, int pool, int key)
 {
     struct echo *echo = state;
-    struct layer *l = &echo->layers[layer];
-    uint64_t *used = l->used[expert], bit = (uint64_t)1 << l->now % 64;
-    if (used[l->now / 64] & bit) {
+    struct echo_pool *p = &echo->pools[pool];
+    uint64_t *used = p->used[key], bit = (uint64_t)1 << p->now % 64;
+    if (used[p->now / 64] & bit) {
         return;
     }
     for (unsigned word = 0; word < WORDS; word++) {
         for (uint64_t left = used[word]; left; left &= left - 1) {
-            unsigned place = word * 64 + (unsigned)__builtin_ctzll(left);
-            echo->alike[(l->now - place) % WINDOW] += l->share[place];
+            unsigned position = word * 64 + (unsigned)__builtin_ctzll(left);
+            echo->alike[(p->now - position) % WINDOW] += p->share[position];
         }
     }
-    used[l->now / 64] |= bit;
-    l->rate[expert] += ONE >> FADE;
-    l->n_used++;
-    l->settled = false;
+    used[p->now / 64] |= bit;
+    p->rate[key] += ONE >> FADE;
+    p->n_used++;
+    p->current = false;
 }
 
-/* The eighth power of a fraction of 2^12, as one of 2^24. */
+/* The eighth power of a fraction in units of 2^-12; the result is in units of 2^-24. */
 static uint64_t sharpen(uint64_t fraction)
 {
     uint64_t square = fraction * fraction >> 12;
@@ -125,10 +125,11 @@ static uint64_t sharpen(uint64_t fraction)
     return fourth * fourth;
 }
 
-/* How much a use in the step at each place echoes; false when nothing before was like now. */
-static bool listen(const struct echo *echo, const struct layer *l, uint64_t *echoes)
+/* Fills echoes[WINDOW]: the credit of a use in the step at each position. False when no earlier
+ * moment was like the present. */
+static bool fill_echoes(const struct echo *echo, const struct echo_pool *p, uint64_t *echoes)
 {
-    uint64_t weight[WINDOW], most = 0, sum = 0, sound = 0;
+    uint64_t weight[WINDOW], most = 0, sum = 0, credit = 0;
     for (int lag = 1; lag < WINDOW; lag++) {
         most = echo->alike[lag] > most ? echo->alike[lag] : most;
     }
@@ -142,33 +143,33 @@ static bool listen(const struct echo *echo, const struct layer *l, uint64_t *ech
     }
     uint64_t scale = ((uint64_t)ONE << 24) / (sum ? sum : 1);
     for (unsigned lag = WINDOW - 1; lag >= 1; lag--) {
-        sound = sound / 2 + weight[lag];
-        echoes[(l->now - (lag - 1)) % WINDOW] = sound * scale >> 24;
+        credit = credit / 2 + weight[lag];
+        echoes[(p->now - (lag - 1)) % WINDOW] = credit * scale >> 24;
     }
-    echoes[(l->now - (WINDOW - 1)) % WINDOW] = 0; /* what came before it is forgotten */
+    echoes[(p->now - (WINDOW - 1)) % WINDOW] = 0; /* the moment before it has left the window */
     return true;
 }
 
-static const uint64_t *echo_worth(void *state, int layer)
+static const uint64_t *echo_worth(void *state, int pool)
 {
     struct echo *echo = state;
-    struct layer *l = &echo->layers[layer];
+    struct echo_pool *p = &echo->pools[pool];
     uint64_t echoes[WINDOW] = {0};
-    if (l->settled) {
-        return l->worth;
+    if (p->current) {
+        return p->worth;
     }
-    bool heard = listen(echo, l, echoes);
-    for (int e = 0; e < echo->n_experts; e++) {
-        uint64_t worth = l->rate[e];
-        for (unsigned word = 0; heard && word < WORDS; word++) {
-            for (uint64_t left = l->used[e][word]; left; left &= left - 1) {
+    bool any_echo = fill_echoes(echo, p, echoes);
+    for (int k = 0; k < echo->n_keys; k++) {
+        uint64_t worth = p->rate[k];
+        for (unsigned word = 0; any_echo && word < WORDS; word++) {
+            for (uint64_t left = p->used[k][word]; left; left &= left - 1) {
                 worth += echoes[word * 64 + (unsigned)__builtin_ctzll(left)];
             }
         }
-        l->worth[e] = worth;
+        p->worth[k] = worth;
     }
-    l->settled = true;
-    return l->worth;
+    p->current = true;
+    return p->worth;
 }
 
 const struct fb_cache_policy fb_cache_echo = {

@@ -1,8 +1,8 @@
 /*
- * policy_lfu.c - the expert with the fewest uses goes first; all uses since the start count.
+ * policy_lfu.c - evicts the key with the fewest uses; all uses since the start count.
  *
- * An expert keeps its count while it is not resident. Counting only while resident would
- * forget exactly the experts that come and go, and with them the lead over LRU.
+ * A key keeps its count while it is not present. A count of uses while present would forget exactly
+ * the keys that are evicted and return, and with them the lead over LRU.
  */
 #include <stdlib.h>
 
@@ -10,28 +10,28 @@
 #include "cache/policy.h"
 
 struct lfu {
-    size_t n_experts;
-    uint64_t uses[]; /* [layer][expert] */
+    size_t n_keys;
+    uint64_t uses[]; /* [pool][key] */
 };
 
-static void *lfu_make(int n_layers, int n_experts)
+static void *lfu_make(int n_pools, int n_keys)
 {
-    size_t n = (size_t)n_layers * (size_t)n_experts;
+    size_t n = (size_t)n_pools * (size_t)n_keys;
     struct lfu *lfu = fb_xcalloc(1, sizeof *lfu + n * sizeof lfu->uses[0]);
-    lfu->n_experts = (size_t)n_experts;
+    lfu->n_keys = (size_t)n_keys;
     return lfu;
 }
 
-static void lfu_touch(void *state, int layer, int expert)
+static void lfu_touch(void *state, int pool, int key)
 {
     struct lfu *lfu = state;
-    lfu->uses[(size_t)layer * lfu->n_experts + (size_t)expert]++;
+    lfu->uses[(size_t)pool * lfu->n_keys + (size_t)key]++;
 }
 
-static const uint64_t *lfu_worth(void *state, int layer)
+static const uint64_t *lfu_worth(void *state, int pool)
 {
     const struct lfu *lfu = state;
-    return lfu->uses + (size_t)layer * lfu->n_experts;
+    return lfu->uses + (size_t)pool * lfu->n_keys;
 }
 
 const struct fb_cache_policy fb_cache_lfu = {

@@ -1,5 +1,5 @@
 /*
- * policy_lru.c - the expert used longest ago goes first.
+ * policy_lru.c - evicts the key used longest ago.
  *
  * No opinion of its own: the tie-break of policy.h is LRU.
  */

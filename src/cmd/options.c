@@ -32,6 +32,7 @@ int cmd_exit_code(enum forebay_status status)
     case FOREBAY_OK:
         return CMD_OK;
     case FOREBAY_E_USAGE:
+    case FOREBAY_E_CONTEXT:
         return CMD_USAGE;
     case FOREBAY_E_NOFIT:
         return CMD_NOFIT;

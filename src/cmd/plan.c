@@ -60,7 +60,7 @@ static void print_memory(const struct forebay_placement *p)
 /* One bar: # resident, = expert slots, . on disk. */
 static void print_bar(const struct forebay_plan_layer *l, uint64_t widest)
 {
-    uint64_t parts[3] = {l->kept_bytes, l->slot_bytes,
+    uint64_t parts[3] = {l->resident_bytes, l->slot_bytes,
         l->streamed_bytes + l->expert_bytes - fb_min(l->expert_bytes, l->slot_bytes)};
     static const char marks[] = "#=.";
     uint64_t sum = 0;
@@ -77,7 +77,7 @@ static void print_bar(const struct forebay_plan_layer *l, uint64_t widest)
 
 static bool same(const struct forebay_plan_layer *a, const struct forebay_plan_layer *b)
 {
-    return a->kept_bytes == b->kept_bytes && a->streamed_bytes == b->streamed_bytes &&
+    return a->resident_bytes == b->resident_bytes && a->streamed_bytes == b->streamed_bytes &&
            a->n_slots == b->n_slots && a->n_experts == b->n_experts && a->layer >= 0 &&
            b->layer >= 0;
 }
@@ -89,7 +89,7 @@ static void print_layers(const struct forebay_plan *plan)
     uint64_t widest = 1;
     for (int i = 0; i < n; i++) {
         widest = fb_max(widest,
-            l[i].kept_bytes + l[i].streamed_bytes + fb_max(l[i].expert_bytes, l[i].slot_bytes));
+            l[i].resident_bytes + l[i].streamed_bytes + fb_max(l[i].expert_bytes, l[i].slot_bytes));
     }
     printf("\nlayers: # resident  = expert slots  . on disk\n");
     for (int i = 0, first; i < n; i++) {
@@ -105,7 +105,7 @@ static void print_layers(const struct forebay_plan *plan)
         }
         printf("%9s |", name);
         print_bar(&l[i], widest);
-        printf("| %s", FB_SIZE(l[i].kept_bytes + l[i].streamed_bytes + l[i].expert_bytes));
+        printf("| %s", FB_SIZE(l[i].resident_bytes + l[i].streamed_bytes + l[i].expert_bytes));
         if (l[i].n_experts) {
             printf(", %d of %d experts, %.0f %% hits", l[i].n_slots, l[i].n_experts,
                 l[i].hit_rate * 100);
@@ -171,7 +171,7 @@ static json_t *layers_json(const struct forebay_plan *plan)
     for (int i = 0; i < n; i++) {
         json_array_append_new(
             list, json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:i, s:f}", "layer", l[i].layer,
-                      "resident_bytes", (json_int_t)l[i].kept_bytes, "streamed_bytes",
+                      "resident_bytes", (json_int_t)l[i].resident_bytes, "streamed_bytes",
                       (json_int_t)l[i].streamed_bytes, "slot_bytes", (json_int_t)l[i].slot_bytes,
                       "expert_bytes", (json_int_t)l[i].expert_bytes, "slots", l[i].n_slots,
                       "experts", l[i].n_experts, "hit_rate", l[i].hit_rate));

@@ -1,4 +1,16 @@
-/* chat.cpp - prompts: texts as they are, and conversations by llama.cpp's chat templates. */
+/*
+ * chat.cpp - renders conversations to prompts with llama.cpp's chat templates.
+ *
+ *      request (JSON) --> names of control tokens in messages marked (control_tokens.h)
+ *          |
+ *          v
+ *      bounds checked (nesting.h), fields read --> llama.cpp's template inputs
+ *          |
+ *          v
+ *      template applied --> prompt: text, tokens, stop strings, grammar, how to parse the reply
+ *
+ * Errors in a request are std::invalid_argument inside; fb_guarded_status makes them E_USAGE.
+ */
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -6,111 +18,33 @@
 #include "common/chat.h"
 #include "common/json-schema-to-grammar.h"
 #include "engine/control_tokens.h"
-#include "engine/guarded.h"
+#include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
 
 extern "C" {
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/model.h"
 }
 
 struct forebay_chat {
     const llama_vocab *vocab;
+    uint32_t n_ctx;
     common_chat_templates_ptr templates;
     ControlTokens control;
     std::string source;
 
-    explicit forebay_chat(const llama_vocab *v) : vocab(v), control(v)
+    explicit forebay_chat(const struct forebay_model *m)
+        : vocab(m->vocab), n_ctx(forebay_model_ctx(m)), control(m->tokenizer)
     {
     }
 };
-
-/* --- Prompts ------------------------------------------------------------------------------- */
 
 static const size_t text_max = INT32_MAX / 4;
 
 static enum forebay_status too_long(struct forebay_error *err, size_t length)
 {
     return fb_fail(err, FOREBAY_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
-}
-
-enum forebay_status forebay_prompt_from_text(const struct forebay_model *m, const char *text,
-    size_t length, struct forebay_prompt **out, struct forebay_error *err)
-{
-    size_t n;
-    enum forebay_status status = forebay_tokenize(m, text, length, true, NULL, 0, &n, err);
-    if (status != FOREBAY_OK) {
-        return status;
-    }
-    if (n == 0) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
-    }
-    auto prompt = new forebay_prompt;
-    prompt->text.assign(text, length);
-    prompt->tokens.resize(n);
-    status = forebay_tokenize(m, text, length, true, prompt->tokens.data(), n, &n, err);
-    if (status != FOREBAY_OK) {
-        delete prompt;
-        return status;
-    }
-    *out = prompt;
-    return FOREBAY_OK;
-}
-
-enum forebay_status forebay_prompt_from_tokens(const struct forebay_model *m, const int32_t *tokens,
-    size_t n, struct forebay_prompt **out, struct forebay_error *err)
-{
-    if (n == 0) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= forebay_model_n_vocab(m)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
-                tokens[i], forebay_model_n_vocab(m));
-        }
-    }
-    auto prompt = new forebay_prompt;
-    prompt->tokens.assign(tokens, tokens + n);
-    *out = prompt;
-    return FOREBAY_OK;
-}
-
-struct forebay_prompt *forebay_prompt_share(const struct forebay_prompt *prompt)
-{
-    prompt->owners++;
-    return const_cast<struct forebay_prompt *>(prompt);
-}
-
-void forebay_prompt_free(struct forebay_prompt *prompt)
-{
-    if (prompt && --prompt->owners == 0) {
-        delete prompt;
-    }
-}
-
-const char *forebay_prompt_text(const struct forebay_prompt *prompt, size_t *length)
-{
-    if (length) {
-        *length = prompt->text.size();
-    }
-    return prompt->text.c_str();
-}
-
-const int32_t *forebay_prompt_tokens(const struct forebay_prompt *prompt, size_t *n)
-{
-    *n = prompt->tokens.size();
-    return prompt->tokens.data();
-}
-
-bool fb_prompt_shows(const struct forebay_prompt *prompt, int32_t token)
-{
-    return prompt->shown.count(token) > 0;
-}
-
-const char *fb_prompt_stop(const struct forebay_prompt *prompt, size_t i)
-{
-    return i < prompt->stops.size() ? prompt->stops[i].c_str() : NULL;
 }
 
 /* --- Templates ----------------------------------------------------------------------------- */
@@ -120,11 +54,11 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
 {
     if (!forebay_model_has_text(m)) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model with a tokenizer.",
-            "the model has no tokenizer, and so no chat");
+            "the model has no tokenizer, so it cannot chat");
     }
-    auto chat = new forebay_chat(m->vocab);
-    enum forebay_status status = fb_guarded_status(
-        FOREBAY_E_USAGE, err, "Give a template that it knows.", "use the chat template", [&] {
+    auto chat = new forebay_chat(m);
+    enum forebay_status status = fb_guarded_status(FOREBAY_E_USAGE, err,
+        "Give a template that llama.cpp can parse.", "use the chat template", [&] {
             chat->templates = common_chat_templates_init(m->llama, text ? text : "");
             chat->source = common_chat_templates_source(chat->templates.get());
             return true;
@@ -173,8 +107,8 @@ bool forebay_chat_has_tools(const struct forebay_chat *chat)
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
-/* Marks control tokens in the strings of a message, whatever is in it, and in descriptions of tools.
- * What is compared with a list (roles, names) or copied into a grammar is left alone. */
+/* Marks control tokens in all strings of a message (`here`), and in descriptions of tools. Strings
+ * that are compared with a list (roles, names) or copied into a grammar are left alone. */
 static void protect_strings(const ControlTokens &control, const ControlTokens::Marks &marks,
     common_json &value, bool here, int level = 0)
 {
@@ -199,7 +133,7 @@ static void protect_strings(const ControlTokens &control, const ControlTokens::M
     }
 }
 
-/* A choice of one function is a list of one tool, of which a call is required. */
+/* Reads tool_choice. A choice of one function leaves that tool alone and requires a call. */
 static void choose_tool(
     const common_json &choice, common_json &tools, common_chat_templates_inputs &in)
 {
@@ -288,7 +222,7 @@ static void read_thinking(const common_json &request, common_chat_templates_inpu
     }
 }
 
-/* Templates print any role, but only these mean something. */
+/* Templates print any role, but only these have a meaning. */
 static void check_roles(const common_json &messages)
 {
     static const std::set<std::string> roles = {
@@ -301,7 +235,7 @@ static void check_roles(const common_json &messages)
     }
 }
 
-/* Templates get the arguments of earlier calls parsed, by recursion. */
+/* The arguments of earlier calls are parsed for the template, by recursion. */
 static void check_calls(const common_chat_msg &message)
 {
     for (const auto &call : message.tool_calls) {
@@ -346,7 +280,7 @@ static common_chat_templates_inputs read_request(
         in.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
         in.add_generation_prompt = false;
     }
-    in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* apart from the content */
+    in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* reasoning apart from the content */
     read_thinking(request, in);
     return in;
 }
@@ -358,7 +292,7 @@ static std::vector<llama_token> tokens_of(const llama_vocab *vocab, const std::s
     return common_tokenize(vocab, text, false, true);
 }
 
-/* A word that is one token triggers as that token. */
+/* A trigger word that is a single token triggers as that token. */
 static common_grammar_trigger resolve(
     const llama_vocab *vocab, common_grammar_trigger trigger, std::set<llama_token> &shown)
 {
@@ -373,7 +307,7 @@ static common_grammar_trigger resolve(
     return trigger;
 }
 
-static void take_grammar(const struct forebay_chat *chat, const common_chat_params &params,
+static void set_grammar(const struct forebay_chat *chat, const common_chat_params &params,
     const std::string &wanted, struct forebay_prompt *prompt)
 {
     for (const std::string &name : params.preserved_tokens) {
@@ -399,7 +333,7 @@ static void take_grammar(const struct forebay_chat *chat, const common_chat_para
     }
 }
 
-static void take_parser(const common_chat_params &params, const common_chat_templates_inputs &in,
+static void set_parser(const common_chat_params &params, const common_chat_templates_inputs &in,
     struct forebay_prompt *prompt)
 {
     prompt->parser = common_chat_parser_params(params);
@@ -414,6 +348,19 @@ static void take_parser(const common_chat_params &params, const common_chat_temp
     }
 }
 
+static void check_count(const struct forebay_chat *chat, const common_json &messages)
+{
+    size_t n = messages.is_array() ? messages.size() : 0;
+    if (n >= chat->n_ctx) {
+        throw fb_refusal(FOREBAY_E_CONTEXT,
+            std::to_string(n) +
+                " messages have at least as many tokens, which do not fit into the "
+                "context of " +
+                std::to_string(chat->n_ctx),
+            "Send fewer messages, or use a larger --ctx.");
+    }
+}
+
 static void render(
     const struct forebay_chat *chat, const std::string &text, struct forebay_prompt *prompt)
 {
@@ -423,6 +370,7 @@ static void render(
         throw std::invalid_argument("the request must be an object");
     }
     if (request.contains("messages")) {
+        check_count(chat, request["messages"]);
         protect_strings(chat->control, marks, request["messages"], true);
     }
     if (request.contains("tools")) {
@@ -434,8 +382,8 @@ static void render(
     prompt->tokens = chat->control.tokenize(prompt->text, marks);
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
     prompt->stops = params.additional_stops;
-    take_grammar(chat, params, in.grammar, prompt);
-    take_parser(params, in, prompt);
+    set_grammar(chat, params, in.grammar, prompt);
+    set_parser(params, in, prompt);
 }
 
 enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const char *request,

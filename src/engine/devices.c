@@ -1,3 +1,10 @@
+/*
+ * devices.c - finds the device, and how much of the model it can hold.
+ *
+ *      estimate (plan/offload.h) --> llama.cpp measures it --> fits, and more than the best so far?
+ *           ^                                                      |   yes: it is the best
+ *           +----- the estimate's error corrects the reserve ------+
+ */
 #include "engine/devices.h"
 
 #include <stdio.h>
@@ -8,15 +15,15 @@
 #include "base/units.h"
 #include "engine/guard.h"
 
-/* Left free on a device: its driver and the programs that draw the screen need some, and what is
- * reported as free is not always to be had. */
+/* Left free on a device: its driver and the programs that draw the screen need some memory, and not
+ * all of the memory reported as free can be allocated. */
 #define RESERVE_BYTES (256 * FB_MIB)
 #define RESERVE_SHARE 16
-/* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers whose
- * KV cache is not like the others'. Two rounds have been enough for every model tried. */
+/* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers with
+ * a KV cache of another size. Two rounds were enough for every model tried. */
 #define ROUNDS 8
 
-/* --- Which ---------------------------------------------------------------------------------- */
+/* --- Which device -------------------------------------------------------------------------- */
 
 static bool is_gpu(ggml_backend_dev_t dev)
 {
@@ -24,8 +31,8 @@ static bool is_gpu(ggml_backend_dev_t dev)
     return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
 }
 
-/* Renderers that compute on the CPU. ggml reports them as GPUs: it drops Vulkan's own word on the
- * matter (VK_PHYSICAL_DEVICE_TYPE_CPU), so the description, which is the renderer's, must do. */
+/* Renderers that compute on the CPU. ggml reports them as GPUs because it drops Vulkan's device
+ * type (VK_PHYSICAL_DEVICE_TYPE_CPU), so they are recognised by their descriptions. */
 static bool is_software(ggml_backend_dev_t dev)
 {
     static const char *const renderers[] = {"llvmpipe", "lavapipe", "softpipe", "SwiftShader"};
@@ -38,7 +45,7 @@ static bool is_software(ggml_backend_dev_t dev)
     return false;
 }
 
-/* Integrated GPUs, Apple's, and software: what they hold is in the machine's memory. */
+/* Whether the device's memory is the machine's: integrated GPUs, Apple's, software renderers. */
 static bool shares_memory(ggml_backend_dev_t dev)
 {
     const char *backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
@@ -74,7 +81,7 @@ static ggml_backend_dev_t find_named(const char *name)
     return NULL;
 }
 
-/* "Vulkan0 (AMD Radeon ...), ...": as many as there is room for. */
+/* "Vulkan0 (AMD Radeon ...), ...": as many as fit into buf. */
 static void list_devices(char *buf, size_t cap)
 {
     size_t used = 0;
@@ -118,7 +125,7 @@ bool fb_devices_used(const struct fb_devices *devices)
     return devices->plan.output;
 }
 
-/* --- How much ------------------------------------------------------------------------------- */
+/* --- How much of the model ----------------------------------------------------------------- */
 
 uint64_t fb_devices_room(
     const struct fb_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes)
@@ -133,8 +140,8 @@ uint64_t fb_devices_room(
     return devices->shared ? fb_min(room, budget_bytes / 2) : room;
 }
 
-/* Matches the expert tensors of layers 0 .. n - 1. One expression for all of them: llama.cpp
- * compiles each anew for every tensor. */
+/* A regular expression for the expert tensors of layers 0 .. n - 1. A single one, because llama.cpp
+ * compiles every expression again for every tensor. */
 static char *experts_of_layers(int n)
 {
     static const char end[] = ")\\.ffn_(gate_up|gate|up|down)_(ch)?exps\\.";
@@ -148,18 +155,20 @@ static char *experts_of_layers(int n)
     return text;
 }
 
-void fb_devices_set_plan(
-    struct fb_devices *devices, const struct fb_catalog *catalog, const struct fb_device_plan *plan)
+void fb_devices_set_plan(struct fb_devices *devices, const struct fb_catalog *catalog,
+    const struct fb_offload_plan *plan)
 {
     free(devices->experts);
     devices->experts = NULL;
     devices->plan = *plan;
     if (plan->output && catalog->n_expert > 0 && plan->n_whole < catalog->n_layer) {
         devices->experts = experts_of_layers(catalog->n_layer - plan->n_whole);
+        devices->overrides[0] = (struct llama_model_tensor_buft_override){
+            .pattern = devices->experts, .buft = ggml_backend_cpu_buffer_type()};
     }
 }
 
-static bool same_plan(const struct fb_device_plan *a, const struct fb_device_plan *b)
+static bool same_plan(const struct fb_offload_plan *a, const struct fb_offload_plan *b)
 {
     return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
 }
@@ -167,11 +176,11 @@ static bool same_plan(const struct fb_device_plan *a, const struct fb_device_pla
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
 {
-    struct fb_device_plan best = {0}, plan;
+    struct fb_offload_plan best = {0}, plan;
     struct fb_needs best_needs = *needs, measured;
     uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
     for (int round = 0; round < ROUNDS; round++) {
-        plan = fb_plan_device(catalog, kv_bytes, devices->room_bytes, reserve);
+        plan = fb_offload_make(catalog, kv_bytes, devices->room_bytes, reserve);
         if (!plan.output || same_plan(&plan, &best)) {
             break;
         }
@@ -188,7 +197,7 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
             best = plan;
             best_needs = measured;
         }
-        /* What the estimate lacks, or has too much of. */
+        /* Correct the next estimate by the error of this one. */
         reserve += measured.device_bytes - fb_min(measured.device_bytes, estimated);
         reserve -= fb_min(reserve, estimated - fb_min(measured.device_bytes, estimated));
     }
@@ -197,19 +206,17 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
     return FOREBAY_OK;
 }
 
-/* --- What llama.cpp is told ----------------------------------------------------------------- */
+/* --- What llama.cpp is told ---------------------------------------------------------------- */
 
-void fb_devices_model_params(struct fb_devices *devices, struct llama_model_params *params)
+void fb_devices_model_params(const struct fb_devices *devices, struct llama_model_params *params)
 {
     if (!fb_devices_used(devices)) {
         return;
     }
-    params->devices = devices->list;
-    params->n_gpu_layers = fb_plan_device_gpu_layers(&devices->plan);
+    params->devices = (ggml_backend_dev_t *)devices->list; /* llama.cpp does not write to it */
+    params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
     if (devices->experts) {
-        devices->overrides[0] = (struct llama_model_tensor_buft_override){
-            .pattern = devices->experts, .buft = ggml_backend_cpu_buffer_type()};
         params->tensor_buft_overrides = devices->overrides;
     }
 }

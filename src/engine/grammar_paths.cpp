@@ -1,39 +1,46 @@
 /*
- * grammar_paths.cpp - in how many ways a grammar may begin. llama.cpp walks all of them, from every
- * rule, before it samples, and again for each character: the time is their number, or its square.
+ * grammar_paths.cpp - bounds the number of ways in which a grammar may begin. llama.cpp walks all
+ * of them, from every rule, before it samples, and again for each character: the time grows with
+ * their number or its square.
  *
- * A rule is a list of alternatives, each a sequence of items; a group in brackets is a rule without
- * a name. What cannot be read counts as a character: llama.cpp will refuse it.
+ * The grammar is read into rules. A rule is a list of alternatives, each a sequence of items; a
+ * group in brackets is a rule without a name. Anything unreadable counts as a character, because
+ * llama.cpp will refuse it. Then the paths of each rule are counted from those of the rules it
+ * begins with:
+ *
+ *      root ::= "a"? item | [0-9]      paths: 1 ("a") + 2 (those of item) + 1 = 4
+ *      item ::= "b" | "c"              paths: 2
  */
-#include "engine/nesting.h"
+#include "engine/grammar_paths.h"
 
 #include <algorithm>
-#include <map>
 #include <cstdint>
+#include <map>
 #include <stdexcept>
 #include <vector>
 
 static const uint64_t paths_max = 4096;
 static const size_t optional_max = 64; /* in a row: the time grows with the cube, or faster */
-static const int steps_max = 1024; /* from rule to first rule: llama.cpp goes there by recursion */
+static const int steps_max = 1024; /* from a rule to one it begins with: recursion in llama.cpp */
 
-struct item {
-    int rule; /* -1: a character or token */
+/* An item of an alternative, with its repetition. */
+struct grammar_item {
+    int rule; /* index of a rule; -1: a character or token */
     bool optional;
-    uint64_t times;
+    uint64_t times; /* at most */
 };
 
-struct rule {
-    std::vector<std::vector<item>> alternatives{1};
-    enum { UNKNOWN, ACTIVE, KNOWN } state = UNKNOWN;
+struct grammar_rule {
+    std::vector<std::vector<grammar_item>> alternatives{1};
+    enum { UNKNOWN, ACTIVE, KNOWN } state = UNKNOWN; /* of what follows; ACTIVE: being counted */
     uint64_t paths = 0;
-    bool nullable = false;
+    bool nullable = false; /* can be empty */
 };
 
-struct reader {
+struct grammar_reader {
     const std::string &g;
     size_t at = 0;
-    std::vector<rule> rules;
+    std::vector<grammar_rule> rules;
     std::map<std::string, int> names;
 };
 
@@ -42,7 +49,7 @@ static bool is_name(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-';
 }
 
-static void skip_space(reader &r)
+static void skip_space(grammar_reader &r)
 {
     while (r.at < r.g.size()) {
         if (r.g[r.at] == '#') {
@@ -56,15 +63,16 @@ static void skip_space(reader &r)
     }
 }
 
-/* Bytes of a character in quotes or brackets, as llama.cpp takes them: by the first one alone. */
+/* Bytes of a character in quotes or brackets. llama.cpp decides by the first one alone. */
 static size_t character(char first)
 {
     unsigned char c = (unsigned char)first;
     return c == '\\' ? 2 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
 }
 
-/* Goes past the end of what began with `close`'s counterpart. Names of tokens are plain bytes. */
-static void skip_to(reader &r, char close)
+/* Skips a string, character class or token name, from its opening to its closing mark. Token names
+ * are plain bytes. */
+static void skip_to(grammar_reader &r, char close)
 {
     for (r.at++; r.at < r.g.size() && r.g[r.at] != close;) {
         r.at += close == '>' ? 1 : character(r.g[r.at]);
@@ -72,7 +80,7 @@ static void skip_to(reader &r, char close)
     r.at++;
 }
 
-static uint64_t read_number(reader &r)
+static uint64_t read_number(grammar_reader &r)
 {
     uint64_t n = 0;
     for (; r.at < r.g.size() && r.g[r.at] >= '0' && r.g[r.at] <= '9'; r.at++) {
@@ -82,7 +90,7 @@ static uint64_t read_number(reader &r)
 }
 
 /* *, +, ?, {m}, {m,}, {m,n} */
-static void read_repetition(reader &r, item &item)
+static void read_repetition(grammar_reader &r, grammar_item &item)
 {
     char c = r.g[r.at++];
     item.optional |= c == '*' || c == '?';
@@ -110,7 +118,7 @@ static void read_repetition(reader &r, item &item)
     item.times = std::min(item.times * std::max<uint64_t>(max, 1), paths_max);
 }
 
-static int rule_named(reader &r, const std::string &name)
+static int rule_named(grammar_reader &r, const std::string &name)
 {
     auto [at, is_new] = r.names.emplace(name, (int)r.rules.size());
     if (is_new) {
@@ -119,16 +127,16 @@ static int rule_named(reader &r, const std::string &name)
     return at->second;
 }
 
-/* The alternatives of a rule, up to the next rule or the closing bracket. */
-static void read_rule(reader &r, int into, int level)
+/* Reads the alternatives of a rule, up to the next rule or the closing bracket. */
+static void read_rule(grammar_reader &r, int into, int level)
 {
-    if (level > fb_levels_max) { /* llama.cpp reads them by recursion, as we do */
+    if (level > fb_brackets_max) { /* read by recursion, as in llama.cpp */
         throw std::invalid_argument("the grammar nests too deeply");
     }
     for (skip_space(r); r.at < r.g.size() && r.g[r.at] != ')'; skip_space(r)) {
         char c = r.g[r.at];
         size_t start = r.at;
-        std::vector<item> &items = r.rules[into].alternatives.back();
+        std::vector<grammar_item> &items = r.rules[into].alternatives.back();
         if (c == '|') {
             r.at++;
             r.rules[into].alternatives.emplace_back();
@@ -163,7 +171,7 @@ static void read_rule(reader &r, int into, int level)
     }
 }
 
-static void read_grammar(reader &r)
+static void read_grammar(grammar_reader &r)
 {
     for (skip_space(r); r.at < r.g.size(); skip_space(r)) {
         size_t start = r.at;
@@ -178,34 +186,35 @@ static void read_grammar(reader &r)
         }
         r.at += 3;
         int named = rule_named(r, name);
-        r.rules[named].alternatives.assign(1, {}); /* the last of the same name counts */
+        r.rules[named].alternatives.assign(1, {}); /* the last one of a name wins */
         read_rule(r, named, 0);
     }
 }
 
-static void walk(reader &r, int which, int steps)
+/* Counts the paths of a rule. `steps`: rules on the way to it. */
+static void count_paths(grammar_reader &r, int which, int steps)
 {
-    rule &rule = r.rules[which];
-    if (rule.state == rule::KNOWN) {
+    grammar_rule &rule = r.rules[which];
+    if (rule.state == grammar_rule::KNOWN) {
         return;
     }
-    if (rule.state == rule::ACTIVE) {
+    if (rule.state == grammar_rule::ACTIVE) {
         throw std::invalid_argument("the grammar is left-recursive");
     }
     if (steps > steps_max) {
         throw std::invalid_argument("the grammar nests too deeply");
     }
-    rule.state = rule::ACTIVE;
+    rule.state = grammar_rule::ACTIVE;
     for (const auto &items : rule.alternatives) {
         bool passable = true;
         for (size_t i = 0; i < items.size() && passable; i++) {
-            if (i > optional_max) { /* all before it are */
+            if (i > optional_max) { /* all items before it are optional */
                 throw std::invalid_argument("the grammar has too many optional parts in a row");
             }
             passable = items[i].optional;
             uint64_t paths = 1;
             if (items[i].rule >= 0) {
-                walk(r, items[i].rule, steps + 1);
+                count_paths(r, items[i].rule, steps + 1);
                 const auto &first = r.rules[items[i].rule];
                 passable |= first.nullable;
                 paths = first.paths * (first.nullable ? items[i].times : 1);
@@ -218,14 +227,14 @@ static void walk(reader &r, int which, int steps)
             throw std::invalid_argument("the grammar can begin in too many ways");
         }
     }
-    rule.state = rule::KNOWN;
+    rule.state = grammar_rule::KNOWN;
 }
 
 void fb_check_paths(const std::string &grammar)
 {
-    reader r{grammar, 0, {}, {}};
+    grammar_reader r{grammar, 0, {}, {}};
     read_grammar(r);
     for (size_t i = 0; i < r.rules.size(); i++) {
-        walk(r, (int)i, 0);
+        count_paths(r, (int)i, 0);
     }
 }

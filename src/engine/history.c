@@ -1,3 +1,15 @@
+/*
+ * history.c - see history.h. The file, one per model and set of groups:
+ *
+ *      models/ID.json   { format, tokens, lookahead,
+ *                         times: [{threads, repack, compute_s, prompt_s}, ...],
+ *                         stack_distances: [[uses at distance 0, 1, ... n_expert - 1, first uses],
+ *                                           ...] }                           one list per group
+ *
+ * The stack distance of a use is the number of other experts of the group used since the expert's
+ * last use: an LRU cache of more slots than that has it. So one histogram gives the hits of every
+ * size.
+ */
 #include "engine/history.h"
 
 #include <jansson.h>
@@ -12,35 +24,35 @@
 #include "os/dirs.h"
 #include "os/save.h"
 
-#define FORMAT 3
-/* Fewer generated tokens than this say little. */
+#define FORMAT 4
+/* A run with fewer generated tokens says little. */
 #define TOKENS_MIN 8
 /* Shorter prompts are computed differently from long ones. */
 #define PROMPT_MIN 128
-/* When so many tokens have been counted, the old ones fade: habits change with what is asked. */
+/* Beyond this many counted tokens old ones fade, because routing changes with the topics. */
 #define TOKENS_FADE 4000
 #define TIMES_MAX   16
-/* What others measured of asking the next layer's router: 50 to 89 % (FIELD figures). */
-#define FORESEEN_USUAL 0.7
+/* Published figures for asking the next layer's router are 50 to 89 %. */
+#define LOOKAHEAD_USUAL 0.7
 
-struct times {
+struct compute_times {
     int threads;
     bool repack;
     double compute_s; /* of one token */
-    double prompt_s;  /* of one of a prompt's many; 0: not known */
+    double prompt_s;  /* of one token of a long prompt; 0: not known */
 };
 
 struct fb_history {
-    char path[1024]; /* "": nowhere */
+    char path[1024]; /* "": no cache directory */
     int n_groups;
-    struct fb_reuse *seen; /* [n_groups] */
-    int **recent;          /* [n_groups][n_expert] experts, the last used first */
-    int *n_recent;
-    double tokens; /* counted in `seen` */
+    struct fb_reuse *seen; /* [n_groups] stack distances */
+    int **recent;          /* [n_groups][n_expert] experts used, the latest first */
+    int *n_recent;         /* [n_groups] */
+    double tokens;         /* counted in `seen` */
     bool counting;
-    double foreseen; /* see history.h */
+    double lookahead; /* see fb_history_lookahead */
     int n_times;
-    struct times times[TIMES_MAX];
+    struct compute_times times[TIMES_MAX];
 };
 
 /* --- Which model --------------------------------------------------------------------------- */
@@ -54,7 +66,7 @@ static uint64_t mix(uint64_t hash, const void *data, size_t n)
     return hash;
 }
 
-/* Of the model, and of the layers whose experts are ours: a device may hold others. */
+/* Hash of the model and of the layers whose experts we claim, which depend on the device. */
 static uint64_t model_id(const struct fb_weights *ws)
 {
     const struct fb_catalog *c = ws->catalog;
@@ -102,7 +114,7 @@ static bool read_times(const json_t *list, struct fb_history *h)
             return false;
         }
         h->times[h->n_times++] =
-            (struct times){(int)json_integer_value(json_object_get(item, "threads")),
+            (struct compute_times){(int)json_integer_value(json_object_get(item, "threads")),
                 json_is_true(json_object_get(item, "repack")), s, prompt_s};
     }
     return true;
@@ -121,9 +133,9 @@ static bool read_file(const json_t *root, struct fb_history *h)
         }
     }
     const json_t *tokens = json_object_get(root, "tokens"), *times = json_object_get(root, "times");
-    const json_t *foreseen = json_object_get(root, "foreseen");
-    h->foreseen = json_is_number(foreseen) ? json_number_value(foreseen) : NAN;
-    if (!(h->foreseen >= 0 && h->foreseen <= 1)) {
+    const json_t *lookahead = json_object_get(root, "lookahead");
+    h->lookahead = json_is_number(lookahead) ? json_number_value(lookahead) : NAN;
+    if (!(h->lookahead >= 0 && h->lookahead <= 1)) {
         return false;
     }
     h->tokens = json_number_value(tokens);
@@ -136,7 +148,7 @@ static void forget(struct fb_history *h)
         memset(h->seen[g].count, 0, ((size_t)h->seen[g].n_expert + 1) * sizeof(double));
     }
     h->tokens = 0;
-    h->foreseen = FORESEEN_USUAL;
+    h->lookahead = LOOKAHEAD_USUAL;
     h->n_times = 0;
 }
 
@@ -145,7 +157,7 @@ struct fb_history *fb_history_open(const struct fb_weights *ws)
     struct fb_history *h = fb_xcalloc(1, sizeof *h);
     size_t n = (size_t)ws->n_groups + 1;
     h->n_groups = ws->n_groups;
-    h->foreseen = FORESEEN_USUAL;
+    h->lookahead = LOOKAHEAD_USUAL;
     h->seen = fb_xcalloc(n, sizeof *h->seen);
     h->recent = fb_xcalloc(n, sizeof *h->recent);
     h->n_recent = fb_xcalloc(n, sizeof *h->n_recent);
@@ -164,7 +176,7 @@ struct fb_history *fb_history_open(const struct fb_weights *ws)
     json_error_t error;
     json_t *root = json_load_file(h->path, 0, &error);
     if ((root || error.line > 0) && !read_file(root, h)) {
-        fb_warn("%s is damaged: what is known of this model starts anew", h->path);
+        fb_warn("%s is damaged: the history of this model starts anew", h->path);
         forget(h);
     }
     json_decref(root);
@@ -185,18 +197,18 @@ void fb_history_free(struct fb_history *h)
     }
 }
 
-/* --- Asking -------------------------------------------------------------------------------- */
+/* --- Reading figures ----------------------------------------------------------------------- */
 
 const struct fb_reuse *fb_history_reuse(const struct fb_history *h)
 {
     return h->tokens > 0 ? h->seen : NULL;
 }
 
-static struct times *find_times(const struct fb_history *h, int threads, bool repack)
+static struct compute_times *find_times(const struct fb_history *h, int threads, bool repack)
 {
     for (int i = 0; i < h->n_times; i++) {
         if (h->times[i].threads == threads && h->times[i].repack == repack) {
-            return (struct times *)&h->times[i];
+            return (struct compute_times *)&h->times[i];
         }
     }
     return NULL;
@@ -204,25 +216,26 @@ static struct times *find_times(const struct fb_history *h, int threads, bool re
 
 double fb_history_compute_s(const struct fb_history *h, int threads, bool repack)
 {
-    const struct times *t = find_times(h, threads, repack);
+    const struct compute_times *t = find_times(h, threads, repack);
     return t ? t->compute_s : 0;
 }
 
 double fb_history_prompt_s(const struct fb_history *h, int threads, bool repack)
 {
-    const struct times *t = find_times(h, threads, repack);
+    const struct compute_times *t = find_times(h, threads, repack);
     return t ? t->prompt_s : 0;
 }
 
 double fb_history_lookahead(const struct fb_history *h)
 {
-    return h->foreseen;
+    return h->lookahead;
 }
 
-/* --- Noting -------------------------------------------------------------------------------- */
+/* --- Counting ------------------------------------------------------------------------------ */
 
-/* Moves the expert to the front; says at which place it was, n_expert when nowhere. */
-static int use(struct fb_history *h, int group, int expert)
+/* Moves the expert to the front of the recent ones. Returns its stack distance, n_expert if
+ * cold. */
+static int touch(struct fb_history *h, int group, int expert)
 {
     int *list = h->recent[group], *n = &h->n_recent[group], at = 0;
     while (at < *n && list[at] != expert) {
@@ -241,17 +254,18 @@ void fb_history_note(void *user, int group, const int *experts, int n)
 {
     struct fb_history *h = user;
     for (int i = 0; i < n; i++) {
-        int place = use(h, group, experts[i]);
+        int distance = touch(h, group, experts[i]);
         if (h->counting) {
-            h->seen[group].count[place]++;
+            h->seen[group].count[distance]++;
         }
     }
 }
 
-void fb_history_note_lookahead(struct fb_history *h, uint64_t lookahead_bytes, uint64_t read_bytes)
+void fb_history_note_lookahead(
+    struct fb_history *h, uint64_t lookahead_bytes, uint64_t expert_bytes)
 {
-    if (lookahead_bytes > 0) { /* else it may have been off */
-        h->foreseen += 0.75 * ((double)lookahead_bytes / (double)read_bytes - h->foreseen);
+    if (lookahead_bytes > 0) { /* else lookahead may have been off */
+        h->lookahead += 0.75 * ((double)lookahead_bytes / (double)expert_bytes - h->lookahead);
     }
 }
 
@@ -274,17 +288,17 @@ static void fade(struct fb_history *h)
     h->tokens = fmin(h->tokens, TOKENS_FADE);
 }
 
-/* Follows a faster run quickly and a slower one slowly: a machine that is busy now will not be for
- * ever, and the spinning threads of ggml make a busy one look a hundred times slower. */
+/* Moves `known` towards a faster run quickly and towards a slower one slowly: a busy machine will
+ * be idle again, and ggml's spinning threads make it look up to a hundred times slower. */
 static void follow(double *known, double seen)
 {
     double weight = seen < *known ? 0.75 : 0.2;
     *known = *known > 0 ? *known + weight * (fmin(seen, 2 * *known) - *known) : seen;
 }
 
-static struct times *times_of(struct fb_history *h, int threads, bool repack)
+static struct compute_times *times_of(struct fb_history *h, int threads, bool repack)
 {
-    struct times *t = find_times(h, threads, repack);
+    struct compute_times *t = find_times(h, threads, repack);
     if (t) {
         return t;
     }
@@ -292,7 +306,7 @@ static struct times *times_of(struct fb_history *h, int threads, bool repack)
         memmove(h->times, h->times + 1, sizeof h->times - sizeof h->times[0]);
         h->n_times--;
     }
-    h->times[h->n_times] = (struct times){.threads = threads, .repack = repack};
+    h->times[h->n_times] = (struct compute_times){.threads = threads, .repack = repack};
     return &h->times[h->n_times++];
 }
 
@@ -312,8 +326,8 @@ static json_t *to_json(const struct fb_history *h)
                        h->times[i].repack, "compute_s", h->times[i].compute_s, "prompt_s",
                        h->times[i].prompt_s));
     }
-    return json_pack("{s:i, s:f, s:f, s:o, s:o}", "format", FORMAT, "tokens", h->tokens, "foreseen",
-        h->foreseen, "times", times, "stack_distances", groups);
+    return json_pack("{s:i, s:f, s:f, s:o, s:o}", "format", FORMAT, "tokens", h->tokens,
+        "lookahead", h->lookahead, "times", times, "stack_distances", groups);
 }
 
 void fb_history_save(struct fb_history *h, int threads, bool repack, struct fb_computed alone,
@@ -323,7 +337,7 @@ void fb_history_save(struct fb_history *h, int threads, bool repack, struct fb_c
         return;
     }
     if (alone.seconds > 0) {
-        struct times *t = times_of(h, threads, repack);
+        struct compute_times *t = times_of(h, threads, repack);
         follow(&t->compute_s, alone.seconds / (double)alone.tokens);
         if (prompt.tokens >= PROMPT_MIN) {
             follow(&t->prompt_s, prompt.seconds / (double)prompt.tokens);

@@ -1,7 +1,9 @@
 /*
- * history.h - what a model showed in earlier runs: how its experts are reused, how long its tokens
- * take to compute. A small file per model in the cache directory; safe to delete, ignored when it
- * is damaged or of another model. Where there is no cache directory, nothing is kept.
+ * history.h - observations of a model in earlier runs: how its experts are reused, and how long its
+ * tokens take to compute. They improve plans and estimates and never change a token.
+ *
+ * One small JSON file per model in the cache directory. It may be deleted at any time; a damaged
+ * one counts as none. Without a cache directory nothing is kept. Not safe for several threads.
  */
 #ifndef FB_ENGINE_HISTORY_H
 #define FB_ENGINE_HISTORY_H
@@ -10,38 +12,40 @@
 
 struct fb_history;
 
-/* Reads what is known of the model. Never fails: what cannot be read counts as nothing. `weights`
- * are copied from; later calls want weights with the same groups. */
+/* Reads the file of the model that the claimed weights belong to. Never fails: an unreadable file
+ * counts as none. Keeps no pointer to `weights`; groups in later calls are theirs. */
 struct fb_history *fb_history_open(const struct fb_weights *weights);
 void fb_history_free(struct fb_history *history);
 
-/* Reuse by group for fb_curves_new; NULL when nothing is known. */
+/* Stack distances by group, for fb_curves_new; NULL before any token was counted. */
 const struct fb_reuse *fb_history_reuse(const struct fb_history *history);
 
-/* Seconds that one token took to compute with these settings, without attention and what reads took
- * of the processors' time; 0: not known. */
+/* Seconds that a token generated alone takes to compute with these settings, without attention and
+ * the processor time of reads; 0: not known. */
 double fb_history_compute_s(const struct fb_history *history, int threads, bool repack);
-/* Seconds for one of a prompt's many tokens, with both. */
+/* Seconds per token of a long prompt, attention and reads included; 0: not known. */
 double fb_history_prompt_s(const struct fb_history *history, int threads, bool repack);
 
-/* Share of the experts read for generated tokens that were foreseen; a guess when nothing is known. */
+/* Fraction of the bytes of experts read for generated tokens that lookahead had requested; a usual
+ * value when nothing is known. */
 double fb_history_lookahead(const struct fb_history *history);
 void fb_history_note_lookahead(
-    struct fb_history *history, uint64_t lookahead_bytes, uint64_t read_bytes);
+    struct fb_history *history, uint64_t lookahead_bytes, uint64_t expert_bytes);
 
-/* A row of a pass uses these experts (an fb_route_fn with the history as user). Counted when it is
- * a generated token's; a prompt's only say what was used last. */
+/* An fb_route_fn, with the history as `user`: a row of the pass uses these experts. Rows of
+ * generated tokens are counted; those of a prompt only update which experts were used last. */
 void fb_history_note(void *history, int group, const int *experts, int n);
+/* Call it before each pass: whether its rows are to be counted, as one token. */
 void fb_history_count(struct fb_history *history, bool generating);
 
-/* What tokens took to compute, as above. */
+/* Time that a number of tokens took to compute. */
 struct fb_computed {
     uint64_t tokens;
     double seconds;
 };
 
-/* Adds the run's computing times, of tokens generated one by one and of long prompts, and writes the
- * file; a run of a few tokens is not worth it. */
+/* Adds the times of a run (as in fb_history_compute_s and _prompt_s) and writes the file. Does
+ * nothing for a run of only a few tokens. A file that cannot be written is a debug message. */
 void fb_history_save(struct fb_history *history, int threads, bool repack, struct fb_computed alone,
     struct fb_computed prompt);
 

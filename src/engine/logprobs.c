@@ -1,10 +1,10 @@
-/* logprobs.c - probabilities of tokens, straight from the logits. */
+/* logprobs.c - probabilities of tokens, from the logits before any sampling. */
 #include <math.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 
-/* Keeps `top` sorted, the likeliest first. */
+/* Inserts the entry into top[0 .. *have - 1], sorted with the likeliest first, at most n. */
 static void insert(
     struct forebay_logprob *top, size_t *have, size_t n, struct forebay_logprob entry)
 {

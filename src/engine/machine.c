@@ -1,3 +1,11 @@
+/*
+ * machine.c - completes the profile of this machine (hw/profile.h) by measuring, and
+ * forebay_profile.
+ *
+ * A profile belongs to a processor, a number of cores, a size of memory and a version of llama.cpp.
+ * Rates are measured by computing with small tensors of each kind of weight (backend/compute.h);
+ * the disk, by reading blocks of several sizes at several depths.
+ */
 #include "engine/machine.h"
 
 #include <stdio.h>
@@ -8,9 +16,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "engine/libs.h"
 #include "ggml.h"
 #include "hw/disk.h"
 #include "llama.h"
+#include "model/catalog.h"
+#include "os/cpu.h"
 #include "os/dirs.h"
 #include "os/memory.h"
 
@@ -23,8 +34,8 @@ static int64_t now(void)
     return (int64_t)time(NULL);
 }
 
-/* What a profile must be of to be believed. */
-static void describe(char *text, size_t cap)
+/* Identity of the machine: a profile of another one is not used. */
+static void describe_machine(char *text, size_t cap)
 {
     struct fb_memory_state state;
     fb_memory_state(&state);
@@ -37,6 +48,36 @@ static bool profile_path(char *path, size_t cap)
     return fb_cache_path("profile.json", path, cap);
 }
 
+/* --- Kinds of weights ---------------------------------------------------------------------- */
+
+static int add_kind(struct fb_machine_kind *kinds, int n, int cap, struct fb_machine_kind kind)
+{
+    for (int i = 0; i < n; i++) {
+        if (memcmp(&kinds[i], &kind, sizeof kind) == 0) {
+            return n;
+        }
+    }
+    if (n < cap) {
+        kinds[n++] = kind;
+    }
+    return n;
+}
+
+int fb_machine_kinds_of(const struct fb_weights *ws, struct fb_machine_kind *kinds, int cap)
+{
+    int n = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct fb_tensor *t = &ws->catalog->tensors[ws->weights[i].tensor];
+        n = add_kind(kinds, n, cap, (struct fb_machine_kind){.type = t->type});
+        if (ws->weights[i].group >= 0) {
+            n = add_kind(kinds, n, cap,
+                (struct fb_machine_kind){
+                    t->type, (int)t->ne[0], (int)t->ne[1], ws->catalog->n_expert_used});
+        }
+    }
+    return n;
+}
+
 /* --- Computing ----------------------------------------------------------------------------- */
 
 static bool known(const struct fb_machine_request *rq, const struct fb_profile *p,
@@ -46,8 +87,9 @@ static bool known(const struct fb_machine_request *rq, const struct fb_profile *
                              repack, threads, kind->columns, kind->rows, kind->used);
 }
 
-/* Measures a kind in one layout. A type that the CPU does not repack, and experts for which there is
- * too little room, are noted as such, so that they are not asked again. */
+/* Measures a kind in one layout. Types that the CPU does not repack get the rate of the layout as
+ * stored, and experts for which there is too little room that of their type, so that they are not
+ * measured again. */
 static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
     const struct fb_machine_kind *kind, bool repack, int threads)
 {
@@ -70,11 +112,12 @@ static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
         .decode = r.decode,
         .batch = r.batch,
         .experts = r.experts,
-        .arrive = r.arrive};
+        .unpack = r.unpack};
     snprintf(rate.type, sizeof rate.type, "%s", name);
     fb_profile_put_rate(p, &rate);
 }
 
+/* Whether a rate for this number of threads is to be measured. */
 static bool missing(const struct fb_machine_request *rq, const struct fb_profile *p, int threads)
 {
     bool any =
@@ -86,12 +129,13 @@ static bool missing(const struct fb_machine_request *rq, const struct fb_profile
     return any;
 }
 
-/* Everything that is missing, on so many threads. False when `progress` said to stop. */
+/* Measures the missing rates with so many threads, as step `step` of `steps`. False when the
+ * progress callback stopped it. */
 static bool measure_compute(
     const struct fb_machine_request *rq, struct fb_profile *p, int threads, int step, int steps)
 {
     struct fb_bench *bench = fb_bench_new(threads, rq->room_bytes);
-    bool go_on = true;
+    bool proceed = true;
     if (!bench) {
         return true;
     }
@@ -109,18 +153,18 @@ static bool measure_compute(
             fb_profile_put_rate(p, &rate);
         }
     }
-    for (int i = 0; i < rq->n_kinds && go_on; i++) {
+    for (int i = 0; i < rq->n_kinds && proceed; i++) {
         for (int repack = 0; repack <= (rq->repack ? 1 : 0); repack++) {
             if (!known(rq, p, &rq->kinds[i], repack, threads)) {
                 measure_kind(p, bench, &rq->kinds[i], repack, threads);
             }
         }
-        go_on = !rq->progress ||
-                rq->progress("measuring the processor", (uint64_t)(step * rq->n_kinds + i + 1),
-                    (uint64_t)(steps * rq->n_kinds), rq->progress_user);
+        proceed = !rq->progress ||
+                  rq->progress("measuring the processor", (uint64_t)(step * rq->n_kinds + i + 1),
+                      (uint64_t)(steps * rq->n_kinds), rq->progress_user);
     }
     fb_bench_free(bench);
-    return go_on;
+    return proceed;
 }
 
 int fb_machine_threads(void)
@@ -135,10 +179,10 @@ enum forebay_status fb_machine_profile(
     char path[1024], machine[FB_PROFILE_MACHINE];
     const char *why = "";
     bool place = profile_path(path, sizeof path);
-    describe(machine, sizeof machine);
+    describe_machine(machine, sizeof machine);
     fb_profile_load(place ? path : "", machine, now(), out, &why);
     if (why && place && strcmp(why, "there is none yet") != 0) {
-        fb_warn("the profile %s is measured anew: %s", path, why);
+        fb_warn("measuring the machine again, %s cannot be used: %s", path, why);
     }
     int threads[2] = {rq->threads ? rq->threads : 1, fb_machine_threads()};
     int n = rq->threads == 0 && threads[1] > 1 ? 2 : 1;
@@ -171,8 +215,8 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
     struct fb_profile_disk disk = {.device = files[0]->identity[0], .measured = now()};
     fb_io_options_init(&io);
     io.method = io_method;
-    double share =
-        seconds / (4 * 3 + 6) / 2; /* measuring takes two to five times as long as asked */
+    /* 18 measurements, each of which takes two to five times as long as asked. */
+    double share = seconds / (4 * 3 + 6) / 2;
     for (int b = 0; b < 4; b++) {
         for (int d = 0; d < 3; d++) {
             disk.grid[b][d] = fb_disk_measure(
@@ -180,22 +224,23 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
                                   .sustained;
         }
     }
-    /* The engine's own pattern, in passes apart: disks are not the same from one second to the
-     * next. The middle one counts. */
-    double passes[3];
+    /* The engine's own pattern, three times because disks vary from second to second. The median
+     * counts. */
+    double tries[3];
     for (int i = 0; i < 3; i++) {
-        passes[i] = fb_disk_measure(files, n_files, &io, FB_DISK_BLOCK, FB_DISK_DEPTH, share * 1.5)
-                        .sustained;
+        tries[i] =
+            fb_disk_measure(files, n_files, &io, FB_DISK_READ_BYTES, FB_DISK_DEPTH, share * 1.5)
+                .sustained;
     }
-    double least = passes[0], most = passes[0], sum = 0;
+    double least = tries[0], most = tries[0], sum = 0;
     for (int i = 0; i < 3; i++) {
-        least = passes[i] < least ? passes[i] : least;
-        most = passes[i] > most ? passes[i] : most;
-        sum += passes[i];
+        least = tries[i] < least ? tries[i] : least;
+        most = tries[i] > most ? tries[i] : most;
+        sum += tries[i];
     }
     disk.bytes_per_s = sum - least - most;
-    double single = fb_disk_measure(files, n_files, &io, 4096, 1, share).sustained;
-    disk.latency_s = single > 0 ? 4096 / single : 0;
+    double single = fb_disk_measure(files, n_files, &io, FB_BLOCK_BYTES, 1, share).sustained;
+    disk.latency_s = single > 0 ? FB_BLOCK_BYTES / single : 0;
     if (disk.bytes_per_s <= 0) {
         return;
     }
@@ -204,4 +249,51 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
     if (profile_path(path, sizeof path)) {
         fb_profile_save(path, p);
     }
+}
+
+/* --- forebay_profile ----------------------------------------------------------------------- */
+
+#define DISK_SECONDS 5.0
+
+enum forebay_status forebay_profile(const char *model_path, bool again, forebay_progress progress,
+    void *progress_user, char **json, struct forebay_error *err)
+{
+    static const int types[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
+        GGML_TYPE_Q5_0, GGML_TYPE_Q8_0, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K,
+        GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4};
+    struct fb_machine_kind kinds[sizeof types / sizeof *types] = {0};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        kinds[i].type = types[i];
+    }
+    struct fb_profile profile;
+    struct fb_machine_request rq = {
+        .kinds = kinds,
+        .n_kinds = sizeof kinds / sizeof *kinds,
+        .repack = true,
+        .room_bytes = fb_memory_default_budget(),
+        .again = again,
+        .progress = progress,
+        .progress_user = progress_user,
+    };
+    enum forebay_status status = fb_libs_load(err);
+    struct fb_catalog *catalog = NULL;
+    if (status == FOREBAY_OK && model_path) {
+        status = fb_catalog_open(model_path, true, &catalog, err);
+    }
+    if (status == FOREBAY_OK) {
+        status = fb_machine_profile(&rq, &profile, err);
+    }
+    if (status == FOREBAY_OK && catalog) {
+        if (again || !fb_machine_known_disk(&profile, catalog->files[0])) {
+            if (progress) {
+                progress("measuring the disk", 0, 1, progress_user);
+            }
+            fb_machine_disk(&profile, catalog->files, catalog->n_files, "auto", DISK_SECONDS);
+        }
+    }
+    fb_catalog_free(catalog);
+    if (status == FOREBAY_OK) {
+        *json = fb_profile_json(&profile);
+    }
+    return status;
 }

@@ -1,39 +1,45 @@
-/* machine.h - the profile of this machine: from the cache, or measured now. */
+/* machine.h - the profile of this machine: read from the cache directory, completed by
+ * measuring. */
 #ifndef FB_ENGINE_MACHINE_H
 #define FB_ENGINE_MACHINE_H
 
 #include "hw/profile.h"
 #include "model/weights.h"
 
-/* Weights of one type (enum ggml_type): experts of this size, of which a token uses so many, or, with
- * zeros, any. */
+/* Weights whose rate is measured. With columns == 0: any of the type. */
 struct fb_machine_kind {
-    int type, columns, rows, used;
+    int type;          /* enum ggml_type */
+    int columns, rows; /* size of an expert's matrix */
+    int used;          /* experts per token */
 };
 
+/* The kinds of the weights, each once. Returns how many, at most `cap`; further ones are left
+ * out. */
+int fb_machine_kinds_of(const struct fb_weights *weights, struct fb_machine_kind *kinds, int cap);
+
 struct fb_machine_request {
-    const struct fb_machine_kind *kinds; /* to have rates for */
+    const struct fb_machine_kind *kinds; /* the profile must have rates of */
     int n_kinds;
-    bool repack;         /* also in the CPU's own layout */
-    int threads;         /* compute with these; 0: one, and one per core */
-    uint64_t room_bytes; /* memory that measuring may take; too little: nothing is measured */
-    bool again;          /* measure even what is known */
-    forebay_progress progress;
+    bool repack;         /* also measure the CPU's own layout */
+    int threads;         /* to measure with; 0: first one, then one per core */
+    uint64_t room_bytes; /* memory that measuring may take; if too little, nothing is measured */
+    bool again;          /* measure known rates, too */
+    forebay_progress progress; /* steps; may be NULL */
     void *progress_user;
 };
 
-/* Threads to compute with: one per core, as far as ggml has room for them. */
+/* Threads to compute with: one per core, at most GGML_MAX_N_THREADS. */
 int fb_machine_threads(void);
 
-/* Fills the profile with what is known and, where there is a place to keep it, measures what is
- * missing and keeps it. Without that place only what `again` asks for is measured. E_CANCELLED. */
+/* Fills the profile with the known rates, measures the missing ones and saves them. Without a cache
+ * directory nothing is measured unless `again`. Blocks for seconds while measuring. E_CANCELLED. */
 enum forebay_status fb_machine_profile(
     const struct fb_machine_request *request, struct fb_profile *out, struct forebay_error *err);
 
-/* Whether the profile knows the disk that holds the file, and lately enough. */
+/* Whether the profile has recent figures of the disk that holds the file. */
 bool fb_machine_known_disk(const struct fb_profile *profile, const struct fb_file *file);
 
-/* Adds what the disk under the files can do, and keeps it. `seconds` in all. */
+/* Measures the disk under the files for some `seconds`, adds it to the profile and saves that. */
 void fb_machine_disk(struct fb_profile *profile, struct fb_file *const *files, int n_files,
     const char *io_method, double seconds);
 

@@ -1,15 +1,17 @@
-/* nesting.cpp - bounds of grammars and schemas. A level takes well under 1 KiB of stack in llama.cpp,
- * so that these need less than the smallest stack of a thread (512 KiB, on macOS). */
+/* nesting.cpp - see nesting.h. A level takes well under 1 KiB of stack in llama.cpp, so these
+ * bounds need less than the smallest thread stack (512 KiB, on macOS). */
 #include "engine/nesting.h"
 
 #include <stdexcept>
 
-static const size_t rules_max = 1 << 14; /* each may refer to the next */
-static const size_t refs_max = 256;      /* the same for schemas, with larger steps */
+#include "engine/grammar_paths.h"
+
+static const size_t rules_max = 1 << 14; /* of a grammar; each may refer to the next */
+static const size_t refs_max = 256;      /* of a schema; larger steps of the same recursion */
 static const size_t grammar_bytes_max = 1 << 20;
-static const size_t members_max = 256;    /* of an object; what is optional costs their square */
-static const size_t entries_max = 4096;   /* of a list, as of values or alternatives */
-static const size_t values_max = 1 << 16; /* in all */
+static const size_t members_max = 256;    /* of an object; time grows with their square */
+static const size_t entries_max = 4096;   /* of an array: enumerated values, alternatives */
+static const size_t values_max = 1 << 16; /* in a schema */
 
 static size_t count(const std::string &text, const char *word)
 {
@@ -28,11 +30,12 @@ void fb_check_grammar(const std::string &grammar)
     fb_check_paths(grammar);
 }
 
-struct tally {
+/* Counted over a whole schema. */
+struct schema_tally {
     size_t refs, values;
 };
 
-static void check(const common_json &value, int level, tally &sum)
+static void check(const common_json &value, int level, schema_tally &sum)
 {
     if (level > fb_levels_max) {
         throw std::invalid_argument("the schema nests too deeply");
@@ -57,7 +60,7 @@ static void check(const common_json &value, int level, tally &sum)
 
 void fb_check_schema(const common_json &schema)
 {
-    tally sum = {};
+    schema_tally sum = {};
     check(schema, 0, sum);
 }
 

@@ -1,7 +1,7 @@
 /*
- * nesting.h - what a client may not send. llama.cpp reads grammars and schemas by recursion: what
- * nests deep enough ends the process. It also takes time, or memory, without a bound for some that
- * are short. No honest one comes near these bounds.
+ * nesting.h - bounds on grammars and schemas from clients. llama.cpp reads both by recursion, so
+ * deep nesting would overflow its stack and end the process; some short ones take unbounded time or
+ * memory. The bounds are far above those of honest requests.
  */
 #ifndef FB_ENGINE_NESTING_H
 #define FB_ENGINE_NESTING_H
@@ -10,12 +10,12 @@
 
 #include "common/chat.h"
 
-const int fb_levels_max = 200; /* of brackets, schemas in schemas, messages */
+/* Levels of schemas in schemas, and of values in messages. */
+const int fb_levels_max = 200;
 
-/* Throw std::invalid_argument. */
+/* Each throws std::invalid_argument when a bound is exceeded. */
 void fb_check_grammar(const std::string &grammar);
-void fb_check_paths(const std::string &grammar); /* a part of it: brackets, and ways to begin */
 void fb_check_schema(const common_json &schema);
-void fb_check_json(const std::string &text); /* that is to be parsed */
+void fb_check_json(const std::string &text); /* before it is parsed; need not be valid JSON */
 
 #endif

@@ -1,80 +1,16 @@
-/* plan_report.c - forebay_plan_* and forebay_profile: what would be, without loading a model. */
+/* plan_report.c - forebay_plan_*: where each layer's weights would be and how fast the model would
+ * run. A plan is a preflight, and a table of its layers. */
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "base/units.h"
-#include "engine/libs.h"
+#include "engine/describe.h"
 #include "engine/preflight.h"
-#include "engine/machine.h"
-#include "engine/speed.h"
-#include "os/memory.h"
 
 struct forebay_plan {
-    struct forebay_model *model; /* looked at, never loaded */
+    struct fb_preflight *preflight;
     int n_layers;
     struct forebay_plan_layer *layers;
 };
-
-/* --- Speed --------------------------------------------------------------------------------- */
-
-/* How far off estimates were, with the model's earlier runs to go by and without; and where not
- * even the processor was measured. */
-#define RANGE_SEEN    0.15
-#define RANGE_UNSEEN  0.35
-#define RANGE_GUESSED 0.7
-#define RANGE_PROMPT  0.25
-
-static void convert(const struct forebay_model *m, const struct fb_plan *plan,
-    const struct fb_speed *speed, double disk, struct forebay_speed *out)
-{
-    bool seen =
-        m->history && fb_history_compute_s(m->history, m->options.threads, m->options.repack) > 0;
-    bool measured = m->profile.n_rates > 0;
-    double range = seen ? RANGE_SEEN : measured ? RANGE_UNSEEN : RANGE_GUESSED;
-    uint64_t load = plan ? plan->resident_bytes : m->catalog->tensor_bytes;
-    *out = (struct forebay_speed){
-        .decode_tok_per_s = speed->decode_tok_per_s,
-        .decode_low = speed->decode_tok_per_s * (1 - range),
-        .decode_high = speed->decode_tok_per_s * (1 + range),
-        .prompt_tok_per_s = speed->prompt_tok_per_s,
-        .prompt_low = speed->prompt_tok_per_s * (1 - RANGE_PROMPT),
-        .prompt_high = speed->prompt_tok_per_s * (1 + RANGE_PROMPT),
-        .time_to_first_token_s =
-            speed->prompt_tok_per_s > 0 ? m->options.batch / speed->prompt_tok_per_s : 0,
-        .load_s = disk > 0 ? (double)load / disk : 0,
-        .hit_rate = speed->hit_rate,
-        .read_bytes = speed->read_bytes,
-        .read_s = speed->read_s,
-        .compute_s = speed->compute_s,
-        .unpack_s = speed->unpack_s,
-        .disk_bytes_per_s = disk,
-        .limit = speed->limit,
-        .seen = seen,
-        .measured = measured,
-    };
-}
-
-void forebay_model_speed(const struct forebay_model *m, struct forebay_speed *out)
-{
-    convert(m, m->plan, &m->speed, m->disk_bytes_per_s, out);
-}
-
-void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes, double disk_factor,
-    struct forebay_speed *out)
-{
-    struct forebay_model *m = plan->model;
-    const struct fb_weights *ws = fb_binding_weights(m->binding);
-    double disk = m->disk_bytes_per_s * disk_factor;
-    struct fb_plan *other = NULL;
-    struct fb_speed speed;
-    if (m->plan && more_bytes > 0 &&
-        fb_plan_make(ws, m->plan->budget_bytes + more_bytes, m->curves, &other, NULL)) {
-        other = NULL;
-    }
-    fb_speed_estimate(m, other ? other : m->plan, disk, fb_speed_usual_past(m), &speed);
-    convert(m, other ? other : m->plan, &speed, disk, out);
-    fb_plan_free(other);
-}
 
 /* --- Layers -------------------------------------------------------------------------------- */
 
@@ -86,49 +22,46 @@ static struct forebay_plan_layer *layer_of(struct forebay_plan *plan, int layer)
 
 static void describe_weights(struct forebay_plan *plan, const struct fb_weights *ws)
 {
-    const struct forebay_model *m = plan->model;
-    bool *ours = fb_xcalloc((size_t)m->catalog->n_tensors, sizeof *ours);
+    const struct fb_catalog *catalog = plan->preflight->catalog;
+    bool *claimed = fb_xcalloc((size_t)catalog->n_tensors, sizeof *claimed);
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
-        ours[w->tensor] = true;
+        claimed[w->tensor] = true;
         if (w->group < 0) {
-            struct forebay_plan_layer *l = layer_of(plan, m->catalog->tensors[w->tensor].layer);
-            bool kept = !m->plan || m->plan->resident[i];
-            *(kept ? &l->kept_bytes : &l->streamed_bytes) += w->stride;
+            struct forebay_plan_layer *l = layer_of(plan, catalog->tensors[w->tensor].layer);
+            bool resident = plan->preflight->plan->resident[i];
+            *(resident ? &l->resident_bytes : &l->streamed_bytes) += w->stride;
         }
     }
-    for (int t = 0; t < m->catalog->n_tensors; t++) {
-        if (!ours[t]) {
-            layer_of(plan, m->catalog->tensors[t].layer)->kept_bytes +=
-                m->catalog->tensors[t].bytes;
+    for (int t = 0; t < catalog->n_tensors; t++) {
+        if (!claimed[t]) {
+            layer_of(plan, catalog->tensors[t].layer)->resident_bytes += catalog->tensors[t].bytes;
         }
     }
-    free(ours);
+    free(claimed);
 }
 
 static void describe_experts(struct forebay_plan *plan, const struct fb_weights *ws)
 {
-    const struct forebay_model *m = plan->model;
+    const struct fb_preflight *p = plan->preflight;
+    const int *slots = p->plan->slots;
     for (int g = 0; g < ws->n_groups; g++) {
         const struct fb_group *group = &ws->groups[g];
         struct forebay_plan_layer *l = layer_of(plan, group->layer);
         l->n_experts = group->n_expert;
-        l->n_slots = !m->plan         ? group->n_expert
-                     : m->plan->slots ? m->plan->slots[g]
-                                      : m->plan->shared_slots / ws->n_groups;
-        /* A share of the pool may be more than a layer of few experts has. */
+        l->n_slots = slots ? slots[g] : p->plan->shared_slots / ws->n_groups;
+        /* A fair share of a shared pool may exceed the experts of a small layer. */
         l->n_slots = l->n_slots < group->n_expert ? l->n_slots : group->n_expert;
         l->slot_bytes = (uint64_t)l->n_slots * group->slot_bytes;
         l->expert_bytes = (uint64_t)group->n_expert * group->slot_bytes;
-        l->hit_rate =
-            m->plan && !m->plan->slots ? m->speed.hit_rate : m->curves->groups[g].hit[l->n_slots];
+        l->hit_rate = slots ? p->curves->groups[g].hit[l->n_slots] : p->speed.hit_rate;
     }
 }
 
 static void describe_layers(struct forebay_plan *plan)
 {
-    const struct fb_weights *ws = fb_binding_weights(plan->model->binding);
-    plan->n_layers = plan->model->catalog->n_layer + 1;
+    const struct fb_weights *ws = fb_binding_weights(plan->preflight->measuring);
+    plan->n_layers = plan->preflight->catalog->n_layer + 1;
     plan->layers = fb_xcalloc((size_t)plan->n_layers, sizeof *plan->layers);
     for (int i = 0; i < plan->n_layers; i++) {
         plan->layers[i].layer = i < plan->n_layers - 1 ? i : -1;
@@ -143,20 +76,15 @@ static void describe_layers(struct forebay_plan *plan)
 enum forebay_status forebay_plan_new(const char *path, const struct forebay_model_options *options,
     struct forebay_plan **out, struct forebay_error *err)
 {
-    struct forebay_model *m;
-    enum forebay_status status = fb_model_new(options, &m, err);
+    struct forebay_model_options streamed = *options;
+    struct fb_preflight *preflight;
+    streamed.plain = false;
+    enum forebay_status status = fb_preflight_new(path, &streamed, &preflight, err);
     if (status != FOREBAY_OK) {
-        return status;
-    }
-    m->options.plain = false;
-    status = fb_preflight(m, path, err);
-    if (status != FOREBAY_OK) {
-        forebay_model_free(m);
         return status;
     }
     struct forebay_plan *plan = fb_xcalloc(1, sizeof *plan);
-    plan->model = m;
-    fb_preflight_placement(m);
+    plan->preflight = preflight;
     describe_layers(plan);
     *out = plan;
     return FOREBAY_OK;
@@ -165,7 +93,7 @@ enum forebay_status forebay_plan_new(const char *path, const struct forebay_mode
 void forebay_plan_free(struct forebay_plan *plan)
 {
     if (plan) {
-        forebay_model_free(plan->model);
+        fb_preflight_free(plan->preflight);
         free(plan->layers);
         free(plan);
     }
@@ -173,58 +101,30 @@ void forebay_plan_free(struct forebay_plan *plan)
 
 void forebay_plan_placement(const struct forebay_plan *plan, struct forebay_placement *out)
 {
-    *out = plan->model->placement;
+    const struct fb_preflight *p = plan->preflight;
+    *out = fb_describe_placement(p, p->measuring, p->plan, p->context_bytes);
+}
+
+void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes, double disk_factor,
+    struct forebay_speed *out)
+{
+    const struct fb_preflight *p = plan->preflight;
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    double disk = p->disk.bytes_per_s * disk_factor;
+    const struct fb_plan *used = p->plan;
+    struct fb_plan *larger = NULL;
+    struct fb_speed speed;
+    if (more_bytes > 0 && fb_plan_make(ws, p->plan->budget_bytes + more_bytes, p->curves, &larger,
+                              NULL) == FOREBAY_OK) {
+        used = larger;
+    }
+    fb_preflight_estimate(p, ws, used, disk, fb_preflight_usual_past(p), &speed);
+    *out = fb_describe_speed(p, used, &speed, disk);
+    fb_plan_free(larger);
 }
 
 const struct forebay_plan_layer *forebay_plan_layers(const struct forebay_plan *plan, int *n_layers)
 {
     *n_layers = plan->n_layers;
     return plan->layers;
-}
-
-/* --- The machine --------------------------------------------------------------------------- */
-
-#define DISK_SECONDS 5.0
-
-enum forebay_status forebay_profile(const char *model_path, bool again, forebay_progress progress,
-    void *progress_user, char **json, struct forebay_error *err)
-{
-    static const int types[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
-        GGML_TYPE_Q5_0, GGML_TYPE_Q8_0, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K,
-        GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS, GGML_TYPE_MXFP4};
-    struct fb_machine_kind kinds[sizeof types / sizeof *types] = {0};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        kinds[i].type = types[i];
-    }
-    struct fb_profile profile;
-    struct fb_machine_request rq = {
-        .kinds = kinds,
-        .n_kinds = sizeof kinds / sizeof *kinds,
-        .repack = true,
-        .room_bytes = fb_memory_default_budget(),
-        .again = again,
-        .progress = progress,
-        .progress_user = progress_user,
-    };
-    enum forebay_status status = fb_libs_load(err);
-    struct fb_catalog *catalog = NULL;
-    if (status == FOREBAY_OK && model_path) {
-        status = fb_catalog_open(model_path, true, &catalog, err);
-    }
-    if (status == FOREBAY_OK) {
-        status = fb_machine_profile(&rq, &profile, err);
-    }
-    if (status == FOREBAY_OK && catalog) {
-        if (again || !fb_machine_known_disk(&profile, catalog->files[0])) {
-            if (progress) {
-                progress("measuring the disk", 0, 1, progress_user);
-            }
-            fb_machine_disk(&profile, catalog->files, catalog->n_files, "auto", DISK_SECONDS);
-        }
-    }
-    fb_catalog_free(catalog);
-    if (status == FOREBAY_OK) {
-        *json = fb_profile_json(&profile);
-    }
-    return status;
 }

@@ -1,82 +1,105 @@
+/*
+ * preflight.c - see preflight.h. The steps, and what makes some of them run again:
+ *
+ *      open        options, device, catalogue; a trial in a child process (trial.h); sidecar
+ *      measure     llama.cpp loads without memory: without the device, then with more or fewer
+ *                  layers on it (devices.h); the last of these bindings gives the claimed weights
+ *      gather      history and curves of their groups, rates of their types
+ *      plan        streaming? then measure, gather and plan again, with a larger batch
+ *      estimate    after probing the disk, if the plan reads from it
+ *
+ * When the plan does not fit beside a device that shares the machine's memory, everything from
+ * "measure" is done again without the device.
+ */
 #include "engine/preflight.h"
 
 #include <math.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/libs.h"
+#include "engine/llama_params.h"
 #include "engine/machine.h"
-#include "engine/optimize.h"
-#include "engine/speed.h"
+#include "engine/model_options.h"
+#include "engine/sidecar_choice.h"
+#include "engine/trial.h"
 #include "model/meta.h"
+#include "model/runnable.h"
 #include "os/memory.h"
 
-#define BATCH_DEFAULT 512
-/* When experts are streamed, a longer pass reads them less often: up to so many tokens, until an
- * expert computes with so many rows of them on average (85 multiply-adds per byte read at 4.5 bits a
- * weight: two cores beside a disk of 500 MB/s), as long as the memory for it (intermediate results) is
- * at most this share of the budget, which slots would lose. */
+/* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST
+ * tokens, until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read
+ * at 4.5 bits per weight: two cores beside a disk of 500 MB/s), as long as its intermediate results
+ * need at most a BATCH_SHARE-th of the budget, which slots would lose. */
 #define BATCH_MOST  2048
 #define ROWS_ENOUGH 48
 #define BATCH_SHARE 16
 #define BATCH_STEP  32
-#define CTX_DEFAULT 4096
-#define SEQ_MAX     256 /* llama.cpp's own limit */
-#define CELLS_MAX   (1u << 30)
-/* What the driver of a device without memory of its own takes, above all for compiled shaders.
- * Measured with Mesa's software driver: 40 to 85 MiB. */
+/* Memory that the driver of a device without memory of its own takes, above all for compiled
+ * shaders. Measured with Mesa's software driver: 40 to 85 MiB. */
 #define DRIVER_BYTES (96 * FB_MIB)
+/* Kinds of weights whose rates are measured; models have fewer. */
+#define MOST_KINDS 48
 
-uint32_t forebay_model_sequences(const struct forebay_model *m)
+/* --- Memory -------------------------------------------------------------------------------- */
+
+uint64_t fb_preflight_host_bytes(const struct fb_preflight *p)
 {
-    return m->options.n_seq + m->options.n_kept;
+    return fb_devices_used(&p->devices) ? p->needs.weights_bytes : p->catalog->tensor_bytes;
 }
 
-/* --- Budget -------------------------------------------------------------------------------- */
-
-/* Weights in the machine's memory, when all are loaded. */
-static uint64_t host_weights(const struct forebay_model *m)
+uint64_t fb_preflight_unclaimed_bytes(const struct fb_preflight *p, const struct fb_weights *ws)
 {
-    return fb_devices_used(&m->devices) ? m->needs.weights_bytes : m->catalog->tensor_bytes;
+    uint64_t bytes = fb_preflight_host_bytes(p);
+    for (int i = 0; i < ws->n_weights; i++) {
+        bytes -= fb_min(bytes, p->catalog->tensors[ws->weights[i].tensor].bytes);
+    }
+    return bytes;
 }
 
-/* What a device takes of the machine's memory. */
-static uint64_t shared_bytes(const struct forebay_model *m)
+/* Memory of the machine that a device takes. */
+static uint64_t shared_bytes(const struct fb_preflight *p)
 {
-    bool shared = m->devices.shared && fb_devices_used(&m->devices);
-    return shared ? m->needs.device_bytes + DRIVER_BYTES : 0;
+    bool shared = p->devices.shared && fb_devices_used(&p->devices);
+    return shared ? p->needs.device_bytes + DRIVER_BYTES : 0;
 }
 
-/* Beside a device the CPU has more to hold than when the graph is ours: the copies that go between
- * the two. */
-uint64_t fb_later_bytes(const struct forebay_model *m)
+/* Beside a device, the CPU also holds the copies of activations that move between the two. */
+uint64_t fb_preflight_later_bytes(const struct fb_preflight *p)
 {
-    if (!fb_devices_used(&m->devices)) {
+    if (!fb_devices_used(&p->devices)) {
         return 0;
     }
-    uint64_t driver = m->devices.shared ? m->needs.device_compute_bytes + DRIVER_BYTES : 0;
-    return m->needs.compute_bytes + driver;
+    uint64_t driver = p->devices.shared ? p->needs.device_compute_bytes + DRIVER_BYTES : 0;
+    return p->needs.compute_bytes + driver;
 }
 
-/* Plain llama.cpp in all: it loads one tensor at a time through a buffer. */
-static uint64_t plain_bytes(const struct forebay_model *m)
+/* All that llama.cpp will allocate. */
+static uint64_t pending_bytes(const struct fb_preflight *p)
+{
+    return fb_preflight_unclaimed_bytes(p, fb_binding_weights(p->measuring)) + p->needs.kv_bytes +
+           p->needs.compute_bytes + shared_bytes(p);
+}
+
+/* Memory of a plain model. llama.cpp loads one tensor at a time through a buffer. */
+static uint64_t plain_bytes(const struct fb_preflight *p)
 {
     uint64_t largest = 0;
-    for (int i = 0; i < m->catalog->n_tensors; i++) {
-        largest = fb_max(largest, m->catalog->tensors[i].bytes);
+    for (int i = 0; i < p->catalog->n_tensors; i++) {
+        largest = fb_max(largest, p->catalog->tensors[i].bytes);
     }
-    return host_weights(m) + shared_bytes(m) + largest + m->needs.kv_bytes +
-           m->needs.compute_bytes + SLACK_BYTES + fb_memory_rss();
+    return fb_preflight_host_bytes(p) + shared_bytes(p) + largest + p->needs.kv_bytes +
+           p->needs.compute_bytes + FB_PROCESS_SLACK_BYTES + fb_memory_rss();
 }
 
-/* The reference must hold everything: say so before the machine suffers. */
-static enum forebay_status check_plain(const struct forebay_model *m, struct forebay_error *err)
+/* A plain model must be in memory as a whole: refuse it before the machine suffers. */
+static enum forebay_status check_plain(const struct fb_preflight *p, struct forebay_error *err)
 {
     struct fb_memory_state state;
     fb_memory_state(&state);
-    uint64_t needed = plain_bytes(m), room = fb_memory_headroom(&state) + fb_memory_rss();
+    uint64_t needed = plain_bytes(p), room = fb_memory_headroom(&state) + fb_memory_rss();
     if (needed > room) {
         return fb_fail(err, FOREBAY_E_NOFIT, "Verify on a machine with more memory.",
             "plain llama.cpp needs %s in all, %s is free", FB_SIZE(needed), FB_SIZE(room));
@@ -84,368 +107,377 @@ static enum forebay_status check_plain(const struct forebay_model *m, struct for
     return FOREBAY_OK;
 }
 
-struct fb_budget fb_budget_of(const struct forebay_model *m, uint64_t pending_bytes)
+struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pending)
 {
-    return (struct fb_budget){m->placement.budget_bytes, m->options.weights_mem_bytes,
-        pending_bytes, fb_model_cells(m), m->options.batch, m->curves};
+    return (struct fb_budget){p->options.mem_bytes, p->options.weights_mem_bytes, pending,
+        fb_options_cells(&p->options), p->options.batch, p->curves};
 }
 
-/* --- What llama.cpp is asked for ------------------------------------------------------------- */
+/* --- Binding and measuring ----------------------------------------------------------------- */
 
-static bool report(float fraction, void *user)
+static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuring)
 {
-    struct forebay_model *m = user;
-    if (!m->options.progress) {
-        return true;
+    struct fb_binding *binding = fb_binding_new(p->catalog, p->options.repack, measuring);
+    if (fb_devices_used(&p->devices)) {
+        fb_binding_beside_device(binding);
     }
-    m->cancelled = !m->options.progress(m->binding ? "loading small tensors" : "loading weights",
-        (uint64_t)((double)fraction * 1e6), 1000000, m->options.progress_user);
-    return !m->cancelled;
+    if (p->sidecar) {
+        fb_binding_use_sidecar(binding, p->sidecar);
+    }
+    return binding;
 }
 
-bool fb_preflight_maps(const struct forebay_model *m)
+struct fb_binding *fb_preflight_bind(const struct fb_preflight *p)
 {
-    return m->options.plain && m->options.mmap;
+    return new_binding(p, false);
 }
 
-struct llama_model_params fb_model_params(struct forebay_model *m)
+void fb_preflight_end_measuring(struct fb_preflight *p)
 {
-    static ggml_backend_dev_t no_devices[] = {NULL};
-    struct llama_model_params params = llama_model_default_params();
-    params.devices = no_devices;
-    params.n_gpu_layers = 0;
-    if (fb_preflight_maps(m)) {
-        params.load_mode = LLAMA_LOAD_MODE_MMAP;
-    } else {
-        params.load_mode = LLAMA_LOAD_MODE_NONE;
-        params.lazy_mode = LLAMA_LAZY_MODE_OFF;
-    }
-    params.use_extra_bufts = m->options.repack;
-    params.progress_callback = report;
-    params.progress_callback_user_data = m;
-    fb_devices_model_params(&m->devices, &params);
-    return params;
+    fb_binding_free(p->measuring);
+    p->measuring = NULL;
 }
 
-struct llama_context_params fb_context_params(const struct forebay_model *m)
-{
-    struct llama_context_params params = llama_context_default_params();
-    params.n_ctx = fb_model_cells(m);
-    params.n_seq_max = forebay_model_sequences(m);
-    params.n_batch =
-        (uint32_t)fb_max(m->options.batch, params.n_seq_max); /* it wants a row of each */
-    params.n_ubatch = params.n_batch;
-    params.n_outputs_max = m->options.all_logits ? params.n_batch : params.n_seq_max;
-    params.kv_unified = params.n_seq_max > 1;
-    params.n_threads = m->options.threads;
-    params.n_threads_batch = m->options.threads;
-    params.no_perf = true;
-    if (m->binding) {
-        /* What "auto" comes to on the CPU. With auto, llama.cpp would switch it off because the
-         * attention is computed on our device and the layer is counted as the CPU's. */
-        params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-    }
-    fb_devices_context_params(&m->devices, &params);
-    return params;
-}
-
-uint64_t fb_unclaimed_bytes(const struct forebay_model *m, const struct fb_weights *ws)
-{
-    uint64_t bytes = host_weights(m);
-    for (int i = 0; i < ws->n_weights; i++) {
-        bytes -= fb_min(bytes, m->catalog->tensors[ws->weights[i].tensor].bytes);
-    }
-    return bytes;
-}
-
-/* --- Looking --------------------------------------------------------------------------------- */
-
-static enum forebay_status fill_defaults(struct forebay_model *m, struct forebay_error *err)
-{
-    struct forebay_model_options *o = &m->options;
-    if (o->threads == 0) {
-        o->threads = fb_machine_threads();
-    }
-    if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
-        return fb_fail(err, FOREBAY_E_USAGE, "", "%d threads: must be 1 to %d", o->threads,
-            GGML_MAX_N_THREADS);
-    }
-    m->choose_batch = o->batch == 0;
-    o->batch = o->batch ? o->batch : BATCH_DEFAULT;
-    o->n_seq = o->n_seq ? o->n_seq : 1;
-    if (o->n_seq > SEQ_MAX || o->n_kept > SEQ_MAX - o->n_seq) {
-        return fb_fail(err, FOREBAY_E_USAGE, "", "%u sequences and %u kept: %d in all at most",
-            o->n_seq, o->n_kept, SEQ_MAX);
-    }
-    o->io_method = o->io_method ? o->io_method : "auto";
-    o->device = o->device ? o->device : "auto";
-    o->sidecar = o->sidecar ? o->sidecar : "auto";
-    enum forebay_status status = fb_io_check_method(o->io_method, err);
-    if (status != FOREBAY_OK) {
-        return status;
-    }
-    m->placement.budget_bytes = o->mem_bytes ? o->mem_bytes : fb_memory_default_budget();
-    return FOREBAY_OK;
-}
-
-static enum forebay_status choose_ctx(struct forebay_model *m, struct forebay_error *err)
-{
-    uint64_t trained = fb_meta_arch_uint(m->catalog->meta, m->catalog->arch, "context_length", 0);
-    uint64_t usual = trained > 0 ? fb_min(trained, CTX_DEFAULT) : CTX_DEFAULT;
-    m->options.ctx = m->options.ctx ? m->options.ctx : (uint32_t)usual;
-    m->options.batch = (uint32_t)fb_min(m->options.batch, m->options.ctx);
-    if ((uint64_t)m->options.ctx * m->options.n_seq > CELLS_MAX) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give a smaller --ctx.",
-            "a context of %u tokens for each of %u sequences is too much", m->options.ctx,
-            m->options.n_seq);
-    }
-    return FOREBAY_OK;
-}
-
-void fb_preflight_bind(struct forebay_model *m, bool measuring)
-{
-    fb_binding_free(m->binding);
-    m->binding = fb_binding_new(m->catalog, m->options.repack, measuring);
-    if (fb_devices_used(&m->devices)) {
-        fb_binding_beside_device(m->binding);
-    }
-    if (m->sidecar) {
-        fb_binding_use_sidecar(m->binding, m->sidecar);
-    }
-}
-
-/* Lets llama.cpp go through loading without memory. `user` is the model. */
+/* Has llama.cpp go through loading without allocating memory. `user` is the preflight. */
 static enum forebay_status measure_once(
     void *user, struct fb_needs *needs, struct forebay_error *err)
 {
-    struct forebay_model *m = user;
-    fb_preflight_bind(m, true);
-    return fb_guard_measure(
-        m->catalog->files[0]->path, fb_model_params(m), fb_context_params(m), needs, err);
+    struct fb_preflight *p = user;
+    fb_preflight_end_measuring(p);
+    p->measuring = new_binding(p, true);
+    enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
+        fb_llama_model_params(&p->options, &p->devices),
+        fb_llama_context_params(&p->options, &p->devices, true), needs, err);
+    return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
+}
+
+/* For fb_trial, in a child process; `user` is the preflight. */
+static enum forebay_status measure_first(void *user, struct forebay_error *err)
+{
+    struct fb_preflight *p = user;
+    fb_device_register();
+    return measure_once(p, &p->needs, err);
 }
 
 /* Measures without a device, then with as many layers on it as fit. */
-static enum forebay_status measure_devices(struct forebay_model *m, struct forebay_error *err)
+static enum forebay_status measure_devices(struct fb_preflight *p, struct forebay_error *err)
 {
-    enum forebay_status status = measure_once(m, &m->needs, err);
-    if (status != FOREBAY_OK || !m->devices.list[0]) {
+    enum forebay_status status = measure_once(p, &p->needs, err);
+    if (status != FOREBAY_OK || !p->devices.list[0]) {
         return status;
     }
-    m->devices.room_bytes =
-        fb_devices_room(&m->devices, m->options.device_mem_bytes, m->placement.budget_bytes);
-    status = fb_devices_place(&m->devices, m->catalog, measure_once, m, &m->needs, err);
-    if (status == FOREBAY_OK) { /* the last one measured need not be the one that was chosen */
-        status = measure_once(m, &m->needs, err);
+    p->devices.room_bytes =
+        fb_devices_room(&p->devices, p->options.device_mem_bytes, p->options.mem_bytes);
+    status = fb_devices_place(&p->devices, p->catalog, measure_once, p, &p->needs, err);
+    if (status == FOREBAY_OK) { /* the last plan measured need not be the one that was chosen */
+        status = measure_once(p, &p->needs, err);
     }
     return status;
 }
 
-static enum forebay_status plan_once(struct forebay_model *m, struct forebay_error *err)
+/* --- Machine and history ------------------------------------------------------------------- */
+
+static void forget_history(struct fb_preflight *p)
 {
-    struct fb_budget budget = fb_budget_of(m, fb_pending_bytes(m));
-    fb_plan_free(m->plan);
-    m->plan = NULL;
-    return fb_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
+    fb_history_free(p->history);
+    fb_curves_free(p->curves);
+    p->history = NULL;
+    p->curves = NULL;
 }
 
-/* What is known of the model's experts, by group: for other groups it must be found out again. */
-static void forget_groups(struct forebay_model *m)
+/* Fills in history, curves and profile; measures rates that the profile lacks. */
+static enum forebay_status gather(struct fb_preflight *p, struct forebay_error *err)
 {
-    fb_history_free(m->history);
-    fb_curves_free(m->curves);
-    m->history = NULL;
-    m->curves = NULL;
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    forget_history(p);
+    p->history = fb_history_open(ws);
+    p->curves = fb_curves_new(ws, fb_history_reuse(p->history));
+    struct fb_machine_kind kinds[MOST_KINDS];
+    uint64_t taken = fb_memory_rss() + FB_PROCESS_SLACK_BYTES;
+    struct fb_machine_request rq = {
+        .kinds = kinds,
+        .n_kinds = fb_machine_kinds_of(ws, kinds, MOST_KINDS),
+        .repack = p->options.repack,
+        .threads = p->options.threads,
+        .room_bytes = p->options.mem_bytes > taken ? p->options.mem_bytes - taken : 0,
+        .progress = p->options.progress,
+        .progress_user = p->options.progress_user,
+    };
+    return fb_machine_profile(&rq, &p->profile, err);
 }
 
-/* A larger batch may leave a device room for fewer layers, and us with more of them. */
-static enum forebay_status plan_batch(
-    struct forebay_model *m, uint32_t batch, struct forebay_error *err)
+/* As the options say, or measured on the file that will be read. */
+static void probe_disk(struct fb_preflight *p)
 {
-    m->options.batch = batch;
-    enum forebay_status status = measure_devices(m, err);
-    if (status == FOREBAY_OK && m->curves->n_groups != fb_binding_weights(m->binding)->n_groups) {
-        forget_groups(m);
-        status = fb_speed_gather(m, err);
+    struct fb_file *sidecar = p->sidecar ? fb_sidecar_file(p->sidecar) : NULL;
+    if (p->options.disk_bytes_per_s > 0) {
+        p->disk = (struct fb_disk_figures){
+            .bytes_per_s = (double)p->options.disk_bytes_per_s, .burst = 1};
+    } else if (sidecar) {
+        p->disk = fb_disk_probe(&sidecar, 1, p->options.io_method);
+    } else {
+        p->disk = fb_disk_probe(p->catalog->files, p->catalog->n_files, p->options.io_method);
     }
-    return status == FOREBAY_OK ? plan_once(m, err) : status;
 }
 
-/* The largest batch that the memory allows, if nobody gave one. It grows with the budget in small
- * steps, so that more memory always leaves more for weights too; and not where memory is scarce. */
-static uint32_t best_batch(const struct forebay_model *m)
+/* --- Planning ------------------------------------------------------------------------------ */
+
+static enum forebay_status plan_once(struct fb_preflight *p, struct forebay_error *err)
 {
-    uint32_t usual = m->options.batch, used = (uint32_t)m->catalog->n_expert_used;
-    uint64_t enough = used ? ROWS_ENOUGH * (uint64_t)m->catalog->n_expert / used : 0;
-    uint32_t most = (uint32_t)fb_min(fb_min(BATCH_MOST, enough), m->options.ctx);
-    double each = (double)m->needs.compute_bytes / usual;
-    uint64_t budget = m->placement.budget_bytes;
-    uint64_t least = m->placement.context_bytes + fb_plan_minimum(fb_binding_weights(m->binding));
+    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p));
+    fb_plan_free(p->plan);
+    p->plan = NULL;
+    return fb_binding_plan(p->measuring, &budget, &p->plan, &p->context_bytes, err);
+}
+
+/* With a larger batch a device may have room for fewer layers, which then become ours: other groups
+ * have another history. */
+static enum forebay_status plan_batch(
+    struct fb_preflight *p, uint32_t batch, struct forebay_error *err)
+{
+    p->options.batch = batch;
+    enum forebay_status status = measure_devices(p, err);
+    if (status == FOREBAY_OK && p->curves->n_groups != fb_binding_weights(p->measuring)->n_groups) {
+        status = gather(p, err);
+    }
+    return status == FOREBAY_OK ? plan_once(p, err) : status;
+}
+
+/* The largest batch that the memory allows. It grows with the budget in small steps, so that more
+ * memory always leaves more for weights too, and not at all where memory is scarce. */
+static uint32_t best_batch(const struct fb_preflight *p)
+{
+    uint32_t usual = p->options.batch, used = (uint32_t)p->catalog->n_expert_used;
+    uint64_t enough = used ? ROWS_ENOUGH * (uint64_t)p->catalog->n_expert / used : 0;
+    uint32_t most = (uint32_t)fb_min(fb_min(BATCH_MOST, enough), p->options.ctx);
+    double each = (double)p->needs.compute_bytes / usual;
+    uint64_t budget = p->options.mem_bytes;
+    uint64_t least = p->context_bytes + fb_plan_minimum(fb_binding_weights(p->measuring));
     uint64_t spare = budget - fb_min(budget, least);
     double more = (double)fb_min(budget / BATCH_SHARE, spare / 4) / each;
-    if (!m->choose_batch || most <= usual) {
+    if (most <= usual) {
         return usual;
     }
     return usual + (uint32_t)fmin(most - usual, more) / BATCH_STEP * BATCH_STEP;
 }
 
-/* Plans for streaming, with a batch that suits. */
-static enum forebay_status plan_streaming(struct forebay_model *m, struct forebay_error *err)
+/* Plans; for streaming and unless a batch was given, with a larger one. */
+static enum forebay_status plan_streaming(
+    struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {
-    enum forebay_status status = plan_once(m, err);
-    if (status != FOREBAY_OK || m->plan->everything_fits) {
+    enum forebay_status status = plan_once(p, err);
+    if (status != FOREBAY_OK || p->plan->everything_fits || !choose_batch) {
         return status;
     }
-    uint32_t usual = m->options.batch, batch = best_batch(m);
+    uint32_t usual = p->options.batch, batch = best_batch(p);
     struct forebay_error unused;
-    if (batch > usual && plan_batch(m, batch, &unused) != FOREBAY_OK) {
-        status = plan_batch(m, usual, err);
+    if (batch > usual && plan_batch(p, batch, &unused) != FOREBAY_OK) {
+        status = plan_batch(p, usual, err);
     }
     return status;
 }
 
-static enum forebay_status measure_and_plan(struct forebay_model *m, struct forebay_error *err)
+static enum forebay_status measure_and_plan(
+    struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {
-    enum forebay_status status = measure_devices(m, err);
-    if (status == FOREBAY_OK && !m->options.plain) {
-        status = fb_speed_gather(m, err);
-    }
-    if (status != FOREBAY_OK || m->options.plain) {
+    enum forebay_status status = measure_devices(p, err);
+    if (status != FOREBAY_OK || p->options.plain) {
         return status;
     }
-    status = plan_streaming(m, err);
-    if (status == FOREBAY_OK && !m->plan->everything_fits) {
-        fb_speed_probe_disk(m);
+    status = gather(p, err);
+    if (status == FOREBAY_OK) {
+        status = plan_streaming(p, choose_batch, err);
     }
-    if (status == FOREBAY_OK && !fb_devices_used(&m->devices)) { /* a GPU was never measured */
-        fb_speed_estimate(m, m->plan, m->disk_bytes_per_s, fb_speed_usual_past(m), &m->speed);
+    if (status == FOREBAY_OK && !p->plan->everything_fits) {
+        probe_disk(p);
+    }
+    if (status == FOREBAY_OK && !fb_devices_used(&p->devices)) { /* GPUs are never measured */
+        fb_preflight_estimate(p, fb_binding_weights(p->measuring), p->plan, p->disk.bytes_per_s,
+            fb_preflight_usual_past(p), &p->speed);
     }
     return status;
 }
 
-/* Measures, and plans with what llama.cpp says it would take: a budget that is too small is refused
- * before a byte of weights is read. */
-static enum forebay_status measure(struct forebay_model *m, struct forebay_error *err)
+/* Weights on a device that shares the machine's memory cannot be streamed. If the model does not
+ * fit with one, and the user did not ask for it, the device is left out. */
+static enum forebay_status measure(
+    struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {
-    if (fb_preflight_maps(m) && !m->devices.list[0]) {
-        return FOREBAY_OK; /* nothing to place, and our device stays unknown to llama.cpp */
+    if (fb_options_map_file(&p->options) && !p->devices.list[0]) {
+        return FOREBAY_OK; /* nothing to place; our device stays unknown to llama.cpp */
     }
     fb_device_register();
-    enum forebay_status status = measure_and_plan(m, err);
-    /* What such a device holds cannot be streamed. Unless it was asked for, better do without. */
-    if (status == FOREBAY_E_NOFIT && m->devices.shared && strcmp(m->options.device, "auto") == 0) {
-        fb_devices_release(&m->devices);
-        forget_groups(m);
-        status = measure_and_plan(m, err);
+    enum forebay_status status = measure_and_plan(p, choose_batch, err);
+    if (status == FOREBAY_E_NOFIT && p->devices.shared && strcmp(p->options.device, "auto") == 0) {
+        fb_devices_release(&p->devices);
+        status = measure_and_plan(p, choose_batch, err);
     }
     return status;
 }
 
-uint64_t fb_pending_bytes(const struct forebay_model *m)
+/* --- Speed --------------------------------------------------------------------------------- */
+
+static const char *type_name(int type)
 {
-    return fb_unclaimed_bytes(m, fb_binding_weights(m->binding)) + m->needs.kv_bytes +
-           m->needs.compute_bytes + shared_bytes(m);
+    return ggml_type_name((enum ggml_type)type);
 }
 
-/* Options, device and catalogue. */
+double fb_preflight_usual_past(const struct fb_preflight *p)
+{
+    return fb_min(p->options.batch, p->options.ctx);
+}
+
+/* Each head does a multiply-add for each of its keys and values, which several heads may share. Too
+ * much or too little for models whose layers differ or see only a window. */
+double fb_preflight_attention_s(const struct fb_preflight *p, double past, bool batch)
+{
+    const struct gguf_context *meta = p->catalog->meta;
+    const char *arch = p->catalog->arch;
+    double heads = (double)fb_meta_arch_uint(meta, arch, "attention.head_count", 1);
+    double shared = (double)fb_meta_arch_uint(meta, arch, "attention.head_count_kv", 0);
+    double cached =
+        (double)p->needs.kv_bytes / sizeof(uint16_t) * past / fb_options_cells(&p->options);
+    const struct fb_profile_rate *r =
+        fb_profile_rate(&p->profile, FB_PROFILE_ATTENTION, false, p->options.threads);
+    double rate = !r ? 0 : batch ? r->batch : r->decode;
+    return rate > 0 ? cached * (shared > 0 ? heads / shared : 1) / rate : 0;
+}
+
+void fb_preflight_estimate(const struct fb_preflight *p, const struct fb_weights *ws,
+    const struct fb_plan *plan, double disk_bytes_per_s, double past, struct fb_speed *out)
+{
+    const struct forebay_model_options *o = &p->options;
+    uint64_t touched = fb_catalog_bytes_per_token(p->catalog), ours = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct fb_weight *w = &ws->weights[i];
+        ours += w->file_bytes * (w->group < 0 ? 1 : (uint64_t)p->catalog->n_expert_used);
+    }
+    struct fb_speed_inputs in = {
+        .weights = ws,
+        .plan = plan,
+        .curves = p->curves,
+        .profile = &p->profile,
+        .type_name = type_name,
+        .threads = o->threads,
+        .repack = o->repack,
+        .disk_bytes_per_s = disk_bytes_per_s > 0 ? disk_bytes_per_s : 1,
+        .disk_burst = p->disk.burst,
+        .disk_latency_s = p->disk.latency_s,
+        .other_bytes = touched > ours ? touched - ours : 0,
+        .lookahead = o->lookahead > 0 ? fb_history_lookahead(p->history) : 0,
+        .attention_s = fb_preflight_attention_s(p, past, false),
+        .prompt_attention_s = fb_preflight_attention_s(p, o->batch / 2.0, true),
+        .read_cpu_s = p->disk.cpu_s,
+        .compute_s = fb_history_compute_s(p->history, o->threads, o->repack),
+        .prompt_compute_s = fb_history_prompt_s(p->history, o->threads, o->repack),
+        .batch = o->batch,
+    };
+    fb_estimate(&in, out);
+}
+
+/* --- Made and freed ------------------------------------------------------------------------ */
+
+static bool exists; /* a preflight: the device serves one model at a time */
+
+/* Options, device and catalogue. *choose_batch: no batch was given. */
 static enum forebay_status open_model(
-    struct forebay_model *m, const char *path, struct forebay_error *err)
+    struct fb_preflight *p, const char *path, bool *choose_batch, struct forebay_error *err)
 {
     enum forebay_status status = fb_libs_load(err);
+    *choose_batch = p->options.batch == 0;
     if (status == FOREBAY_OK) {
-        status = fill_defaults(m, err);
+        status = fb_options_fill(&p->options, err);
     }
     if (status == FOREBAY_OK) {
-        status = fb_devices_find(&m->devices, m->options.device, err);
+        status = fb_devices_find(&p->devices, p->options.device, err);
     }
     if (status == FOREBAY_OK) {
-        status = fb_catalog_open(path, true, &m->catalog, err);
+        status = fb_catalog_open(path, true, &p->catalog, err);
     }
     if (status == FOREBAY_OK) {
-        status = fb_catalog_check_runnable(m->catalog, err);
+        status = fb_catalog_check_runnable(p->catalog, err);
     }
     if (status == FOREBAY_OK) {
-        status = choose_ctx(m, err);
+        status = fb_options_fill_ctx(&p->options, p->catalog, err);
+    }
+    return status == FOREBAY_OK ? fb_trial(p->catalog, measure_first, p, err) : status;
+}
+
+static enum forebay_status make(struct fb_preflight *p, const char *path, struct forebay_error *err)
+{
+    bool choose_batch;
+    enum forebay_status status = open_model(p, path, &choose_batch, err);
+    if (status == FOREBAY_OK && !p->options.plain) {
+        status =
+            fb_sidecar_choose(p->catalog, p->options.sidecar, p->options.repack, &p->sidecar, err);
+    }
+    if (status == FOREBAY_OK) {
+        status = measure(p, choose_batch, err);
+    }
+    if (status == FOREBAY_OK && p->options.plain && !p->options.mmap) {
+        status = check_plain(p, err);
     }
     return status;
 }
 
-enum forebay_status fb_preflight_weights(
-    struct forebay_model *m, const char *path, struct forebay_error *err)
+static enum forebay_status make_weights(
+    struct fb_preflight *p, const char *path, struct forebay_error *err)
 {
-    m->options.device = "none";
-    enum forebay_status status = open_model(m, path, err);
+    bool choose_batch;
+    p->options.device = "none";
+    enum forebay_status status = open_model(p, path, &choose_batch, err);
     if (status == FOREBAY_OK) {
         fb_device_register();
-        status = measure_once(m, &m->needs, err);
+        status = measure_once(p, &p->needs, err);
     }
     return status;
 }
 
-enum forebay_status fb_preflight(
-    struct forebay_model *m, const char *path, struct forebay_error *err)
+static enum forebay_status new_by(
+    enum forebay_status (*maker)(struct fb_preflight *, const char *, struct forebay_error *),
+    const char *path, const struct forebay_model_options *options, struct fb_preflight **out,
+    struct forebay_error *err)
 {
-    enum forebay_status status = open_model(m, path, err);
-    if (status == FOREBAY_OK) {
-        status = fb_optimized_open(m, err);
+    if (exists) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Free the other model first.",
+            "this process has a model already");
     }
-    if (status == FOREBAY_OK) {
-        status = measure(m, err);
+    exists = true;
+    struct fb_preflight *p = fb_xcalloc(1, sizeof *p);
+    p->options = *options;
+    enum forebay_status status = maker(p, path, err);
+    if (status != FOREBAY_OK) {
+        fb_preflight_free(p);
+        return status;
     }
-    if (status == FOREBAY_OK && m->options.plain && !m->options.mmap) {
-        status = check_plain(m, err);
-    }
-    return status;
+    *out = p;
+    return FOREBAY_OK;
 }
 
-void fb_preflight_forget(struct forebay_model *m)
+enum forebay_status fb_preflight_new(const char *path, const struct forebay_model_options *options,
+    struct fb_preflight **out, struct forebay_error *err)
 {
-    fb_binding_free(m->binding);
-    fb_plan_free(m->plan);
-    m->binding = NULL;
-    m->plan = NULL;
+    return new_by(make, path, options, out, err);
 }
 
-static void describe_device(struct forebay_model *m)
+enum forebay_status fb_preflight_new_weights(const char *path,
+    const struct forebay_model_options *options, struct fb_preflight **out,
+    struct forebay_error *err)
 {
-    struct forebay_placement *p = &m->placement;
-    struct forebay_device_use *use = &p->device;
-    const char *name = "none";
-    p->n_layers = m->catalog->n_layer;
-    if (fb_devices_used(&m->devices)) {
-        name = ggml_backend_dev_name(m->devices.list[0]);
-        use->n_layers = m->devices.plan.n_layers;
-        use->n_whole = m->catalog->n_expert ? m->devices.plan.n_whole : use->n_layers;
-        use->bytes = m->needs.device_bytes;
-        use->room_bytes = m->devices.room_bytes;
-    }
-    snprintf(use->name, sizeof use->name, "%s", name);
+    return new_by(make_weights, path, options, out, err);
 }
 
-void fb_preflight_placement(struct forebay_model *m)
+void fb_preflight_free(struct fb_preflight *p)
 {
-    struct forebay_placement *p = &m->placement;
-    p->weights_bytes = m->catalog->tensor_bytes;
-    p->kv_bytes = m->needs.kv_bytes;
-    p->compute_bytes = m->needs.compute_bytes;
-    p->fits = !m->plan || m->plan->everything_fits;
-    p->batch = m->options.batch;
-    p->resident_bytes = host_weights(m);
-    describe_device(m);
-    if (!m->plan) {
-        p->context_bytes = p->kv_bytes + p->compute_bytes;
+    if (!p) {
         return;
     }
-    const struct fb_weights *ws = fb_binding_weights(m->binding);
-    p->minimum_bytes = p->context_bytes + fb_plan_minimum(ws);
-    p->fixed_bytes = fb_unclaimed_bytes(m, ws);
-    p->resident_bytes = p->fixed_bytes + m->plan->resident_bytes;
-    p->cache_bytes = m->plan->cache_bytes;
-    p->sidecar_bytes = m->sidecar ? fb_binding_sidecar_bytes(m->binding) : 0;
-    p->ring_bytes = m->plan->total_bytes - m->plan->resident_bytes - m->plan->cache_bytes;
-    p->streamed_bytes = m->plan->streamed_bytes;
-    p->n_slots = m->plan->shared_slots;
-    for (int g = 0; g < ws->n_groups; g++) {
-        p->n_slots += m->plan->slots ? m->plan->slots[g] : 0;
-        p->n_experts += ws->groups[g].n_expert;
-    }
+    fb_binding_free(p->measuring);
+    fb_plan_free(p->plan);
+    forget_history(p);
+    fb_devices_release(&p->devices);
+    fb_sidecar_close(p->sidecar);
+    fb_catalog_free(p->catalog);
+    free(p);
+    exists = false;
 }

@@ -1,46 +1,100 @@
 /*
- * preflight.h - what is known of a model before a byte of its weights is read: whether it fits, the plan,
- * how fast it will be.
+ * preflight.h - all that is known of a model before its weights are read: whether it fits, where
+ * each weight will be, how fast it will be.
  *
- * llama.cpp goes through loading without taking memory, so that its own accounting says what the
- * context and the intermediate results will take, and its questions to our device what we may claim.
+ *      options, defaults filled in
+ *          |
+ *          v
+ *      catalogue, sidecar, device
+ *          |   llama.cpp goes through loading without allocating memory. Its own accounting gives
+ *          |   the size of the context and of the intermediate results; its questions to our
+ *          v   device, which weights we may claim
+ *      needs, claimed weights ----> profile of the machine, history of earlier runs, hit curves
+ *          |                             |
+ *          v                             v
+ *      plan -----------------------> disk, estimate of the speed
+ *
+ * A forebay_plan is a preflight; a forebay_model owns one and what was loaded by it. llama.cpp
+ * loads one model at a time through our device, so a process has one preflight at a time.
  */
 #ifndef FB_ENGINE_PREFLIGHT_H
 #define FB_ENGINE_PREFLIGHT_H
 
-#include "engine/engine.h"
+#include "backend/backend.h"
+#include "engine/devices.h"
+#include "engine/disk_probe.h"
+#include "engine/guard.h"
+#include "engine/history.h"
+#include "plan/estimate.h"
 
-/* Fills in the options' defaults, catalogue, needs, history, curves, profile, estimate; plan and
- * disk speed unless the model is to be plain llama.cpp's (plan NULL). The binding is
- * one for measuring: fb_preflight_forget frees it and the plan when the model is to be loaded. */
-enum forebay_status fb_preflight(
-    struct forebay_model *model, const char *path, struct forebay_error *err);
-void fb_preflight_forget(struct forebay_model *model);
+/* Constant once made, except that fb_preflight_end_measuring frees `measuring` and that sessions
+ * add to the history. A plain model has no sidecar, history, curves or plan; if it is also mapped
+ * from its file and uses no device, it has no binding and no needs either. */
+struct fb_preflight {
+    struct forebay_model_options options; /* defaults filled in; mem_bytes is the budget */
+    struct fb_catalog *catalog;
+    struct fb_devices devices;
+    struct fb_sidecar *sidecar;   /* NULL: none, or none that may be used */
+    struct fb_binding *measuring; /* the claimed weights; NULL after fb_preflight_end_measuring */
+    struct fb_needs needs;
+    struct fb_profile profile;
+    struct fb_history *history;
+    struct fb_curves *curves;
+    struct fb_plan *plan;   /* NULL: llama.cpp holds all weights itself */
+    uint64_t context_bytes; /* memory for everything but the planned weights; 0 without a plan */
+    struct fb_disk_figures disk; /* measured when the plan reads from it while generating */
+    struct fb_speed speed;       /* estimated when there is a plan and no device is used, else 0 */
+};
 
-/* Only the catalogue and the weights that would be claimed, without any device: the binding's. */
-enum forebay_status fb_preflight_weights(
-    struct forebay_model *model, const char *path, struct forebay_error *err);
+/* Reads the file's metadata, measures and plans. `options` are copied, the strings in them are not.
+ * Takes up to seconds: the first preflight on a machine measures the processor, and each one that
+ * streams reads from the disk for 0.3 s.
+ * E_USAGE while another preflight exists; E_NOFIT names the smallest budget that works;
+ * E_CANCELLED when the progress callback stopped it. */
+enum forebay_status fb_preflight_new(const char *path, const struct forebay_model_options *options,
+    struct fb_preflight **out, struct forebay_error *err);
 
-/* Makes the model's binding anew. */
-void fb_preflight_bind(struct forebay_model *model, bool measuring);
+/* As above, up to the claimed weights: no device, no sidecar, no profile, no plan. */
+enum forebay_status fb_preflight_new_weights(const char *path,
+    const struct forebay_model_options *options, struct fb_preflight **out,
+    struct forebay_error *err);
 
-/* Fills in the placement, of a model that was looked at or loaded. */
-void fb_preflight_placement(struct forebay_model *model);
+/* Call it after freeing the model that was loaded by it. NULL is accepted. */
+void fb_preflight_free(struct fb_preflight *preflight);
 
-/* Plain llama.cpp on its mapping of the file, as it loads by default. */
-bool fb_preflight_maps(const struct forebay_model *model);
+/* Frees the binding that was used to measure, so that a new one can claim weights. */
+void fb_preflight_end_measuring(struct fb_preflight *preflight);
 
-/* How llama.cpp is asked for the model and its context, for looking and for loading. */
-struct llama_model_params fb_model_params(struct forebay_model *model);
-struct llama_context_params fb_context_params(const struct forebay_model *model);
+/* A binding for loading. Free it after llama.cpp's model and before the preflight. */
+struct fb_binding *fb_preflight_bind(const struct fb_preflight *preflight);
 
-/* `pending_bytes`: what llama.cpp will take and has not yet. */
-struct fb_budget fb_budget_of(const struct forebay_model *model, uint64_t pending_bytes);
-/* The same, of a model that was looked at: all it will take. */
-uint64_t fb_pending_bytes(const struct forebay_model *model);
-/* Of a model that was loaded: what its resident set will grow by when it computes. */
-uint64_t fb_later_bytes(const struct forebay_model *model);
-/* Weights that llama.cpp keeps itself. */
-uint64_t fb_unclaimed_bytes(const struct forebay_model *model, const struct fb_weights *weights);
+/* --- Memory -------------------------------------------------------------------------------- */
+
+/* The budget to plan with. `pending_bytes`: memory that llama.cpp will allocate and has not yet. */
+struct fb_budget fb_preflight_budget(const struct fb_preflight *preflight, uint64_t pending_bytes);
+
+/* pending_bytes once the model is loaded and the context made: growth at the first evaluation. */
+uint64_t fb_preflight_later_bytes(const struct fb_preflight *preflight);
+
+/* Weights in the machine's memory when all are loaded. */
+uint64_t fb_preflight_host_bytes(const struct fb_preflight *preflight);
+
+/* Of these, weights that llama.cpp keeps itself: those not in `claimed`. */
+uint64_t fb_preflight_unclaimed_bytes(
+    const struct fb_preflight *preflight, const struct fb_weights *claimed);
+
+/* --- Speed --------------------------------------------------------------------------------- */
+
+/* Estimates the speed of a plan (NULL: all weights in memory) of the claimed weights on a disk of
+ * this speed, for a token after `past` others. */
+void fb_preflight_estimate(const struct fb_preflight *preflight, const struct fb_weights *claimed,
+    const struct fb_plan *plan, double disk_bytes_per_s, double past, struct fb_speed *out);
+
+/* `past` to assume before anything has run: a full batch. */
+double fb_preflight_usual_past(const struct fb_preflight *preflight);
+
+/* Seconds per token that attention to `past` tokens takes, for one token alone or in a batch. 0
+ * when the profile does not say. */
+double fb_preflight_attention_s(const struct fb_preflight *preflight, double past, bool batch);
 
 #endif

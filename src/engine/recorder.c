@@ -11,32 +11,32 @@
 #include "sidecar/sidecar.h"
 
 /* Rows of a layer in the pass being computed. */
-struct rows {
+struct traced_layer {
     size_t n, cap;
     int32_t *experts; /* [n][top_k] */
 };
 
-struct recorder {
+struct fb_recorder {
     FILE *file;
     char *path;
     int n_layer, top_k;
-    struct rows *layers;      /* [n_layer] */
-    const int32_t **of_token; /* [n_layer] */
+    struct traced_layer *layers; /* [n_layer] */
+    const int32_t **of_token;    /* [n_layer] */
     uint64_t n_passes;
-    bool in_pass; /* between begin and write: passes of several sequences are not recorded */
+    bool in_pass;               /* between begin and write; passes of forebay_decode are outside */
     struct forebay_error error; /* the first one; nothing is written after it */
 };
 
-void fb_recorder_note(struct recorder *r, int group, const int *experts, int n)
+void fb_recorder_note(struct fb_recorder *r, int group, const int *experts, int n)
 {
     if (!r || !r->in_pass) {
         return;
     }
-    struct rows *rows = &r->layers[group];
+    struct traced_layer *rows = &r->layers[group];
     if (n != r->top_k) {
-        if (!r->error.status) {
+        if (r->error.status == FOREBAY_OK) {
             fb_fail(&r->error, FOREBAY_E_UNSUPPORTED, "",
-                "%s: a layer used %d experts instead of %d, which a trace cannot say", r->path, n,
+                "%s: a layer used %d experts instead of %d, which a trace cannot hold", r->path, n,
                 r->top_k);
         }
         return;
@@ -49,8 +49,8 @@ void fb_recorder_note(struct recorder *r, int group, const int *experts, int n)
     memcpy(rows->experts + rows->n++ * k, experts, k * sizeof *experts);
 }
 
-enum forebay_status fb_recorder_new(
-    const struct fb_weights *ws, const char *path, struct recorder **out, struct forebay_error *err)
+enum forebay_status fb_recorder_new(const struct fb_weights *ws, const char *path,
+    struct fb_recorder **out, struct forebay_error *err)
 {
     const struct fb_catalog *catalog = ws->catalog;
     int n_expert = 0;
@@ -65,7 +65,7 @@ enum forebay_status fb_recorder_new(
     if (!file) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
     }
-    struct recorder *r = fb_xcalloc(1, sizeof *r);
+    struct fb_recorder *r = fb_xcalloc(1, sizeof *r);
     r->file = file;
     r->path = fb_xstrdup(path);
     r->n_layer = ws->n_groups;
@@ -78,17 +78,17 @@ enum forebay_status fb_recorder_new(
     return FOREBAY_OK;
 }
 
-enum forebay_status fb_recorder_close(struct recorder *r, struct forebay_error *err)
+enum forebay_status fb_recorder_close(struct fb_recorder *r, struct forebay_error *err)
 {
     if (!r) {
         return FOREBAY_OK;
     }
     bool failed = ferror(r->file) != 0;
-    if ((fclose(r->file) || failed) && !r->error.status) {
+    if ((fclose(r->file) || failed) && r->error.status == FOREBAY_OK) {
         fb_fail_errno(&r->error, FOREBAY_E_IO, errno, "", "cannot write %s", r->path);
     }
     enum forebay_status status = r->error.status;
-    if (status && err) {
+    if (status != FOREBAY_OK && err) {
         *err = r->error;
     }
     for (int l = 0; l < r->n_layer; l++) {
@@ -101,7 +101,7 @@ enum forebay_status fb_recorder_close(struct recorder *r, struct forebay_error *
     return status;
 }
 
-void fb_recorder_begin(struct recorder *r)
+void fb_recorder_begin(struct fb_recorder *r)
 {
     if (!r) {
         return;
@@ -112,23 +112,23 @@ void fb_recorder_begin(struct recorder *r)
     }
 }
 
-/* The experts of token i of n in a layer; NULL when it has none there. */
-static const int32_t *route(const struct recorder *r, int layer, size_t i, size_t n)
+/* The experts of token i of n in a layer; NULL when the layer did not compute its row. */
+static const int32_t *route(const struct fb_recorder *r, int layer, size_t i, size_t n)
 {
-    const struct rows *rows = &r->layers[layer];
+    const struct traced_layer *rows = &r->layers[layer];
     if (rows->n == n) {
         return rows->experts + i * (size_t)r->top_k;
     }
     return rows->n == 1 && i == n - 1 ? rows->experts : NULL;
 }
 
-void fb_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool prompt)
+void fb_recorder_write(struct fb_recorder *r, const int32_t *tokens, size_t n, bool prompt)
 {
     if (!r) {
         return;
     }
     r->in_pass = false;
-    if (r->error.status) {
+    if (r->error.status != FOREBAY_OK) {
         return;
     }
     for (size_t i = 0; i < n; i++) {
@@ -136,7 +136,7 @@ void fb_recorder_write(struct recorder *r, const int32_t *tokens, size_t n, bool
             r->of_token[l] = route(r, l, i, n);
             if (!r->of_token[l] && (!prompt || r->layers[l].n > 1)) {
                 fb_fail(&r->error, FOREBAY_E_UNSUPPORTED, "",
-                    "%s: layer %d computed %zu rows for %zu tokens, which a trace cannot say",
+                    "%s: layer %d computed %zu rows for %zu tokens, which a trace cannot hold",
                     r->path, l, r->layers[l].n, n);
                 return;
             }

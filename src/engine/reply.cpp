@@ -1,7 +1,8 @@
-/* reply.cpp - generated text as content, reasoning and tool calls, by llama.cpp's parsers. */
+/* reply.cpp - divides generated text into content, reasoning and tool calls, with llama.cpp's
+ * parsers. Each addition parses all text so far again; deltas are the differences. */
 #include <random>
 
-#include "engine/guarded.h"
+#include "engine/guard.h"
 #include "engine/prompt.h"
 
 extern "C" {
@@ -13,9 +14,9 @@ struct forebay_reply {
     std::string text;
     common_chat_msg message;
     std::vector<std::string> call_ids;
-    size_t n_begun = 0; /* tool calls whose name was given out */
+    size_t n_begun = 0; /* tool calls whose names were reported */
 
-    /* What the last call gave out. */
+    /* Results of the last call. */
     std::vector<common_chat_msg_diff> diffs;
     std::vector<forebay_delta> deltas;
     mutable std::vector<forebay_tool_call> calls;
@@ -46,7 +47,7 @@ static std::string new_call_id()
     return id;
 }
 
-/* Gives out the names of calls up to `n`, which cannot become longer any more. */
+/* Reports the names of the first n calls, which are complete. */
 static void begin_calls(struct forebay_reply *r, size_t n)
 {
     for (; r->n_begun < n && r->n_begun < r->message.tool_calls.size(); r->n_begun++) {
@@ -56,7 +57,8 @@ static void begin_calls(struct forebay_reply *r, size_t n)
     }
 }
 
-static void give_out(struct forebay_reply *r, bool last)
+/* Fills the deltas from the differences. */
+static void fill_deltas(struct forebay_reply *r, bool last)
 {
     for (const auto &d : r->diffs) {
         if (!d.reasoning_content_delta.empty()) {
@@ -82,7 +84,7 @@ static void give_out(struct forebay_reply *r, bool last)
     }
 }
 
-/* Parses all text so far, and what differs from before. */
+/* Parses all text so far, and finds the differences from before. */
 static void parse(struct forebay_reply *r, bool last)
 {
     common_chat_msg now = common_chat_parse(r->text, !last, r->prompt->parser);
@@ -114,12 +116,12 @@ enum forebay_status forebay_reply_add(struct forebay_reply *r, const char *text,
             add_content(r, text, n);
         }
     } else if ((n > 0 || last) && !fb_guarded([&] { return parse(r, last), true; }, why)) {
-        /* Not (yet) in the model's format. In the end, it is text like any other. */
+        /* Not, or not yet, in the model's format. If it never is, it is content. */
         if (last && r->message.empty()) {
             add_content(r, r->text.data(), r->text.size());
         }
     }
-    give_out(r, last);
+    fill_deltas(r, last);
     *deltas = r->deltas.data();
     *n_deltas = r->deltas.size();
     return FOREBAY_OK;

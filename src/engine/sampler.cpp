@@ -1,22 +1,38 @@
-/* sampler.cpp - choosing tokens by llama.cpp's samplers. */
+/*
+ * sampler.cpp - chooses tokens with llama.cpp's samplers.
+ *
+ * Without penalties, biases and grammar, temperature 0 needs only the largest logit: a plain greedy
+ * sampler, which looks at no history. Everything else is a common_sampler, whose parameters are
+ * those of forebay_sampling under other names.
+ */
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <vector>
 
 #include "common/sampling.h"
-#include "engine/guarded.h"
+#include "engine/cpu_limit.h"
+#include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
 
 extern "C" {
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 }
+
+/* Processor time for a grammar: for making it, and for choosing tokens. What a token leaves of its
+ * share is saved, up to the most. With a vocabulary of 150,000 tokens an honest grammar takes 20 to
+ * 40 ms for a token. */
+static const int64_t making_ns = 2000000000;
+static const int64_t token_share_ns = 100000000;
+static const int64_t most_ns = 500000000;
 
 struct forebay_sampler {
     common_sampler *common = nullptr;
-    llama_sampler *greedy = nullptr; /* instead, when there is nothing else to heed */
+    bool has_grammar = false;
+    int64_t saved_ns = most_ns;
+    llama_sampler *greedy = nullptr; /* instead, when only the largest logit counts */
 
     ~forebay_sampler()
     {
@@ -47,7 +63,7 @@ static enum forebay_status check(
     }
     if (!(s->temp >= 0) || !(s->repeat_penalty > 0)) {
         return fb_fail(err, FOREBAY_E_USAGE, "",
-            "temperature %g and repeat penalty %g: must not be negative", (double)s->temp,
+            "temperature %g and repeat penalty %g: must be at least 0 and above 0", (double)s->temp,
             (double)s->repeat_penalty);
     }
     if (s->mirostat < 0 || s->mirostat > 2) {
@@ -56,14 +72,15 @@ static enum forebay_status check(
     for (size_t i = 0; i < s->n_biases; i++) {
         if (s->biases[i].token < 0 || s->biases[i].token >= llama_vocab_n_tokens(m->vocab) ||
             std::isnan(s->biases[i].bias)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "a bias for token %d, of a vocabulary of %d",
+            return fb_fail(err, FOREBAY_E_USAGE, "",
+                "bias for token %d: not in the vocabulary of %d, or not a number",
                 s->biases[i].token, llama_vocab_n_tokens(m->vocab));
         }
     }
     return FOREBAY_OK;
 }
 
-/* Nothing but the largest logit. */
+/* Whether only the largest logit counts. */
 static bool only_greedy(const struct forebay_model *m, const struct forebay_sampling *s,
     const struct forebay_prompt *prompt)
 {
@@ -104,7 +121,7 @@ static common_params_sampling convert(
     p.mirostat_tau = s->mirostat_tau;
     p.mirostat_eta = s->mirostat_eta;
     p.no_perf = true;
-    if (s->temp == 0) { /* the largest logit that is left; truncating would only reorder ties */
+    if (s->temp == 0) { /* the largest logit after penalties; truncation would only reorder ties */
         p.samplers = {COMMON_SAMPLER_TYPE_PENALTIES, COMMON_SAMPLER_TYPE_DRY,
             COMMON_SAMPLER_TYPE_TEMPERATURE};
         p.dynatemp_range = 0;
@@ -120,7 +137,8 @@ static common_params_sampling convert(
     return p;
 }
 
-static void take_grammar(const struct forebay_sampling *s, const struct forebay_prompt *prompt,
+/* The grammar of `s`, or else of the prompt. */
+static void set_grammar(const struct forebay_sampling *s, const struct forebay_prompt *prompt,
     common_params_sampling &p)
 {
     if (s->grammar && s->grammar[0]) {
@@ -136,7 +154,7 @@ static void take_grammar(const struct forebay_sampling *s, const struct forebay_
     }
 }
 
-/* common_sampler_init leaks its chain when the grammar cannot be parsed. */
+/* Throws for a grammar that cannot be used: common_sampler_init would leak its chain. */
 static void check_grammar(const struct llama_vocab *vocab, const common_params_sampling &p)
 {
     if (!p.grammar.empty()) {
@@ -158,15 +176,21 @@ enum forebay_status forebay_sampler_new(const struct forebay_model *m,
         return status;
     }
     auto sampler = new forebay_sampler;
-    status = fb_guarded_status(FOREBAY_E_USAGE, err, "", "sample that way", [&] {
+    status = fb_guarded_status(FOREBAY_E_USAGE, err, "", "make the sampler", [&] {
         if (only_greedy(m, s, prompt)) {
             sampler->greedy = llama_sampler_init_greedy();
             return true;
         }
         auto params = convert(s, m->vocab);
-        take_grammar(s, prompt, params);
-        check_grammar(m->vocab, params);
-        sampler->common = common_sampler_init(m->llama, params);
+        set_grammar(s, prompt, params);
+        sampler->has_grammar = !params.grammar.empty();
+        try {
+            fb_cpu_limit limit(making_ns);
+            check_grammar(m->vocab, params);
+            sampler->common = common_sampler_init(m->llama, params);
+        } catch (const fb_out_of_time &) {
+            throw fb_refusal(FOREBAY_E_USAGE, "the grammar is too large", "Simplify it.");
+        }
         return sampler->common != nullptr;
     });
     if (status != FOREBAY_OK) {
@@ -189,21 +213,42 @@ void forebay_sampler_accept(struct forebay_sampler *sampler, int32_t token)
     }
 }
 
+static llama_token pick(struct forebay_sampler *sampler, struct llama_context *ctx, int32_t index)
+{
+    llama_token id = common_sampler_sample(sampler->common, ctx, index);
+    common_sampler_accept(sampler->common, id, true);
+    return id;
+}
+
+static llama_token pick_by_grammar(
+    struct forebay_sampler *sampler, struct llama_context *ctx, int32_t index)
+{
+    try {
+        fb_cpu_limit limit(sampler->saved_ns);
+        llama_token id = pick(sampler, ctx, index);
+        sampler->saved_ns = std::min(limit.left_ns() + token_share_ns, most_ns);
+        return id;
+    } catch (const fb_out_of_time &) {
+        throw fb_refusal(FOREBAY_E_USAGE,
+            "the grammar is too ambiguous: choosing the next token takes too long",
+            "Let fewer alternatives begin with the same text.");
+    }
+}
+
 enum forebay_status forebay_sampler_pick(struct forebay_sampler *sampler,
     struct forebay_session *session, size_t row, int32_t *token, struct forebay_error *err)
 {
     struct llama_context *ctx = session->model->ctx;
     int32_t index = fb_session_row(session, row);
     fb_session_sampled(session);
-    /* Nothing but a grammar that leaves no token fails here, and that is who gave it to correct. */
+    /* Only a grammar that leaves no token fails here: the mistake of its author. */
     return fb_guarded_status(FOREBAY_E_USAGE, err, "Correct the grammar.", "pick a token", [&] {
         if (sampler->greedy) {
             *token = llama_sampler_sample(sampler->greedy, ctx, index);
             return true;
         }
-        llama_token id = common_sampler_sample(sampler->common, ctx, index);
-        common_sampler_accept(sampler->common, id, true);
-        *token = id;
+        *token =
+            sampler->has_grammar ? pick_by_grammar(sampler, ctx, index) : pick(sampler, ctx, index);
         return true;
     });
 }

@@ -1,46 +1,48 @@
-/* sequences.c - several sequences in one session: evaluated together, cut, copied, saved. */
+/* sequences.c - several sequences in one session: evaluated together, cut, copied, saved. The KV
+ * cache is llama.cpp's; session->past has the length of each sequence in it. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
-#include "engine/guard.h"
+#include "engine/model_options.h"
+#include "engine/session.h"
 
-#define KV_FULL 1 /* llama_decode: no room; nothing has changed */
+#define KV_FULL 1 /* llama_decode found no room, and has changed nothing */
 
 /* --- Evaluating ---------------------------------------------------------------------------- */
 
 static enum forebay_status check_items(const struct forebay_session *s,
     const struct forebay_item *items, size_t n, struct forebay_error *err)
 {
-    const struct forebay_model *m = s->model;
-    uint32_t n_seq = forebay_model_sequences(m), added[256] = {0}, n_rows = 0;
-    if (m->broken) {
-        return fb_fail(err, FOREBAY_E_LLAMA, "Load the model again.",
-            "an earlier failure inside llama.cpp left the model in an unknown state");
+    const struct forebay_model_options *o = fb_model_options(s->model);
+    uint32_t n_seq = fb_options_sequences(o), added[FB_SEQ_MAX] = {0}, n_rows = 0;
+    enum forebay_status status = fb_model_check_usable(s->model, err);
+    if (status != FOREBAY_OK) {
+        return status;
     }
-    if (n == 0 || n > m->options.batch) {
+    if (n == 0 || n > o->batch) {
         return fb_fail(
-            err, FOREBAY_E_USAGE, "", "%zu tokens in a pass of 1 to %u", n, m->options.batch);
+            err, FOREBAY_E_USAGE, "", "%zu tokens in a pass: must be 1 to %u", n, o->batch);
     }
     for (size_t i = 0; i < n; i++) {
         int seq = items[i].seq;
         if (seq < 0 || (uint32_t)seq >= n_seq) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "sequence %d of %u", seq, n_seq);
+            return fb_fail(
+                err, FOREBAY_E_USAGE, "", "sequence %d: there are %u, from 0", seq, n_seq);
         }
-        if (items[i].token < 0 || items[i].token >= llama_vocab_n_tokens(m->vocab)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
-                items[i].token, llama_vocab_n_tokens(m->vocab));
+        status = fb_model_check_token(s->model, items[i].token, err);
+        if (status != FOREBAY_OK) {
+            return status;
         }
-        if (s->past[seq] + ++added[seq] > m->options.ctx) {
+        if (s->past[seq] + ++added[seq] > o->ctx) {
             return fb_fail(err, FOREBAY_E_USAGE, "Give a larger --ctx.",
-                "sequence %d is longer than the context of %u", seq, m->options.ctx);
+                "sequence %d would be longer than the context of %u", seq, o->ctx);
         }
         n_rows += items[i].logits;
     }
-    if (n_rows > n_seq && !m->options.all_logits) {
-        return fb_fail(err, FOREBAY_E_USAGE, "", "logits of %u tokens in a pass of %u sequences",
-            n_rows, n_seq);
+    if (n_rows > n_seq && !o->all_logits) {
+        return fb_fail(err, FOREBAY_E_USAGE, "",
+            "logits of %u tokens in a pass: at most %u, one per sequence", n_rows, n_seq);
     }
     return FOREBAY_OK;
 }
@@ -51,10 +53,10 @@ static void empty(struct forebay_session *s, int seq)
     s->past[seq] = 0;
 }
 
-/* Tokens of a prompt are many of one sequence, or want no logits. */
+/* A pass is a prompt's when it has several tokens of one sequence, or tokens without logits. */
 static bool is_prompt(const struct forebay_item *items, size_t n)
 {
-    bool seen[256] = {0};
+    bool seen[FB_SEQ_MAX] = {0};
     for (size_t i = 0; i < n; i++) {
         if (!items[i].logits || seen[items[i].seq]) {
             return true;
@@ -68,7 +70,7 @@ static struct llama_batch make_batch(
     const struct forebay_session *s, const struct forebay_item *items, size_t n)
 {
     struct llama_batch batch = llama_batch_init((int32_t)n, 0, 1);
-    uint32_t added[256] = {0};
+    uint32_t added[FB_SEQ_MAX] = {0};
     for (size_t i = 0; i < n; i++) {
         int seq = items[i].seq;
         batch.token[i] = items[i].token;
@@ -89,12 +91,8 @@ enum forebay_status forebay_decode(struct forebay_session *s, const struct foreb
         return status;
     }
     bool prompt = is_prompt(items, n);
-    struct fb_moment start = fb_session_moment(s);
     uint32_t past = s->past[items[0].seq];
-    s->start_ns = s->start_ns ? s->start_ns : start.ns;
-    if (s->model->history) {
-        fb_history_count(s->model->history, !prompt);
-    }
+    struct fb_moment begin = fb_session_begin(s, prompt);
     struct llama_batch batch = make_batch(s, items, n);
     int code;
     s->n_rows = 0;
@@ -113,7 +111,7 @@ enum forebay_status forebay_decode(struct forebay_session *s, const struct foreb
     if (status == FOREBAY_OK) {
         s->n_rows = n;
         s->all_rows = true;
-        fb_session_account(s, n, past, prompt, start);
+        fb_session_end(s, n, past, prompt, begin);
     }
     return status;
 }
@@ -164,8 +162,8 @@ enum forebay_status forebay_seq_save(struct forebay_session *s, int seq, const i
         return fb_fail(err, FOREBAY_E_USAGE, "", "sequence %d has %u tokens", seq, s->past[seq]);
     }
     if (llama_state_seq_save_file(s->model->ctx, path, seq, tokens, n) == 0) {
-        return fb_fail(err, FOREBAY_E_IO, "Check that there is room, and that it can be written.",
-            "cannot write %s", path);
+        return fb_fail(err, FOREBAY_E_IO,
+            "Check the free space and the permissions of the directory.", "cannot write %s", path);
     }
     return FOREBAY_OK;
 }
@@ -173,7 +171,7 @@ enum forebay_status forebay_seq_save(struct forebay_session *s, int seq, const i
 enum forebay_status forebay_seq_load(
     struct forebay_session *s, int seq, uint32_t n, const char *path, struct forebay_error *err)
 {
-    bool fits = n <= s->model->options.ctx;
+    bool fits = n <= fb_model_options(s->model)->ctx;
     int32_t *tokens = fb_xcalloc(fits ? n : 0, sizeof *tokens);
     size_t got = 0;
     enum forebay_status status = FOREBAY_OK;
@@ -181,7 +179,7 @@ enum forebay_status forebay_seq_load(
     if (!fits || llama_state_seq_load_file(s->model->ctx, path, seq, tokens, n, &got) == 0 ||
         got != n) {
         empty(s, seq);
-        status = fb_fail(err, FOREBAY_E_IO, "", "the state in %s cannot be taken up", path);
+        status = fb_fail(err, FOREBAY_E_IO, "", "cannot restore a sequence from %s", path);
     } else {
         s->past[seq] = n;
     }
@@ -201,17 +199,18 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t n)
 
 uint64_t forebay_state_fingerprint(const struct forebay_model *m)
 {
-    const struct forebay_model_options *o = &m->options;
+    const struct forebay_model_options *o = fb_model_options(m);
+    const struct fb_catalog *catalog = m->preflight->catalog;
     const char *version = llama_version();
     uint64_t hash = mix(0xcbf29ce484222325u, version, strlen(version));
     uint64_t settings[] = {o->repack, m->binding != NULL, (uint64_t)m->placement.device.n_layers};
     hash = mix(hash, settings, sizeof settings);
-    for (int i = 0; i < m->catalog->n_files; i++) {
-        uint64_t file[] = {m->catalog->files[i]->size, m->catalog->files[i]->identity[2]};
+    for (int i = 0; i < catalog->n_files; i++) {
+        uint64_t file[] = {catalog->files[i]->size, catalog->files[i]->identity[2]};
         hash = mix(hash, file, sizeof file);
     }
-    for (int i = 0; i < m->catalog->n_tensors; i++) {
-        const struct fb_tensor *t = &m->catalog->tensors[i];
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        const struct fb_tensor *t = &catalog->tensors[i];
         hash = mix(hash, t->name, strlen(t->name));
         hash = mix(hash, &t->type, sizeof t->type);
         hash = mix(hash, &t->offset, sizeof t->offset);

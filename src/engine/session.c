@@ -1,21 +1,29 @@
-/* session.c - evaluating tokens, sampling, and the figures of a run. */
+/*
+ * session.c - a session: evaluating tokens, accounting for them, routing traces, sampling.
+ *
+ *      forebay_eval      one call, any number of tokens of the first sequence: one prompt or decode
+ *        eval_pass       at most a batch of them: one llama_decode. It succeeds as a whole, or its
+ *                        tokens are removed from the KV cache again
+ *      note_route        called by the device during a pass, for each row of each group
+ *
+ * forebay_decode (sequences.c) is the same for several sequences.
+ */
+#include "engine/session.h"
+
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
-#include "engine/engine.h"
-#include "engine/guard.h"
-#include "engine/speed.h"
-#include "os/memory.h"
 
-/* Which experts a row uses: for the trace, and for the plans of later runs. */
+/* --- Life ---------------------------------------------------------------------------------- */
+
+/* An fb_route_fn: the experts of a row, for the trace and for the plans of later runs. */
 static void note_route(void *user, int group, const int *experts, int n)
 {
     struct forebay_session *s = user;
     fb_recorder_note(s->recorder, group, experts, n);
-    fb_history_note(s->model->history, group, experts, n);
+    fb_history_note(s->model->preflight->history, group, experts, n);
 }
 
 enum forebay_status forebay_session_new(
@@ -37,34 +45,40 @@ enum forebay_status forebay_session_new(
     return FOREBAY_OK;
 }
 
-/* Seconds of computing with weights, of the tokens that came alone: without what their estimates
- * count on top. */
+/* Seconds that computing with weights took for the tokens decoded alone: without attention and the
+ * processor time of prefetching, which estimates add separately. */
 static double weights_s(const struct forebay_session *s)
 {
-    const struct forebay_model *m = s->model;
+    const struct fb_preflight *p = s->model->preflight;
     double all = (double)s->alone_compute_ns * 1e-9;
-    uint64_t waited_for =
+    uint64_t demand =
         s->alone_expert_bytes - fb_min(s->alone_expert_bytes, s->alone_lookahead_bytes);
-    uint64_t ahead = s->alone_read_bytes - fb_min(s->alone_read_bytes, waited_for);
-    double extra =
-        fb_speed_attention_s(m, (double)s->alone_past, false) + (double)ahead * m->disk_cpu_s;
+    uint64_t prefetched = s->alone_read_bytes - fb_min(s->alone_read_bytes, demand);
+    double extra = fb_preflight_attention_s(p, (double)s->alone_past, false) +
+                   (double)prefetched * p->disk.cpu_s;
     return fmax(all - extra, all / 2);
+}
+
+static void save_history(const struct forebay_session *s)
+{
+    const struct forebay_model_options *o = fb_model_options(s->model);
+    struct fb_history *history = s->model->preflight->history;
+    if (history) {
+        fb_history_note_lookahead(history, s->alone_lookahead_bytes, s->alone_expert_bytes);
+        fb_history_save(history, o->threads, o->repack,
+            (struct fb_computed){s->alone_tokens, weights_s(s)},
+            (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
+    }
 }
 
 void forebay_session_free(struct forebay_session *s)
 {
     if (s) {
-        struct forebay_model *m = s->model;
         fb_recorder_close(s->recorder, NULL);
-        if (m->binding) {
-            fb_binding_observe(m->binding, NULL, NULL);
+        if (s->model->binding) {
+            fb_binding_observe(s->model->binding, NULL, NULL);
         }
-        if (m->history) {
-            fb_history_note_lookahead(m->history, s->alone_lookahead_bytes, s->alone_expert_bytes);
-            fb_history_save(m->history, m->options.threads, m->options.repack,
-                (struct fb_computed){s->alone_tokens, weights_s(s)},
-                (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
-        }
+        save_history(s);
         forebay_sampler_free(s->sampler);
         s->model->in_session = false;
         free(s->past);
@@ -82,46 +96,42 @@ uint32_t forebay_session_n_past(const struct forebay_session *s)
 static enum forebay_status check_eval(const struct forebay_session *s, const int32_t *tokens,
     size_t n, bool all_logits, struct forebay_error *err)
 {
-    const struct forebay_model *m = s->model;
-    if (m->broken) {
-        return fb_fail(err, FOREBAY_E_LLAMA, "Load the model again.",
-            "an earlier failure inside llama.cpp left the model in an unknown state");
+    const struct forebay_model_options *o = fb_model_options(s->model);
+    enum forebay_status status = fb_model_check_usable(s->model, err);
+    if (status != FOREBAY_OK) {
+        return status;
     }
     if (s->broken) {
         return fb_fail(err, FOREBAY_E_IO, "Start a new session.",
-            "an earlier failure left this session without its past");
+            "an earlier failure left this session without the tokens before it");
     }
     if (n == 0) {
         return fb_fail(err, FOREBAY_E_USAGE, "", "no tokens to evaluate");
     }
-    if (s->past[0] + n > m->options.ctx) {
+    if (s->past[0] + n > o->ctx) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give a larger --ctx.",
-            "%zu more tokens do not fit into a context of %u (%u in use)", n, m->options.ctx,
-            s->past[0]);
+            "%zu more tokens do not fit into a context of %u (%u in use)", n, o->ctx, s->past[0]);
     }
-    if (all_logits && !m->options.all_logits) {
+    if (all_logits && !o->all_logits) {
         return fb_fail(
             err, FOREBAY_E_USAGE, "", "the model was not loaded for logits of all tokens");
     }
-    if (all_logits && n > m->options.batch) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Evaluate in passes of at most the batch.",
-            "logits of %zu tokens in one call: the batch is %u", n, m->options.batch);
+    if (all_logits && n > o->batch) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Evaluate at most a batch at a time.",
+            "logits of %zu tokens in one call: the batch is %u", n, o->batch);
     }
-    for (size_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= llama_vocab_n_tokens(m->vocab)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "", "token %d is not in the vocabulary of %d",
-                tokens[i], llama_vocab_n_tokens(m->vocab));
-        }
+    for (size_t i = 0; i < n && status == FOREBAY_OK; i++) {
+        status = fb_model_check_token(s->model, tokens[i], err);
     }
-    return FOREBAY_OK;
+    return status;
 }
 
-/* A failed pass must leave nothing behind: its cells are removed from the memory. */
-static void take_back(struct forebay_session *s)
+/* Removes the cells of a failed pass from the KV cache. */
+static void remove_pass(struct forebay_session *s)
 {
     llama_memory_t memory = llama_get_memory(s->model->ctx);
     if (!llama_memory_seq_rm(memory, 0, (llama_pos)s->past[0], -1)) {
-        s->broken = true; /* recurrent state cannot be taken back in part */
+        s->broken = true; /* recurrent state cannot be cut */
     }
 }
 
@@ -134,7 +144,7 @@ uint32_t forebay_session_keep(struct forebay_session *s, uint32_t n)
     if (n == 0 || s->broken || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
         llama_memory_clear(memory, true);
         n = 0;
-        s->broken = false; /* nothing is left that could be wrong */
+        s->broken = false; /* the state is empty, and so consistent */
     }
     s->past[0] = n;
     s->n_rows = 0;
@@ -147,15 +157,16 @@ enum forebay_status fb_session_decode(
     struct forebay_model *m = s->model;
     *code = 0;
     enum forebay_status status = fb_guard_decode(m->ctx, batch, code, err);
-    m->broken = status != FOREBAY_OK && *code == 0; /* it did not return */
+    m->broken = status != FOREBAY_OK && *code == 0; /* it threw */
     if (status != FOREBAY_OK && m->binding) {
         enum forebay_status cause = fb_binding_take_error(m->binding, err);
         status = cause != FOREBAY_OK ? cause : status;
     }
-    if (status == FOREBAY_OK && m->binding) { /* what was read must still be what was opened */
-        status = fb_catalog_check_files(m->catalog, err);
-        if (status == FOREBAY_OK && m->sidecar) {
-            status = fb_file_check(fb_sidecar_file(m->sidecar), err);
+    if (status == FOREBAY_OK && m->binding) { /* the files read must not have changed (E3) */
+        const struct fb_preflight *p = m->preflight;
+        status = fb_catalog_check_files(p->catalog, err);
+        if (status == FOREBAY_OK && p->sidecar) {
+            status = fb_file_check(fb_sidecar_file(p->sidecar), err);
         }
     }
     return status;
@@ -179,7 +190,7 @@ static enum forebay_status eval_pass(struct forebay_session *s, const int32_t *t
     llama_batch_free(batch);
     if (status != FOREBAY_OK) {
         if (!m->broken) {
-            take_back(s);
+            remove_pass(s);
         }
         return status;
     }
@@ -187,7 +198,9 @@ static enum forebay_status eval_pass(struct forebay_session *s, const int32_t *t
     return FOREBAY_OK;
 }
 
-struct fb_moment fb_session_moment(const struct forebay_session *s)
+/* --- Accounting ---------------------------------------------------------------------------- */
+
+static struct fb_moment moment(const struct forebay_session *s)
 {
     const struct forebay_model *m = s->model;
     struct fb_stream_stats stats = {0};
@@ -198,29 +211,49 @@ struct fb_moment fb_session_moment(const struct forebay_session *s)
         stats.expert_bytes, stats.lookahead_bytes};
 }
 
-void fb_session_account(
-    struct forebay_session *s, size_t n, uint32_t past, bool prompt, struct fb_moment start)
+struct fb_moment fb_session_begin(struct forebay_session *s, bool prompt)
 {
-    struct fb_moment end = fb_session_moment(s);
-    uint64_t ns = end.ns - start.ns, waited = end.waited_ns - start.waited_ns;
+    struct fb_history *history = s->model->preflight->history;
+    struct fb_moment begin = moment(s);
+    s->start_ns = s->start_ns ? s->start_ns : begin.ns;
+    if (history) {
+        fb_history_count(history, !prompt);
+    }
+    return begin;
+}
+
+void fb_session_end(
+    struct forebay_session *s, size_t n, uint32_t past, bool prompt, struct fb_moment begin)
+{
+    struct fb_moment end = moment(s);
+    uint64_t ns = end.ns - begin.ns, waited = end.waited_ns - begin.waited_ns;
     if (prompt) {
         s->prompt_tokens += n;
         s->prompt_ns += ns;
         s->prompt_compute_ns += ns - fb_min(ns, waited);
-    } else {
-        s->decode_tokens += n;
-        s->decode_ns += ns;
-        if (n == 1) {
-            s->alone_tokens++;
-            s->alone_compute_ns += ns - fb_min(ns, waited);
-            s->alone_expert_bytes += end.expert_bytes - start.expert_bytes;
-            s->alone_lookahead_bytes += end.lookahead_bytes - start.lookahead_bytes;
-            s->alone_read_bytes += end.read_bytes - start.read_bytes;
-            s->alone_past += past;
-        }
-        s->decode_read_bytes += end.read_bytes - start.read_bytes;
+        return;
+    }
+    s->decode_tokens += n;
+    s->decode_ns += ns;
+    s->decode_read_bytes += end.read_bytes - begin.read_bytes;
+    if (n == 1) {
+        s->alone_tokens++;
+        s->alone_compute_ns += ns - fb_min(ns, waited);
+        s->alone_past += past;
+        s->alone_read_bytes += end.read_bytes - begin.read_bytes;
+        s->alone_expert_bytes += end.expert_bytes - begin.expert_bytes;
+        s->alone_lookahead_bytes += end.lookahead_bytes - begin.lookahead_bytes;
     }
 }
+
+void fb_session_sampled(struct forebay_session *s)
+{
+    if (s->generated_tokens++ == 0) {
+        s->first_token_ns = fb_now_ns() - s->start_ns;
+    }
+}
+
+/* --- forebay_eval -------------------------------------------------------------------------- */
 
 enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *tokens, size_t n,
     bool all_logits, struct forebay_error *err)
@@ -229,15 +262,11 @@ enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *token
     if (status != FOREBAY_OK) {
         return status;
     }
-    bool prompt = s->prompt_tokens == 0 || n > 1; /* what begins a session is its prompt */
-    struct fb_moment start = fb_session_moment(s);
-    s->start_ns = s->start_ns ? s->start_ns : start.ns;
-    if (s->model->history) {
-        fb_history_count(s->model->history, !prompt);
-    }
+    bool prompt = s->prompt_tokens == 0 || n > 1; /* a session begins with its prompt */
+    struct fb_moment begin = fb_session_begin(s, prompt);
     s->n_rows = 0;
     for (size_t done = 0; done < n;) {
-        size_t count = fb_min(n - done, s->model->options.batch);
+        size_t count = fb_min(n - done, fb_model_options(s->model)->batch);
         fb_recorder_begin(s->recorder);
         status = eval_pass(s, tokens + done, count, all_logits, done + count == n, err);
         if (status != FOREBAY_OK) {
@@ -248,7 +277,7 @@ enum forebay_status forebay_eval(struct forebay_session *s, const int32_t *token
     }
     s->n_rows = all_logits ? n : 1;
     s->all_rows = all_logits;
-    fb_session_account(s, n, s->past[0] - (uint32_t)n, prompt, start);
+    fb_session_end(s, n, s->past[0] - (uint32_t)n, prompt, begin);
     return FOREBAY_OK;
 }
 
@@ -270,23 +299,23 @@ enum forebay_status forebay_trace_start(
 {
     const struct forebay_model *m = s->model;
     if (s->recorder) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Stop the other one first.",
-            "the session records a trace already");
+        return fb_fail(err, FOREBAY_E_USAGE, "Stop the other trace first.",
+            "the session is already recording a trace");
     }
-    if (m->catalog->n_expert == 0) {
+    if (m->preflight->catalog->n_expert == 0) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Only mixture-of-experts models have routes.",
-            "there is no trace to record: the model has no experts");
+            "no trace to record: the model has no experts");
     }
     if (!m->binding || fb_binding_weights(m->binding)->n_groups == 0) {
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Record it without a device: --device none.",
-            "there is no trace to record: llama.cpp holds all experts itself");
+            "no trace to record: llama.cpp holds all experts itself");
     }
     return fb_recorder_new(fb_binding_weights(m->binding), path, &s->recorder, err);
 }
 
 enum forebay_status forebay_trace_stop(struct forebay_session *s, struct forebay_error *err)
 {
-    struct recorder *recorder = s->recorder;
+    struct fb_recorder *recorder = s->recorder;
     s->recorder = NULL;
     return fb_recorder_close(recorder, err);
 }
@@ -341,106 +370,9 @@ int32_t forebay_sample(struct forebay_session *s)
     return token;
 }
 
-void fb_session_sampled(struct forebay_session *s)
-{
-    if (s->generated_tokens++ == 0) {
-        s->first_token_ns = fb_now_ns() - s->start_ns;
-    }
-}
-
 void forebay_sample_accept(struct forebay_session *s, int32_t token)
 {
     if (s->sampler) {
         forebay_sampler_accept(s->sampler, token);
     }
-}
-
-/* --- Figures ------------------------------------------------------------------------------- */
-
-static double rate(uint64_t count, uint64_t ns)
-{
-    return ns ? (double)count / ((double)ns * 1e-9) : 0;
-}
-
-/* As before the first token, but for tokens with as many before them as there were. */
-static double estimated(const struct forebay_session *s)
-{
-    const struct forebay_model *m = s->model;
-    struct fb_speed speed = m->speed;
-    bool one = forebay_model_sequences(m) == 1; /* others have tokens of all lengths at once */
-    if (one && speed.decode_tok_per_s > 0 && s->alone_tokens > 0) {
-        double past = (double)s->alone_past / (double)s->alone_tokens;
-        fb_speed_estimate(m, m->plan, m->disk_bytes_per_s, past, &speed);
-    }
-    return speed.decode_tok_per_s;
-}
-
-void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *out)
-{
-    const struct forebay_model *m = s->model;
-    struct fb_stream_stats stream = {0};
-    if (m->binding) {
-        fb_stream_stats(fb_binding_stream(m->binding), &stream);
-    }
-    *out = (struct forebay_stats){
-        .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
-        .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
-        .time_to_first_token_s = (double)s->first_token_ns * 1e-9,
-        .prompt_tokens = s->prompt_tokens,
-        .generated_tokens = s->generated_tokens,
-        .read_bytes = stream.io.read_bytes - m->loaded.io.read_bytes,
-        .decode_read_bytes = s->decode_read_bytes,
-        .demand_bytes = stream.demand_bytes - m->loaded.demand_bytes,
-        .prefetch_bytes = stream.prefetch_bytes - m->loaded.prefetch_bytes,
-        .prefetch_used_bytes = stream.prefetch_used_bytes - m->loaded.prefetch_used_bytes,
-        .expert_requests = stream.expert_requests,
-        .expert_hits = stream.expert_hits,
-        .prompt_s = (double)s->prompt_ns * 1e-9,
-        .decode_s = (double)s->decode_ns * 1e-9,
-        .stall_s = (double)(stream.stall_ns - m->loaded.stall_ns) * 1e-9,
-        .prefetch_stall_s = (double)(stream.prefetch_stall_ns - m->loaded.prefetch_stall_ns) * 1e-9,
-        .unpack_s = (double)(stream.unpack_ns - m->loaded.unpack_ns) * 1e-9,
-        .disk_bytes_per_s = m->disk_bytes_per_s,
-        .estimated_tok_per_s = estimated(s),
-        .estimated_prompt_tok_per_s = m->speed.prompt_tok_per_s,
-        .load_s = m->load_s,
-        .load_read_bytes = m->load_read_bytes,
-        .resident_bytes = m->placement.resident_bytes,
-        .device_layers = (uint64_t)m->placement.device.n_layers,
-        .device_bytes = m->placement.device.bytes,
-        .governor_shrinks = stream.shrinks,
-        .governor_grows = stream.grows,
-        .peak_rss_bytes = fb_memory_peak_rss(),
-        .budget_bytes = m->placement.budget_bytes,
-        .written_bytes = fb_os_written_bytes(),
-    };
-    memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
-    double own_s = m->binding ? (double)fb_binding_own_ns(m->binding) * 1e-9 : 0;
-    double waited_s = out->stall_s + out->unpack_s, wall_s = out->prompt_s + out->decode_s;
-    out->demand_stall_s = out->stall_s - out->prefetch_stall_s;
-    out->scheduler_s = own_s > waited_s ? own_s - waited_s : 0;
-    double ours_s = waited_s + out->scheduler_s;
-    out->compute_s = wall_s > ours_s ? wall_s - ours_s : 0;
-    if (out->expert_requests) {
-        out->hit_rate = (double)out->expert_hits / (double)out->expert_requests;
-    }
-    if (m->disk_bytes_per_s > 0 && s->decode_ns > 0) {
-        uint64_t cold = fb_catalog_bytes_per_token(m->catalog);
-        out->disk_utilisation =
-            (double)s->decode_read_bytes / ((double)s->decode_ns * 1e-9 * m->disk_bytes_per_s);
-        out->roofline_ratio = out->decode_tok_per_s * (double)cold / m->disk_bytes_per_s;
-    }
-}
-
-const char *forebay_version(void)
-{
-#define FB_TEXT(x)  #x
-#define FB_TEXT2(x) FB_TEXT(x)
-    return FB_TEXT2(FOREBAY_VERSION_MAJOR) "." FB_TEXT2(FOREBAY_VERSION_MINOR) "." FB_TEXT2(
-        FOREBAY_VERSION_PATCH);
-}
-
-const char *forebay_llama_version(void)
-{
-    return llama_version();
 }

@@ -1,30 +1,6 @@
-/* text.c - tokens and text. */
-#include <limits.h>
-#include <string.h>
-
+/* text.c - converts between text and tokens. */
 #include "base/error.h"
-#include "engine/engine.h"
-#include "engine/guard.h"
-
-int forebay_model_n_vocab(const struct forebay_model *m)
-{
-    return llama_vocab_n_tokens(m->vocab);
-}
-
-uint32_t forebay_model_ctx(const struct forebay_model *m)
-{
-    return m->options.ctx;
-}
-
-uint32_t forebay_model_batch(const struct forebay_model *m)
-{
-    return m->options.batch;
-}
-
-uint32_t forebay_model_ctx_train(const struct forebay_model *m)
-{
-    return (uint32_t)llama_model_n_ctx_train(m->llama);
-}
+#include "engine/model.h"
 
 bool forebay_model_has_text(const struct forebay_model *m)
 {
@@ -43,17 +19,7 @@ enum forebay_status forebay_tokenize(const struct forebay_model *m, const char *
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Give token ids (--tokens 1,2,3).",
             "the model has no tokenizer");
     }
-    if (length > INT32_MAX / 4) {
-        return fb_fail(
-            err, FOREBAY_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
-    }
-    int32_t needed;
-    enum forebay_status status = fb_guard_tokenize(m->vocab, text, (int32_t)length, tokens,
-        cap > INT32_MAX ? INT32_MAX : (int32_t)cap, special, &needed, err);
-    if (status == FOREBAY_OK) {
-        *n = (size_t)needed;
-    }
-    return status;
+    return fb_tokenizer_count(m->tokenizer, text, length, special, tokens, cap, n, err);
 }
 
 size_t forebay_token_bytes(const struct forebay_model *m, int32_t token, char *buf, size_t cap)

@@ -1,15 +1,13 @@
 /*
- * text_stream.c - generated tokens as text: whole characters, up to a stop string.
+ * text_stream.c - turns generated tokens into text: whole characters, up to a stop string.
  *
- *      given out | held back: may become a stop string | bytes of a character that has begun
- *
- * `held` is the text after what was given out, all of it valid; `begun` what follows it.
+ *      returned | held: valid text, may become a stop string | begun: part of a character
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
+#include "engine/model.h"
 #include "engine/prompt.h"
 
 struct forebay_text {
@@ -17,8 +15,8 @@ struct forebay_text {
     const struct forebay_prompt *prompt;
     char **stops;
     size_t n_stops;
-    const char *found;
-    char *held;
+    const char *found; /* one of stops; NULL: none yet */
+    char *held;        /* [n_held] */
     size_t n_held, cap_held;
     unsigned char begun[4];
     size_t n_begun;
@@ -92,7 +90,7 @@ static void hold_invalid(struct forebay_text *t)
     }
 }
 
-/* How many bytes a character has that begins so; 0: none does. */
+/* Bytes of a character that begins with this byte; 0: none does. */
 static size_t length_of(unsigned char lead)
 {
     return lead < 0x80                    ? 1
@@ -102,8 +100,8 @@ static size_t length_of(unsigned char lead)
                                           : 0;
 }
 
-/* Whether `byte` can follow the bytes of a character that has begun: neither overlong, nor a
- * surrogate, nor beyond U+10FFFF. */
+/* Whether `byte` can continue the character that has begun: not an overlong form, a surrogate or
+ * above U+10FFFF. */
 static bool continues(const struct forebay_text *t, unsigned char byte)
 {
     unsigned char lead = t->begun[0], low = 0x80, high = 0xbf;
@@ -141,9 +139,9 @@ static const char *find(const char *in, size_t n_in, const char *what, size_t n)
     return NULL;
 }
 
-/* How much of the held text is certain: up to the first stop string, which ends the text, or to
- * where one may have begun. */
-static size_t certain(struct forebay_text *t)
+/* Length of the held text that can be returned: up to the first stop string, which ends the text,
+ * or to where one may have begun. */
+static size_t returnable(struct forebay_text *t)
 {
     size_t upto = t->n_held;
     for (size_t s = 0; s < t->n_stops; s++) {
@@ -165,7 +163,8 @@ static size_t certain(struct forebay_text *t)
     return upto;
 }
 
-static const char *give_out(struct forebay_text *t, size_t upto, size_t *n)
+/* Moves the first `upto` bytes of the held text to `out`. */
+static const char *take_held(struct forebay_text *t, size_t upto, size_t *n)
 {
     if (t->cap_out <= upto) {
         t->cap_out = 2 * upto + 64;
@@ -188,7 +187,7 @@ const char *forebay_text_add(struct forebay_text *t, int32_t token, size_t *n)
     char small[256], *piece = small;
     bool special = t->prompt && fb_prompt_shows(t->prompt, token);
     if (t->found || token < 0 || token >= forebay_model_n_vocab(t->model)) {
-        return give_out(t, 0, n);
+        return take_held(t, 0, n);
     }
     int32_t got = llama_token_to_piece(t->model->vocab, token, piece, sizeof small, 0, special);
     if (got < 0) {
@@ -201,15 +200,15 @@ const char *forebay_text_add(struct forebay_text *t, int32_t token, size_t *n)
     if (piece != small) {
         free(piece);
     }
-    return give_out(t, certain(t), n);
+    return take_held(t, returnable(t), n);
 }
 
 const char *forebay_text_end(struct forebay_text *t, size_t *n)
 {
     if (t->found) {
-        return give_out(t, 0, n);
+        return take_held(t, 0, n);
     }
     hold_invalid(t);
-    size_t upto = certain(t);
-    return give_out(t, t->found ? upto : t->n_held, n);
+    size_t upto = returnable(t);
+    return take_held(t, t->found ? upto : t->n_held, n);
 }

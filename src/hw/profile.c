@@ -1,3 +1,7 @@
+/*
+ * profile.c - see profile.h. The file is JSON. Everything read is checked against the range of
+ * values that we would write; one bad value makes the whole file invalid, and it is measured again.
+ */
 #include "hw/profile.h"
 
 #include <jansson.h>
@@ -9,7 +13,7 @@
 #include "os/dirs.h"
 #include "os/save.h"
 
-#define FORMAT 4 /* of the file; another number is another format */
+#define FORMAT 4 /* version of the file; files of others are ignored */
 
 const uint32_t fb_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t fb_profile_depths[3] = {1, 4, 16};
@@ -100,14 +104,14 @@ static bool read_rate(const json_t *object, struct fb_profile_rate *out)
         .decode = number(object, "decode_bytes_per_s"),
         .batch = number(object, "batch_madds_per_s"),
         .experts = number(object, "experts_madds_per_s"),
-        .arrive = number(object, "unpack_bytes_per_s"),
+        .unpack = number(object, "unpack_bytes_per_s"),
     };
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
     bool sized = out->columns > 0 && out->rows > 0 && out->used > 0; /* experts of a size */
     bool whole = out->columns == 0 && out->rows == 0 && out->used == 0 && out->batch > 0;
     return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
            (sized || whole) && out->decode > 0 && out->batch >= 0 && out->experts >= 0 &&
-           out->arrive >= 0;
+           out->unpack >= 0;
 }
 
 static bool read_disk(const json_t *object, struct fb_profile_disk *out)
@@ -132,7 +136,7 @@ static bool read_disk(const json_t *object, struct fb_profile_disk *out)
            out->latency_s >= 0;
 }
 
-/* False when anything in it is not what we would have written. */
+/* False when a value is missing or out of range. */
 static bool read_body(const json_t *root, struct fb_profile *out)
 {
     const json_t *item;
@@ -207,7 +211,7 @@ static json_t *rate_json(const struct fb_profile_rate *r)
     return json_pack("{s:s, s:i, s:i, s:i, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type,
         "columns", r->columns, "rows", r->rows, "used", r->used, "repacked", r->repacked, "threads",
         r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s", r->batch,
-        "experts_madds_per_s", r->experts, "unpack_bytes_per_s", r->arrive);
+        "experts_madds_per_s", r->experts, "unpack_bytes_per_s", r->unpack);
 }
 
 static json_t *disk_json(const struct fb_profile_disk *d)

@@ -1,5 +1,5 @@
 /*
- * fault.c - a method that spoils what another one reads. For tests, also from the command line.
+ * fault.c - a method that injects faults into another one. For tests, also from the command line.
  *
  *      fault:INNER[,KEY=NUMBER]...            "fault:threads,eio_at=40"   "fault:auto,short=3"
  *
@@ -9,17 +9,19 @@
  *      eio_every=N   every Nth read fails with EIO
  *      eintr=N       every Nth read fails with EINTR (1: all)
  *      eagain=N      every Nth read fails with EAGAIN
- *      einval_at=N   the Nth read fails with EINVAL, as direct reads do where they do not work
+ *      einval_at=N   the Nth read fails with EINVAL, as direct reads do where unsupported
  *      short=N       every Nth read returns half its bytes and one more; the rest of its memory is
- *                    overwritten, so that a result used without a retry is wrong
- *      corrupt_at=N  every byte of the Nth read is inverted: proves that a check can fail
- *      late_ms=M     results come M milliseconds later than they could
- *      reorder=SEED  results come one by one in a random order (the same for the same seed, as far
- *                    as the inner method is deterministic)
+ *                    overwritten, so that using it without a retry gives wrong results
+ *      corrupt_at=N  every byte of the Nth read is inverted, to prove that a check detects it
+ *      late_ms=M     results are delivered M milliseconds late
+ *      reorder=SEED  results are delivered one by one in a random order (the same for the same
+ *                    seed, as far as the inner method is deterministic)
  */
+#include "io/choose.h"
 #include "io/method.h"
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 
 #include <errno.h>
@@ -39,7 +41,7 @@ struct fault {
     struct fb_io_queue *inner;
     char name[32];
     uint64_t count;    /* reads started */
-    struct held *held; /* finished, not delivered; `depth` places */
+    struct held *held; /* finished, not delivered yet; room for `depth` */
     uint32_t n_held;
     uint64_t random;
     /* Set by the keys; 0: off. */
@@ -73,7 +75,7 @@ static bool parse_count(const char *text, uint64_t *out)
     return *out > 0;
 }
 
-/* Sets one "key=number"; changes `word`. */
+/* Sets one "key=number"; cuts `word` at the '='. */
 static enum forebay_status parse_key(struct fault *f, char *word, struct forebay_error *err)
 {
     static const char hint[] = "The keys are eio_at, eio_every, eintr, eagain, einval_at, short, "
@@ -100,7 +102,7 @@ static enum forebay_status parse_spec(struct fault *f, char *spec, struct foreba
 {
     enum forebay_status status = FOREBAY_OK;
     char *comma = strchr(spec, ',');
-    while (comma && !status) {
+    while (comma && status == FOREBAY_OK) {
         char *word = comma + 1;
         *comma = 0;
         comma = strchr(word, ',');
@@ -125,17 +127,17 @@ static void fault_free(struct fb_io_queue *queue)
 static enum forebay_status fault_open(const char *spec, const struct fb_io_options *options,
     uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
-    (void)depth; /* the inner method's default counts, not ours */
+    (void)depth; /* the inner method has its own default */
     struct fb_io_options inner = *options;
     struct fault *f = fb_xcalloc(1, sizeof *f);
     char *words = fb_xstrdup(spec);
     enum forebay_status status = parse_spec(f, words, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         inner.method = words;
         status = fb_io_queue_open(&inner, &f->inner, err);
     }
     free(words);
-    if (status) {
+    if (status != FOREBAY_OK) {
         fault_free(&f->base);
         return status;
     }
@@ -145,15 +147,6 @@ static enum forebay_status fault_open(const char *spec, const struct fb_io_optio
     f->random = f->reorder;
     *out = &f->base;
     return FOREBAY_OK;
-}
-
-/* The generator of Steele, Lea and Flood (SplitMix64). */
-static uint64_t next_random(struct fault *f)
-{
-    uint64_t z = (f->random += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
 }
 
 static bool every(uint64_t n, uint64_t count)
@@ -193,7 +186,7 @@ static void fault_flush(struct fb_io_queue *queue)
     f->inner->method->flush(f->inner);
 }
 
-static void spoil(const struct fault *f, struct fb_io_read *read)
+static void apply_faults(const struct fault *f, struct fb_io_read *read)
 {
     unsigned char *bytes = read->buffer;
     if (read->result > 1 && every(f->short_every, read->tag)) {
@@ -208,12 +201,12 @@ static void spoil(const struct fault *f, struct fb_io_read *read)
     }
 }
 
-static void take_finished(struct fault *f, bool wait)
+static void receive_finished(struct fault *f, bool wait)
 {
     struct fb_io_read *read = f->inner->method->reap(f->inner, wait);
     while (read) {
         struct fb_io_read *next = read->next;
-        spoil(f, read);
+        apply_faults(f, read);
         hold(f, read);
         read = next;
     }
@@ -226,7 +219,7 @@ static struct fb_io_read *release(struct fault *f, uint32_t i)
     return read;
 }
 
-/* What may be delivered now: all that is due, or with `reorder` one of it or nothing. */
+/* Reads to deliver now: all that are due; with `reorder` one of them, or none. */
 static struct fb_io_read *deliver(struct fault *f, bool wait)
 {
     uint64_t now = f->late_ms ? fb_now_ns() : 0;
@@ -236,7 +229,7 @@ static struct fb_io_read *deliver(struct fault *f, bool wait)
     }
     struct fb_io_read *list = NULL;
     if (f->reorder && due) {
-        uint64_t r = next_random(f);
+        uint64_t r = fb_random_next(&f->random);
         if (wait || r >> 63) {
             list = release(f, (uint32_t)(r % due));
             list->next = NULL;
@@ -255,7 +248,7 @@ static struct fb_io_read *fault_reap(struct fb_io_queue *queue, bool wait)
 {
     struct fault *f = (struct fault *)queue;
     for (;;) {
-        take_finished(f, wait && f->n_held == 0);
+        receive_finished(f, wait && f->n_held == 0);
         struct fb_io_read *list = deliver(f, wait);
         if (list || !wait) {
             return list;

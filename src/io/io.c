@@ -1,29 +1,31 @@
 /*
- * io.c - the read engine: queues, chunks, retries and states. The reading is a method's (method.h).
+ * io.c - the I/O engine: queues, chunks, retries and states. A method (method.h) does the reading.
  *
- *      submit --> queue[DEMAND]   -+                                 +--> request done
- *                 queue[PREFETCH] -+--> chunk --start--> method --reap--+
- *                 again           -+     ^                           +--> again (retry)
- *                                        +-- free chunks
+ *      submit --> waiting[DEMAND]   -+                                    +--> request done
+ *                 waiting[PREFETCH] -+--> chunk --start--> method --reap--+
+ *                 again             -+     ^                              +--> again (retry)
+ *                                          +-- free chunks
  *
- * A request waits in the queue of its priority until its last chunk is issued (`issued` grows from
- * 0 to the envelope's size); after that only its chunks know it. A chunk is a piece of an envelope
- * in envelope coordinates: 0 is the envelope's first byte in memory and, in the file, the multiple
- * of FB_IO_ALIGN at or below the request's offset.
+ * A request is in the waiting list of its priority until its last chunk has been issued (`issued`
+ * grows from 0 to the envelope's size); after that only its chunks point to it. A chunk is a piece
+ * of an envelope in envelope coordinates: 0 is the envelope's first byte in memory and, in the
+ * file, the multiple of FB_BLOCK_BYTES at or below the request's offset.
  *
  *      envelope   0 .... delta =================== delta+length .... size
  *      chunks     |------- chunk_bytes -------|------ chunk_bytes ------|
  *
- * A direct read moves the chunk whole, a buffered read only the wanted bytes in it. What comes back
- * short starts again behind what came: at the multiple of FB_IO_ALIGN below it when direct. A
- * direct read that does not reach the next multiple is finished through the page cache, which
- * returns 0 at the end of the file and nowhere else.
+ * A direct read moves the whole chunk, a buffered read only the wanted bytes in it. After a short
+ * read the chunk is issued again from where it stopped, rounded down to a multiple of
+ * FB_BLOCK_BYTES if direct. If a direct read does not reach the next multiple, the chunk is
+ * finished through the page cache, where a read returns 0 at the end of the file and nowhere else.
  *
  * Invariants
- *   - at most `depth` chunks are in flight or waiting in `again`; the others are in `free`
- *   - a request is in a queue exactly when it is QUEUED, or ACTIVE, not failing and not all issued
- *   - `failing`: error.status is set, no more chunks are cut, and FAILED follows the last one back
- *   - prefetches leave a share of the depth free, so that a demand read finds a short line
+ *   - at most `depth` chunks are in flight or in `again`; the others are in `free`
+ *   - a request is in a waiting list exactly when it is QUEUED, or ACTIVE, not failing and not all
+ *     issued
+ *   - failing means that error.status is set: no more chunks are cut, and the request becomes
+ *     FAILED when its last chunk is back
+ *   - prefetches leave part of the depth free, so that a demand read is issued soon
  */
 #include "io/io.h"
 #include "io/method.h"
@@ -38,19 +40,20 @@
 
 /* Measured with random direct reads of 4 MiB on a virtual disk of about 1.9 GB/s, two cores, uring,
  * 64 (8) in flight: chunks of 64 KiB 1.5 (1.3) GB/s, 256 KiB 1.79 (1.65), 512 KiB 1.85 (1.74),
- * 1 MiB 1.88 (1.83), 4 MiB 1.93 (1.88). Larger chunks only hold up what comes behind them. */
+ * 1 MiB 1.88 (1.83), 4 MiB 1.93 (1.88). Larger chunks mostly delay the reads behind them. */
 #define DEFAULT_CHUNK_BYTES (1u << 20)
 
-/* Bytes of prefetch in flight. Same disk, endless prefetch, a demand read of 1.5 MiB now and then:
- * it took 3.3 ms with 4 MiB of prefetch in flight, 6.2 with 8, 10.9 with 16 and 77 with 64, the
- * total staying at 1.6-1.7 GB/s. Not the least, because a caller that computes does not poll. */
+/* Bytes of prefetch in flight. Same disk, endless prefetch, an occasional demand read of 1.5 MiB:
+ * it took 3.3 ms with 4 MiB of prefetch in flight, 6.2 with 8, 10.9 with 16 and 77 with 64; the
+ * total stayed at 1.6-1.7 GB/s. Not less than 4, because a caller does not poll while it
+ * computes. */
 #define PREFETCH_BYTES (4u << 20)
 
-/* EINTR and EAGAIN in a row before a read counts as failed. Only a broken system gets there. */
+/* After so many EINTR or EAGAIN in a row a read has failed. Only a broken system gets there. */
 #define MAX_TRIES 10000u
 
 struct chunk {
-    struct fb_io_read read; /* first: what the method hands back is the chunk */
+    struct fb_io_read read; /* first: a finished read is cast to its chunk */
     struct fb_io_request *request;
     uint64_t begin, end; /* envelope coordinates of what is still to be read */
     uint64_t from;       /* where the read in flight begins */
@@ -60,16 +63,16 @@ struct chunk {
     struct chunk *next;
 };
 
-struct queue {
+struct fifo { /* linked by next and prev of the request */
     struct fb_io_request *head, *tail;
 };
 
 struct fb_io_engine {
-    struct fb_io_queue *method;
+    struct fb_io_queue *queue; /* of the method */
     uint32_t chunk_bytes;
     bool direct;
     uint32_t prefetch_depth;
-    struct queue queue[2]; /* by enum fb_io_priority */
+    struct fifo waiting[2]; /* by enum fb_io_priority */
     struct chunk *free, *again, *all;
     uint32_t in_flight; /* chunks lent to the method */
     uint32_t prefetch_in_flight;
@@ -80,7 +83,7 @@ struct fb_io_engine {
 
 /* --- States and queues ------------------------------------------------------------------------ */
 
-/* Every change of a request's state is made here. */
+/* The only function that changes a request's state. */
 static void transition(
     struct fb_io_engine *engine, struct fb_io_request *request, enum fb_io_state to)
 {
@@ -97,10 +100,10 @@ static void transition(
         FB_ASSERT(from == FB_IO_QUEUED);
         break;
     case FB_IO_DONE:
-        FB_ASSERT(from == FB_IO_ACTIVE && !request->error.status);
+        FB_ASSERT(from == FB_IO_ACTIVE && request->error.status == FOREBAY_OK);
         break;
     case FB_IO_FAILED:
-        FB_ASSERT(!at_rest && request->error.status);
+        FB_ASSERT(!at_rest && request->error.status != FOREBAY_OK);
         break;
     }
     request->state = to;
@@ -109,7 +112,7 @@ static void transition(
 
 static void enqueue(struct fb_io_engine *engine, struct fb_io_request *request)
 {
-    struct queue *q = &engine->queue[request->priority];
+    struct fifo *q = &engine->waiting[request->priority];
     request->next = NULL;
     request->prev = q->tail;
     *(q->tail ? &q->tail->next : &q->head) = request;
@@ -118,7 +121,7 @@ static void enqueue(struct fb_io_engine *engine, struct fb_io_request *request)
 
 static void dequeue(struct fb_io_engine *engine, struct fb_io_request *request)
 {
-    struct queue *q = &engine->queue[request->priority];
+    struct fifo *q = &engine->waiting[request->priority];
     *(request->prev ? &request->prev->next : &q->head) = request->next;
     *(request->next ? &request->next->prev : &q->tail) = request->prev;
     request->next = request->prev = NULL;
@@ -127,7 +130,7 @@ static void dequeue(struct fb_io_engine *engine, struct fb_io_request *request)
 static bool is_queued(const struct fb_io_request *request)
 {
     return request->state == FB_IO_QUEUED ||
-           (request->state == FB_IO_ACTIVE && !request->error.status &&
+           (request->state == FB_IO_ACTIVE && request->error.status == FOREBAY_OK &&
                request->issued < fb_io_envelope(request->offset, request->length));
 }
 
@@ -173,9 +176,9 @@ static struct chunk *next_chunk(struct fb_io_engine *engine)
         engine->again = chunk->next;
         return chunk;
     }
-    struct fb_io_request *request = engine->queue[FB_IO_DEMAND].head;
+    struct fb_io_request *request = engine->waiting[FB_IO_DEMAND].head;
     if (!request && engine->prefetch_in_flight < engine->prefetch_depth) {
-        request = engine->queue[FB_IO_PREFETCH].head;
+        request = engine->waiting[FB_IO_PREFETCH].head;
     }
     return request && engine->free ? cut_chunk(engine, request) : NULL;
 }
@@ -200,10 +203,10 @@ static void start_chunk(struct fb_io_engine *engine, struct chunk *chunk)
     if (engine->in_flight++ == 0) {
         engine->busy_since_ns = fb_io_now_ns(engine);
     }
-    engine->method->method->start(engine->method, &chunk->read);
+    engine->queue->method->start(engine->queue, &chunk->read);
 }
 
-/* Issues what the depth allows. */
+/* Issues as many chunks as the depth allows. */
 static void pump(struct fb_io_engine *engine)
 {
     struct chunk *chunk = next_chunk(engine);
@@ -213,7 +216,7 @@ static void pump(struct fb_io_engine *engine)
     do {
         start_chunk(engine, chunk);
     } while ((chunk = next_chunk(engine)));
-    engine->method->method->flush(engine->method);
+    engine->queue->method->flush(engine->queue);
 }
 
 /* --- Results -------------------------------------------------------------------------------- */
@@ -229,7 +232,7 @@ static void stop_request(struct fb_io_engine *engine, struct fb_io_request *requ
     }
 }
 
-/* A chunk has nothing more to do: complete, or its request is failing. */
+/* Frees a chunk that is complete, or whose request is failing. */
 static void retire_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
     struct fb_io_request *request = chunk->request;
@@ -239,13 +242,13 @@ static void retire_chunk(struct fb_io_engine *engine, struct chunk *chunk)
     if (--request->in_flight > 0 || is_queued(request)) {
         return;
     }
-    transition(engine, request, request->error.status ? FB_IO_FAILED : FB_IO_DONE);
+    transition(engine, request, request->error.status != FOREBAY_OK ? FB_IO_FAILED : FB_IO_DONE);
 }
 
 static void fail_chunk(struct fb_io_engine *engine, struct chunk *chunk, int errnum)
 {
     struct fb_io_request *request = chunk->request;
-    if (!request->error.status) {
+    if (request->error.status == FOREBAY_OK) {
         bool queued = is_queued(request);
         if (errnum) {
             fb_file_fail_read(request->file, chunk->read.offset, errnum, &request->error);
@@ -259,7 +262,7 @@ static void fail_chunk(struct fb_io_engine *engine, struct chunk *chunk, int err
 
 static void retry_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
-    if (chunk->request->error.status) {
+    if (chunk->request->error.status != FOREBAY_OK) {
         retire_chunk(engine, chunk);
         return;
     }
@@ -268,7 +271,7 @@ static void retry_chunk(struct fb_io_engine *engine, struct chunk *chunk)
     engine->again = chunk;
 }
 
-/* `chunk->read.result` bytes (> 0) have come; the chunk is complete or starts again behind them. */
+/* After `chunk->read.result` bytes (> 0): the chunk is complete, or goes back for the rest. */
 static void advance_chunk(struct fb_io_engine *engine, struct chunk *chunk)
 {
     uint64_t reached = chunk->from + (uint64_t)chunk->read.result;
@@ -277,7 +280,7 @@ static void advance_chunk(struct fb_io_engine *engine, struct chunk *chunk)
         retire_chunk(engine, chunk);
         return;
     }
-    uint64_t begin = chunk->read.direct ? fb_round_down(reached, FB_IO_ALIGN) : reached;
+    uint64_t begin = chunk->read.direct ? fb_round_down(reached, FB_BLOCK_BYTES) : reached;
     if (begin == chunk->begin) {
         chunk->buffered = true;
         begin = reached;
@@ -287,7 +290,7 @@ static void advance_chunk(struct fb_io_engine *engine, struct chunk *chunk)
     retry_chunk(engine, chunk);
 }
 
-/* The file system took O_DIRECT at open and refuses it now: use the page cache for this file. */
+/* The file system accepted O_DIRECT at open but refuses reads: use the page cache for this file. */
 static void refuse_direct(struct fb_file *file)
 {
     if (!file->direct_refused) {
@@ -311,13 +314,13 @@ static void handle_result(struct fb_io_engine *engine, struct chunk *chunk)
     }
 }
 
-/* Takes what the method has finished. */
+/* Handles the reads that the method has finished. */
 static void collect(struct fb_io_engine *engine, bool wait)
 {
     if (engine->in_flight == 0) {
         return;
     }
-    struct fb_io_read *read = engine->method->method->reap(engine->method, wait);
+    struct fb_io_read *read = engine->queue->method->reap(engine->queue, wait);
     while (read) {
         struct fb_io_read *next = read->next;
         if (--engine->in_flight == 0) {
@@ -328,7 +331,7 @@ static void collect(struct fb_io_engine *engine, bool wait)
     }
 }
 
-/* One round: take what is finished, issue what there is room for. */
+/* One round: handles finished reads, then issues more. */
 static void turn(struct fb_io_engine *engine, bool wait)
 {
     collect(engine, wait);
@@ -337,16 +340,11 @@ static void turn(struct fb_io_engine *engine, bool wait)
 
 /* --- The interface -------------------------------------------------------------------------- */
 
-void fb_io_options_init(struct fb_io_options *options)
-{
-    *options = (struct fb_io_options){.method = "auto", .direct = true};
-}
-
 struct fb_io_engine *fb_io_engine_new(
     const struct fb_io_options *options, struct fb_io_queue *queue)
 {
     struct fb_io_engine *engine = fb_xcalloc(1, sizeof *engine);
-    engine->method = queue;
+    engine->queue = queue;
     engine->chunk_bytes = options->chunk_bytes ? options->chunk_bytes : DEFAULT_CHUNK_BYTES;
     engine->direct = options->direct;
     uint32_t most = PREFETCH_BYTES / engine->chunk_bytes;
@@ -365,7 +363,7 @@ enum forebay_status fb_io_open(
 {
     struct fb_io_queue *queue;
     enum forebay_status status = fb_io_queue_open(options, &queue, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         *out = fb_io_engine_new(options, queue);
     }
     return status;
@@ -378,7 +376,7 @@ void fb_io_free(struct fb_io_engine *engine)
     }
     for (int p = 0; p < 2; p++) {
         struct fb_io_request *request;
-        while ((request = engine->queue[p].head)) {
+        while ((request = engine->waiting[p].head)) {
             if (fb_io_cancel(engine, request)) {
                 continue;
             }
@@ -390,30 +388,30 @@ void fb_io_free(struct fb_io_engine *engine)
     while (engine->in_flight || engine->again) {
         turn(engine, true);
     }
-    engine->method->method->free(engine->method);
+    engine->queue->method->free(engine->queue);
     free(engine->all);
     free(engine);
 }
 
 const char *fb_io_method_name(const struct fb_io_engine *engine)
 {
-    return engine->method->name;
+    return engine->queue->name;
 }
 
 bool fb_io_is_virtual(const struct fb_io_engine *engine)
 {
-    return engine->method->method->now_ns != NULL;
+    return engine->queue->method->now_ns != NULL;
 }
 
 uint64_t fb_io_now_ns(const struct fb_io_engine *engine)
 {
-    return fb_io_is_virtual(engine) ? engine->method->method->now_ns(engine->method) : fb_now_ns();
+    return fb_io_is_virtual(engine) ? engine->queue->method->now_ns(engine->queue) : fb_now_ns();
 }
 
 void fb_io_submit(struct fb_io_engine *engine, struct fb_io_request *request)
 {
     uint64_t size = request->file->size;
-    FB_ASSERT(request->length > 0 && (uintptr_t)request->buffer % FB_IO_ALIGN == 0);
+    FB_ASSERT(request->length > 0 && (uintptr_t)request->buffer % FB_BLOCK_BYTES == 0);
     transition(engine, request, FB_IO_QUEUED);
     request->issued = 0;
     request->in_flight = 0;

@@ -1,13 +1,13 @@
 /*
- * simulated.c - a method that moves no bytes: a disk that serves one read after another at a given rate,
- * on a virtual clock. For simulations; needs fb_io_options.virtual_disk.
+ * simulated.c - a method that moves no bytes: a disk that serves one read after another at a given
+ * rate, on a virtual clock. For simulations; needs fb_io_options.virtual_disk.
  *
- *      start at now --> turn begins: max(now, end of the turn before)
- *                   --> turn ends:   begin + bytes / rate
- *                   --> due:         end + latency        (the next turn need not wait for that)
+ *      start at now --> service begins: max(now, end of the service before)
+ *                   --> service ends:   begin + bytes / rate
+ *                   --> due:            end + latency     (the next read is served meanwhile)
  *
- * Time stands still while the caller works with us, except that reap with `wait` moves the clock to
- * the first due read. Reads finish in the order in which they were started.
+ * The clock stands still inside calls, except that reap with `wait` advances it to the time when
+ * the first read is due. Reads finish in the order in which they were started.
  */
 #include "io/method.h"
 
@@ -19,8 +19,8 @@
 struct sim {
     struct fb_io_queue base;
     struct fb_io_virtual *disk;
-    double free_at; /* end of the last turn, in ns; a fraction must not get lost in every read */
-    struct fb_io_read *head, *tail; /* not delivered, in the order of their start; tag: when due */
+    double free_at; /* end of the last service, ns; keeps the fraction that each read adds */
+    struct fb_io_read *head, *tail; /* not delivered, in starting order; tag: when due */
 };
 
 static enum forebay_status sim_open(const char *spec, const struct fb_io_options *options,

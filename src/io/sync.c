@@ -1,6 +1,6 @@
 /*
- * sync.c - one pread at a time, in the caller's thread. The method that works everywhere, and the
- * simplest example of method.h.
+ * sync.c - one pread at a time, in the caller's thread. It works everywhere, and is the simplest
+ * example of a method (method.h).
  */
 #include "io/method.h"
 
@@ -15,8 +15,8 @@ struct sync {
     struct fb_io_read *done;
 };
 
-/* Whatever depth is asked for, one read at a time: with more, a demand read would wait for all the
- * reads that an earlier submit had already made. */
+/* The depth is always 1: with more, a demand read would wait for all the reads of an earlier
+ * submit. */
 static enum forebay_status sync_open(const char *spec, const struct fb_io_options *options,
     uint32_t depth, struct fb_io_queue **out, struct forebay_error *err)
 {
@@ -48,7 +48,7 @@ static void sync_flush(struct fb_io_queue *queue)
 
 static struct fb_io_read *sync_reap(struct fb_io_queue *queue, bool wait)
 {
-    (void)wait; /* whatever is lent is done */
+    (void)wait; /* every lent read is finished */
     struct sync *s = (struct sync *)queue;
     struct fb_io_read *list = s->done;
     s->done = NULL;

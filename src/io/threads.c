@@ -1,11 +1,13 @@
 /*
- * threads.c - workers that call pread. Works on every POSIX system, and is the macOS method.
+ * threads.c - worker threads that call pread. Works on every POSIX system; the default on macOS.
  *
- *      start: fresh list   (caller's, no lock)
- *      flush: fresh -> todo (lock)  -> a worker: pread -> done (lock) -> reap
+ *      start:  read -> fresh          (the caller's, no lock)
+ *      flush:  fresh -> todo          (lock)
+ *      worker: todo -> pread -> done  (lock, except during the read)
+ *      reap:   done -> caller         (lock)
  *
- * The mutex guards todo, done, waiting and stop. `n_done` repeats the length of `done` outside it,
- * so that a reap with nothing to fetch is one atomic load.
+ * The mutex guards todo, done, waiting and stop. `n_done` repeats the length of `done` outside the
+ * lock, so that a reap with nothing to return costs one atomic load.
  */
 #include "io/method.h"
 
@@ -20,12 +22,12 @@
 #include <unistd.h>
 
 /* Random direct reads of 1 MiB on a virtual disk of 1.9 GB/s, two cores: 1 worker 1.5 GB/s, 4: 1.7,
- * 8: 1.7, 16: 1.86, 64: 1.88. With 8 workers all of them could be at prefetches when a demand read
- * comes (9.9 ms for it, 6.2 with 16). The depth is larger than that so that the workers find work
- * while the caller computes. */
+ * 8: 1.7, 16: 1.86, 64: 1.88. With 8 workers, prefetches may occupy all of them when a demand read
+ * is submitted (it takes 9.9 ms; 6.2 with 16). The depth is larger than the number of workers so
+ * that they find work while the caller computes. */
 #define MAX_WORKERS 16u
 
-struct list {
+struct read_list {
     struct fb_io_read *head, **tail;
 };
 
@@ -34,7 +36,7 @@ struct threads {
     pthread_mutex_t mutex;
     pthread_cond_t work;     /* todo is not empty, or stop */
     pthread_cond_t finished; /* done is not empty, while `waiting` */
-    struct list fresh, todo, done;
+    struct read_list fresh, todo, done;
     uint32_t n_fresh;
     atomic_uint n_done;
     bool waiting, stop;
@@ -42,20 +44,20 @@ struct threads {
     pthread_t workers[MAX_WORKERS];
 };
 
-static void list_init(struct list *list)
+static void list_init(struct read_list *list)
 {
     list->head = NULL;
     list->tail = &list->head;
 }
 
-static void list_push(struct list *list, struct fb_io_read *read)
+static void list_push(struct read_list *list, struct fb_io_read *read)
 {
     read->next = NULL;
     *list->tail = read;
     list->tail = &read->next;
 }
 
-static struct fb_io_read *list_pop(struct list *list)
+static struct fb_io_read *list_pop(struct read_list *list)
 {
     struct fb_io_read *read = list->head;
     list->head = read->next;
@@ -65,7 +67,7 @@ static struct fb_io_read *list_pop(struct list *list)
     return read;
 }
 
-static void list_move(struct list *to, struct list *from)
+static void list_move(struct read_list *to, struct read_list *from)
 {
     if (from->head) {
         *to->tail = from->head;
@@ -100,7 +102,7 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Starts up to `want` workers; 0 or the errno of the first that could not be. */
+/* Starts up to `want` workers. 0, or the errno of the first that could not be started. */
 static int start_workers(struct threads *t, uint32_t want)
 {
     int errnum = 0;

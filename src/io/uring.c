@@ -2,17 +2,17 @@
  * uring.c - Linux io_uring: reads are queued in a ring shared with the kernel.
  *
  * The ring has room for `depth` reads, so neither side can overflow. No SQPOLL: a kernel thread
- * that spins would take a core from the computation. The default task-work mode, not COOP_TASKRUN or
- * DEFER_TASKRUN: an engine may move between threads, and a completion must be visible to a poll
- * although the thread that submitted the read is deep in a matrix product.
+ * that spins would take a core from the computation. The default task-work mode, not COOP_TASKRUN
+ * or DEFER_TASKRUN: an engine may move between threads, and a poll must see a completion although
+ * the thread that submitted the read is deep in a matrix product.
  *
- * The arena is registered when the kernel lets us: its pages are then pinned once and not for every
- * read. Not being let (RLIMIT_MEMLOCK) costs a little processor time and is no reason to speak. To
- * submit 2 MiB takes 80 us of processor time into unregistered 4 KiB pages, 16 us into registered
- * ones, and 16 us into huge pages not registered, so an arena on huge pages gains nothing from it.
+ * The arena is registered if possible: its pages are then pinned once and not for every read. If
+ * RLIMIT_MEMLOCK forbids it, we lose a little CPU time; not worth a warning. Submitting 2 MiB takes
+ * 80 us of CPU time into unregistered 4 KiB pages, 16 us into registered ones, and 16 us into
+ * unregistered huge pages, so an arena on huge pages gains nothing.
  *
- * Every flush is an io_uring_enter. 30 submits in a row of 256 KiB each take 210-250 us with a
- * flush each and 200 us with one flush for all: not worth a read that waits.
+ * Every flush is an io_uring_enter. 30 submits in a row of 256 KiB each take 210-250 us with one
+ * flush each and 200 us with one flush for all: not worth delaying a read.
  */
 #ifdef FB_HAVE_LIBURING
 #include "io/method.h"
@@ -51,7 +51,7 @@ static const char *refusal(int errnum)
     }
 }
 
-/* Sends a no-op through the ring: sandboxes exist that allow the set-up but not the use. */
+/* Sends a no-op through the ring: some sandboxes allow the set-up but not the use. */
 static int try_ring(struct io_uring *ring)
 {
     struct io_uring_cqe *cqe;
@@ -125,7 +125,7 @@ static void uring_free(struct fb_io_queue *queue)
     free(u);
 }
 
-/* Which registered buffer holds the whole range, or -1. */
+/* Index of the registered buffer that holds the whole range, or -1. */
 static int registered(const struct uring *u, const struct fb_io_read *read)
 {
     uintptr_t at = (uintptr_t)read->buffer;
@@ -141,7 +141,7 @@ static void uring_start(struct fb_io_queue *queue, struct fb_io_read *read)
 {
     struct uring *u = (struct uring *)queue;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-    FB_ASSERT(sqe); /* the ring has `depth` places */
+    FB_ASSERT(sqe); /* the ring has `depth` entries */
     int index = registered(u, read);
     if (index >= 0) {
         io_uring_prep_read_fixed(sqe, read->fd, read->buffer, read->length, read->offset, index);
@@ -149,14 +149,14 @@ static void uring_start(struct fb_io_queue *queue, struct fb_io_read *read)
         io_uring_prep_read(sqe, read->fd, read->buffer, read->length, read->offset);
     }
     if (!read->direct) {
-        /* What is in the page cache would be copied inside io_uring_enter: 340 us for 2 MiB,
-         * against 5 us when a kernel worker does it. */
+        /* Cached pages would be copied inside io_uring_enter: 340 us for 2 MiB, against 5 us when a
+         * kernel worker copies them. */
         io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
     }
     io_uring_sqe_set_data(sqe, read);
 }
 
-/* The kernel may be short of memory or of places for a moment; anything else is our bug. */
+/* The kernel may be short of memory or entries for a moment; any other error is our bug. */
 static void pause_after(int errnum)
 {
     if (errnum == EINTR) {
@@ -211,5 +211,5 @@ const struct fb_io_method fb_io_method_uring = {
     .reap = uring_reap,
 };
 #else
-typedef int fb_io_uring_not_built; /* a file with nothing in it is not C */
+typedef int fb_io_uring_not_built; /* ISO C forbids an empty file */
 #endif

@@ -1,8 +1,8 @@
 /*
  * catalog.c - opens the files of a model, checks that they belong together, and lists the tensors.
  *
- * Each file is parsed on its own (header.c); the catalogue then only joins what is known to be
- * well-formed. Of the files after the first nothing is kept but the open file.
+ * Each file is parsed and checked on its own (header.c); the catalogue then joins well-formed
+ * lists. The key-values of the files after the first are not kept.
  */
 #include "model/catalog.h"
 
@@ -22,10 +22,10 @@
 #include "ggml.h"
 #include "gguf.h"
 
-/* llama.cpp numbers splits with 16 bits, llama-gguf-split writes five digits. */
+/* llama.cpp numbers splits with 16 bits; llama-gguf-split writes five digits. */
 #define MAX_FILES 65535
 
-#define INCOMPLETE "Put all parts of the model in one directory, under the names they came with."
+#define INCOMPLETE "Put all parts of the model in one directory, under their original names."
 
 /* --- Files -------------------------------------------------------------------------------- */
 
@@ -35,7 +35,7 @@ static const char *last_component(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The first file must be the one that carries the model's key-values. */
+/* The first file must be the one with the model's key-values. */
 static enum forebay_status check_first(
     const char *path, const struct gguf_context *meta, int n_files, struct forebay_error *err)
 {
@@ -52,9 +52,10 @@ static enum forebay_status check_first(
     if (n_files > 1 && !fb_split_is_named(path, 0, n_files)) {
         char hint[256];
         snprintf(hint, sizeof hint,
-            "Rename the parts as they were: NAME-00001-of-%05d.gguf and so on.", n_files);
+            "Give the parts their original names: NAME-00001-of-%05d.gguf and so on.", n_files);
         return fb_fail(err, FOREBAY_E_FORMAT, hint,
-            "%s is the first of %d parts of a split model, but is not named so", path, n_files);
+            "%s is the first of %d parts of a split model, but its name does not say so", path,
+            n_files);
     }
     return FOREBAY_OK;
 }
@@ -81,7 +82,7 @@ static enum forebay_status open_part(struct fb_catalog *c, int no, const char *p
     bool want_direct, struct gguf_context **meta, struct forebay_error *err)
 {
     enum forebay_status status = fb_file_open(path, want_direct, &c->files[no], err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         c->file_bytes += c->files[no]->size;
         status = fb_header_parse(c->files[no], meta, err);
     }
@@ -139,13 +140,14 @@ static enum forebay_status reserve(struct fb_catalog *c, int64_t n_more, struct 
                 : fb_fail(err, FOREBAY_E_NOMEM, "", "no memory for the list of tensors");
 }
 
-/* Appends the tensors of files[no]. Names may move until index_names puts them right at the end. */
+/* Appends the tensors of files[no]. `name` is only valid until the next call moves the names;
+ * index_names sets the final pointers. */
 static enum forebay_status add_tensors(
     struct fb_catalog *c, const struct gguf_context *meta, int no, struct forebay_error *err)
 {
     int64_t n = gguf_get_n_tensors(meta);
     enum forebay_status status = reserve(c, n, err);
-    for (int64_t i = 0; i < n && !status; i++) {
+    for (int64_t i = 0; i < n && status == FOREBAY_OK; i++) {
         struct fb_tensor *t = &c->tensors[c->n_tensors];
         char *name = c->name_text + (size_t)c->n_tensors * GGML_MAX_NAME;
         memset(t, 0, sizeof *t);
@@ -179,13 +181,14 @@ static enum forebay_status index_names(struct fb_catalog *c, struct forebay_erro
     return FOREBAY_OK;
 }
 
-/* --- The whole ---------------------------------------------------------------------------- */
+/* --- Opening and closing
+ * ---------------------------------------------------------------------------- */
 
 static enum forebay_status open_rest(
     struct fb_catalog *c, const char *path, bool want_direct, struct forebay_error *err)
 {
     enum forebay_status status = FOREBAY_OK;
-    for (int no = 1; no < c->n_files && !status; no++) {
+    for (int no = 1; no < c->n_files && status == FOREBAY_OK; no++) {
         struct gguf_context *meta = NULL;
         char *part = fb_split_path(path, no, c->n_files);
         FB_ASSERT(part);
@@ -193,17 +196,17 @@ static enum forebay_status open_rest(
         if (status == FOREBAY_E_IO && err) {
             snprintf(err->hint, sizeof err->hint, "%s", INCOMPLETE);
         }
-        if (!status) {
+        if (status == FOREBAY_OK) {
             status = check_part(part, meta, no, c->n_files, err);
         }
-        if (!status) {
+        if (status == FOREBAY_OK) {
             status = add_tensors(c, meta, no, err);
         }
         gguf_free(meta);
         free(part);
     }
     uint64_t expected = fb_meta_uint(c->meta, "split.tensors.count", (uint64_t)c->n_tensors);
-    if (!status && c->n_files > 1 && expected != (uint64_t)c->n_tensors) {
+    if (status == FOREBAY_OK && c->n_files > 1 && expected != (uint64_t)c->n_tensors) {
         status = fb_fail(err, FOREBAY_E_FORMAT, INCOMPLETE,
             "the parts of %s hold %d tensors, not %" PRIu64, path, c->n_tensors, expected);
     }
@@ -225,7 +228,7 @@ static enum forebay_status open_all(
     c->n_files = 1;
     c->files = fb_xcalloc(1, sizeof *c->files);
     enum forebay_status status = open_part(c, 0, path, want_direct, &c->meta, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     uint64_t count = fb_meta_uint(c->meta, "split.count", 1);
@@ -235,10 +238,10 @@ static enum forebay_status open_all(
     }
     int n_files = count > 1 ? (int)count : 1;
     status = check_first(path, c->meta, n_files, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = add_tensors(c, c->meta, 0, err);
     }
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     c->files = fb_xrealloc(c->files, (size_t)n_files * sizeof *c->files);
@@ -246,7 +249,7 @@ static enum forebay_status open_all(
     c->n_files = n_files;
     status = open_rest(c, path, want_direct, err);
     read_architecture(c);
-    return status ? status : index_names(c, err);
+    return status == FOREBAY_OK ? index_names(c, err) : status;
 }
 
 enum forebay_status fb_catalog_open(
@@ -254,7 +257,7 @@ enum forebay_status fb_catalog_open(
 {
     struct fb_catalog *c = fb_xcalloc(1, sizeof *c);
     enum forebay_status status = open_all(c, path, want_direct, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         fb_catalog_free(c);
         return status;
     }
@@ -286,7 +289,7 @@ int fb_catalog_find(const struct fb_catalog *c, const char *name)
 enum forebay_status fb_catalog_check_files(const struct fb_catalog *c, struct forebay_error *err)
 {
     enum forebay_status status = FOREBAY_OK;
-    for (int i = 0; i < c->n_files && !status; i++) {
+    for (int i = 0; i < c->n_files && status == FOREBAY_OK; i++) {
         status = fb_file_check(c->files[i], err);
     }
     return status;

@@ -1,48 +1,25 @@
 /*
- * catalog.h - what is in a model file: tensors, their roles, layers, experts and byte ranges.
+ * catalog.h - the catalogue of a model: tensors, their roles, layers, experts and byte ranges.
  *
  * Parsed with gguf.h from a GGUF, or from the first file of a split set (the others are found by
- * name: PREFIX-00001-of-000NN.gguf, as llama-gguf-split makes them). Nothing here is specific to an
- * architecture: roles follow from the tensor names that llama.cpp uses for all of them, and a
- * tensor whose name says nothing is FB_ROLE_OTHER. Immutable once open; safe to read from any
+ * name: PREFIX-00001-of-000NN.gguf, as llama-gguf-split writes them). Nothing here is specific to
+ * an architecture: roles follow from the tensor names that llama.cpp uses for all architectures,
+ * and a tensor with an unknown name is FB_ROLE_OTHER. Immutable once open; safe to read from any
  * thread.
  */
 #ifndef FB_MODEL_CATALOG_H
 #define FB_MODEL_CATALOG_H
 
+#include "model/roles.h"
 #include "os/file.h"
 
 struct gguf_context; /* gguf.h */
 struct fb_names;     /* model/names.h */
 
-#define FB_ROLE_LIST(X)                                                                            \
-    X(EMBEDDING, "embedding") /* token, position and type embeddings */                            \
-    X(NORM, "norm")                                                                                \
-    X(ATTENTION, "attention") /* also SSM, RWKV and other sequence mixers */                       \
-    X(ROUTER, "router")                                                                            \
-    X(EXPERT_GATE, "expert gate")                                                                  \
-    X(EXPERT_UP, "expert up")                                                                      \
-    X(EXPERT_DOWN, "expert down")                                                                  \
-    X(EXPERT_GATE_UP, "expert gate_up")                                                            \
-    X(EXPERT_AUX, "expert bias or scale")                                                          \
-    X(SHARED_EXPERT, "shared expert")                                                              \
-    X(DENSE_FFN, "dense ffn")                                                                      \
-    X(OUTPUT, "output")                                                                            \
-    X(OTHER, "other")
-
-enum fb_role {
-#define FB_ROLE_ENUM(name, text) FB_ROLE_##name,
-    FB_ROLE_LIST(FB_ROLE_ENUM)
-#undef FB_ROLE_ENUM
-        FB_ROLE_COUNT
-};
-
-const char *fb_role_name(enum fb_role role);
-
 struct fb_tensor {
     const char *name;
     int type;      /* enum ggml_type */
-    int n_dims;    /* as ggml counts them: trailing ones dropped, at least 1 */
+    int n_dims;    /* as ggml counts them: without trailing ones, at least 1 */
     int64_t ne[4]; /* ne[0] is the row length */
     uint64_t bytes;
     enum fb_role role;
@@ -52,7 +29,7 @@ struct fb_tensor {
                               offset + e * expert_bytes */
     int file;              /* index into fb_catalog.files */
     uint64_t offset;       /* first byte, from the start of that file */
-    bool matrix;           /* name ends in ".weight" and ne[1] > 1: something MUL_MAT may use */
+    bool matrix;           /* name ends in ".weight" and ne[1] > 1: MUL_MAT may use it */
 };
 
 struct fb_catalog {
@@ -73,10 +50,10 @@ struct fb_catalog {
     struct fb_names *by_name; /* for fb_catalog_find */
 };
 
-/* Opens and parses. `want_direct` as in fb_file_open. Errors: E_IO (missing, unreadable, a
- * directory), E_FORMAT (not a GGUF, truncated, hostile sizes, a tensor outside its file, a missing
- * or foreign split, not the first split, duplicate names), each naming the file and the remedy.
- * Never reads tensor data. */
+/* Opens and parses; `want_direct` as in fb_file_open. Errors: E_IO (missing, unreadable, a
+ * directory), E_FORMAT (not a GGUF, truncated, hostile sizes, a tensor outside its file, a split
+ * that is missing or of another model, not the first split, duplicate names), each with the file
+ * and the remedy. Reads no tensor data. */
 enum forebay_status fb_catalog_open(
     const char *path, bool want_direct, struct fb_catalog **out, struct forebay_error *err);
 void fb_catalog_free(struct fb_catalog *catalog);
@@ -84,17 +61,11 @@ void fb_catalog_free(struct fb_catalog *catalog);
 /* Index of the tensor, or -1. O(1) on average. */
 int fb_catalog_find(const struct fb_catalog *catalog, const char *name);
 
-/* Bytes of weights one token touches when nothing is shared between tokens: every tensor once,
- * n_expert_used of n_expert for expert tensors, one row of an embedding table (all of
- * token_embd when it is also the output matrix). */
+/* Bytes of weights that one token needs: every tensor once, n_expert_used of n_expert of an expert
+ * tensor, one row of an embedding table (all of token_embd when it is also the output matrix). */
 uint64_t fb_catalog_bytes_per_token(const struct fb_catalog *catalog);
 
-/* E_FORMAT when the key-values are such that llama.cpp would abort the process. fb_vgguf_open
- * asks. */
-enum forebay_status fb_catalog_check_runnable(
-    const struct fb_catalog *catalog, struct forebay_error *err);
-
-/* E_IO when any of the files changed since it was opened (fb_file_check). */
+/* E_IO when one of the files has changed since it was opened (fb_file_check). */
 enum forebay_status fb_catalog_check_files(
     const struct fb_catalog *catalog, struct forebay_error *err);
 

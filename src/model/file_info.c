@@ -1,4 +1,4 @@
-/* file_info.c - the catalogue as programs outside see it: forebay_file_* of forebay.h. */
+/* file_info.c - forebay_file_* of forebay.h: the catalogue for programs that use the library. */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ enum forebay_status forebay_file_open(
 {
     struct fb_catalog *catalog;
     enum forebay_status status = fb_catalog_open(path, false, &catalog, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     struct forebay_file *file = fb_xcalloc(1, sizeof *file);

@@ -1,8 +1,12 @@
 /*
- * header.c - the walk over a GGUF header (layout at the top of gguf.h), and the call of gguf.h.
+ * header.c - walks over a GGUF header (layout at the top of gguf.h), then calls gguf.h's parser.
  *
- * The header's length is not known beforehand: need() reads on in growing steps. The first failure
- * stays in `status`; from then on every take returns 0, so that loops need one check.
+ *      magic version n_tensors n_kv | key-values | tensor infos | padding | tensor data
+ *      \______________________ walked over ________________/             only its end is checked
+ *
+ * The header's length is not known beforehand: ensure() reads more of the file in growing steps.
+ * The first failure stays in `status`; from then on every read_* returns 0, so that loops need one
+ * check.
  */
 #include "model/header.h"
 
@@ -35,7 +39,7 @@ struct walk {
     struct forebay_error *err;
 };
 
-/* Where a name is: the bytes move while the header grows. */
+/* The place of a name in w->bytes; not a pointer, because realloc moves them. */
 struct name_at {
     uint64_t pos;
     uint32_t length;
@@ -52,10 +56,16 @@ const char *fb_header_printable(const char *s, size_t length, char buf[64])
     return buf;
 }
 
+static bool ok(const struct walk *w)
+{
+    return w->status == FOREBAY_OK;
+}
+
+/* The first failure: the file is damaged, for the reason given. */
 static void damaged(struct walk *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void damaged(struct walk *w, const char *format, ...)
 {
-    if (w->status) {
+    if (!ok(w)) {
         return;
     }
     char what[256];
@@ -68,7 +78,7 @@ static void damaged(struct walk *w, const char *format, ...)
 
 /* --- Bytes -------------------------------------------------------------------------------- */
 
-static void read_on(struct walk *w, uint64_t end)
+static void read_more(struct walk *w, uint64_t end)
 {
     uint64_t want = w->have ? 2 * w->have : FIRST_READ;
     want = fb_min(fb_max(want, end), w->file->size);
@@ -84,69 +94,69 @@ static void read_on(struct walk *w, uint64_t end)
 }
 
 /* Makes `length` bytes at pos available. */
-static bool need(struct walk *w, uint64_t length)
+static bool ensure(struct walk *w, uint64_t length)
 {
-    if (w->status) {
+    if (!ok(w)) {
         return false;
     }
     if (length > w->file->size - w->pos) {
         w->status = fb_fail(w->err, FOREBAY_E_FORMAT, AGAIN,
-            "%s is truncated or damaged: its header goes on past its end (%s)", w->file->path,
-            FB_SIZE(w->file->size));
+            "%s is truncated or damaged: its header reaches past the end of the file (%s)",
+            w->file->path, FB_SIZE(w->file->size));
     } else if (w->pos + length > FB_HEADER_MAX_BYTES) {
         damaged(w, "its header is larger than %s", FB_SIZE(FB_HEADER_MAX_BYTES));
     } else if (w->pos + length > w->have) {
-        read_on(w, w->pos + length);
+        read_more(w, w->pos + length);
     }
-    return !w->status;
+    return ok(w);
 }
 
-static void take(struct walk *w, void *out, size_t size)
+static void read_bytes(struct walk *w, void *out, size_t size)
 {
     memset(out, 0, size);
-    if (need(w, size)) {
+    if (ensure(w, size)) {
         memcpy(out, w->bytes + w->pos, size);
         w->pos += size;
     }
 }
 
-static uint32_t take_u32(struct walk *w)
+static uint32_t read_u32(struct walk *w)
 {
     uint32_t value;
-    take(w, &value, sizeof value);
+    read_bytes(w, &value, sizeof value);
     return value;
 }
 
-static uint64_t take_u64(struct walk *w)
+static uint64_t read_u64(struct walk *w)
 {
     uint64_t value;
-    take(w, &value, sizeof value);
+    read_bytes(w, &value, sizeof value);
     return value;
 }
 
 static void skip(struct walk *w, uint64_t length)
 {
-    if (need(w, length)) {
+    if (ensure(w, length)) {
         w->pos += length;
     }
 }
 
-static struct name_at take_string(struct walk *w)
+static struct name_at read_string(struct walk *w)
 {
-    uint64_t length = take_u64(w);
+    uint64_t length = read_u64(w);
     struct name_at at = {w->pos, (uint32_t)length};
     skip(w, length);
     return at;
 }
 
-/* A key or tensor name: gguf.h hands names out as C strings, so a NUL inside would make two of
- * them one. */
-static struct name_at take_name(struct walk *w, const char *what, uint32_t max)
+/* A key or tensor name. gguf.h returns names as C strings, so with a NUL inside two different names
+ * would look the same. */
+static struct name_at read_name(struct walk *w, const char *what, uint32_t max)
 {
-    struct name_at at = take_string(w);
+    struct name_at at = read_string(w);
     char shown[64];
-    if (!w->status && (at.length > max || memchr(w->bytes + at.pos, 0, at.length))) {
-        damaged(w, "the name of a %s is not a name ('%s')", what,
+    if (ok(w) && (at.length > max || memchr(w->bytes + at.pos, 0, at.length))) {
+        damaged(w, "the name of a %s is too long or has a NUL in it ('%s')", what,
             fb_header_printable(w->bytes + at.pos, at.length, shown));
     }
     return at;
@@ -190,14 +200,14 @@ static void skip_values(struct walk *w, uint32_t type, uint64_t count)
     } else if (w->n_strings > FB_HEADER_MAX_STRINGS) {
         damaged(w, "its header has more than %u strings", FB_HEADER_MAX_STRINGS);
     }
-    for (uint64_t i = 0; i < count && !w->status; i++) {
-        take_string(w);
+    for (uint64_t i = 0; i < count && ok(w); i++) {
+        read_string(w);
     }
 }
 
-static void take_alignment(struct walk *w, uint32_t type)
+static void read_alignment(struct walk *w, uint32_t type)
 {
-    uint32_t value = take_u32(w);
+    uint32_t value = read_u32(w);
     if (type != GGUF_TYPE_UINT32 || value == 0 || (value & (value - 1)) ||
         value > FB_HEADER_MAX_ALIGNMENT) {
         damaged(w, "its alignment is not a power of two");
@@ -208,18 +218,18 @@ static void take_alignment(struct walk *w, uint32_t type)
 
 static struct name_at walk_kv(struct walk *w)
 {
-    struct name_at key = take_name(w, "key", UINT16_MAX);
-    uint32_t type = take_u32(w);
-    if (!w->status && key.length == 0) {
+    struct name_at key = read_name(w, "key", UINT16_MAX);
+    uint32_t type = read_u32(w);
+    if (ok(w) && key.length == 0) {
         damaged(w, "a key in its header is empty");
     }
     static const char alignment[] = GGUF_KEY_GENERAL_ALIGNMENT;
-    if (!w->status && key.length == sizeof alignment - 1 &&
+    if (ok(w) && key.length == sizeof alignment - 1 &&
         memcmp(w->bytes + key.pos, alignment, key.length) == 0) {
-        take_alignment(w, type);
+        read_alignment(w, type);
     } else if (type == GGUF_TYPE_ARRAY) {
-        type = take_u32(w);
-        skip_values(w, type, take_u64(w));
+        type = read_u32(w);
+        skip_values(w, type, read_u64(w));
     } else {
         skip_values(w, type, 1);
     }
@@ -228,7 +238,7 @@ static struct name_at walk_kv(struct walk *w)
 
 /* --- Tensors ------------------------------------------------------------------------------ */
 
-/* Elements of the shape; false when they cannot be counted. Dimensions of 0 hide no overflow. */
+/* Number of elements; false when it overflows, also when a dimension of 0 would hide that. */
 static bool count_elements(const int64_t ne[4], int64_t *out)
 {
     int64_t all = 1, nonzero = 1;
@@ -264,68 +274,68 @@ static uint64_t tensor_bytes(struct walk *w, const char *name, const int64_t ne[
     return 0;
 }
 
-/* *data_end is where the data of the tensors before ends, from the start of the data section;
- * gguf.h wants them back to back, padded to the alignment. */
+/* *data_end is the end of the previous tensor's data, from the start of the data section; gguf.h
+ * requires tensors back to back, padded to the alignment. */
 static struct name_at walk_tensor(struct walk *w, uint64_t *data_end)
 {
-    struct name_at at = take_name(w, "tensor", GGML_MAX_NAME - 1);
-    uint32_t n_dims = take_u32(w);
+    struct name_at at = read_name(w, "tensor", GGML_MAX_NAME - 1);
+    uint32_t n_dims = read_u32(w);
     int64_t ne[4] = {1, 1, 1, 1};
     char name[64];
-    fb_header_printable(w->status ? "" : w->bytes + at.pos, w->status ? 0 : at.length, name);
+    fb_header_printable(ok(w) ? w->bytes + at.pos : "", ok(w) ? at.length : 0, name);
     if (n_dims > 4) {
         damaged(w, "tensor '%s' has %" PRIu32 " dimensions", name, n_dims);
     }
-    for (uint32_t i = 0; i < n_dims && !w->status; i++) {
-        ne[i] = (int64_t)take_u64(w);
+    for (uint32_t i = 0; i < n_dims && ok(w); i++) {
+        ne[i] = (int64_t)read_u64(w);
     }
-    uint32_t type = take_u32(w);
-    uint64_t offset = take_u64(w);
+    uint32_t type = read_u32(w);
+    uint64_t offset = read_u64(w);
     uint64_t start = fb_round_up(*data_end, w->alignment);
-    if (w->status) {
+    if (!ok(w)) {
         return at;
     }
     uint64_t bytes = tensor_bytes(w, name, ne, type);
-    if (!w->status && offset != start) {
+    if (ok(w) && offset != start) {
         damaged(w, "tensor '%s' is at offset %" PRIu64 " of the data, not at %" PRIu64, name,
             offset, start);
-    } else if (!w->status && start > MAX_DATA) {
+    } else if (ok(w) && start > MAX_DATA) {
         damaged(w, "tensor '%s' has an impossible size", name);
     }
     *data_end = start + bytes;
     return at;
 }
 
-/* --- The whole ---------------------------------------------------------------------------- */
+/* --- The header ---------------------------------------------------------------------------- */
 
 static void check_magic(struct walk *w)
 {
     char magic[4] = {0};
     if (w->file->size >= 4) {
-        take(w, magic, 4);
+        read_bytes(w, magic, 4);
     }
-    if (!w->status && memcmp(magic, GGUF_MAGIC, 4) != 0) {
+    if (ok(w) && memcmp(magic, GGUF_MAGIC, 4) != 0) {
         w->status = fb_fail(w->err, FOREBAY_E_FORMAT,
             "Models are read in the GGUF format; their file names usually end in .gguf.",
             w->file->size ? "%s is not a GGUF file" : "%s is empty", w->file->path);
     }
-    uint32_t version = take_u32(w);
-    if (w->status || (version >= 2 && version <= GGUF_VERSION)) {
+    uint32_t version = read_u32(w);
+    if (!ok(w) || (version >= 2 && version <= GGUF_VERSION)) {
         return;
     }
     w->status = fb_fail(w->err, FOREBAY_E_FORMAT,
         version == 1 ? "Convert the model again with a current llama.cpp."
-                     : "Models for big-endian machines and of later versions cannot be read.",
+                     : "Big-endian models and later versions are not supported.",
         "%s has the GGUF version %" PRIu32 ", not 2 or %d", w->file->path, version, GGUF_VERSION);
 }
 
-static uint64_t take_count(struct walk *w, const char *what, uint64_t max)
+static uint64_t read_count(struct walk *w, const char *what, uint64_t max)
 {
-    uint64_t n = take_u64(w);
+    uint64_t n = read_u64(w);
     if (n > max) {
         damaged(w, "it claims to hold %" PRIu64 " %s", n, what);
     }
-    return w->status ? 0 : n;
+    return ok(w) ? n : 0;
 }
 
 static void check_unique(
@@ -337,7 +347,7 @@ static void check_unique(
             fb_fail(w->err, FOREBAY_E_NOMEM, "", "no memory for the header of %s", w->file->path);
         return;
     }
-    for (uint64_t i = 0; i < count && !w->status; i++) {
+    for (uint64_t i = 0; i < count && ok(w); i++) {
         char shown[64];
         const char *s = w->bytes + names[i].pos;
         if (fb_names_add(table, s, names[i].length) >= 0) {
@@ -348,12 +358,12 @@ static void check_unique(
     fb_names_free(table);
 }
 
-/* A file that was not copied to its end is the likeliest damage of all: say how much is missing. */
+/* An incomplete copy is the most likely damage: the message says how much is missing. */
 static void check_data_end(struct walk *w, uint64_t data_end)
 {
     uint64_t start = fb_round_up(w->pos, w->alignment);
     uint64_t size = w->file->size;
-    if (!w->status && start + data_end > size) {
+    if (ok(w) && start + data_end > size) {
         uint64_t missing = start + data_end - size;
         w->status = fb_fail(w->err, FOREBAY_E_FORMAT, AGAIN,
             "%s is truncated: %" PRIu64 " bytes (%s) of %s are missing", w->file->path, missing,
@@ -364,20 +374,20 @@ static void check_data_end(struct walk *w, uint64_t data_end)
 static void walk_header(struct walk *w)
 {
     check_magic(w);
-    uint64_t n_tensors = take_count(w, "tensors", FB_HEADER_MAX_TENSORS);
-    uint64_t n_kv = take_count(w, "key-value pairs", FB_HEADER_MAX_KV);
+    uint64_t n_tensors = read_count(w, "tensors", FB_HEADER_MAX_TENSORS);
+    uint64_t n_kv = read_count(w, "key-value pairs", FB_HEADER_MAX_KV);
     uint64_t data_end = 0;
     struct name_at *names = fb_xcalloc(fb_max(n_tensors, n_kv), sizeof *names);
-    for (uint64_t i = 0; i < n_kv && !w->status; i++) {
+    for (uint64_t i = 0; i < n_kv && ok(w); i++) {
         names[i] = walk_kv(w);
     }
-    if (!w->status) {
+    if (ok(w)) {
         check_unique(w, "keys", names, n_kv);
     }
-    for (uint64_t i = 0; i < n_tensors && !w->status; i++) {
+    for (uint64_t i = 0; i < n_tensors && ok(w); i++) {
         names[i] = walk_tensor(w, &data_end);
     }
-    if (!w->status) {
+    if (ok(w)) {
         check_unique(w, "tensors", names, n_tensors);
     }
     if (n_tensors > 0) {
@@ -386,7 +396,7 @@ static void walk_header(struct walk *w)
     free(names);
 }
 
-/* gguf.h reads the bytes that were checked, not the file again. */
+/* gguf.h parses the bytes that were checked; it does not read the file again. */
 static size_t from_memory(void *user, void *output, uint64_t offset, size_t length)
 {
     const struct walk *w = user;
@@ -402,7 +412,7 @@ enum forebay_status fb_header_parse(
 {
     struct walk w = {.file = file, .alignment = GGUF_DEFAULT_ALIGNMENT, .err = err};
     walk_header(&w);
-    if (!w.status) {
+    if (ok(&w)) {
         struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
         struct gguf_context *meta = gguf_init_from_callback(from_memory, &w, 0, file->size, params);
         if (meta) {

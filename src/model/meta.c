@@ -1,3 +1,4 @@
+/* meta.c - see meta.h. */
 #include "model/meta.h"
 
 #include <stdio.h>
@@ -5,7 +6,7 @@
 
 #include "gguf.h"
 
-/* Element i of integers of the type at `data`; false for other types and negative values. */
+/* Element i of the integers at `data`; false for other types and negative values. */
 static bool integer_at(enum gguf_type type, const void *data, size_t i, uint64_t *out)
 {
     int64_t value;

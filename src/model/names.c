@@ -1,4 +1,4 @@
-/* names.c - open addressing with linear probing; at most half of the table is used. */
+/* names.c - open addressing with linear probing; the table is at most half full. */
 #include "model/names.h"
 
 #include <stdint.h>
@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-struct entry {
+struct name_entry {
     const char *s; /* NULL: free */
     uint32_t length;
     int index;
@@ -17,7 +17,7 @@ struct fb_names {
     size_t mask; /* table size - 1; the size is a power of two */
     size_t capacity;
     int count;
-    struct entry table[];
+    struct name_entry table[];
 };
 
 struct fb_names *fb_names_new(size_t capacity)
@@ -49,12 +49,12 @@ static uint64_t hash(const char *s, size_t length)
     return h ^ h >> 32;
 }
 
-/* Where the name is, or the free entry where it belongs. */
+/* Position of the name, or of the free entry where it would be added. */
 static size_t probe(const struct fb_names *names, const char *s, size_t length)
 {
     size_t i = hash(s, length) & names->mask;
     for (;; i = (i + 1) & names->mask) {
-        const struct entry *e = &names->table[i];
+        const struct name_entry *e = &names->table[i];
         if (!e->s || (e->length == length && memcmp(e->s, s, length) == 0)) {
             return i;
         }
@@ -63,17 +63,17 @@ static size_t probe(const struct fb_names *names, const char *s, size_t length)
 
 int fb_names_add(struct fb_names *names, const char *s, size_t length)
 {
-    struct entry *e = &names->table[probe(names, s, length)];
+    struct name_entry *e = &names->table[probe(names, s, length)];
     if (e->s) {
         return e->index;
     }
     FB_ASSERT((size_t)names->count < names->capacity);
-    *e = (struct entry){s, (uint32_t)length, names->count++};
+    *e = (struct name_entry){s, (uint32_t)length, names->count++};
     return -1;
 }
 
 int fb_names_find(const struct fb_names *names, const char *s, size_t length)
 {
-    const struct entry *e = &names->table[probe(names, s, length)];
+    const struct name_entry *e = &names->table[probe(names, s, length)];
     return e->s ? e->index : -1;
 }

@@ -1,7 +1,7 @@
 /*
- * names.h - finds names: a hash table from strings to the indexes they were added with.
+ * names.h - a hash table from names to the order in which they were added: 0, 1, ...
  *
- * Strings are not copied; they must stay where they are. Never removes, never grows.
+ * Names are not copied; they must stay where they are. No removal, fixed capacity.
  */
 #ifndef FB_MODEL_NAMES_H
 #define FB_MODEL_NAMES_H
@@ -10,12 +10,12 @@
 
 struct fb_names;
 
-/* Room for `capacity` names. NULL when memory is refused. */
+/* Room for `capacity` names. NULL when there is no memory. */
 struct fb_names *fb_names_new(size_t capacity);
 void fb_names_free(struct fb_names *names);
 
-/* Adds the name with the next index (0, 1, ...) and returns -1; a name that is there already is not
- * added and its index is returned. */
+/* Adds the name with the next index and returns -1. Returns the index of a name that was added
+ * before, and does not add it again. */
 int fb_names_add(struct fb_names *names, const char *s, size_t length);
 
 /* Index of the name, or -1. O(1) on average. */

@@ -1,4 +1,7 @@
-/* roles.c - the rules that turn llama.cpp's tensor names into layers, roles and experts. */
+/*
+ * roles.c - the rules that turn llama.cpp's tensor names into layers, roles and experts. fb_role_of
+ * applies them: first the words that may stand anywhere in a base name, then the table of prefixes.
+ */
 #include "model/roles.h"
 
 #include <string.h>
@@ -37,7 +40,7 @@ static size_t number_component(const char *s)
     return n > 0 && n <= 6 && (s[n] == '.' || s[n] == 0) ? n : 0;
 }
 
-/* The number of the first numbered component, or -1; *base is what follows it (or the name). */
+/* The number of the first numbered component, or -1; *base is the rest after it, or the name. */
 static int split_layer(const char *name, const char **base)
 {
     *base = name;
@@ -69,7 +72,7 @@ static const char *suffix_of(const char *name)
     return dot ? dot + 1 : "";
 }
 
-/* Experts stacked in one tensor: the routed ones, and grovemoe's chunks. */
+/* Experts stacked in one tensor: the routed ones, and the chunks of grovemoe. */
 static bool is_stack(const char *base)
 {
     return (contains(base, "_exps.") || contains(base, "_chexps.")) && !contains(base, "norm");
@@ -95,7 +98,7 @@ bool fb_is_row_table(const char *name)
                is(base, "per_layer_token_embd") || is(base, "nextn.embed_tokens"));
 }
 
-/* Role of an expert's part; the base starts "ffn_gate", "ffn_gate_up", ... */
+/* Role of an expert's part; the base begins with "ffn_gate", "ffn_gate_up", ... */
 static enum fb_role expert_part(const char *base)
 {
     return contains(base, "gate_up") ? FB_ROLE_EXPERT_GATE_UP
@@ -117,7 +120,7 @@ static enum fb_role expert_role(const char *base, const char *suffix)
     return strcmp(suffix, "weight") == 0 ? expert_part(base) : FB_ROLE_EXPERT_AUX;
 }
 
-/* Base names by how they begin, tried in order after the rules of fb_role_of. */
+/* By the beginning of the base name; tried in order, after the other rules of fb_role_of. */
 static const struct {
     const char *prefix;
     enum fb_role role;

@@ -1,13 +1,15 @@
 /*
- * runnable.c - key-values that make llama.cpp abort or divide by zero instead of refusing the file.
+ * runnable.c - checks for key-values that make llama.cpp abort or divide by zero instead of
+ * refusing the file.
  *
- * Found by changing every value of the test models in turn and loading them: what is left after
- * these are GGML_ASSERTs on details of single architectures.
+ * Found by changing every value of the test models in turn and loading them. The remaining aborts
+ * are GGML_ASSERTs on details of single architectures.
  */
+#include "model/runnable.h"
+
 #include <inttypes.h>
 
 #include "base/error.h"
-#include "model/catalog.h"
 #include "model/meta.h"
 
 #include "gguf.h"
@@ -29,16 +31,19 @@ enum forebay_status fb_catalog_check_runnable(const struct fb_catalog *c, struct
         return contradiction(c, "it has no layers", 0, err);
     }
     if (nextn > layers) {
-        return contradiction(c, "more estimate layers than layers", (int64_t)nextn, err);
+        return contradiction(
+            c, "it has more next-token-prediction layers than layers", (int64_t)nextn, err);
     }
     if (c->n_expert_used > c->n_expert) {
-        return contradiction(c, "a token uses more experts than there are", c->n_expert_used, err);
+        return contradiction(
+            c, "a token uses more experts than the model has", c->n_expert_used, err);
     }
     if (c->n_expert > 1 && c->n_expert_used == 0) {
         return contradiction(c, "a token uses none of its experts", c->n_expert, err);
     }
     if (groups > 0 && c->n_expert > 1 && groups >= (uint64_t)c->n_expert) {
-        return contradiction(c, "as many groups of experts as experts", (int64_t)groups, err);
+        return contradiction(
+            c, "it has as many groups of experts as experts", (int64_t)groups, err);
     }
     if (tokens >= 0 && gguf_get_kv_type(c->meta, tokens) == GGUF_TYPE_ARRAY &&
         gguf_get_arr_n(c->meta, tokens) == 0) {

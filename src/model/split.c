@@ -1,3 +1,4 @@
+/* split.c - see split.h. */
 #include "model/split.h"
 
 #include <ctype.h>
@@ -6,8 +7,8 @@
 
 #include "base/error.h"
 
-/* Length of what precedes "-NNNNN-of-COUNT.gguf", or 0 when the path does not end so. More than
- * five digits occur only in hostile files. */
+/* Length of the path before "-NNNNN-of-COUNT.gguf", or 0 when it does not end in that. Numbers of
+ * more than five digits occur only in hostile files. */
 static size_t prefix_length(const char *path, int count)
 {
     char tail[32];

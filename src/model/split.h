@@ -1,5 +1,5 @@
 /*
- * split.h - the file names of a split set, as llama-gguf-split makes them:
+ * split.h - the file names of a split set, as llama-gguf-split writes them:
  * PREFIX-00001-of-00003.gguf, PREFIX-00002-of-00003.gguf, ...
  */
 #ifndef FB_MODEL_SPLIT_H
@@ -10,8 +10,8 @@
 /* True when `path` is named as part `no` (from 0) of `count`. */
 bool fb_split_is_named(const char *path, int no, int count);
 
-/* Path of part `no`, given the path of another part of the set (which is named as such, whatever
- * its number). NULL when `path` is not named like a part of `count`. The caller frees it. */
+/* Path of part `no`, derived from the path of any part of the set. NULL when `path` is not named as
+ * a part of `count`. The caller frees it. */
 char *fb_split_path(const char *path, int no, int count);
 
 #endif

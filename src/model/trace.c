@@ -1,4 +1,9 @@
-/* trace.c - routing traces. Nothing in a file is believed before it is checked. */
+/*
+ * trace.c - reads and writes routing traces (format: trace.h).
+ *
+ * A file is read line by line, so that a message can give the line number. Everything in it is
+ * checked before it is used: numbers against the header, the header against llama.cpp's limits.
+ */
 #include "model/trace.h"
 
 #include <errno.h>
@@ -8,29 +13,30 @@
 #include <jansson.h>
 
 #include "base/error.h"
+#include "model/limits.h"
 
 #define HINT_HEADER                                                                                \
     "The first line should be like {\"n_layer\": 48, \"n_expert\": 128, \"top_k\": 8}."
 #define HINT_TOKEN                                                                                 \
     "Each line should be like {\"phase\": \"decode\", \"layers\": [[experts of layer 0], ...]}."
 
-/* The longest line there can be is below this: all experts of all layers. */
+/* More than the longest possible line: all experts of all layers. */
 #define MAX_LINE   (8u << 20)
 #define MAX_TOKENS (1 << 24)
-#define NO_ROUTE   UINT16_MAX /* in place of an expert */
+#define NO_ROUTE   UINT16_MAX /* in place of the first expert: the layer has none */
 
-struct reader {
+struct trace_reader {
     const char *path;
     int line;
     struct fb_trace *trace;
     const struct fb_trace_part *part;
-    int file_layers; /* of which trace->n_layer are wanted; 0: header not read yet */
+    int file_layers; /* in the file; trace->n_layer of them are wanted. 0: header not read yet */
     int capacity;    /* tokens */
-    json_int_t pass; /* of the token before; -1: it does not say, or was not prefill */
+    json_int_t pass; /* of the previous token; -1: none given, or not a prefill token */
     struct forebay_error *err;
 };
 
-static enum forebay_status bad(const struct reader *r, const char *hint, const char *what)
+static enum forebay_status bad(const struct trace_reader *r, const char *hint, const char *what)
 {
     return fb_fail(r->err, FOREBAY_E_FORMAT, hint, "%s: line %d: %s", r->path, r->line, what);
 }
@@ -52,7 +58,7 @@ static bool read_number(const json_t *object, const char *key, int high, int *ou
     return *out > 0;
 }
 
-/* Copies a name without the control characters that could drive a terminal. */
+/* Copies a name without control characters, which could control a terminal. */
 static void copy_name(const char *name, char *out, size_t cap)
 {
     snprintf(out, cap, "%s", name);
@@ -66,10 +72,10 @@ static void copy_name(const char *name, char *out, size_t cap)
     }
 }
 
-static enum forebay_status read_header(struct reader *r, const json_t *line)
+static enum forebay_status read_header(struct trace_reader *r, const json_t *line)
 {
     struct fb_trace *t = r->trace;
-    if (!read_number(line, "n_layer", FB_TRACE_MAX_LAYERS, &r->file_layers)) {
+    if (!read_number(line, "n_layer", FB_MAX_LAYERS, &r->file_layers)) {
         return bad(r, HINT_HEADER, "no usable \"n_layer\"");
     }
     if (r->part->layers > r->file_layers) {
@@ -77,7 +83,7 @@ static enum forebay_status read_header(struct reader *r, const json_t *line)
             r->file_layers, r->part->layers);
     }
     t->n_layer = r->part->layers ? r->part->layers : r->file_layers;
-    if (!read_number(line, "n_expert", FB_TRACE_MAX_EXPERTS, &t->n_expert)) {
+    if (!read_number(line, "n_expert", FB_MAX_EXPERTS, &t->n_expert)) {
         return bad(r, HINT_HEADER, "no usable \"n_expert\"");
     }
     if (!read_number(line, "top_k", t->n_expert, &t->top_k)) {
@@ -88,7 +94,7 @@ static enum forebay_status read_header(struct reader *r, const json_t *line)
     return FOREBAY_OK;
 }
 
-static enum forebay_status read_route(struct reader *r, const json_t *list, uint16_t *out)
+static enum forebay_status read_route(struct trace_reader *r, const json_t *list, uint16_t *out)
 {
     const struct fb_trace *t = r->trace;
     if (!json_is_array(list) || json_array_size(list) != (size_t)t->top_k) {
@@ -110,8 +116,8 @@ static enum forebay_status read_route(struct reader *r, const json_t *list, uint
     return FOREBAY_OK;
 }
 
-/* The next token's place in all arrays; NULL when there are too many. */
-static uint16_t *room_for_token(struct reader *r)
+/* Makes room for one token in all arrays; returns its routes. NULL when there are too many. */
+static uint16_t *room_for_token(struct trace_reader *r)
 {
     struct fb_trace *t = r->trace;
     size_t per_token = (size_t)t->n_layer * (size_t)t->top_k;
@@ -128,8 +134,8 @@ static uint16_t *room_for_token(struct reader *r)
     return t->experts + (size_t)t->n_tokens * per_token;
 }
 
-/* Counts the token whose routes are in place. */
-static void add_token(struct reader *r, const json_t *line, bool prefill)
+/* Completes the token whose routes have been read. */
+static void add_token(struct trace_reader *r, const json_t *line, bool prefill)
 {
     struct fb_trace *t = r->trace;
     const json_t *value = json_object_get(line, "pass");
@@ -142,7 +148,7 @@ static void add_token(struct reader *r, const json_t *line, bool prefill)
     r->pass = pass;
 }
 
-static enum forebay_status read_token(struct reader *r, const json_t *line)
+static enum forebay_status read_token(struct trace_reader *r, const json_t *line)
 {
     struct fb_trace *t = r->trace;
     const char *phase = json_string_value(json_object_get(line, "phase"));
@@ -159,7 +165,7 @@ static enum forebay_status read_token(struct reader *r, const json_t *line)
     }
     uint16_t *out = room_for_token(r);
     if (!out) {
-        return bad(r, "Give a part of it.", "too many tokens");
+        return bad(r, "Read only a part of it.", "too many tokens");
     }
     for (int l = 0; l < t->n_layer; l++, out += t->top_k) {
         const json_t *route = json_array_get(layers, (size_t)l);
@@ -168,7 +174,7 @@ static enum forebay_status read_token(struct reader *r, const json_t *line)
             continue;
         }
         enum forebay_status status = read_route(r, route, out);
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
     }
@@ -176,7 +182,7 @@ static enum forebay_status read_token(struct reader *r, const json_t *line)
     return FOREBAY_OK;
 }
 
-static enum forebay_status read_line(struct reader *r, const char *text, size_t length)
+static enum forebay_status read_line(struct trace_reader *r, const char *text, size_t length)
 {
     json_error_t json_error;
     json_t *line = json_loadb(text, length, JSON_REJECT_DUPLICATES, &json_error);
@@ -196,9 +202,10 @@ static enum forebay_status read_line(struct reader *r, const char *text, size_t 
 
 /* --- The file ----------------------------------------------------------------------------- */
 
-/* Reads a line without its end into *text. False at the end of the file, or on an error: *status. */
+/* Reads a line without its newline into *text. False at the end of the file, and on an error, which
+ * sets *status. */
 static bool next_line(
-    struct reader *r, FILE *file, char **text, size_t *length, enum forebay_status *status)
+    struct trace_reader *r, FILE *file, char **text, size_t *length, enum forebay_status *status)
 {
     static const size_t step = 1 << 16;
     size_t n = 0;
@@ -230,13 +237,14 @@ static bool is_blank(const char *text, size_t length)
     return length == 0;
 }
 
-static enum forebay_status read_lines(struct reader *r, FILE *file)
+static enum forebay_status read_lines(struct trace_reader *r, FILE *file)
 {
     char *text = NULL;
     size_t length;
     const struct fb_trace *t = r->trace;
     enum forebay_status status = FOREBAY_OK;
-    for (r->line = 1; !status && next_line(r, file, &text, &length, &status); r->line++) {
+    for (r->line = 1; status == FOREBAY_OK && next_line(r, file, &text, &length, &status);
+         r->line++) {
         status = is_blank(text, length) ? FOREBAY_OK : read_line(r, text, length);
         if (r->part->tokens > 0 && t->n_tokens - t->n_prefill >= r->part->tokens) {
             break;
@@ -250,21 +258,20 @@ enum forebay_status fb_trace_read(const char *path, const struct fb_trace_part *
     struct fb_trace *out, struct forebay_error *err)
 {
     struct fb_trace trace = {0};
-    struct reader r = {.path = path, .trace = &trace, .part = part, .pass = -1, .err = err};
+    struct trace_reader r = {.path = path, .trace = &trace, .part = part, .pass = -1, .err = err};
     FILE *file = fopen(path, "r");
     if (!file) {
-        return fb_fail_errno(
-            err, FOREBAY_E_IO, errno, "Is the path right?", "cannot open %s", path);
+        return fb_fail_errno(err, FOREBAY_E_IO, errno, "Check the path.", "cannot open %s", path);
     }
     enum forebay_status status = read_lines(&r, file);
     fclose(file);
-    if (!status && r.file_layers == 0) {
+    if (status == FOREBAY_OK && r.file_layers == 0) {
         status = fb_fail(err, FOREBAY_E_FORMAT, HINT_HEADER, "%s is empty", path);
-    } else if (!status && trace.n_tokens == 0) {
+    } else if (status == FOREBAY_OK && trace.n_tokens == 0) {
         status = fb_fail(err, FOREBAY_E_FORMAT, HINT_TOKEN, "%s: no %stoken", path,
             part->prefill ? "" : "decode ");
     }
-    if (status) {
+    if (status != FOREBAY_OK) {
         fb_trace_release(&trace);
     } else {
         *out = trace;

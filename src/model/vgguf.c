@@ -1,14 +1,13 @@
 /*
- * vgguf.c - the virtual file: a header made here, then every tensor at a multiple of BLOCK. What
- * lies between exists only as addresses and reads as zeros.
+ * vgguf.c - the virtual file: a header made here, then every tensor at a multiple of TENSOR_ALIGN.
+ * The gaps between them read as zeros.
  *
- *      | header (memory)    | t0 in part 1 | t1 in part 1    | t2 in part 2 | ...
- *      0                    BLOCK          3 BLOCK           7 BLOCK
+ *      | header (memory)    | t0 in file 1 | t1 in file 1    | t2 in file 2 | ...
+ *      0                    1              3                 7     x TENSOR_ALIGN
  *
- * Why BLOCK. glibc's fseeko tells the exact place only at multiples of the stream's buffer size; at
- * any other it would also read a bufferful, and throw it away. llama.cpp seeks to every tensor,
- * also to those of which it then reads no byte. GGUF has a key for this: general.alignment, which the
- * header made here sets to BLOCK.
+ * Reason: glibc's fseeko is exact only at multiples of the stream's buffer size; anywhere else it
+ * would read a bufferful and discard it. llama.cpp seeks to every tensor, also to those it does not
+ * read. The header sets GGUF's key for this, general.alignment, to TENSOR_ALIGN.
  */
 #include "model/vgguf.h"
 
@@ -18,15 +17,16 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/runnable.h"
 #include "os/cookie.h"
 #include "os/memory.h"
 
 #include "ggml.h"
 #include "gguf.h"
 
-/* Also the size of a read. A cached 1.6 GB model: 3.4 GB/s with 1 MiB, 2.5 with 256 KiB or 4 MiB
- * (x86-64, 2 cores); from disk they are alike. */
-#define BLOCK FB_MIB
+/* Also the size of a read. Loading a cached 1.6 GB model: 3.4 GB/s with 1 MiB, 2.5 with 256 KiB or
+ * 4 MiB (x86-64, 2 cores); no difference from disk. */
+#define TENSOR_ALIGN FB_MIB
 
 struct segment {
     uint64_t start; /* in the virtual file */
@@ -39,10 +39,10 @@ struct vgguf {
     char *header;             /* segment 0 */
     struct segment *segments; /* ascending */
     int n_segments;
-    int current; /* where the last read was: reads mostly go on from there */
+    int current; /* segment of the last read: most reads continue there */
     uint64_t size;
     uint64_t pos;
-    bool drop_cache; /* leave nothing in the page cache */
+    bool drop_cache; /* drop pages from the page cache after reading */
     struct fb_vgguf_stats *stats;
     struct fb_vgguf_stats own_stats;
     struct forebay_error *io_error;
@@ -70,19 +70,20 @@ static const struct segment *segment_at(struct vgguf *v, uint64_t pos)
     return &v->segments[low];
 }
 
-/* When memory is short, the cached pages are given back at once: they would push out what computes.
- * The first page may have been begun by the read before. */
+/* When memory is short, the cached pages are dropped at once: they would displace memory in use.
+ * The first page may be shared with the read before. */
 static bool read_file(
     struct vgguf *v, const struct segment *s, uint64_t inside, void *to, uint64_t length)
 {
     struct forebay_error unused;
     uint64_t offset = s->offset + inside;
-    if (fb_file_read(s->file, to, length, offset, v->io_error ? v->io_error : &unused)) {
+    if (fb_file_read(s->file, to, length, offset, v->io_error ? v->io_error : &unused) !=
+        FOREBAY_OK) {
         errno = EIO;
         return false;
     }
     if (v->drop_cache) {
-        uint64_t begin = fb_round_down(offset, 4096);
+        uint64_t begin = fb_round_down(offset, FB_BLOCK_BYTES);
         fb_file_drop_cache(s->file, begin, offset + length - begin);
     }
     v->stats->read_bytes += length;
@@ -138,7 +139,7 @@ static const struct fb_cookie_calls calls = {on_read, on_seek, vgguf_free};
 
 /* --- The header --------------------------------------------------------------------------- */
 
-/* An empty header that aligns by BLOCK: gguf.h sets that only while parsing. */
+/* An empty header with the alignment TENSOR_ALIGN, which gguf.h can only set by parsing. */
 static struct gguf_context *empty_header(void)
 {
     static const char key[] = GGUF_KEY_GENERAL_ALIGNMENT;
@@ -148,12 +149,12 @@ static struct gguf_context *empty_header(void)
         uint64_t n_tensors, n_kv, key_length;
         char key[sizeof key - 1];
         uint32_t type, value;
-    } bytes = {
-        {'G', 'G', 'U', 'F'}, GGUF_VERSION, 0, 1, sizeof key - 1, {0}, GGUF_TYPE_UINT32, BLOCK};
+    } bytes = {{'G', 'G', 'U', 'F'}, GGUF_VERSION, 0, 1, sizeof key - 1, {0}, GGUF_TYPE_UINT32,
+        TENSOR_ALIGN};
     memcpy(bytes.key, key, sizeof bytes.key);
     struct gguf_init_params params = {.no_alloc = true, .ctx = NULL};
     struct gguf_context *g = gguf_init_from_buffer(&bytes, sizeof bytes, params);
-    FB_ASSERT(g && gguf_get_alignment(g) == BLOCK);
+    FB_ASSERT(g && gguf_get_alignment(g) == TENSOR_ALIGN);
     return g;
 }
 
@@ -165,7 +166,7 @@ static struct gguf_context *make_header(const struct fb_catalog *c)
     gguf_remove_key(g, "split.no");
     gguf_remove_key(g, "split.count");
     gguf_remove_key(g, "split.tensors.count");
-    gguf_set_val_u32(g, GGUF_KEY_GENERAL_ALIGNMENT, BLOCK);
+    gguf_set_val_u32(g, GGUF_KEY_GENERAL_ALIGNMENT, TENSOR_ALIGN);
     for (int i = 0; i < c->n_tensors; i++) {
         const struct fb_tensor *t = &c->tensors[i];
         struct ggml_tensor shape = {.type = (enum ggml_type)t->type};
@@ -196,7 +197,7 @@ static enum forebay_status fill(
         v->segments[v->n_segments++] = (struct segment){.start = 0, .length = length};
         v->size = length;
     }
-    for (int i = 0; i < c->n_tensors && !status; i++) {
+    for (int i = 0; i < c->n_tensors && status == FOREBAY_OK; i++) {
         const struct fb_tensor *t = &c->tensors[i];
         uint64_t start = length + gguf_get_tensor_offset(g, i);
         if (t->bytes > 0) {
@@ -209,8 +210,9 @@ static enum forebay_status fill(
     return status;
 }
 
-/* Room for the weights and for a cached copy, which makes the next start faster? */
-static bool cache_is_welcome(const struct fb_catalog *c)
+/* Whether memory has room for the weights and for a cached copy, which makes the next start
+ * faster. */
+static bool has_room_for_cache(const struct fb_catalog *c)
 {
     struct fb_memory_state memory;
     fb_memory_state(&memory);
@@ -221,22 +223,22 @@ enum forebay_status fb_vgguf_open(struct fb_catalog *c, struct fb_vgguf_stats *s
     struct forebay_error *io_error, FILE **out, struct forebay_error *err)
 {
     enum forebay_status status = fb_catalog_check_files(c, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = fb_catalog_check_runnable(c, err);
     }
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     struct vgguf *v = fb_xcalloc(1, sizeof *v);
     v->stats = stats ? stats : &v->own_stats;
     v->io_error = io_error;
-    v->drop_cache = !cache_is_welcome(c);
+    v->drop_cache = !has_room_for_cache(c);
     status = fill(v, c, err);
-    FILE *f = status ? NULL : fb_cookie_open(v, &calls, BLOCK);
-    if (!f && !status) {
+    FILE *f = status == FOREBAY_OK ? fb_cookie_open(v, &calls, TENSOR_ALIGN) : NULL;
+    if (!f && status == FOREBAY_OK) {
         status = fb_fail(err, FOREBAY_E_NOMEM, "", "no memory to read %s", c->files[0]->path);
     }
-    if (status) {
+    if (status != FOREBAY_OK) {
         vgguf_free(v);
         return status;
     }

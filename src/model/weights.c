@@ -1,3 +1,13 @@
+/*
+ * weights.c - builds groups from claims, and computes where units are in the files and in memory.
+ *
+ * A unit is read straight into its slot (DIRECT) if the bytes in the file are those that are
+ * computed with, and if every unit begins at the same distance `delta` after a multiple of the
+ * block: then all slots can be laid out with the same stride.
+ *
+ *      file   ...|  block  |  block  |...           slot   |- delta -|== unit ==|      |
+ *                     |== unit ==|                         |--------- stride ----------|
+ */
 #include "model/weights.h"
 
 #include <stdlib.h>
@@ -8,9 +18,6 @@
 #include "model/meta.h"
 
 #include "ggml.h"
-
-/* Direct reads move blocks of this size (FB_IO_ALIGN; model may not know io). */
-#define BLOCK 4096u
 
 bool fb_weights_is_expert(const struct fb_tensor *tensor)
 {
@@ -46,18 +53,18 @@ static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb
         w.offset = tensor->offset;
         w.step = w.file_bytes = expert ? tensor->expert_bytes : tensor->bytes;
     }
-    /* The delta of a direct read must be the same for every unit, or slots cannot be strided. */
-    bool same_delta = !expert || w.step % BLOCK == 0;
+    /* Only if all units have the same delta can they be read straight into slots of one stride. */
+    bool same_delta = !expert || w.step % FB_BLOCK_BYTES == 0;
     if (claim->transform && !claim->file) {
-        w.arrival = FB_UNPACK_REPACK;
+        w.unpack = FB_UNPACK_REPACK;
     } else {
-        w.arrival = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
+        w.unpack = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
     }
-    if (w.arrival == FB_UNPACK_DIRECT) {
-        w.delta = w.offset % BLOCK;
-        w.stride = fb_round_up(w.delta + w.file_bytes, BLOCK);
+    if (w.unpack == FB_UNPACK_DIRECT) {
+        w.delta = w.offset % FB_BLOCK_BYTES;
+        w.stride = fb_round_up(w.delta + w.file_bytes, FB_BLOCK_BYTES);
     } else {
-        w.stride = fb_round_up(w.unit_bytes, expert ? 64 : BLOCK);
+        w.stride = fb_round_up(w.unit_bytes, expert ? 64 : FB_BLOCK_BYTES);
     }
     return w;
 }
@@ -123,13 +130,14 @@ struct fb_weights *fb_weights_new(
     return ws;
 }
 
-/* Layers from this number on only estimate further tokens ahead; llama.cpp does not load them. */
+/* Layers from this number on predict further tokens (MTP); llama.cpp does not load them. */
 static int generating_layers(const struct fb_catalog *catalog)
 {
-    uint64_t ahead =
+    uint64_t n_predict =
         catalog->meta ? fb_meta_arch_uint(catalog->meta, catalog->arch, "nextn_predict_layers", 0)
                       : 0;
-    return ahead < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)ahead : catalog->n_layer;
+    return n_predict < (uint64_t)catalog->n_layer ? catalog->n_layer - (int)n_predict
+                                                  : catalog->n_layer;
 }
 
 struct fb_weights *fb_weights_expected(const struct fb_catalog *catalog, bool repack)
@@ -167,10 +175,10 @@ uint64_t fb_weights_shared_stride(const struct fb_weights *weights, int part)
         const struct fb_weight *w = &weights->weights[i];
         if (w->group >= 0 && w->part == part) {
             widest = fb_max(widest, w->stride);
-            direct |= w->arrival == FB_UNPACK_DIRECT;
+            direct |= w->unpack == FB_UNPACK_DIRECT;
         }
     }
-    return direct ? fb_round_up(widest, BLOCK) : widest;
+    return direct ? fb_round_up(widest, FB_BLOCK_BYTES) : widest;
 }
 
 uint64_t fb_weight_offset(const struct fb_weights *weights, int weight, int expert)
@@ -187,5 +195,5 @@ struct fb_file *fb_weight_file(const struct fb_weights *weights, int weight)
 
 uint64_t fb_weight_envelope(const struct fb_weights *weights, int weight)
 {
-    return fb_round_up(weights->weights[weight].file_bytes, BLOCK) + BLOCK;
+    return fb_round_up(weights->weights[weight].file_bytes, FB_BLOCK_BYTES) + FB_BLOCK_BYTES;
 }

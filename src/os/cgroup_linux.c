@@ -1,7 +1,7 @@
 /*
- * cgroup_linux.c - what the container allows, in cgroup v1 and v2.
+ * cgroup_linux.c - finds this process in the cgroup hierarchies and reads the limits on the way up.
  *
- * /proc/self/cgroup says where we are in each hierarchy, /proc/self/mountinfo where it is mounted:
+ * /proc/self/cgroup has our path in each hierarchy, /proc/self/mountinfo the mount points:
  *
  *      4:memory:/docker/abc                               (hierarchy : controllers : path)
  *      35 31 0:32 /docker /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
@@ -9,10 +9,10 @@
  *
  * so our directory is mount point + (path without root). In a cgroup namespace, or with a bind
  * mount that hides the ancestors, that directory may not exist: then the mount point itself is the
- * nearest level we can see. From our directory up to the mount point every level may have a limit;
- * all of them hold, and each is charged with all that is below it.
+ * nearest visible level. Every level from our directory up to the mount point may have a limit; all
+ * of them apply, and each level is charged with everything below it.
  */
-#include "os/memory.h"
+#include "os/cgroup_linux.h"
 #include "os/proc_linux.h"
 
 #include "base/units.h"
@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 struct hierarchy {
-    char dir[2048];   /* our level, with the root prefix already left out */
-    size_t mount_len; /* dir cut to this is the mount point */
+    char dir[2048];   /* our level, to be read below `root` */
+    size_t mount_len; /* length of the mount point, a prefix of dir */
     bool v2;
 };
 
@@ -41,7 +41,7 @@ static bool has_word(const char *list, const char *word)
     return false;
 }
 
-/* Our path in the hierarchy of a v1 `controller`, or in v2's when it is NULL. */
+/* Our path in the hierarchy of a v1 `controller`; in that of v2 when it is NULL. */
 static bool own_path(const char *root, const char *controller, char *out, size_t cap)
 {
     char text[8192];
@@ -63,7 +63,7 @@ static bool own_path(const char *root, const char *controller, char *out, size_t
     return false;
 }
 
-/* One mountinfo line: fills the mount's root and mount point when it is the wanted hierarchy. */
+/* Parses one mountinfo line: the mount's root and mount point, if it is the wanted hierarchy. */
 static bool parse_mount(char *line, const char *controller, char **mount_root, char **mount_point)
 {
     char *tail = strstr(line, " - ");
@@ -131,7 +131,7 @@ static bool find_hierarchy(const char *root, const char *controller, struct hier
     return found;
 }
 
-/* Cuts dir to its parent; false when it is the mount point already. */
+/* Cuts dir to its parent; false when it is already the mount point. */
 static bool go_up(struct hierarchy *h)
 {
     char *slash = strrchr(h->dir, '/');
@@ -150,7 +150,7 @@ static bool read_level(
     return fb_proc_text(root, path, buf, cap);
 }
 
-/* UINT64_MAX for "max", a negative number, and anything else. */
+/* UINT64_MAX for anything but a non-negative number, such as "max" and -1. */
 static uint64_t number(const char *text)
 {
     char *end;
@@ -198,7 +198,7 @@ void fb_cgroup_open(const char *root, struct fb_cgroup *out)
         if (!find_hierarchy(root, controllers[i], &h)) {
             continue;
         }
-        if (h.v2 && strlen(h.dir) > h.mount_len) { /* the root's is the machine's */
+        if (h.v2 && strlen(h.dir) > h.mount_len) { /* that of the root is the machine's */
             out->pressure = open_at(root, &h, "memory.pressure");
         }
         do {
@@ -223,14 +223,15 @@ void fb_cgroup_close(struct fb_cgroup *group)
     group->pressure = -1;
 }
 
-/* A number; UINT64_MAX for "max", for a negative one, and for what cannot be read. */
+/* The number in an open file; UINT64_MAX as in `number`, and when it cannot be read. */
 static uint64_t fd_limit(int fd)
 {
     char text[64];
     return fb_proc_again(fd, text, sizeof text) ? number(text) : UINT64_MAX;
 }
 
-/* Limit and use of one level. Page cache is charged too, but gives way before anyone is killed. */
+/* Limit and use of one level. Page cache is charged, too, but the kernel drops it before it kills a
+ * process, so it does not count as used. */
 static void level_memory(
     const struct fb_cgroup_level *level, uint64_t total, uint64_t *limit, uint64_t *used)
 {
@@ -238,7 +239,7 @@ static void level_memory(
         {"total_inactive_file", "total_active_file"}, {"inactive_file", "active_file"}};
     char stat[8192];
     uint64_t inactive = 0, active = 0, ancestors = UINT64_MAX;
-    /* Beyond memory.high the kernel throttles us to a crawl: as bad as a limit. */
+    /* Above memory.high the kernel throttles us to a crawl: as bad as a hard limit. */
     *limit = fb_min(fd_limit(level->fd[FB_CGROUP_MAX]), fd_limit(level->fd[FB_CGROUP_HIGH]));
     *used = 0;
     if (level->v2 && *limit >= total) {
@@ -288,7 +289,7 @@ void fb_cgroup_memory(const char *root, uint64_t total, uint64_t *limit, uint64_
 
 /* --- Processors ---------------------------------------------------------------------------- */
 
-/* One level's quota in processors, 0 for none. v2: "max 100000" or "150000 100000". */
+/* One level's quota in processors; 0: none. cpu.max of v2 is "max 100000" or "150000 100000". */
 static double level_cpus(const char *root, const struct hierarchy *h)
 {
     char text[128];

@@ -1,6 +1,8 @@
-/* cpu_linux.c - affinity, topology and container quota. */
+/* cpu_linux.c - CPU affinity, topology, container quota, and the name of the processor. */
 #define _GNU_SOURCE
-#include "os/memory.h"
+#include "os/cgroup_linux.h"
+#include "os/cpu.h"
+#include "os/cpu_linux.h"
 #include "os/proc_linux.h"
 
 #include "base/error.h"
@@ -13,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The processors this process may run on. Returns how many; *out is the caller's to free. */
+/* The processors this process may run on. Returns their number; the caller frees *out. */
 static int allowed_cpus(int **out)
 {
     for (int max = 1024; max <= 1 << 20; max *= 4) {
@@ -47,7 +49,7 @@ static int allowed_cpus(int **out)
     return n;
 }
 
-/* The first of the processor's hyperthread siblings names the core. */
+/* A core is identified by the first of its hyperthreads. */
 static int core_of(const char *root, int cpu)
 {
     char path[128], text[64];
@@ -82,7 +84,7 @@ int fb_cpu_count(void)
     int n = allowed_cpus(&cpus);
     int cores = fb_cpu_cores("", cpus, n);
     free(cpus);
-    /* Rounded down: threads beyond the quota are stopped, all at once, for the rest of a period. */
+    /* Rounded down: above the quota, all threads are stopped at once for the rest of a period. */
     double quota = fb_cgroup_cpus("");
     if (quota > 0 && quota < cores) {
         cores = (int)quota;
@@ -90,12 +92,12 @@ int fb_cpu_count(void)
     return cores > 1 ? cores : 1;
 }
 
-/* Flags for which CPU back ends have kernels of their own. */
+/* Whether llama.cpp's CPU backends have kernels of their own for this flag. */
 static bool selects_kernels(const char *flag)
 {
     static const char *const prefixes[] = {"avx", "amx", "fma", "f16c", "bmi2", "sse3", "ssse3",
         "sse4", "asimd", "sve", "sme", "i8mm", "bf16", "fphp", "vsx", "vxe", "lasx", "lsx"};
-    if (!strncmp(flag, "smep", 4)) { /* x86's, nothing to do with Arm's SME */
+    if (!strncmp(flag, "smep", 4)) { /* x86's SMEP, not Arm's SME */
         return false;
     }
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
@@ -106,7 +108,8 @@ static bool selects_kernels(const char *flag)
     return false;
 }
 
-/* What follows "key<blanks>: " on its line of /proc/cpuinfo; NULL when there is no such line. */
+/* The text after "key<blanks>: " in /proc/cpuinfo, up to the end of the file; NULL when there is no
+ * such line. */
 static const char *cpuinfo_value(const char *text, const char *key)
 {
     for (const char *line = text; line; line = strchr(line, '\n')) {
@@ -139,7 +142,7 @@ void fb_cpu_describe(const char *root, char *buf, size_t cap)
     const char *part = cpuinfo_value(text, "CPU part");
     if (name) {
         add_text(buf, cap, "", name, strcspn(name, "\n"));
-    } else if (part) { /* Arm kernels give numbers only */
+    } else if (part) { /* on Arm the kernel gives only numbers */
         const char *maker = cpuinfo_value(text, "CPU implementer");
         add_text(buf, cap, "Arm ", maker ? maker : "?", maker ? strcspn(maker, "\n") : 1);
         add_text(buf, cap, "/", part, strcspn(part, "\n"));

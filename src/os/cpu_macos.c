@@ -1,9 +1,9 @@
-/* cpu_macos.c - sysctl's figures. On Apple's own processors only performance cores count: a thread
- * on an efficiency core would hold up all others at every barrier. */
-#include "os/memory.h"
+/* cpu_macos.c - from sysctl. On Apple's own processors only performance cores count: a thread on an
+ * efficiency core would delay all others at every barrier. */
+#include "os/cpu.h"
 
 #include <pthread.h>
-#include <stdint.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysctl.h>

@@ -1,3 +1,4 @@
+/* dirs_posix.c - see dirs.h. */
 #include "os/dirs.h"
 
 #include <errno.h>
@@ -7,19 +8,19 @@
 #include <sys/stat.h>
 
 #ifdef __APPLE__
-#define USUAL_PLACE "Library/Caches"
+#define CACHE_BELOW_HOME "Library/Caches"
 #else
-#define USUAL_PLACE ".cache"
+#define CACHE_BELOW_HOME ".cache"
 #endif
 
-/* Makes the directories that lead to the file. */
-static bool make_way(char *path)
+/* Creates the directories that lead to the file. */
+static bool make_parents(char *path)
 {
     for (char *at = strchr(path + 1, '/'); at; at = strchr(at + 1, '/')) {
         *at = 0;
-        bool there = mkdir(path, 0700) == 0 || errno == EEXIST;
+        bool exists = mkdir(path, 0700) == 0 || errno == EEXIST;
         *at = '/';
-        if (!there) {
+        if (!exists) {
             return false;
         }
     }
@@ -36,7 +37,7 @@ bool fb_cache_path(const char *name, char *path, size_t cap)
     } else if (xdg && *xdg == '/') {
         n = snprintf(path, cap, "%s/forebay/%s", xdg, name);
     } else if (home && *home == '/') {
-        n = snprintf(path, cap, "%s/" USUAL_PLACE "/forebay/%s", home, name);
+        n = snprintf(path, cap, "%s/" CACHE_BELOW_HOME "/forebay/%s", home, name);
     }
-    return n > 0 && (size_t)n < cap && make_way(path);
+    return n > 0 && (size_t)n < cap && make_parents(path);
 }

@@ -2,8 +2,9 @@
  * file.h - a model file opened for reading, twice: past the page cache, and through it.
  *
  * The direct descriptor (O_DIRECT on Linux, F_NOCACHE on macOS) may be missing: tmpfs and some
- * network file systems refuse it. Offsets and lengths given to a direct read must be multiples of
- * `alignment`; the io module takes care of that.
+ * network file systems refuse it. Offset, length and address of a direct read must be multiples of
+ * `alignment`; the io module ensures this. Several threads may call
+ * fb_file_read and fb_file_check at a time.
  */
 #ifndef FB_OS_FILE_H
 #define FB_OS_FILE_H
@@ -14,10 +15,10 @@ struct fb_file {
     char *path;
     int fd;             /* buffered; always valid */
     int fd_direct;      /* -1 when the file system refuses direct reads */
-    uint32_t alignment; /* of offset, length and memory for fd_direct; power of two, <= 4096 */
+    uint32_t alignment; /* for fd_direct: a power of two, at most FB_BLOCK_BYTES */
     uint64_t size;
     uint64_t identity[4]; /* device, inode, mtime, ctime (ns) when opened */
-    bool direct_refused;  /* io: direct reads began to fail with EINVAL; use fd only */
+    bool direct_refused;  /* set by io when direct reads fail with EINVAL: use fd only */
 };
 
 /* Opens a regular file. E_IO for a missing or unreadable file, a directory or a device.
@@ -31,21 +32,23 @@ void fb_file_close(struct fb_file *file);
 enum forebay_status fb_file_read(
     struct fb_file *file, void *buffer, size_t length, uint64_t offset, struct forebay_error *err);
 
-/* What a failed read says, whichever module did the reading. fail_read: E_IO, naming the offset.
- * fail_short: E_FORMAT, the file ends before offset + length. Both return the status. */
+/* Report a failed read, whichever module read. fail_read: E_IO, with the offset. fail_short:
+ * E_FORMAT, because the file ends before offset + length. Both return the status. */
 enum forebay_status fb_file_fail_read(
     const struct fb_file *file, uint64_t offset, int errnum, struct forebay_error *err);
 enum forebay_status fb_file_fail_short(
     const struct fb_file *file, uint64_t offset, uint64_t length, struct forebay_error *err);
 
-/* Tells the system that the cached pages of this range will not be needed (advice; never fails). */
+/* Advises the system to drop the cached pages of this range. Never fails. */
 void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length);
 
-/* E_IO when the open file has been truncated or written since fb_file_open (size, mtime, inode).
- * A file replaced by rename is fine: the open descriptor still reads the old one. ~1 us. */
+/* E_IO when the open file has been truncated or written since fb_file_open (by size and mtime). A
+ * file that was replaced by a rename is fine: the descriptor still reads the old one. Takes 1
+ * us. */
 enum forebay_status fb_file_check(const struct fb_file *file, struct forebay_error *err);
 
-/* Makes a sparse file of `size` bytes at `path`, truncating what was there. Writes nothing. */
+/* Creates a sparse file of `size` bytes at `path`, or truncates the existing one to zeros. Writes
+ * no data. */
 enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err);
 
 #endif

@@ -1,13 +1,15 @@
-/* file_linux.c - O_DIRECT, and the alignment the kernel says it needs (statx, Linux 6.1). */
+/* file_linux.c - O_DIRECT, with the alignment that the kernel reports (statx, Linux 6.1). */
 #define _GNU_SOURCE
 #include "os/file.h"
 #include "os/file_platform.h"
+
+#include "base/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
-/* 0: the kernel says that this file cannot be read directly. */
+/* 0: the kernel reports that this file cannot be read directly. */
 static uint32_t direct_alignment(int fd)
 {
 #ifdef STATX_DIOALIGN
@@ -20,7 +22,7 @@ static uint32_t direct_alignment(int fd)
 #else
     (void)fd;
 #endif
-    return 4096; /* every block device and file system so far is content with a page */
+    return FB_BLOCK_BYTES; /* enough for every block device and file system so far */
 }
 
 int fb_file_open_direct(const char *path, uint32_t *alignment)

@@ -1,11 +1,13 @@
 /*
  * file_macos.c - F_NOCACHE: reads that leave nothing in the unified buffer cache.
  *
- * macOS asks for no alignment, but unaligned F_NOCACHE reads go through the cache after all; the
- * page-aligned envelopes of the io module are what it likes.
+ * macOS requires no alignment, but unaligned F_NOCACHE reads go through the cache anyway. The
+ * aligned envelopes of the io module avoid that.
  */
 #include "os/file.h"
 #include "os/file_platform.h"
+
+#include "base/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +26,7 @@ int fb_file_open_direct(const char *path, uint32_t *alignment)
         return -1;
     }
     (void)fcntl(fd, F_RDAHEAD, 0);
-    *alignment = 4096;
+    *alignment = FB_BLOCK_BYTES;
     return fd;
 }
 
@@ -38,7 +40,7 @@ uint64_t fb_file_ctime(const struct stat *st)
     return (uint64_t)st->st_ctimespec.tv_sec * 1000000000u + (uint64_t)st->st_ctimespec.tv_nsec;
 }
 
-/* There is no advice for a range of a file; pages read with F_NOCACHE are not kept anyway. */
+/* macOS has no such advice for a range; pages read with F_NOCACHE are not cached anyway. */
 void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length)
 {
     (void)file;

@@ -1,12 +1,13 @@
 /*
- * file_posix.c - opening, reading and checking files; what differs between systems is behind
- * file_platform.h.
+ * file_posix.c - opens, reads and checks files; file_platform.h has the functions that differ
+ * between systems.
  */
 #include "os/file.h"
 #include "os/file_platform.h"
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,9 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* Largest alignment that fb_io_envelope provides for. */
-#define MAX_ALIGNMENT 4096u
 
 static const char *open_hint(int errnum)
 {
@@ -41,23 +39,23 @@ static const char *open_hint(int errnum)
 static int try_direct(int fd)
 {
     void *block = NULL;
-    if (posix_memalign(&block, MAX_ALIGNMENT, MAX_ALIGNMENT)) {
+    if (posix_memalign(&block, FB_BLOCK_BYTES, FB_BLOCK_BYTES)) {
         return ENOMEM;
     }
     ssize_t n;
     do {
-        n = pread(fd, block, MAX_ALIGNMENT, 0);
+        n = pread(fd, block, FB_BLOCK_BYTES, 0);
     } while (n < 0 && errno == EINTR);
-    int errnum = n < 0 ? errno : n < (ssize_t)MAX_ALIGNMENT ? EIO : 0;
+    int errnum = n < 0 ? errno : n < (ssize_t)FB_BLOCK_BYTES ? EIO : 0;
     free(block);
     return errnum;
 }
 
-/* Whether the direct descriptor is good for `file`; 0 or an errno. */
+/* 0 if the direct descriptor is usable for `file`, else an errno. */
 static int check_direct(const struct fb_file *file, int fd, uint32_t alignment)
 {
     struct stat st;
-    if (alignment > MAX_ALIGNMENT) {
+    if (alignment > FB_BLOCK_BYTES) {
         return EINVAL;
     }
     if (fstat(fd, &st)) {
@@ -66,14 +64,14 @@ static int check_direct(const struct fb_file *file, int fd, uint32_t alignment)
     if ((uint64_t)st.st_dev != file->identity[0] || (uint64_t)st.st_ino != file->identity[1]) {
         return ESTALE; /* another file took the path between the two opens */
     }
-    return file->size < MAX_ALIGNMENT ? 0 : try_direct(fd);
+    return file->size < FB_BLOCK_BYTES ? 0 : try_direct(fd);
 }
 
-/* Sets fd_direct and alignment, or leaves fd_direct at -1 and says once per process why. */
+/* Sets fd_direct and alignment, or leaves fd_direct at -1 and warns once per process. */
 static void add_direct(struct fb_file *file)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
-    uint32_t alignment = MAX_ALIGNMENT;
+    uint32_t alignment = FB_BLOCK_BYTES;
     int fd = fb_file_open_direct(file->path, &alignment);
     int errnum = fd < 0 ? errno : check_direct(file, fd, alignment);
     if (!errnum) {
@@ -120,14 +118,14 @@ enum forebay_status fb_file_open(
     int fd = -1;
     struct stat st;
     enum forebay_status status = open_regular(path, &fd, &st, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     struct fb_file *file = fb_xcalloc(1, sizeof *file);
     file->path = fb_xstrdup(path);
     file->fd = fd;
     file->fd_direct = -1;
-    file->alignment = MAX_ALIGNMENT;
+    file->alignment = FB_BLOCK_BYTES;
     file->size = (uint64_t)st.st_size;
     file->identity[0] = (uint64_t)st.st_dev;
     file->identity[1] = (uint64_t)st.st_ino;
@@ -219,8 +217,9 @@ enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct 
         errnum = errno;
     }
     if (errnum) {
-        return fb_fail_errno(err, FOREBAY_E_IO, errnum,
-            errnum == EFBIG ? "This file system has a smaller limit for one file." : "",
+        const char *too_large =
+            "The file system cannot hold a file of this size: use another disk.";
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum, errnum == EFBIG ? too_large : "",
             "cannot make %s %" PRIu64 " bytes long", path, size);
     }
     return FOREBAY_OK;

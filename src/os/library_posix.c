@@ -1,3 +1,4 @@
+/* library_posix.c - see library.h. */
 #define _GNU_SOURCE /* dladdr */
 #include "os/library.h"
 

@@ -1,5 +1,7 @@
 /*
- * memory.h - how much memory there is, how much of it is ours to use, and how to take it.
+ * memory.h - how much memory the machine has and this process may use, and address space.
+ *
+ * All functions may be called from any thread; a reader belongs to one thread at a time.
  */
 #ifndef FB_OS_MEMORY_H
 #define FB_OS_MEMORY_H
@@ -8,78 +10,77 @@
 
 struct fb_memory_state {
     uint64_t total_bytes;     /* physical */
-    uint64_t available_bytes; /* could be taken without swapping, system-wide */
-    /* Of all containers around us (cgroup v1, v2, ancestors) the one with the least left: */
+    uint64_t available_bytes; /* can be allocated without swapping, system-wide */
+    /* The container around us (cgroup v1 or v2, any level) that has the least memory left: */
     uint64_t limit_bytes;      /* UINT64_MAX: none */
-    uint64_t limit_used_bytes; /* charged to it; page cache it could drop not counted */
-    /* Share of the last seconds in which a task of this container (without one: of this machine,
-     * if little is available) stood still for want of memory. 0: none, or not known. Only readers
-     * fill it: it takes two looks. */
+    uint64_t limit_used_bytes; /* charged to it, without page cache that it can drop */
+    /* Fraction of the last seconds in which a task of this container was stalled by lack of memory;
+     * without a container, of this machine, if little is available. 0: none, or not known. Only
+     * readers set it, because it takes two readings. */
     double pressure;
 };
 
-/* Reads the state now. Never fails: what cannot be read is given as the physical total / none. */
+/* Reads the state now. Never fails: a figure that cannot be read is the physical total, or
+ * "none". */
 void fb_memory_state(struct fb_memory_state *out);
 
-/* Bytes this process may still take: min(available, limit - limit_used). */
+/* Bytes this process can still allocate: min(available, limit - limit_used). */
 uint64_t fb_memory_headroom(const struct fb_memory_state *state);
 
-/* What this process may hold in all when nobody says: what is free and what it has already, less a
- * part that the rest of the machine may need at any time (a tenth, or 512 MiB of a large machine). */
+/* Memory of a process besides weights, KV cache and compute buffers: thread stacks, logits, the
+ * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
+#define FB_PROCESS_SLACK_BYTES ((uint64_t)64 << 20)
+
+/* The default budget, for everything this process holds: headroom and resident set together, less a
+ * tenth for the rest of the machine, or less 512 MiB (at most a quarter) if that is more. */
 uint64_t fb_memory_default_budget(void);
 
-/* Of the headroom, what should always be left: for the program's own small needs, for others, and
- * for the time it takes to notice that there is less. A sixteenth of the machine or container, at
- * most 512 MiB. */
+/* The part of the headroom to leave free: for small allocations of our own, for other processes,
+ * and for the time it takes to notice a shortage. A sixteenth of the machine or container, at most
+ * 512 MiB; in very small ones 32 MiB, at most an eighth. */
 uint64_t fb_memory_reserve(const struct fb_memory_state *state);
 
-/* The same figures again and again, in some 10 us: what they are read from stays open. The
- * containers looked at are those of the time when the reader was made. */
+/* For reading the state repeatedly: about 10 us a reading, because the files stay open. It reads
+ * the containers that were around us when it was made. */
 struct fb_memory_reader;
 struct fb_memory_reader *fb_memory_reader_new(void);
 void fb_memory_reader_read(struct fb_memory_reader *reader, struct fb_memory_state *out);
 void fb_memory_reader_free(struct fb_memory_reader *reader);
 
-/* For tests: from now on fb_memory_state and every reader report what `fake` says. It is called on
- * any thread. NULL: the truth again. */
+/* For tests: from now on fb_memory_state and every reader call `fake`, on any thread. NULL: the
+ * real figures again. */
 typedef void (*fb_memory_fake)(struct fb_memory_state *out);
 void fb_memory_override(fb_memory_fake fake);
 
-/* Resident set of this process now, and the largest it has been. */
+/* Resident set of this process now, and its maximum so far. */
 uint64_t fb_memory_rss(void);
 uint64_t fb_memory_peak_rss(void);
 
-/* Bytes this process has caused to be written to storage, or 0 where the system does not say. */
+/* Bytes this process has caused to be written to storage; 0 where the system does not tell. */
 uint64_t fb_os_written_bytes(void);
 
 /* --- Address space. Addresses are page-aligned; sizes are rounded up to pages. ---- */
 
-/* Reserves zero-filled, readable and writable address space that costs memory only where touched.
- * `huge` asks for huge pages (2 MiB aligned; advice). NULL when the address space is refused. */
+/* Reserves zero-filled, readable and writable address space; a page takes memory when it is
+ * touched. `huge`: aligned to 2 MiB, and huge pages are requested (advice). NULL when the system
+ * refuses. */
 void *fb_vm_reserve(uint64_t size, bool huge);
+/* Unmaps a whole reservation. NULL is fine. */
 void fb_vm_release(void *base, uint64_t size);
 
-/* No huge pages in the whole pages inside the range: it is taken and given back in small pieces. */
+/* Advises against huge pages in a range that is populated and discarded in small pieces. */
 void fb_vm_small_pages(void *base, uint64_t size);
 
-/* Touches every page now, so that no page is zeroed later. E_NOMEM is not reported: the system
- * either gives the memory or kills us; callers check fb_memory_headroom first. */
+/* Touches every page now, so that no page fault has to zero one later; keeps the contents. Reports
+ * no error: the system either provides the memory or kills us. Check fb_memory_headroom first. */
 void fb_vm_populate(void *base, uint64_t size);
 
-/* Gives the memory of the whole pages inside the range back; it reads as zero afterwards. */
+/* Releases the memory of the whole pages inside the range, which read as zero afterwards. */
 void fb_vm_discard(void *base, uint64_t size);
 
 /* Makes the whole pages inside the range inaccessible, so that a stray use faults at once. */
 void fb_vm_forbid(void *base, uint64_t size);
 
 uint64_t fb_vm_page_size(void);
-
-/* --- Processors -------------------------------------------------------------------------- */
-
-/* Physical cores this process may run on (affinity and container CPU quota counted), at least 1. */
-int fb_cpu_count(void);
-
-/* Physical core model name and instruction-set flags in one line, for profiles and sidecars. */
-const char *fb_cpu_name(void);
 
 #endif

@@ -1,6 +1,8 @@
 /* memory_linux.c - /proc, cgroups and madvise. */
 #define _GNU_SOURCE
+#include "os/cgroup_linux.h"
 #include "os/memory.h"
+#include "os/memory_linux.h"
 #include "os/memory_platform.h"
 #include "os/proc_linux.h"
 
@@ -51,8 +53,8 @@ uint64_t fb_memory_rss(void)
 
 uint64_t fb_memory_peak_rss(void)
 {
-    /* Not getrusage: its figure survives exec, so that a small program started by a large one
-     * would report the large one's. */
+    /* Not getrusage: its figure survives exec, so that a small program started by a large one would
+     * report that of the large one. */
     char text[4096];
     uint64_t kib = 0;
     if (fb_proc_text("", "/proc/self/status", text, sizeof text)) {

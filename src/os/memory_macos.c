@@ -1,4 +1,4 @@
-/* memory_macos.c - Mach's and sysctl's figures. macOS has no containers that limit memory. */
+/* memory_macos.c - figures from Mach and sysctl. macOS has no containers that limit memory. */
 #include "os/memory.h"
 #include "os/memory_platform.h"
 
@@ -27,8 +27,8 @@ void fb_memory_state_now(struct fb_memory_state *out)
     mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
     mach_port_t host = mach_host_self();
     if (host_statistics64(host, HOST_VM_INFO64, (host_info64_t)&vm, &count) == KERN_SUCCESS) {
-        /* free_count holds the speculative pages too; file-backed ones can be dropped, which leaves
-         * out inactive anonymous pages: taking those would mean compressing or swapping them. */
+        /* free_count includes the speculative pages; file-backed pages can be dropped. Inactive
+         * anonymous pages do not count: they would have to be compressed or swapped. */
         uint64_t pages = (uint64_t)vm.free_count + vm.purgeable_count + vm.external_page_count;
         out->available_bytes = fb_min(pages * fb_vm_page_size(), total);
     }

@@ -1,6 +1,6 @@
 /*
- * memory_platform.h - what memory_posix.c needs from each system (memory_linux.c, memory_macos.c).
- * Ranges are whole pages.
+ * memory_platform.h - the functions that memory_posix.c needs from each system: memory_linux.c and
+ * reader_linux.c, memory_macos.c and reader_macos.c. Ranges are whole pages.
  */
 #ifndef FB_OS_MEMORY_PLATFORM_H
 #define FB_OS_MEMORY_PLATFORM_H
@@ -8,22 +8,23 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "os/memory.h"
+struct fb_memory_reader;
+struct fb_memory_state;
 
-/* The functions of memory.h, without the override. */
+/* As fb_memory_state and fb_memory_reader_* in memory.h, without the override for tests. */
 void fb_memory_state_now(struct fb_memory_state *out);
 struct fb_memory_reader *fb_memory_reader_open(void);
 void fb_memory_reader_look(struct fb_memory_reader *reader, struct fb_memory_state *out);
 void fb_memory_reader_close(struct fb_memory_reader *reader);
 
-/* Asks for huge pages; advice. */
+/* Ask for huge pages, and for none. Advice. */
 void fb_vm_advise_huge(void *base, size_t size);
 void fb_vm_advise_small(void *base, size_t size);
 
-/* Makes every page present without changing it. False when there is no call for that. */
+/* Makes every page present without changing it. False when the system has no call for that. */
 bool fb_vm_populate_call(void *base, size_t size);
 
-/* Gives the pages back; they read as zero. False when the system refuses (locked pages). */
+/* Releases the pages, which read as zero then. False when the system refuses (locked pages). */
 bool fb_vm_discard_call(void *base, size_t size);
 
 #endif

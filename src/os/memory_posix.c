@@ -1,4 +1,7 @@
-/* memory_posix.c - address space: mmap and friends; what differs is behind memory_platform.h. */
+/*
+ * memory_posix.c - memory.h: the figures derived from a memory state, the override for tests, and
+ * address space by mmap. memory_platform.h has the functions that differ between systems.
+ */
 #define _GNU_SOURCE
 #include "os/memory.h"
 #include "os/memory_platform.h"
@@ -109,7 +112,7 @@ void *fb_vm_reserve(uint64_t size, bool huge)
     if (!huge) {
         return raw;
     }
-    /* raw |..lead..| size |..tail..| : only the middle stays. */
+    /* raw |..lead..| size |..tail..| : only the middle stays mapped. */
     uint64_t lead = fb_round_up((uintptr_t)raw, HUGE_BYTES) - (uintptr_t)raw;
     if (lead) {
         munmap(raw, lead);
@@ -135,7 +138,7 @@ void fb_vm_populate(void *base, uint64_t size)
     if (size == 0 || fb_vm_populate_call(base, size)) {
         return;
     }
-    /* An atomic "or 0" makes the page ours and leaves alone what others may be writing to it. */
+    /* An atomic "or 0" makes the page present and is safe while other threads write to it. */
     for (uint64_t at = 0; at < size; at += page) {
         __atomic_fetch_or((char *)base + at, 0, __ATOMIC_RELAXED);
     }

@@ -1,11 +1,11 @@
-/* open_files.h - the files this process has open. */
+/* open_files.h - lists the files that this process has open. */
 #ifndef FB_OS_OPEN_FILES_H
 #define FB_OS_OPEN_FILES_H
 
 #include <stdbool.h>
 
 /* Calls `visit` with the path of each open regular file, in order of descriptors, until it returns
- * true. Files without a path are left out. Returns whether a visit returned true. */
+ * true. Skips files without a path. Returns whether a visit returned true. */
 bool fb_open_files(bool (*visit)(void *user, const char *path), void *user);
 
 #endif

@@ -1,3 +1,4 @@
+/* open_files_linux.c - see open_files.h. */
 #include "os/open_files.h"
 
 #include <dirent.h>

@@ -1,3 +1,4 @@
+/* open_files_macos.c - see open_files.h. */
 #include "os/open_files.h"
 
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-/* output_macos.c - fsync; the page cache looks after itself. */
+/* output_macos.c - fsync; macOS has no advice for a range of the page cache. */
 #include "os/output_platform.h"
 
 #include <errno.h>

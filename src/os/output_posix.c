@@ -1,3 +1,7 @@
+/*
+ * output_posix.c - see output.h. The lock is flock(2): it is released when the process ends,
+ * however it ends. output_platform.h has the functions that differ between systems.
+ */
 #include "os/output.h"
 
 #include <errno.h>
@@ -24,10 +28,10 @@ static const char *hint_for(int errnum)
     switch (errnum) {
     case ENOSPC:
     case EDQUOT:
-        return "Free some space and run it again, it goes on where it stopped; or use another "
-               "disk.";
+        return "Free some space and run the command again: it continues where it stopped. Or use "
+               "another disk.";
     case EFBIG:
-        return "This file system has a smaller limit for one file: use another disk.";
+        return "The file system cannot hold a file of this size: use another disk.";
     case EACCES:
     case EPERM:
     case EROFS:
@@ -90,7 +94,7 @@ uint64_t fb_output_size(const struct fb_output *o)
 enum forebay_status fb_output_resize(struct fb_output *o, uint64_t size, struct forebay_error *err)
 {
     int errnum = size > INT64_MAX ? EFBIG : ftruncate(o->fd, (off_t)size) ? errno : 0;
-    return errnum ? failed(o, errnum, "make room in", err) : FOREBAY_OK;
+    return errnum ? failed(o, errnum, "resize", err) : FOREBAY_OK;
 }
 
 enum forebay_status fb_output_read(
@@ -144,7 +148,7 @@ void fb_path_directory(const char *path, char *dir, size_t cap)
     }
 }
 
-/* A new name is only safe from a power cut when the directory has been written, too. */
+/* After a rename, the new name survives a power cut only if the directory has been synced, too. */
 static void sync_directory(const char *path)
 {
     char dir[4096];

@@ -1,10 +1,11 @@
 /*
- * populate.h - memory taken on a thread of its own, while its owner reads into it or does other things.
+ * populate.h - populates memory on a thread of its own, while the owner reads into it or does other
+ * work.
  *
- *      start ---> (the owner goes on) ---> help until there is nothing left ---> end
+ *      start ---> (the owner continues) ---> help until nothing is left ---> end
  *
- * Taking gigabytes costs as long as reading them from a fast disk, or longer where the system has to
- * find them first (virtual machines). The thread gives way to threads that compute.
+ * Populating gigabytes takes as long as reading them from a fast disk, or longer on virtual
+ * machines, where the host has to find them first. The thread runs at the lowest priority.
  */
 #ifndef FB_OS_POPULATE_H
 #define FB_OS_POPULATE_H
@@ -19,15 +20,16 @@ struct fb_vm_range {
 
 struct fb_populator;
 
-/* Begins with the first of n ranges, which must stay reserved until fb_populator_end. Their contents
- * stay as they are, also what is written meanwhile. Without a thread all is left to fb_populator_help. */
+/* Starts populating n ranges, in order; they must stay reserved until fb_populator_end. Keeps their
+ * contents, also data written meanwhile. If no thread can be started, fb_populator_help does all
+ * the work. */
 struct fb_populator *fb_populator_start(const struct fb_vm_range *ranges, int n);
 
-/* Takes a piece of what nobody has begun with. False when there is none; the last pieces are waited
- * for then. *done: bytes that were begun with. */
+/* Populates the next piece on the calling thread. False when none is left; it has then waited for
+ * the thread to finish its piece. *done: bytes populated or being populated. */
 bool fb_populator_help(struct fb_populator *populator, uint64_t *done);
 
-/* Leaves what nobody has begun with. NULL is fine. */
+/* Stops after the piece in progress, if any, and frees. NULL is fine. */
 void fb_populator_end(struct fb_populator *populator);
 
 #endif

@@ -10,22 +10,22 @@
 #include "os/memory.h"
 #include "os/thread.h"
 
-#define PIECE (16 * FB_MIB) /* what may be waited for, of a thread that gives way */
+#define PIECE (16 * FB_MIB) /* the most that help and end wait for the low-priority thread */
 
 struct fb_populator {
     struct fb_vm_range *pieces;
     int n;
     atomic_int next;
-    _Atomic uint64_t begun; /* bytes */
+    _Atomic uint64_t begun; /* bytes of pieces that were claimed */
     pthread_t thread;
     bool running;
 };
 
-static bool take_piece(struct fb_populator *p)
+static bool populate_piece(struct fb_populator *p)
 {
     int i = atomic_fetch_add(&p->next, 1);
     if (i >= p->n) {
-        atomic_store(&p->next, p->n); /* or it would count on */
+        atomic_store(&p->next, p->n); /* or it could overflow */
         return false;
     }
     atomic_fetch_add(&p->begun, p->pieces[i].bytes);
@@ -35,8 +35,8 @@ static bool take_piece(struct fb_populator *p)
 
 static void *run(void *arg)
 {
-    fb_thread_give_way();
-    while (take_piece(arg)) {
+    fb_thread_lower_priority();
+    while (populate_piece(arg)) {
     }
     return NULL;
 }
@@ -69,7 +69,7 @@ static void join(struct fb_populator *p)
 
 bool fb_populator_help(struct fb_populator *p, uint64_t *done)
 {
-    bool any = take_piece(p);
+    bool any = populate_piece(p);
     if (!any) {
         join(p);
     }

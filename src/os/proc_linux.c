@@ -62,3 +62,13 @@ bool fb_proc_field(const char *text, const char *key, uint64_t *out)
     }
     return false;
 }
+
+bool fb_psi_total(const char *text, uint64_t *us)
+{
+    const char *total = strncmp(text, "some ", 5) == 0 ? strstr(text, "total=") : NULL;
+    if (!total || total[6] < '0' || total[6] > '9') {
+        return false;
+    }
+    *us = strtoull(total + 6, NULL, 10);
+    return true;
+}

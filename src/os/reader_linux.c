@@ -1,13 +1,15 @@
 /*
- * reader_linux.c - the memory's state read again and again, and the pressure on it.
+ * reader_linux.c - repeated readings of the memory state, with the pressure on memory.
  *
- * Pressure is the kernel's own account of lost time (PSI), "some": one task or more stood still
+ * Pressure is the kernel's account of lost time (PSI), the line "some": at least one task was
+ * stalled
  *
- *      some avg10=0.00 avg60=0.00 avg300=0.00 total=131917020      (microseconds since the start)
+ *      some avg10=0.00 avg60=0.00 avg300=0.00 total=131917020      (microseconds since boot)
  *
- * of which the total is used: averages would go on complaining for ten seconds after the cause has
- * gone. The kernel renews it every two seconds.
+ * We use differences of `total`: the averages stay high for ten seconds after the cause is gone.
+ * The kernel updates it every two seconds.
  */
+#include "os/cgroup_linux.h"
 #include "os/memory.h"
 #include "os/memory_platform.h"
 #include "os/proc_linux.h"
@@ -28,7 +30,7 @@ struct fb_memory_reader {
     int machine_pressure;
     uint64_t total_bytes;
     uint64_t stalled_us; /* at since_ns */
-    uint64_t since_ns;   /* 0: not looked yet */
+    uint64_t since_ns;   /* 0: not read yet */
     double pressure;
 };
 
@@ -56,17 +58,7 @@ void fb_memory_reader_close(struct fb_memory_reader *r)
     free(r);
 }
 
-bool fb_psi_total(const char *text, uint64_t *us)
-{
-    const char *total = strncmp(text, "some ", 5) == 0 ? strstr(text, "total=") : NULL;
-    if (!total || total[6] < '0' || total[6] > '9') {
-        return false;
-    }
-    *us = strtoull(total + 6, NULL, 10);
-    return true;
-}
-
-/* The share of lost time between two looks that are a window apart. */
+/* The fraction of time lost between the last two readings that were a window apart. */
 static double pressure(struct fb_memory_reader *r)
 {
     char text[512];
@@ -101,6 +93,6 @@ void fb_memory_reader_look(struct fb_memory_reader *r, struct fb_memory_state *o
     fb_cgroup_read(&r->cgroup, r->total_bytes, &out->limit_bytes, &out->limit_used_bytes);
     out->pressure = pressure(r);
     if (r->cgroup.pressure < 0 && out->available_bytes > r->total_bytes / 8) {
-        out->pressure = 0; /* somebody is short of memory, in a container of its own */
+        out->pressure = 0; /* some other container is short of memory, not the machine */
     }
 }

@@ -1,4 +1,4 @@
-/* reader_macos.c - the memory's state read again and again; the pressure is the kernel's own level. */
+/* reader_macos.c - repeated readings of the memory state; pressure is the kernel's level. */
 #include "os/memory.h"
 #include "os/memory_platform.h"
 

@@ -30,8 +30,8 @@ bool fb_temporary_create(const char *path, char *temporary, size_t cap);
  * continues there. NULL with errno. A FIFO blocks until someone reads it. */
 FILE *fb_save_open(const char *path);
 
-/* Replaces the content of the file. A regular file is replaced as a whole, keeping its mode: nobody
- * ever reads half of it, and a failure leaves it unchanged. False, with errno, on failure. */
+/* Replaces the content of the file. A regular file is replaced atomically, keeping its mode: no
+ * reader ever sees half of it, and a failure leaves it unchanged. False, with errno, on failure. */
 bool fb_file_replace(const char *path, const char *text, size_t length);
 
 /* True if standard input is a pipe, a socket or a regular file; false for a terminal, a device such

@@ -3,7 +3,7 @@
 
 #include <sys/resource.h>
 
-void fb_thread_give_way(void)
+void fb_thread_lower_priority(void)
 {
     (void)setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone */
 }

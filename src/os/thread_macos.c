@@ -3,7 +3,7 @@
 
 #include "os/thread.h"
 
-void fb_thread_give_way(void)
+void fb_thread_lower_priority(void)
 {
     (void)pthread_set_qos_class_self_np(QOS_CLASS_BACKGROUND, 0);
 }

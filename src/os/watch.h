@@ -1,14 +1,16 @@
 /*
- * watch.h - a thread that looks at the memory every few milliseconds, and takes turns with another.
+ * watch.h - a thread that reads the memory state every few milliseconds, and takes turns with a
+ * worker.
  *
- * What a machine has left changes while others work with what was taken. The watch's thread only
- * looks, decides, and acts when it may:
+ * The memory that is left changes while the worker uses what it has. The watch's thread looks on
+ * every turn, and acts only while the worker is outside:
  *
  *      worker   enter ------- leave   (computes, touches nothing shared)   enter ----- leave
  *      watch     look    look     look+act   look+act   look+act            look
  *
- * `look` is called on every turn. `act` follows it only when nobody is between enter and leave, and
- * enter waits until it has returned. So act may change what the worker uses between its two.
+ * `look` is called on every turn. `act` follows only if the worker is not between enter and leave,
+ * and enter waits until act has returned. So act may change data that the worker uses between enter
+ * and leave.
  */
 #ifndef FB_OS_WATCH_H
 #define FB_OS_WATCH_H
@@ -22,15 +24,15 @@ struct fb_watch_calls {
     void (*act)(void *user);
 };
 
-/* Starts looking. NULL when there can be no thread. */
+/* Starts the thread. NULL when that fails. */
 struct fb_watch *fb_watch_start(const struct fb_watch_calls *calls, void *user);
-/* Stops; no call is made any more. NULL is fine, here and below. */
+/* Stops the thread; no call is made after this returns. NULL is fine, here and below. */
 void fb_watch_stop(struct fb_watch *watch);
 
 void fb_watch_enter(struct fb_watch *watch);
 void fb_watch_leave(struct fb_watch *watch);
 
-/* Time between two looks. Tests shorten it, before they start a watch. */
+/* Time between two looks. Tests shorten it before they start a watch. */
 extern uint32_t fb_watch_interval_us;
 
 #endif

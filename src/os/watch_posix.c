@@ -10,7 +10,7 @@
 #include "base/units.h"
 #include "os/thread.h"
 
-/* A look costs some 10 us (reads of /proc and of control files that stay open). */
+/* A look takes about 10 us (reads of /proc and of cgroup files that stay open). */
 uint32_t fb_watch_interval_us = 20000;
 
 struct fb_watch {
@@ -47,7 +47,7 @@ struct fb_watch *fb_watch_start(const struct fb_watch_calls *calls, void *user)
     w->user = user;
     w->reader = fb_memory_reader_new();
     pthread_mutex_init(&w->turn, NULL);
-    if (fb_thread_start(&w->thread, run, w)) {
+    if (fb_thread_start(&w->thread, run, w) != 0) {
         fb_memory_reader_free(w->reader);
         pthread_mutex_destroy(&w->turn);
         free(w);

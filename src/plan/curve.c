@@ -9,9 +9,9 @@
 /* The prior counts as much as this many tokens of requests. */
 #define PRIOR_TOKENS 8
 
-/* Of LRU's misses that more slots would serve, the share that the cache's own policy (echo) saves
- * with slots for two tokens' experts or more, 0.01 to 0.27 by bench/eviction.sh; with fewer less. A
- * line from 0 keeps a concave curve concave. */
+/* The share of LRU's misses, among those that more slots would serve, that the cache's policy
+ * (echo) saves with slots for two tokens' experts or more: 0.01 to 0.27 by bench/eviction.sh. With
+ * fewer slots it falls linearly to 0, which keeps a concave curve concave. */
 #define SAVED 0.18
 
 double fb_curve_prior(int n_slots, int n_expert, int n_used)
@@ -42,11 +42,11 @@ static void fill_hits(struct fb_curve *curve, int n_used, const struct fb_reuse 
         double served = hits + saved(s, n_used) * (reused - hits);
         curve->hit[s] = fmax((weight * prior + served) / (weight + total), curve->hit[s - 1]);
     }
-    curve->hit[n] = 1; /* the first use of each is a miss once, not for ever */
+    curve->hit[n] = 1; /* each expert's first use is a miss, but only once */
 }
 
-/* Slopes of the least concave curve above the hits: blocks of slots that share their gain, merged
- * from the left while a later block gains more than the one before it. */
+/* Slopes of the least concave curve above the hits: blocks of slots that share their gain. A block
+ * is merged into the one before it while it gains more per slot. */
 static void fill_gains(struct fb_curve *curve)
 {
     int n = curve->n_expert, n_blocks = 0;

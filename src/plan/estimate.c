@@ -1,11 +1,17 @@
+/*
+ * estimate.c - sums up the costs of dense weights and of each group, and overlaps them.
+ *
+ *      dense_cost, group_cost --> compute, read, unpack --> together (one token) or
+ *                                                           estimate_prompt (a batch)
+ */
 #include "plan/estimate.h"
 
 #include <math.h>
 
 #include "base/units.h"
 
-/* Operations of a layer that are not products with weights (norms, rope, attention, gating, adding)
- * and the places where threads meet because of them; counted in graphs of common models. */
+/* Operations of a layer that are not products with weights (norms, rope, attention, gating,
+ * adding), each with a barrier of all threads; counted in graphs of common models. */
 #define OPS_PER_LAYER 40
 #define PARTS         3
 /* Rates where the profile has none for a type. */
@@ -13,7 +19,7 @@
 #define USUAL_BATCH  5e10
 
 struct rates {
-    double decode, batch, experts, arrive;
+    double decode, batch, experts, unpack;
 };
 
 static const struct fb_profile_rate *find(
@@ -34,7 +40,7 @@ static struct rates rates_of(const struct fb_speed_inputs *in, const struct fb_w
     struct rates rates = {USUAL_DECODE, USUAL_BATCH, USUAL_BATCH, USUAL_DECODE};
     if (r) {
         rates = (struct rates){r->decode, r->batch, r->experts > 0 ? r->experts : r->batch,
-            r->arrive > 0 ? r->arrive : r->decode};
+            r->unpack > 0 ? r->unpack : r->decode};
     }
     if (expert) {
         rates.decode = expert->decode;
@@ -50,9 +56,9 @@ static double elements(const struct fb_speed_inputs *in, const struct fb_weight 
     return w->group >= 0 && t->n_expert > 0 ? n / t->n_expert : n;
 }
 
-/* Seconds and bytes of some pass. */
+/* Seconds and bytes of a pass, or a part of one. */
 struct cost {
-    double compute, read, arrive;
+    double compute, read, unpack;
     double read_bytes;
 };
 
@@ -69,7 +75,7 @@ static struct cost dense_cost(const struct fb_speed_inputs *in, double tokens)
         c.compute += fmax((double)w->file_bytes / r.decode, tokens * elements(in, w) / r.batch);
         if (in->plan && !in->plan->resident[i]) {
             c.read_bytes += (double)w->file_bytes;
-            c.arrive += w->arrival == FB_UNPACK_REPACK ? (double)w->file_bytes / r.arrive : 0;
+            c.unpack += w->unpack == FB_UNPACK_REPACK ? (double)w->file_bytes / r.unpack : 0;
         }
     }
     c.read = c.read_bytes / in->disk_bytes_per_s;
@@ -77,7 +83,7 @@ static struct cost dense_cost(const struct fb_speed_inputs *in, double tokens)
     return c;
 }
 
-/* Share of a group's requests that hit while single tokens are generated. */
+/* Share of a group's requests that hit while generating token by token. */
 static double hit_rate(const struct fb_speed_inputs *in, int g)
 {
     const struct fb_plan *plan = in->plan;
@@ -88,14 +94,14 @@ static double hit_rate(const struct fb_speed_inputs *in, int g)
     if (plan->slots) {
         return curve->hit[plan->slots[g]];
     }
-    /* One pool for all layers and less than a token's needs: what is used is gone before the next
-     * token comes. */
+    /* A shared pool with fewer slots than one token needs: each expert is evicted before the next
+     * token. */
     double needed = (double)in->weights->n_groups * in->weights->catalog->n_expert_used;
     int share = plan->shared_slots / in->weights->n_groups;
     return plan->shared_slots < needed ? 0 : curve->hit[share];
 }
 
-/* The group's experts, for one pass in which `needed` of them compute `rows` rows in all, and
+/* The group's experts, in a pass in which `needed` of them compute `rows` rows in all, and
  * `missing` must be read. */
 static struct cost group_cost(
     const struct fb_speed_inputs *in, int g, double needed, double rows, double missing)
@@ -108,29 +114,29 @@ static struct cost group_cost(
         c.compute +=
             fmax(needed * (double)w->file_bytes / r.decode, rows * elements(in, w) / r.experts);
         c.read_bytes += missing * (double)w->file_bytes;
-        c.arrive += w->arrival == FB_UNPACK_REPACK ? missing * (double)w->file_bytes / r.arrive : 0;
+        c.unpack += w->unpack == FB_UNPACK_REPACK ? missing * (double)w->file_bytes / r.unpack : 0;
     }
     c.read = c.read_bytes / in->disk_bytes_per_s + fmin(1, missing) * in->disk_latency_s;
     return c;
 }
 
-/* Experts arrive part by part (gate, up, down): one is put into place while the next is read. */
+/* Experts are read part by part (gate, up, down): one is unpacked while the next is read. */
 static double pipeline(struct cost experts)
 {
-    double read = experts.read / PARTS, arrive = experts.arrive / PARTS;
-    return read + (PARTS - 1) * fmax(read, arrive) + arrive;
+    double read = experts.read / PARTS, unpack = experts.unpack / PARTS;
+    return read + (PARTS - 1) * fmax(read, unpack) + unpack;
 }
 
-/* Dense weights, and the share of the experts that is foreseen, are read ahead while everything else
- * goes on; the disk serves both, in bursts. */
+/* Dense weights, and the share of the experts that lookahead guesses, are prefetched while
+ * everything else goes on; the disk serves both, in bursts. */
 static double together(
     const struct fb_speed_inputs *in, struct cost dense, struct cost experts, double fixed)
 {
-    double burst = fmax(1, in->disk_burst), late = 1 - in->foreseen;
+    double burst = fmax(1, in->disk_burst), late = 1 - in->lookahead;
     double work =
-        dense.compute + dense.arrive + experts.compute + in->foreseen * experts.arrive + fixed;
-    double ahead = (dense.read + in->foreseen * experts.read) / burst;
-    struct cost on_demand = {.read = late * experts.read / burst, .arrive = late * experts.arrive};
+        dense.compute + dense.unpack + experts.compute + in->lookahead * experts.unpack + fixed;
+    double ahead = (dense.read + in->lookahead * experts.read) / burst;
+    struct cost on_demand = {.read = late * experts.read / burst, .unpack = late * experts.unpack};
     return fmax(fmax(ahead, work) + pipeline(on_demand), dense.read + experts.read);
 }
 
@@ -138,7 +144,7 @@ static void add(struct cost *sum, struct cost c)
 {
     sum->compute += c.compute;
     sum->read += c.read;
-    sum->arrive += c.arrive;
+    sum->unpack += c.unpack;
     sum->read_bytes += c.read_bytes;
 }
 
@@ -160,28 +166,28 @@ static void estimate_decode(const struct fb_speed_inputs *in, struct fb_speed *o
         add(&experts, group_cost(in, g, k, k, k * (1 - hit)));
     }
     double ops = op_time(in);
-    if (in->compute_s > 0) { /* seen is better than worked out */
+    if (in->compute_s > 0) { /* a measurement beats the model */
         double scale = in->compute_s / (dense.compute + experts.compute + ops);
         dense.compute *= scale;
         experts.compute *= scale;
         ops *= scale;
     }
     ops += in->attention_s;
-    ops += (dense.read_bytes + in->foreseen * experts.read_bytes) * in->read_cpu_s;
+    ops += (dense.read_bytes + in->lookahead * experts.read_bytes) * in->read_cpu_s;
     double seconds = together(in, dense, experts, ops);
     out->decode_tok_per_s = 1 / seconds;
     out->hit_rate = k_all > 0 ? hits / k_all : 1;
     out->read_s = dense.read + experts.read;
     out->read_bytes = dense.read_bytes + experts.read_bytes;
     out->compute_s = dense.compute + experts.compute + ops;
-    out->unpack_s = dense.arrive + experts.arrive;
+    out->unpack_s = dense.unpack + experts.unpack;
     out->limit = out->read_s >= out->compute_s && out->read_s >= out->unpack_s ? "the disk"
                  : out->unpack_s > out->compute_s                              ? "repacking"
                                                                                : "computing";
 }
 
-/* One full batch. Each needed expert is read once, unless it is there, and ahead of its use across
- * layers: the disk and the processors work side by side from the first layer to the last. */
+/* One full batch. Each needed expert that is absent is read once, prefetched across layers: disk
+ * and processors work in parallel from the first layer to the last. */
 static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
     const struct fb_weights *ws = in->weights;
@@ -191,18 +197,19 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
         int e = ws->groups[g].n_expert;
         double k = fmin(ws->catalog->n_expert_used, e);
         double needed = e * (1 - pow(1 - k / e, n));
-        double there = !in->plan         ? e
-                       : in->plan->slots ? in->plan->slots[g]
-                                         : (double)in->plan->shared_slots / ws->n_groups;
-        add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - there / e)));
+        double present = !in->plan         ? e
+                         : in->plan->slots ? in->plan->slots[g]
+                                           : (double)in->plan->shared_slots / ws->n_groups;
+        add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - present / e)));
     }
     double compute =
         dense.compute + experts.compute + op_time(in) * sqrt(n) + in->prompt_attention_s * n;
-    if (in->prompt_compute_s > 0) { /* seen is better than worked out */
+    if (in->prompt_compute_s > 0) { /* a measurement beats the model */
         compute = in->prompt_compute_s * n;
     }
-    double work = compute + dense.arrive + experts.arrive;
-    double first = experts.read / (fmax(1, ws->n_groups) * PARTS); /* nobody computes meanwhile */
+    double work = compute + dense.unpack + experts.unpack;
+    double first =
+        experts.read / (fmax(1, ws->n_groups) * PARTS); /* nothing is computed meanwhile */
     double seconds = first + fmax(work, dense.read + experts.read - first);
     out->prompt_tok_per_s = n / seconds;
 }

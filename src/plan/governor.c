@@ -5,16 +5,17 @@
 #include "base/units.h"
 
 #define SECOND_NS ((uint64_t)1000000000)
-/* Memory grows by this share of the whole at most; zeroing 64 MiB takes some 20 ms. */
+/* The target grows by at most this share of the whole; zeroing 64 MiB takes some 20 ms. */
 #define STEP_SHARE 16
 #define STEP_MOST  (64 * FB_MIB)
-/* Growth that is taken back within this time was a mistake. */
+/* Growth that is undone within this time was a mistake; the longer wait is halved after
+ * FORGIVE_NS. */
 #define REGRET_NS    (10 * SECOND_NS)
 #define FORGIVE_NS   (60 * SECOND_NS)
 #define CALM_MOST    64 /* times the first wait */
 #define PRESSURE_BAD 0.1
 #define PRESSURE_OK  0.02
-/* Sums of sizes must not overflow, whatever a broken /proc says. */
+/* Keeps sums of sizes from overflowing, whatever a broken /proc reports. */
 #define SANE_BYTES ((uint64_t)1 << 60)
 
 void fb_governor_init(
@@ -30,8 +31,8 @@ void fb_governor_init(
     };
 }
 
-/* Notes a limit that falls, and forgets one that has not fallen for a second. The container that
- * is tightest may change, which looks like a fall: hence no more than an eighth. */
+/* Remembers by how much the limit fell, for a second. When another container becomes the tightest,
+ * that looks like a fall, too: hence at most an eighth. */
 static void note_fall(struct fb_governor *g, uint64_t limit, uint64_t now)
 {
     if (limit < g->limit_bytes && g->limit_bytes != UINT64_MAX) {
@@ -49,7 +50,7 @@ static void shrink(struct fb_governor *g, uint64_t held, uint64_t by, uint64_t n
     target = fb_max(target, g->least_bytes);
     g->room_since_ns = 0;
     if (target >= g->target_bytes) {
-        return; /* decided before, but not done yet; or nothing more to give */
+        return; /* decided before and not done yet, or nothing left to give back */
     }
     if (g->grown_ns && now - g->grown_ns < REGRET_NS) {
         g->calm_ns = fb_min(2 * g->calm_ns, CALM_MOST * g->first_calm_ns);
@@ -68,8 +69,8 @@ static void grow(struct fb_governor *g, uint64_t held, uint64_t spare, uint64_t 
         g->calm_ns /= 2;
         g->shrunk_ns = now;
     }
-    /* What is allowed but not yet taken is not in the headroom (nor is it taken to the last byte:
-     * slots are whole). */
+    /* Memory that is allowed but not in use yet will come out of the headroom. (It is never used to
+     * the last byte: slots are whole.) */
     uint64_t pending = g->target_bytes - fb_min(held, g->target_bytes);
     uint64_t step = fb_min(fb_max(g->most_bytes / STEP_SHARE, 1), STEP_MOST);
     bool waited = now - g->room_since_ns >= g->calm_ns;

@@ -6,13 +6,13 @@
 #include "base/units.h"
 #include "model/weights.h"
 
-/* Bytes by what they belong to. */
+/* Bytes of one layer's tensors. */
 struct layer_bytes {
     uint64_t dense;
     uint64_t experts;
 };
 
-/* Experts, and the biases and scales that are used along with them. */
+/* Experts, and the biases and scales that belong to them. */
 static bool is_expert(const struct fb_tensor *t)
 {
     return t->n_expert > 1 || t->role == FB_ROLE_EXPERT_AUX;
@@ -30,8 +30,8 @@ static struct layer_bytes *bytes_by_layer(const struct fb_catalog *catalog)
     return layers;
 }
 
-/* What is in no layer. llama.cpp leaves tables of embeddings with the CPU, except that one without
- * an output matrix beside it is that matrix, too: the device gets a copy. */
+/* Bytes of the tensors in no layer that the device holds. llama.cpp leaves the embeddings with the
+ * CPU; in a model without an output matrix they serve as one, and the device gets a copy. */
 static uint64_t output_bytes(const struct fb_catalog *catalog)
 {
     uint64_t bytes = 0, token_embd = 0;
@@ -51,7 +51,8 @@ static uint64_t output_bytes(const struct fb_catalog *catalog)
     return has_matrix ? bytes : bytes + token_embd;
 }
 
-static bool take(uint64_t bytes, uint64_t *room)
+/* Subtracts the bytes from *room if they fit. */
+static bool deduct(uint64_t bytes, uint64_t *room)
 {
     if (bytes > *room) {
         return false;
@@ -60,27 +61,27 @@ static bool take(uint64_t bytes, uint64_t *room)
     return true;
 }
 
-struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t kv_bytes,
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
     uint64_t room_bytes, uint64_t reserve_bytes)
 {
-    struct fb_device_plan plan = {0};
+    struct fb_offload_plan plan = {0};
     int n = catalog->n_layer;
     uint64_t room = room_bytes - fb_min(room_bytes, reserve_bytes);
     uint64_t output = output_bytes(catalog);
     uint64_t kv = n > 0 ? (kv_bytes + (uint64_t)n - 1) / (uint64_t)n : 0;
-    if (reserve_bytes > room_bytes || !take(output, &room)) {
+    if (reserve_bytes > room_bytes || !deduct(output, &room)) {
         return plan;
     }
     struct layer_bytes *layers = bytes_by_layer(catalog);
     plan.output = true;
     plan.weights_bytes = output;
-    for (int l = n - 1; l >= 0 && take(layers[l].dense + kv, &room); l--) {
+    for (int l = n - 1; l >= 0 && deduct(layers[l].dense + kv, &room); l--) {
         plan.n_layers++;
         plan.weights_bytes += layers[l].dense;
         plan.kv_bytes += kv;
     }
     if (plan.n_layers == n) {
-        for (int l = n - 1; l >= 0 && take(layers[l].experts, &room); l--) {
+        for (int l = n - 1; l >= 0 && deduct(layers[l].experts, &room); l--) {
             plan.n_whole++;
             plan.weights_bytes += layers[l].experts;
         }
@@ -89,7 +90,7 @@ struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t 
     return plan;
 }
 
-int fb_plan_device_gpu_layers(const struct fb_device_plan *plan)
+int fb_offload_gpu_layers(const struct fb_offload_plan *plan)
 {
     return plan->output ? plan->n_layers + 1 : 0;
 }

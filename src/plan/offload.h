@@ -1,11 +1,11 @@
 /*
- * offload.h - how much of a model a device with memory of its own takes: a pure function.
+ * offload.h - how many layers are offloaded to a device with memory of its own: a pure function.
  *
- * Claims on the device's memory, in llama.cpp's order (the end of the model first):
+ * The device's memory is filled in llama.cpp's order (the end of the model first):
  *   1. the output, then the layers from the last to the first, each with its KV cache but without
  *      its experts: every token needs every byte of these;
- *   2. with all layers there, the experts of whole layers, again from the last to the first.
- * What is left out stays with the CPU: layers at the front, and experts of layers at the front.
+ *   2. when all layers fit, the experts of whole layers, again from the last to the first.
+ * The rest stays with the CPU: layers at the front, and experts of layers at the front.
  *
  *      layer     0    1    2    3    4    5   output
  *      dense     CPU  CPU  dev  dev  dev  dev  dev        n_layers 4, n_whole 0
@@ -18,7 +18,7 @@
 
 #include "model/catalog.h"
 
-struct fb_device_plan {
+struct fb_offload_plan {
     bool output;  /* false: nothing is on the device */
     int n_layers; /* the last ones of the model, without their experts */
     int n_whole;  /* the last ones of these, with their experts */
@@ -26,13 +26,13 @@ struct fb_device_plan {
     uint64_t kv_bytes;
 };
 
-/* Fits as much as it can into room_bytes, less reserve_bytes for what is neither weights nor KV
- * cache. `kv_bytes` is the KV cache of all layers, which are taken to have equal shares. More room
+/* Fits as much as possible into room_bytes, less reserve_bytes for buffers that are neither weights
+ * nor KV cache. `kv_bytes` is the KV cache of all layers, assumed to have equal shares. More room
  * never means less on the device; weights, KV cache and reserve never exceed the room. */
-struct fb_device_plan fb_plan_device(const struct fb_catalog *catalog, uint64_t kv_bytes,
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
     uint64_t room_bytes, uint64_t reserve_bytes);
 
-/* llama.cpp's n_gpu_layers: the output counts as a layer. */
-int fb_plan_device_gpu_layers(const struct fb_device_plan *plan);
+/* llama.cpp's n_gpu_layers, which counts the output as a layer. */
+int fb_offload_gpu_layers(const struct fb_offload_plan *plan);
 
 #endif

@@ -1,3 +1,13 @@
+/*
+ * plan.c - places dense weights, then experts, in a budget.
+ *
+ *      fb_plan_make
+ *        place_dense     all resident, or: small ones and the output if affordable, a ring, and an
+ *                        evenly spread share of the rest
+ *        transit_size    at most 1/16 of what is left
+ *        place_experts   a pool per group, filled slot by slot where the gain per byte is largest,
+ *                        or one shared pool
+ */
 #include "plan/plan.h"
 
 #include <stdlib.h>
@@ -5,15 +15,17 @@
 #include "base/error.h"
 #include "base/units.h"
 
-/* A dense weight below this is always kept before others: reading it costs a request, not bytes. */
+/* Dense weights below this become resident before others: reading one costs a request, not
+ * bytes. */
 #define SMALL_BYTES (256 * FB_KIB)
-/* Room for this many of the largest streamed weight lets the disk run while one is computed. */
+/* With room for this many of the largest streamed weight, the disk runs while one is computed
+ * with. */
 #define RING_DEPTH 3
 #define RING_MIN   (32 * FB_MIB)
-/* Experts that are not read in place arrive in at most this much memory. */
+/* Staging buffers use at most this much memory, unless two buffers need more. */
 #define STAGING_MAX (64 * FB_MIB)
-/* Experts of a batch pass through memory for at least so many parts, one used and one read, and at
- * most this share of the room, and this much. */
+/* The transit has room for at least this many units (one is used, one is read), and uses at most
+ * 1 / TRANSIT_SHARE of the room and TRANSIT_MAX. */
 #define TRANSIT_LEAST 2
 #define TRANSIT_SHARE 16
 #define TRANSIT_MAX   (128 * FB_MIB)
@@ -38,21 +50,21 @@ uint64_t fb_plan_shared_slot_bytes(const struct fb_weights *ws)
     return sum;
 }
 
-/* Memory for one buffer in which an expert arrives, 0 when all are read in place. */
+/* Size of a staging buffer for one expert's part; 0 when all are read in place. */
 static uint64_t staging_buffer(const struct fb_weights *ws)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < ws->n_weights; i++) {
-        if (ws->weights[i].group >= 0 && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (ws->weights[i].group >= 0 && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             bytes = fb_max(bytes, fb_weight_envelope(ws, i));
-            bytes = fb_max(bytes, fb_round_up(ws->weights[i].stride, 4096));
+            bytes = fb_max(bytes, fb_round_up(ws->weights[i].stride, FB_BLOCK_BYTES));
         }
     }
     return bytes;
 }
 
-/* Memory for one expert's part as it is read. None where no layer has more than two experts: they
- * always have slots. */
+/* Memory of one expert's part in the transit. 0 when no layer has more than two experts, because
+ * these always have slots. */
 static uint64_t transit_unit(const struct fb_weights *ws)
 {
     uint64_t bytes = 0;
@@ -69,29 +81,30 @@ static uint64_t transit_unit(const struct fb_weights *ws)
     return bytes;
 }
 
-/* What streaming the dense weights that `kept` leaves out needs at least. */
+/* The least memory for streaming the dense weights that are not resident. */
 struct dense_needs {
     uint64_t ring;    /* largest of them, as read */
     uint64_t scratch; /* largest of them in its computed form, where that differs */
 };
 
-static struct dense_needs dense_needs(const struct fb_weights *ws, const bool *kept)
+static struct dense_needs dense_needs(const struct fb_weights *ws, const bool *resident)
 {
     struct dense_needs needs = {0};
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
-        if (w->group >= 0 || (kept && kept[i])) {
+        if (w->group >= 0 || (resident && resident[i])) {
             continue;
         }
         needs.ring = fb_max(needs.ring, fb_weight_envelope(ws, i));
-        if (w->arrival != FB_UNPACK_DIRECT) {
+        if (w->unpack != FB_UNPACK_DIRECT) {
             needs.scratch = fb_max(needs.scratch, w->stride);
         }
     }
     return needs;
 }
 
-/* Slots for one token's experts in the pool that all groups share, or for all experts there are. */
+/* Memory of the slots for one token's experts in a shared pool, or of all experts if that is
+ * less. */
 static uint64_t slots_minimum(const struct fb_weights *ws)
 {
     uint64_t shared = (uint64_t)experts_per_token(ws) * fb_plan_shared_slot_bytes(ws);
@@ -104,10 +117,10 @@ uint64_t fb_plan_most_transit(const struct fb_weights *ws)
     for (int g = 0; g < ws->n_groups && unit > 0; g++) {
         most = fb_max(most, ws->groups[g].slot_bytes * (uint64_t)ws->groups[g].n_expert);
     }
-    return fb_round_down(fb_max(fb_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), 4096);
+    return fb_round_down(fb_max(fb_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), FB_BLOCK_BYTES);
 }
 
-/* For the experts of a batch: as much as helps, but only a part of `room`, since single tokens need
+/* Size of the transit: as large as is useful, but only a part of `room`, since single tokens need
  * it for slots. `room` is at least expert_minimum. */
 static uint64_t transit_size(const struct fb_weights *ws, uint64_t room)
 {
@@ -120,12 +133,12 @@ static uint64_t transit_size(const struct fb_weights *ws, uint64_t room)
     uint64_t staging = staging_buffer(ws) ? fb_max(STAGING_MAX, 2 * staging_buffer(ws)) : 0;
     uint64_t all = ws->expert_bytes + staging;
     if (all < room && bytes > room - all) {
-        bytes = room - all; /* every expert has a slot: only when memory gets short, one passes */
+        bytes = room - all; /* every expert has a slot: it is used only when memory gets short */
     }
-    return fb_round_down(fb_min(fb_max(bytes, TRANSIT_LEAST * unit), free), 4096);
+    return fb_round_down(fb_min(fb_max(bytes, TRANSIT_LEAST * unit), free), FB_BLOCK_BYTES);
 }
 
-/* Slots, staging and transit that the experts cannot do without. */
+/* The least memory for slots, staging and transit. */
 static uint64_t expert_minimum(const struct fb_weights *ws)
 {
     return slots_minimum(ws) + 2 * staging_buffer(ws) + TRANSIT_LEAST * transit_unit(ws);
@@ -137,8 +150,8 @@ uint64_t fb_plan_minimum(const struct fb_weights *ws)
     return needs.ring + needs.scratch + expert_minimum(ws);
 }
 
-/* Keeps dense weight i if it fits into *room. */
-static void keep(const struct fb_weights *ws, struct fb_plan *plan, int i, uint64_t *room)
+/* Makes dense weight i resident if it fits into *room. */
+static void make_resident(const struct fb_weights *ws, struct fb_plan *plan, int i, uint64_t *room)
 {
     uint64_t bytes = ws->weights[i].stride;
     if (!plan->resident[i] && ws->weights[i].group < 0 && bytes <= *room) {
@@ -148,16 +161,16 @@ static void keep(const struct fb_weights *ws, struct fb_plan *plan, int i, uint6
     }
 }
 
-/* Keeps what should not be streamed if that can be helped: weights so small that a read of them is
- * all latency, and an output matrix that would make the ring much larger than the layers need. */
-static void keep_awkward(const struct fb_weights *ws, struct fb_plan *plan, uint64_t room)
+/* Makes weights resident that are expensive to stream: those so small that reading them is all
+ * latency, and an output matrix that would need a much larger ring than the layers do. */
+static void place_costly(const struct fb_weights *ws, struct fb_plan *plan, uint64_t room)
 {
     uint64_t small = room / 4, output = room / 4;
     for (int i = 0; i < ws->n_weights; i++) {
         if (ws->weights[i].stride < SMALL_BYTES) {
-            keep(ws, plan, i, &small);
+            make_resident(ws, plan, i, &small);
         } else if (ws->catalog->tensors[ws->weights[i].tensor].role == FB_ROLE_OUTPUT) {
-            keep(ws, plan, i, &output);
+            make_resident(ws, plan, i, &output);
         }
     }
 }
@@ -171,9 +184,9 @@ static int by_size_descending(const void *a, const void *b)
     return (x[1] > y[1]) - (x[1] < y[1]);
 }
 
-/* Fills `room` with dense weights so that the streamed ones are spread evenly over the pass: the
- * disk then works all the time, and not only during some layers. */
-static void keep_evenly(const struct fb_weights *ws, struct fb_plan *plan, uint64_t room)
+/* Fills `room` with dense weights such that the streamed ones are spread evenly over the pass, so
+ * that the disk works all the time and not only during some layers. */
+static void place_evenly(const struct fb_weights *ws, struct fb_plan *plan, uint64_t room)
 {
     uint64_t candidates = ws->dense_bytes - plan->resident_bytes;
     double share = candidates ? (double)room / (double)candidates : 0;
@@ -185,11 +198,11 @@ static void keep_evenly(const struct fb_weights *ws, struct fb_plan *plan, uint6
         }
         credit += share * bytes;
         if (credit >= bytes) {
-            keep(ws, plan, i, &room);
+            make_resident(ws, plan, i, &room);
             credit -= bytes;
         }
     }
-    /* What is left over: the largest that still fit. */
+    /* The rest of the room: the largest that still fit. */
     uint64_t(*order)[2] = fb_xcalloc((size_t)ws->n_weights, sizeof *order);
     for (int i = 0; i < ws->n_weights; i++) {
         order[i][0] = ws->weights[i].stride;
@@ -197,22 +210,23 @@ static void keep_evenly(const struct fb_weights *ws, struct fb_plan *plan, uint6
     }
     qsort(order, (size_t)ws->n_weights, sizeof *order, by_size_descending);
     for (int i = 0; i < ws->n_weights; i++) {
-        keep(ws, plan, (int)order[i][1], &room);
+        make_resident(ws, plan, (int)order[i][1], &room);
     }
     free(order);
 }
 
-/* Dense weights: all of them if they fit into `room`, else an even share and a ring. `room` is at
- * least what dense_needs says for all of them. While they are loaded, the largest needs a place
- * to arrive in; what `budget` has for expert slots will do, those are taken later. */
+/* Places the dense weights: all resident if they fit into `room`, else an even share and a ring.
+ * `room` is at least dense_needs of all of them. While they are loaded, the largest must be read
+ * into some memory first; what `budget` has for expert slots serves for that, as those are
+ * allocated later. */
 static void place_dense(
     const struct fb_weights *ws, struct fb_plan *plan, uint64_t room, uint64_t budget)
 {
     if (ws->dense_bytes <= room && ws->dense_bytes + dense_needs(ws, NULL).ring <= budget) {
-        keep_evenly(ws, plan, room);
+        place_evenly(ws, plan, room);
         return;
     }
-    keep_awkward(ws, plan, room);
+    place_costly(ws, plan, room);
     struct dense_needs needs = dense_needs(ws, plan->resident);
     if (plan->resident_bytes + needs.ring + needs.scratch > room) {
         for (int i = 0; i < ws->n_weights; i++) {
@@ -224,11 +238,11 @@ static void place_dense(
     room -= plan->resident_bytes + needs.scratch;
     plan->scratch_bytes = needs.scratch;
     plan->ring_bytes = fb_min(fb_max(RING_DEPTH * needs.ring, RING_MIN), room / 4);
-    plan->ring_bytes = fb_round_down(fb_max(plan->ring_bytes, needs.ring), 4096);
-    keep_evenly(ws, plan, room - plan->ring_bytes);
+    plan->ring_bytes = fb_round_down(fb_max(plan->ring_bytes, needs.ring), FB_BLOCK_BYTES);
+    place_evenly(ws, plan, room - plan->ring_bytes);
 }
 
-/* Bytes of the file that an expert of the group is. */
+/* Bytes of the file that one expert of the group needs. */
 static uint64_t expert_file_bytes(const struct fb_weights *ws, const struct fb_group *group)
 {
     uint64_t bytes = 0;
@@ -238,8 +252,8 @@ static uint64_t expert_file_bytes(const struct fb_weights *ws, const struct fb_g
     return bytes;
 }
 
-/* The group in which one more slot saves most reading for its memory; of equals the one with fewer
- * slots. -1 when there is room in none. */
+/* The group in which one more slot saves most reading for its memory; among equals the one with
+ * fewer slots. -1: `room` is too small for any. */
 static int best_group(const struct fb_weights *ws, const struct fb_plan *plan,
     const struct fb_curves *curves, uint64_t room)
 {
@@ -261,12 +275,12 @@ static int best_group(const struct fb_weights *ws, const struct fb_plan *plan,
     return best;
 }
 
-/* Slots for the experts from `room`, which is at least slots_minimum. */
+/* Places slots in `room`, which is at least slots_minimum. */
 static void place_experts(const struct fb_weights *ws, struct fb_plan *plan,
     const struct fb_curves *curves, uint64_t room)
 {
     uint64_t k = (uint64_t)experts_per_token(ws);
-    uint64_t token_slots = 0; /* those one token needs in every group */
+    uint64_t token_slots = 0; /* memory of the slots that one token needs in every group */
     for (int g = 0; g < ws->n_groups; g++) {
         const struct fb_group *group = &ws->groups[g];
         token_slots += fb_min(k, (uint64_t)group->n_expert) * group->slot_bytes;

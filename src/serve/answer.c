@@ -1,22 +1,27 @@
-/* answer.c - what whole answers and errors look like in each API. */
+#include "serve/answer.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "serve/http.h"
+#include "serve/served.h"
 
 void fb_answer_json(struct fb_request *r, int status, json_t *value)
 {
-    struct fb_buffer out = {0};
+    struct fb_buffer out = FB_BUFFER_INIT;
+    size_t n;
     fb_buffer_json(&out, value);
-    fb_answer_bytes(r, status, "application/json; charset=utf-8", out.data, out.n);
+    char *bytes = fb_buffer_detach(&out, &n);
+    fb_request_answer(r, status, "application/json; charset=utf-8", bytes, n);
 }
 
 void fb_answer_text(struct fb_request *r, int status, const char *type, const char *text)
 {
-    fb_answer_bytes(r, status, type, fb_xstrdup(text), strlen(text));
+    fb_request_answer(r, status, type, fb_xstrdup(text), strlen(text));
 }
+
+/* --- Errors -------------------------------------------------------------------------------- */
 
 static const char *openai_type(int status)
 {
@@ -63,13 +68,13 @@ void fb_answer_error(struct fb_request *r, int status, const char *format, ...)
 
 void fb_answer_coded(struct fb_request *r, int status, const char *code, const char *message)
 {
-    fb_answer_json(r, status, fb_error_json(fb_request_api(r), status, code, message));
+    fb_answer_json(r, status, fb_error_json(r->api, status, code, message));
 }
 
 void fb_answer_no_model(struct fb_request *r, const char *name)
 {
     char message[1024];
     snprintf(message, sizeof message, "model '%s' not found; this server has '%s'", name,
-        fb_request_server(r)->card.name);
+        r->served->card.name);
     fb_answer_coded(r, 404, "model_not_found", message);
 }

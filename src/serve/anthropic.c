@@ -1,35 +1,59 @@
-/* anthropic.c - Anthropic's API: messages, over the same core. */
+/*
+ * anthropic.c - Anthropic's API: messages, and the count of their tokens.
+ *
+ * A request is converted to OpenAI's terms, which is what chat templates are rendered from: blocks
+ * of text become text, tool_use becomes tool_calls, tool_result a message of its own. A reply is
+ * written as blocks: thinking, text, tool_use; a stream opens and closes them one after the other.
+ */
+#include "serve/anthropic.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "serve/answer.h"
 #include "serve/exchange.h"
+
+#define NO_BLOCK (-1)
+
+/* fb_exchange.state */
+struct anthropic_state {
+    char id[48];
+    int block;      /* index of the current block, or of the next one */
+    int block_kind; /* an enum forebay_delta_kind, or NO_BLOCK: none is open */
+};
+
+static struct anthropic_state *state_of(const struct fb_exchange *x)
+{
+    return x->state;
+}
 
 /* --- Requests, in OpenAI's terms ----------------------------------------------------------- */
 
-/* The text of a string or of a list of text blocks. New reference. */
+/* The text of a string or of a list of text blocks; `what` names the field in errors. New
+ * reference, never NULL. */
 static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
 {
-    struct fb_buffer text = {0};
+    struct fb_buffer text = FB_BUFFER_INIT;
     json_t *block;
     size_t i;
     if (json_is_string(content)) {
         return json_incref(content);
     }
     if (content && !json_is_array(content)) {
-        fb_fields_fail(f, "%s must be a string or a list of blocks", what);
+        fb_fields_fail(f, "%s must be a string or a list of text blocks", what);
     }
     json_array_foreach(content, i, block)
     {
         const char *part = json_string_value(json_object_get(block, "text"));
         if (!part) {
-            fb_fields_fail(f, "%s: only text is supported", what);
+            fb_fields_fail(f, "%s: only blocks of type text are supported", what);
             break;
         }
         fb_buffer_print(&text, "%s%s", i ? "\n" : "", part);
     }
-    json_t *value = fb_json_text(text.data ? text.data : "", text.n);
+    json_t *value = fb_json_text(text.data, text.n);
     fb_buffer_release(&text);
     return value;
 }
@@ -40,7 +64,7 @@ static json_t *convert_call(struct fb_fields *f, json_t *block)
     const char *name = json_string_value(json_object_get(block, "name"));
     json_t *input = json_object_get(block, "input");
     if (!id || !name) {
-        fb_fields_fail(f, "messages: a tool_use without id or name");
+        fb_fields_fail(f, "messages: a tool_use block needs an id and a name");
         return NULL;
     }
     char *arguments = json_dumps(input, JSON_COMPACT);
@@ -50,7 +74,7 @@ static json_t *convert_call(struct fb_fields *f, json_t *block)
     return call;
 }
 
-/* A message's blocks: results of tools are messages of their own, and come first. */
+/* Converts the blocks of a message. Results of tools become messages of their own before it. */
 static void convert_blocks(struct fb_fields *f, const char *role, json_t *content, json_t *messages)
 {
     json_t *text = json_array(), *calls = json_array(), *block, *message;
@@ -72,7 +96,8 @@ static void convert_blocks(struct fb_fields *f, const char *role, json_t *conten
                     text_of(f, json_object_get(block, "content"), "tool_result")));
         } else if (!type ||
                    (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
-            fb_fields_fail(f, "messages: only text and tools are supported");
+            fb_fields_fail(f, "messages: blocks must be of type text, tool_use or tool_result%s%s",
+                type ? ", not " : "", type ? type : "");
         }
     }
     if (json_array_size(text) + json_array_size(calls) > 0) {
@@ -102,7 +127,8 @@ static void convert_messages(struct fb_fields *f, json_t *to)
         const char *role = json_string_value(json_object_get(message, "role"));
         json_t *content = json_object_get(message, "content");
         if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)) {
-            fb_fields_fail(f, "messages: role must be \"user\" or \"assistant\"");
+            fb_fields_fail(f, "messages: role must be user or assistant%s%s", role ? ", not " : "",
+                role ? role : "");
         } else if (json_is_string(content)) {
             json_array_append_new(to, json_pack("{s:s,s:O}", "role", role, "content", content));
         } else if (json_is_array(content)) {
@@ -123,7 +149,7 @@ static void convert_tools(struct fb_fields *f, json_t *chat)
         json_t *description = json_object_get(tool, "description");
         json_t *schema = json_object_get(tool, "input_schema");
         if (!json_is_string(name) || !json_is_object(schema)) {
-            fb_fields_fail(f, "tools: each needs a name and an input_schema");
+            fb_fields_fail(f, "tools: each tool needs a name and an input_schema");
             break;
         }
         json_t *function = json_pack("{s:O,s:O}", "name", name, "parameters", schema);
@@ -221,9 +247,9 @@ static json_t *whole(struct fb_exchange *x)
     }
     const char *reason = stop_reason(choice);
     bool by_string = strcmp(reason, "stop_sequence") == 0;
-    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:s,s:s?,s:o}", "id", x->id, "type", "message", "role",
-        "assistant", "model", x->model, "content", content, "stop_reason", reason, "stop_sequence",
-        by_string ? choice->result->stop : NULL, "usage", usage(x));
+    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:s,s:s?,s:o}", "id", state_of(x)->id, "type", "message",
+        "role", "assistant", "model", x->model, "content", content, "stop_reason", reason,
+        "stop_sequence", by_string ? choice->result->stop : NULL, "usage", usage(x));
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */
@@ -239,22 +265,21 @@ static void write_event(struct fb_buffer *out, const char *name, json_t *object)
 static void begin(struct fb_exchange *x, struct fb_buffer *out)
 {
     write_event(out, "message_start",
-        json_pack("{s:{s:s,s:s,s:s,s:s,s:[],s:n,s:n,s:o}}", "message", "id", x->id, "type",
-            "message", "role", "assistant", "model", x->model, "content", "stop_reason",
+        json_pack("{s:{s:s,s:s,s:s,s:s,s:[],s:n,s:n,s:o}}", "message", "id", state_of(x)->id,
+            "type", "message", "role", "assistant", "model", x->model, "content", "stop_reason",
             "stop_sequence", "usage", usage(x)));
 }
 
-#define NO_BLOCK (-1)
-
-static void close_block(struct fb_exchange *x, struct fb_buffer *out)
+static void close_block(struct anthropic_state *s, struct fb_buffer *out)
 {
-    if (x->block_kind != NO_BLOCK) {
-        write_event(out, "content_block_stop", json_pack("{s:i}", "index", x->block++));
-        x->block_kind = NO_BLOCK;
+    if (s->block_kind != NO_BLOCK) {
+        write_event(out, "content_block_stop", json_pack("{s:i}", "index", s->block++));
+        s->block_kind = NO_BLOCK;
     }
 }
 
-static void open_block(struct fb_exchange *x, const struct forebay_delta *d, struct fb_buffer *out)
+static void open_block(
+    struct anthropic_state *s, const struct forebay_delta *d, struct fb_buffer *out)
 {
     json_t *block =
         d->kind == FOREBAY_DELTA_TOOL_CALL ? json_pack("{s:s,s:s,s:s,s:{}}", "type", "tool_use",
@@ -262,10 +287,10 @@ static void open_block(struct fb_exchange *x, const struct forebay_delta *d, str
         : d->kind == FOREBAY_DELTA_REASONING
             ? json_pack("{s:s,s:s,s:s}", "type", "thinking", "thinking", "", "signature", "")
             : json_pack("{s:s,s:s}", "type", "text", "text", "");
-    close_block(x, out);
+    close_block(s, out);
     write_event(out, "content_block_start",
-        json_pack("{s:i,s:o}", "index", x->block, "content_block", block));
-    x->block_kind = (int)d->kind;
+        json_pack("{s:i,s:o}", "index", s->block, "content_block", block));
+    s->block_kind = (int)d->kind;
 }
 
 static void delta(
@@ -277,12 +302,13 @@ static void delta(
     if (!x->stream) {
         return;
     }
-    if (d->name || x->block_kind != (int)d->kind) {
-        open_block(x, d, out);
+    struct anthropic_state *s = state_of(x);
+    if (d->name || s->block_kind != (int)d->kind) {
+        open_block(s, d, out);
     }
     if (d->length > 0) {
         write_event(out, "content_block_delta",
-            json_pack("{s:i,s:{s:s,s:o}}", "index", x->block, "delta", "type", types[d->kind],
+            json_pack("{s:i,s:{s:s,s:o}}", "index", s->block, "delta", "type", types[d->kind],
                 names[d->kind], fb_json_text(d->text, d->length)));
     }
 }
@@ -293,7 +319,7 @@ static void finish(struct fb_exchange *x, int c, struct fb_buffer *out)
     if (!x->stream) {
         return;
     }
-    close_block(x, out);
+    close_block(state_of(x), out);
     const char *reason = stop_reason(choice);
     bool by_string = strcmp(reason, "stop_sequence") == 0;
     write_event(out, "message_delta",
@@ -304,7 +330,7 @@ static void finish(struct fb_exchange *x, int c, struct fb_buffer *out)
 
 static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_event(out, "error", fb_error_json(x->api, status, NULL, message));
+    write_event(out, "error", fb_error_json(x->request->api, status, NULL, message));
 }
 
 static void keep_alive(struct fb_buffer *out)
@@ -320,44 +346,44 @@ static const struct fb_dialect dialect = {
     .fail = fail,
     .keep_alive = keep_alive,
     .whole = whole,
+    .free_state = free,
 };
 
 /* --- Handlers ------------------------------------------------------------------------------ */
 
 void fb_anthropic_messages(struct fb_request *r)
 {
-    struct fb_exchange *x = fb_exchange_new(r, &dialect, FB_API_ANTHROPIC);
+    struct fb_exchange *x = fb_exchange_new(r, &dialect);
     if (!x) {
         return;
     }
     struct fb_fields f = {.object = x->body};
-    char id[sizeof x->id];
-    snprintf(id, sizeof id, "msg_%.24s", x->id);
-    memcpy(x->id, id, sizeof id);
-    x->block_kind = NO_BLOCK;
+    struct anthropic_state *s = x->state = fb_xcalloc(1, sizeof *s);
+    snprintf(s->id, sizeof s->id, "msg_%.24s", x->id);
+    s->block_kind = NO_BLOCK;
     x->model = fb_field_string(&f, "model", x->model);
     x->stream = fb_field_bool(&f, "stream", false);
     x->n_predict = fb_field_int(&f, "max_tokens", 0, 1, INT32_MAX);
     if (!fb_field(&f, "max_tokens")) {
-        fb_fields_fail(&f, "max_tokens is missing");
+        fb_fields_fail(&f, "max_tokens is missing; it must be an integer of at least 1");
     }
     fb_params_sampling(&f, &x->sampling, 2);
-    fb_params_stops(x, &f, "stop_sequences");
+    x->n_stops = fb_params_stops(&f, "stop_sequences", x->stops);
     json_t *chat = convert(&f);
-    fb_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, NULL, chat);
     json_decref(chat);
     fb_exchange_run(x, &f);
 }
 
 void fb_anthropic_count(struct fb_request *r)
 {
-    struct fb_exchange *x = fb_exchange_new(r, &dialect, FB_API_ANTHROPIC);
+    struct fb_exchange *x = fb_exchange_new(r, &dialect);
     if (!x) {
         return;
     }
     struct fb_fields f = {.object = x->body};
     json_t *chat = convert(&f);
-    fb_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, NULL, chat);
     json_decref(chat);
     if (f.bad) {
         fb_answer_error(r, 400, "%s", f.message);

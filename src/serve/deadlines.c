@@ -17,11 +17,11 @@ struct fb_deadlines {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     /* Guarded by `lock`. */
-    struct fb_deadline ring; /* in order of their time, which is the order of watching */
+    struct fb_deadline ring; /* a list head; in order of starting, which is that of their times */
     bool quit;
 };
 
-static void take_out(struct fb_deadline *d)
+static void unlink_deadline(struct fb_deadline *d)
 {
     if (d->at_ns) {
         d->before->after = d->after;
@@ -30,7 +30,8 @@ static void take_out(struct fb_deadline *d)
     }
 }
 
-/* Until the first is due, up to a second late, or something changes. With the lock held. */
+/* Waits until the first deadline, or up to a second longer, or until the ring changes. With the
+ * lock held. */
 static void wait(struct fb_deadlines *ds)
 {
     const struct fb_deadline *first = ds->ring.after;
@@ -53,7 +54,7 @@ static void *watch(void *user)
         struct fb_deadline *first = ds->ring.after;
         if (first != &ds->ring && first->at_ns <= fb_now_ns()) {
             shutdown(first->fd, SHUT_RDWR);
-            take_out(first);
+            unlink_deadline(first);
         } else {
             wait(ds);
         }
@@ -92,10 +93,10 @@ void fb_deadlines_free(struct fb_deadlines *ds)
     free(ds);
 }
 
-void fb_deadline_watch(struct fb_deadlines *ds, struct fb_deadline *d)
+void fb_deadline_start(struct fb_deadlines *ds, struct fb_deadline *d)
 {
     pthread_mutex_lock(&ds->lock);
-    take_out(d);
+    unlink_deadline(d);
     d->at_ns = fb_now_ns() + ds->wait_ns;
     d->before = ds->ring.before;
     d->after = &ds->ring;
@@ -104,9 +105,9 @@ void fb_deadline_watch(struct fb_deadlines *ds, struct fb_deadline *d)
     pthread_mutex_unlock(&ds->lock);
 }
 
-void fb_deadline_rest(struct fb_deadlines *ds, struct fb_deadline *d)
+void fb_deadline_stop(struct fb_deadlines *ds, struct fb_deadline *d)
 {
     pthread_mutex_lock(&ds->lock);
-    take_out(d);
+    unlink_deadline(d);
     pthread_mutex_unlock(&ds->lock);
 }

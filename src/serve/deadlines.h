@@ -1,14 +1,16 @@
 /*
- * deadlines.h - clients have so long to say what they want, however busily they say it.
+ * deadlines.h - one deadline for each request to be received; trickling bytes do not extend it.
  *
- * libmicrohttpd's timeout is for silence: one byte now and then keeps a connection, and its thread,
- * for ever. So each connection has a deadline while its client owes a request, or the rest of one:
+ * libmicrohttpd's timeout is for silence: a byte now and then would keep a connection, and its
+ * thread, for ever. So the deadline of a connection runs while a request, or the rest of one, has
+ * not been received:
  *
- *      connected --watch--> owes a request --rest--> is answered --watch--> owes the next ...
- *                               '-- too late: its socket is shut down, and libmicrohttpd ends it
+ *      connected --start--> receiving --stop--> answering --start--> receiving the next ...
+ *                               '- too late: the socket is shut down, and libmicrohttpd closes the
+ *                                  connection
  *
- * A connection is in the list only while its socket is open: libmicrohttpd closes it after it has
- * said that the connection ends. Thread-safe.
+ * A deadline may run only while its socket is open. libmicrohttpd closes the socket after it has
+ * notified us, so stopping in that notification is early enough. Thread-safe.
  */
 #ifndef FB_SERVE_DEADLINES_H
 #define FB_SERVE_DEADLINES_H
@@ -17,20 +19,21 @@
 
 struct fb_deadlines;
 
-struct fb_deadline { /* of a connection; zero but for `fd` before it is first watched */
+/* A connection's deadline. The caller zeroes it and sets `fd`; all else belongs to deadlines.c. */
+struct fb_deadline {
     int fd;
-    uint64_t at_ns; /* 0: nothing is owed */
+    uint64_t at_ns; /* 0: it does not run */
     struct fb_deadline *before, *after;
 };
 
-/* Starts a thread; NULL when there can be none. Each deadline is `seconds` away. */
+/* Starts a thread; NULL if that fails. Deadlines are `seconds` after their start. */
 struct fb_deadlines *fb_deadlines_new(int seconds);
-/* No deadline may be watched any more. NULL is fine. */
+/* No deadline may run. NULL is ignored. */
 void fb_deadlines_free(struct fb_deadlines *deadlines);
 
-/* The client's time begins, anew. */
-void fb_deadline_watch(struct fb_deadlines *deadlines, struct fb_deadline *deadline);
-/* It does not run. */
-void fb_deadline_rest(struct fb_deadlines *deadlines, struct fb_deadline *deadline);
+/* Starts a deadline, or starts it anew. It must stay valid until it is stopped. */
+void fb_deadline_start(struct fb_deadlines *deadlines, struct fb_deadline *deadline);
+/* Stops a deadline; nothing happens if it does not run. */
+void fb_deadline_stop(struct fb_deadlines *deadlines, struct fb_deadline *deadline);
 
 #endif

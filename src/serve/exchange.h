@@ -1,125 +1,115 @@
 /*
- * exchange.h - a request that generates: its jobs, and how an API writes what comes of them.
+ * exchange.h - a request that generates: from its parameters to the answer.
  *
- *      fb_exchange_new --> fill in what is wanted --> fb_exchange_run (answers the request)
- *                                                       |-- whole: waits for all, then one object
- *                                                       '-- stream: pieces as they come
+ *      fb_exchange_new --> set the fields of the request --> make the prompt --> fb_exchange_run
  *
- * An API is a table of functions that append to a buffer. All calls for one exchange come from one
- * thread.
+ * Running submits one job for each choice. Pieces of their text become deltas, which the dialect of
+ * the API writes: with `stream` as they are generated, without it as one object when all choices
+ * have ended. A dialect is a table of functions; its private data is in `state`.
+ *
+ * All calls for an exchange come from the thread of its connection.
  */
 #ifndef FB_SERVE_EXCHANGE_H
 #define FB_SERVE_EXCHANGE_H
 
 #include "serve/fields.h"
 #include "serve/http.h"
+#include "serve/params.h"
+#include "serve/served.h"
 
 #define FB_CHOICES_MAX 16
-#define FB_STOPS_MAX   16
+
+struct fb_exchange;
 
 /* One of n replies to the same prompt. */
 struct fb_choice {
     struct fb_job *job;
-    struct forebay_reply *reply;
+    struct forebay_reply *reply;    /* NULL: the reply is plain text */
     const struct fb_result *result; /* NULL: not ended */
-    json_t *logprobs;               /* of the API's making; NULL: none */
-    struct fb_buffer text;          /* for APIs without a chat's parts */
-    size_t text_offset;             /* characters of text so far */
 };
 
+/* How an API writes answers. "Optional": may be NULL. Functions with `out` append to it. */
 struct fb_dialect {
     const char *type; /* Content-Type of a stream */
-    /* The stream begins. May be NULL. */
+    /* The stream begins. Optional. */
     void (*begin)(struct fb_exchange *x, struct fb_buffer *out);
-    /* A token was given out; only with logprobs. May be NULL. */
+    /* A token was generated, before its delta; only if n_top >= 0. Optional. */
     void (*token)(struct fb_exchange *x, int choice, const struct fb_piece *piece);
-    /* What a piece comes to. */
+    /* New text, reasoning, or part of a tool call. Also called without a stream, to collect it. */
     void (*delta)(struct fb_exchange *x, int choice, const struct forebay_delta *delta,
         struct fb_buffer *out);
-    /* A choice has ended; then, all have. `end` may be NULL. */
+    /* A choice has ended; also called without a stream. */
     void (*finish)(struct fb_exchange *x, int choice, struct fb_buffer *out);
+    /* All choices have ended, of a stream. Optional. */
     void (*end)(struct fb_exchange *x, struct fb_buffer *out);
+    /* The stream ends with an error. */
     void (*fail)(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out);
-    /* Nothing was new for a while. May be NULL. */
+    /* Nothing was sent for ten seconds. Optional. */
     void (*keep_alive)(struct fb_buffer *out);
-    /* All at once. */
+    /* The answer as one object: all choices have ended. New reference. */
     json_t *(*whole)(struct fb_exchange *x);
+    /* Frees fb_exchange.state. Optional. */
+    void (*free_state)(void *state);
 };
 
 struct fb_exchange {
     struct fb_request *request;
-    struct fb_server *server;
+    struct fb_served *served;
     const struct fb_dialect *dialect;
-    enum fb_api api;
+    void *state;  /* of the dialect; freed by its free_state */
+    char id[32];  /* hexadecimal digits; unique among recent ones */
+    json_t *body; /* of the request */
 
-    json_t *body;
-    struct forebay_prompt *prompt;
-    struct forebay_chat *own_chat; /* a template of the request's; NULL: the server's */
-    struct forebay_sampling sampling;
-    struct forebay_bias *biases;
-    const char *stops[FB_STOPS_MAX]; /* of the body */
-    size_t n_stops;
-    char *grammar;
-    int64_t n_predict;
-    int n_top;
-    bool stream, include_usage, parse; /* parse: replies as the chat template has them */
-    char id[48];
+    /* Set by the handler. Strings belong to `body`. */
     const char *model; /* as the request calls it */
-    int64_t created_s;
-    uint64_t started_ns, load_ns;
-    int block; /* for APIs that number parts of a reply */
-    int block_kind;
-
-    struct fb_choice choices[FB_CHOICES_MAX];
+    struct forebay_sampling sampling;
+    const char *stops[FB_STOPS_MAX];
+    size_t n_stops;
+    char *grammar; /* owned; NULL: none but the chat template's */
+    int64_t n_predict;
+    int n_top; /* as in struct fb_job_options */
     int n_choices;
-    int turn;   /* which choice is looked at next */
-    bool begun; /* of a stream */
-    bool over;
-    uint64_t said_ns;   /* when something was last sent */
-    uint64_t looked_ns; /* when we last looked whether the client is still there */
+    bool stream;
+
+    /* Set by the functions below that make the prompt. */
+    struct forebay_prompt *prompt;
+    bool parse; /* replies are read as the chat template says */
+
+    uint64_t started_ns, submitted_ns;
+    struct fb_choice choices[FB_CHOICES_MAX];
+
+    /* For exchange.c. */
+    int turn;             /* the choice that was last waited for */
+    bool begun, over;     /* of a stream */
+    uint64_t sent_ns;     /* when something was last sent */
+    uint64_t presence_ns; /* when the client's presence was last checked */
 };
 
-/* For the request, whose body is parsed. NULL when it was not a JSON object: that has been answered. */
-struct fb_exchange *fb_exchange_new(
-    struct fb_request *request, const struct fb_dialect *dialect, enum fb_api api);
+/* Parses the request's body and sets defaults. NULL if the body is not a JSON object: then the
+ * request has been answered. */
+struct fb_exchange *fb_exchange_new(struct fb_request *request, const struct fb_dialect *dialect);
 void fb_exchange_free(struct fb_exchange *exchange);
 
-/* Answers the request and takes the exchange. `fields`: if bad, that is the answer. */
+/* --- Prompts: each sets x->prompt; if that fails, or `fields` is bad already, `fields` is bad  */
+
+/* From a conversation in OpenAI's terms; `template` instead of the model's, NULL: the model's. */
+void fb_exchange_render(struct fb_exchange *exchange, struct fb_fields *fields,
+    const struct forebay_chat *template, json_t *chat);
+/* From text, in which names of control tokens become control tokens. */
+void fb_exchange_raw(struct fb_exchange *exchange, struct fb_fields *fields, const char *text);
+void fb_exchange_tokens(
+    struct fb_exchange *exchange, struct fb_fields *fields, const int32_t *tokens, size_t n);
+
+/* --- Answering ----------------------------------------------------------------------------- */
+
+/* Answers the request, with an error if `fields` is bad, and frees the exchange, at once or after
+ * the stream. Blocks: without a stream until the answer is complete. */
 void fb_exchange_run(struct fb_exchange *exchange, const struct fb_fields *fields);
 
-/* A reply of a server without a prompt set: sets it. False, and `fields` says why, when it cannot be. */
-bool fb_exchange_render(struct fb_exchange *exchange, struct fb_fields *fields, json_t *chat);
-bool fb_exchange_raw(struct fb_exchange *exchange, struct fb_fields *fields, const char *text);
-bool fb_exchange_tokens(
-    struct fb_exchange *exchange, struct fb_fields *fields, const int32_t *tokens, size_t n);
-/* As fb_exchange_raw, and the reply follows what `chat` says of its format. */
-bool fb_exchange_raw_format(
-    struct fb_exchange *exchange, struct fb_fields *fields, const char *text, json_t *chat);
-
-/* Of a stream: appends what is new, waiting for it. False when that was all. */
-bool fb_exchange_advance(struct fb_exchange *exchange, struct fb_buffer *out);
-
-/* A forebay status as an HTTP one. */
-int fb_http_status(enum forebay_status status);
-
-/* Sampling by the names that most APIs share; `nested` options of Ollama's and llama.cpp's, too. */
-void fb_params_sampling(
-    struct fb_fields *fields, struct forebay_sampling *sampling, double temp_max);
-void fb_params_stops(struct fb_exchange *exchange, struct fb_fields *fields, const char *name);
-
-/* Sums over all choices. */
+/* Counts for `usage`. The prompt, and what of it was reused, count once however many choices there
+ * are; generated tokens are those of the choices that have ended. */
 uint32_t fb_exchange_prompt_tokens(const struct fb_exchange *exchange);
 uint32_t fb_exchange_reused_tokens(const struct fb_exchange *exchange);
 uint32_t fb_exchange_generated_tokens(const struct fb_exchange *exchange);
-
-/* Bytes of a token, as text. */
-json_t *fb_token_text(const struct fb_exchange *exchange, int32_t token);
-json_t *fb_token_bytes(const struct fb_exchange *exchange, int32_t token);
-
-/* Whether a client means the served model by this name, to which Ollama's add ":latest". */
-bool fb_is_model(const struct fb_server *server, const char *name);
-
-/* Of the model, for clients. */
-enum forebay_status fb_model_card_make(struct fb_server *server, struct forebay_error *err);
 
 #endif

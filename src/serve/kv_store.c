@@ -1,3 +1,9 @@
+/*
+ * kv_store.c - an index of the directory in memory, and files that are verified before use.
+ *
+ * Opening reads each file's trailer and tokens, so that finding needs no reads. The checksum of the
+ * whole file is verified only when a state is about to be loaded.
+ */
 #include "serve/kv_store.h"
 
 #include <dirent.h>
@@ -13,22 +19,22 @@
 #include "base/log.h"
 #include "serve/prefix.h"
 
-#define MAGIC      0x31766b6174617274u /* "tratakv1" */
+#define MAGIC      0x31766b6265726f66u /* "forebkv1" */
 #define NAME_CHARS 16
 #define SUFFIX     ".kv"
 #define TMP_SUFFIX ".kv.tmp"
-#define STALE_S    3600 /* a file begun so long ago is not being written any more */
+#define STALE_S    3600 /* a temporary file that old is a leftover: deleted */
 
-struct trailer {
+struct state_trailer {
     uint64_t magic, fingerprint;
     uint64_t state_bytes, n_tokens;
     uint64_t sum;        /* of state and tokens */
     uint64_t header_sum; /* of the fields above */
 };
 
-struct entry {
+struct stored_state {
     char name[NAME_CHARS + sizeof SUFFIX];
-    int32_t *tokens; /* NULL: of another model, or of other settings */
+    int32_t *tokens; /* NULL: of another model or other settings */
     uint32_t n;
     uint64_t bytes;
     uint64_t used; /* order of use */
@@ -36,9 +42,9 @@ struct entry {
 
 struct fb_kv_store {
     char *dir;
-    char *path; /* of the last call */
+    char *path; /* returned by the last call */
     uint64_t max_bytes, fingerprint, clock, bytes;
-    struct entry *entries;
+    struct stored_state *entries;
     int n, cap;
 };
 
@@ -47,30 +53,31 @@ struct fb_kv_store {
 #define PRIME_1 0x9e3779b185ebca87u
 #define PRIME_2 0xc2b2ae3d27d4eb4fu
 
-/* Sums bytes in any division into pieces: eight at a time, the rest is carried over. */
-struct summer {
+/* A checksum of bytes, independent of how they are divided into pieces: words of eight bytes are
+ * added, the rest is carried over. */
+struct state_checksum {
     uint64_t sum, length;
     unsigned char rest[8];
 };
 
-static void sum_word(struct summer *s, uint64_t word)
+static void sum_word(struct state_checksum *s, uint64_t word)
 {
     s->sum ^= word * PRIME_2;
     s->sum = ((s->sum << 31) | (s->sum >> 33)) * PRIME_1;
 }
 
-static void sum_add(struct summer *s, const void *data, size_t n)
+static void sum_add(struct state_checksum *s, const void *data, size_t n)
 {
     const unsigned char *at = data;
     size_t begun = s->length % 8;
     uint64_t word;
     s->length += n;
     if (begun > 0) {
-        size_t take = n < 8 - begun ? n : 8 - begun;
-        memcpy(s->rest + begun, at, take);
-        at += take;
-        n -= take;
-        if (begun + take < 8) {
+        size_t fill = n < 8 - begun ? n : 8 - begun;
+        memcpy(s->rest + begun, at, fill);
+        at += fill;
+        n -= fill;
+        if (begun + fill < 8) {
             return;
         }
         memcpy(&word, s->rest, 8);
@@ -83,9 +90,9 @@ static void sum_add(struct summer *s, const void *data, size_t n)
     memcpy(s->rest, at, n);
 }
 
-static uint64_t sum_end(const struct summer *s)
+static uint64_t sum_end(const struct state_checksum *s)
 {
-    struct summer last = *s;
+    struct state_checksum last = *s;
     uint64_t word = 0;
     memcpy(&word, s->rest, s->length % 8);
     sum_word(&last, word);
@@ -95,13 +102,13 @@ static uint64_t sum_end(const struct summer *s)
 
 static uint64_t sum_of(const void *data, size_t n)
 {
-    struct summer s = {0};
+    struct state_checksum s = {0};
     sum_add(&s, data, n);
     return sum_end(&s);
 }
 
-/* Adds `n` bytes of the file from where it stands. */
-static bool sum_file(struct summer *s, FILE *f, uint64_t n)
+/* Adds the next `n` bytes of the file. False if there are fewer. */
+static bool sum_file(struct state_checksum *s, FILE *f, uint64_t n)
 {
     size_t cap = 1 << 18;
     char *buf = fb_xmalloc(cap);
@@ -131,7 +138,7 @@ static const char *path_of(struct fb_kv_store *store, const char *name)
 static void make_name(
     const struct fb_kv_store *store, const int32_t *tokens, uint32_t n, char *name, size_t cap)
 {
-    struct summer s = {0};
+    struct state_checksum s = {0};
     sum_add(&s, &store->fingerprint, sizeof store->fingerprint);
     sum_add(&s, tokens, n * sizeof *tokens);
     snprintf(name, cap, "%016llx" SUFFIX, (unsigned long long)sum_end(&s));
@@ -143,7 +150,7 @@ static bool is_name(const char *name, const char *suffix)
            strspn(name, "0123456789abcdef") == NAME_CHARS && strcmp(name + NAME_CHARS, suffix) == 0;
 }
 
-/* --- Entries ------------------------------------------------------------------------------- */
+/* --- The index ----------------------------------------------------------------------------- */
 
 static void forget(struct fb_kv_store *store, int i)
 {
@@ -158,20 +165,20 @@ static void delete_entry(struct fb_kv_store *store, int i)
     forget(store, i);
 }
 
-static struct entry *new_entry(struct fb_kv_store *store, const char *name, uint64_t bytes)
+static struct stored_state *new_entry(struct fb_kv_store *store, const char *name, uint64_t bytes)
 {
     if (store->n == store->cap) {
         store->cap = store->cap ? 2 * store->cap : 16;
         store->entries = fb_xrealloc(store->entries, (size_t)store->cap * sizeof *store->entries);
     }
-    struct entry *e = &store->entries[store->n++];
-    *e = (struct entry){.bytes = bytes, .used = ++store->clock};
+    struct stored_state *e = &store->entries[store->n++];
+    *e = (struct stored_state){.bytes = bytes, .used = ++store->clock};
     snprintf(e->name, sizeof e->name, "%s", name);
     store->bytes += bytes;
     return e;
 }
 
-static void keep_bound(struct fb_kv_store *store)
+static void enforce_bound(struct fb_kv_store *store)
 {
     while (store->bytes > store->max_bytes && store->n > 0) {
         int oldest = 0;
@@ -182,24 +189,24 @@ static void keep_bound(struct fb_kv_store *store)
     }
 }
 
-/* --- Looking at a directory ---------------------------------------------------------------- */
+/* --- Opening ------------------------------------------------------------------------------- */
 
-/* Reads the trailer; leaves the file where the tokens begin. */
-static bool read_trailer(FILE *f, uint64_t size, struct trailer *t)
+/* Reads the trailer and moves to the first token. False unless the trailer is intact. */
+static bool read_trailer(FILE *f, uint64_t size, struct state_trailer *t)
 {
     return size >= sizeof *t && fseeko(f, (off_t)(size - sizeof *t), SEEK_SET) == 0 &&
            fread(t, sizeof *t, 1, f) == 1 && t->magic == MAGIC &&
-           t->header_sum == sum_of(t, offsetof(struct trailer, header_sum)) && t->n_tokens > 0 &&
-           t->n_tokens <= INT32_MAX && t->state_bytes <= size &&
+           t->header_sum == sum_of(t, offsetof(struct state_trailer, header_sum)) &&
+           t->n_tokens > 0 && t->n_tokens <= INT32_MAX && t->state_bytes <= size &&
            t->state_bytes + t->n_tokens * sizeof(int32_t) + sizeof *t == size &&
            fseeko(f, (off_t)t->state_bytes, SEEK_SET) == 0;
 }
 
-static void look_at(struct fb_kv_store *store, const char *name, const struct stat *st)
+static void add_file(struct fb_kv_store *store, const char *name, const struct stat *st)
 {
     const char *path = path_of(store, name);
     FILE *f = fopen(path, "rb");
-    struct trailer t;
+    struct state_trailer t;
     if (!f) {
         return;
     }
@@ -212,20 +219,20 @@ static void look_at(struct fb_kv_store *store, const char *name, const struct st
     }
     fclose(f);
     if (!good) {
-        fb_log(FOREBAY_LOG_WARN, "%s is damaged: deleted", path);
+        fb_log(FOREBAY_LOG_WARN, "%s is damaged: deleted it", path);
         unlink(path);
         free(tokens);
         return;
     }
-    struct entry *e = new_entry(store, name, size);
+    struct stored_state *e = new_entry(store, name, size);
     e->tokens = tokens;
     e->n = tokens ? (uint32_t)t.n_tokens : 0;
-    e->used = (uint64_t)st->st_mtime; /* until all are known */
+    e->used = (uint64_t)st->st_mtime; /* scan() makes an order of it */
 }
 
 static int by_use(const void *a, const void *b)
 {
-    const struct entry *x = a, *y = b;
+    const struct stored_state *x = a, *y = b;
     return x->used < y->used ? -1 : x->used > y->used;
 }
 
@@ -241,7 +248,7 @@ static void scan(struct fb_kv_store *store, DIR *dir)
             continue;
         }
         if (!tmp) {
-            look_at(store, d->d_name, &st);
+            add_file(store, d->d_name, &st);
         } else if (now - st.st_mtime > STALE_S) {
             unlink(store->path);
         }
@@ -253,7 +260,7 @@ static void scan(struct fb_kv_store *store, DIR *dir)
         store->entries[i].used = (uint64_t)i;
     }
     store->clock = (uint64_t)store->n;
-    keep_bound(store);
+    enforce_bound(store);
 }
 
 enum forebay_status fb_kv_store_open(const char *dir, uint64_t max_bytes, uint64_t fingerprint,
@@ -265,8 +272,9 @@ enum forebay_status fb_kv_store_open(const char *dir, uint64_t max_bytes, uint64
         if (d) {
             closedir(d);
         }
-        return fb_fail_errno(
-            err, FOREBAY_E_IO, errnum, "Check the path given with --kv-dir.", "cannot use %s", dir);
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum,
+            "Give a directory that can be written with --kv-dir.", "cannot use the directory %s",
+            dir);
     }
     struct fb_kv_store *store = fb_xcalloc(1, sizeof *store);
     store->dir = fb_xstrdup(dir);
@@ -291,7 +299,7 @@ void fb_kv_store_free(struct fb_kv_store *store)
     }
 }
 
-/* --- Using --------------------------------------------------------------------------------- */
+/* --- Reading ------------------------------------------------------------------------------- */
 
 int fb_kv_store_find(const struct fb_kv_store *store, const int32_t *tokens, uint32_t n, bool whole,
     uint32_t *common)
@@ -299,11 +307,11 @@ int fb_kv_store_find(const struct fb_kv_store *store, const int32_t *tokens, uin
     int best = -1;
     *common = 0;
     for (int i = 0; i < store->n; i++) {
-        const struct entry *e = &store->entries[i];
-        uint32_t have = e->tokens ? fb_prefix_common(e->tokens, e->n, tokens, n) : 0;
-        if (have > *common && (!whole || have == e->n)) {
+        const struct stored_state *e = &store->entries[i];
+        uint32_t length = e->tokens ? fb_prefix_common(e->tokens, e->n, tokens, n) : 0;
+        if (length > *common && (!whole || length == e->n)) {
             best = i;
-            *common = have;
+            *common = length;
         }
     }
     return best;
@@ -315,12 +323,12 @@ const int32_t *fb_kv_store_tokens(const struct fb_kv_store *store, int state, ui
     return store->entries[state].tokens;
 }
 
-/* Whether all of the file is as it was written. */
-static bool intact(const struct fb_kv_store *store, const struct entry *e, const char *path)
+/* True if the whole file is as it was written. */
+static bool intact(const struct fb_kv_store *store, const struct stored_state *e, const char *path)
 {
     FILE *f = fopen(path, "rb");
-    struct trailer t;
-    struct summer s = {0};
+    struct state_trailer t;
+    struct state_checksum s = {0};
     bool good = f && read_trailer(f, e->bytes, &t) && t.fingerprint == store->fingerprint &&
                 t.n_tokens == e->n && fseeko(f, 0, SEEK_SET) == 0 &&
                 sum_file(&s, f, t.state_bytes + t.n_tokens * sizeof(int32_t)) &&
@@ -334,10 +342,11 @@ static bool intact(const struct fb_kv_store *store, const struct entry *e, const
 
 const char *fb_kv_store_check(struct fb_kv_store *store, int state)
 {
-    struct entry *e = &store->entries[state];
+    struct stored_state *e = &store->entries[state];
     const char *path = path_of(store, e->name);
     if (!intact(store, e, path)) {
-        fb_log(FOREBAY_LOG_WARN, "%s is damaged or gone: its prompt is computed again", path);
+        fb_log(
+            FOREBAY_LOG_WARN, "%s is damaged or missing: its prompt will be computed again", path);
         delete_entry(store, state);
         return NULL;
     }
@@ -350,13 +359,15 @@ void fb_kv_store_drop(struct fb_kv_store *store, int state)
     delete_entry(store, state);
 }
 
-/* Adds tokens and trailer to a file that holds a state. *bytes: its size then. */
+/* --- Writing ------------------------------------------------------------------------------- */
+
+/* Appends tokens and trailer to a file that holds a state. *bytes: its complete size. */
 static enum forebay_status complete(const struct fb_kv_store *store, const char *path,
     const int32_t *tokens, uint32_t n, uint64_t *bytes, struct forebay_error *err)
 {
     FILE *f = fopen(path, "r+b");
-    struct summer s = {0};
-    struct trailer t = {.magic = MAGIC, .fingerprint = store->fingerprint, .n_tokens = n};
+    struct state_checksum s = {0};
+    struct state_trailer t = {.magic = MAGIC, .fingerprint = store->fingerprint, .n_tokens = n};
     bool ok = f && fseeko(f, 0, SEEK_END) == 0;
     if (ok) {
         t.state_bytes = (uint64_t)ftello(f);
@@ -364,7 +375,7 @@ static enum forebay_status complete(const struct fb_kv_store *store, const char 
              fseeko(f, 0, SEEK_END) == 0;
         sum_add(&s, tokens, n * sizeof *tokens);
         t.sum = sum_end(&s);
-        t.header_sum = sum_of(&t, offsetof(struct trailer, header_sum));
+        t.header_sum = sum_of(&t, offsetof(struct state_trailer, header_sum));
         ok = ok && fwrite(tokens, sizeof *tokens, n, f) == n && fwrite(&t, sizeof t, 1, f) == 1 &&
              fflush(f) == 0 && fsync(fileno(f)) == 0;
     }
@@ -374,15 +385,15 @@ static enum forebay_status complete(const struct fb_kv_store *store, const char 
         ok = false;
     }
     return ok ? FOREBAY_OK
-              : fb_fail_errno(err, FOREBAY_E_IO, errnum, "Check that the disk is not full.",
+              : fb_fail_errno(err, FOREBAY_E_IO, errnum, "Check the space on that disk.",
                     "cannot write %s", path);
 }
 
-/* States that this one continues say nothing more. */
+/* Deletes the states that this one continues: it can be used in place of each. */
 static void delete_shorter(struct fb_kv_store *store, const int32_t *tokens, uint32_t n)
 {
     for (int i = store->n - 1; i >= 0; i--) {
-        const struct entry *e = &store->entries[i];
+        const struct stored_state *e = &store->entries[i];
         if (e->tokens && e->n <= n && fb_prefix_common(e->tokens, e->n, tokens, n) == e->n) {
             delete_entry(store, i);
         }
@@ -402,17 +413,17 @@ enum forebay_status fb_kv_store_put(struct fb_kv_store *store, const int32_t *to
         status = complete(store, tmp, tokens, n, &bytes, err);
     }
     if (status == FOREBAY_OK && bytes > store->max_bytes) {
-        unlink(tmp); /* no error: it is just too large to keep */
+        unlink(tmp); /* larger than the bound: not stored, and no error */
     } else if (status == FOREBAY_OK) {
         delete_shorter(store, tokens, n);
         if (rename(tmp, path_of(store, name)) != 0) {
             status = fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot rename %s", tmp);
         } else {
-            struct entry *e = new_entry(store, name, bytes);
+            struct stored_state *e = new_entry(store, name, bytes);
             e->tokens = fb_xmalloc(n * sizeof *tokens);
             memcpy(e->tokens, tokens, n * sizeof *tokens);
             e->n = n;
-            keep_bound(store);
+            enforce_bound(store);
         }
     }
     if (status != FOREBAY_OK) {

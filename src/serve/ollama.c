@@ -1,4 +1,11 @@
-/* ollama.c - Ollama's API: generate and chat. Lines of JSON; a reply ends with its figures. */
+/*
+ * ollama.c - Ollama's API: generate and chat.
+ *
+ * Requests are converted to OpenAI's terms, which is what chat templates are rendered from. A
+ * stream is lines of JSON; the last line, like an answer in one piece, has the statistics.
+ */
+#include "serve/ollama.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,16 +13,37 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "serve/answer.h"
 #include "serve/exchange.h"
+
+/* fb_exchange.state */
+struct ollama_state {
+    struct forebay_chat *template; /* of the request; NULL: none */
+    struct fb_buffer text;         /* of a raw reply that is not streamed */
+};
+
+static struct ollama_state *state_of(const struct fb_exchange *x)
+{
+    return x->state;
+}
+
+static void free_state(void *state)
+{
+    struct ollama_state *s = state;
+    forebay_chat_free(s->template);
+    fb_buffer_release(&s->text);
+    free(s);
+}
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
+/* False: the request names another model, has been answered, and the exchange is freed. */
 static bool check_model(struct fb_exchange *x, struct fb_fields *f)
 {
     const char *name = fb_field_string(f, "model", NULL);
     if (!name) {
-        fb_fields_fail(f, "model is missing");
-    } else if (!fb_is_model(x->server, name)) {
+        fb_fields_fail(f, "model is missing; this server has '%s'", x->served->card.name);
+    } else if (!fb_served_is_model(x->served, name)) {
         fb_answer_no_model(x->request, name);
         fb_exchange_free(x);
         return false;
@@ -24,8 +52,8 @@ static bool check_model(struct fb_exchange *x, struct fb_fields *f)
     return true;
 }
 
-/* Those of Ollama's options that are about how a model is loaded must be of the right type, and have
- * no effect: it is loaded already. */
+/* Options about how a model is loaded are checked for their types and have no effect: ours is
+ * loaded already. */
 static void check_loading_options(struct fb_fields *f)
 {
     static const char *const numbers[] = {
@@ -41,7 +69,7 @@ static void check_loading_options(struct fb_fields *f)
     fb_field_number(f, "tfs_z", 1, 0, 100);
 }
 
-/* As Go writes them: "1h30m", "-1s", "300ms", "0". */
+/* True for a duration as Go writes it: "1h30m", "-1s", "300ms", "0". */
 static bool is_duration(const char *text)
 {
     static const char *const units[] = {"ns", "us", "ms", "s", "m", "h"};
@@ -73,14 +101,14 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
     json_t *keep = fb_field(f, "keep_alive");
     if (keep && !json_is_number(keep) &&
         !(json_is_string(keep) && is_duration(json_string_value(keep)))) {
-        fb_fields_fail(f, "keep_alive must be a number of seconds, or a duration such as \"5m\"");
+        fb_fields_fail(f, "keep_alive must be a number of seconds or a duration such as \"5m\"");
     }
     if (options) {
         struct fb_fields inner = {.object = options};
         fb_params_sampling(&inner, &x->sampling, 100);
-        fb_params_stops(x, &inner, "stop");
+        x->n_stops = fb_params_stops(&inner, "stop", x->stops);
         check_loading_options(&inner);
-        /* -1: without end, -2: until the context is full; which is the same, and so is 0. */
+        /* -1 (without end), -2 (until the context is full) and 0 mean the same here. */
         x->n_predict = fb_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
         x->n_predict = x->n_predict == 0 ? -1 : x->n_predict;
         if (inner.bad) {
@@ -89,14 +117,17 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
     }
 }
 
-/* A request that generates, with what all of them have in common; NULL: it has been answered. */
+/* Starts an exchange and reads the fields that generate and chat share. NULL: the request has been
+ * answered. */
 static struct fb_exchange *begin(
     struct fb_request *r, const struct fb_dialect *dialect, struct fb_fields *f)
 {
-    struct fb_exchange *x = fb_exchange_new(r, dialect, FB_API_OLLAMA);
+    struct fb_exchange *x = fb_exchange_new(r, dialect);
     if (!x) {
         return NULL;
     }
+    struct ollama_state *s = x->state = fb_xcalloc(1, sizeof *s);
+    fb_buffer_init(&s->text);
     *f = (struct fb_fields){.object = x->body};
     if (!check_model(x, f)) {
         return NULL;
@@ -105,7 +136,7 @@ static struct fb_exchange *begin(
     return x;
 }
 
-/* `format` and `think` in OpenAI's terms. */
+/* Converts `format` and `think` to OpenAI's terms. */
 static void read_format(struct fb_fields *f, json_t *chat)
 {
     json_t *format = fb_field(f, "format"), *think = fb_field(f, "think");
@@ -161,7 +192,7 @@ static void add_figures(const struct fb_exchange *x, json_t *line)
     json_object_set_new(
         line, "done_reason", json_string(r->end == FB_END_LENGTH ? "length" : "stop"));
     set_ns(line, "total_duration", (double)(fb_now_ns() - x->started_ns) * 1e-9);
-    set_ns(line, "load_duration", (double)x->load_ns * 1e-9);
+    set_ns(line, "load_duration", (double)(x->submitted_ns - x->started_ns) * 1e-9);
     json_object_set_new(line, "prompt_eval_count", json_integer(r->n_prompt));
     set_ns(line, "prompt_eval_duration", r->prompt_s);
     json_object_set_new(line, "eval_count", json_integer(r->n_generated));
@@ -170,7 +201,7 @@ static void add_figures(const struct fb_exchange *x, json_t *line)
 
 static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_line(out, fb_error_json(x->api, status, NULL, message));
+    write_line(out, fb_error_json(x->request->api, status, NULL, message));
 }
 
 /* --- Generate ------------------------------------------------------------------------------ */
@@ -184,7 +215,7 @@ static void generate_delta(
     }
     if (!x->stream) {
         if (!x->choices[c].reply) {
-            fb_buffer_add(&x->choices[c].text, d->text, d->length);
+            fb_buffer_add(&state_of(x)->text, d->text, d->length);
         }
         return;
     }
@@ -215,7 +246,7 @@ static json_t *generate_whole(struct fb_exchange *x)
     }
     json_object_set_new(line, "response",
         choice->reply ? fb_json_text(m.content, strlen(m.content))
-                      : fb_json_text(choice->text.data ? choice->text.data : "", choice->text.n));
+                      : fb_json_text(state_of(x)->text.data, state_of(x)->text.n));
     if (m.reasoning[0]) {
         json_object_set_new(line, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
     }
@@ -229,9 +260,10 @@ static const struct fb_dialect generate_dialect = {
     .finish = generate_finish,
     .fail = fail,
     .whole = generate_whole,
+    .free_state = free_state,
 };
 
-/* An empty request loads or unloads a model: ours is loaded, and stays. */
+/* In Ollama an empty request loads or unloads the model. Ours is loaded and stays: only confirm. */
 static void answer_empty(struct fb_exchange *x, const char *field, json_t *value)
 {
     json_t *keep = fb_field(&(struct fb_fields){.object = x->body}, "keep_alive");
@@ -249,13 +281,30 @@ static void use_template(struct fb_exchange *x, struct fb_fields *f, const char 
     struct forebay_error err;
     if (strstr(text, "{{ .") || strstr(text, "{{.") || strstr(text, "{{- .")) {
         fb_fields_fail(
-            f, "template: this is Go's syntax; give a Jinja template, as GGUF files have");
-    } else if (!x->server->options.client_templates) {
-        fb_fields_fail(f, "template: this server takes none from its clients; start it with "
+            f, "template: Go templates are not supported; send a Jinja template, as in GGUF files");
+    } else if (!x->served->client_templates) {
+        fb_fields_fail(f, "template: this server accepts no templates from clients; start it with "
                           "--client-templates, or with --chat-template FILE");
-    } else if (forebay_chat_new(x->server->model, text, &x->own_chat, &err) != FOREBAY_OK) {
+    } else if (forebay_chat_new(x->served->model, text, &state_of(x)->template, &err) !=
+               FOREBAY_OK) {
         fb_fields_fail(f, "template: %s", err.message);
     }
+}
+
+/* `format` of a raw prompt: without a template, its grammar is made here. */
+static void read_raw_format(struct fb_exchange *x, struct fb_fields *f, const json_t *chat)
+{
+    struct forebay_error err;
+    json_t *schema = json_object_get(chat, "json_schema");
+    bool any_object = json_object_get(chat, "response_format") != NULL;
+    if ((!schema && !any_object) || f->bad) {
+        return;
+    }
+    char *bytes = schema ? json_dumps(schema, JSON_COMPACT) : fb_xstrdup("{\"type\":\"object\"}");
+    if (forebay_schema_grammar(bytes, strlen(bytes), &x->grammar, &err) != FOREBAY_OK) {
+        fb_fields_fail(f, "%s", err.message);
+    }
+    free(bytes);
 }
 
 void fb_ollama_generate(struct fb_request *r)
@@ -269,7 +318,7 @@ void fb_ollama_generate(struct fb_request *r)
     const char *template = fb_field_string(&f, "template", NULL);
     system = fb_field_string(&f, "system", NULL);
     bool raw = fb_field_bool(&f, "raw", false);
-    fb_field_array(&f, "context"); /* of earlier versions; prompts are recognised without it */
+    fb_field_array(&f, "context"); /* ignored: the KV cache finds the conversation by its tokens */
     if (json_array_size(fb_field_array(&f, "images")) > 0) {
         fb_fields_fail(&f, "images are not supported");
     }
@@ -292,9 +341,10 @@ void fb_ollama_generate(struct fb_request *r)
         use_template(x, &f, template);
     }
     if (raw) {
-        fb_exchange_raw_format(x, &f, prompt, chat);
+        read_raw_format(x, &f, chat);
+        fb_exchange_raw(x, &f, prompt);
     } else {
-        fb_exchange_render(x, &f, chat);
+        fb_exchange_render(x, &f, state_of(x)->template, chat);
     }
     json_decref(chat);
     fb_exchange_run(x, &f);
@@ -379,9 +429,11 @@ static const struct fb_dialect chat_dialect = {
     .finish = chat_finish,
     .fail = fail,
     .whole = chat_whole,
+    .free_state = free_state,
 };
 
-/* Calls have no id or type here, and their arguments are an object. */
+/* Converts tool calls to OpenAI's terms. Ollama's have no id or type, and their arguments are an
+ * object. Ids are made of *number, which counts the calls of the request. */
 static json_t *convert_calls(struct fb_fields *f, json_t *calls, int *number)
 {
     json_t *list = json_array(), *call;
@@ -392,7 +444,7 @@ static json_t *convert_calls(struct fb_fields *f, json_t *calls, int *number)
         json_t *name = json_object_get(function, "name");
         json_t *arguments = json_object_get(function, "arguments");
         if (!json_is_string(name)) {
-            fb_fields_fail(f, "messages: a tool call without a function's name");
+            fb_fields_fail(f, "a tool call needs a function with a name");
             break;
         }
         char id[32];
@@ -417,7 +469,7 @@ static json_t *convert_message(struct fb_fields *f, json_t *message, int *number
     const char *tool = fb_field_string(&m, "tool_name", NULL);
     json_t *calls = fb_field_array(&m, "tool_calls");
     if (!role) {
-        fb_fields_fail(&m, "role must be a string");
+        fb_fields_fail(&m, "role is missing; it must be a string");
     }
     if (json_array_size(fb_field_array(&m, "images")) > 0) {
         fb_fields_fail(&m, "images are not supported");
@@ -472,7 +524,7 @@ void fb_ollama_chat(struct fb_request *r)
         return;
     }
     json_t *chat = convert_chat(&f);
-    fb_exchange_render(x, &f, chat);
+    fb_exchange_render(x, &f, NULL, chat);
     json_decref(chat);
     fb_exchange_run(x, &f);
 }

@@ -1,15 +1,73 @@
-/* openai.c - OpenAI's API: models, chat completions, completions. */
+/*
+ * openai.c - OpenAI's API: models, chat completions, completions.
+ *
+ * The two kinds of completions share the request's fields and the chunks of a stream; each has a
+ * dialect. A chat request is passed to the chat template as it is.
+ */
+#include "serve/openai.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
+#include "serve/answer.h"
 #include "serve/exchange.h"
+
+/* A choice of a reply. */
+struct openai_choice {
+    json_t *logprobs;      /* since the last chunk, or since the beginning; NULL: none */
+    struct fb_buffer text; /* of a completion that is not streamed */
+    size_t text_offset;    /* characters of a completion so far */
+};
+
+/* fb_exchange.state */
+struct openai_state {
+    char id[48];
+    int64_t created_s; /* since the epoch */
+    bool include_usage;
+    struct forebay_bias *biases;
+    struct openai_choice choices[FB_CHOICES_MAX];
+};
+
+static struct openai_state *state_of(const struct fb_exchange *x)
+{
+    return x->state;
+}
+
+static void free_state(void *state)
+{
+    struct openai_state *s = state;
+    for (int c = 0; c < FB_CHOICES_MAX; c++) {
+        json_decref(s->choices[c].logprobs);
+        fb_buffer_release(&s->choices[c].text);
+    }
+    free(s->biases);
+    free(s);
+}
+
+/* `prefix` of the answer's id: "chatcmpl". NULL: the request has been answered. */
+static struct fb_exchange *begin(
+    struct fb_request *r, const struct fb_dialect *dialect, const char *prefix)
+{
+    struct fb_exchange *x = fb_exchange_new(r, dialect);
+    if (!x) {
+        return NULL;
+    }
+    struct openai_state *s = x->state = fb_xcalloc(1, sizeof *s);
+    for (int c = 0; c < FB_CHOICES_MAX; c++) {
+        fb_buffer_init(&s->choices[c].text);
+    }
+    s->created_s = (int64_t)time(NULL);
+    snprintf(s->id, sizeof s->id, "%s-%.24s", prefix, x->id);
+    return x;
+}
 
 /* --- Models -------------------------------------------------------------------------------- */
 
-static json_t *model_object(const struct fb_server *s)
+static json_t *model_object(const struct fb_served *s)
 {
     return json_pack("{s:s,s:s,s:I,s:s,s:{s:I,s:I,s:I}}", "id", s->card.name, "object", "model",
         "created", (json_int_t)s->started_s, "owned_by", "forebay", "meta", "n_ctx",
@@ -19,16 +77,16 @@ static json_t *model_object(const struct fb_server *s)
 
 void fb_openai_models(struct fb_request *r)
 {
-    fb_answer_json(r, 200,
-        json_pack("{s:s,s:[o]}", "object", "list", "data", model_object(fb_request_server(r))));
+    fb_answer_json(
+        r, 200, json_pack("{s:s,s:[o]}", "object", "list", "data", model_object(r->served)));
 }
 
 void fb_openai_model(struct fb_request *r)
 {
-    if (fb_is_model(fb_request_server(r), fb_request_rest(r))) {
-        fb_answer_json(r, 200, model_object(fb_request_server(r)));
+    if (fb_served_is_model(r->served, r->rest)) {
+        fb_answer_json(r, 200, model_object(r->served));
     } else {
-        fb_answer_no_model(r, fb_request_rest(r));
+        fb_answer_no_model(r, r->rest);
     }
 }
 
@@ -46,8 +104,9 @@ static void read_biases(struct fb_exchange *x, struct fb_fields *f)
     if (!object) {
         return;
     }
-    int n_vocab = forebay_model_n_vocab(x->server->model);
-    x->biases = fb_xcalloc(json_object_size(object) + 1, sizeof *x->biases);
+    int n_vocab = forebay_model_n_vocab(x->served->model);
+    struct forebay_bias *biases = fb_xcalloc(json_object_size(object) + 1, sizeof *biases);
+    state_of(x)->biases = biases;
     json_object_foreach(object, key, value)
     {
         char *end;
@@ -55,38 +114,38 @@ static void read_biases(struct fb_exchange *x, struct fb_fields *f)
         double bias = json_number_value(value);
         if (end == key || *end || token < 0 || token >= n_vocab || !json_is_number(value) ||
             !(fabs(bias) <= 100)) {
-            fb_fields_fail(f, "logit_bias must be from token numbers to numbers from -100 to 100");
+            fb_fields_fail(f,
+                "logit_bias must map token numbers below %d to numbers from -100 to 100, which its "
+                "entry \"%.20s\" does not",
+                n_vocab, key);
             return;
         }
-        x->biases[x->sampling.n_biases++] =
+        biases[x->sampling.n_biases++] =
             (struct forebay_bias){(int32_t)token, bias <= -100 ? -INFINITY : (float)bias};
     }
-    x->sampling.biases = x->biases;
+    x->sampling.biases = biases;
 }
 
-/* What chat and text completions have in common. False: the request is for another model, which has
- * been answered. */
-static bool read_common(struct fb_exchange *x, struct fb_fields *f, const char *prefix)
+/* Reads the fields that chat and text completions share. False: the request names another model,
+ * has been answered, and the exchange is freed. */
+static bool read_common(struct fb_exchange *x, struct fb_fields *f)
 {
-    char id[sizeof x->id];
     x->model = fb_field_string(f, "model", x->model);
-    if (!fb_is_model(x->server, x->model)) {
+    if (!fb_served_is_model(x->served, x->model)) {
         fb_answer_no_model(x->request, x->model);
         fb_exchange_free(x);
         return false;
     }
-    snprintf(id, sizeof id, "%s-%.24s", prefix, x->id);
-    memcpy(x->id, id, sizeof id);
     x->stream = fb_field_bool(f, "stream", false);
     x->n_choices = (int)fb_field_int(f, "n", 1, 1, FB_CHOICES_MAX);
     x->n_predict = fb_field_int(f, "max_tokens", -1, 1, INT32_MAX);
     fb_params_sampling(f, &x->sampling, 2);
-    fb_params_stops(x, f, "stop");
+    x->n_stops = fb_params_stops(f, "stop", x->stops);
     read_biases(x, f);
     json_t *options = fb_field_object(f, "stream_options");
     if (options) {
         struct fb_fields inner = {.object = options};
-        x->include_usage = fb_field_bool(&inner, "include_usage", false);
+        state_of(x)->include_usage = fb_field_bool(&inner, "include_usage", false);
         if (inner.bad) {
             fb_fields_fail(f, "stream_options: %s", inner.message);
         }
@@ -129,16 +188,16 @@ static void keep_alive(struct fb_buffer *out)
 
 static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
 {
-    write_event(out, fb_error_json(x->api, status, NULL, message));
+    write_event(out, fb_error_json(x->request->api, status, NULL, message));
 }
 
-/* A chunk with these choices; takes the reference. */
+/* Writes a chunk with these choices; releases the reference. */
 static void write_chunk(
     struct fb_exchange *x, const char *object, json_t *choices, struct fb_buffer *out)
 {
-    json_t *chunk = json_pack("{s:s,s:s,s:I,s:s,s:o}", "id", x->id, "object", object, "created",
-        (json_int_t)x->created_s, "model", x->model, "choices", choices);
-    if (x->include_usage) {
+    json_t *chunk = json_pack("{s:s,s:s,s:I,s:s,s:o}", "id", state_of(x)->id, "object", object,
+        "created", (json_int_t)state_of(x)->created_s, "model", x->model, "choices", choices);
+    if (state_of(x)->include_usage) {
         json_object_set_new(chunk, "usage", json_array_size(choices) == 0 ? usage(x) : json_null());
     }
     write_event(out, chunk);
@@ -146,40 +205,61 @@ static void write_chunk(
 
 static void write_end(struct fb_exchange *x, const char *object, struct fb_buffer *out)
 {
-    if (x->include_usage) {
+    if (state_of(x)->include_usage) {
         write_chunk(x, object, json_array(), out);
     }
     fb_buffer_print(out, "data: [DONE]\n\n");
 }
 
-/* The logprobs since the last chunk, or null. */
+/* Returns the logprobs since the last chunk, or null. */
 static json_t *take_logprobs(struct fb_exchange *x, int c)
 {
-    json_t *value = x->choices[c].logprobs;
-    x->choices[c].logprobs = NULL;
+    json_t *value = state_of(x)->choices[c].logprobs;
+    state_of(x)->choices[c].logprobs = NULL;
     return value ? value : json_null();
+}
+
+/* --- Tokens as JSON ------------------------------------------------------------------------ */
+
+static json_t *token_text(const struct fb_exchange *x, int32_t token)
+{
+    char piece[512];
+    size_t n = forebay_token_bytes(x->served->model, token, piece, sizeof piece);
+    json_t *text = json_stringn(piece, n);
+    return text ? text : json_string("\xef\xbf\xbd");
+}
+
+static json_t *token_bytes(const struct fb_exchange *x, int32_t token)
+{
+    char piece[512];
+    size_t n = forebay_token_bytes(x->served->model, token, piece, sizeof piece);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_array_append_new(list, json_integer((unsigned char)piece[i]));
+    }
+    return list;
 }
 
 /* --- Chat completions ---------------------------------------------------------------------- */
 
 #define CHUNK "chat.completion.chunk"
 
-static json_t *token_logprob(const struct fb_exchange *x, int32_t token, float logprob)
+static json_t *chat_logprob(const struct fb_exchange *x, int32_t token, float logprob)
 {
-    /* JSON has no infinity; OpenAI writes this number for it. */
-    return json_pack("{s:o,s:f,s:o}", "token", fb_token_text(x, token), "logprob",
-        isfinite(logprob) ? (double)logprob : -9999.0, "bytes", fb_token_bytes(x, token));
+    /* JSON has no infinity; OpenAI writes -9999. */
+    return json_pack("{s:o,s:f,s:o}", "token", token_text(x, token), "logprob",
+        isfinite(logprob) ? (double)logprob : -9999.0, "bytes", token_bytes(x, token));
 }
 
 static void chat_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
 {
-    struct fb_choice *choice = &x->choices[c];
+    struct openai_choice *choice = &state_of(x)->choices[c];
     if (!choice->logprobs) {
         choice->logprobs = json_pack("{s:[],s:n}", "content", "refusal");
     }
-    json_t *entry = token_logprob(x, piece->token, piece->logprob), *top = json_array();
+    json_t *entry = chat_logprob(x, piece->token, piece->logprob), *top = json_array();
     for (int i = 0; i < piece->n_top; i++) {
-        json_array_append_new(top, token_logprob(x, piece->top[i].token, piece->top[i].logprob));
+        json_array_append_new(top, chat_logprob(x, piece->top[i].token, piece->top[i].logprob));
     }
     json_object_set_new(entry, "top_logprobs", top);
     json_array_append_new(json_object_get(choice->logprobs, "content"), entry);
@@ -269,9 +349,9 @@ static json_t *chat_whole(struct fb_exchange *x)
             json_pack("{s:i,s:o,s:o,s:s}", "index", c, "message", chat_message(&x->choices[c]),
                 "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(&x->choices[c])));
     }
-    return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", x->id, "object", "chat.completion",
-        "created", (json_int_t)x->created_s, "model", x->model, "choices", choices, "usage",
-        usage(x));
+    return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", state_of(x)->id, "object",
+        "chat.completion", "created", (json_int_t)state_of(x)->created_s, "model", x->model,
+        "choices", choices, "usage", usage(x));
 }
 
 static const struct fb_dialect chat_dialect = {
@@ -284,16 +364,17 @@ static const struct fb_dialect chat_dialect = {
     .fail = fail,
     .keep_alive = keep_alive,
     .whole = chat_whole,
+    .free_state = free_state,
 };
 
 void fb_openai_chat(struct fb_request *r)
 {
-    struct fb_exchange *x = fb_exchange_new(r, &chat_dialect, FB_API_OPENAI);
+    struct fb_exchange *x = begin(r, &chat_dialect, "chatcmpl");
     if (!x) {
         return;
     }
     struct fb_fields f = {.object = x->body};
-    if (!read_common(x, &f, "chatcmpl")) {
+    if (!read_common(x, &f)) {
         return;
     }
     x->n_predict = fb_field_int(&f, "max_completion_tokens", x->n_predict, 1, INT32_MAX);
@@ -304,9 +385,9 @@ void fb_openai_chat(struct fb_request *r)
     }
     x->n_top = logprobs ? (int)n_top : -1;
     if (!fb_field_array(&f, "messages")) {
-        fb_fields_fail(&f, "messages must be a list of messages");
+        fb_fields_fail(&f, "messages is missing; it must be a list of messages");
     }
-    fb_exchange_render(x, &f, x->body);
+    fb_exchange_render(x, &f, NULL, x->body);
     fb_exchange_run(x, &f);
 }
 
@@ -314,19 +395,19 @@ void fb_openai_chat(struct fb_request *r)
 
 static void text_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
 {
-    struct fb_choice *choice = &x->choices[c];
+    struct openai_choice *choice = &state_of(x)->choices[c];
     if (!choice->logprobs) {
         choice->logprobs = json_pack(
             "{s:[],s:[],s:[],s:[]}", "tokens", "token_logprobs", "top_logprobs", "text_offset");
     }
     json_t *top = json_object();
     for (int i = 0; i < piece->n_top; i++) {
-        json_t *name = fb_token_text(x, piece->top[i].token);
+        json_t *name = token_text(x, piece->top[i].token);
         json_object_set_new(top, json_string_value(name), json_real(piece->top[i].logprob));
         json_decref(name);
     }
     json_t *l = choice->logprobs;
-    json_array_append_new(json_object_get(l, "tokens"), fb_token_text(x, piece->token));
+    json_array_append_new(json_object_get(l, "tokens"), token_text(x, piece->token));
     json_array_append_new(json_object_get(l, "token_logprobs"), json_real(piece->logprob));
     json_array_append_new(json_object_get(l, "top_logprobs"), top);
     json_array_append_new(
@@ -345,10 +426,14 @@ static void write_text(
 static void text_delta(
     struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
+    struct openai_choice *choice = &state_of(x)->choices[c];
     if (x->stream) {
         write_text(x, c, fb_json_text(d->text, d->length), NULL, out);
     } else {
-        fb_buffer_add(&x->choices[c].text, d->text, d->length);
+        fb_buffer_add(&choice->text, d->text, d->length);
+    }
+    for (size_t i = 0; i < d->length; i++) {
+        choice->text_offset += ((unsigned char)d->text[i] & 0xc0) != 0x80;
     }
 }
 
@@ -368,15 +453,14 @@ static json_t *text_whole(struct fb_exchange *x)
 {
     json_t *choices = json_array();
     for (int c = 0; c < x->n_choices; c++) {
-        struct fb_choice *choice = &x->choices[c];
-        json_array_append_new(
-            choices, json_pack("{s:i,s:o,s:o,s:s}", "index", c, "text",
-                         fb_json_text(choice->text.data ? choice->text.data : "", choice->text.n),
-                         "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(choice)));
+        const struct fb_buffer *text = &state_of(x)->choices[c].text;
+        json_array_append_new(choices,
+            json_pack("{s:i,s:o,s:o,s:s}", "index", c, "text", fb_json_text(text->data, text->n),
+                "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(&x->choices[c])));
     }
-    return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", x->id, "object", "text_completion",
-        "created", (json_int_t)x->created_s, "model", x->model, "choices", choices, "usage",
-        usage(x));
+    return json_pack("{s:s,s:s,s:I,s:s,s:o,s:o}", "id", state_of(x)->id, "object",
+        "text_completion", "created", (json_int_t)state_of(x)->created_s, "model", x->model,
+        "choices", choices, "usage", usage(x));
 }
 
 static const struct fb_dialect text_dialect = {
@@ -388,9 +472,10 @@ static const struct fb_dialect text_dialect = {
     .fail = fail,
     .keep_alive = keep_alive,
     .whole = text_whole,
+    .free_state = free_state,
 };
 
-/* The prompt: a string, a list of one, or token numbers. */
+/* The prompt is a string, a list of one string, or a list of token numbers. */
 static void read_prompt(struct fb_exchange *x, struct fb_fields *f)
 {
     json_t *value = fb_field(f, "prompt");
@@ -410,19 +495,20 @@ static void read_prompt(struct fb_exchange *x, struct fb_fields *f)
     } else if (n > 0) {
         fb_exchange_tokens(x, f, tokens, n);
     } else {
-        fb_fields_fail(f, "prompt must be a string or a list of token numbers");
+        fb_fields_fail(
+            f, "prompt must be a string, a list of one string, or a list of token numbers");
     }
     free(tokens);
 }
 
 void fb_openai_text(struct fb_request *r)
 {
-    struct fb_exchange *x = fb_exchange_new(r, &text_dialect, FB_API_OPENAI);
+    struct fb_exchange *x = begin(r, &text_dialect, "cmpl");
     if (!x) {
         return;
     }
     struct fb_fields f = {.object = x->body};
-    if (!read_common(x, &f, "cmpl")) {
+    if (!read_common(x, &f)) {
         return;
     }
     x->n_predict = x->n_predict < 0 ? 16 : x->n_predict; /* OpenAI's default */

@@ -1,10 +1,6 @@
-/* params.c - sampling as requests spell it. */
-#include <stdlib.h>
-#include <string.h>
+#include "serve/params.h"
 
-#include "serve/exchange.h"
-
-/* A seed of any size is one of ours; a negative one means: any. */
+/* A large seed is folded to 32 bits. A negative one asks for a random seed, as no seed does. */
 static void read_seed(struct fb_fields *f, struct forebay_sampling *s)
 {
     int64_t seed = fb_field_int(f, "seed", -1, INT64_MIN, INT64_MAX);
@@ -41,24 +37,26 @@ void fb_params_sampling(struct fb_fields *f, struct forebay_sampling *s, double 
     read_seed(f, s);
 }
 
-void fb_params_stops(struct fb_exchange *x, struct fb_fields *f, const char *name)
+size_t fb_params_stops(struct fb_fields *f, const char *name, const char *stops[FB_STOPS_MAX])
 {
-    json_t *value = fb_field(f, name), *one;
-    size_t i, n = json_is_array(value) ? json_array_size(value) : 0;
+    json_t *value = fb_field(f, name);
+    size_t n = json_is_array(value) ? json_array_size(value) : 0;
     if (json_is_string(value)) {
-        x->stops[x->n_stops++] = json_string_value(value);
-    } else if (value && !json_is_array(value)) {
+        stops[0] = json_string_value(value);
+        return 1;
+    }
+    if (value && !json_is_array(value)) {
         fb_fields_fail(f, "%s must be a string or a list of strings", name);
     } else if (n > FB_STOPS_MAX) {
-        fb_fields_fail(f, "%s must be at most %d strings", name, FB_STOPS_MAX);
-        n = 0;
+        fb_fields_fail(f, "%s must be at most %d strings, not %zu", name, FB_STOPS_MAX, n);
+        return 0;
     }
-    for (i = 0; i < n; i++) {
-        one = json_array_get(value, i);
-        if (!json_is_string(one)) {
+    for (size_t i = 0; i < n; i++) {
+        stops[i] = json_string_value(json_array_get(value, i));
+        if (!stops[i]) {
             fb_fields_fail(f, "%s must be a string or a list of strings", name);
-            return;
+            return i;
         }
-        x->stops[x->n_stops++] = json_string_value(one);
     }
+    return n;
 }

@@ -95,5 +95,5 @@ void fb_prefix_cut(struct fb_prefix *p, int seq, uint32_t n)
 {
     struct fb_prefix_seq *s = &p->seqs[seq];
     s->n = n < s->n ? n : s->n;
-    s->n_saved = n < s->n_saved ? 0 : s->n_saved;
+    s->n_stored = n < s->n_stored ? 0 : s->n_stored;
 }

@@ -1,9 +1,11 @@
 /*
- * prefix.h - which sequence of the KV cache holds which tokens. Pure bookkeeping: the caller does to
- * the cache what it notes here.
+ * prefix.h - which sequence of the KV cache holds which tokens.
  *
- *      empty --add--> busy (a request grows it) --> idle (kept for the next turn) --> busy ...
- *                                                      `-- the longest unused goes first
+ *      empty --add--> busy (a job grows it) --> idle (ready for the next turn) --> busy ...
+ *                                                 '-- emptied: the least recently used first
+ *
+ * Bookkeeping only: the caller changes the cache and notes here what it did. Callers may read all
+ * fields and set `busy` and `n_stored`. Not thread-safe.
  */
 #ifndef FB_SERVE_PREFIX_H
 #define FB_SERVE_PREFIX_H
@@ -15,36 +17,39 @@
 struct fb_prefix_seq {
     int32_t *tokens;
     uint32_t n, cap;
-    uint64_t used;    /* when it was last used, by the table's clock */
-    uint32_t n_saved; /* of its tokens, how many are on disk */
+    uint64_t used;     /* when it was last used, by the table's clock */
+    uint32_t n_stored; /* how many of its tokens are on disk */
     bool busy;
 };
 
 struct fb_prefix {
     int n_seq;
     struct fb_prefix_seq *seqs;
-    uint64_t clock;
+    uint64_t clock; /* counts uses */
 };
 
 void fb_prefix_init(struct fb_prefix *prefix, int n_seq);
 void fb_prefix_release(struct fb_prefix *prefix);
 
-/* How many tokens two lists have in common at their beginning. */
+/* Length of the common beginning of two lists. */
 uint32_t fb_prefix_common(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b);
 
-/* The sequence, busy or idle, that has most in common with the tokens, an idle one before a busy
- * one; *common is how much. `whole`: only where all of the sequence is common. -1 if none. */
+/* Returns the sequence with the longest common beginning with `tokens`, and its length in *common.
+ * Among equals an idle one before a busy one, then the shortest. `whole`: only sequences of which
+ * all tokens are common. -1, and *common is 0, if none has a token in common. */
 int fb_prefix_find(const struct fb_prefix *prefix, const int32_t *tokens, uint32_t n, bool whole,
     uint32_t *common);
 
-/* An empty sequence, else the idle one that was not used for longest; `keep` is never chosen. -1 if
- * all are busy. */
-int fb_prefix_victim(const struct fb_prefix *prefix, int keep);
-/* The idle sequence with tokens that was not used for longest; -1: none. */
+/* The idle sequence with tokens that is least recently used, other than `keep`; -1: none. */
 int fb_prefix_oldest(const struct fb_prefix *prefix, int keep);
+/* An idle sequence without tokens, else fb_prefix_oldest; -1 if all but `keep` are busy. */
+int fb_prefix_victim(const struct fb_prefix *prefix, int keep);
 
+/* Notes a use. */
 void fb_prefix_touch(struct fb_prefix *prefix, int seq);
+/* Appends tokens. */
 void fb_prefix_add(struct fb_prefix *prefix, int seq, const int32_t *tokens, uint32_t n);
+/* Shortens a sequence to `n` tokens. */
 void fb_prefix_cut(struct fb_prefix *prefix, int seq, uint32_t n);
 
 #endif

@@ -1,12 +1,16 @@
 /*
  * server.h - the HTTP server: OpenAI's, Ollama's and Anthropic's APIs over one service.
  *
- *      deadlines.c  hangs up on clients that do not come to an end
- *      http.c       connections, limits, keys, routes          (libmicrohttpd, a thread each)
- *      answer.c     whole answers and errors, in each API's way
- *      exchange.c   a request that generates: jobs out, pieces in, whole or as a stream
- *      openai.c, ollama.c, anthropic.c   what each API calls things
- *      info.c       cards of the model, health, metrics
+ * Parts, each of which includes only parts below it:
+ *
+ *      server.c                            connections, limits, API keys      (libmicrohttpd)
+ *      routes.c                            which handler for which method and path
+ *      openai.c  ollama.c  anthropic.c     one API each: a request read, an answer written
+ *      ollama_models.c  info.c             models; health and metrics
+ *      exchange.c                          a request that generates: jobs, deltas, streams
+ *      params.c  answer.c  served.c        sampling fields; answers and errors; the model's card
+ *      http.c  fields.c  deadlines.c  buffer.c
+ *      service.h                           many requests on one model, without HTTP
  */
 #ifndef FB_SERVE_SERVER_H
 #define FB_SERVE_SERVER_H
@@ -16,25 +20,31 @@
 struct fb_server;
 
 struct fb_server_options {
-    const char *host;          /* to listen on: a name or an address */
+    const char *host;          /* name or address to listen on */
     uint16_t port;             /* 0: any that is free */
-    const char *api_key;       /* NULL: none is needed */
-    const char *name;          /* of the model, for clients */
-    const char *path;          /* its file, for what is said about it */
+    const char *api_key;       /* that clients must send; NULL: none */
+    const char *name;          /* by which clients call the model */
+    const char *path;          /* of the model's file, to describe it */
     const char *chat_template; /* instead of the model's; NULL: the model's */
     bool client_templates;     /* requests may bring their own: programs, which may never end */
-    uint64_t body_max_bytes;
+    uint64_t body_max_bytes;   /* of a request */
     int connections_max;
-    int timeout_s; /* for a client to send headers, a body, and to take some of what it is sent */
+    int timeout_s; /* deadline for a request to be received; also for a client to read or write */
 };
 
 void fb_server_options_init(struct fb_server_options *options);
 
-/* Serves until fb_server_stop. E_USAGE for a host that cannot be found, E_IO when it cannot listen. */
+/* Serves, on threads of its own, until fb_server_stop. Strings of `options` and the service must
+ * outlive the server. E_USAGE: the host is unknown or the template invalid. E_IO: the port
+ * cannot be listened on, or the file not be read. E_NOMEM: no thread. */
 enum forebay_status fb_server_start(struct fb_service *service,
     const struct fb_server_options *options, struct fb_server **out, struct forebay_error *err);
+
+/* The port that the server listens on. */
 uint16_t fb_server_port(const struct fb_server *server);
-/* Closes all connections; replies that are under way end where they are. */
+
+/* Closes all connections; answers under way are cut off. Blocks until handlers have returned. NULL
+ * is ignored. */
 void fb_server_stop(struct fb_server *server);
 
 #endif

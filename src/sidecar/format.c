@@ -1,3 +1,13 @@
+/*
+ * format.c - packs and checks the head of a sidecar, computes the model's fingerprint, and writes
+ * and reads the index. docs/SIDECAR.md is the specification.
+ *
+ *      head | index | checksums | record | record | ...
+ *      0    4096    sums_offset   fb_sidecar_data_offset
+ *
+ * The index is only read after its checksum has been verified, but it is not trusted: every number
+ * is checked against the model and the size of the file.
+ */
 #include "sidecar/format.h"
 
 #include <inttypes.h>
@@ -12,7 +22,7 @@
 
 /* --- Head ---------------------------------------------------------------------------------- */
 
-static const unsigned char magic[8] = {'S', 'T', 'R', 'A', 'T', 'A', 'S', 'C'};
+static const unsigned char magic[8] = {'F', 'O', 'R', 'E', 'B', 'A', 'Y', 'S'};
 
 enum {
     AT_FORMAT = 8,
@@ -57,7 +67,7 @@ void fb_sidecar_head_pack(const struct fb_sidecar_head *head, unsigned char *byt
 
 uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head)
 {
-    return fb_round_up(head->sums_offset + 8 * head->n_sums, FB_SIDECAR_ALIGN);
+    return fb_round_up(head->sums_offset + 8 * head->n_sums, FB_BLOCK_BYTES);
 }
 
 bool fb_sidecar_has_magic(const unsigned char *bytes)
@@ -78,19 +88,19 @@ bool fb_sidecar_head_unpack(
     };
     *why = !fb_sidecar_has_magic(bytes) ? "it is not a sidecar"
            : fb_sidecar_load64(bytes + AT_FORMAT) != FB_SIDECAR_FORMAT
-               ? "it is of another format, from another version of Forebay"
+               ? "it has another format, of another version of Forebay"
            : fb_sidecar_load64(bytes + AT_HEAD_SUM) != fb_hash64(bytes, AT_HEAD_SUM, 0)
                ? "its head is damaged"
                : NULL;
     if (*why) {
         return false;
     }
-    /* What the sums promise is not taken for possible: nothing below may overflow. */
+    /* A valid checksum does not make the numbers valid: nothing below may overflow. */
     if (head->file_bytes > INT64_MAX || head->index_bytes > head->file_bytes ||
         head->sums_offset > head->file_bytes || head->n_sums > head->file_bytes / 8 ||
         head->sums_offset < FB_SIDECAR_HEAD_BYTES + head->index_bytes ||
-        head->sums_offset % FB_SIDECAR_ALIGN || fb_sidecar_data_offset(head) > head->file_bytes) {
-        *why = "its head makes no sense";
+        head->sums_offset % FB_BLOCK_BYTES || fb_sidecar_data_offset(head) > head->file_bytes) {
+        *why = "its head is inconsistent";
     }
     return !*why;
 }
@@ -101,84 +111,14 @@ uint64_t fb_sidecar_sum(const void *data, uint64_t bytes)
     return sum ? sum : 1;
 }
 
-/* --- Layout -------------------------------------------------------------------------------- */
+/* --- Fingerprint of the model
+ * --------------------------------------------------------------------------- */
 
-static void add_expert_record(const struct fb_weights *ws, const struct fb_group *group,
-    const struct fb_sidecar_form *forms, struct fb_sidecar_layout *out)
-{
-    uint64_t record = 0;
-    for (int p = 0; p < group->n_parts; p++) {
-        const struct fb_weight *w = &ws->weights[group->weight[p]];
-        out->weights[out->n_weights + p] = (struct fb_sidecar_weight){
-            .tensor = w->tensor,
-            .n_units = group->n_expert,
-            .unit_bytes = w->unit_bytes,
-            .offset = out->data_bytes + record,
-            .first_sum = out->n_units + (uint64_t)p,
-            .sum_step = (uint64_t)group->n_parts,
-            .form = forms[group->weight[p]],
-        };
-        record += fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN);
-    }
-    for (int p = 0; p < group->n_parts; p++) {
-        out->weights[out->n_weights + p].step = record;
-    }
-    out->n_weights += group->n_parts;
-    out->n_units += (uint64_t)group->n_parts * (uint64_t)group->n_expert;
-    out->data_bytes += record * (uint64_t)group->n_expert;
-}
+#define SAMPLES    64
+#define SAMPLE     FB_BLOCK_BYTES
+#define HEADER_MAX (64 * FB_MIB)
 
-static void list_units(struct fb_sidecar_layout *out)
-{
-    out->units = fb_xcalloc(out->n_units, sizeof *out->units);
-    for (int i = 0; i < out->n_weights; i++) {
-        const struct fb_sidecar_weight *w = &out->weights[i];
-        for (int u = 0; u < w->n_units; u++) {
-            out->units[w->first_sum + (uint64_t)u * w->sum_step] = (struct fb_sidecar_unit){i, u};
-        }
-    }
-}
-
-void fb_sidecar_lay_out(
-    const struct fb_weights *ws, const struct fb_sidecar_form *forms, struct fb_sidecar_layout *out)
-{
-    *out = (struct fb_sidecar_layout){0};
-    out->weights = fb_xcalloc((size_t)ws->n_weights, sizeof *out->weights);
-    for (int i = 0; i < ws->n_weights; i++) {
-        const struct fb_weight *w = &ws->weights[i];
-        if (w->group < 0 && forms[i].layout[0]) {
-            out->weights[out->n_weights++] = (struct fb_sidecar_weight){
-                .tensor = w->tensor,
-                .n_units = 1,
-                .unit_bytes = w->unit_bytes,
-                .offset = out->data_bytes,
-                .step = fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN),
-                .first_sum = out->n_units++,
-                .sum_step = 1,
-                .form = forms[i],
-            };
-            out->data_bytes += fb_round_up(w->unit_bytes, FB_SIDECAR_ALIGN);
-        } else if (w->group >= 0 && ws->groups[w->group].weight[0] == i) {
-            add_expert_record(ws, &ws->groups[w->group], forms, out);
-        }
-    }
-    list_units(out);
-}
-
-void fb_sidecar_layout_release(struct fb_sidecar_layout *layout)
-{
-    free(layout->weights);
-    free(layout->units);
-    *layout = (struct fb_sidecar_layout){0};
-}
-
-/* --- Which model --------------------------------------------------------------------------- */
-
-#define SAMPLES     64
-#define SAMPLE      4096u
-#define HEADER_MOST (64 * FB_MIB)
-
-/* First byte of tensor data in the file: all before it is header. */
+/* First byte of tensor data in the file; everything before it is header. */
 static uint64_t header_bytes(const struct fb_catalog *c, int file)
 {
     uint64_t bytes = c->files[file]->size;
@@ -187,7 +127,7 @@ static uint64_t header_bytes(const struct fb_catalog *c, int file)
             bytes = fb_min(bytes, c->tensors[i].offset);
         }
     }
-    return fb_min(bytes, HEADER_MOST);
+    return fb_min(bytes, HEADER_MAX);
 }
 
 static enum forebay_status mix_range(
@@ -255,7 +195,7 @@ static json_t *weight_json(const struct fb_catalog *c, const struct fb_sidecar_w
 }
 
 enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
-    const struct fb_sidecar_layout *layout, char **text, struct forebay_error *err)
+    const struct fb_sidecar_contents *contents, char **text, struct forebay_error *err)
 {
     uint64_t fingerprint;
     enum forebay_status status = fb_sidecar_fingerprint(user->catalog, &fingerprint, err);
@@ -263,8 +203,8 @@ enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
         return status;
     }
     json_t *weights = json_array();
-    for (int i = 0; i < layout->n_weights; i++) {
-        json_array_append_new(weights, weight_json(user->catalog, &layout->weights[i]));
+    for (int i = 0; i < contents->n_weights; i++) {
+        json_array_append_new(weights, weight_json(user->catalog, &contents->weights[i]));
     }
     json_t *root =
         json_pack("{s:o, s:b, s:s, s:s, s:o}", "model", model_json(user->catalog, fingerprint),
@@ -272,11 +212,11 @@ enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
     *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     return *text ? FOREBAY_OK
-                 : fb_fail(err, FOREBAY_E_FORMAT, "", "a tensor's name is not text: %s",
+                 : fb_fail(err, FOREBAY_E_FORMAT, "", "a tensor's name is not UTF-8: %s",
                        user->catalog->files[0]->path);
 }
 
-/* A number that is there, whole and not negative. */
+/* A non-negative integer. False when it is missing or something else. */
 static bool get_number(const json_t *object, const char *key, uint64_t *out)
 {
     const json_t *value = json_object_get(object, key);
@@ -359,7 +299,7 @@ static enum forebay_status check_user(const char *path, const json_t *root,
     return status;
 }
 
-/* Reads one weight. Everything is checked against what the model has and what the file can hold. */
+/* Reads one weight, and checks everything against the model and the size of the file. */
 static bool read_weight(const json_t *object, const struct fb_catalog *c,
     const struct fb_sidecar_head *head, struct fb_sidecar_weight *w)
 {
@@ -384,7 +324,7 @@ static bool read_weight(const json_t *object, const struct fb_catalog *c,
     w->n_units = (int)units;
     uint64_t last = units - 1;
     if (w->unit_bytes == 0 || w->unit_bytes > w->step || w->offset > room || w->step > room ||
-        w->offset % FB_SIDECAR_ALIGN || w->step % FB_SIDECAR_ALIGN ||
+        w->offset % FB_BLOCK_BYTES || w->step % FB_BLOCK_BYTES ||
         last > (room - w->offset) / w->step || last * w->step + w->unit_bytes > room - w->offset ||
         w->first_sum >= head->n_sums || w->sum_step == 0 || w->sum_step > head->n_sums ||
         last > (head->n_sums - 1 - w->first_sum) / w->sum_step) {
@@ -401,7 +341,7 @@ static int by_tensor(const void *a, const void *b)
 }
 
 static bool read_weights(const json_t *list, const struct fb_catalog *c,
-    const struct fb_sidecar_head *head, struct fb_sidecar_layout *out)
+    const struct fb_sidecar_head *head, struct fb_sidecar_contents *out)
 {
     size_t n = json_array_size(list);
     bool good = n > 0 && n <= (size_t)c->n_tensors;
@@ -419,19 +359,19 @@ static bool read_weights(const json_t *list, const struct fb_catalog *c,
 
 enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
     const struct fb_sidecar_user *user, const struct fb_sidecar_head *head,
-    struct fb_sidecar_layout *out, struct forebay_error *err)
+    struct fb_sidecar_contents *out, struct forebay_error *err)
 {
     json_t *root = json_loads(text, 0, NULL);
-    *out = (struct fb_sidecar_layout){.n_units = head->n_sums};
+    *out = (struct fb_sidecar_contents){.n_units = head->n_sums};
     enum forebay_status status = root ? check_user(path, root, user, err) : FOREBAY_OK;
     if (status == FOREBAY_OK &&
         !read_weights(json_object_get(root, "weights"), user->catalog, head, out)) {
         status = fb_fail(err, FOREBAY_E_FORMAT, "Run forebay optimize again.",
-            "%s: its index makes no sense", path);
+            "%s: its index is inconsistent", path);
     }
     json_decref(root);
     if (status != FOREBAY_OK) {
-        fb_sidecar_layout_release(out);
+        fb_sidecar_contents_release(out);
     }
     return status;
 }

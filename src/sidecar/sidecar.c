@@ -1,3 +1,7 @@
+/*
+ * sidecar.c - see sidecar.h. Opening reads head, index and checksums, in this order, and verifies
+ * each before it is used; units are verified when they are first read.
+ */
 #include "sidecar/sidecar.h"
 
 #include <inttypes.h>
@@ -13,20 +17,20 @@
 #include "os/output.h"
 #include "sidecar/format.h"
 
-/* More index than any model has: for a file whose head is hostile and well summed. */
-#define INDEX_MOST (256 * FB_MIB)
+/* More than any model needs: limits the allocation for a hostile head with a valid checksum. */
+#define INDEX_MAX (256 * FB_MIB)
 
 struct fb_sidecar {
     const struct fb_catalog *catalog;
     struct fb_file *file;
-    struct fb_sidecar_layout layout; /* weights by tensor */
-    unsigned char *sums;             /* as in the file */
-    bool *right;                     /* [n_sums] read and found right */
-    bool complained;
+    struct fb_sidecar_contents contents; /* weights by tensor */
+    unsigned char *sums;                 /* as in the file */
+    bool *valid;                         /* [n_sums] read before, with the right checksum */
+    bool warned;
 };
 
-/* A number for the model by what its header says: its place in the cache directory. */
-static uint64_t model_number(const struct fb_catalog *c)
+/* Identifies the model by its header: its name in the cache directory. */
+static uint64_t model_id(const struct fb_catalog *c)
 {
     uint64_t hash = fb_hash64(c->name, strlen(c->name), (uint64_t)c->n_files);
     for (int i = 0; i < c->n_tensors; i++) {
@@ -38,14 +42,14 @@ static uint64_t model_number(const struct fb_catalog *c)
     return hash;
 }
 
-bool fb_sidecar_path(const struct fb_catalog *c, bool kept, char *path, size_t cap)
+bool fb_sidecar_path(const struct fb_catalog *c, bool in_cache_dir, char *path, size_t cap)
 {
-    if (!kept) {
+    if (!in_cache_dir) {
         int n = snprintf(path, cap, "%s.forebay", c->files[0]->path);
         return n > 0 && (size_t)n < cap;
     }
     char name[64];
-    snprintf(name, sizeof name, "%016" PRIx64 ".forebay", model_number(c));
+    snprintf(name, sizeof name, "%016" PRIx64 ".forebay", model_id(c));
     return fb_cache_path(name, path, cap);
 }
 
@@ -72,19 +76,19 @@ static enum forebay_status read_head(
         return damaged(file->path, why, err);
     }
     if (head->sums_sum == 0) {
-        return damaged(file->path, "it is not complete", err);
+        return damaged(file->path, "it is incomplete", err);
     }
     if (head->file_bytes != file->size) {
-        return damaged(file->path, "it has been cut off, or something was added to it", err);
+        return damaged(file->path, "its size is wrong: it was truncated or extended", err);
     }
     return FOREBAY_OK;
 }
 
-/* Reads a range that has a checksum; ends it with a 0. */
+/* Reads a range, verifies its checksum, and appends a NUL. */
 static enum forebay_status read_summed(struct fb_file *file, uint64_t offset, uint64_t length,
     uint64_t sum, const char *what, unsigned char **out, struct forebay_error *err)
 {
-    if (length > INDEX_MOST) {
+    if (length > INDEX_MAX) {
         return damaged(file->path, what, err);
     }
     unsigned char *bytes = fb_xmalloc(length + 1);
@@ -114,19 +118,20 @@ static enum forebay_status read_all(
     if (status != FOREBAY_OK) {
         return status;
     }
-    status = fb_sidecar_index_read(s->file->path, (const char *)text, user, &head, &s->layout, err);
+    status =
+        fb_sidecar_index_read(s->file->path, (const char *)text, user, &head, &s->contents, err);
     free(text);
     if (status == FOREBAY_OK) {
         status = read_summed(s->file, head.sums_offset, 8 * head.n_sums, head.sums_sum,
             "its checksums are damaged", &s->sums, err);
     }
     if (status == FOREBAY_OK) {
-        s->right = fb_xcalloc(head.n_sums, sizeof *s->right);
+        s->valid = fb_xcalloc(head.n_sums, sizeof *s->valid);
     }
     return status;
 }
 
-bool fb_sidecar_is_one(const char *path)
+bool fb_sidecar_detect(const char *path)
 {
     struct fb_file *file;
     unsigned char bytes[FB_SIDECAR_HEAD_BYTES];
@@ -149,7 +154,7 @@ bool fb_path_holds_weights(const char *path)
     bool gguf = fb_file_read(file, magic, sizeof magic, 0, NULL) == FOREBAY_OK &&
                 memcmp(magic, "GGUF", sizeof magic) == 0;
     fb_file_close(file);
-    return gguf || fb_sidecar_is_one(path);
+    return gguf || fb_sidecar_detect(path);
 }
 
 enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_user *user,
@@ -173,9 +178,9 @@ void fb_sidecar_close(struct fb_sidecar *s)
 {
     if (s) {
         fb_file_close(s->file);
-        fb_sidecar_layout_release(&s->layout);
+        fb_sidecar_contents_release(&s->contents);
         free(s->sums);
-        free(s->right);
+        free(s->valid);
         free(s);
     }
 }
@@ -189,42 +194,42 @@ struct fb_file *fb_sidecar_file(const struct fb_sidecar *s)
 
 int fb_sidecar_n_weights(const struct fb_sidecar *s)
 {
-    return s->layout.n_weights;
+    return s->contents.n_weights;
 }
 
 const struct fb_sidecar_weight *fb_sidecar_find(const struct fb_sidecar *s, int tensor)
 {
-    int low = 0, high = s->layout.n_weights;
+    int low = 0, high = s->contents.n_weights;
     while (low < high) {
         int middle = (low + high) / 2;
-        if (s->layout.weights[middle].tensor < tensor) {
+        if (s->contents.weights[middle].tensor < tensor) {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    const struct fb_sidecar_weight *w = &s->layout.weights[low];
-    return low < s->layout.n_weights && w->tensor == tensor ? w : NULL;
+    const struct fb_sidecar_weight *w = &s->contents.weights[low];
+    return low < s->contents.n_weights && w->tensor == tensor ? w : NULL;
 }
 
-bool fb_sidecar_right(
+bool fb_sidecar_verify(
     struct fb_sidecar *s, const struct fb_sidecar_weight *w, int unit, const void *data)
 {
     uint64_t i = w->first_sum + (uint64_t)unit * w->sum_step;
-    if (!s->right[i]) {
-        s->right[i] = fb_sidecar_sum(data, w->unit_bytes) == fb_sidecar_load64(s->sums + 8 * i);
+    if (!s->valid[i]) {
+        s->valid[i] = fb_sidecar_sum(data, w->unit_bytes) == fb_sidecar_load64(s->sums + 8 * i);
     }
-    return s->right[i];
+    return s->valid[i];
 }
 
-void fb_sidecar_complain(
+void fb_sidecar_warn_damaged(
     struct fb_sidecar *s, const struct fb_sidecar_weight *w, int unit, const char *why)
 {
-    if (!s->complained) {
+    if (!s->warned) {
         const struct fb_tensor *t = &s->catalog->tensors[w->tensor];
-        s->complained = true;
-        fb_warn("%s: unit %d of %s is damaged (%s); what is damaged is read from the model, "
-                "slowly: run forebay optimize again",
+        s->warned = true;
+        fb_warn("%s: unit %d of %s is damaged (%s); damaged units are read from the model, which "
+                "is slower: run forebay optimize again",
             s->file->path, unit, t->name, why);
     }
 }

@@ -1,69 +1,37 @@
 /*
- * sidecar.h - a model's weights once more, in the form they are computed with: one file beside the
- * model, written by `forebay optimize`, read instead of it.
+ * sidecar.h - finds and opens a sidecar: a second copy of a model's weights, in the form they are
+ * computed with, in one file beside the model. `forebay optimize` writes it; runs that stream the
+ * model read it instead of the model.
  *
- *      head | index | checksums | record | record | ...        (docs/SIDECAR.md has every byte)
+ *      head | index | checksums | record | record | ...        (docs/SIDECAR.md: every byte)
  *
- *      record of an expert     [ gate ....... | up ......... | down ....... ]   each part begins at a
- *      record of a dense weight [ weight .................................. ]   multiple of 4096
+ * A sidecar can be made again at any time, and nothing in it is used unchecked. It records the
+ * model it was made from (sizes, modification times, header, samples of the content), the
+ * processor, the version of llama.cpp, and the layout of each weight; used with anything else, it
+ * is refused. Every unit has a checksum. Units that are missing or damaged are read from the model.
  *
- * A sidecar is a copy that can always be made again, and it is never trusted further than it can be
- * checked: it says which model it was made from (sizes, times of modification, header, samples of the
- * content), for which processor and which llama.cpp, and in which layout each weight is. Who opens it
- * with anything else is refused; every unit has a checksum. What is not in it, or not right, is read
- * from the model.
- *
- * Not safe for several threads.
+ * One thread at a time.
  */
 #ifndef FB_SIDECAR_SIDECAR_H
 #define FB_SIDECAR_SIDECAR_H
 
-#include "model/weights.h"
-
-#define FB_SIDECAR_ALIGN 4096u
-
-/* Who makes or uses a sidecar. */
-struct fb_sidecar_user {
-    const struct fb_catalog *catalog;
-    bool repack;
-    const char *cpu;   /* fb_cpu_name */
-    const char *llama; /* version of llama.cpp */
-};
-
-/* How a weight is laid out. The names alone do not say it all (the same layout interleaves 4, 8 or
- * 16 rows on different processors), so there is a probe: the checksum of what becomes of some
- * made-up rows of that type. */
-struct fb_sidecar_form {
-    char layout[32]; /* buffer type that repacked it; "": as stored */
-    uint64_t probe;  /* 0 as stored */
-};
-
-/* A weight in the sidecar: unit u has unit_bytes at offset + u * step, and checksum number
- * first_sum + u * sum_step. */
-struct fb_sidecar_weight {
-    int tensor; /* index into the catalogue */
-    int n_units;
-    uint64_t unit_bytes;
-    uint64_t offset, step;
-    uint64_t first_sum, sum_step;
-    struct fb_sidecar_form form;
-};
+#include "sidecar/offsets.h"
 
 struct fb_sidecar;
 
-/* Where the sidecar of a model is looked for, and made: beside the model, then (`kept`) in the cache
- * directory. False when there is no such place. */
-bool fb_sidecar_path(const struct fb_catalog *catalog, bool kept, char *path, size_t cap);
+/* Default path of a model's sidecar: beside the model, or in the cache directory. False when it
+ * does not fit into `cap` bytes, or when there is no cache directory. */
+bool fb_sidecar_path(const struct fb_catalog *catalog, bool in_cache_dir, char *path, size_t cap);
 
-/* Whether the file begins as sidecars do. False when it cannot be read. */
-bool fb_sidecar_is_one(const char *path);
+/* Whether the file begins as a sidecar. False when it cannot be read. */
+bool fb_sidecar_detect(const char *path);
 
-/* True if the file holds weights: a GGUF or a sidecar, whichever. Text must not replace it. */
+/* True if the file is a GGUF or a sidecar. False when it cannot be read. */
 bool fb_path_holds_weights(const char *path);
 
-/* Opens the sidecar at `path`. E_IO when it cannot be read, E_FORMAT when it is damaged or not
- * complete, E_UNSUPPORTED when it is of another model, processor, version or layout; the message says
- * which. The catalogue must outlive it. */
+/* Opens the sidecar at `path`. E_IO when it cannot be read, E_FORMAT when it is damaged or
+ * incomplete, E_UNSUPPORTED when it was made for another model, processor, version or --no-repack;
+ * the message says which. The catalogue must outlive it. */
 enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_user *user,
     struct fb_sidecar **out, struct forebay_error *err);
 void fb_sidecar_close(struct fb_sidecar *sidecar);
@@ -71,17 +39,17 @@ void fb_sidecar_close(struct fb_sidecar *sidecar);
 struct fb_file *fb_sidecar_file(const struct fb_sidecar *sidecar);
 int fb_sidecar_n_weights(const struct fb_sidecar *sidecar);
 
-/* The tensor's weight; NULL when it is not in the sidecar. */
+/* The weight of a tensor; NULL when the sidecar does not have it. */
 const struct fb_sidecar_weight *fb_sidecar_find(const struct fb_sidecar *sidecar, int tensor);
 
-/* Whether `data` is the unit as it was written. Computed once for each unit that is right: a disk
- * does not change what it holds between two reads, and computing costs a fifth to a quarter of reading
- * (bench/LOG.md). */
-bool fb_sidecar_right(
+/* Whether `data` is the unit as it was written. A unit that was valid once is not checked again: a
+ * disk does not change its contents between two reads, and the checksum costs a fifth to a quarter
+ * of the read (bench/LOG.md). */
+bool fb_sidecar_verify(
     struct fb_sidecar *sidecar, const struct fb_sidecar_weight *weight, int unit, const void *data);
 
-/* Says, once, that the sidecar is damaged, and where. */
-void fb_sidecar_complain(
+/* Warns, once per sidecar, that this unit is damaged, with the reason. */
+void fb_sidecar_warn_damaged(
     struct fb_sidecar *sidecar, const struct fb_sidecar_weight *weight, int unit, const char *why);
 
 #endif

@@ -1,10 +1,18 @@
+/*
+ * replay.c - steps, layers and parts of a replay.
+ *
+ *      step    schedule all reads --> layer 0 --> layer 1 --> ... --> output
+ *      layer   streamed dense weights --> half of the compute time --> experts
+ *      experts together: parts but down, then down; or in sets: every set of every part
+ *
+ * The virtual disk's clock advances when the stream waits, and by compute() for compute time.
+ */
 #include "sim/replay.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "stream/transit.h"
 
 struct replay {
     struct fb_stream *stream;
@@ -13,26 +21,26 @@ struct replay {
     const struct fb_trace *trace;
     struct fb_sim_report *report;
     double layer_ns; /* compute time of one token in one layer */
-    double owed_ns;  /* below one: what rounding left */
+    double owed_ns;  /* below 1: the remainder of rounding */
     int lookahead;
 
     int *dense; /* streamed dense weights in the order of their use */
     int n_dense, next_dense;
 
-    /* Of the layer at hand. */
+    /* Of the current layer: */
     int *seen;   /* [n_expert] */
-    int *needed; /* distinct experts, in the order in which they are taken */
+    int *needed; /* distinct experts, ascending */
     int *uses;   /* tokens that need each of them */
     int n_needed;
     int *routes; /* [tokens][top_k] experts of the step's tokens */
-    struct fb_lease pass;
+    struct fb_lease lease;
 
-    struct fb_expert_use *expected; /* by a step; [weights] */
+    struct fb_expert_use *scheduled; /* [n_weights] matrices that a step uses */
 };
 
-struct step fb_sim_step(const struct fb_trace *trace, int first)
+struct fb_sim_step fb_sim_step(const struct fb_trace *trace, int first)
 {
-    struct step step = {.first = first, .n = 1, .prefill = trace->prefill[first]};
+    struct fb_sim_step step = {.first = first, .n = 1, .prefill = trace->prefill[first]};
     while (
         first + step.n < trace->n_tokens && trace->batch[first + step.n] == trace->batch[first]) {
         step.n++;
@@ -40,7 +48,8 @@ struct step fb_sim_step(const struct fb_trace *trace, int first)
     return step;
 }
 
-void fb_sim_survey(const struct fb_trace *trace, const struct step *step, int layer, int *uses)
+void fb_sim_survey(
+    const struct fb_trace *trace, const struct fb_sim_step *step, int layer, int *uses)
 {
     memset(uses, 0, (size_t)trace->n_expert * sizeof *uses);
     for (int t = step->first; t < step->first + step->n; t++) {
@@ -51,7 +60,7 @@ void fb_sim_survey(const struct fb_trace *trace, const struct step *step, int la
     }
 }
 
-/* --- Time and dense weights --------------------------------------------------------------- */
+/* --- Time and dense weights ------------------------------------------------------------------- */
 
 static void compute(struct replay *r, double ns)
 {
@@ -88,12 +97,12 @@ static void order_dense(struct replay *r)
     free(order);
 }
 
-/* Takes the streamed weights of all layers up to this one. */
-static enum forebay_status take_dense(struct replay *r, int layer, struct forebay_error *err)
+/* Acquires and releases the streamed weights of all layers up to this one. */
+static enum forebay_status use_dense(struct replay *r, int layer, struct forebay_error *err)
 {
     const struct fb_weights *ws = r->weights;
     enum forebay_status status = FOREBAY_OK;
-    for (; r->next_dense < r->n_dense && !status; r->next_dense++) {
+    for (; r->next_dense < r->n_dense && status == FOREBAY_OK; r->next_dense++) {
         int weight = r->dense[r->next_dense];
         int at = ws->catalog->tensors[ws->weights[weight].tensor].layer;
         if ((at < 0 ? ws->catalog->n_layer : at) > layer) {
@@ -101,14 +110,14 @@ static enum forebay_status take_dense(struct replay *r, int layer, struct foreba
         }
         const void *bytes; /* never touched */
         status = fb_stream_dense_acquire(r->stream, weight, &bytes, err);
-        if (!status) {
+        if (status == FOREBAY_OK) {
             fb_stream_dense_release(r->stream);
         }
     }
     return status;
 }
 
-/* --- Experts ------------------------------------------------------------------------------ */
+/* --- Experts ---------------------------------------------------------------------------------- */
 
 /* Lists the distinct experts by number. */
 static void list_needed(struct replay *r)
@@ -122,7 +131,7 @@ static void list_needed(struct replay *r)
     }
 }
 
-/* The order in which the graph uses the parts: down comes last. */
+/* The part at a position in the order in which the graph uses them: down comes last. */
 static int part_at(const struct replay *r, int group, int position)
 {
     const struct fb_group *g = &r->weights->groups[group];
@@ -141,8 +150,9 @@ static int part_at(const struct replay *r, int group, int position)
     return order[position];
 }
 
-/* What each token of the step uses, of those that the layer computes. Returns how many do. */
-static int list_routes(struct replay *r, const struct step *step, int group)
+/* Lists the experts of each token of the step that the layer computes. Returns the number of these
+ * tokens. */
+static int list_routes(struct replay *r, const struct fb_sim_step *step, int group)
 {
     int n = 0;
     for (int t = step->first; t < step->first + step->n; t++) {
@@ -155,8 +165,8 @@ static int list_routes(struct replay *r, const struct step *step, int group)
     return n;
 }
 
-/* A generated token's experts of the next layers, as if their routers could be asked already. */
-static void foresee(struct replay *r, const struct step *step, int group)
+/* Prefetches a generated token's experts of the next layers, with guesses that are all right. */
+static void prefetch(struct replay *r, const struct fb_sim_step *step, int group)
 {
     int n_groups = r->weights->n_groups;
     for (int g = group + 1; step->n == 1 && g < n_groups && g - group <= r->lookahead; g++) {
@@ -165,8 +175,8 @@ static void foresee(struct replay *r, const struct step *step, int group)
     }
 }
 
-/* Computes parts first .. first+n-1, which do not need each other: the experts that are there, then
- * the others. */
+/* Computes parts first .. first+n-1, which do not depend on each other: the experts that are
+ * present, then the others. */
 static enum forebay_status compute_parts(
     struct replay *r, int group, int first, int n, double part_ns, struct forebay_error *err)
 {
@@ -174,95 +184,100 @@ static enum forebay_status compute_parts(
     enum forebay_status status = FOREBAY_OK;
     for (int i = 0; i < n; i++) {
         uint32_t part = 1u << part_at(r, group, first + i);
-        int there = 0;
-        for (int k = 0; k < r->pass.n; k++) {
-            there += fb_stream_has(r->stream, group, r->pass.experts[k], part);
+        int present = 0;
+        for (int k = 0; k < r->lease.n; k++) {
+            present += fb_stream_has(r->stream, group, r->lease.experts[k], part);
         }
-        double done = part_ns * there / r->pass.n;
+        double done = part_ns * present / r->lease.n;
         compute(r, done);
         left[i] = part_ns - done;
     }
-    for (int i = 0; i < n && !status; i++) {
-        status = fb_stream_lease_wait(r->stream, &r->pass, part_at(r, group, first + i), err);
+    for (int i = 0; i < n && status == FOREBAY_OK; i++) {
+        status = fb_stream_lease_wait(r->stream, &r->lease, part_at(r, group, first + i), err);
         compute(r, left[i]);
     }
     return status;
 }
 
-static enum forebay_status together(
-    struct replay *r, const struct step *step, int group, double ns, struct forebay_error *err)
+static enum forebay_status together(struct replay *r, const struct fb_sim_step *step, int group,
+    double ns, struct forebay_error *err)
 {
     const struct fb_group *g = &r->weights->groups[group];
-    int down = g->n_parts > 1; /* the last part needs what the others made */
-    fb_stream_lease_begin(
-        r->stream, &r->pass, group, r->needed, r->uses, r->n_needed, fb_group_parts(g));
-    foresee(r, step, group);
+    int down = g->n_parts > 1; /* the last part needs the results of the others */
+    prefetch(r, step, group);
     enum forebay_status status =
         compute_parts(r, group, 0, g->n_parts - down, ns / g->n_parts, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = compute_parts(r, group, g->n_parts - down, down, ns / g->n_parts, err);
     }
-    fb_stream_lease_end(r->stream, &r->pass);
+    fb_stream_lease_end(r->stream, &r->lease);
     return status;
 }
 
 static enum forebay_status in_sets(
-    struct replay *r, int group, int tokens, double ns, struct forebay_error *err)
+    struct replay *r, int group, double ns, struct forebay_error *err)
 {
     const struct fb_group *g = &r->weights->groups[group];
-    struct fb_routes routes = {r->routes, tokens, r->trace->top_k};
     enum forebay_status status = FOREBAY_OK;
-    fb_stream_batch_begin(r->stream, g->weight[part_at(r, group, 0)], &routes);
-    for (int i = 0; i < g->n_parts && !status; i++) {
+    for (int i = 0; i < g->n_parts && status == FOREBAY_OK; i++) {
         struct fb_set set = {.n = 1};
-        while (set.n > 0 && !status) {
-            status = fb_stream_batch_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
+        while (set.n > 0 && status == FOREBAY_OK) {
+            status = fb_stream_sets_next(r->stream, g->weight[part_at(r, group, i)], &set, err);
             compute(r, ns / g->n_parts * set.n / r->n_needed);
         }
     }
-    fb_stream_batch_end(r->stream);
+    fb_stream_sets_end(r->stream);
     return status;
 }
 
-static enum forebay_status experts(
-    struct replay *r, const struct step *step, int group, double ns, struct forebay_error *err)
+static enum forebay_status experts(struct replay *r, const struct fb_sim_step *step, int group,
+    double ns, struct forebay_error *err)
 {
     fb_sim_survey(r->trace, step, group, r->seen);
     list_needed(r);
     int tokens = list_routes(r, step, group);
     if (tokens == 0) {
-        compute(r, ns); /* no token's logits are wanted: the last layer has no rows */
+        compute(r, ns); /* no token needs logits: the last layer has no rows */
         return FOREBAY_OK;
     }
-    return fb_stream_wants_sets(r->stream, group, r->needed, r->n_needed, tokens)
-               ? in_sets(r, group, tokens, ns, err)
-               : together(r, step, group, ns, err);
+    const struct fb_routes routes = {
+        .experts = r->routes,
+        .tokens = tokens,
+        .picks = r->trace->top_k,
+        .needed = r->needed,
+        .uses = r->uses,
+        .n_needed = r->n_needed,
+    };
+    int weight = r->weights->groups[group].weight[part_at(r, group, 0)];
+    return fb_stream_layer_begin(r->stream, &r->lease, weight, &routes)
+               ? together(r, step, group, ns, err)
+               : in_sets(r, group, ns, err);
 }
 
 /* Announces the expert matrices of a step in the order of their use. */
-static void schedule_experts(struct replay *r, const struct step *step)
+static void schedule_experts(struct replay *r, const struct fb_sim_step *step)
 {
     int n = 0;
     for (int g = 0; g < r->weights->n_groups; g++) {
         int tokens = list_routes(r, step, g);
         for (int i = 0; i < r->weights->groups[g].n_parts; i++) {
-            r->expected[n++] = (struct fb_expert_use){
+            r->scheduled[n++] = (struct fb_expert_use){
                 r->weights->groups[g].weight[part_at(r, g, i)], tokens, r->trace->top_k};
         }
     }
-    fb_stream_schedule_experts(r->stream, r->expected, n);
+    fb_stream_schedule_experts(r->stream, r->scheduled, n);
 }
 
-/* --- Steps -------------------------------------------------------------------------------- */
+/* --- Steps ------------------------------------------------------------------------------------ */
 
-/* One step through one layer; what its experts came to is added to *f and, if it counts, to the
- * layer's own figures. */
-static enum forebay_status layer(struct replay *r, const struct step *step, int group,
+/* Runs one step through one layer; adds the figures of its experts to *f and, if they count, to the
+ * layer's own. */
+static enum forebay_status layer(struct replay *r, const struct fb_sim_step *step, int group,
     struct fb_sim_figures *f, struct forebay_error *err)
 {
     double ns = r->layer_ns * step->n;
-    enum forebay_status status = take_dense(r, r->weights->groups[group].layer, err);
-    if (status) {
+    enum forebay_status status = use_dense(r, r->weights->groups[group].layer, err);
+    if (status != FOREBAY_OK) {
         return status;
     }
     compute(r, ns / 2);
@@ -286,8 +301,8 @@ static uint64_t dense_bytes(const struct fb_stream_stats *stats)
     return stats->demand_bytes + stats->prefetch_used_bytes - stats->expert_bytes;
 }
 
-static enum forebay_status run_step(
-    struct replay *r, const struct step *step, struct fb_sim_figures *f, struct forebay_error *err)
+static enum forebay_status run_step(struct replay *r, const struct fb_sim_step *step,
+    struct fb_sim_figures *f, struct forebay_error *err)
 {
     struct fb_stream_stats before, after;
     uint64_t begin_ns = r->disk->now_ns;
@@ -296,11 +311,11 @@ static enum forebay_status run_step(
     fb_stream_schedule_dense(r->stream, r->dense, r->n_dense);
     schedule_experts(r, step);
     r->next_dense = 0;
-    for (int g = 0; g < r->weights->n_groups && !status; g++) {
+    for (int g = 0; g < r->weights->n_groups && status == FOREBAY_OK; g++) {
         status = layer(r, step, g, f, err);
     }
-    if (!status) {
-        status = take_dense(r, r->weights->catalog->n_layer, err);
+    if (status == FOREBAY_OK) {
+        status = use_dense(r, r->weights->catalog->n_layer, err);
     }
     fb_stream_stats(r->stream, &after);
     f->tokens += (uint64_t)step->n;
@@ -312,7 +327,7 @@ static enum forebay_status run_step(
 
 static int longest_step(const struct fb_trace *trace)
 {
-    struct step step;
+    struct fb_sim_step step;
     int n = 1;
     for (int t = 0; t < trace->n_tokens; t += step.n) {
         step = fb_sim_step(trace, t);
@@ -337,24 +352,24 @@ enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weig
     r.needed = fb_xcalloc(n, sizeof *r.needed);
     r.uses = fb_xcalloc(n, sizeof *r.uses);
     r.routes = fb_xcalloc((size_t)longest_step(trace) * (size_t)trace->top_k, sizeof *r.routes);
-    r.expected = fb_xcalloc((size_t)weights->n_weights, sizeof *r.expected);
-    r.pass.group = -1;
+    r.scheduled = fb_xcalloc((size_t)weights->n_weights, sizeof *r.scheduled);
+    r.lease.group = -1;
     order_dense(&r);
     enum forebay_status status = FOREBAY_OK;
-    struct step step;
-    for (int t = 0; t < trace->n_tokens && !status; t += step.n) {
+    struct fb_sim_step step;
+    for (int t = 0; t < trace->n_tokens && status == FOREBAY_OK; t += step.n) {
         step = fb_sim_step(trace, t);
         struct fb_sim_figures *f = step.prefill                           ? &out->prefill
                                    : out->warm.tokens < (uint64_t)warm_up ? &out->warm
                                                                           : &out->decode;
         status = run_step(&r, &step, f, err);
     }
-    fb_lease_clear(&r.pass);
+    fb_lease_clear(&r.lease);
     free(r.seen);
     free(r.needed);
     free(r.uses);
     free(r.routes);
-    free(r.expected);
+    free(r.scheduled);
     free(r.dense);
     return status;
 }

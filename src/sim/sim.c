@@ -1,5 +1,5 @@
 /*
- * sim.c - the parts of a simulation, one after another:
+ * sim.c - runs a simulation from start to end:
  *
  *      subject, trace --> do they match? --> plan --> stream on a virtual disk --> replay.c
  *                                              \----> slots --> belady.c
@@ -11,13 +11,14 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cache/cache.h"
 #include "model/trace.h"
 #include "plan/plan.h"
 #include "sim/belady.h"
 #include "sim/replay.h"
 #include "sim/subject.h"
 
-#define WARM_UP_MAX 64 /* tokens after which no cache of a known trace was still filling */
+#define WARM_UP_MAX 64 /* tokens after which the cache was full, in all known traces */
 
 void fb_sim_options_init(struct fb_sim_options *options)
 {
@@ -30,10 +31,10 @@ const char *fb_sim_policy_names(void)
     return fb_cache_policy_names();
 }
 
-/* --- Do model and trace match? ------------------------------------------------------------ */
+/* --- Model and trace -------------------------------------------------------------------------- */
 
-static void describe(const struct subject *subject, const char *model, const struct fb_trace *trace,
-    struct fb_sim_report *out)
+static void describe(const struct fb_subject *subject, const char *model,
+    const struct fb_trace *trace, struct fb_sim_report *out)
 {
     snprintf(out->model, sizeof out->model, "%.80s: %d layers of %d experts, %d used", model,
         subject->weights->n_groups, fb_subject_experts(subject), subject->catalog->n_expert_used);
@@ -41,8 +42,8 @@ static void describe(const struct subject *subject, const char *model, const str
         trace->n_layer, trace->n_expert, trace->top_k);
 }
 
-static enum forebay_status check_match(const struct subject *subject, const struct fb_trace *trace,
-    const struct fb_sim_report *report, struct forebay_error *err)
+static enum forebay_status check_match(const struct fb_subject *subject,
+    const struct fb_trace *trace, const struct fb_sim_report *report, struct forebay_error *err)
 {
     const struct fb_weights *ws = subject->weights;
     bool fits = trace->n_layer == ws->n_groups && trace->n_expert == fb_subject_experts(subject) &&
@@ -57,15 +58,16 @@ static enum forebay_status check_match(const struct subject *subject, const stru
     }
     if (!fits) {
         return fb_fail(err, FOREBAY_E_USAGE,
-            "Give a trace of this model, or the trace's own shape.",
-            "the trace is of another model (%s) than this one (%s)", report->trace, report->model);
+            "Give a trace of this model, or a shape that matches the trace.",
+            "the trace (%s) does not match the model (%s)", report->trace, report->model);
     }
     return FOREBAY_OK;
 }
 
-/* --- Memory ------------------------------------------------------------------------------- */
+/* --- Memory ----------------------------------------------------------------------------------- */
 
-/* A plan with so many slots in every layer, all dense weights kept, and what batches need. */
+/* A plan with n slots in every layer and all dense weights resident; with a transit if
+ * `batches`. */
 static struct fb_plan *plan_of_slots(const struct fb_weights *ws, int n, bool batches)
 {
     struct fb_plan *plan = fb_xcalloc(1, sizeof *plan);
@@ -75,7 +77,7 @@ static struct fb_plan *plan_of_slots(const struct fb_weights *ws, int n, bool ba
     plan->slots = fb_xcalloc((size_t)ws->n_groups, sizeof *plan->slots);
     for (int i = 0; i < ws->n_weights; i++) {
         plan->resident[i] = ws->weights[i].group < 0;
-        if (!plan->resident[i] && ws->weights[i].arrival != FB_UNPACK_DIRECT) {
+        if (!plan->resident[i] && ws->weights[i].unpack != FB_UNPACK_DIRECT) {
             plan->staging_bytes = fb_max(plan->staging_bytes, 16 * fb_weight_envelope(ws, i));
         }
     }
@@ -128,7 +130,7 @@ static void describe_memory(
     out->memory_bytes = plan->total_bytes;
 }
 
-/* --- The cache ---------------------------------------------------------------------------- */
+/* --- The replay ------------------------------------------------------------------------------- */
 
 static enum forebay_status replay(const struct fb_weights *ws, const struct fb_plan *plan,
     const struct fb_trace *trace, const struct fb_sim_options *options, struct fb_sim_report *out,
@@ -136,38 +138,32 @@ static enum forebay_status replay(const struct fb_weights *ws, const struct fb_p
 {
     struct fb_io_virtual disk = {.bytes_per_s = options->disk_bytes_per_s,
         .latency_ns = (uint64_t)(options->latency_s * 1e9)};
-    struct fb_stream_config config = {
-        .resident = plan->resident,
-        .slots = plan->slots,
-        .shared_slots = plan->shared_slots,
-        .ring_bytes = plan->ring_bytes,
-        .staging_bytes = plan->staging_bytes,
-        .transit_bytes = plan->transit_bytes,
-        .policy = options->policy,
-    };
-    fb_io_options_init(&config.io);
-    config.io.method = "sim";
-    config.io.virtual_disk = &disk;
+    struct fb_stream_options stream_options;
+    fb_stream_options_init(&stream_options);
+    stream_options.policy = options->policy;
+    stream_options.cold = true;
+    stream_options.io.method = "sim";
+    stream_options.io.virtual_disk = &disk;
     struct fb_stream *stream = NULL;
-    enum forebay_status status = fb_stream_new(ws, &config, NULL, NULL, &stream, err);
-    if (!status) {
+    enum forebay_status status = fb_stream_new(ws, plan, &stream_options, &stream, err);
+    if (status == FOREBAY_OK) {
         status = fb_stream_load(stream, NULL, NULL, err);
     }
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = fb_sim_replay(stream, ws, &disk, trace, options, out->warm_up, out, err);
     }
     fb_stream_free(stream);
     return status;
 }
 
-/* --- The optimum -------------------------------------------------------------------------- */
+/* --- The optimum ------------------------------------------------------------------------------ */
 
-/* What each layer needs, step by step, for the groups of one pool. */
+/* The ids needed in each step by each layer of one pool. */
 struct needs {
     struct fb_belady_steps steps;
     size_t *first;
     int *ids;
-    int *uses; /* of each id, 0: does not count */
+    int *uses; /* tokens that need it; 0: not counted */
     int *group;
     size_t n;
 };
@@ -197,7 +193,7 @@ static void collect_needs(struct needs *needs, const struct fb_weights *ws,
         .uses = fb_xcalloc(room, sizeof *needs->uses),
         .group = fb_xcalloc(room, sizeof *needs->group)};
     int decoded = 0;
-    struct step step;
+    struct fb_sim_step step;
     for (int t = 0; t < trace->n_tokens; t += step.n) {
         step = fb_sim_step(trace, t);
         bool counts = !step.prefill && decoded >= warm_up;
@@ -248,7 +244,7 @@ static void optimum(const struct fb_weights *ws, const struct fb_plan *plan,
     }
 }
 
-/* --- All of it ---------------------------------------------------------------------------- */
+/* --- The simulation --------------------------------------------------------------------------- */
 
 static enum forebay_status choose_warm_up(const struct fb_trace *trace,
     const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
@@ -258,32 +254,31 @@ static enum forebay_status choose_warm_up(const struct fb_trace *trace,
     out->warm_up = options->warm_up < 0 ? quarter : options->warm_up;
     if (out->warm_up >= decoded && out->warm_up > 0) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give a smaller --warm-up.",
-            "after %d tokens to warm up nothing is left of %d decode tokens", out->warm_up,
-            decoded);
+            "--warm-up %d leaves none of the trace's %d decode tokens", out->warm_up, decoded);
     }
     return FOREBAY_OK;
 }
 
-static enum forebay_status simulate(const struct subject *subject, const struct fb_trace *trace,
+static enum forebay_status simulate(const struct fb_subject *subject, const struct fb_trace *trace,
     const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
 {
     const struct fb_weights *ws = subject->weights;
     struct fb_plan *plan = NULL;
     enum forebay_status status = check_match(subject, trace, out, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = choose_warm_up(trace, options, out, err);
     }
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = make_plan(ws, trace, options, &plan, err);
     }
-    if (!status) {
+    if (status == FOREBAY_OK) {
         out->policy =
             options->policy ? options->policy : fb_stream_default_policy(plan->shared_slots > 0);
         out->disk_bytes_per_s = options->disk_bytes_per_s;
         describe_memory(ws, plan, out);
         status = replay(ws, plan, trace, options, out, err);
     }
-    if (!status) {
+    if (status == FOREBAY_OK) {
         optimum(ws, plan, trace, out);
     }
     fb_plan_free(plan);
@@ -294,21 +289,21 @@ enum forebay_status fb_sim_run(const char *model, const char *trace_path,
     const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
 {
     struct fb_sim_report report = {0};
-    struct subject subject;
+    struct fb_subject subject;
     struct fb_trace trace;
     struct fb_trace_part part = {.prefill = options->prefill};
     enum forebay_status status = fb_subject_open(model, options->repack, &subject, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     status = fb_trace_read(trace_path, &part, &trace, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         describe(&subject, model, &trace, &report);
         status = simulate(&subject, &trace, options, &report, err);
         fb_trace_release(&trace);
     }
     fb_subject_release(&subject);
-    if (status) {
+    if (status != FOREBAY_OK) {
         fb_sim_report_release(&report);
     } else {
         *out = report;

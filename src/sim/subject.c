@@ -1,3 +1,6 @@
+/*
+ * subject.c - parses shapes, and builds the catalogue of a model that has only a shape.
+ */
 #include "sim/subject.h"
 
 #include <stdio.h>
@@ -6,19 +9,20 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/limits.h"
 #include "model/trace.h"
 
 #define HINT_SHAPE "A shape is LAYERSxEXPERTS,USED,BYTES, such as 48x128,6,2.6M."
-#define MAX_BYTES  ((uint64_t)1 << 40) /* of one expert: all sums stay far from overflow */
+#define MAX_BYTES  ((uint64_t)1 << 40) /* of one expert; keeps all sums far from overflow */
 
-/* --- Shapes ------------------------------------------------------------------------------- */
+/* --- Shapes ----------------------------------------------------------------------------------- */
 
 struct shape {
     int layers, experts, used;
     uint64_t bytes;
 };
 
-/* True when the word cannot be meant as anything but a shape: "48x..." */
+/* True when the text can only be meant as a shape: "48x..." */
 static bool looks_like_shape(const char *text)
 {
     size_t digits = strspn(text, "0123456789");
@@ -27,7 +31,7 @@ static bool looks_like_shape(const char *text)
 }
 
 /* Reads digits and the separator after them. */
-static bool take_number(const char **at, char separator, int *out)
+static bool parse_number(const char **at, char separator, int *out)
 {
     size_t digits = strspn(*at, "0123456789");
     if (digits == 0 || digits > 9 || (*at)[digits] != separator) {
@@ -42,29 +46,29 @@ static enum forebay_status parse_shape(
     const char *text, struct shape *shape, struct forebay_error *err)
 {
     const char *at = text;
-    if (!take_number(&at, 'x', &shape->layers) || !take_number(&at, ',', &shape->experts) ||
-        !take_number(&at, ',', &shape->used) || !fb_parse_size(at, &shape->bytes)) {
+    if (!parse_number(&at, 'x', &shape->layers) || !parse_number(&at, ',', &shape->experts) ||
+        !parse_number(&at, ',', &shape->used) || !fb_parse_size(at, &shape->bytes)) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "'%s' is not a shape", text);
     }
-    if (shape->layers < 1 || shape->layers > FB_TRACE_MAX_LAYERS || shape->experts < 2 ||
-        shape->experts > FB_TRACE_MAX_EXPERTS) {
+    if (shape->layers < 1 || shape->layers > FB_MAX_LAYERS || shape->experts < 2 ||
+        shape->experts > FB_MAX_EXPERTS) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE,
-            "shape '%s': there may be 1 to %d layers and 2 to %d experts", text,
-            FB_TRACE_MAX_LAYERS, FB_TRACE_MAX_EXPERTS);
+            "shape '%s': layers must be 1 to %d, experts 2 to %d", text, FB_MAX_LAYERS,
+            FB_MAX_EXPERTS);
     }
     if (shape->used < 1 || shape->used > shape->experts) {
-        return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "shape '%s': %d experts used of %d", text,
+        return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE, "shape '%s': %d used experts of %d", text,
             shape->used, shape->experts);
     }
     if (shape->bytes == 0 || shape->bytes > MAX_BYTES) {
         return fb_fail(err, FOREBAY_E_USAGE, HINT_SHAPE,
-            "shape '%s': an expert has at least one byte, and at most 1T", text);
+            "shape '%s': the size of an expert must be 1 byte to 1T", text);
     }
     return FOREBAY_OK;
 }
 
-/* A catalogue of one tensor per layer, in a file that is not there. Nothing reads it: the method
- * "sim" asks no descriptor, and a direct one makes the engine cut reads as it would for a disk. */
+/* A catalogue of one tensor per layer, in a file that does not exist. Nothing reads it: the method
+ * "sim" uses no descriptor. The file counts as direct, so that reads are cut as for a disk. */
 static struct fb_catalog *make_up(const char *text, const struct shape *shape)
 {
     struct fb_catalog *c = fb_xcalloc(1, sizeof *c);
@@ -72,8 +76,8 @@ static struct fb_catalog *make_up(const char *text, const struct shape *shape)
     struct fb_file *file = fb_xcalloc(1, sizeof *file);
     file->path = fb_xstrdup(text);
     file->fd = -1;
-    file->alignment = 4096;
-    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, 4096);
+    file->alignment = FB_BLOCK_BYTES;
+    file->size = fb_round_up((uint64_t)shape->layers * layer_bytes, FB_BLOCK_BYTES);
     c->n_files = 1;
     c->files = fb_xcalloc(1, sizeof *c->files);
     c->files[0] = file;
@@ -105,17 +109,17 @@ static void free_made_up(struct fb_catalog *c)
     free(c);
 }
 
-/* --- Either ------------------------------------------------------------------------------- */
+/* --- Files and shapes ------------------------------------------------------------------------- */
 
 enum forebay_status fb_subject_open(
-    const char *model, bool repack, struct subject *out, struct forebay_error *err)
+    const char *model, bool repack, struct fb_subject *out, struct forebay_error *err)
 {
-    struct subject subject = {.made_up = looks_like_shape(model)};
+    struct fb_subject subject = {.made_up = looks_like_shape(model)};
     struct shape shape;
     enum forebay_status status = subject.made_up
                                      ? parse_shape(model, &shape, err)
                                      : fb_catalog_open(model, true, &subject.catalog, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     if (subject.made_up) {
@@ -124,14 +128,14 @@ enum forebay_status fb_subject_open(
     subject.weights = fb_weights_expected(subject.catalog, repack);
     if (subject.weights->n_groups == 0) {
         fb_subject_release(&subject);
-        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Traces are of mixture-of-experts models.",
-            "%s has no experts: there is no routing to simulate", model);
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Simulations need a mixture-of-experts model.",
+            "%s has no experts, so no routing to simulate", model);
     }
     *out = subject;
     return FOREBAY_OK;
 }
 
-void fb_subject_release(struct subject *subject)
+void fb_subject_release(struct fb_subject *subject)
 {
     fb_weights_free(subject->weights);
     if (subject->made_up && subject->catalog) {
@@ -139,10 +143,10 @@ void fb_subject_release(struct subject *subject)
     } else {
         fb_catalog_free(subject->catalog);
     }
-    *subject = (struct subject){0};
+    *subject = (struct fb_subject){0};
 }
 
-int fb_subject_experts(const struct subject *subject)
+int fb_subject_experts(const struct fb_subject *subject)
 {
     int most = 0;
     for (int g = 0; g < subject->weights->n_groups; g++) {

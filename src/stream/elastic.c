@@ -1,3 +1,12 @@
+/*
+ * elastic.c - chooses a ring for streaming, ranks weights, and counts.
+ *
+ * The ranking takes every second piece of neighbours in file order, then every second of the rest,
+ * and so on:
+ *
+ *      piece  0  1  2  3  4  5  6  7
+ *      rank   0  4  1  6  2  5  3  7
+ */
 #include "stream/elastic.h"
 
 #include <stdlib.h>
@@ -5,16 +14,17 @@
 #include "base/error.h"
 #include "base/units.h"
 
-/* Not worth a read of their own. */
+/* Smaller weights are not worth a read of their own. */
 #define ELASTIC_MIN (64 * FB_KIB)
 #define RING_DEPTH  3
-/* Neighbours are given back together: of a huge page that is given back in part, the kernel keeps
- * the memory until it needs it. (400 MiB of weights of 0.6 and 2 MiB, every second one: 110 MiB.) */
+/* Neighbours are given back together, because the kernel keeps a huge page that is only partly
+ * given back until it needs the memory. (Of 400 MiB of weights of 0.6 and 2 MiB, giving back every
+ * second one freed only 110 MiB.) */
 #define PIECES     32
 #define PIECE_MOST (8 * FB_MIB)
 
-/* Room for a ring and scratch that the plan did not need: for all kept weights but the output
- * matrix, which may be many times as large as the others. */
+/* Sizes ring and scratch for a plan that has none: for all resident weights but the output matrix,
+ * which may be many times as large as the others. */
 static void choose_ring(struct fb_elastic *e, const bool *resident)
 {
     uint64_t largest = 0, sum = 0;
@@ -26,11 +36,12 @@ static void choose_ring(struct fb_elastic *e, const bool *resident)
         }
         largest = fb_max(largest, fb_weight_envelope(e->weights, i));
         sum += w->stride;
-        if (w->arrival != FB_UNPACK_DIRECT) {
+        if (w->unpack != FB_UNPACK_DIRECT) {
             e->scratch_bytes = fb_max(e->scratch_bytes, w->stride);
         }
     }
-    e->ring_bytes = fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), 4096);
+    e->ring_bytes =
+        fb_round_down(fb_max(largest, fb_min(RING_DEPTH * largest, sum / 8)), FB_BLOCK_BYTES);
     e->ring_bytes = fb_max(e->ring_bytes, largest);
     if (e->ring_bytes + e->scratch_bytes >= sum / 2) { /* too little to gain */
         e->ring_bytes = e->scratch_bytes = 0;
@@ -40,12 +51,13 @@ static void choose_ring(struct fb_elastic *e, const bool *resident)
 static bool can_stream(const struct fb_elastic *e, int i, uint64_t ring, uint64_t scratch)
 {
     const struct fb_weight *w = &e->weights->weights[i];
-    return w->group < 0 && e->kept[i] && w->stride >= ELASTIC_MIN &&
+    return w->group < 0 && e->present[i] && w->stride >= ELASTIC_MIN &&
            fb_weight_envelope(e->weights, i) <= ring &&
-           (w->arrival == FB_UNPACK_DIRECT || w->stride <= scratch);
+           (w->unpack == FB_UNPACK_DIRECT || w->stride <= scratch);
 }
 
-/* The n candidates in file order as pieces of neighbours: first[k] is the first of piece k. */
+/* Divides the n candidates, in file order, into pieces of neighbours: piece k is
+ * [first[k], first[k + 1]). Returns the number of pieces. */
 static int make_pieces(const struct fb_elastic *e, const int *candidates, int n, int *first)
 {
     uint64_t least = fb_min(e->most_bytes / PIECES, PIECE_MOST), bytes = 0;
@@ -61,7 +73,6 @@ static int make_pieces(const struct fb_elastic *e, const int *candidates, int n,
     return n_pieces;
 }
 
-/* Ranks the candidates: every second piece, then every second of the rest, and so on. */
 static void rank(struct fb_elastic *e, const int *candidates, int n)
 {
     int *first = fb_xcalloc((size_t)n + 1, sizeof *first);
@@ -93,7 +104,7 @@ void fb_elastic_init(struct fb_elastic *e, const struct fb_weights *weights, con
 {
     size_t n = (size_t)weights->n_weights;
     *e = (struct fb_elastic){.weights = weights};
-    e->kept = fb_xcalloc(n, sizeof *e->kept);
+    e->present = fb_xcalloc(n, sizeof *e->present);
     e->rank = fb_xcalloc(n, sizeof *e->rank);
     e->ranked = fb_xcalloc(n, sizeof *e->ranked);
     int *candidates = fb_xcalloc(n, sizeof *candidates);
@@ -105,7 +116,7 @@ void fb_elastic_init(struct fb_elastic *e, const struct fb_weights *weights, con
     }
     for (int i = 0; i < weights->n_weights; i++) {
         e->rank[i] = -1;
-        e->kept[i] = weights->weights[i].group < 0 && resident[i];
+        e->present[i] = weights->weights[i].group < 0 && resident[i];
         if (can_stream(e, i, ring_bytes, scratch_bytes)) {
             candidates[n_candidates++] = i;
             e->most_bytes += weights->weights[i].stride;
@@ -113,25 +124,25 @@ void fb_elastic_init(struct fb_elastic *e, const struct fb_weights *weights, con
     }
     rank(e, candidates, n_candidates);
     free(candidates);
-    e->kept_bytes = e->most_bytes;
+    e->present_bytes = e->most_bytes;
     e->least_bytes = e->ring_bytes + e->scratch_bytes;
 }
 
 void fb_elastic_release(struct fb_elastic *e)
 {
-    free(e->kept);
+    free(e->present);
     free(e->rank);
     free(e->ranked);
 }
 
-bool fb_elastic_kept(const struct fb_elastic *e, int weight)
+bool fb_elastic_present(const struct fb_elastic *e, int weight)
 {
-    return e->kept[weight];
+    return e->present[weight];
 }
 
 uint64_t fb_elastic_held(const struct fb_elastic *e)
 {
-    return e->kept_bytes + (e->ring_used ? e->least_bytes : 0);
+    return e->present_bytes + (e->ring_used ? e->least_bytes : 0);
 }
 
 uint64_t fb_elastic_plan(struct fb_elastic *e, uint64_t bytes)
@@ -151,9 +162,9 @@ int fb_elastic_drop(struct fb_elastic *e)
 {
     for (int r = 0; r < e->n_wanted; r++) {
         int weight = e->ranked[r];
-        if (e->kept[weight]) {
-            e->kept[weight] = false;
-            e->kept_bytes -= e->weights->weights[weight].stride;
+        if (e->present[weight]) {
+            e->present[weight] = false;
+            e->present_bytes -= e->weights->weights[weight].stride;
             e->n_streamed++;
             e->ring_used = e->least_bytes > 0;
             return weight;
@@ -164,11 +175,11 @@ int fb_elastic_drop(struct fb_elastic *e)
 
 bool fb_elastic_restore(struct fb_elastic *e, int weight)
 {
-    if (e->kept[weight] || e->rank[weight] < e->n_wanted) {
-        return false; /* -1 is less, too: never kept */
+    if (e->present[weight] || e->rank[weight] < e->n_wanted) {
+        return false; /* rank -1, never resident, is less, too */
     }
-    e->kept[weight] = true;
-    e->kept_bytes += e->weights->weights[weight].stride;
+    e->present[weight] = true;
+    e->present_bytes += e->weights->weights[weight].stride;
     e->n_streamed--;
     return true;
 }

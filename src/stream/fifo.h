@@ -1,12 +1,13 @@
-/* fifo.h - where the next piece goes in a ring of memory whose pieces lie one after another. */
+/* fifo.h - placement of the next piece in a ring of memory whose pieces are contiguous. */
 #ifndef FB_STREAM_FIFO_H
 #define FB_STREAM_FIFO_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The pieces in use occupy [first, end), possibly wrapped once around the end of the memory of
- * `bytes` (then end <= first); none do if `empty`. False when there is no room for `size`. */
+/* The pieces in use occupy [first, end) of `bytes` bytes of memory, possibly wrapped once around
+ * its end (then end <= first); `empty` says that there are none. Sets *start to where a piece of
+ * `size` bytes begins; false when there is no room for it. */
 static inline bool fb_fifo_place(
     uint64_t bytes, bool empty, uint64_t first, uint64_t end, uint64_t size, uint64_t *start)
 {

@@ -1,184 +1,209 @@
-#include "stream/experts_internal.h"
+/*
+ * leases.c - opening, filling and closing leases.
+ *
+ * begin passes over the experts twice: it pins those that have a slot first, so that a miss cannot
+ * evict one of them, and then acquires slots for the others. pump() issues the missing reads part
+ * by part (all gates, then all ups, then all downs), since that is the order in which they are
+ * waited for; a read that gets no load or staging buffer is issued later, by wait.
+ *
+ * wait serves the open leases together: it issues reads of all of them, oldest first, unpacks the
+ * part that is waited for before others, and blocks only when there is nothing left to do.
+ */
+#include "stream/leases.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
+#include "stream/adapt.h"
+#include "stream/components.h"
+#include "stream/prefetch.h"
 
-int fb_experts_lease_limit(const struct fb_experts *x, int group)
+int fb_stream_lease_limit(const struct fb_stream *s, int group)
 {
-    return x->pools[x->pool_of[group]].n_slots;
+    return s->slots.pools[s->slots.pool_of[group]].n_slots;
 }
 
-static void reserve_pass(struct fb_lease *pass, int n)
+static void reserve(struct fb_lease *lease, int n)
 {
-    if (n > pass->cap) {
-        pass->cap = n;
-        pass->experts = fb_xrealloc(pass->experts, (size_t)n * sizeof *pass->experts);
-        pass->slots = fb_xrealloc(pass->slots, (size_t)n * sizeof *pass->slots);
+    if (n > lease->cap) {
+        lease->cap = n;
+        lease->experts = fb_xrealloc(lease->experts, (size_t)n * sizeof *lease->experts);
+        lease->slots = fb_xrealloc(lease->slots, (size_t)n * sizeof *lease->slots);
     }
 }
 
-void fb_lease_clear(struct fb_lease *pass)
+void fb_lease_clear(struct fb_lease *lease)
 {
-    free(pass->experts);
-    free(pass->slots);
-    *pass = (struct fb_lease){.group = -1};
+    free(lease->experts);
+    free(lease->slots);
+    *lease = (struct fb_lease){.group = -1};
 }
 
-/* Issues the pass's missing reads in part-major order, as far as there is room. */
-static void pump(struct fb_experts *x, struct fb_lease *pass)
+/* Issues the lease's missing reads in part-major order, until no load is free. */
+static void pump(struct fb_stream *s, struct fb_lease *lease)
 {
-    int n_parts = x->weights->groups[pass->group].n_parts;
-    int pool = x->pool_of[pass->group];
-    for (; pass->next_load < n_parts * pass->n; pass->next_load++) {
-        int part = pass->next_load / pass->n, i = pass->next_load % pass->n;
-        int slot = pass->slots[i];
-        if ((pass->parts & 1u << part) && fb_loads_missing(x, pool, slot, part) &&
-            !fb_loads_issue(x, pass->group, part, pass->experts[i], slot, FB_IO_DEMAND)) {
+    int n_parts = s->weights->groups[lease->group].n_parts;
+    int pool = s->slots.pool_of[lease->group];
+    for (; lease->next_load < n_parts * lease->n; lease->next_load++) {
+        int part = lease->next_load / lease->n, i = lease->next_load % lease->n;
+        int slot = lease->slots[i];
+        if ((lease->parts & 1u << part) && fb_loads_missing(&s->loads, pool, slot, part) &&
+            !fb_loads_issue(&s->loads, lease->group, part, lease->experts[i], slot, FB_IO_DEMAND)) {
             return;
         }
     }
 }
 
-/* Takes a slot of another pool where the cache finds that better than to evict here. */
-static void trade(struct fb_experts *x, int pool)
+static int acquire(struct fb_stream *s, int group, int expert)
 {
-    int other, slot;
-    if (!fb_cache_trade(x->cache, pool, &other, &slot)) {
-        return;
+    int slot = fb_slots_acquire(&s->slots, group, expert);
+    if (slot < 0) { /* all are pinned, some by loads of leases that have ended */
+        fb_loads_drain(&s->loads);
+        slot = fb_slots_acquire(&s->slots, group, expert);
     }
-    struct fb_pool *to = &x->pools[pool], *from = &x->pools[other];
-    if (fb_experts_most(x) - fb_pool_slot_bytes(from) + fb_pool_slot_bytes(to) <= x->most_bytes) {
-        fb_pool_lend(from, other, slot, to, pool, x->cache);
-    }
-}
-
-static int acquire(struct fb_experts *x, int group, int expert)
-{
-    int slot = fb_experts_acquire(x, group, expert);
-    if (slot < 0) { /* all pinned, some perhaps by loads that nobody waits for */
-        fb_loads_drain(x);
-        slot = fb_experts_acquire(x, group, expert);
-    }
-    FB_ASSERT(slot >= 0); /* the caller keeps to the pass limit */
+    FB_ASSERT(slot >= 0); /* the caller keeps to fb_stream_lease_limit */
     return slot;
 }
 
-void fb_experts_begin(struct fb_experts *x, struct fb_lease *pass, int group, const int *experts,
-    const int *uses, int n, uint32_t parts)
+static void open_lease(
+    struct fb_stream *s, struct fb_lease *lease, int group, int n, uint32_t parts)
 {
-    int pool = x->pool_of[group], first = x->first_id[group];
-    FB_ASSERT(n > 0 && n <= x->pools[pool].n_slots);
-    reserve_pass(pass, n);
-    pass->group = group;
-    pass->parts = parts;
-    pass->n = n;
-    pass->next_load = 0;
-    pass->n_misses = 0;
-    fb_loads_collect(x);
-    if (x->n_passes == 0) {
-        x->failed = false; /* a failure that nobody waited for: those parts are read again */
+    FB_ASSERT(n > 0 && n <= fb_stream_lease_limit(s, group));
+    FB_ASSERT(s->n_leases < FB_MAX_LEASES);
+    reserve(lease, n);
+    lease->group = group;
+    lease->parts = parts;
+    lease->n = n;
+    lease->next_load = 0;
+    lease->n_misses = 0;
+    if (s->n_leases == 0) {
+        s->loads.failed = false; /* a failure that nobody waited for: those parts are read again */
     }
-    FB_ASSERT(x->n_passes < MAX_PASSES);
-    x->passes[x->n_passes++] = pass;
-    if (uses) {
-        fb_cache_step(x->cache, pool);
-    }
-    for (int i = 0; i < n; i++) { /* hits first: a miss must not evict one of them */
-        int id = first + experts[i];
-        pass->experts[i] = experts[i];
-        pass->slots[i] = fb_cache_find(x->cache, pool, id);
-        bool hit = fb_experts_has(x, group, experts[i], parts);
-        if (pass->slots[i] >= 0) {
-            fb_cache_pin(x->cache, pool, pass->slots[i]);
-            hit = !fb_prefetch_claim(x, group, pass->slots[i], parts) && hit;
+    s->leases[s->n_leases++] = lease;
+}
+
+/* Finds and pins the slots of the experts that have one (else -1), and counts requests and hits. */
+static void pin_present(
+    struct fb_stream *s, struct fb_lease *lease, const int *experts, const int *uses)
+{
+    int pool = s->slots.pool_of[lease->group], first = s->slots.first_key[lease->group];
+    for (int i = 0; i < lease->n; i++) {
+        int key = first + experts[i];
+        lease->experts[i] = experts[i];
+        lease->slots[i] = fb_cache_find(s->slots.cache, pool, key);
+        bool hit = fb_slots_has(&s->slots, lease->group, experts[i], lease->parts);
+        if (lease->slots[i] >= 0) {
+            fb_cache_pin(s->slots.cache, pool, lease->slots[i]);
+            hit = !fb_prefetch_promote(s, lease->group, lease->slots[i], lease->parts) && hit;
         }
-        pass->n_misses += !hit;
+        lease->n_misses += !hit;
         if (uses) {
-            fb_cache_touch(x->cache, pool, id);
-            x->stats.expert_requests += (uint64_t)uses[i];
-            x->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
+            fb_cache_touch(s->slots.cache, pool, key);
+            s->stats.expert_requests += (uint64_t)uses[i];
+            s->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
         }
     }
-    fb_prefetch_cancel(x, group);
+}
+
+void fb_stream_lease_begin(struct fb_stream *s, struct fb_lease *lease, int group,
+    const int *experts, const int *uses, int n, uint32_t parts)
+{
+    int pool = s->slots.pool_of[group];
+    fb_loads_collect(&s->loads);
+    open_lease(s, lease, group, n, parts);
+    if (uses) {
+        fb_cache_step(s->slots.cache, pool);
+    }
+    pin_present(s, lease, experts, uses);
+    fb_prefetch_cancel(s, group);
     for (int i = 0; i < n; i++) {
-        if (pass->slots[i] < 0) {
+        if (lease->slots[i] < 0) {
             if (uses &&
-                n <= x->weights->catalog->n_expert_used) { /* prompts say little of a layer */
-                trade(x, pool);
+                n <= s->weights->catalog->n_expert_used) { /* prompts say little of a layer */
+                fb_slots_borrow(&s->slots, group);
             }
-            pass->slots[i] = acquire(x, group, experts[i]);
-            fb_cache_pin(x->cache, pool, pass->slots[i]);
+            lease->slots[i] = acquire(s, group, experts[i]);
+            fb_cache_pin(s->slots.cache, pool, lease->slots[i]);
         }
     }
-    x->pools[pool].n_passes++;
-    pump(x, pass);
+    s->slots.pools[pool].n_users++;
+    pump(s, lease);
 }
 
-bool fb_experts_ready(struct fb_experts *x, const struct fb_lease *pass, int part)
+bool fb_stream_lease_ready(struct fb_stream *s, const struct fb_lease *lease, int part)
 {
-    int pool = x->pool_of[pass->group];
-    for (int i = 0; i < pass->n; i++) {
-        if (!(fb_cache_parts(x->cache, pool, pass->slots[i]) & 1u << part)) {
+    int pool = s->slots.pool_of[lease->group];
+    for (int i = 0; i < lease->n; i++) {
+        if (!(fb_cache_parts(s->slots.cache, pool, lease->slots[i]) & 1u << part)) {
             return false;
         }
     }
     return true;
 }
 
-/* Whether all of the part that the pass still misses was asked for before it was needed. */
-static bool all_ahead(struct fb_experts *x, const struct fb_lease *pass, int part)
+/* Whether all that the lease still misses of the part is being prefetched. */
+static bool all_prefetched(struct fb_stream *s, const struct fb_lease *lease, int part)
 {
-    int pool = x->pool_of[pass->group];
-    for (int i = 0; i < pass->n; i++) {
-        const struct load *load = fb_loads_find(x, pool, pass->slots[i], part);
-        if (load ? !load->ahead : fb_loads_missing(x, pool, pass->slots[i], part)) {
+    int pool = s->slots.pool_of[lease->group];
+    for (int i = 0; i < lease->n; i++) {
+        const struct fb_load *load = fb_loads_find(&s->loads, pool, lease->slots[i], part);
+        if (load ? !load->prefetched : fb_loads_missing(&s->loads, pool, lease->slots[i], part)) {
             return false;
         }
     }
     return true;
 }
 
-enum forebay_status fb_experts_wait(
-    struct fb_experts *x, struct fb_lease *pass, int part, struct forebay_error *err)
+enum forebay_status fb_stream_lease_wait(
+    struct fb_stream *s, struct fb_lease *lease, int part, struct forebay_error *err)
 {
-    FB_ASSERT(pass->parts & 1u << part);
+    FB_ASSERT(lease->parts & 1u << part);
+    fb_stream_adapt(s, false);
     for (;;) {
-        fb_io_poll(x->io);
-        fb_loads_collect(x);
-        if (x->failed) {
-            fb_loads_drain(x);
-            x->failed = false;
+        fb_io_poll(s->io);
+        fb_loads_collect(&s->loads);
+        if (s->loads.failed) {
+            fb_loads_drain(&s->loads);
+            s->loads.failed = false;
             if (err) {
-                *err = x->error;
+                *err = s->loads.error;
             }
-            return x->error.status;
+            return s->loads.error.status;
         }
-        if (fb_experts_ready(x, pass, part)) {
+        if (fb_stream_lease_ready(s, lease, part)) {
             return FOREBAY_OK;
         }
-        for (int i = 0; i < x->n_passes; i++) {
-            pump(x, x->passes[i]);
+        for (int i = 0; i < s->n_leases; i++) {
+            pump(s, s->leases[i]);
         }
-        fb_prefetch_pump(x, pass->group);
-        if (fb_loads_settle(x, part) == 0 && fb_loads_settle(x, -1) == 0) {
-            FB_ASSERT(x->n_open > 0);
-            fb_loads_block(x, all_ahead(x, pass, part));
+        fb_prefetch_pump(s, lease->group);
+        if (fb_loads_unpack(&s->loads, part) == 0 && fb_loads_unpack(&s->loads, -1) == 0) {
+            FB_ASSERT(s->loads.n_open > 0);
+            fb_loads_block(&s->loads, all_prefetched(s, lease, part));
         }
     }
 }
 
-void fb_experts_end(struct fb_experts *x, struct fb_lease *pass)
+static void forget(struct fb_stream *s, const struct fb_lease *lease)
 {
-    int pool = x->pool_of[pass->group];
-    for (int i = 0; i < pass->n; i++) {
-        fb_cache_unpin(x->cache, pool, pass->slots[i]);
+    int i = 0;
+    while (s->leases[i] != lease) {
+        i++;
+        FB_ASSERT(i < s->n_leases);
     }
-    pass->group = -1;
-    pass->n = 0;
-    x->n_passes--;
-    if (x->passes[0] == pass) {
-        x->passes[0] = x->passes[1];
+    s->n_leases--;
+    memmove(&s->leases[i], &s->leases[i + 1], (size_t)(s->n_leases - i) * sizeof *s->leases);
+}
+
+void fb_stream_lease_end(struct fb_stream *s, struct fb_lease *lease)
+{
+    int pool = s->slots.pool_of[lease->group];
+    for (int i = 0; i < lease->n; i++) {
+        fb_cache_unpin(s->slots.cache, pool, lease->slots[i]);
     }
-    x->pools[pool].n_passes--;
+    forget(s, lease);
+    s->slots.pools[pool].n_users--;
+    lease->group = -1;
+    lease->n = 0;
 }

@@ -25,8 +25,8 @@ int fb_pool_share(const struct fb_pool *pool, double share)
     return n < fewest ? fewest : n > pool->max_slots ? pool->max_slots : n;
 }
 
-/* Slots are given back at the end of each part, so that whole huge pages become free: of one that
- * is given back in part, the kernel keeps the memory until it needs it. */
+/* Slots are given back at the end of each part, so that whole huge pages become free: the kernel
+ * keeps a huge page that is only partly given back until it needs the memory. */
 static void give_back(struct fb_pool *pool, int from)
 {
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
@@ -35,7 +35,7 @@ static void give_back(struct fb_pool *pool, int from)
     }
 }
 
-static void take(struct fb_pool *pool, int to)
+static void regain(struct fb_pool *pool, int to)
 {
     uint64_t page = fb_vm_page_size();
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
@@ -44,31 +44,31 @@ static void take(struct fb_pool *pool, int to)
     }
 }
 
-void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int layer, int n)
+void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int n)
 {
-    if (pool->n_passes > 0) {
+    if (pool->n_users > 0) {
         return;
     }
     for (int s = pool->n_slots - 1; s >= n; s--) {
-        if (fb_cache_pinned(cache, layer, s)) {
+        if (fb_cache_pinned(cache, index, s)) {
             n = s + 1;
         }
     }
     if (n == pool->n_slots) {
         return;
     }
-    fb_cache_resize(cache, layer, n);
+    fb_cache_resize(cache, index, n);
     if (n < pool->n_slots) {
         give_back(pool, n);
     } else {
-        take(pool, n);
+        regain(pool, n);
     }
     pool->n_slots = n;
 }
 
-static bool settled(const struct fb_pool *pool)
+static bool can_trade(const struct fb_pool *pool)
 {
-    return pool->n_passes == 0 && pool->n_slots == pool->max_slots;
+    return pool->n_users == 0 && pool->n_slots == pool->max_slots;
 }
 
 static void copy_slot(struct fb_pool *pool, int from, int to)
@@ -79,23 +79,23 @@ static void copy_slot(struct fb_pool *pool, int from, int to)
     }
 }
 
-bool fb_pool_lend(struct fb_pool *from, int from_layer, int slot, struct fb_pool *to, int to_layer,
+bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache)
 {
     int last = from->n_slots - 1;
-    if (!settled(from) || !settled(to) || to->n_slots == to->room ||
-        fb_cache_pinned(cache, from_layer, last)) {
+    if (!can_trade(from) || !can_trade(to) || to->n_slots == to->room ||
+        fb_cache_pinned(cache, from_index, last)) {
         return false;
     }
-    fb_cache_drop(cache, from_layer, slot);
+    fb_cache_drop(cache, from_index, slot);
     if (slot != last) {
         copy_slot(from, last, slot);
-        fb_cache_move(cache, from_layer, last, slot);
+        fb_cache_move(cache, from_index, last, slot);
     }
-    from->ahead[slot] = from->ahead[last];
-    from->ahead[last] = 0;
-    fb_pool_resize(from, cache, from_layer, last);
-    fb_pool_resize(to, cache, to_layer, to->n_slots + 1);
+    from->prefetched[slot] = from->prefetched[last];
+    from->prefetched[last] = 0;
+    fb_pool_resize(from, cache, from_index, last);
+    fb_pool_resize(to, cache, to_index, to->n_slots + 1);
     from->max_slots--;
     to->max_slots++;
     return true;

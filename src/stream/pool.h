@@ -4,8 +4,8 @@
  *      part 0  [slot 0][slot 1] ... [slot n_slots - 1]   (given back)   ... max_slots   (room)
  *      part 1  [slot 0][slot 1] ...
  *
- * Address space is there for `room` slots; what lies beyond n_slots costs no memory. A slot can move
- * to another pool (fb_pool_lend): max_slots of the one falls, of the other rises.
+ * Address space is reserved for `room` slots; what lies beyond n_slots costs no memory. A slot can
+ * move to another pool (fb_pool_lend): then max_slots falls in the one and rises in the other.
  */
 #ifndef FB_STREAM_POOL_H
 #define FB_STREAM_POOL_H
@@ -15,35 +15,36 @@
 
 struct fb_pool {
     int n_slots;   /* in use */
-    int max_slots; /* as planned, and traded since */
+    int max_slots; /* as planned, corrected by those lent and borrowed */
     int room;
-    bool hollow;  /* of a simulation: no byte of it is touched */
-    int n_passes; /* open: whoever computes with the pool counts on its size */
+    bool hollow; /* of a simulation: its memory is never touched */
+    int n_users; /* leases and sets that are open: they rely on the pool's size */
     int n_parts;
     uint64_t stride[FB_MAX_PARTS];
     char *memory[FB_MAX_PARTS];
     uint64_t memory_bytes[FB_MAX_PARTS];
-    int16_t *load_of; /* [room][FB_MAX_PARTS] open load, or -1 */
-    uint8_t *ahead;   /* [room] parts that were read ahead and not asked for yet, as bits */
+    int16_t *load_of;    /* [room][FB_MAX_PARTS] open load, or -1 */
+    uint8_t *prefetched; /* [room] parts that were prefetched and not used yet, as bits */
 };
 
+/* Memory of one slot: strides of all parts. */
 uint64_t fb_pool_slot_bytes(const struct fb_pool *pool);
 
-/* The fewest slots that any pass works with: one that is computed with, one that is read into. */
+/* The fewest slots that a lease can work with: one that is computed with, one that is read into. */
 int fb_pool_fewest(const struct fb_pool *pool);
 
-/* How many slots the pool has when of what it can give back (beyond the fewest) it keeps `share`. */
+/* Number of slots when the pool keeps the fraction `share` of what it can give back (0..1). */
 int fb_pool_share(const struct fb_pool *pool, double share);
 
-/* Makes it n slots, of which the cache (layer `layer` of it) then knows; nothing while a pass is
- * open, and more than n when slots from n on are being read into. */
-void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int layer, int n);
+/* Resizes the pool, and with it pool `index` of the cache, to n slots. Stays larger when a slot >=
+ * n is pinned; does nothing while the pool has users. */
+void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int n);
 
-/* Moves the memory of one slot to another pool. What is in `slot` is forgotten, the last slot of the
- * pool takes its place, and the other pool has one more, which is free. False, and nothing happened,
- * when the one has that last slot in use, the other no room, or either an open pass or not all of
- * its slots. */
-bool fb_pool_lend(struct fb_pool *from, int from_layer, int slot, struct fb_pool *to, int to_layer,
+/* Moves the memory of one slot to another pool. The content of `slot` is dropped, the last slot of
+ * `from` takes its place, and `to` has one more slot, which is free. Returns false and changes
+ * nothing when the last slot is pinned, `to` has no room, or either pool has users or fewer than
+ * max_slots. */
+bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache);
 
 #endif

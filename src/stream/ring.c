@@ -1,3 +1,12 @@
+/*
+ * ring.c - the queue of entries, and the learned order of use.
+ *
+ * Entries are a ring of their own: entries[head % MAX_ENTRIES] is the oldest of n, and their memory
+ * is contiguous in the same order (fifo.h). `after` holds the learned order, `next` the weight to
+ * read after the youngest entry:
+ *
+ *      after:   w3 -> w7 -> w2 -> w3       entries: [w3: acquired][w7]       next: w2
+ */
 #include "stream/ring.h"
 
 #include <stdlib.h>
@@ -9,11 +18,11 @@
 
 #define MAX_ENTRIES 64 /* power of two */
 
-struct entry {
+struct ring_entry {
     struct fb_io_request request;
     int weight;
     uint64_t start, end; /* bytes of the ring */
-    bool demand;         /* issued because it was needed at once */
+    bool demand;         /* issued when it was needed, not before */
 };
 
 struct fb_ring {
@@ -22,13 +31,13 @@ struct fb_ring {
     const struct fb_weights *weights;
     char *memory;
     uint64_t bytes;
-    struct entry entries[MAX_ENTRIES];
+    struct ring_entry entries[MAX_ENTRIES];
     unsigned head, n; /* entries[head % MAX_ENTRIES] is the oldest of n */
-    bool taken;       /* the head is in the caller's hands */
+    bool acquired;    /* the head is in use by the caller */
     int *after;       /* [n_weights] which weight follows which; -1: not known */
-    int last_expected;
+    int last_scheduled;
     int next; /* weight to read next, -1: not known */
-    struct fb_ring_stats stats;
+    struct fb_stream_stats stats;
 };
 
 struct fb_ring *fb_ring_new(struct fb_unpacker *unpacker, uint64_t bytes, bool populate)
@@ -51,12 +60,12 @@ struct fb_ring *fb_ring_new(struct fb_unpacker *unpacker, uint64_t bytes, bool p
     for (int i = 0; i < weights->n_weights; i++) {
         ring->after[i] = -1;
     }
-    ring->last_expected = -1;
+    ring->last_scheduled = -1;
     ring->next = -1;
     return ring;
 }
 
-static struct entry *head(struct fb_ring *ring)
+static struct ring_entry *head(struct fb_ring *ring)
 {
     return &ring->entries[ring->head % MAX_ENTRIES];
 }
@@ -67,10 +76,10 @@ static void pop(struct fb_ring *ring)
     ring->n--;
 }
 
-/* Drops the oldest entry: what it read, or is reading, was in vain. */
+/* Drops the oldest entry, read or being read. */
 static void drop_head(struct fb_ring *ring)
 {
-    struct entry *e = head(ring);
+    struct ring_entry *e = head(ring);
     if (!fb_io_cancel(ring->io, &e->request)) {
         fb_io_wait(ring->io, &e->request, NULL);
     }
@@ -111,13 +120,14 @@ static bool issue(struct fb_ring *ring, int weight, bool demand)
     if (ring->n == MAX_ENTRIES || !allocate(ring, size, &start)) {
         return false;
     }
-    struct entry *e = &ring->entries[(ring->head + ring->n++) % MAX_ENTRIES];
-    *e = (struct entry){.weight = weight, .start = start, .end = start + size, .demand = demand};
+    struct ring_entry *e = &ring->entries[(ring->head + ring->n++) % MAX_ENTRIES];
+    *e = (struct ring_entry){
+        .weight = weight, .start = start, .end = start + size, .demand = demand};
     e->request.file = fb_weight_file(ring->weights, weight);
     e->request.offset = offset;
     e->request.length = w->file_bytes;
     e->request.buffer = ring->memory + start;
-    e->request.priority = FB_IO_DEMAND; /* also ahead: it is certain to be needed, in this order */
+    e->request.priority = FB_IO_DEMAND; /* prefetches too: they are needed for certain, in order */
     *(demand ? &ring->stats.demand_bytes : &ring->stats.prefetch_bytes) += w->file_bytes;
     fb_io_submit(ring->io, &e->request);
     ring->next = ring->after[weight];
@@ -133,14 +143,15 @@ void fb_ring_pump(struct fb_ring *ring)
 void fb_ring_schedule(struct fb_ring *ring, const int *weights, int n)
 {
     for (int i = 0; i < n; i++) {
-        if (ring->last_expected >= 0) {
-            ring->after[ring->last_expected] = weights[i];
+        if (ring->last_scheduled >= 0) {
+            ring->after[ring->last_scheduled] = weights[i];
         }
-        ring->last_expected = weights[i];
+        ring->last_scheduled = weights[i];
     }
 }
 
-/* Makes the weight the oldest entry, if it has been issued at all. */
+/* Drops entries until the weight is the oldest. False, and all are dropped, when it was not issued.
+ * */
 static bool seek(struct fb_ring *ring, int weight)
 {
     for (unsigned i = 0; i < ring->n; i++) {
@@ -155,8 +166,9 @@ static bool seek(struct fb_ring *ring, int weight)
     return false;
 }
 
-/* Waits until the entry has been read, and right. */
-static enum forebay_status finish(struct fb_ring *ring, struct entry *e, struct forebay_error *err)
+/* Waits until the entry has been read and verified. */
+static enum forebay_status finish(
+    struct fb_ring *ring, struct ring_entry *e, struct forebay_error *err)
 {
     if (e->request.state != FB_IO_DONE) {
         uint64_t before = fb_io_now_ns(ring->io);
@@ -168,16 +180,16 @@ static enum forebay_status finish(struct fb_ring *ring, struct entry *e, struct 
     return fb_unpacker_verify(ring->unpacker, &e->request, e->weight, 0, err);
 }
 
-enum forebay_status fb_ring_take(
+enum forebay_status fb_ring_acquire(
     struct fb_ring *ring, int weight, const void **raw, struct forebay_error *err)
 {
-    FB_ASSERT(!ring->taken);
+    FB_ASSERT(!ring->acquired);
     if (!seek(ring, weight) && !issue(ring, weight, true)) {
         FB_BUG("ring of %llu bytes is smaller than weight %d", (unsigned long long)ring->bytes,
             weight);
     }
     fb_ring_pump(ring);
-    struct entry *e = head(ring);
+    struct ring_entry *e = head(ring);
     enum forebay_status status = finish(ring, e, err);
     if (status != FOREBAY_OK) {
         drop_all(ring);
@@ -186,27 +198,27 @@ enum forebay_status fb_ring_take(
     if (!e->demand) {
         ring->stats.prefetch_used_bytes += e->request.length;
     }
-    ring->taken = true;
+    ring->acquired = true;
     *raw = (const char *)e->request.buffer + fb_io_delta(e->request.offset);
     return FOREBAY_OK;
 }
 
 void fb_ring_release(struct fb_ring *ring)
 {
-    FB_ASSERT(ring->taken);
-    ring->taken = false;
+    FB_ASSERT(ring->acquired);
+    ring->acquired = false;
     pop(ring);
     fb_ring_pump(ring);
 }
 
 void fb_ring_discard(struct fb_ring *ring)
 {
-    FB_ASSERT(!ring->taken);
+    FB_ASSERT(!ring->acquired);
     drop_all(ring);
     fb_vm_discard(ring->memory, ring->bytes);
 }
 
-const struct fb_ring_stats *fb_ring_stats(const struct fb_ring *ring)
+const struct fb_stream_stats *fb_ring_stats(const struct fb_ring *ring)
 {
     return &ring->stats;
 }

@@ -1,3 +1,17 @@
+/*
+ * sets.c - decides what the slots hold after the batch, and hands out sets.
+ *
+ * begin counts the uses of each expert, finds the hits, and chooses the experts that the slots keep
+ * (admit): those used most by the last tokens. Slots of the layer are pinned until end.
+ *
+ *      expert needed     present: slot[e] >= 0             a hit: used in its slot
+ *                        absent:  admitted[e] >= 0         unpacked into that slot
+ *                                 else, DIRECT weight      used in the transit
+ *                                 else                     unpacked into staging memory
+ *
+ * An admitted expert may receive the slot of a hit that is worth less. That is safe because next
+ * hands out the hits first, for every part, and only then reads the part into the slot.
+ */
 #include "stream/sets.h"
 
 #include <stdlib.h>
@@ -5,41 +19,37 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "stream/adapt.h"
+#include "stream/components.h"
+#include "stream/prefetch.h"
 
-#define MAX_UNITS 256 /* read and used at once */
-/* What slots keep is what was used most, where a use counts half after so many tokens. */
+#define MAX_UNITS 256 /* in a set */
+/* The worth of an expert: its uses, each counting half after this many tokens. */
 #define HALF_LIFE 16
 #define ONE_USE   (1u << 16)
 
-struct fb_batch {
-    struct fb_unpacker *unpacker;
-    const struct fb_weights *weights;
-    struct fb_experts *experts;
-    struct fb_transit *transit;
-
+struct fb_sets {
     int group; /* open, or -1 */
     int n_pinned;
     int *pinned; /* slots; [2 * most experts] */
     /* By expert of the group: */
-    int *uses;       /* rows that need it */
+    int *uses;       /* tokens that need it */
     uint32_t *worth; /* how much the last tokens used it */
     int *slot;       /* of a hit, else -1 */
-    int *admitted;   /* slot that a miss gets, else -1 */
+    int *admitted;   /* slot that a miss receives, else -1 */
     int *order;      /* those needed; hits, then misses */
 
     int weight; /* the matrix in use, or -1 */
     struct fb_unit units[MAX_UNITS];
-    int n_units;         /* taken and not put anywhere: the next set, or the one in use */
+    int n_units;         /* acquired and not in a slot: the next set, or the one in use */
     bool in_use;         /* ... the latter */
     int *listed, *index; /* of the set in use */
 };
 
-struct fb_batch *fb_batch_new(
-    struct fb_unpacker *unpacker, struct fb_experts *experts, struct fb_transit *transit)
+struct fb_sets *fb_sets_new(const struct fb_weights *weights)
 {
-    const struct fb_weights *weights = unpacker->weights;
-    struct fb_batch *b = fb_xcalloc(1, sizeof *b);
-    *b = (struct fb_batch){unpacker, weights, experts, transit, .group = -1, .weight = -1};
+    struct fb_sets *b = fb_xcalloc(1, sizeof *b);
+    b->group = b->weight = -1;
     size_t most = MAX_UNITS;
     for (int g = 0; g < weights->n_groups; g++) {
         most = fb_max(most, (size_t)weights->groups[g].n_expert);
@@ -55,7 +65,7 @@ struct fb_batch *fb_batch_new(
     return b;
 }
 
-void fb_batch_free(struct fb_batch *b)
+void fb_sets_free(struct fb_sets *b)
 {
     if (b) {
         free(b->pinned);
@@ -70,50 +80,66 @@ void fb_batch_free(struct fb_batch *b)
     }
 }
 
-/* --- Beginning ----------------------------------------------------------------------------- */
+/* --- Beginning -------------------------------------------------------------------------------- */
 
-/* Counts what is needed, and tells the cache of every token in its turn. */
-static void count(struct fb_batch *b, const struct fb_routes *routes)
+static const struct fb_group *open_group(const struct fb_stream *s)
 {
-    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
-    int n_expert = b->weights->groups[b->group].n_expert;
+    return &s->weights->groups[s->sets->group];
+}
+
+static int pool_of(const struct fb_stream *s)
+{
+    return s->slots.pool_of[s->sets->group];
+}
+
+/* Fills uses and worth, and tells the cache of each token's experts, step by step. */
+static void count(struct fb_stream *s, const struct fb_routes *routes)
+{
+    struct fb_sets *b = s->sets;
+    int n_expert = open_group(s)->n_expert, pool = pool_of(s);
+    int first = s->slots.first_key[b->group];
     memset(b->uses, 0, (size_t)n_expert * sizeof *b->uses);
     memset(b->worth, 0, (size_t)n_expert * sizeof *b->worth);
     for (int t = 0; t < routes->tokens; t++) {
-        fb_cache_step(c.cache, c.layer);
+        const int *route = routes->experts + (size_t)t * (size_t)routes->picks;
+        fb_cache_step(s->slots.cache, pool);
         for (int e = 0; t % HALF_LIFE == 0 && e < n_expert; e++) {
             b->worth[e] /= 2;
         }
         for (int k = 0; k < routes->picks; k++) {
-            int e = routes->experts[t * routes->picks + k];
+            int e = route[k];
             b->uses[e]++;
             b->worth[e] += ONE_USE;
-            fb_cache_touch(c.cache, c.layer, c.first_id + e);
+            fb_cache_touch(s->slots.cache, pool, first + e);
         }
     }
 }
 
-/* Finds the hits. Returns how many experts are needed: those in b->order. */
-static int look_up(struct fb_batch *b)
+/* Finds the hits: experts with all parts present. Returns how many experts are needed; lists them
+ * in b->order. */
+static int look_up(struct fb_stream *s)
 {
-    uint64_t requests = 0, hits = 0;
+    struct fb_sets *b = s->sets;
+    uint32_t all = fb_group_parts(open_group(s));
     int n = 0;
-    for (int e = 0; e < b->weights->groups[b->group].n_expert; e++) {
+    for (int e = 0; e < open_group(s)->n_expert; e++) {
         b->admitted[e] = b->slot[e] = -1;
-        if (b->uses[e]) {
-            bool ahead;
-            b->slot[e] = fb_experts_claim(b->experts, b->group, e, &ahead);
-            requests += (uint64_t)b->uses[e];
-            hits += b->slot[e] >= 0 && !ahead ? (uint64_t)b->uses[e] : 0;
-            b->order[n++] = e;
+        if (b->uses[e] == 0) {
+            continue;
         }
+        s->stats.expert_requests += (uint64_t)b->uses[e];
+        if (fb_slots_has(&s->slots, b->group, e, all)) {
+            b->slot[e] = fb_slots_find(&s->slots, b->group, e);
+            bool prefetched = fb_prefetch_promote(s, b->group, b->slot[e], all);
+            s->stats.expert_hits += prefetched ? 0 : (uint64_t)b->uses[e];
+        }
+        b->order[n++] = e;
     }
-    fb_experts_count(b->experts, requests, hits);
     return n;
 }
 
-/* Moves the `k` experts that are worth most to the front of the n, in falling order. */
-static void sort_by_worth(struct fb_batch *b, int n, int k)
+/* Moves the `k` experts that are worth most to the front of b->order (of n), in falling order. */
+static void sort_by_worth(struct fb_sets *b, int n, int k)
 {
     for (int i = 0; i < k; i++) {
         int best = i;
@@ -126,70 +152,86 @@ static void sort_by_worth(struct fb_batch *b, int n, int k)
     }
 }
 
-static void pin(struct fb_batch *b, const struct fb_experts_cache *c, int slot)
+static void pin(struct fb_stream *s, int slot)
 {
-    fb_cache_pin(c->cache, c->layer, slot);
-    b->pinned[b->n_pinned++] = slot;
+    if (slot >= 0) {
+        fb_cache_pin(s->slots.cache, pool_of(s), slot);
+        s->sets->pinned[s->sets->n_pinned++] = slot;
+    }
 }
 
-/* Decides what the slots hold when the batch is over, and pins what it uses. Of n needed experts the
- * slots keep those that are worth most; a pool that all layers share keeps what it has. */
-static void admit(struct fb_batch *b, int n)
+/* Decides what the slots hold when the batch is over, and pins what it uses. The slots keep those
+ * of the n needed experts that are worth most; a shared pool keeps what it has. */
+static void admit(struct fb_stream *s, int n)
 {
-    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
-    int keep = c.shared ? 0 : fb_cache_slots(c.cache, c.layer);
+    struct fb_sets *b = s->sets;
+    int keep = fb_slots_shared(&s->slots) ? 0 : fb_cache_slots(s->slots.cache, pool_of(s));
     keep = keep < n ? keep : n;
     sort_by_worth(b, n, keep);
     for (int i = 0; i < keep; i++) {
-        if (b->slot[b->order[i]] >= 0) {
-            pin(b, &c, b->slot[b->order[i]]);
-        }
+        pin(s, b->slot[b->order[i]]);
     }
     for (int i = 0; i < keep; i++) {
         int e = b->order[i];
-        if (b->slot[e] < 0 && fb_cache_find(c.cache, c.layer, c.first_id + e) < 0) {
-            b->admitted[e] = fb_experts_acquire(b->experts, b->group, e);
+        if (b->slot[e] < 0 && fb_slots_find(&s->slots, b->group, e) < 0) {
+            b->admitted[e] = fb_slots_acquire(&s->slots, b->group, e);
             if (b->admitted[e] < 0) {
-                break; /* the rest is pinned, by reads that nobody waits for */
+                break; /* all others are pinned by loads of leases that have ended */
             }
-            pin(b, &c, b->admitted[e]);
+            pin(s, b->admitted[e]);
         }
     }
     for (int i = keep; i < n; i++) {
-        if (b->slot[b->order[i]] >= 0) {
-            pin(b, &c, b->slot[b->order[i]]); /* also a slot that is about to change hands */
-        }
+        pin(s, b->slot[b->order[i]]); /* also a slot that was given to another expert just now */
     }
 }
 
-void fb_batch_begin(struct fb_batch *b, int weight, const struct fb_routes *routes)
+/* Keeps the pool's size, cancels prefetches for the layer, and unpacks what was read. */
+static void occupy_pool(struct fb_stream *s)
 {
-    FB_ASSERT(b->group < 0);
-    b->group = b->weights->weights[weight].group;
-    fb_experts_hold(b->experts, b->group);
-    count(b, routes);
-    int n = look_up(b), n_missing = 0;
-    admit(b, n);
-    for (int e = 0; e < b->weights->groups[b->group].n_expert; e++) {
+    s->slots.pools[pool_of(s)].n_users++;
+    fb_prefetch_cancel(s, s->sets->group);
+    fb_loads_collect(&s->loads);
+    while (fb_loads_unpack(&s->loads, -1) > 0) {
+    }
+}
+
+void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_routes *routes)
+{
+    struct fb_sets *b = s->sets;
+    FB_ASSERT(b && b->group < 0);
+    b->group = s->weights->weights[weight].group;
+    occupy_pool(s);
+    count(s, routes);
+    int n = look_up(s), n_missing = 0;
+    admit(s, n);
+    for (int e = 0; e < open_group(s)->n_expert; e++) {
         if (b->uses[e] && b->slot[e] < 0) {
             b->order[n_missing++] = e; /* in file order */
         }
     }
-    fb_transit_need(b->transit, weight, b->order, n_missing, n);
+    fb_transit_need(s->transit, weight, b->order, n_missing, n);
 }
 
-/* --- Sets ---------------------------------------------------------------------------------- */
+/* --- Sets ------------------------------------------------------------------------------------- */
 
-static void release_units(struct fb_batch *b)
+static const struct fb_weight *weight_in_use(const struct fb_stream *s)
 {
+    return &s->weights->weights[s->sets->weight];
+}
+
+static void release_units(struct fb_stream *s)
+{
+    struct fb_sets *b = s->sets;
     for (int i = 0; i < b->n_units; i++) {
-        fb_transit_release(b->transit, &b->units[i]);
+        fb_transit_release(s->transit, &b->units[i]);
     }
     b->n_units = 0;
     b->in_use = false;
 }
 
-static void fill_set(struct fb_batch *b, struct fb_set *set, int n)
+/* Completes a set of the n experts in b->listed and b->index. */
+static void fill_set(struct fb_sets *b, struct fb_set *set, int n)
 {
     set->n = n;
     set->experts = b->listed;
@@ -200,18 +242,19 @@ static void fill_set(struct fb_batch *b, struct fb_set *set, int n)
     }
 }
 
-/* A set of n experts in slots: b->listed and b->index say which. */
-static void give_slots(struct fb_batch *b, struct fb_set *set, int n)
+/* A set of n experts in slots: b->listed, b->index. */
+static void give_slots(struct fb_stream *s, struct fb_set *set, int n)
 {
     int n_slots;
-    set->base = fb_experts_slots(b->experts, b->weight, &set->stride, &n_slots);
-    fill_set(b, set, n);
+    set->base = fb_slots_base(&s->slots, s->sets->weight, &set->stride, &n_slots);
+    fill_set(s->sets, set, n);
 }
 
-static int list_hits(struct fb_batch *b)
+static int list_hits(struct fb_stream *s)
 {
+    struct fb_sets *b = s->sets;
     int n = 0;
-    for (int e = 0; e < b->weights->groups[b->group].n_expert; e++) {
+    for (int e = 0; e < open_group(s)->n_expert; e++) {
         if (b->slot[e] >= 0) {
             b->listed[n] = e;
             b->index[n++] = b->slot[e];
@@ -220,12 +263,13 @@ static int list_hits(struct fb_batch *b)
     return n;
 }
 
-/* The units that stayed where they were read. */
-static void give_units(struct fb_batch *b, struct fb_set *set)
+/* A set of the acquired units, where they were read. */
+static void give_units(struct fb_stream *s, struct fb_set *set)
 {
+    struct fb_sets *b = s->sets;
     const char *first = b->units[0].raw;
     set->base = (void *)first;
-    set->stride = fb_weight_envelope(b->weights, b->weight);
+    set->stride = fb_weight_envelope(s->weights, b->weight);
     for (int i = 0; i < b->n_units; i++) {
         b->listed[i] = b->units[i].expert;
         b->index[i] = (int)((uint64_t)((const char *)b->units[i].raw - first) / set->stride);
@@ -234,19 +278,19 @@ static void give_units(struct fb_batch *b, struct fb_set *set)
     fill_set(b, set, b->n_units);
 }
 
-/* Puts the taken units that get a slot into it, and frees their memory. Returns how many: they are
- * listed. */
-static int settle_in_slots(struct fb_batch *b)
+/* Unpacks the acquired units of admitted experts into their slots, and releases them. Returns how
+ * many there were: listed in b->listed and b->index. */
+static int unpack_into_slots(struct fb_stream *s)
 {
-    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
-    struct fb_unpack arrivals[MAX_UNITS];
+    struct fb_sets *b = s->sets;
+    struct fb_unpack unpacks[MAX_UNITS];
     uint64_t stride;
     int n_slots, n = 0, left = 0;
-    char *slots = fb_experts_slots(b->experts, b->weight, &stride, &n_slots);
+    char *slots = fb_slots_base(&s->slots, b->weight, &stride, &n_slots);
     for (int i = 0; i < b->n_units; i++) {
         int slot = b->admitted[b->units[i].expert];
         if (slot >= 0) {
-            arrivals[n] =
+            unpacks[n] =
                 (struct fb_unpack){b->weight, b->units[i].raw, slots + (uint64_t)slot * stride};
             b->listed[n] = b->units[i].expert;
             b->index[n++] = slot;
@@ -255,14 +299,14 @@ static int settle_in_slots(struct fb_batch *b)
     if (n == 0) {
         return 0;
     }
-    fb_unpacker_run(b->unpacker, arrivals, n);
-    uint32_t part = 1u << b->weights->weights[b->weight].part;
+    fb_unpacker_run(&s->unpacker, unpacks, n);
+    uint32_t part = 1u << weight_in_use(s)->part;
     for (int i = 0; i < b->n_units; i++) {
         int slot = b->admitted[b->units[i].expert];
         if (slot >= 0) {
-            fb_cache_set_parts(
-                c.cache, c.layer, slot, fb_cache_parts(c.cache, c.layer, slot) | part);
-            fb_transit_release(b->transit, &b->units[i]);
+            uint32_t parts = fb_cache_parts(s->slots.cache, pool_of(s), slot);
+            fb_cache_set_parts(s->slots.cache, pool_of(s), slot, parts | part);
+            fb_transit_release(s->transit, &b->units[i]);
         } else {
             b->units[left++] = b->units[i];
         }
@@ -271,60 +315,61 @@ static int settle_in_slots(struct fb_batch *b)
     return n;
 }
 
-/* Puts the taken units into the places for what is not computed with as it was read. */
-static void settle_in_places(struct fb_batch *b, struct fb_set *set)
+/* A set of the acquired units, unpacked into staging memory. */
+static void unpack_into_staging(struct fb_stream *s, struct fb_set *set)
 {
-    struct fb_unpack arrivals[MAX_UNITS];
-    uint64_t bytes;
+    struct fb_sets *b = s->sets;
+    struct fb_unpack unpacks[MAX_UNITS];
     int n = b->n_units;
-    char *places = fb_experts_staging(b->experts, &bytes);
-    set->base = places;
-    set->stride = b->weights->weights[b->weight].stride;
+    char *staging = fb_loads_staging(&s->loads);
+    set->base = staging;
+    set->stride = weight_in_use(s)->stride;
     for (int i = 0; i < n; i++) {
-        arrivals[i] =
-            (struct fb_unpack){b->weight, b->units[i].raw, places + (uint64_t)i * set->stride};
+        unpacks[i] =
+            (struct fb_unpack){b->weight, b->units[i].raw, staging + (uint64_t)i * set->stride};
         b->listed[i] = b->units[i].expert;
         b->index[i] = i;
     }
-    fb_unpacker_run(b->unpacker, arrivals, n);
-    release_units(b);
+    fb_unpacker_run(&s->unpacker, unpacks, n);
+    release_units(s);
     fill_set(b, set, n);
 }
 
-/* How many units to take at once: as many as there are places for, or, computed with where they were
- * read, half of the memory, so that the other half can be read into. */
-static int most_units(const struct fb_batch *b, bool direct)
+/* How many units to acquire at once: as many as staging memory holds, or, where they are used as
+ * they were read, half of the transit, so that the other half can be read into. */
+static int most_units(struct fb_stream *s)
 {
-    uint64_t bytes, most;
-    if (direct) {
-        most = fb_transit_bytes(b->transit) / 2 / fb_weight_envelope(b->weights, b->weight);
+    uint64_t most;
+    if (weight_in_use(s)->unpack == FB_UNPACK_DIRECT) {
+        most = fb_transit_bytes(s->transit) / 2 / fb_weight_envelope(s->weights, s->sets->weight);
     } else {
-        fb_experts_staging(b->experts, &bytes);
-        most = bytes / b->weights->weights[b->weight].stride;
+        fb_loads_staging(&s->loads); /* loads finish now, not between acquiring and unpacking */
+        most = fb_loads_staging_bytes(&s->loads) / weight_in_use(s)->stride;
     }
     return (int)fb_min(fb_max(most, 1), MAX_UNITS);
 }
 
-enum forebay_status fb_batch_next(
-    struct fb_batch *b, int weight, struct fb_set *set, struct forebay_error *err)
+enum forebay_status fb_stream_sets_next(
+    struct fb_stream *s, int weight, struct fb_set *set, struct forebay_error *err)
 {
-    bool direct = b->weights->weights[weight].arrival == FB_UNPACK_DIRECT;
-    FB_ASSERT(b->group == b->weights->weights[weight].group);
+    struct fb_sets *b = s->sets;
+    FB_ASSERT(b->group == s->weights->weights[weight].group);
+    fb_stream_adapt(s, false);
     *set = (struct fb_set){0};
     if (b->in_use || weight != b->weight) {
-        release_units(b);
+        release_units(s);
     }
     if (weight != b->weight) {
         b->weight = weight;
-        int n = list_hits(b);
+        int n = list_hits(s);
         if (n > 0) {
-            give_slots(b, set, n);
+            give_slots(s, set, n);
             return FOREBAY_OK;
         }
     }
     if (b->n_units == 0) {
         struct forebay_error error;
-        int n = fb_transit_take(b->transit, weight, b->units, most_units(b, direct), &error);
+        int n = fb_transit_acquire(s->transit, weight, b->units, most_units(s), &error);
         if (n < 0) {
             if (err) {
                 *err = error;
@@ -332,29 +377,38 @@ enum forebay_status fb_batch_next(
             return error.status;
         }
         b->n_units = n;
-        n = settle_in_slots(b);
+        n = unpack_into_slots(s);
         if (n > 0) {
-            give_slots(b, set, n);
+            give_slots(s, set, n);
             return FOREBAY_OK;
         }
     }
-    if (b->n_units > 0) {
-        direct ? give_units(b, set) : settle_in_places(b, set);
+    if (b->n_units > 0 && weight_in_use(s)->unpack == FB_UNPACK_DIRECT) {
+        give_units(s, set);
+    } else if (b->n_units > 0) {
+        unpack_into_staging(s, set);
     }
     return FOREBAY_OK;
 }
 
-void fb_batch_end(struct fb_batch *b)
+void fb_stream_sets_end(struct fb_stream *s)
 {
-    if (b->group < 0) {
+    struct fb_sets *b = s->sets;
+    if (!b || b->group < 0) {
         return;
     }
-    struct fb_experts_cache c = fb_experts_cache(b->experts, b->group);
-    release_units(b);
+    release_units(s);
     for (int i = 0; i < b->n_pinned; i++) {
-        fb_cache_unpin(c.cache, c.layer, b->pinned[i]);
+        fb_cache_unpin(s->slots.cache, pool_of(s), b->pinned[i]);
     }
     b->n_pinned = 0;
-    fb_experts_release(b->experts, b->group);
+    s->slots.pools[pool_of(s)].n_users--;
     b->group = b->weight = -1;
+}
+
+void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
+{
+    if (s->transit) {
+        fb_transit_schedule(s->transit, uses, n);
+    }
 }

@@ -4,20 +4,20 @@
 
 #include "base/error.h"
 
-static enum fb_unpack_kind kind_of(const struct fb_unpacker *a, int weight)
+static enum fb_unpack_kind kind_of(const struct fb_unpacker *u, int weight)
 {
-    return a->weights->weights[weight].arrival;
+    return u->weights->weights[weight].unpack;
 }
 
-enum forebay_status fb_unpacker_verify(struct fb_unpacker *a, const struct fb_io_request *read,
+enum forebay_status fb_unpacker_verify(struct fb_unpacker *u, const struct fb_io_request *read,
     int weight, int unit, struct forebay_error *err)
 {
     const struct forebay_error *failed = read->state == FB_IO_FAILED ? &read->error : NULL;
-    if (a->check && kind_of(a, weight) == FB_UNPACK_DIRECT) {
+    if (u->check && kind_of(u, weight) == FB_UNPACK_DIRECT) {
         char *data = (char *)read->buffer + fb_io_delta(read->offset);
-        uint64_t before = fb_io_now_ns(a->io);
-        enum forebay_status status = a->check(a->user, weight, unit, data, failed, err);
-        a->spent_ns += fb_io_now_ns(a->io) - before;
+        uint64_t before = fb_io_now_ns(u->io);
+        enum forebay_status status = u->check(u->user, weight, unit, data, failed, err);
+        u->spent_ns += fb_io_now_ns(u->io) - before;
         return status;
     }
     if (failed && err) {
@@ -26,20 +26,19 @@ enum forebay_status fb_unpacker_verify(struct fb_unpacker *a, const struct fb_io
     return failed ? failed->status : FOREBAY_OK;
 }
 
-void fb_unpacker_run(struct fb_unpacker *a, const struct fb_unpack *arrivals, int n)
+void fb_unpacker_run(struct fb_unpacker *u, const struct fb_unpack *units, int n)
 {
-    if (fb_io_is_virtual(a->io)) {
-        return; /* there is nothing to put anywhere */
+    if (fb_io_is_virtual(u->io)) {
+        return; /* no bytes were read */
     }
-    uint64_t before = fb_io_now_ns(a->io);
-    if (a->arrive && kind_of(a, arrivals[0].weight) != FB_UNPACK_DIRECT) {
-        a->arrive(a->user, arrivals, n);
+    uint64_t before = fb_io_now_ns(u->io);
+    if (u->unpack && kind_of(u, units[0].weight) != FB_UNPACK_DIRECT) {
+        u->unpack(u->user, units, n);
     } else {
         for (int i = 0; i < n; i++) {
-            FB_ASSERT(kind_of(a, arrivals[i].weight) != FB_UNPACK_REPACK);
-            memcpy(arrivals[i].dest, arrivals[i].raw,
-                a->weights->weights[arrivals[i].weight].file_bytes);
+            FB_ASSERT(kind_of(u, units[i].weight) != FB_UNPACK_REPACK);
+            memcpy(units[i].dest, units[i].raw, u->weights->weights[units[i].weight].file_bytes);
         }
     }
-    a->spent_ns += fb_io_now_ns(a->io) - before;
+    u->spent_ns += fb_io_now_ns(u->io) - before;
 }

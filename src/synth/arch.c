@@ -1,4 +1,4 @@
-/* arch.c - the table of architectures. */
+/* arch.c - the table of architectures: dense ones first, then mixtures of experts. */
 #include "synth/arch.h"
 
 #include <string.h>

@@ -1,9 +1,9 @@
 /*
- * arch.h - what llama.cpp expects of each architecture, as one table.
+ * arch.h - the tensors and keys that llama.cpp expects of each architecture, as one table.
  *
- * An architecture is a row: flags for the tensors its layers have, ratios for its usual sizes, and
- * the keys that only it needs. shape.c turns a row and a set of dimensions into tensors, so a new
- * architecture that is a new mixture of known parts costs one row.
+ * An architecture is a row: flags for the tensors of its layers, ratios for its usual sizes, and
+ * keys that only it needs. shape.c turns a row and a set of dimensions into tensors, so an
+ * architecture that combines known parts in a new way needs only one more row.
  */
 #ifndef FB_SYNTH_ARCH_H
 #define FB_SYNTH_ARCH_H
@@ -23,7 +23,7 @@ enum fb_arch_flag {
     /* norms */
     ARCH_NO_PRE_NORM = 1 << 8, /* neither attn_norm nor ffn_norm */
     ARCH_NO_FFN_NORM = 1 << 9,
-    ARCH_FFN_NORM_IS_POST = 1 << 10, /* the FFN's norm is called post_attention_norm */
+    ARCH_FFN_NORM_IS_POST = 1 << 10, /* the FFN's norm is named post_attention_norm */
     ARCH_POST_NORMS = 1 << 11,       /* post_attention_norm and post_ffw_norm */
     ARCH_ATTN_OUT_NORM = 1 << 12,
     ARCH_LAYER_OUT_NORM = 1 << 13,
@@ -57,20 +57,21 @@ struct fb_arch_key {
 };
 
 struct fb_arch {
-    const char *name; /* as the user says it */
+    const char *name; /* as given by the user */
     const char *gguf; /* general.architecture; NULL: the name */
     uint32_t flags;
     int experts; /* usual number; 0: dense */
     int experts_used;
-    int shared_experts; /* 0: it knows none */
+    int shared_experts; /* usual number; 0: the architecture has none */
     int dense_layers;   /* leading layers without experts */
     int ff_eighths;     /* usual width of the FFN or of one expert, in eighths of the embedding */
-    bool one_shared;    /* no other number of shared experts than one */
+    bool one_shared;    /* always exactly one shared expert */
     int layer_step;     /* the number of layers must be a multiple of it; 0: any */
     const char *type;   /* usual tensor type; NULL: Q4_K */
     struct fb_arch_key keys[4];
 };
 
+/* NULL when the name is unknown. */
 const struct fb_arch *fb_arch_find(const char *name);
 
 #endif

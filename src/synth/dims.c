@@ -1,43 +1,47 @@
 /*
- * dims.c - chooses the dimensions that the options leave open, and meets a wished-for size.
+ * dims.c - chooses the dimensions that the options leave open, also to match a size.
  *
- * Without a size the numbers come from a tier of models that grow together (as real ones do). With
- * one, the tier gives the width and the number of experts, then layers are added, then the width
- * of the FFN is tuned.
+ * Dimensions grow together in classes of size, as those of real models do. Without a size the
+ * numbers come from the class of the given width, or the default one. With a size its class gives
+ * the width and the number of experts; then a binary search finds the number of layers, another the
+ * width of the FFN.
  */
-#include "synth/shape.h"
+#include "synth/dims.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/limits.h"
+#include "synth/vocab.h"
 
 #include "ggml.h"
 
-#define FF_STEP 256 /* the largest block of any tensor type: for usual widths */
+#define FF_STEP 256 /* the largest block of any tensor type; usual widths are multiples */
 #define FF_MAX  (1 << 20)
 
-static const struct tier {
+static const struct size_class {
     uint64_t up_to_bytes;
     int embd, layers, experts, expert_ff_max, vocab;
-} tiers[] = {
+} classes[] = {
     {16 * FB_MIB, 256, 2, 8, 256, 512}, {256 * FB_MIB, 512, 4, 16, 1024, 1024},
     {2 * FB_GIB, 1024, 8, 32, FF_MAX, 2048}, {16 * FB_GIB, 2048, 16, 64, FF_MAX, 2048},
     {128 * FB_GIB, 4096, 32, 128, FF_MAX, 4096},
-    {UINT64_MAX, 7168, 61, 384, FF_MAX, 1024}, /* embeddings a sparse file can really hold */
+    {UINT64_MAX, 7168, 61, 384, FF_MAX,
+        1024}, /* small embeddings: a sparse file really holds them */
 };
 
-#define N_TIERS      ((int)(sizeof tiers / sizeof *tiers))
-#define TIER_DEFAULT 2
-#define DENSE_SHARE  8 /* a dense model is about this much smaller than one with experts */
+#define N_CLASSES     ((int)(sizeof classes / sizeof *classes))
+#define CLASS_DEFAULT 2
+#define DENSE_SHARE   8 /* a dense model is about so many times smaller than one with experts */
 
-static int choose(int wish, int otherwise)
+static int choose(int given, int otherwise)
 {
-    return wish > 0 ? wish : otherwise;
+    return given > 0 ? given : otherwise;
 }
 
-static const struct tier *find_tier(const struct fb_synth_shape *s, const struct fb_dims *d)
+static const struct size_class *find_class(const struct fb_synth_shape *s, const struct fb_dims *d)
 {
     uint64_t bytes = s->size_bytes;
     if (s->parameters) {
@@ -45,17 +49,17 @@ static const struct tier *find_tier(const struct fb_synth_shape *s, const struct
         bytes = s->parameters / (uint64_t)ggml_blck_size(type) * ggml_type_size(type);
     }
     bool dense = d->arch->experts == 0 && s->experts == 0;
-    for (int i = 0; bytes && i < N_TIERS; i++) {
-        if (bytes <= tiers[i].up_to_bytes / (dense ? DENSE_SHARE : 1)) {
-            return &tiers[i];
+    for (int i = 0; bytes && i < N_CLASSES; i++) {
+        if (bytes <= classes[i].up_to_bytes / (dense ? DENSE_SHARE : 1)) {
+            return &classes[i];
         }
     }
-    for (int i = 0; s->embd > 0 && i < N_TIERS; i++) {
-        if (s->embd <= tiers[i].embd || i == N_TIERS - 1) {
-            return &tiers[i];
+    for (int i = 0; s->embd > 0 && i < N_CLASSES; i++) {
+        if (s->embd <= classes[i].embd || i == N_CLASSES - 1) {
+            return &classes[i];
         }
     }
-    return &tiers[TIER_DEFAULT];
+    return &classes[CLASS_DEFAULT];
 }
 
 /* --- Checks ------------------------------------------------------------------------------- */
@@ -109,7 +113,7 @@ static enum forebay_status check_experts(const struct fb_dims *d, struct forebay
     }
     if (d->fused && !(a->flags & ARCH_CAN_FUSE_EXPERTS)) {
         return fb_fail(err, FOREBAY_E_USAGE, "Try deepseek2 or qwen3next.",
-            "%s does not know fused gate and up experts", a->name);
+            "%s has no fused gate and up experts", a->name);
     }
     return FOREBAY_OK;
 }
@@ -134,7 +138,7 @@ static enum forebay_status check(const struct fb_dims *d, struct forebay_error *
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         enum forebay_status status =
             in_range(limits[i].what, limits[i].value, limits[i].low, limits[i].high, err);
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
     }
@@ -146,7 +150,7 @@ static enum forebay_status check(const struct fb_dims *d, struct forebay_error *
             d->arch->name, d->arch->layer_step, d->layers);
     }
     enum forebay_status status = check_attention(d, err);
-    return status ? status : check_experts(d, err);
+    return status == FOREBAY_OK ? check_experts(d, err) : status;
 }
 
 /* --- Choices ------------------------------------------------------------------------------ */
@@ -188,12 +192,13 @@ static void choose_attention(const struct fb_synth_shape *s, struct fb_dims *d)
     d->q_rank = (int)fb_min(1536, fb_round_up((uint64_t)d->embd / 2, 256));
 }
 
-static void choose_ffn(const struct fb_synth_shape *s, const struct tier *tier, struct fb_dims *d)
+static void choose_ffn(
+    const struct fb_synth_shape *s, const struct size_class *class, struct fb_dims *d)
 {
     const struct fb_arch *a = d->arch;
-    /* many small experts grow in number with the model, few large ones in size only */
-    bool few = a->experts < 64 && a->experts < tier->experts;
-    int most = few ? a->experts : tier->experts;
+    /* with the size of a model many small experts grow in number, few large ones only in size */
+    bool few = a->experts < 64 && a->experts < class->experts;
+    int most = few ? a->experts : class->experts;
     int usual = (int)fb_round_up((uint64_t)d->embd * (uint64_t)a->ff_eighths / 8, FF_STEP);
     d->fused = s->fused_experts;
     d->experts = s->experts > 0 || a->experts == 0 ? s->experts : most;
@@ -206,27 +211,28 @@ static void choose_ffn(const struct fb_synth_shape *s, const struct tier *tier, 
     int half = d->experts > 1 ? d->experts / 2 : 1;
     d->used = choose(s->experts_used, a->experts_used < half ? a->experts_used : half);
     d->shared = s->shared_experts >= 0 ? s->shared_experts : a->shared_experts;
-    d->expert_ff = choose(s->ff, usual < tier->expert_ff_max ? usual : tier->expert_ff_max);
+    d->expert_ff = choose(s->ff, usual < class->expert_ff_max ? usual : class->expert_ff_max);
     d->ff = (d->used + d->shared) * d->expert_ff;
     d->dense_layers = a->dense_layers < d->layers ? a->dense_layers : d->layers - 1;
 }
 
-static void choose_all(const struct fb_synth_shape *s, const struct tier *tier, struct fb_dims *d)
+static void choose_all(
+    const struct fb_synth_shape *s, const struct size_class *class, struct fb_dims *d)
 {
     int step = choose(d->arch->layer_step, 1);
-    d->layers = choose(s->layers, (int)fb_round_up((uint64_t)tier->layers, (uint64_t)step));
-    d->embd = choose(s->embd, tier->embd);
-    d->vocab = choose(s->vocab, tier->vocab);
+    d->layers = choose(s->layers, (int)fb_round_up((uint64_t) class->layers, (uint64_t)step));
+    d->embd = choose(s->embd, class->embd);
+    d->vocab = choose(s->vocab, class->vocab);
     d->ctx = choose(s->ctx, (d->arch->flags & ARCH_POSITION_EMBD) ? 1024 : 4096);
     choose_attention(s, d);
-    choose_ffn(s, tier, d);
+    choose_ffn(s, class, d);
 }
 
-/* --- Meeting a size ----------------------------------------------------------------------- */
+/* --- Matching a size ----------------------------------------------------------------------- */
 
 struct search {
     struct fb_synth_shape shape; /* layers and ff are filled in while searching */
-    const struct tier *tier;
+    const struct size_class *class;
     struct fb_dims dims;
     struct fb_synth_model scratch;
     bool by_parameters;
@@ -236,7 +242,7 @@ struct search {
 static uint64_t measure(struct search *s, int *number, int value)
 {
     *number = value;
-    choose_all(&s->shape, s->tier, &s->dims);
+    choose_all(&s->shape, s->class, &s->dims);
     fb_synth_model_clear(&s->scratch);
     fb_dims_tensors(&s->dims, &s->scratch);
     return s->by_parameters ? fb_synth_model_parameters(&s->scratch)
@@ -248,7 +254,7 @@ static uint64_t distance(uint64_t a, uint64_t b)
     return a > b ? a - b : b - a;
 }
 
-/* Blocks of the down matrices must fill their rows. */
+/* FF must be a multiple of this: the rows of the down matrices consist of whole blocks. */
 static int ff_step(const struct fb_dims *d)
 {
     int64_t expert = ggml_blck_size((enum ggml_type)d->quant.expert);
@@ -257,7 +263,7 @@ static int ff_step(const struct fb_dims *d)
     return step > 32 ? (int)step : 32;
 }
 
-/* Sets *number (a field of s->shape) to the multiple of `step` that comes nearest to the target. */
+/* Sets *number (a field of s->shape) to the multiple of `step` nearest to the target. */
 static void search_number(struct search *s, int *number, int step, int max)
 {
     int low = 1, high = max / step; /* the answer is low or low + 1 */
@@ -275,12 +281,12 @@ static void search_number(struct search *s, int *number, int step, int max)
     measure(s, number, best * step);
 }
 
-static enum forebay_status meet_size(struct search *s, struct forebay_error *err)
+static enum forebay_status match_size(struct search *s, struct forebay_error *err)
 {
     bool free_layers = s->shape.layers == 0, free_ff = s->shape.ff == 0;
     if (!free_layers && !free_ff) {
         return fb_fail(err, FOREBAY_E_USAGE, "Leave --layers or --ff out.",
-            "a size is asked for, but layers and FFN width are both given");
+            "the size cannot be chosen when both layers and FFN width are given");
     }
     if (free_layers) {
         search_number(s, &s->shape.layers, choose(s->dims.arch->layer_step, 1), FB_MAX_LAYERS);
@@ -293,7 +299,7 @@ static enum forebay_status meet_size(struct search *s, struct forebay_error *err
     if (distance(got, s->target) > s->target / 4) {
         return fb_fail(err, FOREBAY_E_USAGE,
             "Give --embd, --experts or --vocab values that suit the size.",
-            "the nearest %s to %.4g is %.4g", s->by_parameters ? "number of parameters" : "size",
+            "the %s nearest to %.4g is %.4g", s->by_parameters ? "number of parameters" : "size",
             (double)s->target, (double)got);
     }
     return FOREBAY_OK;
@@ -309,23 +315,23 @@ enum forebay_status fb_dims_resolve(
     }
     const char *type = shape->type ? shape->type : d.arch->type ? d.arch->type : "Q4_K";
     enum forebay_status status = fb_synth_quant_parse(type, &d.quant, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
-    const struct tier *tier = find_tier(shape, &d);
-    choose_all(shape, tier, &d);
+    const struct size_class *class = find_class(shape, &d);
+    choose_all(shape, class, &d);
     status = check(&d, err);
-    if (status || (!shape->size_bytes && !shape->parameters)) {
+    if (status != FOREBAY_OK || (!shape->size_bytes && !shape->parameters)) {
         *out = d;
         return status;
     }
     struct search s = {.shape = *shape,
-        .tier = tier,
+        .class = class,
         .dims = d,
         .by_parameters = shape->parameters > 0,
         .target = shape->parameters ? shape->parameters : shape->size_bytes};
-    status = meet_size(&s, err);
+    status = match_size(&s, err);
     *out = s.dims;
     fb_synth_model_release(&s.scratch);
-    return status ? status : check(out, err);
+    return status == FOREBAY_OK ? check(out, err) : status;
 }

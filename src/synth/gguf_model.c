@@ -1,4 +1,4 @@
-/* gguf_model.c - bookkeeping of a model being made. */
+/* gguf_model.c - see gguf_model.h. */
 #include "synth/gguf_model.h"
 
 #include <stdarg.h>

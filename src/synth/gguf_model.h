@@ -1,8 +1,8 @@
 /*
- * gguf_model.h - a model being made: its key-values and tensors, not yet its bytes.
+ * gguf_model.h - a synthetic model in memory: its key-values and tensors, without their data.
  *
- * Tensors are in file order. A tensor says what its weights should look like (mean, spread); the
- * source that writes it may know better (replay, inflate).
+ * Tensors are in file order. A tensor has the mean and spread of its weights; a source of rows may
+ * ignore them (replay, inflate).
  */
 #ifndef FB_SYNTH_GGUF_MODEL_H
 #define FB_SYNTH_GGUF_MODEL_H
@@ -33,7 +33,7 @@ struct fb_synth_tensor {
     int layer; /* -1: none */
     float mean;
     float spread;     /* standard deviation */
-    int64_t zero_row; /* a row that is all zeros, or -1 */
+    int64_t zero_row; /* number of the row that is all zeros, or -1 */
 };
 
 struct fb_synth_model {
@@ -46,10 +46,10 @@ struct fb_synth_model {
 
 void fb_synth_model_init(struct fb_synth_model *model, const char *arch);
 void fb_synth_model_release(struct fb_synth_model *model);
-/* Forgets the tensors, keeps the key-values. */
+/* Removes the tensors, keeps the key-values. */
 void fb_synth_model_clear(struct fb_synth_model *model);
 
-/* Appends and returns it; valid until the next one. Trailing dimensions of 0 are absent. */
+/* Appends a tensor; the pointer is valid until the next call. A dimension of 0 is absent. */
 struct fb_synth_tensor *fb_synth_tensor_add(
     struct fb_synth_model *model, int type, int64_t ne0, int64_t ne1, int64_t ne2);
 void fb_synth_tensor_name(struct fb_synth_tensor *tensor, const char *format, ...)
@@ -61,17 +61,9 @@ uint64_t fb_synth_tensor_bytes(const struct fb_synth_tensor *tensor);
 uint64_t fb_synth_model_bytes(const struct fb_synth_model *model); /* tensors with their padding */
 uint64_t fb_synth_model_parameters(const struct fb_synth_model *model);
 
-/* Keys of the architecture: `key` without the "ARCH." in front. */
+/* Set a key of the architecture; `key` is without the "ARCH." in front. */
 void fb_synth_key_u32(struct fb_synth_model *model, const char *key, uint32_t value);
 void fb_synth_key_f32(struct fb_synth_model *model, const char *key, float value);
 void fb_synth_key_bool(struct fb_synth_model *model, const char *key, bool value);
-
-/* The tokenizer, the same for every made model (vocab.c). `n_vocab` counts all tokens:
- *   0 .. n_words-1   "w0 ", "w1 ", ...  user-defined, so that text is split at them
- *   then             the 256 bytes, so that any text can be tokenized
- *   the last three   <unk>, <s>, </s>   (</s> ends a text; models give it no weight)
- * No token is added to a prompt. */
-#define FB_SYNTH_EXTRA_TOKENS 259
-void fb_synth_vocab_add(struct fb_synth_model *model, int n_vocab);
 
 #endif

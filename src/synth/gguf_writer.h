@@ -1,9 +1,9 @@
 /*
- * gguf_writer.h - puts a made model into one GGUF file, or a split set.
+ * gguf_writer.h - writes a synthetic model to one GGUF file, or to a split set.
  *
- * Bytes are asked for in file order, in chunks of whole rows, and written once. Everything goes to
- * new files PATH.NUMBER.tmp first, which are renamed when complete; on any failure they are removed.
- * E_USAGE if a file to write is one of the inputs.
+ * Requests rows from a source in file order, in chunks of whole rows, and writes each byte once. It
+ * writes to new files PATH.NUMBER.tmp and renames them when complete; on any failure it removes
+ * them. E_USAGE if a file to write is one of the inputs.
  */
 #ifndef FB_SYNTH_GGUF_WRITER_H
 #define FB_SYNTH_GGUF_WRITER_H
@@ -11,17 +11,18 @@
 #include "synth/gguf_model.h"
 #include "synth/synth.h"
 
-/* Where the rows of a model come from. Rows are numbered over all dimensions but the first. */
+/* Provides the rows of a model. Rows are numbered over all dimensions but the first. */
 struct fb_synth_source {
     /* Writes rows [row, row + n) of tensor number `tensor`. */
     enum forebay_status (*rows)(
         void *user, int tensor, int64_t row, int64_t n, void *out, struct forebay_error *err);
-    /* NULL, or: number of rows from `row` on that stay holes in the file; 0 when `row` is real. */
+    /* Optional: number of rows from `row` on that stay holes in the file; 0 when `row` is data. */
     int64_t (*hole)(void *user, int tensor, int64_t row);
     void *user;
 };
 
-/* Fills path and file_bytes of the report (may be NULL). */
+/* Fills path and file_bytes of the report (may be NULL). E_USAGE when the path is unsuitable, E_IO,
+ * E_CANCELLED, and the errors of the source. */
 enum forebay_status fb_synth_write(const struct fb_synth_model *model,
     const struct fb_synth_source *source, const struct fb_synth_output *output, const char *path,
     struct fb_synth_report *report, struct forebay_error *err);

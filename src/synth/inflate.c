@@ -1,13 +1,16 @@
 /*
- * inflate.c - makes a large mixture of experts of a small model, without changing what it says.
+ * inflate.c - turns a small model into a large mixture of experts that generates the same text.
  *
  * Each expert is the whole FFN (or one expert) of the source with its neurons in another order and
- * zero neurons between them (neurons.h): a gated FFN does not care about the order of its neurons,
- * and a zero neuron adds nothing. In a dense source every expert then computes the same, and the
- * weights of the chosen ones sum to one, so the router may be random. In a mixture, each expert
- * becomes several copies whose router rows are equal; with used * copies experts chosen, the copies
- * of the source's choice are chosen together and share its weight. (With fewer, no choice of copies
- * would give that sum, so the number used cannot be set.)
+ * zero neurons between them (neurons.h): the order of neurons does not change the result of a gated
+ * FFN, and a zero neuron adds nothing.
+ *
+ *   dense source   every expert computes the same, and the weights of the chosen ones sum to one,
+ *                  so the router may be random
+ *   mixture        each expert is copied several times, with equal router rows; with used * copies
+ *                  experts chosen, all copies of the source's choice are chosen and share its
+ *                  weight (with fewer, no choice would give that sum, so the number used cannot be
+ *                  set)
  */
 #include "synth/synth.h"
 
@@ -19,11 +22,11 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "model/catalog.h"
+#include "model/limits.h"
 #include "synth/neurons.h"
 #include "synth/random_rows.h"
 #include "synth/quant.h"
 #include "synth/rename.h"
-#include "synth/shape.h"
 #include "synth/gguf_writer.h"
 
 #include "ggml.h"
@@ -36,7 +39,7 @@ void fb_synth_inflate_init(struct fb_synth_inflate *inflate)
     memset(inflate, 0, sizeof *inflate);
 }
 
-/* How the rows of a tensor follow from the source. */
+/* How the rows of a tensor are derived from the source. */
 enum origin_kind {
     AS_IS,
     NEURON_ROWS,    /* gate, up */
@@ -46,7 +49,7 @@ enum origin_kind {
     NEW_ROUTER,
 };
 
-struct origin {
+struct row_origin {
     enum origin_kind kind;
     int tensor; /* of the source; -1: none */
 };
@@ -55,8 +58,8 @@ struct inflating {
     const struct fb_synth_inflate *options;
     struct fb_catalog *source;
     struct fb_synth_model model;
-    struct origin *origins; /* per tensor of the model */
-    struct fb_random_rows *pool;
+    struct row_origin *origins; /* per tensor of the model */
+    struct fb_random_rows *rows;
     struct fb_neurons neurons;
     bool dense;
     int experts, used;
@@ -64,11 +67,11 @@ struct inflating {
 
 /* --- Sources that can be inflated --------------------------------------------------------- */
 
-/* Dense architectures, and the one that computes the same with experts. */
+/* Dense architectures, each with the architecture that computes the same with experts. */
 static const char *const dense_archs[][2] = {
     {"llama", "llama"}, {"qwen3", "qwen3moe"}, {"granite", "granitemoe"}};
 
-/* Mixtures whose expert weights come from a softmax, so that copies share one weight. */
+/* Mixtures whose expert weights are a softmax, so that copies share one weight. */
 static const char *const softmax_archs[] = {
     "llama", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss", "granitemoe", "dbrx", "phimoe"};
 
@@ -93,7 +96,7 @@ static const struct {
 
 #define N_RULES ((int)(sizeof rules / sizeof *rules))
 
-/* What follows "blk.N.", or "". */
+/* The rest of the name after "blk.N.", or "". */
 static const char *layer_part(const char *name)
 {
     int end = 0;
@@ -112,7 +115,7 @@ static int find_rule(const struct inflating *f, const char *name)
     return -1;
 }
 
-/* Tensors of the FFN that the construction does not cover. */
+/* Tensors of the FFN that no rule covers. */
 static bool is_foreign(const struct inflating *f, const char *name)
 {
     const char *part = layer_part(name);
@@ -136,7 +139,7 @@ static enum forebay_status check_arch(
             }
         }
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model of type llama, qwen3 or granite.",
-            "no mixture of experts computes what a dense %s model does", own);
+            "no mixture of experts computes the same as a dense %s model", own);
     }
     for (size_t i = 0; i < sizeof softmax_archs / sizeof *softmax_archs; i++) {
         if (strcmp(own, softmax_archs[i]) == 0) {
@@ -147,7 +150,7 @@ static enum forebay_status check_arch(
                ? FOREBAY_OK
                : fb_fail(err, FOREBAY_E_UNSUPPORTED,
                      "Keep its number of experts and only widen them with --ff.",
-                     "copies of experts would change what %s computes", own);
+                     "copies of experts would change the results of %s", own);
 }
 
 /* --- Numbers ------------------------------------------------------------------------------ */
@@ -190,7 +193,7 @@ static int target_type(const struct fb_tensor *t, int wanted)
     return wanted >= 0 && !is_bias(t) ? wanted : t->type;
 }
 
-/* True when llama.cpp takes the width of the shared experts from that of the others. */
+/* True when llama.cpp derives the width of the shared experts from that of the others. */
 static bool shared_follows_experts(const struct inflating *f)
 {
     char key[128];
@@ -203,7 +206,7 @@ static bool shared_follows_experts(const struct inflating *f)
     return false;
 }
 
-/* Finds the width of the FFN and the size of the groups, from all down matrices. */
+/* Determines the width of the FFN and the size of the groups from all down matrices. */
 static enum forebay_status measure_ffn(struct inflating *f, int wanted, struct forebay_error *err)
 {
     struct fb_neurons *n = &f->neurons;
@@ -213,7 +216,7 @@ static enum forebay_status measure_ffn(struct inflating *f, int wanted, struct f
         int rule = find_rule(f, t->name);
         if (rule < 0 && is_foreign(f, t->name)) {
             return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use another model.",
-                "inflating does not know what to do with tensor %s", t->name);
+                "inflate has no rule for tensor %s", t->name);
         }
         if (rule < 0 || rules[rule].kind != NEURON_COLUMNS) {
             continue;
@@ -231,7 +234,7 @@ static enum forebay_status measure_ffn(struct inflating *f, int wanted, struct f
                               "%s has no gated FFN", f->source->files[0]->path);
 }
 
-/* The width with which the file has about the size that is asked for. */
+/* The width at which the file has about the wanted size. */
 static int64_t ff_of_size(const struct inflating *f, int wanted)
 {
     const struct fb_neurons *n = &f->neurons;
@@ -279,7 +282,7 @@ static struct fb_synth_tensor *append(struct inflating *f, enum origin_kind kind
 {
     int n = f->model.n_tensors;
     f->origins = fb_xrealloc(f->origins, (size_t)(n + 1) * sizeof *f->origins);
-    f->origins[n] = (struct origin){kind, source};
+    f->origins[n] = (struct row_origin){kind, source};
     struct fb_synth_tensor *t = fb_synth_tensor_add(&f->model, type, ne0, ne1, ne2);
     if (source >= 0) {
         t->layer = f->source->tensors[source].layer;
@@ -287,7 +290,7 @@ static struct fb_synth_tensor *append(struct inflating *f, enum origin_kind kind
     return t;
 }
 
-/* The shape that the model's numbers promise; nothing else may be read or written by row number. */
+/* The shape must match the model's key-values, because rows are read and written by number. */
 static bool has_expected_shape(const struct inflating *f, const struct fb_tensor *t, int rule)
 {
     int64_t ff = f->neurons.source_ff, n = f->neurons.source_experts;
@@ -311,7 +314,7 @@ static enum forebay_status check_tensor(const struct inflating *f, const struct 
     int rule, int type, struct forebay_error *err)
 {
     if (!has_expected_shape(f, t, rule)) {
-        return fb_fail(err, FOREBAY_E_FORMAT, "The file may be damaged; fetch it again.",
+        return fb_fail(err, FOREBAY_E_FORMAT, "The file may be damaged: download it again.",
             "%s: tensor %s does not have the shape of a model with %d experts and FFNs of %d",
             f->source->files[t->file]->path, t->name, f->neurons.source_experts,
             (int)f->neurons.source_ff);
@@ -340,7 +343,7 @@ static enum forebay_status append_inflated(
     int type =
         kind == NEURON_ROWS || kind == NEURON_COLUMNS ? target_type(from, wanted) : from->type;
     enum forebay_status status = check_tensor(f, from, rule, type, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     int64_t ff = f->neurons.ff, n = f->experts;
@@ -366,7 +369,7 @@ static enum forebay_status append_inflated(
 static enum forebay_status append_all(struct inflating *f, int wanted, struct forebay_error *err)
 {
     enum forebay_status status = FOREBAY_OK;
-    for (int i = 0; i < f->source->n_tensors && !status; i++) {
+    for (int i = 0; i < f->source->n_tensors && status == FOREBAY_OK; i++) {
         const struct fb_tensor *t = &f->source->tensors[i];
         int rule = find_rule(f, t->name);
         if (rule >= 0) {
@@ -392,8 +395,8 @@ static bool key_is(const struct inflating *f, const char *key, int64_t value)
            gguf_get_val_u32(f->model.meta, id) == value;
 }
 
-/* Which key holds the width of the experts differs between architectures; those that do are
- * recognised by its value. */
+/* The key with the width of the experts differs between architectures; it is recognised by its
+ * value. */
 static void set_keys(struct inflating *f, const char *arch)
 {
     fb_synth_model_init(&f->model, arch);
@@ -414,12 +417,12 @@ static void set_keys(struct inflating *f, const char *arch)
 
 /* The numbers of a one-dimensional tensor, repeated for the copies. */
 static enum forebay_status repeated_items(struct inflating *f, const struct fb_synth_tensor *to,
-    const struct origin *origin, uint8_t *out, struct forebay_error *err)
+    const struct row_origin *origin, uint8_t *out, struct forebay_error *err)
 {
     size_t item = ggml_type_size((enum ggml_type)to->type);
     size_t bytes = item * (size_t)f->neurons.source_experts;
     enum forebay_status status = fb_neurons_read(&f->neurons, origin->tensor, 0, out, bytes, err);
-    for (int e = f->neurons.source_experts; e < f->experts && !status; e++) {
+    for (int e = f->neurons.source_experts; e < f->experts && status == FOREBAY_OK; e++) {
         memcpy(out + (size_t)e * item, out + (size_t)(e % f->neurons.source_experts) * item, item);
     }
     return status;
@@ -429,11 +432,11 @@ static enum forebay_status one_row(
     struct inflating *f, int tensor, int64_t row, uint8_t *out, struct forebay_error *err)
 {
     const struct fb_synth_tensor *to = &f->model.tensors[tensor];
-    const struct origin *origin = &f->origins[tensor];
+    const struct row_origin *origin = &f->origins[tensor];
     uint64_t row_bytes = fb_synth_tensor_row_bytes(to);
     switch (origin->kind) {
     case NEW_ROUTER:
-        fb_random_rows_get(f->pool, to, tensor, row, 1, out);
+        fb_random_rows_get(f->rows, to, tensor, row, 1, out);
         return FOREBAY_OK;
     case EXPERT_ROWS:
         return fb_neurons_read(&f->neurons, origin->tensor,
@@ -457,13 +460,13 @@ static enum forebay_status inflate_rows(
     }
     enum forebay_status status = FOREBAY_OK;
     uint8_t *to = out;
-    for (int64_t i = 0; i < n && !status; i++, to += row_bytes) {
+    for (int64_t i = 0; i < n && status == FOREBAY_OK; i++, to += row_bytes) {
         status = one_row(f, tensor, row + i, to, err);
     }
     return status;
 }
 
-/* --- All of it ---------------------------------------------------------------------------- */
+/* --- The model ---------------------------------------------------------------------------- */
 
 static enum forebay_status prepare(struct inflating *f, struct forebay_error *err)
 {
@@ -471,14 +474,20 @@ static enum forebay_status prepare(struct inflating *f, struct forebay_error *er
     const char *arch;
     enum forebay_status status = choose_experts(f, err);
     int wanted = -1;
-    if (!status && f->options->type) {
+    if (status == FOREBAY_OK && f->options->type) {
         status = fb_synth_quant_parse(f->options->type, &quant, err);
-        wanted = status ? -1 : quant.expert;
+        wanted = status == FOREBAY_OK ? quant.expert : -1;
     }
-    status = status ? status : check_arch(f, &arch, err);
-    status = status ? status : measure_ffn(f, wanted, err);
-    status = status ? status : choose_ff(f, wanted, err);
-    if (status) {
+    if (status == FOREBAY_OK) {
+        status = check_arch(f, &arch, err);
+    }
+    if (status == FOREBAY_OK) {
+        status = measure_ffn(f, wanted, err);
+    }
+    if (status == FOREBAY_OK) {
+        status = choose_ff(f, wanted, err);
+    }
+    if (status != FOREBAY_OK) {
         return status;
     }
     set_keys(f, arch);
@@ -505,11 +514,13 @@ static void describe(const struct inflating *f, struct fb_synth_report *report)
 enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, const char *source,
     const char *path, struct fb_synth_report *report, struct forebay_error *err)
 {
-    struct inflating f = {.options = inflate, .pool = fb_random_rows_new(inflate->output.seed)};
+    struct inflating f = {.options = inflate, .rows = fb_random_rows_new(inflate->output.seed)};
     enum forebay_status status = fb_catalog_open(source, false, &f.source, err);
     fb_neurons_init(&f.neurons, f.source, inflate->output.seed);
-    status = status ? status : prepare(&f, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
+        status = prepare(&f, err);
+    }
+    if (status == FOREBAY_OK) {
         struct fb_synth_source rows = {.rows = inflate_rows, .user = &f};
         struct fb_synth_output output = inflate->output;
         const char **inputs = fb_xcalloc((size_t)f.source->n_files, sizeof *inputs);
@@ -521,13 +532,13 @@ enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, con
         status = fb_synth_write(&f.model, &rows, &output, path, report, err);
         free(inputs);
     }
-    if (!status && report) {
+    if (status == FOREBAY_OK && report) {
         describe(&f, report);
     }
     fb_neurons_release(&f.neurons);
     free(f.origins);
     fb_synth_model_release(&f.model);
     fb_catalog_free(f.source);
-    fb_random_rows_free(f.pool);
+    fb_random_rows_free(f.rows);
     return status;
 }

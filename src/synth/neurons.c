@@ -1,11 +1,14 @@
-/* neurons.c - see neurons.h. */
+/*
+ * neurons.c - see neurons.h. One source matrix and one order are cached: rows are requested in file
+ * order, so each is computed once per expert.
+ */
 #include "synth/neurons.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "synth/random_rows.h"
+#include "base/random.h"
 #include "synth/quant.h"
 
 #include "ggml.h"
@@ -34,7 +37,7 @@ enum forebay_status fb_neurons_read(struct fb_neurons *neurons, int tensor, uint
 
 /* --- The source's weights ----------------------------------------------------------------- */
 
-/* Rows of any type as floats, each followed by zeros up to `stride`. */
+/* Converts rows of any type to floats, each followed by zeros up to `stride`. */
 static void to_floats(
     int type, const uint8_t *rows, int64_t n_rows, int64_t length, int64_t stride, float *out)
 {
@@ -50,7 +53,7 @@ static void to_floats(
     }
 }
 
-/* Replaces n->matrix by the same weights in another type, with longer rows. */
+/* Converts n->matrix to another type and longer rows. */
 static void convert(
     struct fb_neurons *n, int from_type, int to_type, int64_t rows, int64_t length, int64_t stride)
 {
@@ -77,7 +80,7 @@ static enum forebay_status load_matrix(
     n->matrix = fb_xrealloc(n->matrix, (size_t)bytes);
     enum forebay_status status =
         fb_neurons_read(n, tensor, bytes * (uint64_t)expert, n->matrix, bytes, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     if (from->type != type || stride != length) {
@@ -91,7 +94,7 @@ static enum forebay_status load_matrix(
     return FOREBAY_OK;
 }
 
-/* --- Their new places --------------------------------------------------------------------- */
+/* --- Their new order --------------------------------------------------------------------- */
 
 static void load_order(struct fb_neurons *n, int layer, int expert)
 {
@@ -141,7 +144,7 @@ enum forebay_status fb_neurons_row(struct fb_neurons *neurons, const struct fb_s
     int expert = (int)(row / per_expert);
     enum forebay_status status =
         load_matrix(neurons, to->type, tensor, columns, expert % neurons->source_experts, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     load_order(neurons, to->layer, expert);

@@ -1,4 +1,8 @@
-/* quant.c - names, mixes and fallbacks of tensor types. */
+/*
+ * quant.c - names, mixes and fallbacks of tensor types (see quant.h), and blocks of random bits.
+ *
+ * The rules of mixes and fallbacks follow llama-quantize's (src/llama-quant.cpp).
+ */
 #include "synth/quant.h"
 
 #include <math.h>
@@ -7,12 +11,12 @@
 #include <strings.h>
 
 #include "base/error.h"
-#include "synth/random_rows.h"
+#include "base/random.h"
 #include "synth/synth.h"
 
 #include "ggml.h"
 
-/* Types a matrix may be stored in; Q8_1, Q8_K and the integers are not among them. */
+/* Types a matrix may be stored in, which excludes Q8_1, Q8_K and the integers. */
 static const struct {
     const char *name;
     enum ggml_type type;
@@ -78,7 +82,7 @@ bool fb_synth_quant_known(int type)
     return false;
 }
 
-/* The layers that get more bits: the first and the last eighth, and every third between. */
+/* Layers with more bits: the first and the last eighth, and every third between them. */
 static bool more_bits(int layer, int n_layer)
 {
     int eighth = n_layer / 8;
@@ -117,7 +121,7 @@ int fb_synth_quant_pick(const struct fb_synth_quant *quant, enum fb_synth_part p
         type = more_bits(layer, n_layer) ? quant->more : quant->base;
         break;
     case FB_PART_EXPERT_DOWN:
-        /* mixes that name a type for experts keep to it */
+        /* a mix with a type for experts uses it for all of them */
         type =
             quant->expert == quant->base && more_bits(layer, n_layer) ? quant->more : quant->expert;
         break;

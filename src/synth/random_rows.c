@@ -1,4 +1,11 @@
-/* random_rows.c - see random_rows.h. */
+/*
+ * random_rows.c - see random_rows.h.
+ *
+ *      a set     row 0 | row 1 | ... | row n-1 | a row of zeros        quantised once
+ *      a tensor's row = row i of the set, rotated by j blocks          i, j: hash of tensor and row
+ *
+ * F32 rows are not taken from a set, but generated directly.
+ */
 #include "synth/random_rows.h"
 
 #include <math.h>
@@ -6,53 +13,42 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "synth/quant.h"
 
 #include "ggml.h"
 
-/* Different rows a pool should give: for tensors of many rows, and for others. */
+/* Different rows that a set should provide by rotation: for tensors of many rows, and for
+ * others. */
 #define VARIANTS_MANY 1024
 #define VARIANTS_FEW  128
 #define MANY_ROWS     4096
 
-struct rows {
+struct row_set {
     int type;
     int64_t length;
     float mean, spread;
     bool many;
-    int64_t n; /* rows in the pool, without the zero row after them */
+    int64_t n; /* rows in `data`, without the zero row after them */
     size_t row_bytes;
     int64_t n_blocks; /* per row */
     size_t block_bytes;
     uint8_t *data;
-    struct rows *next;
+    struct row_set *next;
 };
 
 struct fb_random_rows {
     uint64_t seed;
-    struct rows *first;
+    struct row_set *first;
 };
 
 /* --- Numbers ------------------------------------------------------------------------------ */
 
-static uint64_t mix(uint64_t x) /* the finaliser of splitmix64 */
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-uint64_t fb_random_mix(uint64_t a, uint64_t b, uint64_t c)
-{
-    return mix(mix(mix(a) ^ b) ^ c);
-}
-
 void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *out)
 {
-    float scale = spread * sqrtf(3.0f) * 0x1p-31f; /* of an even spread over [-2^31, 2^31) */
+    float scale = spread * sqrtf(3.0f) * 0x1p-31f; /* uniform over [-2^31, 2^31) */
     for (int64_t i = 0; i < n; i += 2) {
-        uint64_t x = mix(key + (uint64_t)i);
+        uint64_t x = fb_random_hash(key + (uint64_t)i);
         out[i] = mean + scale * (float)(int32_t)(uint32_t)x;
         if (i + 1 < n) {
             out[i + 1] = mean + scale * (float)(int32_t)(uint32_t)(x >> 32);
@@ -60,30 +56,31 @@ void fb_random_floats(uint64_t key, float mean, float spread, int64_t n, float *
     }
 }
 
-/* --- Pools -------------------------------------------------------------------------------- */
+/* --- Sets of rows
+ * -------------------------------------------------------------------------------- */
 
 struct fb_random_rows *fb_random_rows_new(uint64_t seed)
 {
-    struct fb_random_rows *pool = fb_xcalloc(1, sizeof *pool);
-    pool->seed = seed;
-    return pool;
+    struct fb_random_rows *random = fb_xcalloc(1, sizeof *random);
+    random->seed = seed;
+    return random;
 }
 
-void fb_random_rows_free(struct fb_random_rows *pool)
+void fb_random_rows_free(struct fb_random_rows *random)
 {
-    if (!pool) {
+    if (!random) {
         return;
     }
-    while (pool->first) {
-        struct rows *r = pool->first;
-        pool->first = r->next;
+    while (random->first) {
+        struct row_set *r = random->first;
+        random->first = r->next;
         free(r->data);
         free(r);
     }
-    free(pool);
+    free(random);
 }
 
-static void fill_rows(struct rows *r, uint64_t seed)
+static void fill_rows(struct row_set *r, uint64_t seed)
 {
     fb_synth_zeros(r->type, r->length, r->data + (size_t)r->n * r->row_bytes);
     if (fb_synth_random_blocks(r->type, seed, r->spread, r->n * r->n_blocks, r->data)) {
@@ -96,9 +93,9 @@ static void fill_rows(struct rows *r, uint64_t seed)
     free(floats);
 }
 
-static struct rows *make_rows(const struct fb_random_rows *pool, struct rows key)
+static struct row_set *make_rows(const struct fb_random_rows *random, struct row_set key)
 {
-    struct rows *r = fb_xmalloc(sizeof *r);
+    struct row_set *r = fb_xmalloc(sizeof *r);
     *r = key;
     enum ggml_type type = (enum ggml_type)r->type;
     int64_t block = ggml_blck_size(type);
@@ -108,39 +105,40 @@ static struct rows *make_rows(const struct fb_random_rows *pool, struct rows key
     int64_t variants = r->many ? VARIANTS_MANY : VARIANTS_FEW;
     int64_t turns = block == 1 ? r->length / 32 + 1 : r->n_blocks; /* useful rotations */
     r->n = variants / turns < 16 ? 16 : variants / turns;
-    uint32_t spread_bits; /* pools of different spread are different rows, not scaled ones */
+    uint32_t spread_bits; /* sets of different spread are different rows, not scaled ones */
     memcpy(&spread_bits, &r->spread, sizeof spread_bits);
     uint64_t seed =
-        fb_random_mix(pool->seed, (uint64_t)r->type << 32 | spread_bits, (uint64_t)r->length);
+        fb_random_mix(random->seed, (uint64_t)r->type << 32 | spread_bits, (uint64_t)r->length);
     r->data = fb_xmalloc((size_t)(r->n + 1) * r->row_bytes);
     fill_rows(r, seed);
     return r;
 }
 
-static const struct rows *find_rows(struct fb_random_rows *pool, const struct fb_synth_tensor *t)
+static const struct row_set *find_rows(
+    struct fb_random_rows *random, const struct fb_synth_tensor *t)
 {
     bool many = fb_synth_tensor_rows(t) >= MANY_ROWS;
-    for (struct rows *r = pool->first; r; r = r->next) {
+    for (struct row_set *r = random->first; r; r = r->next) {
         if (r->type == t->type && r->length == t->ne[0] && r->mean == t->mean &&
             r->spread == t->spread && r->many == many) {
             return r;
         }
     }
-    struct rows key = {.type = t->type,
+    struct row_set key = {.type = t->type,
         .length = t->ne[0],
         .mean = t->mean,
         .spread = t->spread,
         .many = many,
-        .next = pool->first};
-    pool->first = make_rows(pool, key);
-    return pool->first;
+        .next = random->first};
+    random->first = make_rows(random, key);
+    return random->first;
 }
 
-void fb_random_rows_get(struct fb_random_rows *pool, const struct fb_synth_tensor *tensor,
+void fb_random_rows_get(struct fb_random_rows *random, const struct fb_synth_tensor *tensor,
     int index, int64_t row, int64_t n, void *out)
 {
     uint8_t *to = out;
-    uint64_t name = fb_random_mix(pool->seed, (uint64_t)index, 1);
+    uint64_t name = fb_random_mix(random->seed, (uint64_t)index, 1);
     if (tensor->type == GGML_TYPE_F32) {
         for (int64_t i = 0; i < n; i++) {
             float *floats = (float *)out + i * tensor->ne[0];
@@ -153,9 +151,9 @@ void fb_random_rows_get(struct fb_random_rows *pool, const struct fb_synth_tenso
         }
         return;
     }
-    const struct rows *r = find_rows(pool, tensor);
+    const struct row_set *r = find_rows(random, tensor);
     for (int64_t i = 0; i < n; i++, to += r->row_bytes) {
-        uint64_t x = mix(name + (uint64_t)(row + i));
+        uint64_t x = fb_random_hash(name + (uint64_t)(row + i));
         uint64_t which = row + i == tensor->zero_row ? (uint64_t)r->n : x % (uint64_t)r->n;
         size_t turn = (size_t)((x >> 32) % (uint64_t)r->n_blocks) * r->block_bytes;
         const uint8_t *from = r->data + which * r->row_bytes;

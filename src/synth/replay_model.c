@@ -1,21 +1,21 @@
 /*
  * replay_model.c - turns a routing trace into a model whose greedy decoding repeats it.
  *
- * A qwen3moe model (plain softmax top-k routing) with T tokens of the trace as its words:
+ * A qwen3moe model (plain softmax top-k routing) whose words are the T tokens of the trace:
  *
  *   embedding   token t has its own direction d_t; the T directions are orthogonal and each has a
  *               mean square of 1, so RMSNorm (weights 1) leaves them as they are
  *   router      layer l, expert e:  sum over tokens t that used e in l of  score(t, l, e) d_t / n
  *               so the logits of d_t are exactly the scores: SCORE and a little more for the
  *               experts of the trace, by rank, and 0 for all others
- *   experts     random, the down matrix small: all experts together move the residual by
- *               NOISE_EXPERTS of its length, so each byte counts, but the direction stays
+ *   experts     random, with a small down matrix: all experts together change the residual by
+ *               NOISE_EXPERTS of its length, so every byte matters, but the direction stays
  *   attention   the same, smaller
- *   output      row t+1 is GAIN d_t / n: token t+1 follows t, token 0 follows the last one; the
+ *   output      row t+1 is GAIN d_t / n: token t+1 follows t, and token 0 follows the last one;
  *               tokens that are not words have zero rows
  *
- * Directions are the rows of the discrete cosine transform with random signs on the columns: dense,
- * so every weight of an expert takes part, and there are as many as the model is wide.
+ * The directions are the rows of the discrete cosine transform (n = width of the model) with random
+ * signs on the columns: dense, so that every weight of an expert is used, and n of them exist.
  */
 #include "synth/synth.h"
 
@@ -25,11 +25,13 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "base/units.h"
 #include "model/trace.h"
 #include "synth/random_rows.h"
-#include "synth/shape.h"
+#include "synth/dims.h"
 #include "synth/gguf_writer.h"
+#include "synth/vocab.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -51,13 +53,13 @@ void fb_synth_replay_init(struct fb_synth_replay *replay)
 struct replay_source {
     const struct fb_synth_model *model;
     const struct fb_trace *trace;
-    struct fb_random_rows *pool;
+    struct fb_random_rows *rows;
     uint64_t seed;
     int embd;
     float *directions; /* [token][embd] */
 };
 
-/* --- Directions and what is built from them ----------------------------------------------- */
+/* --- Directions, and rows built from them -------------------------------------------------  */
 
 static enum forebay_status make_directions(struct replay_source *s, struct forebay_error *err)
 {
@@ -91,7 +93,7 @@ static void embedding_row(const struct replay_source *s, int64_t token, float *r
 {
     if (token < s->trace->n_tokens) {
         add_direction(s, (int)token, 1.0f, row);
-    } else { /* bytes and the like: something finite */
+    } else { /* not a word: any finite values */
         fb_random_floats(fb_random_mix(s->seed, (uint64_t)token, 4), 0.0f, 1.0f, s->embd, row);
     }
 }
@@ -125,7 +127,7 @@ static enum forebay_status replay_rows(
     const struct fb_synth_tensor *t = &s->model->tensors[tensor];
     (void)err;
     if (t->part != FB_PART_EMBEDDING && t->part != FB_PART_OUTPUT && t->part != FB_PART_ROUTER) {
-        fb_random_rows_get(s->pool, t, tensor, row, n, out);
+        fb_random_rows_get(s->rows, t, tensor, row, n, out);
         return FOREBAY_OK;
     }
     float *to = out;
@@ -149,18 +151,18 @@ static int largest(int a, int b)
     return a > b ? a : b;
 }
 
-/* The number of neurons that brings an expert nearest to its wished-for size, a multiple of the
- * type's block. */
+/* The number of neurons, a multiple of the type's block, that makes an expert's size nearest to the
+ * wanted one. */
 static int choose_ff(const struct fb_synth_replay *replay, const struct fb_dims *d)
 {
     if (replay->ff) {
         return replay->ff;
     }
-    uint64_t wish = replay->expert_bytes ? replay->expert_bytes : DEFAULT_EXPERT;
+    uint64_t wanted = replay->expert_bytes ? replay->expert_bytes : DEFAULT_EXPERT;
     enum ggml_type type = (enum ggml_type)d->quant.expert;
     int step = largest((int)ggml_blck_size(type), 32);
     uint64_t step_bytes = 3 * (uint64_t)d->embd * ggml_row_size(type, step);
-    uint64_t steps = (wish + step_bytes / 2) / step_bytes;
+    uint64_t steps = (wanted + step_bytes / 2) / step_bytes;
     return step * (int)fb_min(fb_max(steps, 1), (1 << 20) / (uint64_t)step);
 }
 
@@ -180,7 +182,7 @@ static enum forebay_status replay_dims(const struct fb_synth_replay *replay,
     shape.vocab = trace->n_tokens + FB_SYNTH_EXTRA_TOKENS;
     shape.ctx = largest(4096, 2 * trace->n_tokens);
     enum forebay_status status = fb_dims_resolve(&shape, out, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     if (out->embd < trace->n_tokens) {
@@ -192,7 +194,7 @@ static enum forebay_status replay_dims(const struct fb_synth_replay *replay,
     return fb_dims_resolve(&shape, out, err);
 }
 
-/* Gives the shape's tensors the types and spreads that the construction needs. */
+/* Sets the types and spreads that the construction needs. */
 static void adjust_tensors(
     const struct fb_dims *d, const struct fb_trace *trace, struct fb_synth_model *model)
 {
@@ -231,15 +233,15 @@ static enum forebay_status write_replay(const struct fb_synth_replay *replay,
     gguf_set_val_str(model.meta, "general.description", about);
     struct replay_source replaying = {.model = &model,
         .trace = trace,
-        .pool = fb_random_rows_new(replay->output.seed),
+        .rows = fb_random_rows_new(replay->output.seed),
         .seed = replay->output.seed,
         .embd = dims->embd};
     struct fb_synth_source source = {.rows = replay_rows, .user = &replaying};
     enum forebay_status status = make_directions(&replaying, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = fb_synth_write(&model, &source, &replay->output, path, report, err);
     }
-    if (report && !status) {
+    if (report && status == FOREBAY_OK) {
         char shape[200];
         report->parameters = fb_synth_model_parameters(&model);
         report->expert_bytes = fb_dims_expert_bytes(dims);
@@ -248,7 +250,7 @@ static enum forebay_status write_replay(const struct fb_synth_replay *replay,
             shape);
     }
     free(replaying.directions);
-    fb_random_rows_free(replaying.pool);
+    fb_random_rows_free(replaying.rows);
     fb_synth_model_release(&model);
     return status;
 }
@@ -259,7 +261,7 @@ enum forebay_status fb_synth_replay(const struct fb_synth_replay *replay, const 
     struct fb_trace trace;
     enum forebay_status status = fb_trace_read(trace_path,
         &(struct fb_trace_part){.layers = replay->layers, .tokens = replay->tokens}, &trace, err);
-    if (status) {
+    if (status != FOREBAY_OK) {
         return status;
     }
     struct fb_dims dims;
@@ -267,7 +269,7 @@ enum forebay_status fb_synth_replay(const struct fb_synth_replay *replay, const 
     guarded.output.inputs = &trace_path;
     guarded.output.n_inputs = 1;
     status = replay_dims(replay, &trace, &dims, err);
-    if (!status) {
+    if (status == FOREBAY_OK) {
         status = write_replay(&guarded, &trace, &dims, path, report, err);
     }
     fb_trace_release(&trace);

@@ -1,9 +1,9 @@
 /*
- * shape.c - the keys and tensors of an architecture with given dimensions.
+ * shape.c - the keys and tensors of an architecture (arch.h) with given dimensions.
  *
- * Spreads are chosen so that activations stay near 1 through any number of layers: a matrix keeps
- * the size of its input (1 / sqrt(row length)), norms are near 1, and the output matrix is larger,
- * so that logits differ clearly.
+ * The spreads keep activations near 1 through any number of layers: a matrix preserves the size of
+ * its input (1 / sqrt(row length)), norms are near 1, and the output matrix is larger, so that
+ * logits differ clearly.
  */
 #include "synth/shape.h"
 
@@ -13,11 +13,13 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/limits.h"
+#include "synth/vocab.h"
 
 #include "ggml.h"
 #include "gguf.h"
 
-#define DELTA_NET_HEAD 128 /* the only head size llama.cpp's gated delta net is used with */
+#define DELTA_NET_HEAD 128 /* the only head size of llama.cpp's gated delta net */
 #define MAMBA_STATE    16
 #define CONV_KERNEL    4
 
@@ -87,7 +89,7 @@ static void norm(struct builder *b, const char *name, int64_t ne0)
 static void latent_attention(struct builder *b)
 {
     const struct fb_dims *d = b->d;
-    /* llama.cpp takes models of 26 and 27 layers for the Lite ones, which have one Q matrix */
+    /* llama.cpp takes models of 26 or 27 layers for DeepSeek Lite, which has one Q matrix */
     bool lite = d->layers == 26 || d->layers == 27;
     int64_t q = (int64_t)d->heads * (d->nope + d->rope);
     if (lite) {
@@ -129,7 +131,7 @@ static void plain_attention(struct builder *b)
     const struct fb_dims *d = b->d;
     int64_t q = (int64_t)d->heads * d->head_dim;
     int64_t kv = (int64_t)d->kv_heads * d->head_dim;
-    /* next to a gated delta net, the other half of Q is the output's gate */
+    /* beside a gated delta net, half of Q is the output's gate */
     qkv(b, has(d, ARCH_DELTA_NET) ? 2 * q : q, kv);
     if (has(d, ARCH_QK_NORM | ARCH_QK_NORM_ALL)) {
         bool all = has(d, ARCH_QK_NORM_ALL);
@@ -227,7 +229,7 @@ static void experts(struct builder *b)
 {
     const struct fb_dims *d = b->d;
     int64_t ff = d->expert_ff, n = d->experts;
-    /* 1.5: logits far enough apart for tokens to choose differently */
+    /* 1.5: enough difference between logits for tokens to choose different experts */
     add(b, FB_PART_ROUTER, "ffn_gate_inp.weight", d->embd, n, 0)->spread =
         1.5f / sqrtf((float)d->embd);
     if (has(d, ARCH_PROBS_BIAS)) {
@@ -295,8 +297,8 @@ void fb_dims_tensors(const struct fb_dims *dims, struct fb_synth_model *model)
     int64_t embd = dims->embd, vocab = dims->vocab;
     bool tied = has(dims, ARCH_TIED);
     struct fb_synth_tensor *t = add(&b, FB_PART_EMBEDDING, "token_embd.weight", embd, vocab, 0);
-    /* tied: small next to what the layers add, or a token's own logit would always win; models
-     * with norms after each step scale embeddings up by the root of the width */
+    /* tied: small compared with the contribution of the layers, or a token's own logit would always
+     * win; models with norms after each step multiply embeddings by the root of the width */
     float tied_size = has(dims, ARCH_POST_NORMS) ? 0.1f : 0.5f;
     t->spread = tied ? tied_size / sqrtf((float)embd) : 1.0f;
     t->zero_row = vocab - 1; /* </s>: never the most likely token */
@@ -407,7 +409,7 @@ static void own_keys(const struct fb_arch *arch, struct fb_synth_model *m)
 void fb_dims_build(const struct fb_dims *dims, struct fb_synth_model *model)
 {
     fb_synth_model_init(model, dims->arch->gguf ? dims->arch->gguf : dims->arch->name);
-    /* llama.cpp treats some models by this name; so it says nothing about the architecture */
+    /* llama.cpp treats some models specially by name, so this one is neutral */
     gguf_set_val_str(model->meta, "general.name", "forebay synth");
     fb_synth_key_u32(model, "context_length", (uint32_t)dims->ctx);
     fb_synth_key_u32(model, "embedding_length", (uint32_t)dims->embd);

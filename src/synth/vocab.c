@@ -1,5 +1,5 @@
-/* vocab.c - the tokenizer of made models: words "w0 ", "w1 ", ..., the 256 bytes, and three more. */
-#include "synth/gguf_model.h"
+/* vocab.c - see vocab.h. */
+#include "synth/vocab.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
-// main.mjs - the clients that people's tools are built on, unmodified, against a live server whose
-// model is streamed.
+// main.mjs - unmodified client libraries, which many tools are built on, against a live server with
+// a streamed model.
 //   node tests/clients/main.mjs FOREBAY MODEL CLIENTS [FILTER]
 // FOREBAY is the program, MODEL stories260K-moe8.gguf, CLIENTS where scripts/fetch-clients.sh put
-// the clients. Starts a server of its own and ends it; reports in TAP.
+// them. Starts a server of its own and ends it; reports in TAP.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
@@ -27,7 +27,8 @@ const require = createRequire(join(resolve(clients), 'package.json'));
 const placement = ['--weights-mem', '2500K', '-t', '1'];
 // llama.cpp's default template, with tools.
 const template = fileURLToPath(new URL('tools.jinja', import.meta.url));
-const options = ['--chat-template', template, '--ctx', '512', '--parallel', '4', '--api-key', 'sesame', ...placement];
+const options = ['--chat-template', template, '--ctx', '512', '--parallel', '4',
+    '--api-key', 'sesame', ...placement];
 
 const server = await Server.start(program, model, options);
 server.headers = { authorization: 'Bearer sesame' };

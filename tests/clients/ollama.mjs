@@ -1,4 +1,4 @@
-// ollama.mjs - what the `ollama` package sees.
+// ollama.mjs - the server as the `ollama` package uses it.
 import assert from 'node:assert/strict';
 
 import { chatml } from './openai.mjs';
@@ -8,7 +8,7 @@ import { eventually, fails, test } from './tap.mjs';
 const STORY = 'Once upon a time';
 const city = { type: 'string', enum: ['Paris', 'Rome', 'Oslo'] };
 const schema = { type: 'object', properties: { city }, required: ['city'] };
-// What `forebay run` does: the likeliest token, no penalties.
+// As `forebay run` samples: the likeliest token, no penalties.
 const greedy = { temperature: 0, repeat_penalty: 1, presence_penalty: 0, frequency_penalty: 0 };
 
 async function collect(stream) {
@@ -25,13 +25,14 @@ export function ollamaTests({ require, server, program, model, placement }) {
     const ollama = client();
     const name = async () => (await ollama.list()).models[0].name;
     const generate = async ({ options, ...more } = {}) =>
-        ollama.generate({ model: await name(), prompt: STORY, options: { ...greedy, ...options }, ...more });
+        ollama.generate(
+            { model: await name(), prompt: STORY, options: { ...greedy, ...options }, ...more });
     const chat = async ({ options, ...more } = {}) =>
         ollama.chat({ model: await name(), messages: [{ role: 'user', content: STORY }],
             options: { ...greedy, ...options }, ...more });
     const running = async () => (await server.metrics())['forebay_queue_active'];
 
-    /* --- What there is --- */
+    /* --- Models --- */
 
     test('ollama: version, list, ps, show', async () => {
         assert.match((await ollama.version()).version, /^\d+\.\d+\.\d+/);
@@ -63,7 +64,7 @@ export function ollamaTests({ require, server, program, model, placement }) {
 
     /* --- Generate --- */
 
-    test('ollama: raw is what forebay run says', async () => {
+    test('ollama: a raw prompt gives the text of forebay run', async () => {
         const want = await forebayRun(program, model, [...placement, '-p', STORY, '-n', '32']);
         const got = await generate({ raw: true, options: { num_predict: 32 } });
         assert.equal(STORY + got.response, STORY + want);
@@ -71,18 +72,23 @@ export function ollamaTests({ require, server, program, model, placement }) {
         assert.equal(got.done_reason, 'length');
         assert.equal(got.eval_count, 32);
         assert.ok(got.prompt_eval_count >= 1);
-        for (const key of ['total_duration', 'load_duration', 'prompt_eval_duration', 'eval_duration']) {
+        for (const key of ['total_duration', 'load_duration', 'prompt_eval_duration',
+            'eval_duration']) {
             assert.ok(Number.isInteger(got[key]) && got[key] >= 0, key);
         }
         assert.ok(got.total_duration >= got.eval_duration);
         assert.ok(Math.abs(Date.parse(got.created_at) - Date.now()) < 60000);
     });
 
-    test('ollama: without raw the prompt goes through the template', async () => {
-        const want = await forebayRun(program, model, [...placement, '-p', chatml(STORY), '-n', '16']);
-        assert.equal((await generate({ options: { num_predict: 16 } })).response.trim(), want.trim());
-        const system = await generate({ system: 'You are a dragon.', options: { num_predict: 16 } });
-        const messages = [{ role: 'system', content: 'You are a dragon.' }, { role: 'user', content: STORY }];
+    test('ollama: without raw the prompt is rendered by the template', async () => {
+        const want = await forebayRun(program, model,
+            [...placement, '-p', chatml(STORY), '-n', '16']);
+        assert.equal((await generate({ options: { num_predict: 16 } })).response.trim(),
+            want.trim());
+        const system = await generate({ system: 'You are a dragon.',
+            options: { num_predict: 16 } });
+        const messages = [{ role: 'system', content: 'You are a dragon.' },
+            { role: 'user', content: STORY }];
         const same = await chat({ messages, options: { num_predict: 16 } });
         assert.equal(system.response, same.message.content);
     });
@@ -101,7 +107,8 @@ export function ollamaTests({ require, server, program, model, placement }) {
         const say = async (options) =>
             (await generate({ raw: true, options: { num_predict: 60, ...options } })).response;
         const plain = await say({});
-        const warm = { temperature: 1.2, top_k: 50, top_p: 0.99, min_p: 0, typical_p: 1, repeat_last_n: 32 };
+        const warm = { temperature: 1.2, top_k: 50, top_p: 0.99, min_p: 0, typical_p: 1,
+            repeat_last_n: 32 };
         assert.equal(await say({ ...warm, seed: 4 }), await say({ ...warm, seed: 4 }));
         assert.notEqual(await say({ ...warm, seed: 4 }), await say({ ...warm, seed: 5 }));
         assert.equal(await say({ ...warm, top_k: 1, seed: 9 }), plain);
@@ -109,22 +116,26 @@ export function ollamaTests({ require, server, program, model, placement }) {
         const at = plain.indexOf('named');
         assert.ok(at > 0);
         assert.equal(await say({ stop: ['named'] }), plain.slice(0, at));
-        const stopped = await generate({ raw: true, options: { stop: ['named'], num_predict: 60 } });
+        const stopped = await generate(
+            { raw: true, options: { stop: ['named'], num_predict: 60 } });
         assert.equal(stopped.done_reason, 'stop');
         await say({ mirostat: 2, mirostat_tau: 5, mirostat_eta: 0.1, seed: 1, temperature: 0.8 });
-        await say({ num_ctx: 256, num_batch: 8, num_thread: 1, num_gpu: 0, use_mmap: true, num_keep: 4 });
+        await say({ num_ctx: 256, num_batch: 8, num_thread: 1, num_gpu: 0, use_mmap: true,
+            num_keep: 4 });
     });
 
-    test('ollama: num_predict: -1 ends with the text or the context', async () => {
+    test('ollama: num_predict -1 ends with the text or the context', async () => {
         const got = await generate({ raw: true, options: { num_predict: -1 } });
         assert.ok(['stop', 'length'].includes(got.done_reason));
-        assert.ok(got.eval_count > 32 && got.prompt_eval_count + got.eval_count <= 513, `${got.eval_count}`);
+        assert.ok(got.eval_count > 32 && got.prompt_eval_count + got.eval_count <= 513,
+            `${got.eval_count}`);
     });
 
     test('ollama: format json, and a schema', async () => {
         const json = await generate({ format: 'json', options: { num_predict: 40 } });
         assert.match(json.response, /^\s*[{[]/);
-        for (const options of [{ num_predict: 100 }, { num_predict: 100, temperature: 1.5, seed: 2 }]) {
+        for (const options of [{ num_predict: 100 },
+            { num_predict: 100, temperature: 1.5, seed: 2 }]) {
             const got = await generate({ format: schema, options });
             assert.ok(city.enum.includes(JSON.parse(got.response).city));
             const { message } = await chat({ format: schema, options });
@@ -143,14 +154,16 @@ export function ollamaTests({ require, server, program, model, placement }) {
         assert.equal(loaded.response, '');
         const unload = await ollama.generate({ model: await name(), prompt: '', keep_alive: 0 });
         assert.equal(unload.done_reason, 'unload');
-        assert.equal((await ollama.chat({ model: await name(), messages: [] })).done_reason, 'load');
+        assert.equal((await ollama.chat({ model: await name(), messages: [] })).done_reason,
+            'load');
         await fails(generate({ keep_alive: 'soon' }), { status_code: 400 });
     });
 
     /* --- Chat --- */
 
-    test('ollama: a chat answer is what forebay run says to the rendered prompt', async () => {
-        const want = await forebayRun(program, model, [...placement, '-p', chatml(STORY), '-n', '24']);
+    test('ollama: a chat answer is the text of forebay run for the rendered prompt', async () => {
+        const want = await forebayRun(program, model,
+            [...placement, '-p', chatml(STORY), '-n', '24']);
         const got = await chat({ options: { num_predict: 24 } });
         assert.equal(got.message.role, 'assistant');
         assert.equal(got.message.content.trim(), want.trim());
@@ -164,7 +177,8 @@ export function ollamaTests({ require, server, program, model, placement }) {
     });
 
     test('ollama: tools, and their results', async () => {
-        const tools = [{ type: 'function', function: { name: 'get_weather', description: 'x', parameters: schema } }];
+        const tools = [{ type: 'function', function: { name: 'get_weather', description: 'x',
+            parameters: schema } }];
         const got = await chat({ tools, options: { num_predict: 16 } });
         assert.equal(got.message.role, 'assistant');
         const tool_calls = [{ function: { name: 'get_weather', arguments: { city: 'Rome' } } }];
@@ -177,10 +191,11 @@ export function ollamaTests({ require, server, program, model, placement }) {
         await fails(chat({ tools: [{ type: 'function' }] }), { status_code: 400 });
     });
 
-    test('ollama: abort stops computing', async () => {
+    test('ollama: an aborted request is cancelled', async () => {
         const mine = client();
         const options = { ...greedy, num_predict: 450, stop: [] };
-        const stream = await mine.generate({ model: await name(), prompt: STORY, raw: true, stream: true,
+        const stream = await mine.generate({ model: await name(), prompt: STORY, raw: true,
+            stream: true,
             options: { ...options, temperature: 2, top_k: 0, top_p: 1 } });
         let n = 0;
         await fails((async () => {
@@ -195,50 +210,61 @@ export function ollamaTests({ require, server, program, model, placement }) {
 
     /* --- Errors --- */
 
-    test('ollama: what is not supported says so', async () => {
+    test('ollama: features that are not supported are refused by name', async () => {
         const model = await name();
-        for (const call of [() => ollama.embed({ model, input: 'x' }), () => ollama.embeddings({ model, prompt: 'x' })]) {
-            await fails(call(), { status_code: (s) => s === 400 || s === 404 || s === 501, message: /embedding/i });
+        for (const call of [() => ollama.embed({ model, input: 'x' }),
+            () => ollama.embeddings({ model, prompt: 'x' })]) {
+            await fails(call(), { status_code: (s) => s === 400 || s === 404 || s === 501,
+                message: /embedding/i });
         }
-        const others = [() => ollama.pull({ model: 'x' }), () => ollama.create({ model: 'x', from: 'y' }),
+        const others = [() => ollama.pull({ model: 'x' }),
+            () => ollama.create({ model: 'x', from: 'y' }),
             () => ollama.push({ model: 'x' }), () => ollama.delete({ model: 'x' }),
             () => ollama.copy({ source: 'x', destination: 'y' })];
         for (const call of others) {
-            await fails(call(), { status_code: (s) => s >= 400 && s < 500, error: (e) => typeof e === 'string' });
+            await fails(call(), { status_code: (s) => s >= 400 && s < 500,
+                error: (e) => typeof e === 'string' });
         }
         await fails(generate({ images: ['AAAA'] }), { status_code: 400 });
         await fails(generate({ suffix: 'the end' }), { status_code: 400 });
     });
 
-    test('ollama: an unknown model', async () => {
-        for (const call of [() => generate({ model: 'nix' }), () => chat({ model: 'nix' }), () => ollama.show({ model: 'nix' })]) {
+    test('ollama: an unknown model is refused with 404', async () => {
+        for (const call of [() => generate({ model: 'nix' }), () => chat({ model: 'nix' }),
+            () => ollama.show({ model: 'nix' })]) {
             await fails(call(), { status_code: 404, error: /model.*nix.*not found/ });
         }
     });
 
-    test('ollama: a wrong key, and none', async () => {
+    test('ollama: a wrong or missing key is refused', async () => {
         await fails(client({}).list(), { status_code: 401, error: (e) => typeof e === 'string' });
         await fails(client({ authorization: 'Bearer guess' }).list(), { status_code: 401 });
     });
 
-    test('ollama: parameters that are wrong', async () => {
+    test('ollama: wrong parameters are refused with 400', async () => {
         const model = await name();
         const bad = [
-            { prompt: 5 }, { options: 5 }, { options: { temperature: 'x' } }, { options: { num_predict: 'x' } },
+            { prompt: 5 }, { options: 5 }, { options: { temperature: 'x' } },
+            { options: { num_predict: 'x' } },
             { options: { num_predict: -9 } }, { options: { stop: 5 } }, { options: { stop: [5] } },
             { options: { seed: {} } }, { options: { top_p: 'x' } }, { options: { top_k: 1.5 } },
             { options: { temperature: -1 } }, { options: { repeat_penalty: -1 } },
-            { system: 5 }, { template: 5 }, { raw: 'yes' }, { stream: 'yes' }, { format: 5 }, { keep_alive: {} },
+            { system: 5 }, { template: 5 }, { raw: 'yes' }, { stream: 'yes' }, { format: 5 },
+            { keep_alive: {} },
             { model: 5 }, { context: 'x' },
         ];
         for (const more of bad) {
-            const error = await fails(ollama.generate({ model, prompt: 'x', ...more }), {}).catch((e) => e);
+            const error = await fails(
+                ollama.generate({ model, prompt: 'x', ...more }), {}).catch((e) => e);
             assert.equal(error.status_code, 400, `${JSON.stringify(more)}: ${error.message}`);
         }
-        for (const messages of [5, [5], [{}], [{ role: 'user', content: 5 }], [{ role: 'wizard', content: 'x' }], [{ role: 'user', content: 'x', images: ['AAAA'] }]]) {
-            // The client itself looks into a list of messages, so this goes without it.
+        for (const messages of [5, [5], [{}], [{ role: 'user', content: 5 }],
+            [{ role: 'wizard', content: 'x' }],
+            [{ role: 'user', content: 'x', images: ['AAAA'] }]]) {
+            // The client reads the messages itself, so this is sent without it.
             const response = await fetch(`${server.url}/api/chat`,
-                { method: 'POST', headers: server.headers, body: JSON.stringify({ model, messages, stream: false }) });
+                { method: 'POST', headers: server.headers,
+                    body: JSON.stringify({ model, messages, stream: false }) });
             assert.equal(response.status, 400, JSON.stringify(messages));
             assert.equal(typeof (await response.json()).error, 'string');
         }

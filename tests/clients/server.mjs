@@ -1,4 +1,4 @@
-// server.mjs - a `forebay serve` of one's own on a free loopback port, and what `forebay run` says.
+// server.mjs - starts and stops `forebay serve` on a free loopback port; runs `forebay run`.
 import { execFile, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { promisify } from 'node:util';
@@ -18,7 +18,7 @@ function freePort() {
 }
 
 export class Server {
-    // Starts the program and returns when /health says that it is ready.
+    // Starts the program and returns when /health is 200.
     static async start(program, model, options) {
         const port = await freePort();
         const args = ['serve', model, '--port', String(port), ...options];
@@ -33,7 +33,7 @@ export class Server {
         for (const stream of [server.child.stdout, server.child.stderr]) {
             stream.on('data', (data) => (server.log += data));
         }
-        process.on('exit', () => server.child.kill('SIGKILL')); // whatever happens here
+        process.on('exit', () => server.child.kill('SIGKILL')); // in any case
         await server.ready();
         return server;
     }
@@ -47,10 +47,10 @@ export class Server {
             }
             await new Promise((resolve) => setTimeout(resolve, 50));
         }
-        throw new Error(`the server did not get ready:\n${this.log}`);
+        throw new Error(`the server is not ready:\n${this.log}`);
     }
 
-    // All figures of /metrics, by name; labels are part of the name.
+    // All values of /metrics by name; labels are part of the name.
     async metrics() {
         const text = await (await fetch(`${this.url}/metrics`, { headers: this.headers })).text();
         const figures = {};
@@ -63,7 +63,7 @@ export class Server {
         return figures;
     }
 
-    // SIGTERM, and how it ended: {code, signal}.
+    // Sends SIGTERM. Returns {code, signal} of the end; SIGKILL follows after STOP_MS.
     async stop() {
         this.child.kill('SIGTERM');
         const timer = setTimeout(() => this.child.kill('SIGKILL'), STOP_MS);
@@ -73,7 +73,7 @@ export class Server {
     }
 }
 
-// The text `forebay run` gives, without the line end that it adds.
+// The text that `forebay run` writes, without the newline that it appends.
 export async function forebayRun(program, model, args) {
     const { stdout } = await promisify(execFile)(program, ['run', model, '-q', ...args]);
     return stdout.replace(/\n$/, '');

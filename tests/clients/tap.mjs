@@ -1,4 +1,4 @@
-// tap.mjs - tests that report in TAP. Each has a time limit; one that fails does not end the others.
+// tap.mjs - runs tests, each with a time limit, and reports in TAP. All run, even after a failure.
 import assert from 'node:assert/strict';
 
 const tests = [];
@@ -33,7 +33,7 @@ export async function runTests({ limitMs, filter }) {
     return failed === 0;
 }
 
-// The promise fails, with these properties; a test of each is a value, a RegExp or a function.
+// Expects the promise to fail with these properties: each a value, a RegExp or a predicate.
 export async function fails(promise, expected) {
     let error;
     try {
@@ -55,7 +55,7 @@ export async function fails(promise, expected) {
     return error;
 }
 
-// Tries again until the check passes; its last failure when it does not in time.
+// Repeats the check until it passes; throws its last failure after `ms`.
 export async function eventually(check, ms = 5000) {
     const end = Date.now() + ms;
     for (;;) {

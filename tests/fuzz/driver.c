@@ -1,6 +1,6 @@
 /*
- * driver.c - runs a fuzz target without a fuzzer: every file of a corpus, then mutations of them, the
- * same in each run. With clang, link -fsanitize=fuzzer instead of this file.
+ * driver.c - runs a fuzz target without a fuzzer: every file of a corpus, then mutations of them,
+ * the same in each run. With clang, link with -fsanitize=fuzzer instead of this file.
  *
  *      PROGRAM CORPUS [ROUNDS [SEED]]
  */
@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/random.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -21,12 +23,9 @@ enum { INPUTS_MAX = 256, GROWTH = 4096 };
 
 static uint64_t chance;
 
-static size_t below(size_t n) /* xorshift */
+static size_t below(size_t n)
 {
-    chance ^= chance << 13;
-    chance ^= chance >> 7;
-    chance ^= chance << 17;
-    return n ? (size_t)(chance % n) : 0;
+    return n ? (size_t)(fb_random_next(&chance) % n) : 0;
 }
 
 /* --- The corpus ---------------------------------------------------------------------------- */
@@ -69,7 +68,7 @@ static int read_corpus(const char *dir, struct input *inputs)
 
 /* --- Mutations ----------------------------------------------------------------------------- */
 
-/* Puts `n_new` bytes in place of `n_old` at `at`. There is room for them. */
+/* Replaces `n_old` bytes at `at` by `n_new` others. There must be room for them. */
 static void replace(struct input *in, size_t at, size_t n_old, const void *bytes, size_t n_new)
 {
     memmove(in->bytes + at + n_new, in->bytes + at + n_old, in->n - at - n_old);
@@ -77,7 +76,7 @@ static void replace(struct input *in, size_t at, size_t n_old, const void *bytes
     in->n += n_new - n_old;
 }
 
-/* What JSON readers, number readers and text readers stumble over. */
+/* Words that are hard for readers of JSON, numbers and text. */
 static const char *const words[] = {"null", "true", "-1", "0", "1e999", "-0", "1e-9",
     "9223372036854775808", "0.5", "\"\"", "[]", "{}", "[[[[", "{\"a\":", "\\u0000", "\\ud800",
     "\\ufdd0", "\\uFdD1", "\"", "\\", ",", ":", "\xff", "\xc3\x28", "\xed\xa0\x80", "\xf0\x9f\x98",
@@ -89,31 +88,31 @@ static void mutate(struct input *in, const struct input *other)
     size_t at = below(in->n + 1), rest = in->n - at;
     const char *word = words[below(sizeof words / sizeof words[0])];
     switch (below(7)) {
-    case 0: /* a bit */
+    case 0: /* flip a bit */
         if (rest) {
             in->bytes[at] ^= (uint8_t)(1u << below(8));
         }
         break;
-    case 1: /* a byte */
+    case 1: /* change a byte */
         if (rest) {
             in->bytes[at] = (uint8_t)below(256);
         }
         break;
-    case 2: /* a piece less */
+    case 2: /* remove a piece */
         replace(in, at, below(rest + 1), "", 0);
         break;
-    case 3: /* a word more, or in place of something */
+    case 3: /* insert a word, or replace a piece by it */
         replace(in, at, below(rest < 8 ? rest + 1 : 8), word, strlen(word));
         break;
-    case 4: { /* a piece of another */
+    case 4: { /* insert a piece of another input */
         size_t from = below(other->n + 1), n = below(other->n - from + 1);
         replace(in, at, 0, other->bytes + from, n < GROWTH ? n : GROWTH);
         break;
     }
-    case 5: /* the end is missing */
+    case 5: /* remove the end */
         in->n = at;
         break;
-    default: { /* a piece twice */
+    default: { /* repeat a piece */
         uint8_t copy[GROWTH];
         size_t n = below((rest < GROWTH ? rest : GROWTH) + 1);
         memcpy(copy, in->bytes + at, n);
@@ -122,7 +121,7 @@ static void mutate(struct input *in, const struct input *other)
     }
 }
 
-/* The input, changed in one to four places, in memory of exactly its size. */
+/* Tries an input changed in one to four places, in memory of exactly its size. */
 static void try_mutation(const struct input *inputs, int n)
 {
     enum { TIMES = 4 };
@@ -143,7 +142,7 @@ int main(int argc, char **argv)
 {
     static struct input inputs[INPUTS_MAX];
     long rounds = argc > 2 ? strtol(argv[2], NULL, 10) : 1000;
-    chance = argc > 3 ? strtoull(argv[3], NULL, 10) * 2 + 1 : 1;
+    chance = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
     int n = argc > 1 ? read_corpus(argv[1], inputs) : 0;
     if (n == 0) {
         fprintf(stderr, "usage: %s CORPUS [ROUNDS [SEED]]\n", argv[0]);

@@ -1,11 +1,12 @@
 /*
- * fuzz_requests.c - a libFuzzer target: any bytes as the body of a request, through all that reads it:
- * JSON, fields, messages, tools, schemas, grammars, templates, tokenizer, sampler. Only HTTP and the
- * computing are left out: http.c's and service.c's functions are here instead.
+ * fuzz_requests.c - a libFuzzer target: any bytes as the body of a request, through all code that
+ * reads it: JSON, fields, messages, tools, schemas, grammars, templates, tokenizer, sampler. Only
+ * HTTP and computing are left out: this file has its own versions of the functions of http.c and
+ * service.c.
  *
  *      input: PATH '\n' BODY
  *
- * Every request must be answered once, and with its own kind of status: no 500 for a client's mistake.
+ * Every request must be answered exactly once, and a client's mistake never by 500.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -13,44 +14,16 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "serve/exchange.h"
+#include "serve/routes.h"
+#include "serve/served.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct fb_request {
-    const char *body;
-    size_t n;
-    enum fb_api api;
-    int status; /* 0: not answered */
-};
+static struct forebay_model *model;
+static struct fb_served served;
+static int answer_status; /* of the current request; 0: not answered */
 
-static struct fb_server server;
-
-/* --- In place of http.c --------------------------------------------------------------------- */
-
-struct fb_server *fb_request_server(const struct fb_request *r)
-{
-    (void)r;
-    return &server;
-}
-
-const char *fb_request_body(const struct fb_request *r, size_t *n)
-{
-    *n = r->n;
-    return r->body;
-}
-
-const char *fb_request_rest(const struct fb_request *r)
-{
-    (void)r;
-    return "";
-}
-
-const char *fb_request_client(const struct fb_request *r)
-{
-    (void)r;
-    return "a client";
-}
+/* --- In place of http.c -------------------------------------------------------------------- */
 
 bool fb_request_left(const struct fb_request *r)
 {
@@ -58,30 +31,27 @@ bool fb_request_left(const struct fb_request *r)
     return false;
 }
 
-enum fb_api fb_request_api(const struct fb_request *r)
+void fb_request_answer(struct fb_request *r, int status, const char *type, char *bytes, size_t n)
 {
-    return r->api;
-}
-
-void fb_answer_bytes(struct fb_request *r, int status, const char *type, char *bytes, size_t n)
-{
+    (void)r;
     (void)type;
     (void)n;
-    FB_ASSERT(r->status == 0);
-    r->status = status;
+    FB_ASSERT(answer_status == 0);
+    answer_status = status;
     free(bytes);
 }
 
-void fb_answer_stream(struct fb_request *r, const char *type, struct fb_exchange *exchange)
+void fb_request_stream(struct fb_request *r, const char *type, const struct fb_body_source *source)
 {
-    (void)exchange;
+    (void)r;
+    (void)type;
+    (void)source;
     FB_ASSERT(!"no job was accepted");
-    fb_answer_text(r, 500, type, "");
 }
 
-/* --- In place of service.c ------------------------------------------------------------------ */
+/* --- In place of service.c ----------------------------------------------------------------- */
 
-/* What is done with a request before it waits; then it is refused. */
+/* Does what is done with a job before it waits, then refuses it. */
 enum fb_refusal fb_service_submit(struct fb_service *s, const struct fb_job_options *o,
     struct fb_job **out, struct forebay_error *err)
 {
@@ -89,10 +59,9 @@ enum fb_refusal fb_service_submit(struct fb_service *s, const struct fb_job_opti
     struct forebay_text *text = NULL;
     (void)s;
     (void)out;
-    enum forebay_status status =
-        forebay_sampler_new(server.model, &o->sampling, o->prompt, &sampler, err);
+    enum forebay_status status = forebay_sampler_new(model, &o->sampling, o->prompt, &sampler, err);
     if (status == FOREBAY_OK) {
-        status = forebay_text_new(server.model, o->prompt, o->stops, o->n_stops, &text, err);
+        status = forebay_text_new(model, o->prompt, o->stops, o->n_stops, &text, err);
     }
     forebay_text_free(text);
     forebay_sampler_free(sampler);
@@ -108,10 +77,10 @@ void fb_service_stats(struct fb_service *s, struct fb_service_stats *out)
 const struct forebay_model *fb_service_model(const struct fb_service *s)
 {
     (void)s;
-    return server.model;
+    return model;
 }
 
-/* --- The target ------------------------------------------------------------------------------ */
+/* --- The target ---------------------------------------------------------------------------- */
 
 static void skip(const char *why)
 {
@@ -121,7 +90,6 @@ static void skip(const char *why)
 
 static void start(void)
 {
-    static struct forebay_model *model;
     static char path[4096];
     struct forebay_error err;
     struct forebay_model_options options;
@@ -134,47 +102,41 @@ static void start(void)
     forebay_model_options_init(&options);
     options.threads = 1;
     options.ctx = 512;
-    server.options.path = path;
-    server.options.name = "m";
-    if (forebay_model_load(path, &options, &model, &err) != FOREBAY_OK) {
-        skip(err.message);
-    }
-    server.model = model;
-    server.loopback = true;
-    if (fb_model_card_make(&server, &err) != FOREBAY_OK ||
-        forebay_chat_new(model, NULL, &server.chat, &err) != FOREBAY_OK) {
+    if (forebay_model_load(path, &options, &model, &err) != FOREBAY_OK ||
+        fb_served_init(&served, NULL, "m", path, NULL, &err) != FOREBAY_OK) {
         skip(err.message);
     }
 }
 
-static const struct {
-    const char *path;
-    enum fb_api api;
-    void (*handle)(struct fb_request *r);
-} endpoints[] = {
-    {"/v1/chat/completions", FB_API_OPENAI, fb_openai_chat},
-    {"/v1/completions", FB_API_OPENAI, fb_openai_text},
-    {"/v1/messages", FB_API_ANTHROPIC, fb_anthropic_messages},
-    {"/v1/messages/count_tokens", FB_API_ANTHROPIC, fb_anthropic_count},
-    {"/api/generate", FB_API_OLLAMA, fb_ollama_generate},
-    {"/api/chat", FB_API_OLLAMA, fb_ollama_chat},
-    {"/api/show", FB_API_OLLAMA, fb_ollama_show},
-};
+static void handle(const char *path, const char *body, size_t n)
+{
+    struct fb_route_match match;
+    fb_route_find("POST", path, &match);
+    if (!match.route) {
+        return;
+    }
+    struct fb_request r = {.served = &served, .api = match.api, .client = "a client"};
+    fb_buffer_init(&r.body);
+    fb_buffer_add(&r.body, body, n);
+    answer_status = 0;
+    match.route->handle(&r);
+    fb_buffer_release(&r.body);
+    FB_ASSERT(answer_status == 200 || answer_status == 400 || answer_status == 404 ||
+              answer_status == 429 || (answer_status == 503 && r.api == FB_API_OLLAMA));
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (!server.model) {
+    char path[256];
+    if (!model) {
         start();
     }
     const char *text = (const char *)data, *end = size ? memchr(text, '\n', size) : NULL;
-    size_t n_path = end ? (size_t)(end - text) : 0;
-    for (size_t i = 0; end && i < sizeof endpoints / sizeof *endpoints; i++) {
-        if (strlen(endpoints[i].path) == n_path && memcmp(endpoints[i].path, text, n_path) == 0) {
-            struct fb_request r = {end + 1, size - n_path - 1, endpoints[i].api, 0};
-            endpoints[i].handle(&r);
-            FB_ASSERT(r.status == 200 || r.status == 400 || r.status == 404 || r.status == 429 ||
-                      (r.status == 503 && r.api == FB_API_OLLAMA));
-        }
+    if (end && (size_t)(end - text) < sizeof path) {
+        size_t n_path = (size_t)(end - text);
+        memcpy(path, text, n_path);
+        path[n_path] = 0;
+        handle(path, end + 1, size - n_path - 1);
     }
     return 0;
 }

@@ -1,0 +1,281 @@
+/*
+ * backend.c - the life of a binding: bound to a model, planned, started, freed.
+ *
+ *      budget of the process
+ *      [ resident set | buffers to come | batches | slack | weights: what the plan may use ]
+ *        llama.cpp's    pending_bytes     gather.h
+ *
+ * When it starts, the stream gets two callbacks: one that unpacks units on the workers of the
+ * newest context, and, with a sidecar, one that checks units that were read from it (records.h).
+ */
+#include "backend/backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "backend/batch.h"
+#include "backend/binding.h"
+#include "backend/device.h"
+#include "backend/memory_watch.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "os/memory.h"
+
+/* Added to a budget that a hint names. It must still suffice in the next run, whose resident set
+ * may be larger than this one's: by 11 MiB, as seen once under a memory limit. */
+#define HINT_BYTES (16 * FB_MIB)
+
+void fb_device_register(void)
+{
+    if (!fb_device.registered) {
+        fb_device.registered = true;
+        ggml_backend_register(fb_device_reg());
+    }
+}
+
+struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack, bool measuring)
+{
+    FB_ASSERT(!fb_device.bound);
+    struct fb_binding *b = fb_xcalloc(1, sizeof *b);
+    b->catalog = catalog;
+    b->repack = repack;
+    b->measuring = measuring;
+    b->lookahead_depth = 1;
+    b->lookahead_recall = 1;
+    atomic_flag_clear(&b->computing);
+    b->claims = fb_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
+    fb_device.bound = b;
+    return b;
+}
+
+void fb_binding_beside_device(struct fb_binding *b)
+{
+    b->beside_device = true;
+}
+
+void fb_binding_use_sidecar(struct fb_binding *b, struct fb_sidecar *sidecar)
+{
+    FB_ASSERT(!b->weights);
+    b->records.sidecar = sidecar;
+}
+
+void fb_binding_free(struct fb_binding *b)
+{
+    if (!b) {
+        return;
+    }
+    fb_memory_watch_stop(b->memory_watch);
+    fb_stream_free(b->stream);
+    fb_weights_free(b->weights);
+    for (int i = 0; i < b->catalog->n_tensors; i++) {
+        fb_form_release(&b->claims[i].form);
+    }
+    free(b->claims);
+    if (fb_device.bound == b) {
+        fb_device.bound = NULL;
+    }
+    free(b);
+}
+
+/* --- When the model is loaded ---------------------------------------------------------------- */
+
+const struct fb_weights *fb_binding_weights(struct fb_binding *b)
+{
+    fb_binding_close(b);
+    return b->weights;
+}
+
+uint64_t fb_binding_sidecar_bytes(struct fb_binding *b)
+{
+    const struct fb_weights *ws = fb_binding_weights(b);
+    uint64_t bytes = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct fb_weight *w = &ws->weights[i];
+        int n = w->group >= 0 ? ws->groups[w->group].n_expert : 1;
+        bytes += w->file ? w->unit_bytes * (uint64_t)n : 0;
+    }
+    return bytes;
+}
+
+void fb_binding_form(struct fb_binding *b, int weight, struct fb_sidecar_form *out)
+{
+    fb_records_form(&b->records, &b->claims[b->weights->weights[weight].tensor].form, out);
+}
+
+/* Memory of the machine and its containers that weights can use, when other needs will use `rest`
+ * more. A budget is a ceiling: it does not make memory. */
+static uint64_t available_for_weights(uint64_t rest)
+{
+    struct fb_memory_state state;
+    fb_memory_state(&state);
+    uint64_t reserve = fb_memory_reserve(&state), headroom = fb_memory_headroom(&state);
+    rest += reserve + reserve / 2;
+    return headroom - fb_min(headroom, rest);
+}
+
+static enum forebay_status fail_budget(
+    uint64_t process_bytes, uint64_t held, uint64_t minimum, struct forebay_error *err)
+{
+    char hint[sizeof err->hint];
+    snprintf(hint, sizeof hint,
+        fb_device.hooks ? "Set FOREBAY_MEM to at least %lluM."
+                        : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
+        (unsigned long long)((held + minimum + HINT_BYTES) / FB_MIB + 1));
+    return fb_fail(err, FOREBAY_E_NOFIT, hint,
+        "a budget of %s is too small: the context and llama.cpp need %s, the weights at least %s",
+        FB_SIZE(process_bytes), FB_SIZE(held), FB_SIZE(minimum));
+}
+
+enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget *budget,
+    struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err)
+{
+    const struct fb_weights *weights = fb_binding_weights(b);
+    uint64_t rss = fb_memory_rss();
+    uint64_t held = rss + b->compute_bytes + budget->pending_bytes +
+                    fb_moe_batch_bytes(b, (int)budget->batch) + FB_PROCESS_SLACK_BYTES +
+                    2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
+    uint64_t minimum = fb_plan_minimum(weights), room = budget->weights_bytes;
+    *held_bytes = held;
+    if (room == 0) {
+        if (budget->process_bytes < held + minimum) {
+            return fail_budget(budget->process_bytes, held, minimum, err);
+        }
+        room = budget->process_bytes - held;
+    }
+    uint64_t available = available_for_weights(held - rss);
+    if (available < minimum && room > available) {
+        return fb_fail(err, FOREBAY_E_NOFIT, "Free some memory, or raise the container's limit.",
+            "the weights need at least %s of memory, %s is free", FB_SIZE(minimum),
+            FB_SIZE(available));
+    }
+    return fb_plan_make(weights, fb_min(room, available), budget->curves, out, err);
+}
+
+void fb_binding_set_threads(struct fb_binding *b, int n_threads)
+{
+    fb_workers_set_threads(b->workers, n_threads);
+}
+
+/* --- Starting ------------------------------------------------------------------------------- */
+
+/* fb_unpack_fn of the stream; `user` is the binding. */
+static void unpack_for_stream(void *user, const struct fb_unpack *unpacks, int n)
+{
+    struct fb_binding *b = user;
+    fb_binding_unpack(b, b->workers, unpacks, n);
+}
+
+/* fb_check_fn of the stream; `user` is the binding. */
+static enum forebay_status check_for_stream(void *user, int weight, int unit, void *data,
+    const struct forebay_error *failed, struct forebay_error *err)
+{
+    struct fb_binding *b = user;
+    const struct fb_form *form = &b->claims[b->weights->weights[weight].tensor].form;
+    return fb_records_check(&b->records, b->weights, weight, unit, form, data, failed, err);
+}
+
+enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan *plan,
+    const struct fb_io_options *io, forebay_progress progress, void *progress_user,
+    struct forebay_error *err)
+{
+    const struct fb_stream_options options = {
+        .unpack = unpack_for_stream,
+        .check = b->records.sidecar ? check_for_stream : NULL,
+        .user = b,
+        .io = *io,
+    };
+    FB_ASSERT(b->weights && b->workers && !b->measuring);
+    if (plan->streamed_bytes > 0) { /* a wait per streamed weight, some 10 ms each */
+        fb_workers_sleep_when_idle(b->workers);
+    }
+    for (int i = 0; i < b->catalog->n_tensors; i++) {
+        if (b->claims[i].tensor) {
+            /* Also in llama.cpp's own mapping of the file: nobody reads it through page faults. */
+            fb_vm_forbid(b->claims[i].tensor->data, b->claims[i].bytes);
+        }
+    }
+    enum forebay_status status = fb_stream_new(b->weights, plan, &options, &b->stream, err);
+    if (status == FOREBAY_OK) {
+        status = fb_stream_load(b->stream, progress, progress_user, err);
+        if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */
+            fb_stream_free(b->stream);
+            b->stream = NULL;
+        }
+    }
+    if (status == FOREBAY_OK) {
+        b->memory_watch = fb_memory_watch_start(b->stream);
+    }
+    return status;
+}
+
+/* --- When it is started ---------------------------------------------------------------------- */
+
+struct fb_stream *fb_binding_stream(struct fb_binding *b)
+{
+    return b->stream;
+}
+
+uint64_t fb_binding_own_ns(const struct fb_binding *b)
+{
+    return b->graph_ns - b->compute_ns;
+}
+
+void fb_binding_set_lookahead(struct fb_binding *b, int depth, float recall)
+{
+    b->lookahead_depth = depth;
+    b->lookahead_recall = recall;
+}
+
+void fb_binding_observe(struct fb_binding *b, fb_route_fn observe, void *user)
+{
+    b->observe = observe;
+    b->observe_user = user;
+}
+
+enum forebay_status fb_binding_take_error(struct fb_binding *b, struct forebay_error *err)
+{
+    enum forebay_status status = b->error.status;
+    if (status != FOREBAY_OK && err) {
+        *err = b->error;
+    }
+    b->error.status = FOREBAY_OK;
+    return status;
+}
+
+void *fb_binding_threadpool(struct fb_binding *b)
+{
+    return b->workers->threadpool;
+}
+
+/* --- Unpacking without a stream -------------------------------------------------------------- */
+
+struct fb_repacker {
+    const struct fb_binding *binding;
+    struct fb_workers workers;
+};
+
+struct fb_repacker *fb_repacker_new(struct fb_binding *b, int n_threads)
+{
+    struct fb_repacker *r = fb_xcalloc(1, sizeof *r);
+    r->binding = b;
+    if (!fb_workers_init(&r->workers)) {
+        free(r);
+        return NULL;
+    }
+    fb_workers_set_threads(&r->workers, n_threads);
+    fb_workers_sleep_when_idle(&r->workers);
+    return r;
+}
+
+void fb_repacker_free(struct fb_repacker *r)
+{
+    if (r) {
+        fb_workers_release(&r->workers);
+        free(r);
+    }
+}
+
+void fb_repacker_run(struct fb_repacker *r, const struct fb_unpack *unpacks, int n)
+{
+    fb_binding_unpack(r->binding, &r->workers, unpacks, n);
+}

@@ -1,0 +1,78 @@
+#include "engine/model_options.h"
+
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/machine.h"
+#include "ggml.h"
+#include "io/io.h"
+#include "model/meta.h"
+#include "os/memory.h"
+
+#define BATCH_DEFAULT 512
+#define CTX_DEFAULT   4096
+#define CELLS_MAX     (1u << 30)
+
+void forebay_model_options_init(struct forebay_model_options *options)
+{
+    *options = (struct forebay_model_options){.repack = true,
+        .io_method = "auto",
+        .lookahead = 1,
+        .lookahead_recall = 1,
+        .device = "auto",
+        .sidecar = "auto"};
+}
+
+enum forebay_status fb_options_fill(struct forebay_model_options *o, struct forebay_error *err)
+{
+    if (o->threads == 0) {
+        o->threads = fb_machine_threads();
+    }
+    if (o->threads < 1 || o->threads > GGML_MAX_N_THREADS) {
+        return fb_fail(err, FOREBAY_E_USAGE, "", "%d threads: must be 1 to %d", o->threads,
+            GGML_MAX_N_THREADS);
+    }
+    o->batch = o->batch ? o->batch : BATCH_DEFAULT;
+    o->n_seq = o->n_seq ? o->n_seq : 1;
+    if (o->n_seq > FB_SEQ_MAX || o->n_kept > FB_SEQ_MAX - o->n_seq) {
+        return fb_fail(err, FOREBAY_E_USAGE, "", "%u sequences and %u kept: %d in all at most",
+            o->n_seq, o->n_kept, FB_SEQ_MAX);
+    }
+    o->io_method = o->io_method ? o->io_method : "auto";
+    o->device = o->device ? o->device : "auto";
+    o->sidecar = o->sidecar ? o->sidecar : "auto";
+    enum forebay_status status = fb_io_check_method(o->io_method, err);
+    if (status != FOREBAY_OK) {
+        return status;
+    }
+    o->mem_bytes = o->mem_bytes ? o->mem_bytes : fb_memory_default_budget();
+    return FOREBAY_OK;
+}
+
+enum forebay_status fb_options_fill_ctx(
+    struct forebay_model_options *o, const struct fb_catalog *catalog, struct forebay_error *err)
+{
+    uint64_t trained = fb_meta_arch_uint(catalog->meta, catalog->arch, "context_length", 0);
+    uint64_t usual = trained > 0 ? fb_min(trained, CTX_DEFAULT) : CTX_DEFAULT;
+    o->ctx = o->ctx ? o->ctx : (uint32_t)usual;
+    o->batch = (uint32_t)fb_min(o->batch, o->ctx);
+    if ((uint64_t)o->ctx * o->n_seq > CELLS_MAX) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Give a smaller --ctx.",
+            "a context of %u tokens for each of %u sequences is too much", o->ctx, o->n_seq);
+    }
+    return FOREBAY_OK;
+}
+
+uint32_t fb_options_sequences(const struct forebay_model_options *o)
+{
+    return o->n_seq + o->n_kept;
+}
+
+uint32_t fb_options_cells(const struct forebay_model_options *o)
+{
+    return o->ctx * o->n_seq;
+}
+
+bool fb_options_map_file(const struct forebay_model_options *o)
+{
+    return o->plain && o->mmap;
+}
