@@ -150,6 +150,7 @@ typedef bool (*forebay_progress)(const char *what, uint64_t done, uint64_t total
 struct forebay_model_options {
     uint64_t mem_bytes;         /* budget of the whole process; 0: a safe default */
     uint64_t weights_mem_bytes; /* budget of the weights alone; 0: what mem_bytes leaves */
+    uint64_t caller_bytes;      /* of mem_bytes, that the caller itself will use */
     uint32_t ctx;   /* tokens of each sequence; 0: as many as trained for, at most 4096 */
     uint32_t batch; /* tokens per pass, at most ctx; 0: 512, up to 2048 when experts are streamed */
     uint32_t n_seq; /* sequences that grow at the same time, each up to ctx tokens; 0: 1 */
@@ -210,11 +211,12 @@ struct forebay_placement {
     uint64_t kv_bytes;      /* of these: KV cache and recurrent state */
     uint64_t compute_bytes; /* of these: intermediate results */
     uint64_t minimum_bytes; /* smallest budget for this model and these options; 0: plain */
-    int n_layers;           /* of the model */
-    int n_slots;            /* expert slots over all layers */
-    int n_experts;          /* experts over all layers, without those on a device */
-    bool fits;              /* all weights are in memory once the model is loaded */
-    uint32_t batch;         /* tokens per pass, as given or chosen */
+    uint64_t minimum_weights_bytes; /* the same for weights_mem_bytes */
+    int n_layers;                   /* of the model */
+    int n_slots;                    /* expert slots over all layers */
+    int n_experts;                  /* experts over all layers, without those on a device */
+    bool fits;                      /* all weights are in memory once the model is loaded */
+    uint32_t batch;                 /* tokens per pass, as given or chosen */
     struct forebay_device_use device;
 };
 FOREBAY_API void forebay_model_placement(
@@ -249,6 +251,21 @@ FOREBAY_API bool forebay_model_has_text(const struct forebay_model *model);
 /* Whether the token ends the generated text. */
 FOREBAY_API bool forebay_model_is_eog(const struct forebay_model *model, int32_t token);
 
+/* Tokens with a meaning of their own; -1: the vocabulary has none. */
+enum forebay_token_kind {
+    FOREBAY_TOKEN_BOS,
+    FOREBAY_TOKEN_EOS,
+    FOREBAY_TOKEN_FIM_PREFIX, /* of text to be filled in: what precedes it follows this token */
+    FOREBAY_TOKEN_FIM_SUFFIX, /* what succeeds it follows */
+    FOREBAY_TOKEN_FIM_MIDDLE, /* it follows itself */
+    FOREBAY_TOKEN_FIM_FILE,   /* text of another file follows */
+};
+FOREBAY_API int32_t forebay_model_token(
+    const struct forebay_model *model, enum forebay_token_kind kind);
+/* Whether prompts begin with BOS, or end with EOS. */
+FOREBAY_API bool forebay_model_adds_token(
+    const struct forebay_model *model, enum forebay_token_kind kind);
+
 /* Text to tokens. *n is the number of tokens; they are written only if it is at most `cap`, so cap
  * 0 asks for the size. `special`: add BOS and EOS as the model wants them, and make control tokens
  * of their names in the text. E_UNSUPPORTED without a tokenizer; E_CONTEXT for a text that is sure
@@ -259,9 +276,12 @@ FOREBAY_API enum forebay_status forebay_tokenize(const struct forebay_model *mod
     const char *text, size_t length, bool special, int32_t *tokens, size_t cap, size_t *n,
     struct forebay_error *err);
 
-/* Bytes of one token, without a NUL and not always whole UTF-8 characters. Returns their number; 0
+/* Bytes of one token, not terminated and not always whole UTF-8 characters. Returns their number; 0
  * for control tokens, and when `cap` is too small. */
 FOREBAY_API size_t forebay_token_bytes(
+    const struct forebay_model *model, int32_t token, char *buf, size_t cap);
+/* The same, but control tokens have the bytes of their names. */
+FOREBAY_API size_t forebay_token_name(
     const struct forebay_model *model, int32_t token, char *buf, size_t cap);
 
 /* --- Plans --------------------------------------------------------------------------------- */
@@ -504,7 +524,8 @@ FOREBAY_API bool forebay_chat_has_tools(const struct forebay_chat *chat);
  *      messages (required), tools, tool_choice, parallel_tool_calls, response_format,
  *      json_schema (a schema), grammar (GBNF), enable_thinking, reasoning_effort,
  *      chat_template_kwargs, add_generation_prompt, continue_final_message
- * Others are ignored. The name of a control token within a message is text, whatever the role: only
+ * Others are ignored. A last message of the assistant is continued, unless add_generation_prompt is
+ * true or continue_final_message is false: the reply is what follows it. The name of a control token within a message is text, whatever the role: only
  * the template makes control tokens. E_USAGE with llama.cpp's message on failure. */
 FOREBAY_API enum forebay_status forebay_chat_render(const struct forebay_chat *chat,
     const char *request, size_t length, struct forebay_prompt **out, struct forebay_error *err);
@@ -551,9 +572,11 @@ struct forebay_tool_call {
     const char *id, *name, *arguments;
 };
 
+/* Texts may contain a NUL: their lengths tell where they end. */
 struct forebay_message {
     const char *content;   /* "" if none */
     const char *reasoning; /* "" if none */
+    size_t content_length, reasoning_length;
     const struct forebay_tool_call *calls;
     size_t n_calls;
 };

@@ -30,10 +30,10 @@ synth: base os model GGML
 sim: base io cache stream model plan
 backend: base os stream model sidecar plan GGML
 engine: base os io model sidecar hw plan stream backend GGML LLAMA jansson.h
-serve: base jansson.h microhttpd.h pthread.h unistd.h dirent.h sys/stat.h sys/socket.h
-serve: arpa/inet.h netdb.h
-cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h terminal.c=sys/ioctl.h
-cmd: files.c=os/save.h files.c=sidecar/sidecar.h
+serve: base os jansson.h microhttpd.h pthread.h unistd.h dirent.h fcntl.h poll.h sys/stat.h
+serve: sys/socket.h sys/un.h arpa/inet.h netinet/in.h netdb.h
+cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h serve.c=pthread.h
+cmd: terminal.c=sys/ioctl.h files.c=os/save.h files.c=sidecar/sidecar.h
 cmd: line.c=histedit.h line.c=os/dirs.h line.c=os/save.h
 cmd: serve.c=serve/server.h synth.c=synth/synth.h sim.c=sim/sim.h verify.c=serve/service.h
 '

@@ -21,6 +21,7 @@
 #include "os/file.h"
 #include "os/memory.h"
 #include "os/populate.h"
+#include "os/timed_wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -231,6 +232,74 @@ static void test_check_notices_changes(void **state)
     fb_file_close(file);
 }
 
+static void set_time(const char *path, time_t seconds)
+{
+    struct timespec times[2] = {{.tv_sec = seconds}, {.tv_sec = seconds}};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* Of a file that is remembered, a new time alone is no change; new content is, however it comes. */
+static void test_check_tells_time_from_content(void **state)
+{
+    (void)state;
+    struct forebay_error err;
+    char path[512];
+    static const size_t sizes[] = {9000, 100 << 20};
+    for (size_t i = 0; i < 2; i++) {
+        struct fb_file *file = NULL;
+        snprintf(path, sizeof path, "%s", pattern_file("touched", 9000));
+        assert_int_equal(truncate(path, (off_t)sizes[i]), 0);
+        assert_int_equal(fb_file_open(path, false, &file, &err), FOREBAY_OK);
+        assert_int_equal(fb_file_remember(file, &err), FOREBAY_OK);
+        set_time(path, 1000000000);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_OK);
+        set_time(path, 1100000000);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_OK);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_OK);
+
+        /* Through a mapping, which no system reports, in a part that is sampled. */
+        int fd = open(path, O_RDWR);
+        char *bytes = mmap(NULL, 9000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        assert_ptr_not_equal(bytes, MAP_FAILED);
+        bytes[8999] ^= 1;
+        assert_int_equal(msync(bytes, 9000, MS_SYNC), 0);
+        set_time(path, 1200000000);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_E_IO);
+        bytes[8999] ^= 1;
+        munmap(bytes, 9000);
+#ifdef __linux__
+        /* Anywhere else, also when the time was set back. */
+        set_time(path, 1300000000);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_OK);
+        assert_int_equal(pwrite(fd, "x", 1, (off_t)sizes[i] / 2 + 10001 * (off_t)i), 1);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_E_IO);
+        set_time(path, 1400000000);
+        assert_int_equal(fb_file_check(file, &err), FOREBAY_E_IO);
+#endif
+        close(fd);
+        fb_file_close(file);
+    }
+}
+
+/* The wait ends by the clock of fb_now_ns, and not before. */
+static void test_timed_wait(void **state)
+{
+    (void)state;
+    pthread_cond_t cond;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    fb_timed_wait_init(&cond);
+    pthread_mutex_lock(&lock);
+    uint64_t start = fb_now_ns(), until = start + 30000000;
+    bool in_time = true;
+    while (in_time) {
+        in_time = fb_timed_wait(&cond, &lock, until);
+    }
+    assert_true(fb_now_ns() >= until);
+    assert_false(fb_timed_wait(&cond, &lock, 1)); /* long ago */
+    pthread_mutex_unlock(&lock);
+    pthread_cond_destroy(&cond);
+}
+
 static void test_make_sparse(void **state)
 {
     (void)state;
@@ -352,7 +421,7 @@ static void test_a_populator_populates_all(void **state)
     base[70 * FB_MIB] = 9;
     struct fb_populator *p = fb_populator_start(ranges, 3);
     base[129 * FB_MIB] = 8;
-    while (fb_populator_help(p, &done)) {
+    while (fb_populator_help(p, &done) != FB_POPULATED_ALL) {
         assert_in_range(done, 1, size + page);
     }
     assert_int_equal(done, size + page);
@@ -360,10 +429,38 @@ static void test_a_populator_populates_all(void **state)
     assert_int_equal(present(small, page), 1);
     assert_int_equal(base[70 * FB_MIB], 9);
     assert_int_equal(base[129 * FB_MIB], 8);
-    assert_false(fb_populator_help(p, &done));
+    assert_int_equal(fb_populator_help(p, &done), FB_POPULATED_ALL);
     fb_populator_end(p);
     fb_vm_release(base, size);
     fb_vm_release(small, page);
+}
+
+static void little_memory(struct fb_memory_state *out)
+{
+    *out = (struct fb_memory_state){.total_bytes = 64 * FB_GIB,
+        .available_bytes = 500 * FB_MIB, /* less than the reserve */
+        .limit_bytes = UINT64_MAX};
+}
+
+static void test_a_populator_leaves_the_reserve_and_what_is_withdrawn(void **state)
+{
+    (void)state;
+    uint64_t page = fb_vm_page_size(), size = 64 * FB_MIB, done = 0;
+    struct fb_vm_range range = {fb_vm_reserve(size, false), size};
+    char *base = range.base;
+    fb_memory_override(little_memory);
+    struct fb_populator *p = fb_populator_start(&range, 1);
+    assert_int_equal(fb_populator_help(p, &done), FB_POPULATED_NO_ROOM);
+    assert_int_equal(present(base, size), 0);
+    fb_populator_withdraw(p, base + 24 * FB_MIB, size - 24 * FB_MIB); /* amid a piece */
+    fb_memory_override(NULL);
+    while (fb_populator_help(p, &done) != FB_POPULATED_ALL) {
+    }
+    assert_int_equal(present(base, size), 24 * FB_MIB / page);
+    assert_int_equal(done, 24 * FB_MIB);
+    fb_populator_end(p);
+    fb_populator_withdraw(NULL, base, size);
+    fb_vm_release(base, size);
 }
 
 static void test_a_populator_is_stopped(void **state)
@@ -802,12 +899,15 @@ int main(void)
         cmocka_unit_test(test_open_refuses),
         cmocka_unit_test(test_direct_descriptor),
         cmocka_unit_test(test_check_notices_changes),
+        cmocka_unit_test(test_check_tells_time_from_content),
+        cmocka_unit_test(test_timed_wait),
         cmocka_unit_test(test_make_sparse),
         cmocka_unit_test(test_reserve),
         cmocka_unit_test(test_reserve_beyond_memory),
         cmocka_unit_test(test_populate_keeps_contents),
         cmocka_unit_test(test_a_populator_populates_all),
         cmocka_unit_test(test_a_populator_is_stopped),
+        cmocka_unit_test(test_a_populator_leaves_the_reserve_and_what_is_withdrawn),
         cmocka_unit_test(test_discard_whole_pages_only),
         cmocka_unit_test(test_forbid_faults),
         cmocka_unit_test(test_memory_figures),

@@ -58,9 +58,9 @@ void fb_binding_free(struct fb_binding *binding);
  * that llama.cpp reads none of them. */
 const struct fb_weights *fb_binding_weights(struct fb_binding *binding);
 
-/* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend cannot
- * compute with where the graph uses it (it would abort the process, or read outside of the weight).
- */
+/* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend
+ * cannot compute with where the graph uses it (it would abort the process, or read outside of the
+ * weight). */
 enum forebay_status fb_binding_check_types(
     const struct fb_binding *binding, struct forebay_error *err);
 
@@ -72,6 +72,8 @@ void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_f
 
 struct fb_budget {
     uint64_t process_bytes;         /* for the whole process */
+    uint64_t minimum_bytes;         /* fb_binding_minimum: the least process_bytes that is accepted;
+                                     * 0: worked out from the memory that the process has now */
     uint64_t weights_bytes;         /* for weights only, whatever the rest needs; 0: derived from
                                      * process_bytes */
     uint64_t pending_bytes;         /* that llama.cpp will allocate, and has not yet */
@@ -79,9 +81,15 @@ struct fb_budget {
     const struct fb_curves *curves; /* of the model's experts; NULL: unknown */
 };
 
+/* The smallest budget for the whole process, in whole MiB. It depends on `own_bytes` (memory of the
+ * process without the model), on pending_bytes, which must be all that llama.cpp allocates, and on
+ * ctx and batch, and not on what the process happens to hold now. */
+uint64_t fb_binding_minimum(
+    struct fb_binding *binding, const struct fb_budget *budget, uint64_t own_bytes);
+
 /* Plans for the rest of the budget, once llama.cpp has loaded the model and made the context: its
  * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve.
- * E_NOFIT with the smallest sufficient budget as a hint. */
+ * E_NOFIT names the smallest sufficient budget. */
 enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_budget *budget,
     struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err);
 

@@ -1,5 +1,6 @@
 #include "backend/memory_watch.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "backend/device_state.h"
@@ -16,19 +17,35 @@ struct fb_memory_watch {
     struct fb_watch *watch;
     struct fb_stream *stream;
     struct fb_governor governor; /* the watch's thread only */
-    bool in_graph;               /* guarded by the watch's turns */
+    bool in_graph;               /* guarded by the watch's turns; true while the stream is loaded */
+    atomic_bool loading;
+    uint64_t begin_bytes; /* resident set of the process when nothing of the stream was */
     /* The last line that was logged; the computing thread only. */
     uint64_t logged_ns;
     int logged_slots;
     uint64_t logged_resident_bytes;
 };
 
+/* While the stream is loaded: memory that it will take and has not yet. It is not in the headroom, so
+ * that less memory than planned shows before it is taken. */
+static uint64_t pending(const struct fb_memory_watch *m)
+{
+    if (!atomic_load(&m->loading)) {
+        return 0;
+    }
+    uint64_t given_back = fb_stream_most(m->stream) - fb_stream_held(m->stream);
+    uint64_t in_the_end = m->begin_bytes + fb_stream_planned(m->stream);
+    in_the_end -= fb_min(in_the_end, given_back);
+    return in_the_end - fb_min(in_the_end, fb_memory_rss());
+}
+
 static void look(void *user, const struct fb_memory_state *state, uint64_t now_ns)
 {
     struct fb_memory_watch *m = user;
+    uint64_t headroom = fb_memory_headroom(state);
     const struct fb_governor_input in = {
         .now_ns = now_ns,
-        .headroom_bytes = fb_memory_headroom(state),
+        .headroom_bytes = headroom - fb_min(headroom, pending(m)),
         .limit_bytes = state->limit_bytes,
         .reserve_bytes = fb_memory_reserve(state),
         .held_bytes = fb_stream_held(m->stream),
@@ -52,8 +69,20 @@ struct fb_memory_watch *fb_memory_watch_start(struct fb_stream *stream)
     m->logged_resident_bytes = fb_stream_resident_bytes(stream);
     fb_governor_init(
         &m->governor, fb_stream_most(stream), fb_stream_least(stream), fb_device.calm_ns);
+    m->begin_bytes = fb_memory_rss();
+    atomic_init(&m->loading, true);
+    m->in_graph = true;
     m->watch = fb_watch_start(&calls, m);
+    fb_watch_enter(m->watch);
     return m;
+}
+
+void fb_memory_watch_loaded(struct fb_memory_watch *m)
+{
+    if (m) {
+        atomic_store(&m->loading, false);
+        fb_memory_watch_graph_end(m);
+    }
 }
 
 void fb_memory_watch_stop(struct fb_memory_watch *m)

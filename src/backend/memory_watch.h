@@ -17,8 +17,11 @@
 
 struct fb_memory_watch;
 
-/* Watches from now on; without a thread for it, memory stays as planned. NULL is accepted below. */
+/* Watches from now on, when the stream is made and not loaded: its memory is still to be taken. The
+ * calling thread owns the stream until it calls fb_memory_watch_loaded, and moves it itself. Without a
+ * thread, memory stays as planned. NULL is accepted below. */
 struct fb_memory_watch *fb_memory_watch_start(struct fb_stream *stream);
+void fb_memory_watch_loaded(struct fb_memory_watch *watch);
 void fb_memory_watch_stop(struct fb_memory_watch *watch);
 
 /* Around a graph: in between, the stream belongs to the computing thread. Blocks while the watch's

@@ -53,7 +53,8 @@ static void print_memory(const struct forebay_placement *p)
         FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, in_memory)), FB_SIZE(p->weights_bytes));
     printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", FB_SIZE(p->streamed_bytes));
     if (!p->fits) {
-        printf("the smallest budget for this model is %s\n", FB_SIZE(p->minimum_bytes));
+        printf(
+            "the smallest budget for this model is %" PRIu64 " MiB\n", p->minimum_bytes / FB_MIB);
     }
 }
 

@@ -1,12 +1,16 @@
 /*
  * serve.c - forebay serve: the APIs of OpenAI, Ollama and Anthropic on one model.
  *
- *      options -> plan, announced -> load the model -> service (serve/service.h)
- *              -> HTTP server (serve/server.h) -> SIGINT or SIGTERM -> drain -> stop
+ *      options -> listen (serve/server.h) -> plan, announced -> load the model
+ *              -> service (serve/service.h) -> serve -> SIGINT, SIGTERM or SIGHUP -> drain -> stop
  *
- * The first signal stops accepting requests and lets active ones finish within --drain seconds; a
- * second one stops at once.
+ * The first signal stops accepting requests and gives active ones --drain seconds to finish; then
+ * they are cut off. A second one cuts them off at once. A thread ends the process if it still runs
+ * some seconds later, whatever the others are doing: code of llama.cpp may run for long, and cannot
+ * be interrupted. Nothing is lost by that but states of conversations that are not stored yet; a
+ * file of states appears complete or not at all (serve/kv_store.h).
  */
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "cmd/cmd.h"
 #include "cmd/progress.h"
@@ -23,6 +28,14 @@
 #define PARALLEL_DEFAULT 4
 #define KV_MAX_DEFAULT   (8 * FB_GIB)
 #define TICK_US          50000
+#define SECOND_NS        ((uint64_t)1000000000)
+#define END_NS           (4 * SECOND_NS) /* from the end of the drain to that of the process */
+#define HURRY_NS         (1 * SECOND_NS) /* the same after a second signal */
+
+/* Memory for requests: a part of --mem. */
+#define REQUESTS_SHARE     16
+#define REQUESTS_MIN_BYTES (16 * FB_MIB)
+#define REQUESTS_MAX_BYTES FB_GIB
 
 struct serve_options {
     const char *path;
@@ -50,13 +63,18 @@ static void on_signal(int sig)
 static int parse(int argc, char **argv, struct serve_options *o)
 {
     struct cmd_option options[] = {{CMD_GROUP, .help = "Server"},
-        {CMD_STRING, 0, "host", "HOST", "name or address to listen on (default 127.0.0.1)",
+        {CMD_STRING, 0, "host", "HOST",
+            "name or address to listen on, or unix:PATH (default 127.0.0.1)",
             .target = &o->server.host},
         {CMD_UINT32, 0, "port", "N", "port (default 8080); 0: any free one", .target = &o->port,
             .min = 0, .max = 65535},
         {CMD_STRING, 0, "api-key", "KEY",
             "key that clients must send (default: $FOREBAY_API_KEY, if set)",
             .target = &o->server.api_key},
+        {CMD_STRING, 0, "origins", "LIST",
+            "origins of web pages and extensions that may use the server, beside those of this "
+            "machine: https://a.example, chrome-extension://*, * (default: $FOREBAY_ORIGINS)",
+            .target = &o->server.origins},
         {CMD_STRING, 0, "name", "NAME", "name of the model for clients (default: the file's name)",
             .target = &o->name_given},
         {CMD_STRING, 0, "chat-template", "FILE", "Jinja template to use instead of the model's",
@@ -80,7 +98,7 @@ static int parse(int argc, char **argv, struct serve_options *o)
         {CMD_SIZE, 0, "body-max", "SIZE", "maximum size of a request (default 16M)",
             .target = &o->server.body_max_bytes, .min = 1024, .max = 0x1p30},
         {CMD_UINT32, 0, "drain", "SECONDS",
-            "time that active requests get to finish after SIGTERM (default 30)",
+            "time that active requests get to finish after SIGTERM, SIGINT or SIGHUP (default 30)",
             .target = &o->drain_s, .min = 0, .max = 86400},
         {CMD_GROUP, .help = "Saved prompts"},
         {CMD_STRING, 0, "kv-dir", "DIR",
@@ -170,21 +188,28 @@ static void print_plan(const struct serve_options *o, const struct forebay_plan 
 
 static void print_endpoint(const struct serve_options *o, uint16_t port, bool ready)
 {
-    bool v6 = strchr(o->server.host, ':') != NULL;
-    fprintf(stderr,
-        "%s http://%s%s%s:%u  (OpenAI: /v1, Ollama: /api, Anthropic: /v1/messages%s)%s\n",
-        ready ? "serving:" : "loading:", v6 ? "[" : "", o->server.host, v6 ? "]" : "", port,
-        o->server.api_key ? "; with an API key" : "", ready ? "" : " when loaded");
+    const char *host = o->server.host;
+    bool v6 = strchr(host, ':') != NULL && host[0] != '[';
+    char url[512];
+    if (port == 0) {
+        snprintf(url, sizeof url, "%s", host); /* unix:PATH */
+    } else {
+        snprintf(url, sizeof url, "http://%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "", port);
+    }
+    fprintf(stderr, "%s %s  (OpenAI: /v1, Ollama: /api, Anthropic: /v1/messages%s)%s\n",
+        ready ? "serving:" : "loading:", url, o->server.api_key ? "; with an API key" : "",
+        ready ? "" : " when loaded");
     fflush(stderr);
 }
 
-static enum forebay_status announce(struct serve_options *o, struct forebay_error *err)
+static enum forebay_status announce(
+    struct serve_options *o, const struct fb_server *server, struct forebay_error *err)
 {
     struct forebay_plan *plan;
     enum forebay_status status = forebay_plan_new(o->path, &o->model, &plan, err);
     if (status == FOREBAY_OK && !o->quiet) {
         print_plan(o, plan);
-        print_endpoint(o, o->server.port, false);
+        print_endpoint(o, fb_server_port(server), false);
     }
     if (status == FOREBAY_OK) {
         forebay_plan_free(plan);
@@ -194,31 +219,64 @@ static enum forebay_status announce(struct serve_options *o, struct forebay_erro
 
 /* --- Serving ------------------------------------------------------------------------------- */
 
+/* Ends the process if it takes too long to end by itself. Started by the first signal. */
+static void *end_process(void *arg)
+{
+    const struct serve_options *o = arg;
+    uint64_t end = fb_now_ns() + o->drain_s * SECOND_NS + END_NS;
+    bool hurries = false;
+    while (fb_now_ns() < end) {
+        if (signals > 1 && !hurries) {
+            hurries = true;
+            end = fb_min(end, fb_now_ns() + HURRY_NS);
+        }
+        usleep(TICK_US);
+    }
+    fprintf(stderr, "forebay: ended by force: something could not be interrupted in time\n");
+    _exit(CMD_FAILED);
+}
+
 /* Serves until a signal; then until no request is left, the drain time is over, or a second signal
  * arrives. */
-static void serve(const struct serve_options *o, struct fb_service *service)
+static void serve(struct serve_options *o, struct fb_service *service, struct fb_server *server)
 {
+    pthread_t watchdog;
     while (signals == 0) {
         usleep(TICK_US);
+    }
+    if (pthread_create(&watchdog, NULL, end_process, o) == 0) {
+        pthread_detach(watchdog);
     }
     if (!o->quiet) {
         fprintf(stderr, "stopping: new requests are refused, active ones have %u s to finish\n",
             o->drain_s);
     }
     fb_service_drain(service);
-    uint64_t until = fb_now_ns() + (uint64_t)o->drain_s * 1000000000u;
+    uint64_t until = fb_now_ns() + o->drain_s * SECOND_NS;
     while (signals < 2 && fb_now_ns() < until && !fb_service_is_empty(service)) {
         usleep(TICK_US);
     }
-    usleep(4 * TICK_US); /* time to send the last bytes */
+    fb_server_cancel(server);
 }
 
 static void handle_signals(void)
 {
-    struct sigaction action = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, before;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) {
+        sigaction(SIGHUP, &action, NULL); /* nohup ignores it */
+    }
     sigaction(SIGPIPE, &ignore, NULL);
+}
+
+/* Without a key, on a network. */
+static void warn_open(const struct serve_options *o, const struct fb_server *server)
+{
+    if (!o->server.api_key && !fb_server_is_local(server)) {
+        fb_warn("anyone who can reach %s can use this server: it has no --api-key", o->server.host);
+    }
 }
 
 static enum forebay_status run(struct serve_options *o, struct forebay_error *err)
@@ -230,8 +288,12 @@ static enum forebay_status run(struct serve_options *o, struct forebay_error *er
     progress_init(&line, o->quiet);
     o->model.progress = progress_report;
     o->model.progress_user = &line;
-    enum forebay_status status = announce(o, err);
-    progress_end(&line);
+    enum forebay_status status = fb_server_open(&o->server, &server, err);
+    if (status == FOREBAY_OK) {
+        warn_open(o, server);
+        status = announce(o, server, err);
+        progress_end(&line);
+    }
     if (status == FOREBAY_OK) {
         status = forebay_model_load(o->path, &o->model, &model, err);
         progress_end(&line);
@@ -240,19 +302,54 @@ static enum forebay_status run(struct serve_options *o, struct forebay_error *er
         status = fb_service_new(model, &o->service, &service, err);
     }
     if (status == FOREBAY_OK) {
-        status = fb_server_start(service, &o->server, &server, err);
+        handle_signals();
+        status = fb_server_serve(server, service, err);
     }
     if (status == FOREBAY_OK) {
-        handle_signals();
         if (!o->quiet) {
             print_endpoint(o, fb_server_port(server), true);
         }
-        serve(o, service);
+        serve(o, service, server);
     }
     fb_server_stop(server);
     fb_service_free(service);
     forebay_model_free(model);
     return status;
+}
+
+/* A key that a header cannot carry would lock everybody out; an empty one, which is what an unset
+ * variable of a script gives, would let everybody in. */
+static enum forebay_status check_key(const char *key, const char *from, struct forebay_error *err)
+{
+    size_t n = strlen(key);
+    bool good = n > 0 && key[0] != ' ' && key[n - 1] != ' ';
+    for (size_t i = 0; i < n; i++) {
+        good = good && (unsigned char)key[i] >= ' ' && key[i] != 0x7f;
+    }
+    return good ? FOREBAY_OK
+                : fb_fail(err, FOREBAY_E_USAGE,
+                      "Give a key without control characters and spaces at its ends, or none.",
+                      "%s is %s", from, n > 0 ? "no key that clients can send" : "empty");
+}
+
+static enum forebay_status read_key(struct serve_options *o, struct forebay_error *err)
+{
+    const char *from = "--api-key";
+    if (!o->server.api_key) {
+        o->server.api_key = getenv("FOREBAY_API_KEY");
+        from = "FOREBAY_API_KEY";
+    }
+    return o->server.api_key ? check_key(o->server.api_key, from, err) : FOREBAY_OK;
+}
+
+/* Requests get a part of --mem, which the model does not. */
+static void divide_memory(struct serve_options *o)
+{
+    if (o->model.mem_bytes > 0) {
+        o->server.requests_bytes = fb_min(
+            fb_max(o->model.mem_bytes / REQUESTS_SHARE, REQUESTS_MIN_BYTES), REQUESTS_MAX_BYTES);
+    }
+    o->model.caller_bytes = o->server.requests_bytes;
 }
 
 int cmd_serve(int argc, char **argv)
@@ -266,7 +363,7 @@ int cmd_serve(int argc, char **argv)
     struct forebay_error err;
     forebay_model_options_init(&o.model);
     fb_server_options_init(&o.server);
-    o.server.api_key = getenv("FOREBAY_API_KEY");
+    o.server.origins = getenv("FOREBAY_ORIGINS");
     o.service.kv_max_bytes = KV_MAX_DEFAULT;
     int rc = parse(argc, argv, &o);
     if (rc != CMD_GO_ON) {
@@ -275,7 +372,6 @@ int cmd_serve(int argc, char **argv)
     if (o.verbose) {
         forebay_log_set_level(FOREBAY_LOG_DEBUG);
     }
-    o.server.api_key = o.server.api_key && o.server.api_key[0] ? o.server.api_key : NULL;
     o.server.port = (uint16_t)o.port;
     o.server.connections_max = (int)o.connections;
     o.server.timeout_s = (int)o.timeout_s;
@@ -284,7 +380,11 @@ int cmd_serve(int argc, char **argv)
     o.model.n_seq = o.parallel;
     o.model.n_kept = o.parallel > 4 ? o.parallel : 4;
     name_model(&o);
-    enum forebay_status status = read_template(&o, &err);
+    divide_memory(&o);
+    enum forebay_status status = read_key(&o, &err);
+    if (status == FOREBAY_OK) {
+        status = read_template(&o, &err);
+    }
     if (status == FOREBAY_OK) {
         status = run(&o, &err);
     }

@@ -356,9 +356,11 @@ static enum forebay_status conclude(struct talk *talk, struct answer *a, struct 
     if (status == FOREBAY_OK) {
         struct forebay_message message;
         forebay_reply_message(a->reply, &message);
-        json_t *m = json_pack("{s:s, s:s}", "role", "assistant", "content", message.content);
-        if (message.reasoning[0]) {
-            json_object_set_new(m, "reasoning_content", json_string(message.reasoning));
+        json_t *m = json_pack("{s:s, s:o}", "role", "assistant", "content",
+            json_stringn(message.content, message.content_length));
+        if (message.reasoning_length > 0) {
+            json_object_set_new(
+                m, "reasoning_content", json_stringn(message.reasoning, message.reasoning_length));
         }
         json_array_append_new(talk->messages, m);
     }

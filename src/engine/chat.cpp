@@ -12,6 +12,7 @@
  * Errors in a request are std::invalid_argument inside; fb_guarded_status makes them E_USAGE.
  */
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -49,6 +50,19 @@ static enum forebay_status too_long(struct forebay_error *err, size_t length)
 
 /* --- Templates ----------------------------------------------------------------------------- */
 
+/* llama.cpp does not say what is wrong with a template; its parser does. */
+static void explain_template(
+    const struct forebay_model *m, const char *text, struct forebay_error *err)
+{
+    const char *own = llama_model_chat_template(m->llama, NULL);
+    std::string why, source = text ? text : own ? own : "";
+    fb_guarded([&] { return common_chat_template(source, "", ""), true; }, why);
+    if (!why.empty()) {
+        fb_fail(err, FOREBAY_E_USAGE, "Give a template that llama.cpp can parse.",
+            "the chat template is invalid: %s", why.substr(0, why.find('\n')).c_str());
+    }
+}
+
 enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *text,
     struct forebay_chat **out, struct forebay_error *err)
 {
@@ -64,6 +78,7 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
             return true;
         });
     if (status != FOREBAY_OK) {
+        explain_template(m, text, err);
         delete chat;
         return status;
     }
@@ -188,6 +203,69 @@ static std::string wanted_schema(const common_json &request)
     return schema.is_null() ? "" : schema.dump();
 }
 
+/* llama.cpp writes a repetition as that many rules; it refuses more. */
+static const double repetitions_max = 2000;
+
+/* A repetition beyond what grammars can hold. A tool's schema is advice to the model, so there it is
+ * reduced; a reply would break its schema. */
+static void limit_repetition(const std::string &key, common_json &number, bool of_tool)
+{
+    double wanted = number.get<double>();
+    if (wanted <= repetitions_max) {
+        return;
+    }
+    bool upper = key[1] == 'a'; /* maxLength, maxItems */
+    if (!of_tool && (!upper || wanted < 0x1p31)) {
+        throw std::invalid_argument("the schema's " + key + " of " + number.dump() +
+                                    " is too large: at most 2000 are supported");
+    }
+    number = upper ? INT32_MAX /* means none */ : (int)repetitions_max;
+}
+
+/* The same for the repetitions in a tool's pattern: without ^ and $, llama.cpp allows any text. */
+static void limit_pattern(common_json &pattern)
+{
+    std::string text = pattern.get<std::string>();
+    for (size_t i = 0; i < text.size(); i++) {
+        if (text[i] == '{' || (text[i] == ',' && i > 0 && isdigit((unsigned char)text[i - 1]))) {
+            if (strtod(text.c_str() + i + 1, nullptr) > repetitions_max) {
+                pattern = ".*";
+                return;
+            }
+        }
+    }
+}
+
+/* Reduces the limits in a schema to what llama.cpp can read: integers of 64 bits, where the largest
+ * ones mean no limit, and repetitions. */
+static void clamp_limits(common_json &schema, bool of_tool, int level = 0)
+{
+    static const std::set<std::string> bounds = {
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
+    static const std::set<std::string> repetitions = {
+        "minLength", "maxLength", "minItems", "maxItems"};
+    if (level > fb_levels_max) {
+        return; /* fb_check_schema refuses it */
+    }
+    if (schema.is_object()) {
+        for (const auto &[key, item] : schema.items()) {
+            if (of_tool && key == "pattern" && item.is_string()) {
+                limit_pattern(item);
+            } else if (!item.is_number()) {
+                clamp_limits(item, of_tool, level + 1);
+            } else if (repetitions.count(key)) {
+                limit_repetition(key, item, of_tool);
+            } else if (bounds.count(key) && std::fabs(item.get<double>()) >= 0x1p63) {
+                item = item.get<double>() < 0 ? INT64_MIN : INT64_MAX;
+            }
+        }
+    } else if (schema.is_array()) {
+        for (size_t i = 0; i < schema.size(); i++) {
+            clamp_limits(schema.at(i), of_tool, level + 1);
+        }
+    }
+}
+
 static bool flag(const common_json &request, const char *name, bool otherwise)
 {
     if (!request.contains(name) || request.at(name).is_null()) {
@@ -243,6 +321,29 @@ static void check_calls(const common_chat_msg &message)
     }
 }
 
+/* A last message of the assistant is continued, as by llama.cpp's server, unless the request says
+ * that a new one shall begin. */
+static void read_continuation(const common_json &request, common_chat_templates_inputs &in)
+{
+    const common_chat_msg &last = in.messages.back();
+    bool can = last.role == "assistant" && last.tool_calls.empty();
+    bool begins = flag(request, "add_generation_prompt", !can);
+    bool continues = flag(request, "continue_final_message", can && !begins);
+    if (continues && !can) {
+        throw std::invalid_argument(
+            last.role == "assistant"
+                ? "continue_final_message: the last message calls a tool; send the tool's result"
+                : "continue_final_message: the last message must be the assistant's");
+    }
+    if (continues && begins && request.contains("add_generation_prompt")) {
+        throw std::invalid_argument(
+            "continue_final_message and add_generation_prompt exclude each other");
+    }
+    in.add_generation_prompt = !continues && flag(request, "add_generation_prompt", true);
+    in.continue_final_message =
+        continues ? COMMON_CHAT_CONTINUATION_AUTO : COMMON_CHAT_CONTINUATION_NONE;
+}
+
 static common_chat_templates_inputs read_request(
     const struct forebay_chat *chat, const common_json &request)
 {
@@ -275,11 +376,7 @@ static common_chat_templates_inputs read_request(
     fb_check_grammar(in.grammar);
     in.parallel_tool_calls =
         flag(request, "parallel_tool_calls", caps["supports_parallel_tool_calls"]);
-    in.add_generation_prompt = flag(request, "add_generation_prompt", true);
-    if (flag(request, "continue_final_message", false)) {
-        in.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
-        in.add_generation_prompt = false;
-    }
+    read_continuation(request, in);
     in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* reasoning apart from the content */
     read_thinking(request, in);
     return in;
@@ -376,6 +473,11 @@ static void render(
     if (request.contains("tools")) {
         protect_strings(chat->control, marks, request["tools"], false);
     }
+    for (const char *schemas : {"tools", "json_schema", "response_format"}) {
+        if (request.contains(schemas)) {
+            clamp_limits(request[schemas], strcmp(schemas, "tools") == 0);
+        }
+    }
     auto in = read_request(chat, request);
     auto params = common_chat_templates_apply(chat->templates.get(), in);
     prompt->text = params.prompt;
@@ -393,11 +495,19 @@ enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const c
         return too_long(err, length);
     }
     auto prompt = new forebay_prompt;
+    std::string mistake; /* in the request, rather than llama.cpp's */
     enum forebay_status status =
         fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
-            render(chat, std::string(request, length), prompt);
-            return true;
+            try {
+                render(chat, std::string(request, length), prompt);
+            } catch (const std::invalid_argument &e) {
+                mistake = e.what();
+            }
+            return mistake.empty();
         });
+    if (!mistake.empty()) {
+        status = fb_fail(err, FOREBAY_E_USAGE, "", "%s", mistake.c_str());
+    }
     if (status == FOREBAY_OK && prompt->tokens.empty()) {
         status = fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
     }
@@ -417,6 +527,7 @@ enum forebay_status forebay_schema_grammar(
     }
     return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", [&] {
         common_json parsed = common_json::parse(std::string(schema, length));
+        clamp_limits(parsed, false);
         fb_check_schema(parsed);
         std::string text = json_schema_to_grammar(parsed);
         *grammar = fb_xstrdup(text.c_str());

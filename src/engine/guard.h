@@ -18,8 +18,8 @@
 extern "C" {
 #endif
 
-/* Sends llama.cpp's and ggml's messages to our log; the errors that they log also give the reason of
- * a guarded failure that names none. Call once, before anything else. */
+/* Sends llama.cpp's and ggml's messages to our log; the errors that they log also give the reason
+ * of a guarded failure that names none. Call once, before anything else. */
 void fb_guard_init(void);
 
 /* For a process that may die: writes the message of an abort or of an exception that nobody catches

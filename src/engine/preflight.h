@@ -40,7 +40,10 @@ struct fb_preflight {
     struct fb_profile profile;
     struct fb_history *history;
     struct fb_curves *curves;
-    struct fb_plan *plan;   /* NULL: llama.cpp holds all weights itself */
+    struct fb_plan *plan;  /* NULL: llama.cpp holds all weights itself */
+    uint64_t before_bytes; /* resident set of the process before the preflight */
+    uint64_t
+        minimum_bytes; /* smallest mem_bytes; the same whatever mem_bytes is; 0 without a plan */
     uint64_t context_bytes; /* memory for everything but the planned weights; 0 without a plan */
     struct fb_disk_figures disk; /* measured when the plan reads from it while generating */
     struct fb_speed speed;       /* estimated when there is a plan and no device is used, else 0 */

@@ -223,6 +223,9 @@ enum forebay_status fb_vgguf_open(struct fb_catalog *c, struct fb_vgguf_stats *s
     struct forebay_error *io_error, FILE **out, struct forebay_error *err)
 {
     enum forebay_status status = fb_catalog_check_files(c, err);
+    for (int i = 0; i < c->n_files && status == FOREBAY_OK; i++) {
+        status = fb_file_remember(c->files[i], err);
+    }
     if (status == FOREBAY_OK) {
         status = fb_catalog_check_runnable(c, err);
     }

@@ -18,8 +18,8 @@ struct shared_block {
     _Alignas(16) unsigned char data[];
 };
 
-/* A crash of the child is expected: nobody is told, and no handler of the program runs. An interrupt
- * from the terminal is the program's business. */
+/* A crash of the child is expected: nobody is told, and no handler of the program runs. An
+ * interrupt from the terminal is the program's business. */
 static void make_quiet(void)
 {
     static const int deadly[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTERM};

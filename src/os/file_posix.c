@@ -6,6 +6,7 @@
 #include "os/file_platform.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/units.h"
 
@@ -138,19 +139,6 @@ enum forebay_status fb_file_open(
     return FOREBAY_OK;
 }
 
-void fb_file_close(struct fb_file *file)
-{
-    if (!file) {
-        return;
-    }
-    if (file->fd_direct >= 0) {
-        close(file->fd_direct);
-    }
-    close(file->fd);
-    free(file->path);
-    free(file);
-}
-
 enum forebay_status fb_file_fail_read(
     const struct fb_file *file, uint64_t offset, int errnum, struct forebay_error *err)
 {
@@ -190,20 +178,120 @@ enum forebay_status fb_file_read(
     return FOREBAY_OK;
 }
 
-enum forebay_status fb_file_check(const struct fb_file *file, struct forebay_error *err)
+/* --- Changes ------------------------------------------------------------------------------- */
+
+#define WHOLE_BYTES (64 * FB_MIB)
+#define HEAD_BYTES  (256 * FB_KIB) /* in which editors of metadata write */
+#define SAMPLES     64
+
+struct fb_remembered {
+    uint64_t samples;         /* a hash of parts of the content */
+    int watch;                /* reports writes beside the samples; -1: nothing does */
+    _Atomic bool written;     /* the watch has reported one */
+    _Atomic uint64_t touched; /* a later mtime, of the same content */
+};
+
+static enum forebay_status mix(
+    struct fb_file *file, uint64_t from, uint64_t to, uint64_t *hash, struct forebay_error *err)
+{
+    unsigned char piece[16 * 1024];
+    enum forebay_status status = FOREBAY_OK;
+    while (from < to && status == FOREBAY_OK) {
+        size_t n = (size_t)fb_min(to - from, sizeof piece);
+        status = fb_file_read(file, piece, n, from, err);
+        *hash = status == FOREBAY_OK ? fb_hash64(piece, n, *hash) : *hash;
+        from += n;
+    }
+    return status;
+}
+
+/* Hashes a small file, or the head of a large one and blocks spread over it. */
+static enum forebay_status sample(struct fb_file *file, uint64_t *out, struct forebay_error *err)
+{
+    uint64_t hash = 0, size = file->size;
+    if (size <= WHOLE_BYTES) {
+        *out = 0;
+        return mix(file, 0, size, out, err);
+    }
+    enum forebay_status status = mix(file, 0, HEAD_BYTES, &hash, err);
+    for (uint64_t i = 1; i <= SAMPLES && status == FOREBAY_OK; i++) {
+        uint64_t end = size / SAMPLES * i + size % SAMPLES * i / SAMPLES;
+        status = mix(file, end - FB_BLOCK_BYTES, end, &hash, err);
+    }
+    *out = hash;
+    return status;
+}
+
+enum forebay_status fb_file_remember(struct fb_file *file, struct forebay_error *err)
+{
+    struct fb_remembered *r = fb_xcalloc(1, sizeof *r);
+    r->watch = file->size > WHOLE_BYTES ? fb_file_watch_writes(file->fd) : -1;
+    file->remembered = r;
+    return sample(file, &r->samples, err);
+}
+
+static void forget(struct fb_file *file)
+{
+    if (file->remembered && file->remembered->watch >= 0) {
+        close(file->remembered->watch);
+    }
+    free(file->remembered);
+}
+
+/* True if the new mtime is all that is new. */
+static bool is_only_touched(struct fb_file *file, uint64_t mtime)
+{
+    struct fb_remembered *r = file->remembered;
+    uint64_t samples;
+    if (!r || r->written) {
+        return false;
+    }
+    if (r->watch >= 0 && fb_file_was_written(r->watch)) {
+        r->written = true;
+        return false;
+    }
+    if (mtime == r->touched) {
+        return true;
+    }
+    if (sample(file, &samples, NULL) != FOREBAY_OK || samples != r->samples) {
+        return false;
+    }
+    fb_warn("%s: its time of modification has changed, its content has not", file->path);
+    r->touched = mtime;
+    return true;
+}
+
+enum forebay_status fb_file_check(struct fb_file *file, struct forebay_error *err)
 {
     struct stat st;
     if (fstat(file->fd, &st)) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot check %s", file->path);
     }
     /* Not ctime: it also changes when the old file of a rename loses its name. */
-    if ((uint64_t)st.st_size == file->size && fb_file_mtime(&st) == file->identity[2] &&
-        (uint64_t)st.st_ino == file->identity[1]) {
+    uint64_t mtime = fb_file_mtime(&st);
+    if ((uint64_t)st.st_size == file->size && (uint64_t)st.st_ino == file->identity[1] &&
+        (mtime == file->identity[2] || is_only_touched(file, mtime))) {
         return FOREBAY_OK;
     }
     return fb_fail(err, FOREBAY_E_IO,
         "Do not write to a model that is in use: copy to a new name, then rename.",
         "%s was changed while in use", file->path);
+}
+
+/* --- Closing ------------------------------------------------------------------------------- */
+
+void fb_file_close(struct fb_file *file)
+{
+    if (!file) {
+        return;
+    }
+    if (file->fd_direct >= 0) {
+        close(file->fd_direct);
+    }
+    forget(file);
+    close(file->fd);
+    free(file->path);
+    free(file);
 }
 
 enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err)

@@ -1,11 +1,13 @@
 #include "serve/http.h"
 
 #include <microhttpd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "base/error.h"
+#include "base/units.h"
 
 #define STREAM_BLOCK_BYTES (16 << 10)
 
@@ -17,9 +19,10 @@ bool fb_request_left(const struct fb_request *r)
     return info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-void fb_request_set_timeout(const struct fb_request *r, int seconds)
+void fb_request_settle(struct fb_request *r, uint64_t bytes)
 {
-    MHD_set_connection_option(r->connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned int)seconds);
+    fb_buffer_release(&r->body);
+    fb_share_set(r->memory, &r->share, fb_min(bytes, r->share.bytes));
 }
 
 /* --- Answers ------------------------------------------------------------------------------- */
@@ -35,7 +38,15 @@ static void queue(struct fb_request *r, int status, struct MHD_Response *respons
     if (status == 405 && r->allow) {
         MHD_add_response_header(response, "Allow", r->allow);
     }
-    fb_request_set_timeout(r, r->timeout_s);
+    if (r->origin) {
+        MHD_add_response_header(response, "Access-Control-Allow-Origin", r->origin);
+        MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
+    }
+    MHD_add_response_header(response, "Vary", "Origin");
+    if (r->close) {
+        MHD_add_response_header(response, "Connection", "close");
+    }
+    fb_connection_send(r->connections, r->peer);
     r->result = MHD_queue_response(r->connection, (unsigned)status, response);
     r->answered = true;
     MHD_destroy_response(response);
@@ -47,6 +58,26 @@ void fb_request_answer(struct fb_request *r, int status, const char *type, char 
         MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
     MHD_add_response_header(response, "Content-Type", type);
     queue(r, status, response);
+}
+
+void fb_request_preflight(struct fb_request *r, const char *headers, bool private_network)
+{
+    char methods[96];
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    snprintf(methods, sizeof methods, "%s, OPTIONS", r->allow);
+    MHD_add_response_header(response, "Allow", methods);
+    if (r->origin) {
+        MHD_add_response_header(response, "Access-Control-Allow-Methods", methods);
+        MHD_add_response_header(response, "Access-Control-Max-Age", "86400");
+        if (headers) {
+            MHD_add_response_header(response, "Access-Control-Allow-Headers", headers);
+        }
+        if (private_network) {
+            MHD_add_response_header(response, "Access-Control-Allow-Private-Network", "true");
+        }
+    }
+    queue(r, 204, response);
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */
@@ -63,13 +94,13 @@ static ssize_t read_body(void *user, uint64_t pos, char *buf, size_t max)
 {
     struct streamed_body *s = user;
     (void)pos;
-    fb_request_set_timeout(s->request, 0);
+    fb_connection_compute(s->request->connections, s->request->peer);
     while (s->sent == s->out.n && s->more) {
         fb_buffer_clear(&s->out);
         s->sent = 0;
         s->more = s->source.next(s->source.user, &s->out);
     }
-    fb_request_set_timeout(s->request, s->request->timeout_s);
+    fb_connection_send(s->request->connections, s->request->peer);
     size_t n = s->out.n - s->sent;
     if (n == 0) {
         return MHD_CONTENT_READER_END_OF_STREAM;

@@ -11,6 +11,8 @@
 #include <stdbool.h>
 
 #include "serve/buffer.h"
+#include "serve/connections.h"
+#include "serve/request_memory.h"
 
 struct fb_served;
 struct MHD_Connection;
@@ -19,16 +21,21 @@ struct MHD_Connection;
 enum fb_api { FB_API_OPENAI, FB_API_OLLAMA, FB_API_ANTHROPIC };
 
 struct fb_request {
-    struct fb_served *served;
+    struct fb_served *served; /* NULL: the model is still being loaded */
     enum fb_api api;
     struct fb_buffer body;
-    char rest[256];    /* the part of the path that the route's '*' stands for; cut to fit */
-    char client[46];   /* the client's address as text; "": unknown */
-    const char *allow; /* methods of the path, for the header of a 405; NULL: none */
+    char rest[256];     /* the part of the path that the route's '*' stands for; cut to fit */
+    char client[46];    /* the client's address as text; "": unknown */
+    const char *origin; /* of an allowed web page, which may read the answer; NULL: none */
+    const char *allow;  /* methods of the path, for the header of a 405; NULL: none */
 
     /* For http.c and server.c. */
     struct MHD_Connection *connection;
-    int timeout_s;
+    struct fb_connections *connections;
+    struct fb_connection *peer; /* the same connection */
+    struct fb_request_memory *memory;
+    struct fb_memory_share share;
+    bool close; /* the connection, after the answer */
     bool answered;
     int result; /* enum MHD_Result of queueing the answer */
 };
@@ -36,13 +43,16 @@ struct fb_request {
 /* True if the client has closed its side of the connection. Does not block. */
 bool fb_request_left(const struct fb_request *request);
 
-/* A client that does not read or write for `seconds` is disconnected; 0: never, while we compute.
- * Starts anew with each call. */
-void fb_request_set_timeout(const struct fb_request *request, int seconds);
+/* The body has been parsed, and everything made from it was freed but for about `bytes`: frees the
+ * body, and the room for other requests. */
+void fb_request_settle(struct fb_request *request, uint64_t bytes);
 
 /* Answers with these bytes, which are freed with free(). */
 void fb_request_answer(
     struct fb_request *request, int status, const char *type, char *bytes, size_t n);
+
+/* Answers a browser that asks whether a page may send a request with these headers (NULL: none). */
+void fb_request_preflight(struct fb_request *request, const char *headers, bool private_network);
 
 /* A body that is made while it is sent. All calls come from the connection's thread. */
 struct fb_body_source {

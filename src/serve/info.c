@@ -1,5 +1,7 @@
 #include "serve/info.h"
 
+#include <string.h>
+
 #include "serve/answer.h"
 #include "serve/served.h"
 
@@ -10,10 +12,15 @@ void fb_info_root(struct fb_request *r)
 
 void fb_info_health(struct fb_request *r)
 {
-    struct fb_service_stats stats;
-    fb_service_stats(r->served->service, &stats);
-    fb_answer_json(r, stats.draining ? 503 : 200,
-        json_pack("{s:s}", "status", stats.draining ? "shutting down" : "ok"));
+    struct fb_service_stats stats = {0};
+    const char *status = "loading";
+    if (r->served) {
+        fb_service_stats(r->served->service, &stats);
+        status = stats.draining || r->served->stopping ? "shutting down"
+                 : stats.unhealthy                     ? "unhealthy"
+                                                       : "ok";
+    }
+    fb_answer_json(r, strcmp(status, "ok") == 0 ? 200 : 503, json_pack("{s:s}", "status", status));
 }
 
 struct metric {

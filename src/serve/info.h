@@ -5,7 +5,7 @@
 #include "serve/http.h"
 
 void fb_info_root(struct fb_request *request);
-void fb_info_health(struct fb_request *request); /* 503 while the server is shutting down */
+void fb_info_health(struct fb_request *request); /* 503: loading, unhealthy, shutting down */
 void fb_info_metrics(struct fb_request *request);
 
 #endif

@@ -1,13 +1,12 @@
 #include "serve/job.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "os/timed_wait.h"
 
 struct fb_queued_piece {
     struct fb_queued_piece *next;
@@ -43,7 +42,7 @@ enum forebay_status fb_job_new(const struct forebay_model *model, uint32_t ctx,
     job->result.n_prompt = (uint32_t)n;
     job->submitted_ns = fb_now_ns();
     snprintf(job->client, sizeof job->client, "%s", o->client ? o->client : "");
-    pthread_cond_init(&job->changed, NULL);
+    fb_timed_wait_init(&job->changed);
     enum forebay_status status =
         forebay_sampler_new(model, &o->sampling, o->prompt, &job->sampler, err);
     if (status == FOREBAY_OK) {
@@ -124,26 +123,13 @@ void fb_job_end(struct fb_job *job)
 
 /* --- The reader ---------------------------------------------------------------------------- */
 
-static struct timespec deadline(int timeout_ms)
-{
-    struct timespec t;
-    timespec_get(&t, TIME_UTC); /* the clock of pthread_cond_timedwait, also on macOS */
-    t.tv_sec += timeout_ms / 1000;
-    t.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_sec++;
-        t.tv_nsec -= 1000000000;
-    }
-    return t;
-}
-
 /* Waits for a piece or the end. With the lock held. */
 static enum fb_job_state wait(struct fb_job *job, int timeout_ms)
 {
-    struct timespec until = deadline(timeout_ms);
-    int rc = 0;
-    while (!job->first && !job->ended && rc != ETIMEDOUT) {
-        rc = pthread_cond_timedwait(&job->changed, job->lock, &until);
+    uint64_t until = fb_now_ns() + (uint64_t)timeout_ms * 1000000u;
+    bool in_time = true;
+    while (!job->first && !job->ended && in_time) {
+        in_time = fb_timed_wait(&job->changed, job->lock, until);
     }
     return job->first ? FB_JOB_PIECE : job->ended ? FB_JOB_ENDED : FB_JOB_TIMEOUT;
 }

@@ -1,13 +1,14 @@
 #include "serve/job_queue.h"
 
-#include <time.h>
+#include "base/units.h"
+#include "os/timed_wait.h"
 
 void fb_job_queue_init(struct fb_job_queue *q, int waiting_max)
 {
     *q = (struct fb_job_queue){.waiting_max = waiting_max};
     q->stats.queue_max = waiting_max;
     pthread_mutex_init(&q->lock, NULL);
-    pthread_cond_init(&q->work, NULL);
+    fb_timed_wait_init(&q->work);
 }
 
 void fb_job_queue_release(struct fb_job_queue *q)
@@ -108,14 +109,10 @@ void fb_job_queue_end(struct fb_job_queue *q, struct fb_job *job, enum fb_end en
 
 void fb_job_queue_wait(struct fb_job_queue *q, int ms)
 {
-    struct timespec until;
-    timespec_get(&until, TIME_UTC);
-    until.tv_nsec += (long)ms * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    uint64_t until = fb_now_ns() + (uint64_t)ms * 1000000u;
     pthread_mutex_lock(&q->lock);
     if (!q->quit && (q->n_active > 0 || !q->first)) {
-        pthread_cond_timedwait(&q->work, &q->lock, &until);
+        fb_timed_wait(&q->work, &q->lock, until);
     }
     pthread_mutex_unlock(&q->lock);
 }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 
 /* A job whose reader is this far behind is paused until it has read enough, and cancelled after the
@@ -213,9 +214,18 @@ static void receive(struct fb_passes *p, size_t n)
     }
 }
 
-/* SV4: all jobs of the pass fail with the same error. */
+/* SV4: all jobs of the pass fail with the same error. If the model cannot be read, later passes will
+ * probably fail, too: that is reported once, until one succeeds. */
 static void fail(struct fb_passes *p, size_t n, const struct forebay_error *err)
 {
+    bool unreadable = err->status == FOREBAY_E_IO || err->status == FOREBAY_E_FORMAT;
+    pthread_mutex_lock(&p->queue->lock);
+    bool is_new = unreadable && !p->queue->stats.unhealthy;
+    p->queue->stats.unhealthy |= unreadable;
+    pthread_mutex_unlock(&p->queue->lock);
+    if (is_new) {
+        fb_log(FOREBAY_LOG_ERROR, "requests fail: %s", err->message);
+    }
     for (size_t i = 0; i < n; i++) {
         if (active_of(p, i)->job) {
             fb_sequences_fail(p->sequences, active_of(p, i), err);
@@ -247,6 +257,7 @@ static void count_pass(
     struct fb_service_stats *stats = &p->queue->stats;
     pthread_mutex_lock(&p->queue->lock);
     stats->passes++;
+    stats->unhealthy = false;
     stats->busy_s += (double)ns * 1e-9;
     stats->prompt_tokens_computed += n - generating;
     if (!has_prompt) {

@@ -1,44 +1,67 @@
 /*
  * server.c - connections, limits and API keys: the life of a request until its handler is called.
  *
- * libmicrohttpd has a thread for each connection, and calls on_request several times per request:
+ * A thread of ours accepts connections and hands them to libmicrohttpd, which has a thread for each
+ * and calls on_request several times per request:
  *
- *      headers --start--> body, in pieces --add_body--> end --answer--> handler
- *         '- refused (status and reason are stored) ...........'   '- or the stored refusal
+ *   request line --note_uri--> headers --receive--> body, in pieces --add_body--> end --answer-->
+ *                                  '- refused (status and reason are stored)        |
+ *                                                  handler, or the stored refusal <-'
  *
  * A refused body is read and discarded, as most clients do not read an answer before they have sent
  * all; but one whose announced length is too large is refused at once, and one that is much larger
- * than allowed is cut off.
+ * than allowed is cut off. After a request whose end is uncertain the connection is closed.
+ *
+ * The server listens before the model is loaded. Until fb_server_serve, requests wait a little and
+ * get a 503; when all places are being answered, they get it at once. /health is always answered.
  */
 #include "serve/server.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "os/heap.h"
+#include "os/thread.h"
+#include "os/timed_wait.h"
 #include "serve/answer.h"
-#include "serve/deadlines.h"
+#include "serve/framing.h"
+#include "serve/listener.h"
+#include "serve/origins.h"
 #include "serve/routes.h"
 #include "serve/served.h"
 
 #define HEADERS_MAX_BYTES ((size_t)64 << 10)
 #define DISCARD_FACTOR    4 /* a body of more than this times the limit is cut off */
+#define SHARE_STEP        (16 * FB_KIB)
+#define ROOM_TRIES        10 /* of 100 ms, for a new connection */
+#define LOADED_WAIT_NS    (3 * (uint64_t)1000000000)
+#define SEND_MS           2000 /* for the last bytes of cancelled answers */
 
 struct fb_server {
     struct fb_server_options options;
-    struct fb_served served;
+    struct fb_served served; /* valid if `loaded` */
+    _Atomic bool loaded;
+    bool stopped; /* guarded by `lock`; `loaded` changes under it, too */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct fb_listener *listener;
+    struct fb_connections *connections;
+    struct fb_request_memory *memory;
     struct MHD_Daemon *daemon;
-    struct fb_deadlines *deadlines;
-    bool loopback; /* listens on this machine only */
+    pthread_t acceptor;
+    bool accepting; /* `acceptor` runs */
 };
 
 /* A request that is being received. */
@@ -46,7 +69,11 @@ struct intake {
     struct fb_request request;
     struct fb_server *server;
     struct fb_route_match match;
+    const char *uri_end;     /* the byte after the URI's terminator */
+    bool begun;              /* the headers have been received */
+    bool is_early;           /* refused without waiting for the body */
     uint64_t received_bytes; /* of the body */
+    bool preflight;          /* a browser asks what it may send */
     int refused;             /* HTTP status; 0: it is not */
     char reason[256];
 };
@@ -56,11 +83,28 @@ static const char *header(const struct intake *in, const char *name)
     return MHD_lookup_connection_value(in->request.connection, MHD_HEADER_KIND, name);
 }
 
-/* --- Deadlines of connections -------------------------------------------------------------- */
+/* --- Connections --------------------------------------------------------------------------- */
 
-static struct fb_deadline *deadline_of(struct MHD_Connection *connection)
+static struct fb_connection *peer_of(struct MHD_Connection *connection)
 {
     return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+}
+
+static void note_client(struct fb_connection *c, const struct sockaddr *address)
+{
+    const void *ip = NULL;
+    int family = address ? address->sa_family : AF_UNSPEC;
+    if (family == AF_INET) {
+        ip = &((const struct sockaddr_in *)(const void *)address)->sin_addr;
+    } else if (family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)(const void *)address;
+        bool v4 = IN6_IS_ADDR_V4MAPPED(&in->sin6_addr);
+        ip = v4 ? &in->sin6_addr.s6_addr[12] : in->sin6_addr.s6_addr;
+        family = v4 ? AF_INET : AF_INET6;
+    }
+    if (ip) {
+        inet_ntop(family, ip, c->client, sizeof c->client);
+    }
 }
 
 /* A connection was opened or is about to be closed. */
@@ -68,14 +112,51 @@ static void on_connection(void *user, struct MHD_Connection *connection, void **
     enum MHD_ConnectionNotificationCode what)
 {
     struct fb_server *s = user;
-    struct fb_deadline *d = *context;
+    struct fb_connection *c = *context;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        *context = d = fb_xcalloc(1, sizeof *d);
-        d->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-        fb_deadline_start(s->deadlines, d);
+        *context = c = fb_xcalloc(1, sizeof *c);
+        c->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        note_client(c,
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr);
+        fb_connection_open(s->connections, c);
     } else {
-        fb_deadline_stop(s->deadlines, d);
-        free(d);
+        fb_connection_close(s->connections, c);
+        free(c);
+    }
+}
+
+static void add_connection(
+    struct fb_server *s, int fd, const struct sockaddr *address, socklen_t length)
+{
+    int tries = 1;
+    bool room;
+    while (!(room = fb_connections_reserve(s->connections)) && tries < ROOM_TRIES) {
+        tries++;
+    }
+    if (!room) {
+        close(fd);
+    } else if (MHD_add_connection(s->daemon, fd, address, length) != MHD_YES) {
+        fb_connections_unreserve(s->connections);
+    }
+}
+
+/* Accepts until the listener is stopped. Without a descriptor or memory for one more connection,
+ * another one ends, or we wait a little. */
+static void *accept_all(void *user)
+{
+    struct fb_server *s = user;
+    struct sockaddr_storage address;
+    socklen_t length;
+    for (;;) {
+        int fd = fb_listener_accept(s->listener, &address, &length);
+        if (fd >= 0) {
+            add_connection(s, fd, (struct sockaddr *)&address, length);
+        } else if (errno == ECANCELED) {
+            return NULL;
+        } else {
+            fb_debug("http: cannot accept a connection: %s", strerror(errno));
+            fb_connections_evict(s->connections);
+        }
     }
 }
 
@@ -110,11 +191,32 @@ static bool is_host(const char *host, const char *name)
     return strncasecmp(host, name, n) == 0 && (!host[n] || host[n] == ':');
 }
 
-/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost" */
+/* True for "NAME.internal" and "NAME.localhost:8080", names that no site on the internet can have:
+ * a container knows the machine that it runs on as "host.docker.internal". */
+static bool is_reserved(const char *host)
+{
+    static const char *const endings[] = {".internal", ".localhost"};
+    size_t n = strcspn(host, ":/");
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t m = strlen(endings[i]);
+        if (n > m && strncasecmp(host + n - m, endings[i], m) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost", "host.docker.internal" */
 static bool names_loopback(const char *host)
 {
     const char *scheme = strstr(host, "://");
+    if (scheme && strncmp(host, "http://", 7) != 0 && strncmp(host, "https://", 8) != 0) {
+        return false;
+    }
     host = scheme ? scheme + 3 : host;
+    if (is_reserved(host)) {
+        return true;
+    }
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (is_host(host, names[i])) {
@@ -124,17 +226,59 @@ static bool names_loopback(const char *host)
     return false;
 }
 
-/* A web page of another site must not use a server that only this machine can reach, neither
- * directly (Origin) nor by a name of its own that resolves to this machine (Host). */
+/* A page that browsers are told about: they let it read the answers. */
+static bool is_allowed_page(const struct intake *in, const char *origin)
+{
+    return names_loopback(origin) || fb_origins_allow(in->server->options.origins, origin);
+}
+
+/* "http://[::1]:3000" -> "[::1]" */
+static size_t host_length(const char *host)
+{
+    return host[0] == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":/");
+}
+
+/* A name that no foreign site can have, so that a page of this name is from the local network: an
+ * address, a name without a dot, or one of the endings reserved for local networks. */
+static bool is_local_name(const char *host, size_t n)
+{
+    static const char *const endings[] = {".local", ".lan", ".internal", ".home.arpa"};
+    char name[256];
+    struct in_addr address;
+    snprintf(name, sizeof name, "%.*s", (int)n, host);
+    bool local = !strchr(name, '.') || inet_pton(AF_INET, name, &address) == 1;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t n_ending = strlen(endings[i]);
+        local |= n > n_ending && strncasecmp(host + n - n_ending, endings[i], n_ending) == 0;
+    }
+    return local;
+}
+
+/* A page that was loaded from the host that it now sends a request to. */
+static bool is_own_page(const char *origin, const char *host)
+{
+    const char *scheme = strstr(origin, "://"), *from = scheme ? scheme + 3 : origin;
+    size_t n = host_length(from);
+    return host && n == host_length(host) && strncasecmp(from, host, n) == 0 &&
+           is_local_name(from, n);
+}
+
+/* A web page of another site must not use a server without a key: neither directly (Origin), nor by
+ * a name of its own that resolves to this machine (Host). A server that other machines can reach may
+ * have any name in Host, so there the page's own name must be one that only local networks have. */
 static bool is_foreign_page(const struct intake *in)
 {
     const struct fb_server *s = in->server;
     const char *host = header(in, "Host"), *origin = header(in, "Origin");
-    if (!s->loopback || s->options.api_key) {
+    if (s->options.api_key || fb_listener_is_unix(s->options.host)) {
         return false;
     }
-    bool host_ok = !host || names_loopback(host) || is_host(host, s->options.host);
-    return !host_ok || (origin && !names_loopback(origin));
+    bool local = fb_listener_is_local(s->listener);
+    if (origin && !is_allowed_page(in, origin) && (local || !is_own_page(origin, host))) {
+        return true;
+    }
+    return local && host && !names_loopback(host) && !is_host(host, s->options.host) &&
+           !fb_origins_allow_host(s->options.origins, host);
 }
 
 /* --- Receiving a request ------------------------------------------------------------------- */
@@ -158,26 +302,33 @@ static void refuse_size(struct intake *in)
         FB_SIZE(in->server->options.body_max_bytes));
 }
 
-static void note_client(struct fb_request *r)
+static void refuse_memory(struct intake *in, uint64_t bytes)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    if (info && info->client_addr->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)info->client_addr;
-        inet_ntop(AF_INET, &in->sin_addr, r->client, sizeof r->client);
-    } else if (info && info->client_addr->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in =
-            (const struct sockaddr_in6 *)(const void *)info->client_addr;
-        inet_ntop(AF_INET6, &in->sin6_addr, r->client, sizeof r->client);
+    uint64_t most = fb_request_memory_most(in->server->memory);
+    if (bytes > most) {
+        refuse(in, 413,
+            "reading the request takes about %s of memory, and the server has %s for one request "
+            "(a larger --mem gives more)",
+            FB_SIZE(bytes), FB_SIZE(most));
+    } else {
+        refuse(in, 503, "the server has no memory for the request now; try again later");
     }
 }
 
 /* Without permission, nothing is said about paths. */
-static void check_headers(struct intake *in, const char *method, const char *path)
+static void check_permission(struct intake *in, const char *method, const char *path)
 {
+    const char *origin = header(in, "Origin");
+    bool asks = strcmp(method, "OPTIONS") == 0 && in->match.allow[0];
+    if (origin && is_allowed_page(in, origin)) {
+        in->request.origin = origin;
+    }
     if (is_foreign_page(in)) {
         refuse(in, 403,
-            "requests from web pages of other sites are refused while the server has no --api-key");
+            "requests from web pages of other sites are refused while the server has no --api-key; "
+            "--origins allows some");
+    } else if (asks) { /* browsers send no key with it */
+        in->preflight = true;
     } else if (!has_key(in)) {
         refuse(in, 401, "wrong or missing API key: send 'Authorization: Bearer KEY'");
     } else if (in->match.status == 404) {
@@ -185,54 +336,140 @@ static void check_headers(struct intake *in, const char *method, const char *pat
     } else if (in->match.status == 405) {
         refuse(in, 405, "method %s is not allowed for %s; use %s", method, path, in->match.allow);
     }
-    const char *length = header(in, "Content-Length");
-    if (length && strtoull(length, NULL, 10) > in->server->options.body_max_bytes) {
-        refuse_size(in);
+}
+
+static void check_state(struct intake *in)
+{
+    bool open = in->match.route && in->match.route->flags & FB_ROUTE_OPEN;
+    if (!open && fb_connections_are_answered(in->request.connections)) {
+        refuse(in, 503, "the server has too many connections; try again later");
+        in->is_early = in->request.close = true;
     }
 }
 
-static struct intake *start(struct fb_server *server, struct MHD_Connection *connection,
-    const char *method, const char *path)
+/* Waits a little for a model that is being loaded: small ones are soon there. */
+static void wait_until_loaded(struct intake *in)
+{
+    struct fb_server *s = in->server;
+    uint64_t until = fb_now_ns() + LOADED_WAIT_NS;
+    bool in_time = true;
+    pthread_mutex_lock(&s->lock);
+    while (!s->loaded && !s->stopped && in_time) {
+        in_time = fb_timed_wait(&s->changed, &s->lock, until);
+    }
+    in->request.served = s->loaded ? &s->served : NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (!in->request.served) {
+        refuse(in, 503, "the model is still being loaded; try again later");
+    }
+}
+
+static void check_length(struct intake *in)
+{
+    const char *length = header(in, "Content-Length");
+    uint64_t n = length ? strtoull(length, NULL, 10) : 0;
+    if (n > in->server->options.body_max_bytes) {
+        refuse_size(in);
+        in->is_early |= in->refused == 413;
+    } else if (n > fb_request_memory_most(in->server->memory)) {
+        refuse_memory(in, n);
+    }
+}
+
+/* The request line was received; nothing of it has been changed yet. */
+static void *note_uri(void *user, const char *uri, struct MHD_Connection *connection)
 {
     struct intake *in = fb_xcalloc(1, sizeof *in);
     struct fb_request *r = &in->request;
-    in->server = server;
-    fb_route_find(method, path, &in->match);
-    r->served = &server->served;
-    r->api = in->match.api;
+    in->server = user;
+    in->uri_end = uri ? uri + strlen(uri) + 1 : NULL;
     r->connection = connection;
-    r->timeout_s = server->options.timeout_s;
-    r->allow = in->match.allow;
+    r->connections = in->server->connections;
+    r->peer = peer_of(connection);
+    r->memory = in->server->memory;
     r->result = MHD_NO;
     fb_buffer_init(&r->body);
-    snprintf(r->rest, sizeof r->rest, "%s", in->match.rest);
-    note_client(r);
-    check_headers(in, method, path);
+    fb_share_open(r->memory, &r->share, r->peer->fd);
     return in;
+}
+
+/* The headers were received. */
+static void receive(struct intake *in, const char *method, const char *path, const char *version)
+{
+    struct fb_request *r = &in->request;
+    const char *fault = fb_framing_fault(r->connection, method, version, in->uri_end);
+    in->begun = true;
+    fb_route_find(method, path, &in->match);
+    r->served = in->server->loaded ? &in->server->served : NULL;
+    r->api = in->match.api;
+    r->allow = in->match.allow;
+    snprintf(r->rest, sizeof r->rest, "%s", in->match.rest);
+    snprintf(r->client, sizeof r->client, "%s", r->peer->client);
+    if (fault) {
+        refuse(in, 400, "%s", fault);
+        in->is_early = r->close = true;
+    }
+    check_permission(in, method, path);
+    check_state(in);
+    check_length(in);
+    fb_connection_receive(r->connections, r->peer); /* the body has a deadline of its own */
+}
+
+static void discard_body(struct intake *in)
+{
+    struct fb_request *r = &in->request;
+    fb_buffer_release(&r->body);
+    fb_share_set(r->memory, &r->share, 0);
 }
 
 /* Receives a piece of the body. False: close the connection. */
 static bool add_body(struct intake *in, const char *data, size_t n)
 {
+    struct fb_request *r = &in->request;
     uint64_t max = in->server->options.body_max_bytes;
     in->received_bytes += n;
-    if (in->received_bytes > max) {
+    if (!in->refused && in->received_bytes > max) {
         refuse_size(in);
-        fb_buffer_release(&in->request.body);
+        discard_body(in);
+    }
+    uint64_t bytes = fb_round_up(in->received_bytes, SHARE_STEP);
+    if (!in->refused && bytes > r->share.bytes && !fb_share_set(r->memory, &r->share, bytes)) {
+        refuse_memory(in, bytes);
+        discard_body(in);
     }
     if (!in->refused) {
-        fb_buffer_add(&in->request.body, data, n);
+        fb_buffer_add(&r->body, data, n);
     }
     return in->received_bytes <= DISCARD_FACTOR * max;
+}
+
+/* Makes room for what the handler will make of the body. */
+static void reserve_memory(struct intake *in)
+{
+    struct fb_request *r = &in->request;
+    uint64_t bytes = r->body.n > 0 ? fb_json_bytes(r->body.data, r->body.n) : 0;
+    if (bytes > r->share.bytes && !fb_share_set(r->memory, &r->share, bytes)) {
+        refuse_memory(in, bytes);
+        discard_body(in);
+    }
 }
 
 static void answer(struct intake *in)
 {
     struct fb_request *r = &in->request;
-    fb_deadline_stop(in->server->deadlines, deadline_of(r->connection));
-    fb_request_set_timeout(r, 0);
+    fb_share_received(r->memory, &r->share);
+    fb_connection_compute(r->connections, r->peer);
+    if (!in->refused && !r->served && !(in->match.route->flags & FB_ROUTE_OPEN)) {
+        wait_until_loaded(in);
+    }
+    if (!in->refused) {
+        reserve_memory(in);
+    }
     if (in->refused) {
         fb_answer_error(r, in->refused, "%s", in->reason);
+    } else if (in->preflight) {
+        fb_request_preflight(r, header(in, "Access-Control-Request-Headers"),
+            header(in, "Access-Control-Request-Private-Network") != NULL);
     } else {
         in->match.route->handle(r);
     }
@@ -243,11 +480,10 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
     const char *method, const char *version, const char *data, size_t *n, void **state)
 {
     struct intake *in = *state;
-    (void)version;
-    if (!in) {
-        *state = in = start(user, connection, method, path);
-        fb_deadline_start(in->server->deadlines, deadline_of(connection)); /* for the body */
-        if (in->refused == 413) { /* before the client sends all of it */
+    (void)user, (void)connection;
+    if (!in->begun) {
+        receive(in, method, path, version);
+        if (in->is_early) { /* before the client sends all of it */
             answer(in);
             return in->request.result;
         }
@@ -271,9 +507,10 @@ static void on_end(void *user, struct MHD_Connection *connection, void **state,
     struct fb_server *s = user;
     struct intake *in = *state;
     (void)why;
-    fb_deadline_start(s->deadlines, deadline_of(connection)); /* for the next request */
+    fb_connection_receive(s->connections, peer_of(connection)); /* the next request */
     if (in) {
         fb_buffer_release(&in->request.body);
+        fb_share_close(s->memory, &in->request.share);
         free(in);
         *state = NULL;
     }
@@ -307,98 +544,107 @@ void fb_server_options_init(struct fb_server_options *o)
         .host = "127.0.0.1",
         .port = 8080,
         .body_max_bytes = 16 * FB_MIB,
+        .requests_bytes = 128 * FB_MIB,
         .connections_max = 128,
         .timeout_s = 60,
     };
 }
 
-static bool is_loopback(const struct sockaddr *address)
+/* libmicrohttpd has no socket to listen on and no timeout: see listener.h and connections.h. */
+static struct MHD_Daemon *start_daemon(struct fb_server *s)
 {
-    if (address->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)address;
-        return (ntohl(in->sin_addr.s_addr) >> 24) == 127;
-    }
-    const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)(const void *)address;
-    return IN6_IS_ADDR_LOOPBACK(&in->sin6_addr);
-}
-
-static struct MHD_Daemon *listen_on(struct fb_server *s, const struct addrinfo *address)
-{
-    const struct fb_server_options *o = &s->options;
     unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD |
-                     MHD_USE_POLL | MHD_USE_ERROR_LOG | MHD_USE_ITC;
-    if (address->ai_family == AF_INET6) {
-        flags |= MHD_USE_IPv6;
-    }
-    s->loopback = is_loopback(address->ai_addr);
-    return MHD_start_daemon(flags, o->port, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER,
-        on_log, NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_SOCK_ADDR,
-        address->ai_addr, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-        MHD_OPTION_NOTIFY_COMPLETED, on_end, s, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)o->connections_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->timeout_s,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, HEADERS_MAX_BYTES, MHD_OPTION_LISTENING_ADDRESS_REUSE,
-        1u, MHD_OPTION_END);
+                     MHD_USE_POLL | MHD_USE_ERROR_LOG | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET;
+    unsigned most = (unsigned)s->options.connections_max + 2 * FB_CONNECTIONS_SURPLUS;
+    return MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log,
+        NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_URI_LOG_CALLBACK, note_uri,
+        s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_NOTIFY_COMPLETED, on_end, s,
+        MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, HEADERS_MAX_BYTES, MHD_OPTION_END);
 }
 
-static enum forebay_status start_daemon(struct fb_server *s, struct forebay_error *err)
-{
-    char port[8];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
-    s->deadlines = fb_deadlines_new(s->options.timeout_s);
-    if (!s->deadlines) {
-        return fb_fail(err, FOREBAY_E_NOMEM, "", "cannot start a thread");
-    }
-    snprintf(port, sizeof port, "%u", s->options.port);
-    int rc = getaddrinfo(s->options.host, port, &hints, &list);
-    if (rc != 0) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give a name or an address of this machine.",
-            "--host %s: %s", s->options.host, gai_strerror(rc));
-    }
-    s->daemon = listen_on(s, list);
-    freeaddrinfo(list);
-    return s->daemon ? FOREBAY_OK
-                     : fb_fail(err, FOREBAY_E_IO,
-                           "Another program may be listening there: choose another --port.",
-                           "cannot listen on %s, port %u", s->options.host, s->options.port);
-}
-
-uint16_t fb_server_port(const struct fb_server *s)
-{
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_BIND_PORT);
-    return info ? info->port : s->options.port;
-}
-
-static void release(struct fb_server *s)
-{
-    fb_deadlines_free(s->deadlines);
-    fb_served_release(&s->served);
-    free(s);
-}
-
-enum forebay_status fb_server_start(struct fb_service *service,
+enum forebay_status fb_server_open(
     const struct fb_server_options *options, struct fb_server **out, struct forebay_error *err)
 {
     struct fb_server *s = fb_xcalloc(1, sizeof *s);
     s->options = *options;
-    enum forebay_status status = fb_served_init(
-        &s->served, service, options->name, options->path, options->chat_template, err);
-    s->served.client_templates = options->client_templates;
+    pthread_mutex_init(&s->lock, NULL);
+    fb_timed_wait_init(&s->changed);
+    fb_heap_share();
+    enum forebay_status status = fb_listener_open(options->host, options->port, &s->listener, err);
     if (status == FOREBAY_OK) {
-        status = start_daemon(s, err);
+        s->memory = fb_request_memory_new(options->requests_bytes);
+        s->connections = fb_connections_new(options->timeout_s, options->connections_max);
+        s->daemon = s->connections ? start_daemon(s) : NULL;
+        s->accepting = s->daemon && fb_thread_start(&s->acceptor, accept_all, s) == 0;
+        if (!s->accepting) {
+            status = fb_fail(err, FOREBAY_E_NOMEM, "", "cannot start a thread");
+        }
     }
     if (status != FOREBAY_OK) {
-        release(s);
+        fb_server_stop(s);
         return status;
     }
     *out = s;
     return FOREBAY_OK;
 }
 
+enum forebay_status fb_server_serve(
+    struct fb_server *s, struct fb_service *service, struct forebay_error *err)
+{
+    const struct fb_server_options *o = &s->options;
+    enum forebay_status status =
+        fb_served_init(&s->served, service, o->name, o->path, o->chat_template, err);
+    s->served.client_templates = o->client_templates;
+    pthread_mutex_lock(&s->lock);
+    s->loaded = status == FOREBAY_OK;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    return status;
+}
+
+uint16_t fb_server_port(const struct fb_server *s)
+{
+    return fb_listener_port(s->listener);
+}
+
+bool fb_server_is_local(const struct fb_server *s)
+{
+    return fb_listener_is_local(s->listener);
+}
+
+void fb_server_cancel(struct fb_server *s)
+{
+    s->served.stopping = true;
+    fb_request_memory_stop(s->memory);
+    fb_connections_wait_unanswered(s->connections, SEND_MS);
+}
+
 void fb_server_stop(struct fb_server *s)
 {
-    if (s) {
-        s->served.stopping = true;
-        MHD_stop_daemon(s->daemon);
-        release(s);
+    if (!s) {
+        return;
     }
+    s->served.stopping = true;
+    pthread_mutex_lock(&s->lock);
+    s->stopped = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    if (s->memory) {
+        fb_request_memory_stop(s->memory);
+    }
+    if (s->accepting) {
+        fb_listener_stop(s->listener);
+        pthread_join(s->acceptor, NULL);
+    }
+    if (s->daemon) {
+        MHD_stop_daemon(s->daemon);
+    }
+    fb_listener_close(s->listener);
+    fb_connections_free(s->connections);
+    fb_request_memory_free(s->memory);
+    fb_served_release(&s->served);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
 }

@@ -17,6 +17,7 @@ struct fb_service_stats {
     uint64_t kv_disk_bytes;
     int kv_disk_states;
     bool draining;
+    bool unhealthy;             /* the last pass failed because the model could not be read */
     struct forebay_stats model; /* taken after a pass, ten times per second at most */
 };
 

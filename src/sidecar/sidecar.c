@@ -166,6 +166,9 @@ enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_us
     if (status == FOREBAY_OK) {
         status = read_all(s, user, err);
     }
+    if (status == FOREBAY_OK) {
+        status = fb_file_remember(s->file, err);
+    }
     if (status != FOREBAY_OK) {
         fb_sidecar_close(s);
         return status;

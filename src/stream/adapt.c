@@ -29,6 +29,11 @@ void fb_stream_set_target(struct fb_stream *s, uint64_t bytes)
     atomic_store(&s->target, bytes);
 }
 
+bool fb_stream_must_shrink(const struct fb_stream *s)
+{
+    return atomic_load(&s->target) < atomic_load(&s->held);
+}
+
 int fb_stream_n_slots(const struct fb_stream *s)
 {
     return fb_slots_count(&s->slots);

@@ -32,6 +32,9 @@ void fb_stream_set_target(struct fb_stream *s, uint64_t bytes);
  * Cheap when there is nothing to do. */
 void fb_stream_adapt(struct fb_stream *s, bool all);
 
+/* Whether the target is below what is held: leases should end soon. */
+bool fb_stream_must_shrink(const struct fb_stream *s);
+
 /* Slots of all pools, and memory of the resident weights that are present, now. */
 int fb_stream_n_slots(const struct fb_stream *s);
 uint64_t fb_stream_resident_bytes(const struct fb_stream *s);

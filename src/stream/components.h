@@ -59,8 +59,9 @@ struct fb_stream {
     /* Memory (adapt.c). */
     _Atomic uint64_t target, held;
     _Atomic uint64_t shrinks, grows;
-    uint64_t heeded;  /* the target last acted on */
-    uint64_t adapted; /* the target last reached */
+    uint64_t heeded;     /* the target last acted on */
+    uint64_t adapted;    /* the target last reached */
+    uint64_t no_room_ns; /* while loading: waited for memory since there was enough */
 };
 
 #endif

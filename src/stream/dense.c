@@ -19,6 +19,7 @@
 #include "plan/plan.h"
 #include "stream/adapt.h"
 #include "stream/components.h"
+#include "stream/preload.h"
 
 #define RING_DEPTH 3 /* of the ring for loading: one weight is unpacked while others are read */
 
@@ -105,8 +106,12 @@ static enum forebay_status load_through(struct fb_stream *s, struct fb_ring *rin
         if (status != FOREBAY_OK) {
             return status;
         }
-        unpack_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
+        bool wanted = fb_elastic_present(&s->elastic, order[i]); /* or it is streamed by now */
+        if (wanted) {
+            unpack_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
+        }
         fb_ring_release(ring);
+        fb_preload_room(s, i + 1 < n ? s->weights->weights[order[i + 1]].stride : 0);
         loading->done_bytes += w->stride;
         if (loading->progress && !loading->progress("reading resident weights", loading->done_bytes,
                                      s->resident_bytes, loading->user)) {

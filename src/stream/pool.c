@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "os/memory.h"
+#include "os/populate.h"
 
 uint64_t fb_pool_slot_bytes(const struct fb_pool *pool)
 {
@@ -31,6 +32,8 @@ static void give_back(struct fb_pool *pool, int from)
 {
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         uint64_t keep = (uint64_t)from * pool->stride[p];
+        fb_populator_withdraw(
+            pool->populator, pool->memory[p] + keep, pool->memory_bytes[p] - keep);
         fb_vm_discard(pool->memory[p] + keep, pool->memory_bytes[p] - keep);
     }
 }

@@ -13,6 +13,8 @@
 #include "cache/cache.h"
 #include "model/weights.h"
 
+struct fb_populator;
+
 struct fb_pool {
     int n_slots;   /* in use */
     int max_slots; /* as planned, corrected by those lent and borrowed */
@@ -22,6 +24,7 @@ struct fb_pool {
     int n_parts;
     uint64_t stride[FB_MAX_PARTS];
     char *memory[FB_MAX_PARTS];
+    struct fb_populator *populator; /* of the stream while it loads, else NULL */
     uint64_t memory_bytes[FB_MAX_PARTS];
     int16_t *load_of;    /* [room][FB_MAX_PARTS] open load, or -1 */
     uint8_t *prefetched; /* [room] parts that were prefetched and not used yet, as bits */

@@ -139,20 +139,25 @@ void fb_slots_populate_start(struct fb_slots *s)
     if (n > 0) {
         s->populator = fb_populator_start(ranges, n);
     }
+    for (int i = 0; i < s->n_pools; i++) {
+        s->pools[i].populator = s->populator;
+    }
     free(ranges);
 }
 
-bool fb_slots_populate_finish(struct fb_slots *s, forebay_progress progress, void *user)
+enum fb_populated fb_slots_populate_help(struct fb_slots *s, uint64_t *done)
 {
-    bool more = s->populator != NULL, go_on = true;
-    uint64_t done, total = fb_slots_held(s);
-    while (more && go_on) {
-        more = fb_populator_help(s->populator, &done);
-        go_on = !progress || progress("allocating memory for experts", done, total, user);
-    }
+    *done = fb_slots_held(s);
+    return s->populator ? fb_populator_help(s->populator, done) : FB_POPULATED_ALL;
+}
+
+void fb_slots_populate_end(struct fb_slots *s)
+{
     fb_populator_end(s->populator);
     s->populator = NULL;
-    return go_on;
+    for (int i = 0; i < s->n_pools; i++) {
+        s->pools[i].populator = NULL;
+    }
 }
 
 /* --- Slots and experts ------------------------------------------------------------------------ */

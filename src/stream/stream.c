@@ -119,6 +119,25 @@ void fb_stream_free(struct fb_stream *s)
     free(s);
 }
 
+/* Helps to claim the memory of slots. What there is no room for, after slots were given back, is left
+ * to be claimed by its first use. False when `progress` said stop. */
+static bool populate_rest(struct fb_stream *s, forebay_progress progress, void *user)
+{
+    enum fb_populated got = FB_POPULATED_PIECE;
+    bool proceed = true;
+    while (got != FB_POPULATED_ALL && proceed) {
+        uint64_t done;
+        got = fb_slots_populate_help(&s->slots, &done);
+        if (got == FB_POPULATED_NO_ROOM && !fb_preload_room(s, 0)) {
+            break;
+        }
+        fb_stream_adapt(s, true);
+        proceed = !progress || progress("allocating memory for experts", done,
+                                   fb_max(done, fb_slots_held(&s->slots)), user);
+    }
+    return proceed;
+}
+
 enum forebay_status fb_stream_load(
     struct fb_stream *s, forebay_progress progress, void *progress_user, struct forebay_error *err)
 {
@@ -131,9 +150,11 @@ enum forebay_status fb_stream_load(
     if (status == FOREBAY_OK && s->preload) {
         status = fb_preload(s, progress, progress_user, err);
     }
-    if (status == FOREBAY_OK && !fb_slots_populate_finish(&s->slots, progress, progress_user)) {
+    if (status == FOREBAY_OK && !populate_rest(s, progress, progress_user)) {
         status = fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled");
     }
+    fb_slots_populate_end(&s->slots);
+    fb_stream_adapt(s, true);
     return status;
 }
 
@@ -192,6 +213,11 @@ static uint64_t planned_bytes(const struct fb_stream *s)
                      fb_loads_staging_bytes(&s->loads);
     bytes += s->elastic.scratch_bytes ? 0 : s->scratch_bytes;
     return bytes + (s->transit ? fb_transit_bytes(s->transit) : 0);
+}
+
+uint64_t fb_stream_planned(const struct fb_stream *s)
+{
+    return planned_bytes(s);
 }
 
 void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out)

@@ -68,7 +68,8 @@ enum forebay_status fb_stream_new(const struct fb_weights *weights, const struct
 void fb_stream_free(struct fb_stream *s); /* NULL is fine */
 
 /* Reads the resident weights, and all experts if they are to be preloaded, and allocates the memory
- * of slots meanwhile. Call once, before use. Blocks; `progress` may be NULL, and cancels
+ * of slots meanwhile. Heeds fb_stream_set_target: slots and weights that there is no memory for are
+ * not filled. Call once, before use. Blocks; `progress` may be NULL, and cancels
  * (E_CANCELLED) by returning false. After a failure the stream can only be freed. */
 enum forebay_status fb_stream_load(
     struct fb_stream *s, forebay_progress progress, void *progress_user, struct forebay_error *err);
@@ -90,6 +91,9 @@ void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, i
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts);
 
 /* --- Both ------------------------------------------------------------------------------------- */
+
+/* Memory of all that the stream holds when nothing is given back. */
+uint64_t fb_stream_planned(const struct fb_stream *s);
 
 /* Advances reads: collects completions and issues queued ones. Never blocks; cheap. */
 void fb_stream_poll(struct fb_stream *s);
