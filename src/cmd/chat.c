@@ -25,6 +25,7 @@
 #include "cmd/shared_options.h"
 #include "cmd/talk.h"
 #include "cmd/terminal.h"
+#include "cmd/utf8.h"
 #include "cmd/wrap.h"
 
 struct chat {
@@ -101,16 +102,29 @@ static void change_kind(struct chat *c, enum forebay_delta_kind kind)
     c->shown = kind;
 }
 
+/* Prints a piece of an answer. A terminal gets it without control sequences of the model. */
+static bool print_piece(struct wrap *lines, int fd, const char *text, size_t n)
+{
+    if (!isatty(fd)) {
+        return wrap_print(lines, text, n, 0);
+    }
+    char *clean = fb_xmalloc(n);
+    memcpy(clean, text, n);
+    bool printed = wrap_print(lines, clean, utf8_clean(clean, n), columns_of(fd));
+    free(clean);
+    return printed;
+}
+
 static bool show_piece(enum forebay_delta_kind kind, const char *text, size_t n, void *user)
 {
     struct chat *c = user;
     progress_end(&c->progress);
     change_kind(c, kind);
     if (kind == FOREBAY_DELTA_REASONING) {
-        return c->quiet || wrap_print(&c->reasoning, text, n, columns_of(STDERR_FILENO));
+        return c->quiet || print_piece(&c->reasoning, STDERR_FILENO, text, n);
     }
     c->line_begun = text[n - 1] != '\n';
-    return wrap_print(&c->answer, text, n, columns_of(STDOUT_FILENO));
+    return print_piece(&c->answer, STDOUT_FILENO, text, n);
 }
 
 static void status_line(const struct chat *c)

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "cmd/cmd.h"
@@ -72,7 +73,7 @@ static enum forebay_status continue_text(struct forebay_model *model,
     struct forebay_session *session, const struct generate_options *o, uint32_t *n,
     struct forebay_error *err)
 {
-    struct utf8_begun begun = {0};
+    struct utf8_begun begun = {.clean = isatty(STDOUT_FILENO)};
     while (*n < o->n_predict && !interrupted) {
         int32_t token = forebay_sample(session);
         if (forebay_model_is_eog(model, token) && !o->ignore_eos) {
