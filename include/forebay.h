@@ -269,7 +269,7 @@ FOREBAY_API bool forebay_model_adds_token(
 /* Text to tokens. *n is the number of tokens; they are written only if it is at most `cap`, so cap
  * 0 asks for the size. `special`: add BOS and EOS as the model wants them, and make control tokens
  * of their names in the text. E_UNSUPPORTED without a tokenizer; E_CONTEXT for a text that is sure
- * not to fit into the context (a longer one may be counted, up to 4 times the context or 262144
+ * not to fit into the context (a longer one may be counted, up to 4 times the context or 32768
  * tokens); E_USAGE for a run of more than 65536 characters without a break, where the model's
  * tokenizer recurses for each of them. */
 FOREBAY_API enum forebay_status forebay_tokenize(const struct forebay_model *model,

@@ -10,6 +10,10 @@
  *      template applied --> prompt: text, tokens, stop strings, grammar, how to parse the reply
  *
  * Errors in a request are std::invalid_argument inside; fb_guarded_status makes them E_USAGE.
+ *
+ * Templates are programs of strangers: of whoever made the model file, or with --client-templates
+ * of a client. They are parsed, run and freed on a thread with a large stack, within limits
+ * (work_limit.h).
  */
 #include <algorithm>
 #include <cmath>
@@ -22,10 +26,12 @@
 #include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
+#include "engine/work_limit.h"
 
 extern "C" {
 #include "base/error.h"
 #include "engine/model.h"
+#include "os/thread.h"
 }
 
 struct forebay_chat {
@@ -34,6 +40,7 @@ struct forebay_chat {
     common_chat_templates_ptr templates;
     ControlTokens control;
     std::string source;
+    bool can_think = false;
 
     explicit forebay_chat(const struct forebay_model *m)
         : vocab(m->vocab), n_ctx(forebay_model_ctx(m)), control(m->tokenizer)
@@ -48,6 +55,61 @@ static enum forebay_status too_long(struct forebay_error *err, size_t length)
     return fb_fail(err, FOREBAY_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
 }
 
+/* --- Limits -------------------------------------------------------------------------------- */
+
+/* Of the stack, a template's recursion may take an eighth; the rest is for what does not allocate:
+ * the parser (nesting.h), and values in values and expressions in expressions, which are freed by
+ * recursion. Only what is touched is resident. */
+static const size_t stack_bytes = 128u << 20;
+
+/* An honest template takes 0.16 ms and 5 KiB for a message, and a few ms for all (measured with the
+ * pinned library). */
+static fb_work work_for(size_t text_bytes, size_t n_messages)
+{
+    return {1000000000 + (int64_t)n_messages * 1000000 + (int64_t)text_bytes * 1000,
+        (64 << 20) + (int64_t)text_bytes * 64, stack_bytes / 8};
+}
+
+struct large_call {
+    const std::function<enum forebay_status()> &call;
+    enum forebay_status status;
+};
+
+static void *call_there(void *arg)
+{
+    auto large = (large_call *)arg;
+    large->status = large->call();
+    return nullptr;
+}
+
+/* Runs `call` on a large stack. */
+static enum forebay_status on_large_stack(
+    struct forebay_error *err, const std::function<enum forebay_status()> &call)
+{
+    large_call large = {call, FOREBAY_OK};
+    int rc = fb_thread_call(nullptr, stack_bytes, call_there, &large);
+    return rc == 0 ? large.status
+                   : fb_fail_errno(err, FOREBAY_E_NOMEM, rc, "Allow more memory.",
+                         "no stack of %zu MiB for the chat template", stack_bytes >> 20);
+}
+
+/* Runs llama.cpp's part within limits. */
+template <typename Call> static void within(const fb_work &most, Call call)
+{
+    const char *broken;
+    try {
+        fb_work_limit limit(most);
+        call();
+        broken = limit.broken();
+    } catch (const fb_too_much_work &e) {
+        broken = e.what();
+    }
+    if (broken) {
+        throw fb_refusal(FOREBAY_E_USAGE, std::string("the chat template does not work: ") + broken,
+            "Use another template.");
+    }
+}
+
 /* --- Templates ----------------------------------------------------------------------------- */
 
 /* llama.cpp does not say what is wrong with a template; its parser does. */
@@ -56,10 +118,44 @@ static void explain_template(
 {
     const char *own = llama_model_chat_template(m->llama, NULL);
     std::string why, source = text ? text : own ? own : "";
-    fb_guarded([&] { return common_chat_template(source, "", ""), true; }, why);
-    if (!why.empty()) {
+    bool refused = false; /* by our limits, which say so themselves */
+    fb_guarded(
+        [&] {
+            try {
+                fb_check_template(source);
+                within(work_for(1 << 20, 0), [&] { common_chat_template(source, "", ""); });
+            } catch (const fb_refusal &) {
+                refused = true;
+            }
+            return true;
+        },
+        why);
+    if (!refused && !why.empty()) {
         fb_fail(err, FOREBAY_E_USAGE, "Give a template that llama.cpp can parse.",
             "the chat template is invalid: %s", why.substr(0, why.find('\n')).c_str());
+    }
+}
+
+static void read_template(
+    const struct forebay_model *m, const std::string &text, struct forebay_chat *chat)
+{
+    fb_check_template(text);
+    for (const char *name : {(const char *)nullptr, "tool_use"}) {
+        const char *own = llama_model_chat_template(m->llama, name);
+        fb_check_template(text.empty() && own ? own : "");
+    }
+    within(work_for(1 << 20, 0), [&] {
+        chat->templates = common_chat_templates_init(m->llama, text);
+        chat->source = common_chat_templates_source(chat->templates.get());
+    });
+    try {
+        within(work_for(1 << 20, 0), [&] {
+            chat->can_think = common_chat_templates_support_enable_thinking(chat->templates.get());
+        });
+    } catch (const fb_refusal &) {
+        throw;
+    } catch (const std::exception &) { /* a template that needs more than an example has */
+        chat->can_think = false;
     }
 }
 
@@ -71,15 +167,17 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
             "the model has no tokenizer, so it cannot chat");
     }
     auto chat = new forebay_chat(m);
-    enum forebay_status status = fb_guarded_status(FOREBAY_E_USAGE, err,
-        "Give a template that llama.cpp can parse.", "use the chat template", [&] {
-            chat->templates = common_chat_templates_init(m->llama, text ? text : "");
-            chat->source = common_chat_templates_source(chat->templates.get());
-            return true;
-        });
+    enum forebay_status status = on_large_stack(err, [&] {
+        enum forebay_status read = fb_guarded_status(FOREBAY_E_USAGE, err,
+            "Give a template that llama.cpp can parse.", "use the chat template",
+            [&] { return read_template(m, text ? text : "", chat), true; });
+        if (read != FOREBAY_OK) {
+            explain_template(m, text, err);
+        }
+        return read;
+    });
     if (status != FOREBAY_OK) {
-        explain_template(m, text, err);
-        delete chat;
+        forebay_chat_free(chat);
         return status;
     }
     *out = chat;
@@ -88,7 +186,12 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
 
 void forebay_chat_free(struct forebay_chat *chat)
 {
-    delete chat;
+    if (chat) {
+        on_large_stack(nullptr, [&] {
+            delete chat;
+            return FOREBAY_OK;
+        });
+    }
 }
 
 const char *forebay_chat_template(const struct forebay_chat *chat)
@@ -103,15 +206,7 @@ bool forebay_chat_is_default(const struct forebay_chat *chat)
 
 bool forebay_chat_can_think(const struct forebay_chat *chat)
 {
-    bool can = false;
-    std::string why;
-    fb_guarded(
-        [&] {
-            can = common_chat_templates_support_enable_thinking(chat->templates.get());
-            return true;
-        },
-        why);
-    return can;
+    return chat->can_think;
 }
 
 bool forebay_chat_has_tools(const struct forebay_chat *chat)
@@ -479,7 +574,9 @@ static void render(
         }
     }
     auto in = read_request(chat, request);
-    auto params = common_chat_templates_apply(chat->templates.get(), in);
+    common_chat_params params;
+    within(work_for(text.size(), in.messages.size()),
+        [&] { params = common_chat_templates_apply(chat->templates.get(), in); });
     prompt->text = params.prompt;
     prompt->tokens = chat->control.tokenize(prompt->text, marks);
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
@@ -496,8 +593,8 @@ enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const c
     }
     auto prompt = new forebay_prompt;
     std::string mistake; /* in the request, rather than llama.cpp's */
-    enum forebay_status status =
-        fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
+    enum forebay_status status = on_large_stack(err, [&] {
+        return fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
             try {
                 render(chat, std::string(request, length), prompt);
             } catch (const std::invalid_argument &e) {
@@ -505,6 +602,7 @@ enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const c
             }
             return mistake.empty();
         });
+    });
     if (!mistake.empty()) {
         status = fb_fail(err, FOREBAY_E_USAGE, "", "%s", mistake.c_str());
     }

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "common/sampling.h"
-#include "engine/cpu_limit.h"
 #include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
+#include "engine/work_limit.h"
 
 extern "C" {
 #include "base/error.h"
@@ -27,6 +27,9 @@ extern "C" {
 static const int64_t making_ns = 2000000000;
 static const int64_t token_share_ns = 100000000;
 static const int64_t most_ns = 500000000;
+
+static const int64_t memory_max = 256 << 20;
+static const size_t stack_max = 192 << 10; /* what any thread has left */
 
 struct forebay_sampler {
     common_sampler *common = nullptr;
@@ -185,10 +188,10 @@ enum forebay_status forebay_sampler_new(const struct forebay_model *m,
         set_grammar(s, prompt, params);
         sampler->has_grammar = !params.grammar.empty();
         try {
-            fb_cpu_limit limit(making_ns);
+            fb_work_limit limit({making_ns, memory_max, stack_max});
             check_grammar(m->vocab, params);
             sampler->common = common_sampler_init(m->llama, params);
-        } catch (const fb_out_of_time &) {
+        } catch (const fb_too_much_work &) {
             throw fb_refusal(FOREBAY_E_USAGE, "the grammar is too large", "Simplify it.");
         }
         return sampler->common != nullptr;
@@ -224,11 +227,11 @@ static llama_token pick_by_grammar(
     struct forebay_sampler *sampler, struct llama_context *ctx, int32_t index)
 {
     try {
-        fb_cpu_limit limit(sampler->saved_ns);
+        fb_work_limit limit({sampler->saved_ns, memory_max, stack_max});
         llama_token id = pick(sampler, ctx, index);
-        sampler->saved_ns = std::min(limit.left_ns() + token_share_ns, most_ns);
+        sampler->saved_ns = std::min(limit.cpu_left_ns() + token_share_ns, most_ns);
         return id;
-    } catch (const fb_out_of_time &) {
+    } catch (const fb_too_much_work &) {
         throw fb_refusal(FOREBAY_E_USAGE,
             "the grammar is too ambiguous: choosing the next token takes too long",
             "Let fewer alternatives begin with the same text.");

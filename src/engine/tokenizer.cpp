@@ -42,7 +42,8 @@ extern "C" {
 static const size_t run_max = 1 << 16; /* characters; takes 22 MiB of stack, 0.4 s at most */
 /* Digits, where they recurse: superbpe takes the square of their number, 1.1 s for these. */
 static const size_t digits_max = 1 << 12;
-static const size_t tokens_counted = 1 << 18; /* beyond the context: counted up to here */
+static const size_t tokens_counted = 1 << 15; /* beyond the context: counted up to here */
+static const size_t bytes_counted = 1 << 20;  /* the same for a text that is sure not to fit */
 static const int seconds_max = 30;            /* for one text */
 
 static const size_t plain_stack = 128u << 10; /* what any thread has left */
@@ -508,7 +509,7 @@ std::vector<llama_token> fb_tokenizer_run(const fb_tokenizer *t, const std::stri
     bool special, const std::vector<fb_byte_range> &plain)
 {
     auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(seconds_max);
-    if (text.size() / t->longest > t->n_ctx) {
+    if (text.size() > bytes_counted && text.size() / t->longest > t->n_ctx) {
         refuse(t, text.size() / t->longest);
     }
     std::vector<llama_token> out;

@@ -27,6 +27,9 @@ void fb_memory_state(struct fb_memory_state *out);
 /* Bytes this process can still allocate: min(available, limit - limit_used). */
 uint64_t fb_memory_headroom(const struct fb_memory_state *state);
 
+/* Bytes of a block of malloc's; 0 for NULL. */
+size_t fb_memory_block_bytes(const void *block);
+
 /* Memory of a process besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
 #define FB_PROCESS_SLACK_BYTES ((uint64_t)64 << 20)

@@ -8,6 +8,7 @@
 
 #include "base/units.h"
 
+#include <malloc.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -95,4 +96,9 @@ bool fb_vm_populate_call(void *base, size_t size)
 bool fb_vm_discard_call(void *base, size_t size)
 {
     return madvise(base, size, MADV_DONTNEED) == 0;
+}
+
+size_t fb_memory_block_bytes(const void *block)
+{
+    return malloc_usable_size((void *)block);
 }

@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 
+#include <malloc/malloc.h>
 #include <libproc.h>
 #include <mach/mach.h>
 #include <sys/mman.h>
@@ -86,4 +87,9 @@ bool fb_vm_discard_call(void *base, size_t size)
 {
     return mmap(base, size, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+size_t fb_memory_block_bytes(const void *block)
+{
+    return malloc_size(block);
 }
