@@ -32,7 +32,9 @@ backend: base os stream model sidecar plan GGML
 engine: base os io model sidecar hw plan stream backend GGML LLAMA jansson.h
 serve: base os jansson.h microhttpd.h pthread.h unistd.h dirent.h fcntl.h poll.h sys/stat.h
 serve: sys/socket.h sys/un.h arpa/inet.h netinet/in.h netdb.h
-cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h line.c=histedit.h serve.c=pthread.h
+cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h serve.c=pthread.h
+cmd: terminal.c=sys/ioctl.h files.c=os/save.h files.c=sidecar/sidecar.h
+cmd: line.c=histedit.h line.c=os/dirs.h line.c=os/save.h
 cmd: serve.c=serve/server.h synth.c=synth/synth.h sim.c=sim/sim.h verify.c=serve/service.h
 '
 # The C library is ISO C (and strings.h). All other system headers are for os and io alone (SYSTEM).

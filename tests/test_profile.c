@@ -11,6 +11,7 @@
 
 #include "hw/profile.h"
 #include "os/dirs.h"
+#include "os/save.h"
 
 #define MACHINE "some processor; 4 cores; 16 GiB"
 #define NOW     ((int64_t)1800000000)

@@ -513,7 +513,8 @@ static void test_expansive_bodies(void **state)
 
 /* --- The end ------------------------------------------------------------------------------- */
 
-/* Answers that are cut off say so in their API's form; those that wait for their turn are refused. */
+/* Answers that are cut off say so in their API's form; those that wait for their turn are
+ * refused. */
 static void test_cutting_off_answers(void **state)
 {
     (void)state;

@@ -208,10 +208,9 @@ static void print_decode(struct summary *s, bool experts)
         "    read                             %s per token; %s prefetched, %.0f %% of that used\n",
         FB_SIZE((uint64_t)read), FB_SIZE((uint64_t)prefetched), over(used, prefetched) * 100);
     if (disk > 0) {
-        printf(
-            "    disk utilisation (U)             %.0f %% (%.0f to %.0f) of %s/s, measured before "
-            "loading\n",
-            u.median * 100, u.min * 100, u.max * 100, FB_SIZE((uint64_t)disk));
+        printf("    disk utilisation (U)             %.0f %% (%.0f to %.0f) of %s, measured before "
+               "loading\n",
+            u.median * 100, u.min * 100, u.max * 100, FB_RATE(disk));
         printf(
             "    roofline ratio (R)               %.2f times the speed of reading every weight\n",
             SPREAD(s, BENCH_FOREBAY, roofline_ratio).median);

@@ -25,19 +25,21 @@
 #include "os/cpu.h"
 #include "os/memory.h"
 #include "os/output.h"
+#include "os/save.h"
 #include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 /* --- Where --------------------------------------------------------------------------------- */
 
-/* Other files of that name must not be replaced or deleted. */
+/* Other files with the sidecar's name, or with that of its partial file, must not be replaced or
+ * deleted. */
 static enum forebay_status check_output(const char *path, struct forebay_error *err)
 {
-    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_detect(path))) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
-            "%.200s exists and is not a sidecar", path);
-    }
-    return FOREBAY_OK;
+    char partial[4096 + 16];
+    enum forebay_status status = fb_sidecar_check_path(path, err);
+    return status == FOREBAY_OK && fb_sidecar_partial_path(path, partial, sizeof partial)
+               ? fb_sidecar_check_path(partial, err)
+               : status;
 }
 
 /* `output`, or else beside the model, or else in the cache directory. */
@@ -45,8 +47,7 @@ static enum forebay_status choose_path(const struct fb_preflight *p, const char 
     size_t cap, struct forebay_error *err)
 {
     if (output) {
-        int n = snprintf(path, cap, "%s", output);
-        if (n <= 0 || (size_t)n >= cap) {
+        if (!*output || !fb_path_resolve(output, path, cap)) {
             return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file with -o.",
                 "%.100s cannot be the name of a sidecar", output);
         }
@@ -54,7 +55,7 @@ static enum forebay_status choose_path(const struct fb_preflight *p, const char 
     }
     for (int cached = 0; cached < 2; cached++) {
         if (fb_sidecar_path(p->catalog, cached, path, cap) && fb_path_writable(path)) {
-            return FOREBAY_OK;
+            return check_output(path, err);
         }
     }
     return fb_fail(err, FOREBAY_E_IO, "Name a file with -o.",
@@ -198,7 +199,10 @@ static enum forebay_status remove_both(const char *path, int *n, struct forebay_
 {
     char partial[4096 + 16];
     bool removed;
-    enum forebay_status status = fb_path_remove(path, &removed, err);
+    enum forebay_status status = check_output(path, err);
+    if (status == FOREBAY_OK) {
+        status = fb_path_remove(path, &removed, err);
+    }
     *n += status == FOREBAY_OK && removed;
     if (status == FOREBAY_OK && fb_sidecar_partial_path(path, partial, sizeof partial)) {
         status = fb_path_remove(partial, &removed, err);
@@ -215,8 +219,7 @@ enum forebay_status forebay_optimize_remove(
     int count = 0;
     enum forebay_status status = FOREBAY_OK;
     if (output) {
-        status = check_output(output, err);
-        status = status == FOREBAY_OK ? remove_both(output, &count, err) : status;
+        status = remove_both(output, &count, err);
     } else if ((status = fb_catalog_open(path, false, &catalog, err)) == FOREBAY_OK) {
         for (int cached = 0; cached < 2 && status == FOREBAY_OK; cached++) {
             if (fb_sidecar_path(catalog, cached, place, sizeof place)) {

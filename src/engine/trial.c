@@ -10,6 +10,7 @@
 #include "engine/guard.h"
 #include "os/child.h"
 #include "os/dirs.h"
+#include "os/save.h"
 
 /* --- Models that loaded ---------------------------------------------------------------------- */
 

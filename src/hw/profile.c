@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "os/dirs.h"
+#include "os/save.h"
 
 #define FORMAT 5 /* version of the file; files of others are ignored */
 

@@ -138,8 +138,7 @@ enum forebay_status fb_output_sync(
     return errnum ? failed(o, errnum, "write", err) : FOREBAY_OK;
 }
 
-/* The directory of the path. */
-static void directory_of(const char *path, char *dir, size_t cap)
+void fb_path_directory(const char *path, char *dir, size_t cap)
 {
     const char *slash = strrchr(path, '/');
     size_t n = slash ? (size_t)(slash - path) : 0;
@@ -153,7 +152,7 @@ static void directory_of(const char *path, char *dir, size_t cap)
 static void sync_directory(const char *path)
 {
     char dir[4096];
-    directory_of(path, dir, sizeof dir);
+    fb_path_directory(path, dir, sizeof dir);
     int fd = open(dir, O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         (void)fsync(fd);
@@ -179,7 +178,7 @@ uint64_t fb_disk_free(const char *path)
 {
     char dir[4096];
     struct statvfs fs;
-    directory_of(path, dir, sizeof dir);
+    fb_path_directory(path, dir, sizeof dir);
     return statvfs(dir, &fs) ? UINT64_MAX : (uint64_t)fs.f_bavail * fs.f_frsize;
 }
 
@@ -192,7 +191,7 @@ uint64_t fb_path_disk_bytes(const char *path)
 bool fb_path_writable(const char *path)
 {
     char dir[4096];
-    directory_of(path, dir, sizeof dir);
+    fb_path_directory(path, dir, sizeof dir);
     return access(dir, W_OK | X_OK) == 0;
 }
 
@@ -205,6 +204,12 @@ bool fb_path_is_no_file(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+bool fb_path_is_empty(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && st.st_size == 0;
 }
 
 enum forebay_status fb_path_remove(const char *path, bool *removed, struct forebay_error *err)

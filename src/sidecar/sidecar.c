@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "os/dirs.h"
+#include "os/output.h"
 #include "sidecar/format.h"
 
 /* More than any model needs: limits the allocation for a hostile head with a valid checksum. */
@@ -141,6 +142,19 @@ bool fb_sidecar_detect(const char *path)
               fb_sidecar_has_magic(bytes);
     fb_file_close(file);
     return is;
+}
+
+bool fb_path_holds_weights(const char *path)
+{
+    struct fb_file *file;
+    char magic[4];
+    if (fb_path_is_no_file(path) || fb_file_open(path, false, &file, NULL) != FOREBAY_OK) {
+        return false;
+    }
+    bool gguf = fb_file_read(file, magic, sizeof magic, 0, NULL) == FOREBAY_OK &&
+                memcmp(magic, "GGUF", sizeof magic) == 0;
+    fb_file_close(file);
+    return gguf || fb_sidecar_detect(path);
 }
 
 enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_user *user,

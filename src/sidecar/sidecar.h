@@ -26,6 +26,9 @@ bool fb_sidecar_path(const struct fb_catalog *catalog, bool in_cache_dir, char *
 /* Whether the file begins as a sidecar. False when it cannot be read. */
 bool fb_sidecar_detect(const char *path);
 
+/* True if the file is a GGUF or a sidecar. False when it cannot be read. */
+bool fb_path_holds_weights(const char *path);
+
 /* Opens the sidecar at `path`. E_IO when it cannot be read, E_FORMAT when it is damaged or
  * incomplete, E_UNSUPPORTED when it was made for another model, processor, version or --no-repack;
  * the message says which. The catalogue must outlive it. */

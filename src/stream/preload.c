@@ -38,8 +38,8 @@ struct preload_position {
     int group, expert;
 };
 
-/* Opens a lease on the next experts, LEASE_MOST or the rest of a group: as many as have slots, since
- * some may have been given back. */
+/* Opens a lease on the next experts, LEASE_MOST or the rest of a group: as many as have slots,
+ * since some may have been given back. */
 static void begin(struct fb_stream *s, struct preload_position *next, struct fb_lease *lease)
 {
     const struct fb_group *group = &s->weights->groups[next->group];

@@ -119,8 +119,8 @@ void fb_stream_free(struct fb_stream *s)
     free(s);
 }
 
-/* Helps to claim the memory of slots. What there is no room for, after slots were given back, is left
- * to be claimed by its first use. False when `progress` said stop. */
+/* Helps to claim the memory of slots. What there is no room for, after slots were given back, is
+ * left to be claimed by its first use. False when `progress` said stop. */
 static bool populate_rest(struct fb_stream *s, forebay_progress progress, void *user)
 {
     enum fb_populated got = FB_POPULATED_PIECE;

@@ -3,6 +3,8 @@ import { execFile, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { promisify } from 'node:util';
 
+process.env.FOREBAY_CACHE_DIR = '/dev/null/none'; // no cache directory
+
 const LOAD_MS = 60000;
 const STOP_MS = 10000;
 
