@@ -1,4 +1,5 @@
 #include "os/dirs.h"
+#include "os/file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -45,6 +46,7 @@ bool fb_cache_path(const char *name, char *path, size_t cap)
 bool fb_file_replace(const char *path, const char *text, size_t length)
 {
     char temporary[4096];
+    fb_file_survive_limit();
     int n = snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
     FILE *f = n > 0 && (size_t)n < sizeof temporary ? fopen(temporary, "wb") : NULL;
     if (!f) {

@@ -45,6 +45,10 @@ void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length);
  * A file replaced by rename is fine: the open descriptor still reads the old one. ~1 us. */
 enum forebay_status fb_file_check(const struct fb_file *file, struct forebay_error *err);
 
+/* From now on writing beyond the limit of a file's size (ulimit -f) fails with EFBIG instead of ending
+ * the process by a signal, unless the program handles that signal. Called before files are written. */
+void fb_file_survive_limit(void);
+
 /* Makes a sparse file of `size` bytes at `path`, truncating what was there. Writes nothing. */
 enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err);
 

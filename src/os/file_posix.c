@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,6 +207,15 @@ enum forebay_status fb_file_check(const struct fb_file *file, struct forebay_err
     return fb_fail(err, FOREBAY_E_IO,
         "Do not write to a model that is in use: copy to a new name, then rename.",
         "%s was changed while in use", file->path);
+}
+
+void fb_file_survive_limit(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGXFSZ, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
+        now.sa_handler == SIG_DFL) {
+        signal(SIGXFSZ, SIG_IGN);
+    }
 }
 
 enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err)
