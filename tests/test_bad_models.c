@@ -8,11 +8,14 @@
 #include "model_files.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 
+#include "base/units.h"
 #include "forebay.h"
 #include "ggml.h"
 #include "gguf.h"
 #include "os/child.h"
+#include "synth/synth.h"
 
 #define MODEL OWN_MODELS_DIR "/fable-moe.gguf"
 
@@ -198,12 +201,45 @@ static void test_a_crash_of_llama_is_an_error(void **state)
     assert_non_null(strstr(err.message, "it crashed (signal 8)"));
 }
 
+/* --- Limits -------------------------------------------------------------------------------- */
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+static void load_with_little_address_space(void *shared, void *user)
+{
+    setrlimit(RLIMIT_AS, &(struct rlimit){2 * FB_GIB, 2 * FB_GIB});
+    run_model(user, shared);
+}
+
+static void test_a_limit_of_address_space_is_named(void **state)
+{
+    (void)state;
+    const char *path = temp_path("large.gguf");
+    struct fb_synth_shape shape;
+    struct forebay_error err = {0};
+    int death;
+    fb_synth_shape_init(&shape);
+    shape.size_bytes = 4 * FB_GIB;
+    shape.arch = "qwen3moe";
+    shape.vocab = 300;
+    assert_int_equal(fb_synth_sparse(&shape, path, NULL, &err), FOREBAY_OK);
+    assert_int_equal(
+        fb_child_run(load_with_little_address_space, (void *)path, &err, sizeof err, &death),
+        FB_CHILD_RETURNED);
+    assert_int_equal(err.status, FOREBAY_E_NOMEM);
+    assert_non_null(strstr(err.hint, "(ulimit -v) is 2.0 GiB"));
+    unlink(path);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_child_may_die),
         cmocka_unit_test(test_the_reason_of_llama_is_in_the_message),
         cmocka_unit_test(test_a_crash_of_llama_is_an_error),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+        cmocka_unit_test(test_a_limit_of_address_space_is_named),
+#endif
         cmocka_unit_test(test_types_that_kernels_know_are_not_refused),
         cmocka_unit_test(test_every_type_in_every_role_runs_or_is_refused),
     };

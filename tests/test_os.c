@@ -475,6 +475,32 @@ static void test_a_populator_is_stopped(void **state)
     fb_populator_end(NULL);
 }
 
+static bool can_read(const void *at)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    ssize_t n = write(ends[1], at, 1);
+    assert_true(n == 1 || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return n == 1;
+}
+
+static void test_space_is_inaccessible_until_it_is_allowed(void **state)
+{
+    (void)state;
+    uint64_t page = fb_vm_page_size(), size = 1024 * FB_GIB;
+    unsigned char *base = fb_vm_reserve_space(size, true);
+    assert_non_null(base);
+    assert_false(can_read(base));
+    assert_true(fb_vm_allow(base + 3 * page, 2 * page));
+    base[3 * page] = base[5 * page - 1] = 1;
+    assert_false(can_read(base + 3 * page - 1));
+    assert_true(can_read(base + 5 * page - 1));
+    assert_false(can_read(base + 5 * page));
+    fb_vm_release(base, size);
+}
+
 static void test_discard_whole_pages_only(void **state)
 {
     (void)state;
@@ -922,6 +948,7 @@ int main(void)
         cmocka_unit_test(test_populate_keeps_contents),
         cmocka_unit_test(test_a_populator_populates_all),
         cmocka_unit_test(test_a_populator_is_stopped),
+        cmocka_unit_test(test_space_is_inaccessible_until_it_is_allowed),
         cmocka_unit_test(test_a_populator_leaves_the_reserve_and_what_is_withdrawn),
         cmocka_unit_test(test_discard_whole_pages_only),
         cmocka_unit_test(test_forbid_faults),

@@ -111,8 +111,9 @@ static uint64_t available_for_weights(uint64_t rest)
     struct fb_memory_state state;
     fb_memory_state(&state);
     uint64_t reserve = fb_memory_reserve(&state), headroom = fb_memory_headroom(&state);
-    rest += reserve + reserve / 2;
-    return headroom - fb_min(headroom, rest);
+    uint64_t promised = fb_vm_promised();
+    headroom -= fb_min(headroom, rest + reserve + reserve / 2);
+    return fb_min(headroom, promised - fb_min(promised, rest));
 }
 
 /* Memory beside the weights that are planned, of which the process has `now_bytes` already. */

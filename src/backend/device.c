@@ -97,6 +97,9 @@ static bool buffer_copy(
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
     const struct device_buffer *b = buffer->context;
+    if (!b->compute) {
+        return; /* weights are not there */
+    }
     uint64_t whole = value == 0 ? fb_round_down(buffer->size, fb_vm_page_size()) : 0;
     fb_vm_discard(b->base, whole);
     memset((char *)b->base + whole, value, buffer->size - whole);
@@ -134,9 +137,11 @@ static ggml_backend_buffer_t new_buffer(
     return ggml_backend_buffer_init(buft, buffer_table, b, size);
 }
 
+/* Nobody touches the address space of weights; buffers of a context are computed with. */
 static ggml_backend_buffer_t buft_alloc(ggml_backend_buffer_type_t buft, size_t size)
 {
-    void *base = fb_vm_reserve(size, false);
+    bool weights = fb_device.bound && !fb_device.bound->weights;
+    void *base = weights ? fb_vm_reserve_space(size, false) : fb_vm_reserve(size, false);
     return base ? new_buffer(buft, base, size, false) : NULL;
 }
 

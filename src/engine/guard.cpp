@@ -15,6 +15,7 @@
 extern "C" {
 #include "base/error.h"
 #include "base/log.h"
+#include "os/memory.h"
 }
 
 static thread_local bool guarded;
@@ -165,6 +166,12 @@ static enum forebay_status guard_model(
     std::string why;
     if (fb_guarded(call, why)) {
         return FOREBAY_OK;
+    }
+    if (why.find("allocate FOREBAY") != std::string::npos) { /* only address space */
+        char hint[160];
+        fb_vm_limit_text(hint, sizeof hint);
+        return fb_fail(err, FOREBAY_E_NOMEM, hint,
+            "cannot %s: the system refuses address space for its weights", what);
     }
     bool memory = why.find("alloc") != std::string::npos || why.find("memory") != std::string::npos;
     return fb_fail(err, FOREBAY_E_LLAMA,

@@ -1,5 +1,6 @@
 /* dirs_posix.c - see dirs.h. */
 #include "os/dirs.h"
+#include "os/file.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -51,11 +51,16 @@ void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length);
  * Once, before other threads use the file. */
 enum forebay_status fb_file_remember(struct fb_file *file, struct forebay_error *err);
 
-/* E_IO when the open file has been truncated or written since fb_file_open: its size has changed, or
- * its mtime and, if it is remembered, its content. A file that was replaced by a rename is fine: the
- * descriptor still reads the old one. Takes 1 us, and after each change of the mtime the time to
+/* E_IO when the open file has been truncated or written since fb_file_open: its size has changed,
+ * or its mtime and, if it is remembered, its content. A file that was replaced by a rename is fine:
+ * the descriptor still reads the old one. Takes 1 us, and after each change of the mtime the time to
  * read the samples. */
 enum forebay_status fb_file_check(struct fb_file *file, struct forebay_error *err);
+
+/* From now on writing beyond the limit of a file's size (ulimit -f) fails with EFBIG instead of
+ * ending the process by a signal, unless the program handles that signal. Called before files are
+ * written. */
+void fb_file_survive_limit(void);
 
 /* Creates a sparse file of `size` bytes at `path`, or truncates the existing one to zeros. Writes
  * no data. */

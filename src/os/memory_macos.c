@@ -63,6 +63,16 @@ uint64_t fb_os_written_bytes(void)
 }
 
 /* Apple's processors have 16 KiB pages and no larger ones for ordinary programs. */
+uint64_t fb_vm_commit_left(void)
+{
+    return UINT64_MAX;
+}
+
+uint64_t fb_vm_data_bytes(void)
+{
+    return 0;
+}
+
 void fb_vm_advise_huge(void *base, size_t size)
 {
     (void)base;

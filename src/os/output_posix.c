@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "os/file.h"
 #include "os/output_platform.h"
 
 struct fb_output {
@@ -31,7 +32,8 @@ static const char *hint_for(int errnum)
         return "Free some space and run the command again: it continues where it stopped. Or use "
                "another disk.";
     case EFBIG:
-        return "The file system cannot hold a file of this size: use another disk.";
+        return "The file system, or ulimit -f, has a smaller limit for one file: raise it, or use "
+               "another disk.";
     case EACCES:
     case EPERM:
     case EROFS:
@@ -52,6 +54,7 @@ enum forebay_status fb_output_open(
     const char *path, struct fb_output **out, struct forebay_error *err)
 {
     struct stat st;
+    fb_file_survive_limit();
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
     if (fd < 0) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno, hint_for(errno), "cannot write %s", path);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/units.h"
+#include "os/file.h"
 #include "os/output.h"
 
 #define PATH_CAP 4096
@@ -90,6 +91,7 @@ int fb_path_check_output(const char *path)
 /* The descriptor of a new file, or -1. */
 static int make_temporary(const char *path, char *temporary, size_t cap)
 {
+    fb_file_survive_limit();
     unsigned number = (unsigned)fb_now_ns() ^ (unsigned)getpid() << 8;
     for (int attempt = 0; attempt < 100; attempt++) {
         int n = snprintf(temporary, cap, "%s.%08x.tmp", path, number + (unsigned)attempt);

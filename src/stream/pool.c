@@ -82,12 +82,23 @@ static void copy_slot(struct fb_pool *pool, int from, int to)
     }
 }
 
+/* Makes the memory behind the last slot accessible. False: the system promises no more memory. */
+static bool allow_another(struct fb_pool *pool)
+{
+    bool allowed = true;
+    for (int p = 0; p < pool->n_parts && allowed; p++) {
+        allowed = fb_vm_allow(
+            pool->memory[p] + (uint64_t)pool->n_slots * pool->stride[p], pool->stride[p]);
+    }
+    return allowed;
+}
+
 bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache)
 {
     int last = from->n_slots - 1;
     if (!can_trade(from) || !can_trade(to) || to->n_slots == to->room ||
-        fb_cache_pinned(cache, from_index, last)) {
+        fb_cache_pinned(cache, from_index, last) || !allow_another(to)) {
         return false;
     }
     fb_cache_drop(cache, from_index, slot);

@@ -83,8 +83,8 @@ static bool reserve_pool(struct fb_pool *pool)
     for (int p = 0; p < pool->n_parts; p++) {
         uint64_t planned = (uint64_t)pool->n_slots * pool->stride[p];
         pool->memory_bytes[p] = (uint64_t)pool->room * pool->stride[p];
-        pool->memory[p] = fb_vm_reserve(pool->memory_bytes[p], true);
-        if (!pool->memory[p]) {
+        pool->memory[p] = fb_vm_reserve_space(pool->memory_bytes[p], true);
+        if (!pool->memory[p] || !fb_vm_allow(pool->memory[p], planned)) {
             return false;
         }
         fb_vm_small_pages(pool->memory[p] + planned, pool->memory_bytes[p] - planned);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "os/memory.h"
 #include "stream/components.h"
 #include "stream/preload.h"
 
@@ -30,9 +31,9 @@ const char *fb_stream_default_policy(bool shared)
 
 static enum forebay_status no_memory(const char *what, struct forebay_error *err)
 {
-    return fb_fail(err, FOREBAY_E_NOMEM,
-        "Lower --mem, or lift the address space limit (ulimit -v).", "cannot reserve memory for %s",
-        what);
+    char hint[160];
+    fb_vm_limit_text(hint, sizeof hint);
+    return fb_fail(err, FOREBAY_E_NOMEM, hint, "cannot reserve memory for %s", what);
 }
 
 static bool is_absent(void *user, int group, int expert)

@@ -305,6 +305,18 @@ static uint64_t largest_row(const struct fb_synth_model *model)
     return most;
 }
 
+/* Before anything is written: a disk that fills up is everybody's trouble. Holes take no space. */
+static enum forebay_status check_space(
+    const struct gguf_writer *w, const char *path, struct forebay_error *err)
+{
+    uint64_t free_bytes = fb_disk_free(path);
+    if (w->source->hole || w->total <= free_bytes) {
+        return FOREBAY_OK;
+    }
+    return fb_fail(err, FOREBAY_E_IO, "Free some space, write to another disk, or make it smaller.",
+        "%s needs %s, and there is %s of space", path, FB_SIZE(w->total), FB_SIZE(free_bytes));
+}
+
 enum forebay_status fb_synth_write(const struct fb_synth_model *model,
     const struct fb_synth_source *source, const struct fb_synth_output *output, const char *path,
     struct fb_synth_report *report, struct forebay_error *err)
@@ -316,6 +328,9 @@ enum forebay_status fb_synth_write(const struct fb_synth_model *model,
         .total = fb_synth_model_bytes(model)};
     divide(&w);
     enum forebay_status status = name_parts(&w, path, err);
+    if (status == FOREBAY_OK) {
+        status = check_space(&w, path, err);
+    }
     w.chunk = status == FOREBAY_OK ? fb_xmalloc((size_t)w.chunk_bytes) : NULL;
     uint64_t bytes = 0;
     for (int i = 0; i < w.n_parts && status == FOREBAY_OK; i++) {
