@@ -2,12 +2,13 @@
 #   make JOBS=N                       number of parallel compilations (default: one per core)
 #   make FOREBAY_LLAMA_SOURCE=DIR     uses your own llama.cpp checkout instead of the pinned version
 PREFIX ?= /usr/local
+SECONDS ?= 1800
 export FOREBAY_LLAMA_SOURCE JOBS
 
 SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*/*.[ch] tests/*.cpp)
 
 .PHONY: build help demo demo-clean check check-quick check-bare device-check asan tsan load \
-	aarch64 install format format-check lint clean
+	hostile aarch64 install format format-check lint clean
 
 build: ## build everything into build/release
 	@scripts/build.sh release
@@ -39,9 +40,12 @@ asan: ## run the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 tsan: ## run the tests under ThreadSanitizer
 	@scripts/check.sh tsan
 
-load: ## load-test a server under AddressSanitizer for two minutes (needs ../shared)
+load: ## load-test a server under AddressSanitizer for two minutes
 	@scripts/build.sh asan
-	@node tests/load.mjs build/asan/forebay ../shared/models/stories260K-moe8.gguf 120
+	@node tests/load.mjs build/asan/forebay models/fable-moe.gguf 120
+
+hostile: build ## 30 minutes (SECONDS=N) of hostile clients against a server in 400 MiB
+	@node tests/load.mjs build/release/forebay models/fable-moe.gguf $(SECONDS) 400M
 
 aarch64: ## compile every file for 64-bit ARM, without running anything
 	@scripts/aarch64.sh

@@ -1,19 +1,25 @@
 // load.mjs - well-behaved clients among malformed, slow and vanishing ones.
-//   node tests/load.mjs FOREBAY MODEL SECONDS
+//   node tests/load.mjs FOREBAY MODEL SECONDS [LIMIT]
 // Clients of all kinds connect in random order, the same each time. Afterwards no request may be
 // active or waiting and no descriptor open, and the server must end when asked to; one that is
-// built with AddressSanitizer then also reports its leaks. Reports in TAP.
+// built with AddressSanitizer then also reports its leaks. Good requests are answered, or refused
+// with Retry-After, within 5 s. With LIMIT (400M), the server runs in a container of that size with
+// three quarters of it as --mem, and must stay within it. Reports in TAP.
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 
-import { Server } from './clients/server.mjs';
+import { Server, canLimit } from './clients/server.mjs';
 import { eventually, runTests, test } from './clients/tap.mjs';
 
-const [program, model, secondsText] = process.argv.slice(2);
+const [program, model, secondsText, limitText] = process.argv.slice(2);
 const seconds = Number(secondsText);
+const contained = limitText && canLimit(limitText); // else --mem is checked all the same
 const CLIENTS = 16;
+const CONNECTIONS = 64;
+const GOOD_MS = 5000;
+const DRAIN_S = 2;
 const KEY = 'sesame';
 const PROMPT = 'Once upon a time';
 
@@ -80,7 +86,7 @@ const withLength = (path, body) =>
 let server, name, wanted; // `wanted`: the correct answer to PROMPT
 const statuses = {};
 const wrong = [];
-let answered = 0, refused = 0;
+let answered = 0, refused = 0, slowestGood = 0;
 
 // Counts a status; one that is not allowed for this kind of client is reported at the end.
 function note(kind, status, allowed) {
@@ -101,7 +107,9 @@ const clients = {
     async good() {
         const body = JSON.stringify({ model: name, prompt: PROMPT, temperature: 0,
             max_tokens: 16 });
+        const start = Date.now();
         const { status, headers, text } = await ask(server.port, '/v1/completions', body);
+        slowestGood = Math.max(slowestGood, Date.now() - start);
         note('good', status, [200, ...BUSY]);
         if (status === 200) {
             answered++;
@@ -167,7 +175,7 @@ const clients = {
                 await sleep(20);
             }
         });
-        note('writesSlowly', status, [200, 408, ...BUSY]);
+        note('writesSlowly', status, [0, 200, ...BUSY]); // 0: another connection got its place
     },
 
     async neverFinishes() { // stays connected with half a request
@@ -270,11 +278,72 @@ const clients = {
     },
 };
 
+// A body of about `bytes` that is expensive to parse: a piece repeated.
+function expansive(bytes) {
+    const [start, piece, end] = pick([['{"prompt":[', '[],', '[]]}'], ['{"prompt":[', '{},', '1]}'],
+        ['{"messages":[', '"",', '1]}'], ['{"x":{"a":0', ',"a":0', '}}'],
+        ['{"messages":[', '{"role":"user","content":"x"},', '1]}'],
+        ['{"tools":[', '{"a":{"b":[{}]}},', '1]}'], ['{"prompt":"', 'word ', '"}'],
+        ['{"prompt":"', '\\u00e9', '"}'], ['{"prompt":[', '1,', '1]}']]);
+    return start + piece.repeat(Math.ceil(bytes / piece.length)) + end;
+}
+
+Object.assign(clients, {
+    async sendsExpansive() {
+        const body = expansive(pick([10000, 300000, 3000000, 15000000]));
+        const status = await raw(server.port, (socket) =>
+            socket.write(withLength(pick([...paths, '/v1/messages', '/v1/messages/count_tokens']),
+                body)));
+        note('sendsExpansive', status, [0, 400, 404, 413, ...BUSY]);
+    },
+
+    async neverFinishesLarge() { // megabytes, but not the last byte
+        await raw(server.port, (socket) => {
+            socket.write(head(paths[0], random(2) ? 'content-length: 16000000\r\n\r\n'
+                : 'transfer-encoding: chunked\r\n\r\nf42400\r\n'));
+            socket.write(Buffer.alloc(1000000 * (1 + random(12)), ' '));
+        }, 2000 + random(3000));
+    },
+
+    async hoardsSockets() { // more than the server has places for
+        await Promise.all(Array.from({ length: 20 + random(60) }, () =>
+            raw(server.port, (socket) => random(2) && socket.write('GET /v1/mod'), 1000)));
+    },
+
+    async sendsAmbiguous() {
+        const bytes = pick(['transfer-encoding: chunked\r\ncontent-length: 4\r\n',
+            'content-length: 4\r\ncontent-length: 5\r\n', 'content-length : 4\r\n',
+            'x: a\0b\r\ncontent-length: 0\r\n', 'transfer-encoding: x\r\n', 'host: y\r\n',
+            'x: a\r\n b: c\r\ncontent-length: 0\r\n']);
+        const status = await raw(server.port,
+            (socket) => socket.write(`${head(paths[0], bytes)}\r\n0\r\n\r\n`));
+        note('sendsAmbiguous', status, [0, 400]);
+    },
+
+    async asksForMuch() { // as many choices and figures as can be
+        const body = chatBody({ n: 4, max_tokens: 60, logprobs: true, top_logprobs: 20,
+            stream: random(2) === 1 });
+        const status = await raw(server.port, (socket) => socket.write(withLength(paths[0], body)),
+            5000);
+        note('asksForMuch', status, [0, 200, ...BUSY]);
+    },
+
+    async sendsLongWord() {
+        const text = pick(['ACGT', 'a', '9', '!', '<|user|>x', 'é']).repeat(8000);
+        const { status } = await ask(server.port, pick(['/v1/completions',
+            '/v1/messages/count_tokens']), JSON.stringify({ model: name, prompt: text,
+            max_tokens: 2, messages: [{ role: 'user', content: text }] }));
+        note('sendsLongWord', status, [200, 400, 413, ...BUSY]);
+    },
+});
+
 /* --- The tests ---------------------------------------------------------------------------- */
 
-const descriptors = () => readdirSync(`/proc/${server.child.pid}/fd`).length;
+const descriptors = () => readdirSync(`/proc/${server.pid}/fd`).length;
 const isLinux = process.platform === 'linux';
-let before, slowest = 0;
+const residentBytes = () => 1024 * Number(
+    /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, 'utf8'))?.[1]);
+let before, slowest = 0, peak = 0;
 
 async function worker(end) {
     const kinds = Object.keys(clients);
@@ -290,22 +359,34 @@ async function watchHealth(end) {
         const { status } = await ask(server.port, '/health').catch(() => ({ status: 0 }));
         note('health', status, [200]);
         slowest = Math.max(slowest, Date.now() - start);
+        peak = Math.max(peak, isLinux ? residentBytes() : 0);
         await sleep(100);
     }
 }
 
-const options = ['--ctx', '2048', '--parallel', '4', '--api-key', KEY, '--weights-mem', '2500K',
-    '-t', '1'];
-server = await Server.start(program, model, options);
+const options = ['--ctx', '2048', '--parallel', '4', '--api-key', KEY, '-t', '1',
+    '--connections', String(CONNECTIONS), '--drain', String(DRAIN_S)];
+const memBytes = limitText && Math.floor(parseInt(limitText, 10) * 3 / 4) << 20;
+if (limitText) {
+    options.push('--mem', String(memBytes));
+} else {
+    options.push('--weights-mem', '2500K');
+}
+server = await Server.start(program, model, options, contained ? limitText : undefined);
 server.headers = { authorization: `Bearer ${KEY}` };
 name = JSON.parse((await ask(server.port, '/v1/models')).text).data[0].id;
 const first = await ask(server.port, '/v1/completions',
     JSON.stringify({ model: name, prompt: PROMPT, temperature: 0, max_tokens: 16 }));
 wanted = JSON.parse(first.text).choices[0].text;
+// Long prompts, so that the KV cache and buffers are in memory before the figures are taken.
+await Promise.all(Array.from({ length: 4 }, (_, i) => ask(server.port, '/v1/completions',
+    JSON.stringify({ model: name, prompt: `${i} ${'word '.repeat(900)}`, max_tokens: 4 }))));
 before = isLinux ? descriptors() : 0;
+const firstBytes = isLinux ? residentBytes() : 0;
 
 test('every client gets a status that it deserves', async () => {
     const end = Date.now() + seconds * 1000;
+    peak = 0;
     await Promise.all([watchHealth(end), ...Array.from({ length: CLIENTS }, () => worker(end))]);
     for (const [kind, counts] of Object.entries(statuses)) {
         const list = Object.entries(counts).map(([s, n]) => `${n} x ${s}`);
@@ -315,10 +396,24 @@ test('every client gets a status that it deserves', async () => {
 });
 
 test('good requests were answered among the bad ones', () => {
-    console.log(`# ${answered} answered, ${refused} refused; /health took ${slowest} ms at most`);
+    console.log(`# ${answered} answered, ${refused} refused, after ${slowestGood} ms at most; ` +
+        `/health took ${slowest} ms at most; ${peak >> 20} MiB resident at most`);
     assert.ok(answered >= seconds, `${answered} in ${seconds} s`);
+    assert.ok(slowestGood < GOOD_MS, `a good request took ${slowestGood} ms`);
     assert.ok(slowest < 3000, `/health took ${slowest} ms`);
 });
+
+if (limitText && isLinux) {
+    test('the memory limit was kept', () => {
+        assert.ok(peak < memBytes, `${peak >> 20} MiB resident at most`);
+    });
+
+    test('the memory that requests took is returned', () => eventually(() => {
+        const bytes = residentBytes();
+        assert.ok(bytes < firstBytes + (16 << 20),
+            `${bytes >> 20} MiB resident, ${firstBytes >> 20} before`);
+    }, 10000));
+}
 
 test('no request is active or waiting afterwards', () => eventually(async () => {
     const figures = await server.metrics();
@@ -333,8 +428,16 @@ test('no descriptor is left open', () => eventually(() => {
         `${isLinux && descriptors()} open, ${before} before`);
 }, 10000));
 
-test('the server ends when asked to, and leaks nothing', async () => {
+test('the server ends when asked to, whatever runs, and leaks nothing', async () => {
+    for (let i = 0; i < 4; i++) {
+        raw(server.port, (socket) => socket.write(withLength(paths[0], longBody())), 20000);
+        raw(server.port, (socket) => socket.write(head(paths[0], 'content-length: 9\r\n\r\n')));
+    }
+    await sleep(200);
+    const start = Date.now();
     assert.deepEqual(await server.stop(), { code: 0, signal: null });
+    const took = Date.now() - start;
+    assert.ok(took < (DRAIN_S + 5) * 1000, `after ${took} ms`);
 });
 
 if (!await runTests({ limitMs: (seconds + 60) * 1000 })) {

@@ -9,10 +9,12 @@
 #include "os/thread.h"
 #include "os/timed_wait.h"
 
-#define SECOND_NS 1000000000u
-#define MS_NS     1000000u
-#define ROOM_WAIT (100 * (uint64_t)MS_NS)
-#define BUCKETS   256
+#define SECOND_NS     1000000000u
+#define MS_NS         1000000u
+#define ROOM_WAIT_NS  (1000 * (uint64_t)MS_NS)
+#define EVICT_WAIT_NS (100 * (uint64_t)MS_NS)
+#define GRACE_NS      (500 * (uint64_t)MS_NS) /* for a client that has just connected */
+#define BUCKETS       256
 
 struct fb_connections {
     uint64_t wait_ns;
@@ -98,26 +100,33 @@ static struct fb_connection *victim(struct fb_connections *cs)
     return NULL;
 }
 
-static void evict(struct fb_connections *cs)
+/* Evicts a connection that has had `grace_ns` to send its request. Returns when one will have. */
+static uint64_t evict(struct fb_connections *cs, uint64_t grace_ns)
 {
     struct fb_connection *c = victim(cs);
-    if (c) {
+    uint64_t now = fb_now_ns(), since = c ? c->at_ns - cs->wait_ns : now;
+    if (c && now - since >= grace_ns) {
         end(cs, c);
+        return now;
     }
+    return since + grace_ns;
 }
 
 bool fb_connections_reserve(struct fb_connections *cs)
 {
-    uint64_t until = fb_now_ns() + ROOM_WAIT;
-    bool in_time = true, room = false;
+    uint64_t until = fb_now_ns() + ROOM_WAIT_NS;
+    bool room = false;
     pthread_mutex_lock(&cs->lock);
-    while (!room && in_time) {
+    do {
+        uint64_t next = until;
         if (cs->n_open - cs->n_ended >= cs->max) {
-            evict(cs);
+            next = fb_min(until, evict(cs, GRACE_NS) + MS_NS);
         }
         room = cs->n_open < cs->max + FB_CONNECTIONS_SURPLUS;
-        in_time = room || fb_timed_wait(&cs->changed_count, &cs->lock, until);
-    }
+        if (!room) {
+            fb_timed_wait(&cs->changed_count, &cs->lock, next);
+        }
+    } while (!room && fb_now_ns() < until);
     cs->n_open += room;
     pthread_mutex_unlock(&cs->lock);
     return room;
@@ -132,11 +141,11 @@ void fb_connections_unreserve(struct fb_connections *cs)
 
 void fb_connections_evict(struct fb_connections *cs)
 {
-    uint64_t until = fb_now_ns() + ROOM_WAIT;
+    uint64_t until = fb_now_ns() + EVICT_WAIT_NS;
     bool in_time = true;
     pthread_mutex_lock(&cs->lock);
     int before = cs->n_open;
-    evict(cs);
+    evict(cs, 0);
     while (cs->n_open >= before && in_time) {
         in_time = fb_timed_wait(&cs->changed_count, &cs->lock, until);
     }

@@ -10,8 +10,9 @@
  * do not extend them. (libmicrohttpd's own timeout is for silence, and spins in its last second.)
  *
  * When all places are occupied, a new connection gets the place of one that is receiving: of the
- * client that has most of these, the one that began first. If all are being answered, there are a few
- * surplus places, where clients can be told to come back later.
+ * client that has most of these, the one that began first, but not before it had half a second. If
+ * all are being answered, there are a few surplus places, where clients can be told to come back
+ * later.
  *
  * A socket is only shut down while it is open: libmicrohttpd closes it after it has notified us,
  * and fb_connection_close is called in that notification. Thread-safe.
@@ -47,7 +48,7 @@ struct fb_connections *fb_connections_new(int seconds, int max);
 void fb_connections_free(struct fb_connections *connections);
 
 /* Reserves a place for a connection that will be opened, by evicting one if necessary; blocks for at
- * most 100 ms. False if there is still no room. */
+ * most a second. False if there is still no room. */
 bool fb_connections_reserve(struct fb_connections *connections);
 /* A connection with a reserved place will not be opened. */
 void fb_connections_unreserve(struct fb_connections *connections);

@@ -45,7 +45,6 @@
 #define HEADERS_MAX_BYTES ((size_t)64 << 10)
 #define DISCARD_FACTOR    4 /* a body of more than this times the limit is cut off */
 #define SHARE_STEP        (16 * FB_KIB)
-#define ROOM_TRIES        10 /* of 100 ms, for a new connection */
 #define LOADED_WAIT_NS    (3 * (uint64_t)1000000000)
 #define SEND_MS           2000 /* for the last bytes of cancelled answers */
 
@@ -128,12 +127,7 @@ static void on_connection(void *user, struct MHD_Connection *connection, void **
 static void add_connection(
     struct fb_server *s, int fd, const struct sockaddr *address, socklen_t length)
 {
-    int tries = 1;
-    bool room;
-    while (!(room = fb_connections_reserve(s->connections)) && tries < ROOM_TRIES) {
-        tries++;
-    }
-    if (!room) {
+    if (!fb_connections_reserve(s->connections)) {
         close(fd);
     } else if (MHD_add_connection(s->daemon, fd, address, length) != MHD_YES) {
         fb_connections_unreserve(s->connections);

@@ -1,12 +1,23 @@
 // server.mjs - starts and stops `forebay serve` on a free loopback port; runs `forebay run`.
-import { execFile, spawn } from 'node:child_process';
+import { execFile, spawn, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { promisify } from 'node:util';
 
 process.env.FOREBAY_CACHE_DIR = '/dev/null/none'; // no cache directory
-
+const LIMITER = new URL('../../scripts/limit.sh', import.meta.url).pathname;
 const LOAD_MS = 60000;
 const STOP_MS = 10000;
+
+// True if a process can be put into a container of that size.
+export function canLimit(size) {
+    return spawnSync(LIMITER, [size], { stdio: 'ignore' }).status === 0;
+}
+
+// The process that a shell waits for.
+function childOf(pid) {
+    return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')[0]);
+}
 
 function freePort() {
     return new Promise((resolve, reject) => {
@@ -20,23 +31,25 @@ function freePort() {
 }
 
 export class Server {
-    // Starts the program and returns when /health is 200.
-    static async start(program, model, options) {
+    // Starts the program and returns when /health is 200; in a container of `limit` if that is set.
+    static async start(program, model, options, limit) {
         const port = await freePort();
         const args = ['serve', model, '--port', String(port), ...options];
         const server = new Server();
         server.url = `http://127.0.0.1:${port}`;
         server.port = port;
         server.log = '';
-        server.child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+        const command = limit ? [LIMITER, limit, program, ...args] : [program, ...args];
+        server.child = spawn(command[0], command.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
         server.ended = new Promise((resolve) => {
             server.child.on('exit', (code, signal) => resolve({ code, signal }));
         });
         for (const stream of [server.child.stdout, server.child.stderr]) {
             stream.on('data', (data) => (server.log += data));
         }
-        process.on('exit', () => server.child.kill('SIGKILL')); // in any case
+        process.on('exit', () => server.kill('SIGKILL')); // in any case
         await server.ready();
+        server.pid = limit ? childOf(server.child.pid) : server.child.pid;
         return server;
     }
 
@@ -65,10 +78,18 @@ export class Server {
         return figures;
     }
 
+    kill(signal) {
+        try {
+            process.kill(this.pid ?? this.child.pid, signal);
+        } catch {
+            // it has ended
+        }
+    }
+
     // Sends SIGTERM. Returns {code, signal} of the end; SIGKILL follows after STOP_MS.
     async stop() {
-        this.child.kill('SIGTERM');
-        const timer = setTimeout(() => this.child.kill('SIGKILL'), STOP_MS);
+        this.kill('SIGTERM');
+        const timer = setTimeout(() => this.kill('SIGKILL'), STOP_MS);
         const how = await this.ended;
         clearTimeout(timer);
         return how;
