@@ -407,6 +407,27 @@ static void test_a_file_is_replaced_whole_or_not_at_all(void **state)
     free(large);
 }
 
+/* Something else under the name of a cache file neither blocks nor is read, and what is written is
+ * the user's alone. */
+static void test_a_cache_file_is_a_file(void **state)
+{
+    (void)state;
+    struct fb_profile p;
+    const char *why;
+    remove(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_null(fb_file_open_text(path));
+    assert_false(fb_profile_load(path, "machine", 1, &p, &why));
+    assert_string_equal(why, "there is none yet");
+    mode_t mask = umask(0);
+    assert_true(fb_file_replace(path, "{}", 2)); /* the FIFO is replaced, too */
+    umask(mask);
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    assert_int_equal(st.st_mode, S_IFREG | 0600);
+    remove(path);
+}
+
 static void test_what_cannot_be_written_is_said(void **state)
 {
     (void)state;
@@ -433,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_disks_are_found_while_they_are_fresh),
         cmocka_unit_test(test_the_oldest_disk_goes_when_there_is_no_room),
         cmocka_unit_test(test_a_file_is_replaced_whole_or_not_at_all),
+        cmocka_unit_test(test_a_cache_file_is_a_file),
         cmocka_unit_test(test_what_cannot_be_written_is_said),
     };
     return cmocka_run_group_tests_name("profile", tests, make_dir, remove_dir);

@@ -172,8 +172,12 @@ struct fb_history *fb_history_open(const struct fb_weights *ws)
         h->path[0] = 0;
         return h;
     }
-    json_error_t error;
-    json_t *root = json_load_file(h->path, 0, &error);
+    json_error_t error = {.line = -1};
+    FILE *file = fb_file_open_text(h->path);
+    json_t *root = file ? json_loadf(file, 0, &error) : NULL;
+    if (file) {
+        fclose(file);
+    }
     if ((root || error.line > 0) && !read_file(root, h)) {
         fb_warn("%s is damaged: the history of this model starts anew", h->path);
         forget(h);

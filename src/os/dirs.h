@@ -2,6 +2,8 @@
 #ifndef FB_OS_DIRS_H
 #define FB_OS_DIRS_H
 
+#include <stdio.h>
+
 #include "forebay.h"
 
 /* Writes the path of `name` ("profile.json", "models/x.json") in this user's cache directory for
@@ -9,7 +11,12 @@
  * False when there is none or it cannot be made: then nothing is kept. */
 bool fb_cache_path(const char *name, char *path, size_t cap);
 
-/* Replaces the file at `path` by `text` as a whole: nobody ever reads half of it. False on failure. */
+/* Opens a regular file for reading; NULL for one that is missing or another kind (a FIFO would
+ * block for ever). The caller closes it. */
+FILE *fb_file_open_text(const char *path);
+
+/* Replaces the file at `path` by `text` as a whole: nobody ever reads half of it. Only its owner
+ * can access it. False on failure. */
 bool fb_file_replace(const char *path, const char *text, size_t length);
 
 #endif

@@ -1,6 +1,7 @@
 #include "os/dirs.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,8 +47,14 @@ bool fb_file_replace(const char *path, const char *text, size_t length)
 {
     char temporary[4096];
     int n = snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
-    FILE *f = n > 0 && (size_t)n < sizeof temporary ? fopen(temporary, "wb") : NULL;
+    bool fits = n > 0 && (size_t)n < sizeof temporary;
+    int flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    int fd = fits ? open(temporary, flags, 0600) : -1;
+    FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
     if (!f) {
+        if (fd >= 0) {
+            close(fd);
+        }
         return false;
     }
     bool written = fwrite(text, 1, length, f) == length;
@@ -57,4 +64,15 @@ bool fb_file_replace(const char *path, const char *text, size_t length)
         return false;
     }
     return true;
+}
+
+FILE *fb_file_open_text(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    FILE *f = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? fdopen(fd, "rb") : NULL;
+    if (!f && fd >= 0) {
+        close(fd);
+    }
+    return f;
 }
