@@ -143,9 +143,10 @@ static enum forebay_status measure_once(
     struct fb_preflight *p = user;
     fb_preflight_end_measuring(p);
     p->measuring = new_binding(p, true);
+    fb_llama_overrides_init(&p->overrides, &p->options, p->catalog);
     return fb_guard_measure(p->catalog->files[0]->path,
-        fb_llama_model_params(&p->options, &p->devices),
-        fb_llama_context_params(&p->options, &p->devices, true), needs, err);
+        fb_llama_model_params(&p->options, &p->devices, &p->overrides),
+        fb_llama_context_params(&p->options, &p->devices, &p->overrides, true), needs, err);
 }
 
 /* Measures without a device, then with as many layers on it as fit. */
