@@ -30,7 +30,7 @@ synth: base os model GGML
 sim: base io cache stream model plan
 backend: base os stream model sidecar plan GGML
 engine: base os io model sidecar hw plan stream backend GGML LLAMA jansson.h
-serve: base jansson.h microhttpd.h pthread.h unistd.h dirent.h sys/stat.h sys/socket.h arpa/inet.h netdb.h
+serve: base jansson.h microhttpd.h pthread.h unistd.h dirent.h fcntl.h sys/stat.h sys/socket.h arpa/inet.h netdb.h
 cmd: base unistd.h signal.h jansson.h bench_run.c=sys/wait.h line.c=histedit.h serve.c=serve/server.h synth.c=synth/synth.h sim.c=sim/sim.h verify.c=serve/service.h
 '
 # The C library is ISO C (and strings.h). Everything else of the system is for os and io alone (SYSTEM).

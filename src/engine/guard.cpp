@@ -155,6 +155,19 @@ enum forebay_status fb_guard_decode(
     });
 }
 
+enum forebay_status fb_guard_load_state(struct llama_context *ctx, const char *path, int seq,
+    uint32_t n, uint64_t *bytes, uint64_t *again, struct forebay_error *err)
+{
+    return guard(err, "", "restore a sequence", [&] {
+        std::vector<llama_token> tokens(n);
+        size_t got = 0;
+        *bytes = llama_state_seq_load_file(ctx, path, seq, tokens.data(), n, &got);
+        /* A file has magic, version, n and tokens where a buffer has magic and sequence. */
+        *again = llama_state_seq_get_size(ctx, seq) + (1 + (uint64_t)n) * sizeof(uint32_t);
+        return *bytes > 0 && got == n;
+    });
+}
+
 enum forebay_status fb_guard_tokenize(const struct llama_vocab *vocab, const char *text,
     int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
     struct forebay_error *err)

@@ -66,9 +66,4 @@ enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
 /* First byte of the records. */
 uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head);
 
-/* What can be checked of a model without reading it all: its headers and some blocks of each file,
- * in one checksum. */
-enum forebay_status fb_sidecar_fingerprint(
-    const struct fb_catalog *catalog, uint64_t *out, struct forebay_error *err);
-
 #endif

@@ -81,4 +81,9 @@ bool fb_sidecar_right(
 void fb_sidecar_complain(
     struct fb_sidecar *sidecar, const struct fb_sidecar_weight *weight, int unit, const char *why);
 
+/* What can be checked of a model without reading it all: its headers and some blocks of each file,
+ * in one checksum. */
+enum forebay_status fb_sidecar_fingerprint(
+    const struct fb_catalog *catalog, uint64_t *out, struct forebay_error *err);
+
 #endif

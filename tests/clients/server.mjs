@@ -21,7 +21,8 @@ export class Server {
     // Starts the program and returns when /health is 200.
     static async start(program, model, options) {
         const port = await freePort();
-        const args = ['serve', model, '--port', String(port), ...options];
+        /* Reuse is seen in prompts of less than a batch only with --reuse all. */
+        const args = ['serve', model, '--port', String(port), '--reuse', 'all', ...options];
         const server = new Server();
         server.url = `http://127.0.0.1:${port}`;
         server.port = port;
