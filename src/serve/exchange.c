@@ -12,8 +12,8 @@
 
 #define PRESENCE_MS         250 /* between two checks whether the client is still there */
 #define TURN_MS             20  /* to wait for one of several choices before the next is tried */
-#define FIRST_WAIT_NS       (5 * (uint64_t)1000000000)  /* for an error, before a stream begins */
-#define JOB_BYTES_PER_TOKEN 16                          /* of a prompt: its token and its text */
+#define FIRST_WAIT_NS       (5 * (uint64_t)1000000000) /* for an error, before a stream begins */
+#define JOB_BYTES_PER_TOKEN 16                         /* of a prompt: its token and its text */
 #define FLIGHT_MAX          16 /* jobs of one request that wait or run at a time */
 #define KEEP_ALIVE_NS       (10 * (uint64_t)1000000000) /* of silence */
 
