@@ -537,8 +537,9 @@ FOREBAY_API bool forebay_chat_has_tools(const struct forebay_chat *chat);
  *      json_schema (a schema), grammar (GBNF), enable_thinking, reasoning_effort,
  *      chat_template_kwargs, add_generation_prompt, continue_final_message
  * Others are ignored. A last message of the assistant is continued, unless add_generation_prompt is
- * true or continue_final_message is false: the reply is what follows it. The name of a control token within a message is text, whatever the role: only
- * the template makes control tokens. E_USAGE with llama.cpp's message on failure. */
+ * true or continue_final_message is false: the reply is what follows it. The name of a control
+ * token within a message is text, whatever the role: only the template makes control tokens.
+ * E_USAGE with llama.cpp's message on failure. */
 FOREBAY_API enum forebay_status forebay_chat_render(const struct forebay_chat *chat,
     const char *request, size_t length, struct forebay_prompt **out, struct forebay_error *err);
 

@@ -1,4 +1,5 @@
-/* environment.c - linked to every test: without ctest, too, none uses this user's cache directory. */
+/* environment.c - linked to every test: without ctest, too, none uses this user's cache directory.
+ * */
 #include <stdlib.h>
 
 __attribute__((constructor)) static void set_environment(void)

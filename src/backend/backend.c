@@ -22,8 +22,8 @@
 #include "base/units.h"
 #include "os/memory.h"
 
-/* How much larger the resident set of the next run may be than that of this one: 11 MiB, as seen once
- * under a memory limit. */
+/* How much larger the resident set of the next run may be than that of this one: 11 MiB, as seen
+ * once under a memory limit. */
 #define UNSURE_BYTES (16 * FB_MIB)
 
 void fb_device_register(void)

@@ -32,8 +32,8 @@ struct fb_memory_watch {
     uint64_t logged_resident_bytes;
 };
 
-/* While the stream is loaded: memory that it will take and has not yet. It is not in the headroom, so
- * that less memory than planned shows before it is taken. */
+/* While the stream is loaded: memory that it will take and has not yet. It is not in the headroom,
+ * so that less memory than planned shows before it is taken. */
 static uint64_t pending(const struct fb_memory_watch *m)
 {
     if (!atomic_load(&m->loading)) {

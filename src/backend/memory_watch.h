@@ -23,8 +23,8 @@ struct fb_memory_watch;
 
 /* Watches from now on, when the stream is made and not loaded: its memory is still to be allocated.
  * The calling thread owns the stream until it calls fb_memory_watch_loaded, and adapts it itself.
- * Without a thread for it, memory stays as planned. NULL is accepted below. `before` is a reading of
- * the processors' use from before the model was loaded. */
+ * Without a thread for it, memory stays as planned. NULL is accepted below. `before` is a reading
+ * of the processors' use from before the model was loaded. */
 struct fb_memory_watch *fb_memory_watch_start(
     struct fb_stream *stream, int n_threads, const struct fb_cpu_use *before);
 void fb_memory_watch_loaded(struct fb_memory_watch *watch);

@@ -194,8 +194,9 @@ void fb_workers_limit(struct fb_workers *w, int limit)
     if (!before && !fewer) {
         return;
     }
-    /* Pauses the threads of the pool before; those of `threadpool` may have been woken by llama.cpp,
-     * whose own backend has the same pool, and are paused, too, if they are not to compute. */
+    /* Pauses the threads of the pool before; those of `threadpool` may have been woken by
+     * llama.cpp, whose own backend has the same pool, and are paused, too, if they are not to
+     * compute. */
     compute_with(w, w->threadpool, w->n_threads);
     if (fb_workers_limited(w)) {
         compute_with(w, w->few[limit], limit);

@@ -301,8 +301,8 @@ static std::string wanted_schema(const common_json &request)
 /* llama.cpp writes a repetition as that many rules; it refuses more. */
 static const double repetitions_max = 2000;
 
-/* A repetition beyond what grammars can hold. A tool's schema is advice to the model, so there it is
- * reduced; a reply would break its schema. */
+/* A repetition beyond what grammars can hold. A tool's schema is advice to the model, so there it
+ * is reduced; a reply would break its schema. */
 static void limit_repetition(const std::string &key, common_json &number, bool of_tool)
 {
     double wanted = number.get<double>();

@@ -36,7 +36,8 @@ int fb_machine_threads(void);
 
 /* Fills the profile with the known rates, measures the missing ones and saves them. Without a cache
  * directory nothing is measured unless `again`. What was measured while the machine was busy counts
- * only as long as it is busy (other_cores of the profile); then it is measured again. Blocks for seconds while measuring. E_CANCELLED. */
+ * only as long as it is busy (other_cores of the profile); then it is measured again. Blocks for
+ * seconds while measuring. E_CANCELLED. */
 enum forebay_status fb_machine_profile(
     const struct fb_machine_request *request, struct fb_profile *out, struct forebay_error *err);
 

@@ -119,8 +119,8 @@ struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pend
 
 /* Memory of the process without the model: the program, the file's header and llama.cpp's copy of
  * the vocabulary. From the file and not from the resident set, which differs from run to run; only
- * what a program that we are a part of held before is added. Measured: 17 MiB for 1,000 tokens, 42 MiB
- * for 150,000, whose header has 3.4 MiB. */
+ * what a program that we are a part of held before is added. Measured: 17 MiB for 1,000 tokens, 42
+ * MiB for 150,000, whose header has 3.4 MiB. */
 static uint64_t own_bytes(const struct fb_preflight *p)
 {
     uint64_t header = p->catalog->n_tensors ? p->catalog->tensors[0].offset : 0;

@@ -1,4 +1,4 @@
-/* library.h - finds the directory of a loaded shared library, and functions of it that called us. */
+/* library.h - finds a loaded shared library's directory, and functions of it that called us. */
 #ifndef FB_OS_LIBRARY_H
 #define FB_OS_LIBRARY_H
 

@@ -71,14 +71,14 @@ void *fb_vm_reserve(uint64_t size, bool huge);
 /* Unmaps a whole reservation. NULL is fine. */
 void fb_vm_release(void *base, uint64_t size);
 
-/* The same, but inaccessible until fb_vm_allow makes parts readable and writable. Inaccessible parts
- * count neither as memory that the system has promised (vm.overcommit_memory=2) nor as data of the
- * process (ulimit -d). False: refused, nothing has changed. */
+/* The same, but inaccessible until fb_vm_allow makes parts readable and writable. Inaccessible
+ * parts count neither as memory that the system has promised (vm.overcommit_memory=2) nor as data
+ * of the process (ulimit -d). False: refused, nothing has changed. */
 void *fb_vm_reserve_space(uint64_t size, bool huge);
 bool fb_vm_allow(void *base, uint64_t size);
 
-/* Writable memory that the system would still promise this process; UINT64_MAX: no limit but that of
- * the memory itself. */
+/* Writable memory that the system would still promise this process; UINT64_MAX: no limit but that
+ * of the memory itself. */
 uint64_t fb_vm_promised(void);
 
 /* The limit on address space or promised memory that keeps this process from reserving more, as a

@@ -1,8 +1,9 @@
 /*
- * populate_posix.c - see populate.h. Ranges are cut into pieces, and each piece is a small state machine:
+ * populate_posix.c - see populate.h. Ranges are cut into pieces, and each piece is a small state
+ * machine:
  *
  *      waiting ---> busy ---> done          taken by the thread or by fb_populator_help
- *         |  ^-------'                      given back: there is no room, or only its end is withdrawn
+ *         |  ^-------'                      given back: no room, or only its end is withdrawn
  *         '-----------------> done          withdrawn
  *
  * Only the one who made a piece busy touches it.

@@ -2,7 +2,8 @@
  * request_memory.h - bounds the memory that requests take before they are jobs: bodies being
  * received, parsed and turned into prompts.
  *
- *      open --> receiving: the share grows with the body --received--> parsing: grows by an estimate
+ *      open --> receiving: the share grows with the body --received--> parsing: grows by an
+ * estimate
  *          --> the prompt is made: shrinks to what the job needs --> close
  *
  * All shares together never exceed the memory that the server has for them. A share that finds no

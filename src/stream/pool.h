@@ -46,8 +46,8 @@ void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int
 
 /* Moves the memory of one slot to another pool. The content of `slot` is dropped, the last slot of
  * `from` takes its place, and `to` has one more slot, which is free. Returns false and changes
- * nothing when the last slot is pinned, `to` has no room or gets no memory, or either pool has users or fewer than
- * max_slots. */
+ * nothing when the last slot is pinned, `to` has no room or gets no memory, or either pool has
+ * users or fewer than max_slots. */
 bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache);
 
