@@ -34,6 +34,8 @@ struct fb_speed_inputs {
     double disk_bytes_per_s, disk_latency_s;
     double disk_burst;         /* at least 1: how many times as fast after a rest */
     double foreseen;           /* share of the experts read that lookahead reads ahead */
+    uint64_t context_bytes;    /* KV cache and intermediate results: zeroed when loading */
+    uint64_t unclaimed_bytes;  /* weights that llama.cpp keeps: read when loading */
     uint64_t other_bytes;      /* weights that llama.cpp keeps and a token touches */
     double attention_s;        /* of one token, and ... */
     double prompt_attention_s; /* ... of one of a prompt's many */
@@ -50,6 +52,7 @@ struct fb_speed {
     double hit_rate; /* of expert requests */
     double read_bytes;
     double read_s, compute_s, unpack_s;
+    double load_s;     /* reading what is resident, and allocating the memory for the rest */
     const char *limit; /* "the disk", "computing", "repacking" */
 };
 
