@@ -151,7 +151,8 @@ struct forebay_model_options {
     uint64_t mem_bytes;         /* budget of the whole process; 0: a safe default */
     uint64_t weights_mem_bytes; /* budget of the weights alone; 0: what mem_bytes leaves */
     uint64_t caller_bytes;      /* of mem_bytes, that the caller itself will use */
-    uint32_t ctx;   /* tokens of each sequence; 0: as many as trained for, at most 4096 */
+    uint32_t ctx;   /* tokens of each sequence; 0: as many as trained for, if an eighth of mem_bytes
+                     * is enough for them, but up to 4096 in any case (plain: at most 4096) */
     uint32_t batch; /* tokens per pass, at most ctx; 0: 512, up to 2048 when experts are streamed */
     uint32_t n_seq; /* sequences that grow at the same time, each up to ctx tokens; 0: 1 */
     uint32_t n_kept;        /* further sequences, which share the room of the others; 256 in all */
@@ -217,6 +218,9 @@ struct forebay_placement {
     int n_experts;                  /* experts over all layers, without those on a device */
     bool fits;                      /* all weights are in memory once the model is loaded */
     uint32_t batch;                 /* tokens per pass, as given or chosen */
+    uint32_t ctx;                   /* tokens of each sequence, as given or chosen */
+    uint32_t ctx_trained;           /* as the file says */
+    bool ctx_by_memory; /* no context was given: ctx follows from budget and ctx_trained */
     struct forebay_device_use device;
 };
 FOREBAY_API void forebay_model_placement(

@@ -266,6 +266,7 @@ static void test_weights_in_memory_are_not_read(void **state)
     struct fb_speed plain, kept;
     example_init(&e);
     e.in.plan = NULL;
+    e.plan.everything_fits = true;
     fb_estimate(&e.in, &plain);
     e.in.plan = &e.plan;
     e.resident[0] = true;
@@ -648,6 +649,28 @@ static void test_slots_of_any_cost_are_within_one_of_the_best(void **state)
     assert_true(compared > 5 * N_CASES);
 }
 
+static void test_the_time_of_loading_worked_by_hand(void **state)
+{
+    (void)state;
+    struct example e;
+    struct fb_speed s;
+    example_init(&e);
+    e.in.unclaimed_bytes = 2000;
+    e.in.context_bytes = 5000000000; /* zeroed in 2 s */
+    fb_estimate(&e.in, &s);          /* the matrix is streamed, experts are empty slots */
+    assert_true(fabs(s.load_s - (2000 / 4000.0 + 2 + 0.4)) < 1e-5);
+    e.resident[0] = true;
+    fb_estimate(&e.in, &s); /* read in 2 s, repacked in 0.5 s meanwhile */
+    assert_true(fabs(s.load_s - (0.5 + 2 + 2 + 0.4)) < 1e-5);
+    e.plan.everything_fits = true;
+    fb_estimate(&e.in, &s); /* and four experts of 1000 bytes */
+    assert_true(fabs(s.load_s - (0.5 + 2 + 1 + 2 + 0.4)) < 1e-5);
+    e.plan.total_bytes = 2500000000;
+    fb_estimate(&e.in, &s);
+    assert_true(fabs(s.load_s - (0.5 + 2 + 1 + 2 + 1 + 0.4)) < 1e-5);
+    example_release(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -660,6 +683,7 @@ int main(void)
         cmocka_unit_test(test_bytes_read_do_not_depend_on_the_disk),
         cmocka_unit_test(test_a_pool_that_one_token_empties_never_hits),
         cmocka_unit_test(test_weights_in_memory_are_not_read),
+        cmocka_unit_test(test_the_time_of_loading_worked_by_hand),
         cmocka_unit_test(test_every_estimate_is_sane),
         cmocka_unit_test(test_a_faster_disk_never_estimates_slower),
         cmocka_unit_test(test_more_slots_never_estimate_slower),

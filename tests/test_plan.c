@@ -4,6 +4,7 @@
  */
 #include "weights_fixture.h"
 
+#include "plan/context.h"
 #include "plan/plan.h"
 
 #define N_MODELS 300
@@ -433,6 +434,33 @@ static void test_a_layer_of_few_experts_gets_them_all(void **state)
     model_close(&m);
 }
 
+/* --- The context ---------------------------------------------------------------------------- */
+
+static void test_the_default_context_follows_from_memory(void **state)
+{
+    (void)state;
+    struct fb_context_inputs in = {.budget_bytes = 16 * FB_GIB,
+        .fits_bytes = 30 * FB_GIB,
+        .least_bytes = 384 * FB_MIB, /* 96 KiB per token */
+        .least = 4096,
+        .trained = 262144};
+    assert_int_equal(fb_context_default(&in), 21760); /* of 2 GiB: 21845 */
+    in.trained = 8192;
+    assert_int_equal(fb_context_default(&in), 8192);
+    in.trained = 262144;
+    in.budget_bytes = FB_GIB; /* an eighth is not enough for the least */
+    assert_int_equal(fb_context_default(&in), 4096);
+    in.budget_bytes = 16 * FB_GIB;
+    in.fits_bytes = 16 * FB_GIB - 96 * FB_MIB; /* a model that fits stays in memory */
+    assert_int_equal(fb_context_default(&in), 5120);
+    in.fits_bytes = 8 * FB_GIB;
+    assert_int_equal(fb_context_default(&in), 21760);
+    in.least_bytes = 0; /* no memory of the past */
+    assert_int_equal(fb_context_default(&in), 262144);
+    in.trained = 0; /* unknown */
+    assert_int_equal(fb_context_default(&in), 4096);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -448,6 +476,7 @@ int main(void)
         cmocka_unit_test(test_a_large_output_matrix_is_resident),
         cmocka_unit_test(test_layers_share_a_pool_until_each_has_slots_for_a_token),
         cmocka_unit_test(test_a_layer_of_few_experts_gets_them_all),
+        cmocka_unit_test(test_the_default_context_follows_from_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -93,6 +93,22 @@ static void print_device(const struct forebay_device_use *use, int n_layers)
     fprintf(stderr, ", %s\n", FB_SIZE(use->bytes));
 }
 
+void figures_print_context(FILE *out, const struct forebay_placement *p)
+{
+    if (!p->ctx_by_memory) {
+        return;
+    }
+    if (p->ctx_trained > p->ctx) {
+        fprintf(out,
+            "context: %u tokens, by memory: an eighth of it at most (the model allows %u); --ctx "
+            "sets "
+            "it\n",
+            p->ctx, p->ctx_trained);
+    } else {
+        fprintf(out, "context: %u tokens, as trained; --ctx sets it\n", p->ctx);
+    }
+}
+
 void figures_print(const struct forebay_stats *s, const struct forebay_placement *placement)
 {
     fprintf(stderr,
@@ -106,6 +122,7 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
     if (placement->device.bytes) {
         print_device(&placement->device, placement->n_layers);
     }
+    figures_print_context(stderr, placement);
     if (placement->fits) {
         fprintf(stderr, "memory: peak %s of a budget of %s; the model fits\n",
             FB_SIZE(s->peak_rss_bytes), FB_SIZE(s->budget_bytes));

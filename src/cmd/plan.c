@@ -14,6 +14,7 @@
 
 #include "base/units.h"
 #include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/options.h"
 #include "cmd/progress.h"
 
@@ -52,6 +53,7 @@ static void print_memory(const struct forebay_placement *p)
     printf("disk: %s of %s of weights are read when needed",
         FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, in_memory)), FB_SIZE(p->weights_bytes));
     printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", FB_SIZE(p->streamed_bytes));
+    figures_print_context(stdout, p);
     if (!p->fits) {
         printf(
             "the smallest budget for this model is %" PRIu64 " MiB\n", p->minimum_bytes / FB_MIB);
@@ -212,7 +214,8 @@ int cmd_plan(int argc, char **argv)
             .target = &o.mem_bytes, .min = 1, .max = 0x1p62},
         {CMD_SIZE, 0, "weights-mem", "SIZE", "memory limit of the weights alone (for experiments)",
             .target = &o.weights_mem_bytes, .min = 1, .max = 0x1p62},
-        {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096",
+        {CMD_UINT32, 'c', "ctx", "N",
+            "tokens of context; default: as trained, if an eighth of the memory is enough",
             .target = &o.ctx, .min = 1, .max = 1 << 24},
         {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default: 512 to 2048)",
             .target = &o.batch, .min = 1, .max = 1 << 20},

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "cmd/cmd.h"
+#include "cmd/figures.h"
 #include "cmd/progress.h"
 #include "cmd/shared_options.h"
 #include "serve/server.h"
@@ -317,6 +318,9 @@ static enum forebay_status run(struct serve_options *o, struct forebay_error *er
     }
     if (status == FOREBAY_OK) {
         if (!o->quiet) {
+            struct forebay_placement placement;
+            forebay_model_placement(model, &placement);
+            figures_print_context(stderr, &placement);
             print_endpoint(o, fb_server_port(server), true);
         }
         serve(o, service, server);

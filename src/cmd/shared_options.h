@@ -36,7 +36,8 @@
         "free memory less a reserve", .target = &(m)->mem_bytes, .min = 1, .max = 0x1p62}, \
     {CMD_SIZE, 0, "weights-mem", "SIZE", "memory limit of the weights alone (for experiments)", \
         .target = &(m)->weights_mem_bytes, .min = 1, .max = 0x1p62}, \
-    {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, at most 4096", \
+    {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, if an eighth " \
+        "of the memory is enough", \
         .target = &(m)->ctx, .min = 1, .max = 1 << 24}, \
     {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default: 512 to 2048)", \
         .target = &(m)->batch, .min = 1, .max = 1 << 20}, \

@@ -250,8 +250,10 @@ static enum forebay_status one_run(
         forebay_sampler_free(ref->seqs[i].sampler);
         ref->seqs[i].sampler = NULL;
     }
-    if (status == FOREBAY_OK && plain) { /* offload the same layers in the second run */
+    if (status == FOREBAY_OK &&
+        plain) { /* the same context and offloaded layers in the second run */
         struct forebay_placement placement;
+        o->model.ctx = forebay_model_ctx(model);
         forebay_model_placement(model, &placement);
         o->model.device_mem_bytes = placement.device.room_bytes;
         memcpy(ref->device, placement.device.name, sizeof ref->device);

@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#include "model/meta.h"
+
 /* How far off estimates were: with earlier runs of the model to go by, without them, and where not
  * even the processor was measured. */
 #define RANGE_SEEN    0.15
@@ -37,6 +39,10 @@ struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
         .n_layers = p->catalog->n_layer,
         .fits = !plan || plan->everything_fits,
         .batch = p->options.batch,
+        .ctx = p->options.ctx,
+        .ctx_trained =
+            (uint32_t)fb_meta_arch_uint(p->catalog->meta, p->catalog->arch, "context_length", 0),
+        .ctx_by_memory = p->ctx_by_memory,
         .device = describe_device(p),
     };
     if (!plan) {
@@ -60,14 +66,13 @@ struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
     return out;
 }
 
-struct forebay_speed fb_describe_speed(const struct fb_preflight *p, const struct fb_plan *plan,
-    const struct fb_speed *speed, double disk_bytes_per_s)
+struct forebay_speed fb_describe_speed(
+    const struct fb_preflight *p, const struct fb_speed *speed, double disk_bytes_per_s)
 {
     const struct forebay_model_options *o = &p->options;
     bool seen = p->history && fb_history_compute_s(p->history, o->threads, o->repack) > 0;
     bool measured = p->profile.n_rates > 0;
     double range = seen ? RANGE_SEEN : measured ? RANGE_UNSEEN : RANGE_GUESSED;
-    double load_bytes = (double)(plan ? plan->resident_bytes : p->catalog->tensor_bytes);
     return (struct forebay_speed){
         .decode_tok_per_s = speed->decode_tok_per_s,
         .decode_low = speed->decode_tok_per_s * (1 - range),
@@ -77,7 +82,7 @@ struct forebay_speed fb_describe_speed(const struct fb_preflight *p, const struc
         .prompt_high = speed->prompt_tok_per_s * (1 + RANGE_PROMPT),
         .time_to_first_token_s =
             speed->prompt_tok_per_s > 0 ? o->batch / speed->prompt_tok_per_s : 0,
-        .load_s = disk_bytes_per_s > 0 ? load_bytes / disk_bytes_per_s : 0,
+        .load_s = disk_bytes_per_s > 0 ? speed->load_s : 0,
         .hit_rate = speed->hit_rate,
         .read_bytes = speed->read_bytes,
         .read_s = speed->read_s,

@@ -9,8 +9,8 @@
 struct forebay_placement fb_describe_placement(const struct fb_preflight *preflight,
     struct fb_binding *binding, const struct fb_plan *plan, uint64_t context_bytes);
 
-/* An estimate for `plan` (may be NULL) on a disk of this speed (0: unknown), with its range. */
-struct forebay_speed fb_describe_speed(const struct fb_preflight *preflight,
-    const struct fb_plan *plan, const struct fb_speed *speed, double disk_bytes_per_s);
+/* An estimate on a disk of this speed (0: unknown), with its range. */
+struct forebay_speed fb_describe_speed(
+    const struct fb_preflight *preflight, const struct fb_speed *speed, double disk_bytes_per_s);
 
 #endif

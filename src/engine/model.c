@@ -224,7 +224,7 @@ void forebay_model_placement(const struct forebay_model *m, struct forebay_place
 void forebay_model_speed(const struct forebay_model *m, struct forebay_speed *out)
 {
     const struct fb_preflight *p = m->preflight;
-    *out = fb_describe_speed(p, m->plan, &p->speed, p->disk.bytes_per_s);
+    *out = fb_describe_speed(p, &p->speed, p->disk.bytes_per_s);
 }
 
 int forebay_model_n_vocab(const struct forebay_model *m)

@@ -7,9 +7,9 @@
 #include "io/io.h"
 #include "model/meta.h"
 #include "os/memory.h"
+#include "plan/context.h"
 
 #define BATCH_DEFAULT 512
-#define CTX_DEFAULT   4096
 #define CELLS_MAX     (1u << 30)
 
 void forebay_model_options_init(struct forebay_model_options *options)
@@ -52,7 +52,7 @@ enum forebay_status fb_options_fill_ctx(
     struct forebay_model_options *o, const struct fb_catalog *catalog, struct forebay_error *err)
 {
     uint64_t trained = fb_meta_arch_uint(catalog->meta, catalog->arch, "context_length", 0);
-    uint64_t usual = trained > 0 ? fb_min(trained, CTX_DEFAULT) : CTX_DEFAULT;
+    uint64_t usual = trained > 0 ? fb_min(trained, FB_CONTEXT_LEAST) : FB_CONTEXT_LEAST;
     o->ctx = o->ctx ? o->ctx : (uint32_t)usual;
     o->batch = (uint32_t)fb_min(o->batch, o->ctx);
     if ((uint64_t)o->ctx * o->n_seq > CELLS_MAX) {
@@ -60,6 +60,13 @@ enum forebay_status fb_options_fill_ctx(
             "a context of %u tokens for each of %u sequences is too much", o->ctx, o->n_seq);
     }
     return FOREBAY_OK;
+}
+
+uint32_t fb_options_longest_ctx(
+    const struct forebay_model_options *o, const struct fb_catalog *catalog)
+{
+    uint64_t trained = fb_meta_arch_uint(catalog->meta, catalog->arch, "context_length", 0);
+    return (uint32_t)fb_max(o->ctx, fb_min(trained, CELLS_MAX / o->n_seq));
 }
 
 uint32_t fb_options_sequences(const struct forebay_model_options *o)

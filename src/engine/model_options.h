@@ -13,10 +13,15 @@
 enum forebay_status fb_options_fill(
     struct forebay_model_options *options, struct forebay_error *err);
 
-/* Fills in `ctx`, once the file is known, and limits `batch` to it. E_USAGE when the context is too
+/* Fills in `ctx` with the least default, once the file is known, and limits `batch` to it. E_USAGE when the context is too
  * large for all sequences together. */
 enum forebay_status fb_options_fill_ctx(struct forebay_model_options *options,
     const struct fb_catalog *catalog, struct forebay_error *err);
+
+/* The longest context that the model was trained for and that all sequences may have; at least
+ * `ctx`. */
+uint32_t fb_options_longest_ctx(
+    const struct forebay_model_options *options, const struct fb_catalog *catalog);
 
 /* Sequences that a session may use: those that grow and those that are kept. */
 uint32_t fb_options_sequences(const struct forebay_model_options *options);

@@ -85,6 +85,7 @@ enum forebay_status forebay_plan_new(const char *path, const struct forebay_mode
     }
     struct forebay_plan *plan = fb_xcalloc(1, sizeof *plan);
     plan->preflight = preflight;
+    fb_preflight_probe_disk(preflight); /* for the time of loading, if nothing is read later */
     describe_layers(plan);
     *out = plan;
     return FOREBAY_OK;
@@ -119,7 +120,7 @@ void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes, do
         used = larger;
     }
     fb_preflight_estimate(p, ws, used, disk, fb_preflight_usual_past(p), &speed);
-    *out = fb_describe_speed(p, used, &speed, disk);
+    *out = fb_describe_speed(p, &speed, disk);
     fb_plan_free(larger);
 }
 

@@ -28,6 +28,7 @@
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
+#include "plan/context.h"
 
 /* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST
  * tokens, until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read
@@ -230,8 +231,11 @@ static enum forebay_status gather(struct fb_preflight *p, struct forebay_error *
 }
 
 /* As the options say, or measured on the file that will be read. */
-static void probe_disk(struct fb_preflight *p)
+void fb_preflight_probe_disk(struct fb_preflight *p)
 {
+    if (p->disk.bytes_per_s > 0) {
+        return;
+    }
     struct fb_file *sidecar = p->sidecar ? fb_sidecar_file(p->sidecar) : NULL;
     if (p->options.disk_bytes_per_s > 0) {
         p->disk = (struct fb_disk_figures){
@@ -300,6 +304,41 @@ static enum forebay_status plan_streaming(
     return status;
 }
 
+/* Memory that grows with the context. */
+static uint64_t growing_bytes(const struct fb_preflight *p)
+{
+    return p->needs.kv_bytes +
+           2 * sizeof(float) * (uint64_t)fb_options_cells(&p->options) * p->options.batch;
+}
+
+/* Lengthens the context beyond the least one, as far as the memory allows (plan/context.h), and
+ * measures again. */
+static enum forebay_status lengthen_context(struct fb_preflight *p, struct forebay_error *err)
+{
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    uint32_t least = p->options.ctx;
+    struct fb_context_inputs in = {
+        .budget_bytes = fb_min(p->options.mem_bytes, fb_memory_default_budget()),
+        .fits_bytes = p->minimum_bytes - fb_plan_minimum(ws) + ws->dense_bytes + ws->expert_bytes,
+        .least_bytes = growing_bytes(p),
+        .least = least,
+        .trained = fb_options_longest_ctx(&p->options, p->catalog),
+    };
+    uint64_t results = p->needs.compute_bytes;
+    p->options.ctx = fb_context_default(&in);
+    if (p->options.ctx == least) {
+        return FOREBAY_OK;
+    }
+    struct forebay_error unused;
+    enum forebay_status status = measure_devices(p, &unused);
+    uint64_t grown = p->needs.compute_bytes - fb_min(results, p->needs.compute_bytes);
+    if (status == FOREBAY_OK && grown <= fb_max(results, in.budget_bytes / BATCH_SHARE)) {
+        return status;
+    }
+    p->options.ctx = least;
+    return measure_devices(p, err);
+}
+
 static enum forebay_status measure_and_plan(
     struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {
@@ -308,12 +347,19 @@ static enum forebay_status measure_and_plan(
         return status;
     }
     p->minimum_bytes = least_bytes(p);
+    if (p->ctx_by_memory && p->options.mem_bytes >= p->minimum_bytes &&
+        !p->options.weights_mem_bytes) {
+        status = lengthen_context(p, err);
+        if (status != FOREBAY_OK) {
+            return status;
+        }
+    }
     status = gather(p, err);
     if (status == FOREBAY_OK) {
         status = plan_streaming(p, choose_batch, err);
     }
     if (status == FOREBAY_OK && !p->plan->everything_fits) {
-        probe_disk(p);
+        fb_preflight_probe_disk(p);
     }
     if (status == FOREBAY_OK && !fb_devices_used(&p->devices)) { /* GPUs are never measured */
         fb_preflight_estimate(p, fb_binding_weights(p->measuring), p->plan, p->disk.bytes_per_s,
@@ -331,9 +377,11 @@ static enum forebay_status measure(
         return FOREBAY_OK; /* nothing to place; our device stays unknown to llama.cpp */
     }
     fb_device_register();
+    uint32_t least_ctx = p->options.ctx;
     enum forebay_status status = measure_and_plan(p, choose_batch, err);
     if (status == FOREBAY_E_NOFIT && p->devices.shared && strcmp(p->options.device, "auto") == 0) {
         fb_devices_release(&p->devices);
+        p->options.ctx = least_ctx;
         status = measure_and_plan(p, choose_batch, err);
     }
     return status;
@@ -388,6 +436,8 @@ void fb_preflight_estimate(const struct fb_preflight *p, const struct fb_weights
         .disk_burst = p->disk.burst,
         .disk_latency_s = p->disk.latency_s,
         .other_bytes = touched > ours ? touched - ours : 0,
+        .context_bytes = p->needs.kv_bytes + p->needs.compute_bytes,
+        .unclaimed_bytes = fb_preflight_unclaimed_bytes(p, ws),
         .lookahead = o->lookahead > 0 ? fb_history_lookahead(p->history) : 0,
         .attention_s = fb_preflight_attention_s(p, past, false),
         .prompt_attention_s = fb_preflight_attention_s(p, o->batch / 2.0, true),
@@ -409,6 +459,7 @@ static enum forebay_status open_model(
 {
     enum forebay_status status = fb_libs_load(err);
     *choose_batch = p->options.batch == 0;
+    p->ctx_by_memory = p->options.ctx == 0 && !p->options.plain;
     if (status == FOREBAY_OK) {
         status = fb_options_fill(&p->options, err);
     }

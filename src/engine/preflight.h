@@ -43,6 +43,7 @@ struct fb_preflight {
     struct fb_history *history;
     struct fb_curves *curves;
     struct fb_plan *plan;  /* NULL: llama.cpp holds all weights itself */
+    bool ctx_by_memory;    /* no context was given: its length follows from the memory */
     uint64_t before_bytes; /* resident set of the process before the preflight */
     uint64_t
         minimum_bytes; /* smallest mem_bytes; the same whatever mem_bytes is; 0 without a plan */
@@ -66,6 +67,9 @@ enum forebay_status fb_preflight_new_weights(const char *path,
 
 /* Call it after freeing the model that was loaded by it. NULL is accepted. */
 void fb_preflight_free(struct fb_preflight *preflight);
+
+/* Measures the disk that the plan reads from when loading, unless that has been done. 0.3 s. */
+void fb_preflight_probe_disk(struct fb_preflight *preflight);
 
 /* Frees the binding that was used to measure, so that a new one can claim weights. */
 void fb_preflight_end_measuring(struct fb_preflight *preflight);

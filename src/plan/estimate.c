@@ -17,6 +17,10 @@
 /* Rates where the profile has none for a type. */
 #define USUAL_DECODE 8e9
 #define USUAL_BATCH  5e10
+/* Bytes per second of memory that is touched for the first time (zeroed by the system). */
+#define TOUCH 2.5e9
+/* The preflight, which probes the disk, and the small parts of llama.cpp's load. */
+#define PREPARE_S 0.4
 
 struct rates {
     double decode, batch, experts, unpack;
@@ -214,9 +218,33 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
     out->prompt_tok_per_s = n / seconds;
 }
 
+/* Everything that is kept is read once, and repacked meanwhile; all memory is touched for the first
+ * time. llama.cpp reads its own part before that. */
+static double load_time(const struct fb_speed_inputs *in)
+{
+    const struct fb_weights *ws = in->weights;
+    const struct fb_plan *plan = in->plan;
+    double read_bytes = 0, unpack = 0;
+    for (int i = 0; i < ws->n_weights; i++) {
+        const struct fb_weight *w = &ws->weights[i];
+        int n = w->group >= 0 ? ws->groups[w->group].n_expert : 1;
+        bool kept = !plan || plan->everything_fits || (w->group < 0 && plan->resident[i]);
+        if (kept) {
+            double bytes = (double)w->file_bytes * n;
+            read_bytes += bytes;
+            unpack += w->arrival == FB_UNPACK_REPACK ? bytes / rates_of(in, w).arrive : 0;
+        }
+    }
+    double own = (double)in->unclaimed_bytes;
+    double touched = fmax(read_bytes, plan ? (double)plan->total_bytes : 0);
+    return own / in->disk_bytes_per_s + fmax(read_bytes / in->disk_bytes_per_s, unpack) +
+           (own + touched + (double)in->context_bytes) / TOUCH + PREPARE_S;
+}
+
 void fb_estimate(const struct fb_speed_inputs *in, struct fb_speed *out)
 {
     *out = (struct fb_speed){0};
     estimate_decode(in, out);
     estimate_prompt(in, out);
+    out->load_s = load_time(in);
 }

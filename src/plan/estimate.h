@@ -37,6 +37,8 @@ struct fb_speed_inputs {
     double disk_bytes_per_s, disk_latency_s;
     double disk_burst;         /* at least 1: speed after a rest, as a multiple */
     double lookahead;          /* share of the experts read that were prefetched rightly */
+    uint64_t context_bytes;    /* KV cache and intermediate results: zeroed when loading */
+    uint64_t unclaimed_bytes;  /* weights held by llama.cpp: read when loading */
     uint64_t other_bytes;      /* weights held by llama.cpp that each token uses */
     double attention_s;        /* of one generated token, and ... */
     double prompt_attention_s; /* ... of one token of a prompt */
@@ -53,6 +55,7 @@ struct fb_speed {
     double hit_rate; /* of expert requests */
     double read_bytes;
     double read_s, compute_s, unpack_s;
+    double load_s;     /* reading what is resident, and allocating the memory for the rest */
     const char *limit; /* "the disk", "computing", "repacking" */
 };
 
