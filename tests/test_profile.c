@@ -421,7 +421,7 @@ static void test_a_cache_file_is_a_file(void **state)
     assert_int_equal(mkfifo(path, 0600), 0);
     assert_null(fb_file_open_text(path));
     assert_false(fb_profile_load(path, "machine", 1, &p, &why));
-    assert_string_equal(why, "there is none yet");
+    assert_string_equal(why, "it is damaged");
     mode_t mask = umask(0);
     assert_true(fb_private_replace(path, "{}", 2)); /* the FIFO is replaced, too */
     umask(mask);

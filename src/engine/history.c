@@ -12,6 +12,7 @@
  */
 #include "engine/history.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -173,13 +174,14 @@ struct fb_history *fb_history_open(const struct fb_weights *ws)
         h->path[0] = 0;
         return h;
     }
-    json_error_t error = {.line = -1};
+    json_error_t error;
     FILE *file = fb_file_open_text(h->path);
+    bool there = file || errno != ENOENT;
     json_t *root = file ? json_loadf(file, 0, &error) : NULL;
     if (file) {
         fclose(file);
     }
-    if ((root || error.line > 0) && !read_file(root, h)) {
+    if (there && !read_file(root, h)) {
         fb_warn("%s is damaged: the history of this model starts anew", h->path);
         forget(h);
     }

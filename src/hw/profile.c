@@ -4,6 +4,7 @@
  */
 #include "hw/profile.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -182,8 +183,9 @@ static void empty(struct fb_profile *p, const char *machine, int64_t now)
 bool fb_profile_load(
     const char *path, const char *machine, int64_t now, struct fb_profile *out, const char **why)
 {
-    json_error_t error = {.line = -1};
+    json_error_t error;
     FILE *file = fb_file_open_text(path);
+    bool there = file || errno != ENOENT;
     json_t *root = file ? json_loadf(file, 0, &error) : NULL;
     if (file) {
         fclose(file);
@@ -192,7 +194,7 @@ bool fb_profile_load(
     *why = NULL;
     empty(out, machine, now);
     if (!root) {
-        *why = error.line > 0 ? "it is damaged" : "there is none yet";
+        *why = there ? "it is damaged" : "there is none yet";
     } else if (!of || json_integer_value(json_object_get(root, "format")) != FORMAT) {
         *why = "it is damaged, or of another version";
     } else if (strcmp(of, out->machine) != 0) {

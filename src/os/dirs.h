@@ -12,8 +12,8 @@
  * there is none or it cannot be created; the caller then caches nothing. */
 bool fb_cache_path(const char *name, char *path, size_t cap);
 
-/* Opens a regular file for reading; NULL for one that is missing or another kind (a FIFO would
- * block for ever). The caller closes it. */
+/* Opens a regular file for reading. NULL, and errno (ENOENT: there is none), for one that cannot be
+ * read or is of another kind: a FIFO would block for ever. The caller closes it. */
 FILE *fb_file_open_text(const char *path);
 
 #endif

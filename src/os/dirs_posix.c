@@ -49,9 +49,13 @@ FILE *fb_file_open_text(const char *path)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    FILE *f = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? fdopen(fd, "rb") : NULL;
-    if (!f && fd >= 0) {
+    if (fd < 0) {
+        return NULL;
+    }
+    FILE *f = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? fdopen(fd, "rb") : NULL;
+    if (!f) {
         close(fd);
+        errno = EINVAL;
     }
     return f;
 }

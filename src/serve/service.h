@@ -16,8 +16,8 @@
  *        is cancelled.
  *   SV4  A failure ends the jobs of its pass; the service goes on.
  *   SV5  Every queue has a bound. A full one refuses (FB_BUSY) instead of blocking.
- * SV6 A greedy job that is alone from its start to its end has the answer of a session of its own
- *        (`forebay run`), whatever it reuses. kv_reuse.h says how, docs/SERVE.md the exceptions.
+ *   SV6  A greedy job that is alone from its start to its end has the answer of a session of its
+ *        own (`forebay run`), whatever it reuses: kv_reuse.h. Not with `reuse_all`.
  *
  * All functions may be called from any thread; fb_service_free only when no other call is under
  * way.
