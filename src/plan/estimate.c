@@ -232,7 +232,7 @@ static double load_time(const struct fb_speed_inputs *in)
         if (kept) {
             double bytes = (double)w->file_bytes * n;
             read_bytes += bytes;
-            unpack += w->arrival == FB_UNPACK_REPACK ? bytes / rates_of(in, w).arrive : 0;
+            unpack += w->unpack == FB_UNPACK_REPACK ? bytes / rates_of(in, w).unpack : 0;
         }
     }
     double own = (double)in->unclaimed_bytes;
