@@ -34,8 +34,8 @@ start() {
 # ask PATH BODY: writes the whole answer to $dir/answer, until the connection is closed.
 ask() {
     exec 3<>"/dev/tcp/127.0.0.1/$port"
-    printf 'POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s' \
-        "$1" "${#2}" "$2" >&3
+    printf 'POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n' "$1" >&3
+    printf 'Content-Length: %d\r\n\r\n%s' "${#2}" "$2" >&3
     cat <&3 >"$dir/answer"
     exec 3<&-
 }

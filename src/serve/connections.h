@@ -47,8 +47,8 @@ struct fb_connections *fb_connections_new(int seconds, int max);
 /* No connection may be open. NULL is ignored. */
 void fb_connections_free(struct fb_connections *connections);
 
-/* Reserves a place for a connection that will be opened, by evicting one if necessary; blocks for at
- * most a second. False if there is still no room. */
+/* Reserves a place for a connection that will be opened, by evicting one if necessary; blocks for
+ * at most a second. False if there is still no room. */
 bool fb_connections_reserve(struct fb_connections *connections);
 /* A connection with a reserved place will not be opened. */
 void fb_connections_unreserve(struct fb_connections *connections);
@@ -59,7 +59,8 @@ bool fb_connections_are_answered(struct fb_connections *connections);
 /* Waits until all connections are receiving, for at most `ms`. */
 void fb_connections_wait_unanswered(struct fb_connections *connections, int ms);
 
-/* A connection with a reserved place was opened, and is receiving. It must stay valid until it is closed. */
+/* A connection with a reserved place was opened, and is receiving. It must stay valid until it is
+ * closed. */
 void fb_connection_open(struct fb_connections *connections, struct fb_connection *connection);
 void fb_connection_close(struct fb_connections *connections, struct fb_connection *connection);
 /* Changes of state. Repeating one starts its deadline anew. */

@@ -11,7 +11,9 @@
 
 #define PRESENCE_MS         250 /* between two checks whether the client is still there */
 #define TURN_MS             20  /* to wait for one of several choices before the next is tried */
-#define FIRST_WAIT_NS       (5 * (uint64_t)1000000000)  /* for an error, before a stream begins */
+#define FIRST_WAIT_NS       (5 * (uint64_t)1000000000) /* for an error, before a stream begins */
+#define LOGPROB_BYTES       1000 /* measured: 900 as JSON values, with the answer's text */
+#define COLLECT_STEP        ((uint64_t)256 << 10)
 #define JOB_BYTES_PER_TOKEN 16                          /* of a prompt: its token and its text */
 #define KEEP_ALIVE_NS       (10 * (uint64_t)1000000000) /* of silence */
 
@@ -200,6 +202,7 @@ static void advance_choice(struct fb_exchange *x, int c, int ms, struct fb_buffe
     if (state == FB_JOB_PIECE) {
         if (x->n_top >= 0 && piece.token >= 0 && x->dialect->token) {
             x->dialect->token(x, c, &piece);
+            x->collected_bytes += LOGPROB_BYTES * (uint64_t)(piece.n_top + 1);
         }
         write_text(x, c, piece.text, piece.length, false, out);
         return;
@@ -252,6 +255,17 @@ static int abandoned_status(struct fb_exchange *x, const char **why)
     return fb_request_left(x->request) ? 400 : 0;
 }
 
+/* Without a stream, logprobs are collected until the end. False if they need too much memory. */
+static bool has_room(struct fb_exchange *x)
+{
+    bool room = x->collected_bytes <= x->reserved_bytes ||
+                fb_request_reserve(x->request, x->collected_bytes + COLLECT_STEP);
+    if (x->collected_bytes > x->reserved_bytes && room) {
+        x->reserved_bytes = x->collected_bytes + COLLECT_STEP;
+    }
+    return room;
+}
+
 /* Waits at most PRESENCE_MS for any choice. Returns 0, or an HTTP status and *why, if a choice has
  * failed or nobody will read the answer. */
 static int advance(struct fb_exchange *x, struct fb_buffer *out, const char **why)
@@ -266,6 +280,10 @@ static int advance(struct fb_exchange *x, struct fb_buffer *out, const char **wh
     }
     if (x->choices[c].result && has_failed(x->choices[c].result)) {
         return failed_status(x->choices[c].result, why);
+    }
+    if (!x->stream && !has_room(x)) {
+        *why = "the server has no memory for so many logprobs; ask for fewer, or for a stream";
+        return 503;
     }
     return all_ended(x) ? 0 : abandoned_status(x, why);
 }

@@ -79,10 +79,11 @@ struct fb_exchange {
     struct fb_choice choices[FB_CHOICES_MAX];
 
     /* For exchange.c. */
-    int turn;             /* the choice that was last waited for */
-    bool begun, over;     /* of a stream */
-    uint64_t sent_ns;     /* when something was last sent */
-    uint64_t presence_ns; /* when the client's presence was last checked */
+    int turn;                                 /* the choice that was last waited for */
+    bool begun, over;                         /* of a stream */
+    uint64_t sent_ns;                         /* when something was last sent */
+    uint64_t presence_ns;                     /* when the client's presence was last checked */
+    uint64_t collected_bytes, reserved_bytes; /* of logprobs; for them, of the request's memory */
 };
 
 /* Parses the request's body and sets defaults. NULL if the body is not a JSON object: then the

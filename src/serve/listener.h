@@ -1,5 +1,6 @@
 /*
- * listener.h - the sockets that clients connect to: TCP on every address of a host, or a Unix socket.
+ * listener.h - the sockets that clients connect to: TCP on every address of a host, or a Unix
+ * socket.
  *
  * An address belongs to one server: if another program listens there, opening fails.
  */

@@ -214,8 +214,8 @@ static void receive(struct fb_passes *p, size_t n)
     }
 }
 
-/* SV4: all jobs of the pass fail with the same error. If the model cannot be read, later passes will
- * probably fail, too: that is reported once, until one succeeds. */
+/* SV4: all jobs of the pass fail with the same error. If the model cannot be read, later passes
+ * will probably fail, too: that is reported once, until one succeeds. */
 static void fail(struct fb_passes *p, size_t n, const struct forebay_error *err)
 {
     bool unreadable = err->status == FOREBAY_E_IO || err->status == FOREBAY_E_FORMAT;

@@ -229,8 +229,9 @@ static bool is_own_page(const char *origin, const char *host)
 }
 
 /* A web page of another site must not use a server without a key: neither directly (Origin), nor by
- * a name of its own that resolves to this machine (Host). A server that other machines can reach may
- * have any name in Host, so there the page's own name must be one that only local networks have. */
+ * a name of its own that resolves to this machine (Host). A server that other machines can reach
+ * may have any name in Host, so there the page's own name must be one that only local networks
+ * have. */
 static bool is_foreign_page(const struct intake *in)
 {
     const struct fb_server *s = in->server;

@@ -38,8 +38,8 @@ struct fb_server_options {
 void fb_server_options_init(struct fb_server_options *options);
 
 /* Listens and answers, on threads of its own, until fb_server_stop: 503 to everything until
- * fb_server_serve. Strings of `options` must outlive the server. E_USAGE: the host is unknown. E_IO:
- * it is not of this machine, or the port in use. E_NOMEM: no thread. */
+ * fb_server_serve. Strings of `options` must outlive the server. E_USAGE: the host is unknown.
+ * E_IO: it is not of this machine, or the port in use. E_NOMEM: no thread. */
 enum forebay_status fb_server_open(
     const struct fb_server_options *options, struct fb_server **out, struct forebay_error *err);
 
