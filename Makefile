@@ -7,8 +7,8 @@ export FOREBAY_LLAMA_SOURCE JOBS
 
 SOURCES = $(wildcard src/*/*.[ch] src/*/*.cpp include/*.h tests/*.[ch] tests/*/*.[ch] tests/*.cpp)
 
-.PHONY: build help demo demo-clean check check-quick check-bare device-check asan tsan load hostile \
-	aarch64 install format format-check lint clean
+.PHONY: build help demo demo-clean check check-quick check-bare device-check asan tsan load \
+	hostile aarch64 install format format-check lint clean
 
 build: ## build everything into build/release
 	@scripts/build.sh release

@@ -54,7 +54,8 @@ extern "C" {
     X(E_NOMEM, 5, "out of memory")                                                                 \
     X(E_UNSUPPORTED, 6, "not supported here")                                                      \
     X(E_LLAMA, 7, "llama.cpp refused")                                                             \
-    X(E_CANCELLED, 8, "cancelled")
+    X(E_CANCELLED, 8, "cancelled")                                                                 \
+    X(E_CONTEXT, 9, "more text than fits into the context")
 
 enum forebay_status {
 #define FOREBAY_STATUS_ENUM(name, value, text) FOREBAY_##name = value,
@@ -161,7 +162,7 @@ struct forebay_model_options {
     bool mmap;              /* with plain: weights stay in llama.cpp's mapping of the file */
     const char *io_method;  /* "auto", "uring", "threads", "sync" */
     uint32_t lookahead;     /* layers ahead for which experts are prefetched; 0: none, at most 4 */
-    float lookahead_recall; /* for experiments: fraction of lookahead guesses left correct; 1 */
+    float lookahead_recall; /* for experiments: fraction of lookahead guesses left correct */
     const char *device;     /* that layers are offloaded to: "auto", "none" or ggml's name of it */
     uint64_t device_mem_bytes; /* of the device, that may be used; 0: free memory less a reserve */
     uint64_t disk_bytes_per_s; /* speed of the disk for estimates; 0: measured for a moment */
@@ -184,7 +185,7 @@ FOREBAY_API void forebay_model_options_init(struct forebay_model_options *option
 FOREBAY_API enum forebay_status forebay_model_load(const char *path,
     const struct forebay_model_options *options, struct forebay_model **out,
     struct forebay_error *err);
-/* After its session, prompts, samplers and so on. */
+/* Everything made from the model (session, prompts, samplers, ...) must have been freed before. */
 FOREBAY_API void forebay_model_free(struct forebay_model *model);
 
 /* Use of a device by a model. */
@@ -210,11 +211,12 @@ struct forebay_placement {
     uint64_t kv_bytes;      /* of these: KV cache and recurrent state */
     uint64_t compute_bytes; /* of these: intermediate results */
     uint64_t minimum_bytes; /* smallest budget for this model and these options; 0: plain */
-    int n_layers;           /* of the model */
-    int n_slots;            /* expert slots over all layers */
-    int n_experts;          /* experts over all layers, without those on a device */
-    bool fits;              /* all weights are in memory once the model is loaded */
-    uint32_t batch;         /* tokens per pass, as given or chosen */
+    uint64_t minimum_weights_bytes; /* the same for weights_mem_bytes */
+    int n_layers;                   /* of the model */
+    int n_slots;                    /* expert slots over all layers */
+    int n_experts;                  /* experts over all layers, without those on a device */
+    bool fits;                      /* all weights are in memory once the model is loaded */
+    uint32_t batch;                 /* tokens per pass, as given or chosen */
     struct forebay_device_use device;
 };
 FOREBAY_API void forebay_model_placement(
@@ -240,7 +242,7 @@ FOREBAY_API void forebay_model_speed(const struct forebay_model *model, struct f
 
 FOREBAY_API int forebay_model_n_vocab(const struct forebay_model *model);
 FOREBAY_API uint32_t forebay_model_ctx_train(const struct forebay_model *model);
-/* Most tokens of a sequence, most tokens of a pass, and sequences of a session (n_seq + n_kept). */
+/* Maximum tokens per sequence and per pass, and sequences of a session (n_seq + n_kept). */
 FOREBAY_API uint32_t forebay_model_ctx(const struct forebay_model *model);
 FOREBAY_API uint32_t forebay_model_batch(const struct forebay_model *model);
 FOREBAY_API uint32_t forebay_model_sequences(const struct forebay_model *model);
@@ -249,17 +251,37 @@ FOREBAY_API bool forebay_model_has_text(const struct forebay_model *model);
 /* Whether the token ends the generated text. */
 FOREBAY_API bool forebay_model_is_eog(const struct forebay_model *model, int32_t token);
 
+/* Tokens with a meaning of their own; -1: the vocabulary has none. */
+enum forebay_token_kind {
+    FOREBAY_TOKEN_BOS,
+    FOREBAY_TOKEN_EOS,
+    FOREBAY_TOKEN_FIM_PREFIX, /* of text to be filled in: what precedes it follows this token */
+    FOREBAY_TOKEN_FIM_SUFFIX, /* what succeeds it follows */
+    FOREBAY_TOKEN_FIM_MIDDLE, /* it follows itself */
+    FOREBAY_TOKEN_FIM_FILE,   /* text of another file follows */
+};
+FOREBAY_API int32_t forebay_model_token(
+    const struct forebay_model *model, enum forebay_token_kind kind);
+/* Whether prompts begin with BOS, or end with EOS. */
+FOREBAY_API bool forebay_model_adds_token(
+    const struct forebay_model *model, enum forebay_token_kind kind);
+
 /* Text to tokens. *n is the number of tokens; they are written only if it is at most `cap`, so cap
  * 0 asks for the size. `special`: add BOS and EOS as the model wants them, and make control tokens
- * of their names in the text. E_UNSUPPORTED without a tokenizer, E_USAGE for too long a text,
- * E_LLAMA. */
+ * of their names in the text. E_UNSUPPORTED without a tokenizer; E_CONTEXT for a text that is sure
+ * not to fit into the context (a longer one may be counted, up to 4 times the context or 32768
+ * tokens); E_USAGE for a run of more than 65536 characters without a break, where the model's
+ * tokenizer recurses for each of them. */
 FOREBAY_API enum forebay_status forebay_tokenize(const struct forebay_model *model,
     const char *text, size_t length, bool special, int32_t *tokens, size_t cap, size_t *n,
     struct forebay_error *err);
 
-/* Bytes of one token, without a NUL and not always whole UTF-8 characters. Returns their number; 0
+/* Bytes of one token, not terminated and not always whole UTF-8 characters. Returns their number; 0
  * for control tokens, and when `cap` is too small. */
 FOREBAY_API size_t forebay_token_bytes(
+    const struct forebay_model *model, int32_t token, char *buf, size_t cap);
+/* The same, but control tokens have the bytes of their names. */
+FOREBAY_API size_t forebay_token_name(
     const struct forebay_model *model, int32_t token, char *buf, size_t cap);
 
 /* --- Plans --------------------------------------------------------------------------------- */
@@ -444,15 +466,15 @@ FOREBAY_API bool forebay_seq_can_cut(const struct forebay_session *session);
 
 /* Write the state of a sequence to a file in llama.cpp's format, and restore it in place of the
  * sequence's tokens. `tokens`: the n tokens of the sequence, which are stored, too. llama.cpp
- * trusts the content of the file: check it before. E_USAGE when n is not the sequence's length;
- * E_IO, also for a file with another number of tokens. After a failed load the sequence is
+ * trusts the content of the file: verify it before loading. E_USAGE when n is not the sequence's
+ * length; E_IO, also for a file with another number of tokens. After a failed load the sequence is
  * empty. */
 FOREBAY_API enum forebay_status forebay_seq_save(struct forebay_session *session, int seq,
     const int32_t *tokens, uint32_t n, const char *path, struct forebay_error *err);
 FOREBAY_API enum forebay_status forebay_seq_load(struct forebay_session *session, int seq,
     uint32_t n, const char *path, struct forebay_error *err);
-/* A number of the model's files, settings and llama.cpp version: states may be loaded only where it
- * is the same. */
+/* A hash of the model's files, settings and llama.cpp version: a state may be loaded only if it was
+ * saved under the same one. */
 FOREBAY_API uint64_t forebay_state_fingerprint(const struct forebay_model *model);
 
 /* --- Prompts and chat ---------------------------------------------------------------------- */
@@ -491,8 +513,8 @@ struct forebay_chat;
 FOREBAY_API enum forebay_status forebay_chat_new(const struct forebay_model *model,
     const char *text, struct forebay_chat **out, struct forebay_error *err);
 FOREBAY_API void forebay_chat_free(struct forebay_chat *chat);
-/* The template's text; whether it is llama.cpp's default; whether reasoning can be switched on and
- * off; whether it knows tools. */
+/* The template's text (valid for the chat's life); whether it is llama.cpp's default; whether
+ * reasoning can be switched on and off; whether it supports tools. */
 FOREBAY_API const char *forebay_chat_template(const struct forebay_chat *chat);
 FOREBAY_API bool forebay_chat_is_default(const struct forebay_chat *chat);
 FOREBAY_API bool forebay_chat_can_think(const struct forebay_chat *chat);
@@ -502,7 +524,8 @@ FOREBAY_API bool forebay_chat_has_tools(const struct forebay_chat *chat);
  *      messages (required), tools, tool_choice, parallel_tool_calls, response_format,
  *      json_schema (a schema), grammar (GBNF), enable_thinking, reasoning_effort,
  *      chat_template_kwargs, add_generation_prompt, continue_final_message
- * Others are ignored. The name of a control token within a message is text, whatever the role: only
+ * Others are ignored. A last message of the assistant is continued, unless add_generation_prompt is
+ * true or continue_final_message is false: the reply is what follows it. The name of a control token within a message is text, whatever the role: only
  * the template makes control tokens. E_USAGE with llama.cpp's message on failure. */
 FOREBAY_API enum forebay_status forebay_chat_render(const struct forebay_chat *chat,
     const char *request, size_t length, struct forebay_prompt **out, struct forebay_error *err);
@@ -514,7 +537,7 @@ FOREBAY_API enum forebay_status forebay_schema_grammar(
 /* --- Generated text ------------------------------------------------------------------------ */
 
 /* Turns generated tokens into text: valid UTF-8 in whole characters (invalid bytes become U+FFFD),
- * up to and without the first stop string. */
+ * up to, but not including, the first stop string. */
 struct forebay_text;
 
 /* `prompt` adds its own stop strings, and the control tokens whose names are part of the text; it
@@ -549,9 +572,11 @@ struct forebay_tool_call {
     const char *id, *name, *arguments;
 };
 
+/* Texts may contain a NUL: their lengths tell where they end. */
 struct forebay_message {
     const char *content;   /* "" if none */
     const char *reasoning; /* "" if none */
+    size_t content_length, reasoning_length;
     const struct forebay_tool_call *calls;
     size_t n_calls;
 };
@@ -655,6 +680,7 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(uint64_t, device_bytes)                                                                      \
     X(uint64_t, governor_shrinks)                                                                  \
     X(uint64_t, governor_grows)                                                                    \
+    X(double, other_cores)                                                                         \
     X(uint64_t, peak_rss_bytes)                                                                    \
     X(uint64_t, budget_bytes)                                                                      \
     X(uint64_t, written_bytes)

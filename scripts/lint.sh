@@ -24,7 +24,8 @@ failed=0
 make -s format-check || failed=1
 
 # Tables of Markdown may be longer; so may data, and output recorded by tests.
-mapfile -t texts < <(git ls-files | grep -E '\.(c|h|cpp|sh|awk|py|mjs|md|cmake)$|(^|/)Makefile$|\.txt$|^\.ci/' |
+kinds='\.(c|h|cpp|sh|awk|py|mjs|md|cmake|txt)$|(^|/)Makefile$|^\.ci/'
+mapfile -t texts < <(git ls-files | grep -E "$kinds" |
     grep -vE '^models/train/(tokens|merges)\.txt$')
 long=$(LC_ALL=C.UTF-8 grep -nE "^.{$((columns + 1)),}" "${texts[@]}" |
     grep -vE '^[^:]*\.md:[0-9]+: *\|' || true)

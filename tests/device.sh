@@ -6,6 +6,7 @@
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
+export FOREBAY_CACHE_DIR=/dev/null/none # no cache directory
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 build=build/vulkan

@@ -194,7 +194,7 @@ static inline void compare_run(
                placement.n_slots == placement.n_experts) {
         complain(x, &shapes[shape], options, "nothing was streamed, so the run proves nothing");
     }
-    x->minimum_bytes[options->repack] = placement.minimum_bytes - placement.context_bytes;
+    x->minimum_bytes[options->repack] = placement.minimum_weights_bytes;
     rows_free(&got);
 }
 

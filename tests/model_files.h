@@ -194,4 +194,24 @@ static inline void write_model(const struct gguf_context *g, const char *path)
     free(bytes);
 }
 
+/* Writes a copy of a model to `to` in which the metadata `key` is the string `value`. */
+static inline void copy_model_with(
+    const char *from, const char *to, const char *key, const char *value)
+{
+    struct gguf_context *g = gguf_init_from_file(from, (struct gguf_init_params){true, NULL});
+    assert_non_null(g);
+    size_t size, before = gguf_get_data_offset(g);
+    char *whole = read_whole(from, &size);
+    gguf_set_val_str(g, key, value);
+    size_t header = gguf_get_meta_size(g);
+    char *bytes = malloc(header + size - before);
+    assert_non_null(bytes);
+    gguf_get_meta_data(g, bytes);
+    memcpy(bytes + header, whole + before, size - before);
+    write_file(to, bytes, header + size - before);
+    gguf_free(g);
+    free(whole);
+    free(bytes);
+}
+
 #endif

@@ -1,11 +1,11 @@
-/* optimum.h - the most hits that any policy can have, found by trying everything. */
+/* optimum.h - the most hits that any policy can have, by exhaustive search. */
 #ifndef FOREBAY_TESTS_OPTIMUM_H
 #define FOREBAY_TESTS_OPTIMUM_H
 
 #include <stdbool.h>
 #include <string.h>
 
-/* Few enough to try everything: two of six ids are needed in each of fourteen steps. */
+/* Few enough for that: two of six ids are needed in each of fourteen steps. */
 enum { TINY_IDS = 6, TINY_STEPS = 14, TINY_NEED = 2, TINY_SETS = 1 << TINY_IDS };
 
 /* Most hits from the last step back: over every set of ids that may be resident before a step,

@@ -4,6 +4,7 @@
 #
 #   tests/plugin.sh BUILD_DIR MODEL...
 set -u
+export FOREBAY_CACHE_DIR=/dev/null/none # no cache directory
 build=$1
 shift
 log=$build/tests/plugin.err

@@ -11,6 +11,7 @@
 # refused, the pair fails. Needs root, cgroups, and 1.5 GB of space in TMPDIR; otherwise the test is
 # skipped.
 set -u
+export FOREBAY_CACHE_DIR=/dev/null/none # no cache directory
 n=${1:-100}
 RANDOM=${2:-1}
 forebay=${3:-$(dirname "$0")/../build/release/forebay}

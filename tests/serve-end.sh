@@ -2,6 +2,7 @@
 # How `forebay serve` begins and ends as a process: ports, keys, signals. Reports in TAP.
 #   tests/serve-end.sh FOREBAY MODEL
 set -uo pipefail
+export FOREBAY_CACHE_DIR=/dev/null/none # no cache directory
 forebay=$1 model=$2
 dir=$(mktemp -d)
 trap 'kill -9 $pid 2>/dev/null; rm -rf "$dir"' EXIT

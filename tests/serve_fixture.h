@@ -13,13 +13,14 @@ struct fixture {
     struct fb_service *service;
 };
 
-/* Path of a model of this tree or of the shared ones; NULL if it is missing. Valid until the next
- * call. */
+/* Path of a model in the tree, among the shared ones, or anywhere ("/..."); NULL if it is missing.
+ * Valid until the next call. */
 static inline const char *shared_model(const char *name)
 {
     static char path[PATH_MAX];
     const char *shared = getenv("FOREBAY_SHARED");
-    snprintf(path, sizeof path, OWN_MODELS_DIR "/%s", name);
+    snprintf(path, sizeof path, "%s%s%s", name[0] == '/' ? "" : OWN_MODELS_DIR,
+        name[0] == '/' ? "" : "/", name);
     if (access(path, R_OK) == 0) {
         return path;
     }

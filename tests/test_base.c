@@ -78,6 +78,36 @@ static void test_parse_size_refuses(void **state)
     }
 }
 
+static void test_rates(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes_per_s;
+    } cases[] = {{"1.8G", 1800000000}, {"550M", 550000000}, {"500MB/s", 500000000},
+        {"2 gb/s", 2000000000}, {"4096", 4096}, {"1k", 1000}, {"1GiB", FB_GIB},
+        {"2MiB/s", 2 * FB_MIB}, {"3.5GB", 3500000000}, {"1", 1}};
+    static const char *const wrong[] = {NULL, "", "0", "0.5", "fast", "-1", "1e9", "1G/m", "1G/s/s",
+        "/s", "1Gi", "inf", "8E5", "99E"};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        uint64_t rate = 99;
+        if (!fb_parse_rate(cases[i].text, &rate) || rate != cases[i].bytes_per_s) {
+            fail_msg("\"%s\" gave %llu", cases[i].text, (unsigned long long)rate);
+        }
+    }
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        uint64_t rate = 99;
+        assert_false(fb_parse_rate(wrong[i], &rate));
+        assert_int_equal(rate, 99);
+    }
+    assert_string_equal(FB_RATE(0), "0 B/s");
+    assert_string_equal(FB_RATE(999), "999 B/s");
+    assert_string_equal(FB_RATE(1e3), "1.0 kB/s");
+    assert_string_equal(FB_RATE(550e6), "550 MB/s");
+    assert_string_equal(FB_RATE(1.84e9), "1.8 GB/s");
+    assert_string_equal(FB_RATE(5e15), "5000 TB/s");
+}
+
 static void test_format_size(void **state)
 {
     (void)state;
@@ -392,6 +422,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parse_size_accepts),
         cmocka_unit_test(test_parse_size_refuses),
+        cmocka_unit_test(test_rates),
         cmocka_unit_test(test_format_size),
         cmocka_unit_test(test_size_round_trip),
         cmocka_unit_test(test_rounding),

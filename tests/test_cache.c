@@ -28,7 +28,7 @@
 static const char *const policy_names[] = {"lru", "lfu"};
 #define N_POLICIES 2 /* with a naive model */
 
-/* --- The naive model ----------------------------------------------------------------------- */
+/* --- The naive model -------------------------------------------------------------------------- */
 
 struct naive {
     bool count_uses; /* LFU, else LRU */
@@ -136,7 +136,7 @@ static int naive_acquire(struct naive *m, int key, int *evicted)
     return slot;
 }
 
-/* --- Random sequences ---------------------------------------------------------------------- */
+/* --- Random sequences ------------------------------------------------------------------------- */
 
 struct pair {
     struct fb_cache *cache;
@@ -336,7 +336,7 @@ static void test_repeats_exactly(void **state)
     assert_int_not_equal(play(0, 1000), play(0, 1001));
 }
 
-/* --- Worked examples ----------------------------------------------------------------------- */
+/* --- Worked examples -------------------------------------------------------------------------- */
 
 static struct fb_cache *one_pool(const char *policy, int n_keys, int n_slots)
 {
@@ -562,7 +562,7 @@ static void test_slots_that_move(void **state)
     fb_cache_free(cache);
 }
 
-/* --- Our bugs abort ------------------------------------------------------------------------ */
+/* --- Our bugs abort --------------------------------------------------------------------------- */
 
 static struct fb_cache *victim_cache;
 

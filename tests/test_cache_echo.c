@@ -22,7 +22,7 @@
 #define ONE       65536u
 #define MAX_STEPS (N_POOLS * 320)
 
-/* --- The definition ------------------------------------------------------------------------ */
+/* --- The definition --------------------------------------------------------------------------- */
 
 struct step {
     int pool, n;
@@ -117,7 +117,7 @@ static void worth_by_definition(int pool, const uint32_t *looks, uint64_t *worth
     }
 }
 
-/* --- Against the policy ---------------------------------------------------------------------- */
+/* --- Against the policy ----------------------------------------------------------------------- */
 
 /* Steps like those of text: passages repeat, with changes; now and then a whole batch of tokens
  * at once, or a pool that is left out. */
@@ -190,8 +190,7 @@ static void test_equals_its_definition(void **state)
     }
 }
 
-/* --- What it is for
- * ---------------------------------------------------------------------------- */
+/* --- What it is for --------------------------------------------------------------------------- */
 
 static int use(struct fb_cache *cache, int pool, int key)
 {
@@ -226,8 +225,7 @@ static void test_a_repeated_passage_is_recognised(void **state)
     assert_in_range(misses_of_a_cycle("echo"), 20, 36);
 }
 
-/* --- Slots that move
- * ----------------------------------------------------------------------------- */
+/* --- Slots that move -------------------------------------------------------------------------- */
 
 static struct fb_cache *two_pools(const char *policy, int floor)
 {

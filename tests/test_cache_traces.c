@@ -5,7 +5,7 @@
  * all eighteen of them, worked out by trying the alternatives:
  *   - Only the decode tokens are replayed, from an empty cache.
  *   - The first `warm_up` decode tokens fill it and are not counted.
- *   - A request is one expert needed by one token at one layer, a hit one that is resident before
+ *   - A request is one expert needed by one token at one layer, a hit one that is present before
  *     anything of this token at this layer is placed. Rate = hits / requests over all layers, which
  *     is the average of the layers' rates, since every layer has the same number of requests.
  *   - Within a token a layer's experts are used in ascending order of their numbers. (In the order
@@ -33,7 +33,7 @@
 #define TOLERANCE 0.06 /* percentage points: the figures are rounded to 0.1 */
 #define ALL_PARTS 7u
 
-/* --- Traces -------------------------------------------------------------------------------- */
+/* --- Traces ----------------------------------------------------------------------------------- */
 
 struct trace {
     int n_layers;
@@ -77,7 +77,7 @@ static void trace_add(struct trace *t, const json_t *line)
     }
 }
 
-/* Leaves the test when the shared folder is not there; a damaged trace fails it. */
+/* Skips the test when the shared folder does not exist; a damaged trace fails it. */
 static struct trace trace_load(const char *name)
 {
     struct trace t = {0};
@@ -102,14 +102,14 @@ static struct trace trace_load(const char *name)
         }
         json_decref(line);
     }
-    /* Only the end of the file may stop the reading. */
+    /* Reading must stop at the end of the file only. */
     assert_int_equal(json_error_code(&error), json_error_premature_end_of_input);
     assert_true(feof(file));
     fclose(file);
     return t;
 }
 
-/* --- Through the cache, as the backend does it ---------------------------------------------- */
+/* --- Through the cache, as the backend does it ------------------------------------------------ */
 
 /* One token at one layer. Returns the hits. */
 static int replay_layer(struct fb_cache *cache, int layer, const int *route, int top_k)
@@ -164,7 +164,7 @@ static double replay(const struct trace *t, const char *policy, int slots, int w
     return 100.0 * (double)hits / ((double)(t->n_tokens - warm_up) * t->n_layers * t->top_k);
 }
 
-/* --- The optimum (Belady 1966: evict what is needed last) ------------------------------------ */
+/* --- The optimum (Belady 1966: evict what is needed last) ------------------------------------- */
 
 /* First token after `token` that needs the expert; n_tokens when none does. */
 static int next_use(const struct trace *t, int layer, int token, int expert)
@@ -236,7 +236,7 @@ static double belady(const struct trace *t, int slots, int warm_up)
     return 100.0 * (double)hits / ((double)(t->n_tokens - warm_up) * t->n_layers * t->top_k);
 }
 
-/* --- The optimum itself, against trying everything -------------------------------------------- */
+/* --- The optimum itself, against exhaustive search -------------------------------------------- */
 
 static void tiny_trace(struct trace *t, uint32_t *random)
 {

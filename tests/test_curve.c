@@ -17,7 +17,7 @@
 /* Error of rounding in sums of shares of 1. */
 #define ROUNDING 1e-12
 
-/* --- Made-up histograms -------------------------------------------------------------------- */
+/* --- Made-up histograms ----------------------------------------------------------------------- */
 
 static void make_layers(struct model *m, int n_layers, int n_expert, int n_used)
 {
@@ -53,7 +53,7 @@ static void release(struct fb_reuse *seen, int n)
     }
 }
 
-/* --- Rules --------------------------------------------------------------------------------- */
+/* --- Rules ------------------------------------------------------------------------------------ */
 
 static void check_v1(const struct fb_curve *c)
 {
@@ -142,7 +142,7 @@ static void test_a_cliff_is_replaced_by_a_line(void **state)
     model_close(&m);
 }
 
-/* --- The prior ----------------------------------------------------------------------------- */
+/* --- The prior -------------------------------------------------------------------------------- */
 
 /* Hit rates of LRU on recorded routing, after warm-up: ../shared/traces/README.md. */
 static const struct {
@@ -186,7 +186,7 @@ static void test_the_prior_is_uniform_where_all_experts_are_used(void **state)
     }
 }
 
-/* --- Mixing -------------------------------------------------------------------------------- */
+/* --- Mixing ----------------------------------------------------------------------------------- */
 
 /* With as many requests as the prior weighs, half of each; with a thousand times as many, the
  * histogram. */

@@ -1,6 +1,6 @@
 /*
-* test_elastic.c - memory that weights give back and regain: which dense weights are given back
- * and that the slots of a pool (pool.h) really take less of it.
+ * test_elastic.c - memory that weights give back and regain: which dense weights (elastic.h), and
+ * that the slots of a pool (pool.h) really hold less of it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -140,7 +140,7 @@ static void test_gives_back_only_what_fits_the_ring(void **state)
     free_model(m);
 }
 
-/* --- Pools -------------------------------------------------------------------------------- */
+/* --- Pools ------------------------------------------------------------------------------------ */
 
 enum { SLOTS = 96 };
 

@@ -32,7 +32,7 @@ static bool near(double got, double want)
     return fabs(got - want) <= 1e-9 * fabs(want);
 }
 
-/* --- Worked by hand ------------------------------------------------------------------------ */
+/* --- Worked by hand --------------------------------------------------------------------------- */
 
 /* One layer: a matrix of 8000 bytes and 100 elements that is repacked, and 4 experts of 1000 bytes
  * and 300 elements, 2 of them used. The machine: 1 s to compute with the matrix, 1 s per expert. */
@@ -278,7 +278,7 @@ static void test_weights_in_memory_are_not_read(void **state)
     example_release(&e);
 }
 
-/* --- Made-up models ------------------------------------------------------------------------ */
+/* --- Made-up models --------------------------------------------------------------------------- */
 
 struct made_up {
     struct model m;
@@ -529,8 +529,7 @@ static void test_more_memory_for_layers_alike_hardly_ever_estimates_slower(void 
     }
 }
 
-/* --- Slots against all assignments
- * ------------------------------------------------------------- */
+/* --- Slots against all assignments ------------------------------------------------------------ */
 
 /* 2 or 3 layers of 2 to 5 experts, with concave curves; slots of one size or of several. */
 static void few_experts_init(struct made_up *u, uint64_t seed, bool alike)

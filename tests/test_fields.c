@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -16,9 +17,9 @@ static void test_bodies(void **state)
         const char *body;
         size_t n;
     } bad[] = {{"", 0}, {"{", 1}, {"[]", 2}, {"3", 1}, {"null", 4}, {"{\"a\":1} x", 9},
-        {"{\"a\":\"\\u0000\"}", 14}, {"{\"a\":\"\xff\"}", 9}, {"{\"a\":\"\0\"}", 9},
-        {"{\"a\":1e999}", 11}, {"{\"a\":NaN}", 9}, {"{\"a\":99999999999999999999}", 26},
-        {"{\"a\":\"\\ud800\"}", 14}};
+        {"{\"a\":\"\xff\"}", 9}, {"{\"a\":\"\0\"}", 9}, {"{\"a\":NaN}", 9}, {"{\"a\":-}", 7},
+        {"{\"a\":1e}", 8}, {"{\"a\":01}", 8}, {"{\"a\":\"\\u00\"}", 12}, {"{\"a\":\"\\", 7},
+        {"{\"a\":\"\\ud800", 12}, {"{\"a\":99999999999999999999", 25}};
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct fb_fields f;
@@ -59,6 +60,57 @@ static void test_values(void **state)
     assert_int_equal(json_object_size(fb_field_object(&f, "o")), 1);
     assert_null(fb_field_array(&f, "n"));
     assert_false(f.bad);
+    json_decref(o);
+}
+
+/* Valid JSON that jansson by itself refuses. */
+static void test_extremes(void **state)
+{
+    static const struct {
+        const char *value, *becomes;
+    } texts[] = {
+        {"\"a\\u0000b\"", "\"a\\u0000b\""},
+        {"\"\\u0000\\ud800\\u0000\"", "\"\\u0000\\uFFFD\\u0000\""},
+        {"\"\\uDBFF\\uDFFF\\uDBFF\"", "\"\\uDBFF\\uDFFF\\uFFFD\""},
+        {"\"\\udc00 \\\\ud800\"", "\"\\uFFFD \\\\ud800\""},
+        {"{\"\\u0000k\" : \"\\u0000v\"}", "{\"\\uFFFDk\":\"\\u0000v\"}"},
+        {"9223372036854775807", "9223372036854775807"},
+        {"9223372036854775808", "9.2233720368547758e18"},
+        {"[18446744073709551615,-9223372036854775809]",
+            "[1.8446744073709552e19,-9.2233720368547758e18]"},
+        {"[1e400,-1e400,1e-400,1E999]",
+            "[1.7976931348623157e308,-1.7976931348623157e308,0.0,1.7976931348623157e308]"},
+        {"[\"1e400\",\"18446744073709551615\",1e400]",
+            "[\"1e400\",\"18446744073709551615\",1.7976931348623157e308]"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        char body[256];
+        struct fb_fields f;
+        size_t n = (size_t)snprintf(body, sizeof body, "{\"x\":%s}", texts[i].value);
+        json_t *object = fb_fields_parse(&f, body, n);
+        if (!object) {
+            fail_msg("%s: %s", texts[i].value, f.message);
+        }
+        char *text = json_dumps(
+            json_object_get(object, "x"), JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
+        assert_string_equal(text, texts[i].becomes);
+        free(text);
+        json_decref(object);
+    }
+}
+
+/* A NUL does not cut what is read as text, and is no part of a name. */
+static void test_nul(void **state)
+{
+    (void)state;
+    struct fb_fields f;
+    json_t *o = parse(&f, "{\"t\":\"a\\u0000b\",\"n\":null}");
+    assert_int_equal(json_string_length(fb_field_text(&f, "t")), 3);
+    assert_null(fb_field_text(&f, "n"));
+    assert_false(f.bad);
+    assert_string_equal(fb_field_string(&f, "t", "z"), "z");
+    assert_string_equal(f.message, "t must not contain the character U+0000");
     json_decref(o);
 }
 
@@ -114,6 +166,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_values),
+        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_nul),
         cmocka_unit_test(test_mistakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -247,7 +247,7 @@ static void test_garbage(void **state)
     assert_int_equal(fb_governor_decide(&a, &(struct fb_governor_input){0}), 0);
 }
 
-/* --- Its inputs --------------------------------------------------------------------------- */
+/* --- Its inputs ------------------------------------------------------------------------------- */
 
 static void test_reserve(void **state)
 {

@@ -1,5 +1,5 @@
 /*
- * test_io.c - the read engine with its methods: the same tests over every method, with and without
+ * test_io.c - the I/O engine with its methods: the same tests over every method, with and without
  * injected faults, and every kind of file: direct, through the page cache, on tmpfs.
  */
 #include "io_fixture.h"

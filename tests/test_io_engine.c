@@ -1,5 +1,5 @@
 /*
- * test_io_engine.c - the read engine alone, on a method that finishes reads when the test tells it
+ * test_io_engine.c - the I/O engine alone, on a method that finishes reads when the test tells it
  * to: order, priorities, retries, states.
  */
 #include "io_fixture.h"

@@ -18,11 +18,11 @@ struct values {
     int count;
     uint32_t limit;
     float temp;
-    uint64_t mem;
+    uint64_t mem, disk;
     char ids[32];
 };
 
-static const struct values defaults = {"none", false, true, -7, 128, 0.5f, 4096, ""};
+static const struct values defaults = {"none", false, true, -7, 128, 0.5f, 4096, 0, ""};
 
 static struct values v;
 static const char *positional[2];
@@ -48,6 +48,7 @@ static const struct cmd_option table[] = {
     {CMD_UINT32, 'n', NULL, "N", "up to 1000", .target = &v.limit, .min = 1, .max = 1000},
     {CMD_FLOAT, 0, "temp", "T", "a fraction", .target = &v.temp, .min = 0, .max = 2},
     {CMD_SIZE, 0, "mem", "SIZE", "memory", .target = &v.mem, .min = 1024, .max = 1e12},
+    {CMD_RATE, 0, "disk", "RATE", "disk", .target = &v.disk},
     {CMD_CALL, 0, "tokens", "1,2,3", "ids", .target = v.ids, .parse = parse_ids},
     {0},
 };
@@ -128,7 +129,20 @@ static void test_mistakes_name_the_argument_and_the_valid_values(void **state)
         {"", "missing argument MODEL"},
         {"a|b|c", "unexpected argument 'c'"},
         {"m|--jso", "unknown option --jso"},
-        {"m|--jsonx", "unknown option --jsonx"},
+        {"m|--jsonx", "unknown option --jsonx\n  hint: Did you mean --json?\nusage: forebay try "},
+        {"m|--promt=x", "unknown option --promt\n  hint: Did you mean --prompt?"},
+        {"m|--propmt", "Did you mean --prompt?"},
+        {"m|--temperature|1", "Did you mean --temp?"},
+        {"m|-temp|1", "unknown option -temp\n  hint: Did you mean --temp?"},
+        {"m|--no-repak", "Did you mean --no-repack?"},
+        {"m|--hlep", "Did you mean --help?"},
+        {"m|--frobnicate", "unknown option --frobnicate\nusage: "},
+        {"m|-hf|user/model", "unknown option -hf\n  hint: Forebay downloads nothing"},
+        {"m|--hf-repo=a/b", "unknown option --hf-repo\n  hint: Forebay downloads nothing"},
+        {"-m|a.gguf", "unknown option -m\n  hint: The model's path is given without an option"},
+        {"m|--model|a", "unknown option --model\n  hint: The model's path"},
+        {"m|-cnv", "unknown option -cnv\n  hint: For conversations: forebay chat MODEL."},
+        {"m|-ngl|99", "unknown option -ngl\n  hint: Forebay chooses the layers itself"},
         {"m|-x", "unknown option -x"},
         {"m|-h5", "unknown option -h"},
         {"m|--json=1", "--json does not accept a value"},
@@ -150,6 +164,7 @@ static void test_mistakes_name_the_argument_and_the_valid_values(void **state)
         {"m|--mem=4X", "expected a size like 512M or 4G"},
         {"m|--mem=1000", "from 1.0 KiB to"},
         {"m|--mem=-1", "not '-1'"},
+        {"m|--disk=fast", "--disk: expected bytes per second like 1.8G or 550M, not 'fast'"},
         {"m|--tokens=1;2", "--tokens: expected numbers separated by commas, not '1;2'"},
     };
     (void)state;

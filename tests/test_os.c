@@ -421,7 +421,7 @@ static void test_a_populator_populates_all(void **state)
     base[70 * FB_MIB] = 9;
     struct fb_populator *p = fb_populator_start(ranges, 3);
     base[129 * FB_MIB] = 8;
-    while (fb_populator_help(p, &done)) {
+    while (fb_populator_help(p, &done) != FB_POPULATED_ALL) {
         assert_in_range(done, 1, size + page);
     }
     assert_int_equal(done, size + page);
@@ -429,10 +429,38 @@ static void test_a_populator_populates_all(void **state)
     assert_int_equal(present(small, page), 1);
     assert_int_equal(base[70 * FB_MIB], 9);
     assert_int_equal(base[129 * FB_MIB], 8);
-    assert_false(fb_populator_help(p, &done));
+    assert_int_equal(fb_populator_help(p, &done), FB_POPULATED_ALL);
     fb_populator_end(p);
     fb_vm_release(base, size);
     fb_vm_release(small, page);
+}
+
+static void little_memory(struct fb_memory_state *out)
+{
+    *out = (struct fb_memory_state){.total_bytes = 64 * FB_GIB,
+        .available_bytes = 500 * FB_MIB, /* less than the reserve */
+        .limit_bytes = UINT64_MAX};
+}
+
+static void test_a_populator_leaves_the_reserve_and_what_is_withdrawn(void **state)
+{
+    (void)state;
+    uint64_t page = fb_vm_page_size(), size = 64 * FB_MIB, done = 0;
+    struct fb_vm_range range = {fb_vm_reserve(size, false), size};
+    char *base = range.base;
+    fb_memory_override(little_memory);
+    struct fb_populator *p = fb_populator_start(&range, 1);
+    assert_int_equal(fb_populator_help(p, &done), FB_POPULATED_NO_ROOM);
+    assert_int_equal(present(base, size), 0);
+    fb_populator_withdraw(p, base + 24 * FB_MIB, size - 24 * FB_MIB); /* amid a piece */
+    fb_memory_override(NULL);
+    while (fb_populator_help(p, &done) != FB_POPULATED_ALL) {
+    }
+    assert_int_equal(present(base, size), 24 * FB_MIB / page);
+    assert_int_equal(done, 24 * FB_MIB);
+    fb_populator_end(p);
+    fb_populator_withdraw(NULL, base, size);
+    fb_vm_release(base, size);
 }
 
 static void test_a_populator_is_stopped(void **state)
@@ -445,6 +473,32 @@ static void test_a_populator_is_stopped(void **state)
     fb_vm_release(range.base, size);
     fb_populator_end(fb_populator_start(NULL, 0));
     fb_populator_end(NULL);
+}
+
+static bool can_read(const void *at)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    ssize_t n = write(ends[1], at, 1);
+    assert_true(n == 1 || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return n == 1;
+}
+
+static void test_space_is_inaccessible_until_it_is_allowed(void **state)
+{
+    (void)state;
+    uint64_t page = fb_vm_page_size(), size = 1024 * FB_GIB;
+    unsigned char *base = fb_vm_reserve_space(size, true);
+    assert_non_null(base);
+    assert_false(can_read(base));
+    assert_true(fb_vm_allow(base + 3 * page, 2 * page));
+    base[3 * page] = base[5 * page - 1] = 1;
+    assert_false(can_read(base + 3 * page - 1));
+    assert_true(can_read(base + 5 * page - 1));
+    assert_false(can_read(base + 5 * page));
+    fb_vm_release(base, size);
 }
 
 static void test_discard_whole_pages_only(void **state)
@@ -827,6 +881,21 @@ static void test_cores(void **state)
     assert_int_equal(fb_cpu_cores(in_scratch("none"), cpus, 6), 6);
 }
 
+static void test_cpu_idle(void **state)
+{
+    (void)state;
+    uint64_t ticks;
+    put("stat", "/proc/stat",
+        "cpu  9 9 9 1111 222 9 9 9 0 0\ncpu0 1 2 3 100 20 4 5 6 0 0\ncpu1 1 2 3 7 8 4 5 6 0 0\n"
+        "cpu12 1 2 3 1000 0 4 5 6 0 0\nintr 5 100 20\nctxt 7\n");
+    assert_true(fb_cpu_idle_at(in_scratch("stat"), (int[]){0, 12}, 2, &ticks));
+    assert_int_equal(ticks, 1120);
+    assert_true(fb_cpu_idle_at(in_scratch("stat"), (int[]){1}, 1, &ticks));
+    assert_int_equal(ticks, 15);
+    assert_false(fb_cpu_idle_at(in_scratch("stat"), (int[]){0, 2}, 2, &ticks)); /* not shown */
+    assert_false(fb_cpu_idle_at(in_scratch("none"), (int[]){0}, 1, &ticks));
+}
+
 static void test_cpu_description(void **state)
 {
     (void)state;
@@ -879,6 +948,8 @@ int main(void)
         cmocka_unit_test(test_populate_keeps_contents),
         cmocka_unit_test(test_a_populator_populates_all),
         cmocka_unit_test(test_a_populator_is_stopped),
+        cmocka_unit_test(test_space_is_inaccessible_until_it_is_allowed),
+        cmocka_unit_test(test_a_populator_leaves_the_reserve_and_what_is_withdrawn),
         cmocka_unit_test(test_discard_whole_pages_only),
         cmocka_unit_test(test_forbid_faults),
         cmocka_unit_test(test_memory_figures),
@@ -896,6 +967,7 @@ int main(void)
         cmocka_unit_test(test_cgroup_cpus),
         cmocka_unit_test(test_memory_state_of_a_container),
         cmocka_unit_test(test_cores),
+        cmocka_unit_test(test_cpu_idle),
         cmocka_unit_test(test_cpu_description),
         cmocka_unit_test(test_written_bytes),
 #endif

@@ -11,6 +11,7 @@
 
 #include "hw/profile.h"
 #include "os/dirs.h"
+#include "os/save.h"
 
 #define MACHINE "some processor; 4 cores; 16 GiB"
 #define NOW     ((int64_t)1800000000)
@@ -84,6 +85,7 @@ static void example(struct fb_profile *p)
         .measured = NOW,
         .cores = 4,
         .memory_bytes_per_s = {1.25e10, 3.5e10},
+        .other_cores = 0.125,
         .op_s = 2.5e-6};
     struct fb_profile_rate a = rate("q4_K", false, 1, 6e9), b = rate("q4_K", true, 4, 2.5e10);
     struct fb_profile_disk c = disk(1, NOW), d = disk(UINT64_MAX - 7, NOW - DAY);
@@ -209,8 +211,8 @@ static void test_values_out_of_range_are_refused(void **state)
         {"{", "["},
         {"{", ""},
         {"{", "{}{"},
-        {"\"format\": 4", "\"format\": 1"},
-        {"\"format\": 4", "\"format\": \"4\""},
+        {"\"format\": 5", "\"format\": 4"},
+        {"\"format\": 5", "\"format\": \"5\""},
         {"\"format\"", "\"farmat\""},
         {"\"machine\": \"some", "\"machine\": 1, \"was\": \"some"},
         {"\"machine\"", "\"other\""},
@@ -221,6 +223,8 @@ static void test_values_out_of_range_are_refused(void **state)
         {"\"cores\": 4", "\"cores\": \"four\""},
         {"\"cores\": 4", "\"cores\": 1e300"},
         {"\"op_s\": ", "\"op_s\": -"},
+        {"\"other_cores\": ", "\"other_cores\": -"},
+        {"\"other_cores\"", "\"others\""},
         {"\"op_s\"", "\"ops\""},
         {"\"memory_bytes_per_s\": ", "\"memory_bytes_per_s\": -"},
         {"\"memory_bytes_per_s_1\": ", "\"memory_bytes_per_s_1\": null, \"x\": "},

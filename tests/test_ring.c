@@ -15,7 +15,7 @@ static struct fb_unpacker unpacker;
 static struct fb_ring *ring;
 static int order[MAX_TENSORS];
 
-/* --- Rig ------------------------------------------------------------------------------------- */
+/* --- Rig -------------------------------------------------------------------------------------- */
 
 /* Weights of 1 byte .. 64 KiB at odd offsets, and one of 200 KiB: several chunks. */
 static int set_up(void **state)
@@ -106,8 +106,7 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
     "fault:threads,eintr=2,eagain=5", "fault:threads,reorder=9,short=2,eintr=3"};
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-/* --- Bytes and order
- * --------------------------------------------------------------------------- */
+/* --- Bytes and order -------------------------------------------------------------------------- */
 
 static void test_every_pass_has_the_bytes_of_the_file(void **state)
 {
@@ -180,8 +179,7 @@ static void test_many_tiny_weights(void **state)
     model = &sized;
 }
 
-/* --- Reads
- * ------------------------------------------------------------------------------------- */
+/* --- Reads ------------------------------------------------------------------------------------ */
 
 static uint64_t moved_bytes(void)
 {
@@ -251,8 +249,7 @@ static void test_the_first_pass_reads_nothing_needlessly(void **state)
     assert_int_equal(stats->prefetch_used_bytes, stats->prefetch_bytes);
 }
 
-/* --- Other orders
- * ------------------------------------------------------------------------------ */
+/* --- Other orders ----------------------------------------------------------------------------- */
 
 static void test_a_pass_may_stop_anywhere(void **state)
 {
@@ -312,8 +309,7 @@ static void test_a_new_order_is_learned(void **state)
     assert_int_equal(fb_ring_stats(ring)->demand_bytes, demand);
 }
 
-/* --- Failures
- * ---------------------------------------------------------------------------------- */
+/* --- Failures --------------------------------------------------------------------------------- */
 
 /* Counts failures in passes over all weights; weights that do not fail are right (use). */
 static int failures_in(int n_passes)

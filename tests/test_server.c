@@ -14,11 +14,15 @@
 #define MSG_MORE 0
 #endif
 
-#define MODEL "stories260K-moe8.gguf"
-#define NAME  "stories"
+#define MODEL "fable-moe.gguf"
+#define NAME  "fable"
 
 static struct fixture f;
 static struct fb_server *server;
+
+static const char *origins; /* --origins of the next server */
+static const char *chat_template;
+static const char *model_file = MODEL;
 
 static void start_with(const char *api_key, bool client_templates)
 {
@@ -26,12 +30,15 @@ static void start_with(const char *api_key, bool client_templates)
     struct fb_server_options options;
     struct forebay_error err;
     model.weights_mem_bytes = 3u << 20;
-    fixture_start(&f, MODEL, &model, &(struct fb_service_options){.parallel = 2, .queue_max = 2});
+    fixture_start(
+        &f, model_file, &model, &(struct fb_service_options){.parallel = 2, .queue_max = 2});
     fb_server_options_init(&options);
     options.port = 0;
     options.name = NAME;
-    options.path = shared_model(MODEL);
+    options.path = shared_model(model_file);
     options.api_key = api_key;
+    options.origins = origins;
+    options.chat_template = chat_template;
     options.client_templates = client_templates;
     options.body_max_bytes = 64 << 10;
     options.timeout_s = 2;
@@ -168,7 +175,6 @@ static const struct {
     {CHAT, "", 400},
     {CHAT, "{", 400},
     {CHAT, "[]", 400},
-    {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\\u0000\"}]}", 400},
     {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\xfe\"}]}", 400},
     {CHAT, "{}", 400},
     {CHAT, "{\"messages\":[]}", 400},
@@ -176,7 +182,7 @@ static const struct {
     {CHAT, "{\"messages\":[1]}", 400},
     {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400},
     {CHAT, "{" USER ",\"max_tokens\":0}", 400},
-    {CHAT, "{" USER ",\"max_tokens\":-1}", 400},
+    {CHAT, "{" USER ",\"max_tokens\":-2}", 400},
     {CHAT, "{" USER ",\"max_tokens\":1e300}", 400},
     {CHAT, "{" USER ",\"max_tokens\":\"5\"}", 400},
     {CHAT, "{" USER ",\"temperature\":-1}", 400},
@@ -220,10 +226,11 @@ static const struct {
     {"/api/show", "{" OLLAMA "}", 200},
     {"/api/show", "{\"model\":\"other\"}", 404},
     {"/api/embed", "{" OLLAMA "}", 400},
-    {"/api/pull", "{" OLLAMA "}", 400},
+    {"/api/pull", "{\"model\":\"other\"}", 404},
+    {"/api/pull", "{}", 400},
     {"/v1/messages", "{}", 400},
     {"/v1/messages", "{" USER "}", 400},
-    {"/v1/messages", "{\"max_tokens\":5,\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]}",
+    {"/v1/messages", "{\"max_tokens\":5,\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}",
         400},
     {"/v1/messages",
         "{\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":"
@@ -250,7 +257,9 @@ static void test_mistakes(void **state)
     size_t n = (size_t)sprintf(large, "{\"prompt\":\"");
     memset(large + n, 'x', 4000);
     memcpy(large + n + 4000, "\"}", 3);
-    assert_error(post("/v1/completions", large), "/v1/completions", 400);
+    struct answer long_one = post("/v1/completions", large);
+    assert_non_null(strstr(long_one.body, "at most 255 fit into the context of 256"));
+    assert_error(long_one, "/v1/completions", 400);
     memset(large + n, 'x', 150 << 10);
     memcpy(large + n + (150 << 10), "\"}", 3);
     assert_error(post("/v1/completions", large), "/v1/completions", 413);
@@ -283,6 +292,412 @@ static void test_methods(void **state)
             assert_non_null(strstr(a.all, requests[i].allow));
         } else {
             assert_null(strstr(a.all, "\r\nAllow:"));
+        }
+        free(a.all);
+    }
+    stop();
+}
+
+/* --- What clients send --------------------------------------------------------------------- */
+
+#define MESSAGES   "/v1/messages"
+#define TEXT       "/v1/completions"
+#define SAYS(text) "{\"messages\":[{\"role\":\"user\",\"content\":\"" text "\"}],\"max_tokens\":2}"
+#define REPLAYED(member)                                                                           \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":\"assistant\","               \
+    "\"content\":\"Yo\",\"" member                                                                 \
+    "\":null},{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":2}"
+#define FORMAT_OF(schema)                                                                          \
+    "{" USER ",\"max_tokens\":150,\"temperature\":0,\"response_format\":{\"type\":\"json_"         \
+    "schema\",\"json_schema\":"                                                                    \
+    "{\"name\":\"x\",\"schema\":" schema "}}}"
+#define FOX                                                                                        \
+    "{\"type\":\"object\",\"properties\":{\"kind\":{\"enum\":[\"fox\"]}},\"required\":[\"kind\"]}"
+
+/* Shapes of requests as clients send them, each with what the answer contains. */
+static const struct {
+    const char *path, *body;
+    int status;
+    const char *has;
+} shapes[] = {
+    /* what is odd, and valid JSON */
+    {CHAT, SAYS("a\\u0000b"), 200, "\"prompt_tokens\":6"},
+    {CHAT, SAYS("\\ud83d"), 200, "choices"},
+    {TEXT, "{\"prompt\":\"a\\u0000b\",\"max_tokens\":2}", 200, "\"prompt_tokens\":4"},
+    {"/api/chat",
+        "{" OLLAMA ",\"stream\":false,\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}],"
+        "\"options\":{\"num_predict\":2}}",
+        200, "\"prompt_eval_count\":6"},
+    {MESSAGES, SAYS("a\\u0000b"), 200, "content"},
+    {CHAT, "{" USER ",\"stop\":\"\\u0000\"}", 400, "U+0000"},
+    {CHAT, "{" USER ",\"stop\":[\"\\u0000\"]}", 400, "U+0000"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"seed\":18446744073709551615}", 200, "choices"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"seed\":-18446744073709551615}", 200, "choices"},
+    {CHAT, "{" USER ",\"max_tokens\":18446744073709551615,\"stop\":[\" \"]}", 200, "choices"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"metadata\":{\"x\":1e400}}", 200, "choices"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"temperature\":1e400}", 400, "temperature"},
+    /* fields */
+    {CHAT, "{" USER ",\"max_tokens\":-1,\"stop\":[\" \"]}", 200, "choices"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"model\":\"\"}", 200, "\"" NAME "\""},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"logit_bias\":[[5,1],[\"a\",false],[6,-100.0]]}", 200,
+        "choices"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"logit_bias\":[[99999,1]]}", 400, "logit_bias"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"logit_bias\":[5]}", 400, "logit_bias"},
+    {CHAT,
+        "{" USER
+        ",\"max_tokens\":2,\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\","
+        "\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\",\"17\",\"18\"]}",
+        200, "choices"},
+    {TEXT, "{\"prompt\":\"x\",\"max_tokens\":2,\"suffix\":\"\"}", 200, "choices"},
+    {TEXT, "{\"prompt\":\"x\",\"max_tokens\":2,\"suffix\":\"y\"}", 400, "infilling"},
+    {TEXT, "{\"prompt\":\"x\",\"max_tokens\":2,\"best_of\":1}", 200, "choices"},
+    {TEXT, "{\"prompt\":\"x\",\"max_tokens\":2,\"best_of\":2}", 400, "best_of is not supported"},
+    {CHAT, "{" USER ",\"functions\":[{\"name\":\"f\"}]}", 400, "send tools"},
+    {CHAT, "{" USER ",\"modalities\":[\"text\",\"audio\"]}", 400, "modalities"},
+    {CHAT, "{" USER ",\"reasoning_effort\":3}", 400, "reasoning_effort must be a string"},
+    /* messages */
+    {CHAT, REPLAYED("name"), 200, "choices"},
+    {CHAT, REPLAYED("tool_calls"), 200, "choices"},
+    {CHAT, REPLAYED("reasoning_content"), 200, "choices"},
+    {CHAT, REPLAYED("refusal"), 200, "choices"},
+    {CHAT, REPLAYED("function_call"), 200, "choices"},
+    {CHAT, REPLAYED("audio"), 200, "choices"},
+    {CHAT, REPLAYED("annotations"), 200, "choices"},
+    {CHAT, REPLAYED("tool_call_id"), 200, "choices"},
+    {CHAT, "{\"messages\":[{\"content\":\"Hi\"}]}", 400, "messages[0] has no role"},
+    {CHAT, "{\"messages\":[{\"role\":null,\"content\":\"Hi\"}]}", 400, "messages[0] has no role"},
+    {CHAT, "{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0] has no content"},
+    {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":3}]}", 400, "content must be"},
+    {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400,
+        "image_url are not supported"},
+    {CHAT,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":\"tool\",\"tool_call_id\":"
+        "\"a\",\"content\":[{\"type\":\"image_url\"}]}],\"max_tokens\":2}",
+        200, "choices"},
+    {CHAT,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":\"assistant\",\"content\":"
+        "null},{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":2}",
+        200, "choices"},
+    /* tools, of which this template knows none */
+    {CHAT, "{" USER ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}", 400,
+        "template knows none"},
+    {"/api/chat",
+        "{" OLLAMA ",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"function\":"
+        "{\"name\":\"f\"}}]}",
+        400, "template knows none"},
+    {MESSAGES,
+        "{\"max_tokens\":2," USER
+        ",\"tools\":[{\"name\":\"f\",\"input_schema\":{\"type\":\"object\"}}]}",
+        400, "template knows none"},
+    {CHAT, "{" USER ",\"max_tokens\":2,\"tools\":[]}", 200, "choices"},
+    /* formats */
+    {CHAT, FORMAT_OF(FOX), 200, "fox"},
+    {CHAT, FORMAT_OF("true"), 400, "must be an object"},
+    {CHAT, FORMAT_OF("false"), 400, "must be an object"},
+    {CHAT, FORMAT_OF("{\"type\":\"string\",\"minLength\":5000}"), 400, "minLength of 5000"},
+    {CHAT, FORMAT_OF("{\"type\":\"string\",\"maxLength\":5000}"), 400, "maxLength of 5000"},
+    {CHAT, FORMAT_OF("{\"type\":\"integer\",\"minimum\":5,\"maximum\":18446744073709551615}"), 200,
+        "choices"},
+    {CHAT, FORMAT_OF("{\"type\":\"string\",\"maxLength\":18446744073709551615}"), 200, "choices"},
+    {CHAT, "{" USER ",\"response_format\":{}}", 400, "response_format needs a type"},
+    {CHAT, "{" USER ",\"response_format\":\"json\"}", 400, "response_format must be an object"},
+    {CHAT,
+        "{" USER
+        ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\"}}}",
+        400, "needs a schema"},
+    {CHAT, "{" USER ",\"json_schema\":true}", 400, "must be an object"},
+    {CHAT,
+        "{" USER
+        ",\"grammar\":\"root ::= \\\"yes\\\"\",\"response_format\":{\"type\":\"json_object\"}}",
+        400, "exclude each other"},
+    {CHAT,
+        "{" USER ",\"grammar\":\"root ::= \\\"yes\\\"\",\"response_format\":{\"type\":\"text\"}}",
+        200, "\"yes\""},
+    {TEXT,
+        "{\"prompt\":\"Once\",\"max_tokens\":150,\"temperature\":0,\"response_format\":{\"type\":"
+        "\"json_schema\","
+        "\"json_schema\":{\"schema\":" FOX "}}}",
+        200, "fox"},
+    {TEXT, "{\"prompt\":\"Once\",\"max_tokens\":150,\"temperature\":0,\"json_schema\":" FOX "}",
+        200, "fox"},
+    {TEXT, "{\"prompt\":\"Once\",\"temperature\":0,\"response_format\":{\"type\":\"json_object\"}}",
+        200, "\"text\":\"{"},
+    {TEXT, "{\"prompt\":\"Once\",\"json_schema\":false}", 400, "must be an object"},
+    {MESSAGES,
+        "{\"max_tokens\":150,\"temperature\":0," USER
+        ",\"output_config\":{\"format\":{\"type\":\"json_schema\","
+        "\"schema\":" FOX "}}}",
+        200, "fox"},
+    {MESSAGES,
+        "{\"max_tokens\":150,\"temperature\":0," USER
+        ",\"output_format\":{\"type\":\"json_schema\",\"schema\":" FOX "}}",
+        200, "fox"},
+    {MESSAGES,
+        "{\"max_tokens\":150,\"temperature\":0," USER ",\"output_format\":{\"type\":\"xml\"}}", 400,
+        "json_schema"},
+    /* Anthropic's messages */
+    {MESSAGES,
+        "{\"max_tokens\":2,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":"
+        "\"system\","
+        "\"content\":\"Be short.\"}]}",
+        200, "\"text\""},
+    {MESSAGES,
+        "{\"max_tokens\":2,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\","
+        "\"tool_use_id\":\"a\",\"content\":[{\"type\":\"image\",\"source\":{}},{\"type\":"
+        "\"tool_reference\",\"tool_name\":\"f\"}]},{\"type\":\"text\",\"text\":\"Hi\"}]}]}",
+        200, "\"text\""},
+    {MESSAGES,
+        "{\"max_tokens\":2," USER ",\"tools\":[{\"type\":\"web_search_20250305\",\"name\":\"w\"}]}",
+        400, "web_search_20250305"},
+    /* Ollama */
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"Hi\",\"context\":[5,6,7]}", 400,
+        "context is not supported"},
+    {"/api/generate", "{" OLLAMA ",\"prompt\":\"Hi\",\"suffix\":\"x\"}", 400, "infilling"},
+    {"/api/generate",
+        "{" OLLAMA ",\"prompt\":\"Hi\",\"context\":[],\"stream\":false,\"logprobs\":true,"
+        "\"top_logprobs\":2,\"options\":{\"num_predict\":2}}",
+        200, "\"top_logprobs\":[{"},
+    {"/api/chat",
+        "{" OLLAMA ",\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"logprobs\":true,"
+        "\"options\":{\"num_predict\":2}}",
+        200, "\"logprobs\":[{"},
+    {"/api/chat",
+        "{" OLLAMA ",\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"top_logprobs\":2}",
+        400, "top_logprobs needs logprobs"},
+    {"/api/pull", "{" OLLAMA "}", 200, "{\"status\":\"success\"}\n"},
+    {"/api/pull", "{\"name\":\"" NAME ":latest\",\"stream\":false}", 200,
+        "{\"status\":\"success\"}"},
+    {"/api/pull", "{\"model\":\"other\"}", 404, "cannot pull 'other'"},
+    /* llama.cpp */
+    {"/tokenize", "{\"content\":\"<|user|>Once\"}", 200, "{\"tokens\":[1,505]}"},
+    {"/tokenize", "{\"content\":\"Once\",\"add_special\":true}", 200, ",505]}"},
+    {"/tokenize", "{\"content\":\"a\\u0000b\",\"with_pieces\":true}", 200, "\"piece\":\"\\u0000\""},
+    {"/tokenize", "{\"content\":3}", 400, "content"},
+    {"/detokenize", "{\"tokens\":[1,505]}", 200, "{\"content\":\"<|user|>Once\"}"},
+    {"/detokenize", "{\"tokens\":[99999]}", 400, "tokens must be"},
+    {"/apply-template", "{" USER "}", 200, "{\"prompt\":\"<|user|>Hi<|story|>\"}"},
+    {"/completion", "{\"prompt\":\"Once\",\"n_predict\":2,\"temperature\":0}", 200,
+        "\"content\":\" upon a\""},
+    {TEXT, "{\"prompt\":[\"Once\",505]}", 400, "prompt must be"},
+    {"/completion", "{\"prompt\":[\"Once\",506],\"n_predict\":2}", 200, "\"tokens_evaluated\":2"},
+    {"/completions", "{\"prompt\":[\"Once\",[505,\"x\"]],\"n_predict\":2}", 200, "},{\"index\":1,"},
+    {"/completion", "{\"prompt\":\"Once\",\"n_predict\":2,\"stream\":true}", 200,
+        "\"stop_type\":\"limit\""},
+    {"/completion", "{\"prompt\":\"Once\",\"n_predict\":2,\"n_probs\":2}", 200,
+        "completion_probabilities"},
+    {"/completion", "{\"prompt\":\"Once\",\"grammar\":\"root ::= \\\"yes\\\"\"}", 200,
+        "\"content\":\"yes\""},
+    {"/completion", "{\"prompt\":\"Once\",\"n_predict\":0}", 200, "\"content\":\"\""},
+    {"/infill", "{\"input_prefix\":\"a\",\"input_suffix\":\"b\"}", 501, "infilling"},
+    {"/chat/completions", "{" USER ",\"max_tokens\":2}", 200, "choices"},
+    {"//v1//chat/completions/", "{" USER ",\"max_tokens\":2}", 200, "choices"},
+    {"http://localhost/v1/chat/completions", "{" USER ",\"max_tokens\":2}", 200, "choices"},
+};
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    start(NULL);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        struct answer a = post(shapes[i].path, shapes[i].body);
+        if (a.status != shapes[i].status || !strstr(a.body, shapes[i].has)) {
+            fail_msg("%s %s: %d: %s", shapes[i].path, shapes[i].body, a.status, a.body);
+        }
+        free(a.all);
+    }
+    struct answer a = ask_with("GET", "/api/version", "", "", 0);
+    assert_non_null(strstr(a.body, "\"0.13.4\""));
+    free(a.all);
+    a = ask_with("GET", "/props", "", "", 0);
+    assert_non_null(strstr(a.body, "\"n_ctx\":256"));
+    assert_non_null(strstr(a.body, "<|story|>"));
+    free(a.all);
+    stop();
+}
+
+#define QUESTION "{\"role\":\"user\",\"content\":\"Tell me a story.\"}"
+#define BEGUN    "{\"role\":\"assistant\",\"content\":\"Many years ago, a tiny purple\"}"
+
+/* On each API the reply is what follows a last message of the assistant, not all of it. */
+static void test_prefill(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *body, *has;
+    } begun[] = {
+        {CHAT, "", "\"content\":\" lived in\""},
+        {CHAT, ",\"continue_final_message\":true,\"add_generation_prompt\":false",
+            "\"content\":\" lived in\""},
+        {CHAT, ",\"stream\":true", "\"delta\":{\"content\":\" lived\"}"},
+        {"/api/chat",
+            "," OLLAMA ",\"stream\":false,\"options\":{\"num_predict\":2,\"temperature\":0}",
+            "\"content\":\" lived in\""},
+        {MESSAGES, "", "\"text\":\" lived in\""},
+        {MESSAGES, ",\"stream\":true", "\"text\":\" lived\""},
+    };
+    start(NULL);
+    for (size_t i = 0; i < sizeof begun / sizeof *begun; i++) {
+        char body[512];
+        snprintf(body, sizeof body,
+            "{\"messages\":[" QUESTION "," BEGUN "],\"max_tokens\":2,\"temperature\":0%s}",
+            begun[i].body);
+        struct answer a = post(begun[i].path, body);
+        if (a.status != 200 || !strstr(a.body, begun[i].has) || strstr(a.body, "purple")) {
+            fail_msg("%s %s: %d: %s", begun[i].path, body, a.status, a.body);
+        }
+        free(a.all);
+    }
+    static const char *const bad[] = {"[" QUESTION "],\"continue_final_message\":true",
+        "[" QUESTION "," BEGUN "],\"continue_final_message\":true,\"add_generation_prompt\":true"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char body[512];
+        snprintf(body, sizeof body, "{\"messages\":%s}", bad[i]);
+        assert_error(post(CHAT, body), CHAT, 400);
+    }
+    stop();
+}
+
+/* The text that a choice has, of an answer in one piece. New string. */
+static char *text_of_choice(const struct answer *a, size_t index)
+{
+    json_t *value = json_of(a), *choice = json_array_get(json_object_get(value, "choices"), index);
+    assert_int_equal(json_integer_value(json_object_get(choice, "index")), index);
+    char *text = strdup(json_string_value(json_object_get(choice, "text")));
+    json_decref(value);
+    return text;
+}
+
+/* Each of many prompts gets the reply that it gets alone, though more than may wait. */
+static void test_prompt_lists(void **state)
+{
+    (void)state;
+    enum { N = 20 };
+    char body[1024];
+    size_t n =
+        (size_t)snprintf(body, sizeof body, "{\"max_tokens\":3,\"temperature\":0,\"prompt\":[");
+    for (int i = 0; i < N; i++) {
+        n += (size_t)snprintf(
+            body + n, sizeof body - n, "%s%s", i ? "," : "", i % 2 ? "[0,505,506]" : "\"Many\"");
+    }
+    snprintf(body + n, sizeof body - n, "]}");
+    start(NULL);
+    struct answer one = post(TEXT, "{\"max_tokens\":3,\"temperature\":0,\"prompt\":\"Many\"}");
+    struct answer two = post(TEXT, "{\"max_tokens\":3,\"temperature\":0,\"prompt\":[0,505,506]}");
+    struct answer all = post(TEXT, body);
+    char *want[2] = {text_of_choice(&one, 0), text_of_choice(&two, 0)};
+    for (size_t i = 0; i < N; i++) {
+        char *text = text_of_choice(&all, i);
+        assert_string_equal(text, want[i % 2]);
+        free(text);
+    }
+    assert_non_null(strstr(all.body, "\"prompt_tokens\":50,\"completion_tokens\":60"));
+    free(one.all);
+    free(two.all);
+    free(all.all);
+    free(want[0]);
+    free(want[1]);
+
+    all = post(TEXT, "{\"max_tokens\":2,\"temperature\":0,\"n\":2,\"prompt\":[\"Many\",\"Once\"],"
+                     "\"stream\":true}");
+    for (int i = 0; i < 4; i++) {
+        char has[64];
+        snprintf(
+            has, sizeof has, "{\"index\":%d,\"text\":\"\",\"logprobs\":null,\"finish_reason\"", i);
+        assert_non_null(strstr(all.body, has));
+    }
+    assert_non_null(strstr(all.body, "data: [DONE]"));
+    free(all.all);
+    assert_error(post(TEXT, "{\"prompt\":[\"a\",[]]}"), TEXT, 400);
+    assert_error(post(TEXT, "{\"prompt\":[\"a\",null]}"), TEXT, 400);
+    assert_error(post(TEXT, "{\"prompt\":[]}"), TEXT, 400);
+    stop();
+}
+
+/* A reply with NULs is not cut at them, and may be sent back. */
+static void test_nul_in_replies(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *body;
+    } asks[] = {
+        {CHAT, "{" USER ",\"max_tokens\":3,\"logit_bias\":{\"4\":100},\"temperature\":0}"},
+        {CHAT, "{\"messages\":[" QUESTION
+               ",{\"role\":\"assistant\",\"content\":\"\\u0000a\\u0000\"}," QUESTION
+               "],\"max_tokens\":3,\"logit_bias\":{\"4\":100},\"temperature\":0}"},
+        {TEXT, "{\"prompt\":\"x\\u0000\",\"max_tokens\":3,\"logit_bias\":{\"4\":100},"
+               "\"temperature\":0}"},
+        {"/completion",
+            "{\"prompt\":\"x\\u0000\",\"n_predict\":3,\"logit_bias\":[[4,100]],\"temperature\":0}"},
+    };
+    start(NULL);
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        struct answer a = post(asks[i].path, asks[i].body);
+        if (a.status != 200 || !strstr(a.body, "\"\\u0000\\u0000\\u0000\"")) {
+            fail_msg("%s: %d: %s", asks[i].body, a.status, a.body);
+        }
+        free(a.all);
+    }
+    stop();
+}
+
+#define TOOL(parameters)                                                                           \
+    "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":null,"         \
+    "\"parameters\":" parameters "}}]"
+#define U64                                                                                        \
+    "{\"type\":\"object\",\"properties\":{\"n\":{\"type\":\"integer\",\"maximum\":"                \
+    "18446744073709551615}}}"
+#define LONG_TEXTS                                                                                 \
+    "{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\",\"minLength\":4000,"          \
+    "\"maxLength\":65536},\"p\":{\"type\":\"string\",\"pattern\":\"^[a-z]{1,9000}$\"}}}"
+
+/* Tools as agents send them, with a template that knows tools and refuses a late system message. */
+static void test_tools(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *body;
+        int status;
+        const char *has;
+    } asks[] = {
+        {"/apply-template", "{" USER "," TOOL(U64) "}", 200, "9223372036854775807"},
+        {CHAT, "{" USER ",\"max_tokens\":2," TOOL(U64) "}", 200, "choices"},
+        {CHAT, "{" USER ",\"max_tokens\":2,\"tool_choice\":\"required\"," TOOL(U64) "}", 200,
+            "choices"},
+        {CHAT, "{" USER ",\"max_tokens\":2," TOOL(LONG_TEXTS) "}", 200, "choices"},
+        {CHAT, "{" USER ",\"tool_choice\":\"any\"," TOOL(U64) "}", 400, "tool_choice must be"},
+        {CHAT, "{" USER ",\"grammar\":\"root ::= \\\"a\\\"\"," TOOL(U64) "}", 400,
+            "exclude each other"},
+        {CHAT, "{" USER "," TOOL("3") "}", 400, "tools[0]: parameters"},
+        {CHAT, "{" USER ",\"tools\":[{\"type\":\"web_search\"}]}", 400, "type web_search"},
+        {CHAT, "{" USER ",\"tools\":[{\"type\":\"function\"}]}", 400, "tools[0] needs"},
+        {"/apply-template", "{" USER ",\"tools\":[{\"type\":\"function\",\"name\":\"flat\"}]}", 200,
+            "\\\"name\\\": \\\"flat\\\""},
+        {MESSAGES,
+            "{\"max_tokens\":2,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":"
+            "\"system\","
+            "\"content\":\"Be short.\"}],\"tools\":[{\"name\":\"f\",\"input_schema\":" U64 "}]}",
+            200, "\"text\""},
+        {MESSAGES,
+            "{\"max_tokens\":2,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},{\"role\":"
+            "\"assistant\","
+            "\"content\":[{\"type\":\"tool_use\",\"id\":\"a\",\"name\":\"f\",\"input\":{\"n\":"
+            "18446744073709551615}}]},{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\","
+            "\"tool_use_id\":\"a\",\"content\":\"a\\u0000b\"}]}],\"tools\":[{\"name\":\"f\","
+            "\"input_schema\":" U64 "}]}",
+            200, "\"text\""},
+    };
+    chat_template =
+        "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+        "{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
+        "<|user|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+        "{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}<|story|>{% endif %}";
+    start(NULL);
+    chat_template = NULL;
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        struct answer a = post(asks[i].path, asks[i].body);
+        if (a.status != asks[i].status || !strstr(a.body, asks[i].has)) {
+            fail_msg("%s %s: %d: %s", asks[i].path, asks[i].body, a.status, a.body);
         }
         free(a.all);
     }
@@ -407,6 +822,90 @@ static void test_templates(void **state)
     stop();
 }
 
+/* Writes a copy of the model to a new file, with pairs of strings of equal length replaced (once
+ * each). Returns its path, to be unlinked and freed. */
+static char *write_changed(const char *const pairs[][2], size_t n_pairs)
+{
+    size_t cap = 16u << 20;
+    char *bytes = malloc(cap), *path = strdup("/tmp/forebay-test-XXXXXX");
+    FILE *from = fopen(shared_model(MODEL), "rb"), *to = fdopen(mkstemp(path), "wb");
+    assert_non_null(from);
+    assert_non_null(to);
+    size_t n = fread(bytes, 1, cap, from);
+    for (size_t i = 0; i < n_pairs; i++) {
+        char *at = memmem(bytes, n, pairs[i][0], strlen(pairs[i][0]));
+        assert_non_null(at);
+        memcpy(at, pairs[i][1], strlen(pairs[i][1]));
+    }
+    assert_int_equal(fwrite(bytes, 1, n, to), n);
+    fclose(from);
+    fclose(to);
+    free(bytes);
+    return path;
+}
+
+/* Starts a server on a file, which is then removed. */
+static void start_on(char *path)
+{
+    model_file = path;
+    start(NULL);
+    model_file = MODEL;
+    unlink(path);
+    free(path);
+}
+
+static void test_infill(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"arket", "<PRE>"}, {"inute", "<SUF>"}, {"aired", "<MID>"}};
+    static const struct {
+        const char *path, *body, *has;
+    } asks[] = {
+        {"/infill", "{\"input_prefix\":\"Once\",\"input_suffix\":\" upon\",\"n_predict\":2}",
+            "\"tokens_evaluated\":6"}, /* BOS, three tokens for infilling, two of text */
+        {"/infill",
+            "{\"input_prefix\":\"Once\",\"prompt\":\" upon\",\"input_extra\":[{\"filename\":\"x\","
+            "\"text\":\"y\"}],\"n_predict\":2}",
+            "\"stop_type\":\"limit\""},
+        {TEXT, "{\"prompt\":\"Once\",\"suffix\":\" upon\",\"max_tokens\":2}",
+            "\"prompt_tokens\":6"},
+        {"/api/generate",
+            "{" OLLAMA ",\"prompt\":\"Once\",\"suffix\":\" upon\",\"stream\":false,"
+            "\"options\":{\"num_predict\":2}}",
+            "\"prompt_eval_count\":6"},
+    };
+    start_on(write_changed(pairs, 3));
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        struct answer a = post(asks[i].path, asks[i].body);
+        if (a.status != 200 || !strstr(a.body, asks[i].has)) {
+            fail_msg("%s %s: %d: %s", asks[i].path, asks[i].body, a.status, a.body);
+        }
+        free(a.all);
+    }
+    assert_error(post("/infill", "{}"), "/infill", 400);
+    assert_error(post("/infill", "{\"input_prefix\":\"x\",\"input_extra\":[1]}"), "/infill", 400);
+    stop();
+}
+
+static void test_broken_template(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {{"{%- if", "{{- if"}};
+    start_on(write_changed(pairs, 1));
+    struct answer a = post(TEXT, "{\"prompt\":\"x\",\"max_tokens\":2}");
+    assert_int_equal(a.status, 200);
+    free(a.all);
+    a = post(CHAT, "{" USER "}");
+    assert_int_equal(a.status, 400);
+    assert_non_null(strstr(a.body, "chat is not available: the chat template is invalid"));
+    free(a.all);
+    a = post("/api/show", "{" OLLAMA "}");
+    assert_int_equal(a.status, 200);
+    free(a.all);
+    stop();
+}
+
 static void test_keys(void **state)
 {
     (void)state;
@@ -449,6 +948,69 @@ static void test_foreign_pages(void **state)
             "GET /v1/models HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", rebound[i]);
         send_all(fd, head, strlen(head));
         assert_error(read_answer(fd), "/v1/models", 403);
+    }
+    stop();
+}
+
+/* Headers for pages that may use the server, on every answer, and the question before it. */
+static void test_cross_origin(void **state)
+{
+    (void)state;
+    static const char listed[] = "Origin: app://obsidian.md\r\n";
+    static const char *const pages[] = {
+        listed, "Origin: http://localhost:3000\r\n", "Origin: chrome-extension://abc\r\n"};
+    static const char asking[] =
+        "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type, "
+        "authorization\r\nOrigin: http://localhost:3000\r\n";
+    for (int keyed = 0; keyed < 2; keyed++) {
+        origins = "app://, https://a.example, chrome-extension://*";
+        start(keyed ? "secret" : NULL);
+        origins = NULL;
+        for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
+            char want[128];
+            snprintf(want, sizeof want, "\r\nAccess-Control-Allow-%s", pages[i]);
+            struct answer a = ask_with("GET", "/v1/models", pages[i], "", 0);
+            assert_int_equal(a.status, keyed ? 401 : 200);
+            assert_non_null(strstr(a.all, want));
+            free(a.all);
+        }
+        struct answer a = ask_with("OPTIONS", CHAT, asking, "", 0);
+        assert_int_equal(a.status, 204);
+        assert_non_null(
+            strstr(a.all, "\r\nAccess-Control-Allow-Origin: http://localhost:3000\r\n"));
+        assert_non_null(strstr(a.all, "\r\nAccess-Control-Allow-Methods: POST, OPTIONS\r\n"));
+        assert_non_null(
+            strstr(a.all, "\r\nAccess-Control-Allow-Headers: content-type, authorization\r\n"));
+        free(a.all);
+        a = ask_with("OPTIONS", CHAT, "Origin: http://evil.example\r\n", "", 0);
+        assert_int_equal(a.status, keyed ? 204 : 403);
+        assert_null(strstr(a.all, "Access-Control"));
+        free(a.all);
+        stop();
+    }
+    start(NULL);
+    assert_error(ask_with("GET", "/v1/models", listed, "", 0), "/v1/models", 403);
+    const char stream[] = "{\"prompt\":\"x\",\"max_tokens\":2,\"stream\":true}";
+    struct answer a =
+        ask_with("POST", TEXT, "Origin: http://127.0.0.1:5173\r\n", stream, strlen(stream));
+    assert_non_null(strstr(a.all, "\r\nAccess-Control-Allow-Origin: http://127.0.0.1:5173\r\n"));
+    assert_non_null(strstr(a.body, "[DONE]"));
+    free(a.all);
+    a = ask_with("POST", TEXT, "Origin: http://localhost\r\n", "{", 1);
+    assert_int_equal(a.status, 400);
+    assert_non_null(strstr(a.all, "\r\nAccess-Control-Allow-Origin: http://localhost\r\n"));
+    free(a.all);
+    assert_error(ask_with("OPTIONS", "/nothing", "", "", 0), "/nothing", 404);
+    static const char *const hosts[] = {"host.docker.internal:8080", "app.localhost"};
+    for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
+        char head[128];
+        int fd = dial();
+        snprintf(head, sizeof head,
+            "GET /v1/models HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", hosts[i]);
+        send_all(fd, head, strlen(head));
+        a = read_answer(fd);
+        assert_int_equal(a.status, 200);
+        free(a.all);
     }
     stop();
 }
@@ -643,12 +1205,20 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_prefill),
+        cmocka_unit_test(test_prompt_lists),
+        cmocka_unit_test(test_nul_in_replies),
+        cmocka_unit_test(test_tools),
         cmocka_unit_test(test_methods),
         cmocka_unit_test(test_excesses),
         cmocka_unit_test(test_doubling),
         cmocka_unit_test(test_templates),
+        cmocka_unit_test(test_infill),
+        cmocka_unit_test(test_broken_template),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_foreign_pages),
+        cmocka_unit_test(test_cross_origin),
         cmocka_unit_test(test_leaving),
         cmocka_unit_test(test_half_closing),
         cmocka_unit_test(test_busy),

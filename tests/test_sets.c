@@ -90,7 +90,7 @@ static void run_lease(int group, const int *experts, int n)
     fb_stream_lease_end(stream, &lease);
 }
 
-/* Goes through the sets of one matrix. */
+/* Uses all sets of one matrix, and checks them. */
 static void check_sets(int weight, const bool *needed)
 {
     bool had[N_EXPERTS] = {false};
@@ -148,9 +148,9 @@ static void finish_prefetches(void)
     } while (stats().io.read_bytes > before);
 }
 
-/* --- Tests ----------------------------------------------------------------------------------- */
+/* --- Tests ------------------------------------------------------------------------------------ */
 
-/* n experts, all different. */
+/* n distinct experts. */
 static void choose(int *experts, int n)
 {
     int all[N_EXPERTS];
@@ -237,7 +237,7 @@ static void test_a_batch_may_use_prefetched_experts(void **state)
     assert_int_equal(stats().prefetch_used_bytes, 2 * expert_bytes(1));
 }
 
-/* S3: a read that fails ends the batch, whoever wants to know why; the next one is clean. */
+/* S3: a failed read fails the batch, with or without an error struct; the next one is clean. */
 static void test_a_failed_read_fails_one_batch(void **state)
 {
     static const int experts[] = {0, 1, 2, 3, 4, 5, 6, 7};

@@ -272,7 +272,7 @@ static void copy_a_bit_if(unsigned char *out, const unsigned char *in, size_t st
     int64_t row, int64_t block)
 {
     interleave(out, in, stride, bytes, row, block);
-    if (in[0] == 0x37 && in[1] != 0x37) { /* never so in the numbered bits */
+    if (in[0] % 16 == 7 && in[1] % 16 != 7) { /* never so in the numbered bits */
         out[5] ^= 1;
     }
 }

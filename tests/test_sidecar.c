@@ -18,7 +18,7 @@ struct fixture {
     struct fb_catalog *catalog;
     struct fb_weights *weights;
     struct fb_sidecar_form *forms;
-    struct fb_sidecar_layout layout;
+    struct fb_sidecar_contents layout;
     struct fb_sidecar_user user;
     char path[PATH_MAX];
 };
@@ -46,7 +46,7 @@ static void open_fixture(struct fixture *f, const char *name)
 
 static void close_fixture(struct fixture *f)
 {
-    fb_sidecar_layout_release(&f->layout);
+    fb_sidecar_contents_release(&f->layout);
     free(f->forms);
     fb_weights_free(f->weights);
     fb_catalog_free(f->catalog);
@@ -216,7 +216,31 @@ static void test_continues(void **state)
     close_fixture(&f);
 }
 
-/* A partial file that does not belong to this sidecar is overwritten. */
+/* Another file with the name of the partial file is left alone, unless it is empty. */
+static void test_spares_other_files(void **state)
+{
+    struct fixture f;
+    struct fb_sidecar_writer *w;
+    struct forebay_error err;
+    char text[8] = "";
+    (void)state;
+    open_fixture(&f, "spared.gguf");
+    const char *path = temp_path("spared.forebay"), *partial = temp_path("spared.forebay.partial");
+    FILE *file = fopen(partial, "w");
+    assert_int_equal(fputs("mine\n", file), 1);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(fb_sidecar_writer_new(path, &f.user, &f.layout, &w, &err), FOREBAY_E_USAGE);
+    assert_non_null(strstr(err.message, partial));
+    file = fopen(partial, "r");
+    assert_non_null(fgets(text, sizeof text, file));
+    assert_int_equal(fclose(file), 0);
+    assert_string_equal(text, "mine\n");
+    assert_int_equal(truncate(partial, 0), 0);
+    assert_int_equal(write_until(&f, path, f.layout.n_units), 0);
+    close_fixture(&f);
+}
+
+/* The partial file of another sidecar is overwritten. */
 static void test_restarts(void **state)
 {
     struct fixture f;
@@ -225,7 +249,7 @@ static void test_restarts(void **state)
     write_until(&f, f.path, f.layout.n_units);
     fb_sidecar_checkpoint_bytes = 100000;
     const char *path = temp_path("anew.forebay"), *partial = temp_path("anew.forebay.partial");
-    static const uint64_t places[] = {0, 9, 17, 60, 4095, 4096, 4200, 5000};
+    static const uint64_t places[] = {8, 9, 17, 60, 4095, 4096, 4200, 5000};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         write_until(&f, path, f.layout.n_units - 1);
         flip(partial, places[i], 0x20);
@@ -493,6 +517,7 @@ int main(void)
         cmocka_unit_test(test_layout),
         cmocka_unit_test(test_every_unit_is_there),
         cmocka_unit_test(test_continues),
+        cmocka_unit_test(test_spares_other_files),
         cmocka_unit_test(test_restarts),
         cmocka_unit_test(test_one_writer),
         cmocka_unit_test(test_no_room),

@@ -36,7 +36,7 @@ static double rate(uint64_t hits, const struct fb_sim_figures *f)
     return 100 * (double)hits / (double)f->requests;
 }
 
-/* --- Figures of the README beside the shared traces ----------------------------------------- */
+/* --- Figures of the README beside the shared traces ------------------------------------------- */
 
 struct expected {
     const char *file, *shape;
@@ -122,7 +122,7 @@ static void the_policy_closes_a_third_of_the_gap_to_the_optimum(void **state)
     assert_true(sum / 6 > 100.0 / 3 - 5);
 }
 
-/* --- Generated traces ------------------------------------------------------------------------ */
+/* --- Generated traces ------------------------------------------------------------------------- */
 
 struct made {
     char path[PATH_MAX];
@@ -235,8 +235,7 @@ static void invariants_of_any_trace(void **state)
     }
 }
 
-/* --- A naive simulator
- * ------------------------------------------------------------------------- */
+/* --- A naive simulator ------------------------------------------------------------------------ */
 
 /* LRU by time stamps: how many of its experts each token misses in each layer. */
 static int *naive_misses(const struct made *m, int slots)
@@ -341,8 +340,7 @@ static void virtual_time_follows_the_formula(void **state)
     }
 }
 
-/* --- The optimum, against trying everything
- * ---------------------------------------------------- */
+/* --- The optimum, against exhaustive search --------------------------------------------------- */
 
 static void the_optimum_is_optimal(void **state)
 {
@@ -369,7 +367,7 @@ static void the_optimum_is_optimal(void **state)
     }
 }
 
-/* --- Sizes --------------------------------------------------------------------------------- */
+/* --- Sizes ------------------------------------------------------------------------------------ */
 
 static void huge_models_take_no_memory(void **state)
 {
@@ -457,7 +455,7 @@ static void batches_need_no_slots(void **state)
     free(m.routes);
 }
 
-/* --- Mistakes ------------------------------------------------------------------------------ */
+/* --- Mistakes --------------------------------------------------------------------------------- */
 
 static void mistakes_are_reported(void **state)
 {

@@ -20,7 +20,7 @@ static struct model *model = &mixed;
 static struct fb_stream *stream;
 static struct fb_lease leases[2];
 
-/* --- Rig ------------------------------------------------------------------------------------- */
+/* --- Rig -------------------------------------------------------------------------------------- */
 
 /* Dense weights of both kinds and three layers in which each part is unpacked differently: read in
  * place (whole blocks), copied, repacked. */
@@ -89,7 +89,7 @@ static void load(void)
     }
 }
 
-/* As a plan for the budget says. */
+/* With the plan for the budget. */
 static void start_with_budget(uint64_t budget, const char *method)
 {
     struct fb_plan *plan;
@@ -130,8 +130,7 @@ static struct fb_stream_stats stats(void)
     return s;
 }
 
-/* --- The naive model of the cache: least recently used, parts always complete
- * -------------------- */
+/* --- The naive model of the cache: least recently used, parts always complete ----------------- */
 
 struct naive {
     bool shared;
@@ -162,7 +161,7 @@ static void naive_remove(struct naive *n, int at)
     memmove(n->held + at, n->held + at + 1, (size_t)(n->n_held - at) * sizeof *n->held);
 }
 
-/* One that is not among the ids in use leaves if the pool of `group` is full. */
+/* If the pool of `group` is full, evicts an id that is not in use. */
 static void naive_make_room(struct naive *n, int group, const int *experts, int n_experts)
 {
     int victim = -1, in_pool = 0;
@@ -223,10 +222,9 @@ static void compare(const struct naive *n)
     }
 }
 
-/* --- Passes
- * ------------------------------------------------------------------------------------ */
+/* --- Leases ----------------------------------------------------------------------------------- */
 
-/* n different experts. */
+/* Fills `experts` with n distinct ones. */
 static void choose(int *experts, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -276,7 +274,7 @@ static enum forebay_status wait_parts(
     for (int p = 0; p < 3; p++) {
         enum forebay_status status =
             parts & 1u << p ? fb_stream_lease_wait(stream, lease, p, err) : FOREBAY_OK;
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
         for (int q = 0; q <= p; q++) {
@@ -331,8 +329,7 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
     "fault:threads,reorder=9,short=2,eintr=3,eagain=5"};
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-/* --- Experts: what is where
- * -------------------------------------------------------------------- */
+/* --- Experts and slots ------------------------------------------------------------------------ */
 
 static void test_random_leases_with_own_pools_equal_the_model(void **state)
 {
@@ -360,7 +357,7 @@ static void test_random_leases_with_a_shared_pool_equal_the_model(void **state)
     }
 }
 
-/* With room for all, every expert is read once, whatever is asked. */
+/* With room for all, every expert is read once, whatever is leased. */
 static void test_with_room_for_all_each_expert_is_read_once(void **state)
 {
     (void)state;
@@ -404,10 +401,9 @@ static void test_a_lease_reads_only_its_parts(void **state)
     }
 }
 
-/* --- Two leases at once
- * ------------------------------------------------------------------------ */
+/* --- Two leases at once ----------------------------------------------------------------------- */
 
-/* The first stays right while the second takes all the slots that are left. */
+/* The first lease stays right while the second uses all remaining slots. */
 static void check_two_leases(int group)
 {
     int experts[N_EXPERTS];
@@ -465,8 +461,8 @@ static int count_slots(int *slots)
     return sum;
 }
 
-/* A layer that needs all its experts takes slots of those that need few: what they hold stays right
- * (S1), and together they take no more than before (S4). */
+/* A layer that needs all its experts borrows slots of layers that need few: slots still hold the
+ * right bytes (S1), and together they hold no more memory than before (S4). */
 static void test_slots_move_to_the_layer_that_needs_them(void **state)
 {
     (void)state;
@@ -537,8 +533,7 @@ static void test_a_lease_may_end_before_its_reads(void **state)
     }
 }
 
-/* --- Many reads
- * -------------------------------------------------------------------------------- */
+/* --- Many reads ------------------------------------------------------------------------------- */
 
 /* 100 experts of 3 parts: more reads than may be open, and one buffer for those that need one. */
 static void test_a_lease_of_more_reads_than_may_be_open(void **state)
@@ -568,8 +563,7 @@ static void test_a_lease_of_more_reads_than_may_be_open(void **state)
     model = &mixed;
 }
 
-/* --- Ahead of need
- * ----------------------------------------------------------------------------- */
+/* --- Prefetching ------------------------------------------------------------------------------ */
 
 static uint64_t expert_bytes(int group)
 {
@@ -691,8 +685,7 @@ static void test_a_failed_prefetch_is_read_again(void **state)
     }
 }
 
-/* --- Failed reads
- * ------------------------------------------------------------------------------ */
+/* --- Failed reads ----------------------------------------------------------------------------- */
 
 /* S3: one wait reports the failure, no lease has wrong bytes (check_part), and the next is
  * clean. */
@@ -735,7 +728,8 @@ static void test_a_failed_lease_can_be_repeated(void **state)
     }
 }
 
-/* What was read beside it is in place when the failure is reported, and is not read again. */
+/* Parts that were read successfully are present when the failure is reported, and not read
+ * again. */
 static void test_only_the_failed_read_is_repeated(void **state)
 {
     (void)state;
@@ -805,7 +799,7 @@ static void test_a_failing_disk_never_hangs_a_lease(void **state)
     }
 }
 
-/* Without a single corrupted read the comparison would not notice anything. */
+/* Proves that the comparison detects a wrong byte. */
 static void test_a_corrupted_read_would_be_noticed(void **state)
 {
     (void)state;
@@ -837,8 +831,7 @@ static void test_freeing_waits_for_reads_in_flight(void **state)
     }
 }
 
-/* --- Dense weights
- * ----------------------------------------------------------------------------- */
+/* --- Dense weights ---------------------------------------------------------------------------- */
 
 static void check_resident(void)
 {
@@ -863,7 +856,7 @@ static enum forebay_status use_streamed(int n_passes, struct forebay_error *err)
             fb_stream_schedule_dense(stream, order, n);
         }
         enum forebay_status status = fb_stream_dense_acquire(stream, order[k % n], &form, err);
-        if (status) {
+        if (status != FOREBAY_OK) {
             return status;
         }
         fb_stream_poll(stream);
@@ -929,7 +922,7 @@ static void test_loading_reads_each_resident_byte_once(void **state)
     }
 }
 
-/* Also where the ring has room for some of them only, to the byte. */
+/* Also where the ring is too small for some of them. */
 static void test_loading_through_a_ring_of_any_size(void **state)
 {
     (void)state;

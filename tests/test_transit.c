@@ -63,7 +63,7 @@ static const char *const methods[] = {"sync", "threads", "fault:sync,reorder=5,s
     "fault:threads,eintr=2,eagain=5", "fault:threads,reorder=9,short=2,eintr=3"};
 #define N_METHODS (sizeof methods / sizeof *methods)
 
-/* --- Passes ---------------------------------------------------------------------------------- */
+/* --- Passes ----------------------------------------------------------------------------------- */
 
 static void schedule_all(int tokens)
 {

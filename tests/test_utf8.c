@@ -82,6 +82,46 @@ static void test_a_character_is_printed_with_its_last_byte(void **state)
     fclose(out);
 }
 
+/* Checks the text as a terminal gets it, printed at once and byte by byte. */
+static void check_clean(const char *text, const char *want)
+{
+    for (size_t step = 1; step <= strlen(text); step += strlen(text) > 1 ? strlen(text) - 1 : 1) {
+        struct utf8_begun begun = {.clean = true};
+        char *printed = NULL;
+        size_t n_printed = 0;
+        FILE *out = open_memstream(&printed, &n_printed);
+        for (size_t i = 0; i < strlen(text); i += step) {
+            size_t left = strlen(text) - i;
+            utf8_print(&begun, text + i, left < step ? left : step, out);
+        }
+        fclose(out);
+        assert_string_equal(printed, want);
+        free(printed);
+    }
+    char clean[64];
+    snprintf(clean, sizeof clean, "%s", text);
+    clean[utf8_clean(clean, strlen(clean))] = 0;
+    assert_string_equal(clean, want);
+}
+
+static void test_a_terminal_gets_no_control_characters(void **state)
+{
+    (void)state;
+    check_clean("a\tb\n \xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80",
+        "a\tb\n \xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
+    check_clean("\033[2Jx\033]52;c;eA==\a", "?[2Jx?]52;c;eA==?");
+    check_clean("line\r\nover\rwritten\b\x7f", "line\nover"
+                                               "written??");
+    check_clean("\xc2\x9b"
+                "31m\xc2\x85\xc2\xa0",
+        "?31m?\xc2\xa0"); /* C1, and a space */
+    check_clean("\x9b"
+                "31mx",
+        "?31mx");                       /* C1 of 8-bit terminals */
+    check_clean("\xc0\x9bx", "\xc0?x"); /* ESC, encoded too long */
+    check_clean("\xe2\x9by", "\xe2?y"); /* cut off */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -89,6 +129,7 @@ int main(void)
         cmocka_unit_test(test_an_incomplete_character_at_the_end_is_not_printed),
         cmocka_unit_test(test_invalid_bytes_are_printed_unchanged),
         cmocka_unit_test(test_a_character_is_printed_with_its_last_byte),
+        cmocka_unit_test(test_a_terminal_gets_no_control_characters),
     };
     return cmocka_run_group_tests_name("utf8", tests, NULL, NULL);
 }

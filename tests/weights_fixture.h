@@ -3,8 +3,8 @@
  * weights that claim them all. A model with bytes is cut from the file of io_fixture.h, so the
  * oracle of every read is `contents`.
  *
- * The form that a transformed weight is computed with is made up: every byte of the file, followed
- * by its complement.
+ * The computed form of a transformed weight is invented: every byte of the file, followed by its
+ * complement.
  */
 #ifndef FOREBAY_TESTS_WEIGHTS_FIXTURE_H
 #define FOREBAY_TESTS_WEIGHTS_FIXTURE_H
@@ -84,7 +84,7 @@ static inline void model_close(struct model *m)
     }
 }
 
-/* --- Made-up models ------------------------------------------------------------------------- */
+/* --- Made-up models --------------------------------------------------------------------------- */
 
 /* 1 byte .. 2^max_bits, small ones as likely as large ones. */
 static inline uint64_t random_bytes(int max_bits)
@@ -144,7 +144,7 @@ static inline void random_model(struct model *m, uint64_t seed, int max_bits)
     claim_all(m);
 }
 
-/* --- What bytes ought to be ------------------------------------------------------------------ */
+/* --- Expected bytes --------------------------------------------------------------------------- */
 
 /* fb_unpack_fn: makes the computed form. `user` points at a model's weights. */
 static inline void unpack_units(void *user, const struct fb_unpack *units, int n)

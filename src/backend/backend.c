@@ -18,12 +18,13 @@
 #include "backend/device.h"
 #include "backend/memory_watch.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "os/memory.h"
 
-/* Added to a budget that a hint names. It must still suffice in the next run, whose resident set
- * may be larger than this one's: by 11 MiB, as seen once under a memory limit. */
-#define HINT_BYTES (16 * FB_MIB)
+/* How much larger the resident set of the next run may be than that of this one: 11 MiB, as seen once
+ * under a memory limit. */
+#define UNSURE_BYTES (16 * FB_MIB)
 
 void fb_device_register(void)
 {
@@ -44,6 +45,7 @@ struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack,
     b->lookahead_recall = 1;
     atomic_flag_clear(&b->computing);
     b->claims = fb_xcalloc((size_t)catalog->n_tensors, sizeof *b->claims);
+    fb_cpu_use_read(&b->cpu_use);
     fb_device.bound = b;
     return b;
 }
@@ -109,21 +111,50 @@ static uint64_t available_for_weights(uint64_t rest)
     struct fb_memory_state state;
     fb_memory_state(&state);
     uint64_t reserve = fb_memory_reserve(&state), headroom = fb_memory_headroom(&state);
-    rest += reserve + reserve / 2;
-    return headroom - fb_min(headroom, rest);
+    uint64_t promised = fb_vm_promised();
+    headroom -= fb_min(headroom, rest + reserve + reserve / 2);
+    return fb_min(headroom, promised - fb_min(promised, rest));
+}
+
+/* Memory beside the weights that are planned, of which the process has `now_bytes` already. */
+static uint64_t other_bytes(
+    const struct fb_binding *b, const struct fb_budget *budget, uint64_t now_bytes)
+{
+    return now_bytes + b->compute_bytes + budget->pending_bytes +
+           fb_moe_batch_bytes(b, (int)budget->batch) + FB_PROCESS_SLACK_BYTES +
+           2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
+}
+
+uint64_t fb_binding_minimum(
+    struct fb_binding *b, const struct fb_budget *budget, uint64_t own_bytes)
+{
+    uint64_t weights = fb_plan_minimum(fb_binding_weights(b));
+    return fb_round_up(other_bytes(b, budget, own_bytes) + weights, FB_MIB);
 }
 
 static enum forebay_status fail_budget(
-    uint64_t process_bytes, uint64_t held, uint64_t minimum, struct forebay_error *err)
+    uint64_t process_bytes, uint64_t least, uint64_t weights, struct forebay_error *err)
 {
     char hint[sizeof err->hint];
+    unsigned long long mib = least / FB_MIB;
     snprintf(hint, sizeof hint,
         fb_device.hooks ? "Set FOREBAY_MEM to at least %lluM."
                         : "Give at least --mem %lluM, or a smaller --ctx or --batch.",
-        (unsigned long long)((held + minimum + HINT_BYTES) / FB_MIB + 1));
+        mib);
     return fb_fail(err, FOREBAY_E_NOFIT, hint,
-        "a budget of %s is too small: the context and llama.cpp need %s, the weights at least %s",
-        FB_SIZE(process_bytes), FB_SIZE(held), FB_SIZE(minimum));
+        "a budget of %s is too small: the model needs at least %llu MiB (the context and llama.cpp "
+        "%s, the weights %s)",
+        FB_SIZE(process_bytes), mib, FB_SIZE(least - weights), FB_SIZE(weights));
+}
+
+/* There is less memory than the budget allows, and less than is needed. */
+static enum forebay_status fail_memory(uint64_t usable, uint64_t least, struct forebay_error *err)
+{
+    return fb_fail(err, FOREBAY_E_NOFIT,
+        "Free some memory, or raise the container's limit; or give a smaller --ctx or --batch.",
+        "the model needs at least %llu MiB, and only %llu MiB can be used: the rest of the memory "
+        "(of this machine or container) is in use or in reserve",
+        (unsigned long long)(least / FB_MIB), (unsigned long long)(usable / FB_MIB));
 }
 
 enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget *budget,
@@ -131,28 +162,30 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
 {
     const struct fb_weights *weights = fb_binding_weights(b);
     uint64_t rss = fb_memory_rss();
-    uint64_t held = rss + b->compute_bytes + budget->pending_bytes +
-                    fb_moe_batch_bytes(b, (int)budget->batch) + FB_PROCESS_SLACK_BYTES +
-                    2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
-    uint64_t minimum = fb_plan_minimum(weights), room = budget->weights_bytes;
+    uint64_t held = other_bytes(b, budget, rss), minimum = fb_plan_minimum(weights);
+    uint64_t room = budget->weights_bytes, least = budget->minimum_bytes;
+    least = least ? least : fb_round_up(held + minimum + UNSURE_BYTES, FB_MIB);
     *held_bytes = held;
     if (room == 0) {
-        if (budget->process_bytes < held + minimum) {
-            return fail_budget(budget->process_bytes, held, minimum, err);
+        /* A budget that was said to suffice does, even if the process is a little larger now. */
+        bool promised =
+            budget->minimum_bytes && budget->process_bytes + UNSURE_BYTES >= held + minimum;
+        if (budget->process_bytes < (promised ? least : held + minimum)) {
+            return fail_budget(budget->process_bytes, least, minimum, err);
         }
-        room = budget->process_bytes - held;
+        room = budget->process_bytes - fb_min(budget->process_bytes, held);
+        room = fb_max(room, minimum);
     }
     uint64_t available = available_for_weights(held - rss);
     if (available < minimum && room > available) {
-        return fb_fail(err, FOREBAY_E_NOFIT, "Free some memory, or raise the container's limit.",
-            "the weights need at least %s of memory, %s is free", FB_SIZE(minimum),
-            FB_SIZE(available));
+        return fail_memory(held + available, fb_max(least, held + minimum), err);
     }
     return fb_plan_make(weights, fb_min(room, available), budget->curves, out, err);
 }
 
 void fb_binding_set_threads(struct fb_binding *b, int n_threads)
 {
+    b->n_threads = n_threads;
     fb_workers_set_threads(b->workers, n_threads);
 }
 
@@ -195,15 +228,17 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
         }
     }
     enum forebay_status status = fb_stream_new(b->weights, plan, &options, &b->stream, err);
-    if (status == FOREBAY_OK) {
-        status = fb_stream_load(b->stream, progress, progress_user, err);
-        if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */
-            fb_stream_free(b->stream);
-            b->stream = NULL;
-        }
+    if (status != FOREBAY_OK) {
+        return status;
     }
-    if (status == FOREBAY_OK) {
-        b->memory_watch = fb_memory_watch_start(b->stream);
+    b->memory_watch = fb_memory_watch_start(b->stream, b->n_threads, &b->cpu_use);
+    status = fb_stream_load(b->stream, progress, progress_user, err);
+    fb_memory_watch_loaded(b->memory_watch);
+    if (status != FOREBAY_OK) { /* nobody may compute with a stream that is half loaded */
+        fb_memory_watch_stop(b->memory_watch);
+        fb_stream_free(b->stream);
+        b->memory_watch = NULL;
+        b->stream = NULL;
     }
     return status;
 }
@@ -240,6 +275,26 @@ enum forebay_status fb_binding_take_error(struct fb_binding *b, struct forebay_e
     }
     b->error.status = FOREBAY_OK;
     return status;
+}
+
+bool fb_binding_share_processors(struct fb_binding *b, int *n_threads, void **threadpool)
+{
+    struct fb_workers *w = b->workers;
+    int limit = fb_memory_watch_threads(b->memory_watch);
+    if (limit != w->limit) {
+        fb_debug("%d of %d threads compute", limit, b->n_threads);
+    }
+    fb_workers_set_threads(w, b->n_threads);
+    fb_workers_limit(w, limit);
+    bool few = fb_workers_limited(w) && !b->fixed_threads && !b->beside_device;
+    *n_threads = few ? w->limit : w->n_threads;
+    *threadpool = few ? w->few[w->limit] : w->threadpool;
+    return *threadpool != NULL;
+}
+
+double fb_binding_others(const struct fb_binding *b)
+{
+    return fb_memory_watch_others(b->memory_watch);
 }
 
 void *fb_binding_threadpool(struct fb_binding *b)

@@ -27,7 +27,7 @@
 
 struct fb_binding;
 
-/* Registers the device with ggml, once per process. It claims nothing without a binding. */
+/* Registers the device with ggml; further calls do nothing. It claims nothing without a binding. */
 void fb_device_register(void);
 
 /* --- Before llama.cpp loads the model ------------------------------------------------------- */
@@ -44,28 +44,36 @@ struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack,
  * without us. The price: a synchronisation per weight. */
 void fb_binding_beside_device(struct fb_binding *binding);
 
-/* From now on the weights that the sidecar has, in the layouts that they would be held in, are read
- * from it. Before fb_binding_weights; the sidecar must outlive the binding. */
+/* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
+ * before fb_binding_weights; the sidecar must outlive the binding. */
 void fb_binding_use_sidecar(struct fb_binding *binding, struct fb_sidecar *sidecar);
 
-/* After llama_free and llama_model_free. NULL is accepted. */
+/* Call after llama_free and llama_model_free. NULL is accepted. */
 void fb_binding_free(struct fb_binding *binding);
 
 /* --- When the model is loaded ---------------------------------------------------------------- */
 
-/* The weights that were claimed. The first call must come right after llama.cpp loaded the model:
- * it gives the claimed tensors their shapes back, which were hidden so that llama.cpp reads none of
- * them. */
+/* The weights that were claimed, which the binding owns. The first call must come right after
+ * llama.cpp loaded the model: it restores the shapes of the claimed tensors, which were hidden so
+ * that llama.cpp reads none of them. */
 const struct fb_weights *fb_binding_weights(struct fb_binding *binding);
+
+/* After llama.cpp measured the model: E_UNSUPPORTED names a weight whose type the CPU backend
+ * cannot compute with where the graph uses it (it would abort the process, or read outside of the
+ * weight). */
+enum forebay_status fb_binding_check_types(
+    const struct fb_binding *binding, struct forebay_error *err);
 
 /* Bytes of units that are read from the sidecar, over all weights; 0: none. */
 uint64_t fb_binding_sidecar_bytes(struct fb_binding *binding);
 
-/* How the units of a weight are laid out. */
+/* Describes the layout of the weight's units, as a sidecar records it. */
 void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_form *out);
 
 struct fb_budget {
     uint64_t process_bytes;         /* for the whole process */
+    uint64_t minimum_bytes;         /* fb_binding_minimum: the least process_bytes that is accepted;
+                                     * 0: worked out from the memory that the process has now */
     uint64_t weights_bytes;         /* for weights only, whatever the rest needs; 0: derived from
                                      * process_bytes */
     uint64_t pending_bytes;         /* that llama.cpp will allocate, and has not yet */
@@ -73,13 +81,20 @@ struct fb_budget {
     const struct fb_curves *curves; /* of the model's experts; NULL: unknown */
 };
 
+/* The smallest budget for the whole process, in whole MiB. It depends on `own_bytes` (memory of the
+ * process without the model), on pending_bytes, which must be all that llama.cpp allocates, and on
+ * ctx and batch, and not on what the process happens to hold now. */
+uint64_t fb_binding_minimum(
+    struct fb_binding *binding, const struct fb_budget *budget, uint64_t own_bytes);
+
 /* Plans for the rest of the budget, once llama.cpp has loaded the model and made the context: its
  * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve.
- * E_NOFIT with the smallest sufficient budget as a hint. */
+ * E_NOFIT names the smallest sufficient budget. */
 enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_budget *budget,
     struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err);
 
-/* Threads that the device computes with, also while loading. After llama.cpp made the context. */
+/* Sets how many threads the device computes with, also while loading. Call it after llama.cpp made
+ * the context. */
 void fb_binding_set_threads(struct fb_binding *binding, int n_threads);
 
 /* Makes the stream as planned and loads what is to be resident. From here on the claimed weights'
@@ -91,6 +106,7 @@ enum forebay_status fb_binding_start(struct fb_binding *binding, const struct fb
 
 /* --- When it is started ---------------------------------------------------------------------- */
 
+/* The binding owns it. */
 struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 
 /* Time in our graphs since the start in which the CPU backend did not compute: the stream's stalls,
@@ -98,8 +114,8 @@ struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
 
 /* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: none, 1 unless set.
- * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Models
- * that replay a trace are guessed perfectly, which no real one is. */
+ * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Test
+ * models that replay a trace are guessed perfectly; real ones never are. */
 void fb_binding_set_lookahead(struct fb_binding *binding, int depth, float recall);
 
 /* `observe` is told every route from now on; NULL: nobody is. */
@@ -107,6 +123,15 @@ void fb_binding_observe(struct fb_binding *binding, fb_route_fn observe, void *u
 
 /* Why the last graph failed; FOREBAY_OK when it did not. Reading it clears it. */
 enum forebay_status fb_binding_take_error(struct fb_binding *binding, struct forebay_error *err);
+
+/* Before each evaluation, by the thread that evaluates: lets fewer threads compute while other
+ * programs use the processors. No result changes. *n_threads of *threadpool (a ggml_threadpool_t)
+ * are for llama.cpp's own CPU backend in this evaluation. False when the CPU backend has no
+ * pools. */
+bool fb_binding_share_processors(struct fb_binding *binding, int *n_threads, void **threadpool);
+
+/* Processors that other programs used since the start, on average. */
+double fb_binding_others(const struct fb_binding *binding);
 
 /* The threads' pool (a ggml_threadpool_t) for llama_attach_threadpool, after fb_binding_start:
  * llama.cpp gives some small nodes to its own CPU backend, and two pools would spin against each

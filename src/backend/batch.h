@@ -1,6 +1,6 @@
 /*
  * batch.h - expert nodes (MUL_MAT_ID) of a batch, computed set by set as the stream has the experts
- * (stream.h, fb_stream_batch_*).
+ * (stream/sets.h).
  *
  *      begin(ids known) ---> node(gate) ---> node(up) ---> ... node(down) ---> the layer is over
  *                            each: next set ---> its rows gathered, multiplied, scattered ---> ...
@@ -19,7 +19,7 @@ void fb_moe_batch_free(struct fb_moe_batch *x);
  * as it is. */
 void fb_moe_batch_begin(struct fb_moe_batch *x, const struct fb_routing *routing);
 
-/* Whether the part has been computed since: each can be only once. */
+/* Whether the part has been computed since the layer began: each can be computed only once. */
 bool fb_moe_batch_is_done(const struct fb_moe_batch *x, int part);
 
 /* Computes the queue and then a node of the layer. Blocks while experts are read. */

@@ -16,6 +16,7 @@
 #include "backend/records.h"
 #include "backend/routing.h"
 #include "backend/workers.h"
+#include "os/cpu_use.h"
 
 /* One tensor of the catalogue, as llama.cpp offered and created it. */
 struct fb_tensor_claim {
@@ -37,6 +38,9 @@ struct fb_binding {
     struct fb_records records;
     struct fb_stream *stream;             /* NULL until started */
     struct fb_memory_watch *memory_watch; /* NULL until started */
+    int n_threads;                        /* that results are computed for */
+    bool fixed_threads;         /* llama.cpp's own backend has nodes whose result depends on them */
+    struct fb_cpu_use cpu_use;  /* when the binding was made */
     struct fb_workers *workers; /* of the newest context, then of the one that computed last */
     uint64_t compute_bytes;     /* of the context's buffers */
     uint64_t graph_ns;          /* in our graphs since the start ... */
@@ -46,21 +50,26 @@ struct fb_binding {
     float lookahead_recall;
     fb_route_fn observe; /* may be NULL */
     void *observe_user;
-    struct forebay_error error; /* of the last graph that failed */
+    struct forebay_error error;    /* of the last graph that failed */
+    struct forebay_error unusable; /* of the first weight that no CPU kernel computes with */
 };
 
 /* --- Claiming ------------------------------------------------------------------------------ */
 
-/* Decides whether the weight is ours for `op`, a trial node of llama.cpp's one of whose sources it
- * is. The form is chosen at the first offer that is accepted. */
+/* Decides whether the weight is ours for `op`, a trial node that llama.cpp made with the weight as
+ * a source. The form is chosen at the first offer that is accepted. */
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight);
+
+/* Notes the weight as unusable if it is source s of `op` and has a type that the CPU backend aborts
+ * on there. llama.cpp asks for every node, of trials and of graphs. */
+void fb_binding_check_type(struct fb_binding *b, const struct ggml_tensor *op, int s);
 
 /* Marks llama.cpp's tensor of a claimed weight as ours; other tensors are left alone. `hide`: hides
  * its shape until the binding is closed, so that llama.cpp reads none of its bytes. */
 void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hide);
 
-/* Ends the offers: gives tensors their shapes back and lists the weights. Does nothing twice. */
+/* Ends the offers: restores the tensors' shapes and lists the weights. Further calls do nothing. */
 void fb_binding_close(struct fb_binding *b);
 
 /* --- Computing; the binding is closed ------------------------------------------------------- */

@@ -69,6 +69,11 @@ struct fb_bench *fb_bench_new(int n_threads, uint64_t room_bytes)
     return bench;
 }
 
+void fb_bench_limit(struct fb_bench *bench, int n_threads)
+{
+    fb_workers_limit(&bench->workers, n_threads);
+}
+
 void fb_bench_free(struct fb_bench *bench)
 {
     if (!bench) {

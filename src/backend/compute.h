@@ -2,7 +2,8 @@
  * compute.h - measures how fast the CPU backend computes on this machine: matrices of a type, in
  * the layout that a model's weights would be held in. No model is needed.
  *
- * Every call blocks while it measures. Not while a graph is computed: both would be too slow.
+ * Every call blocks while it measures. Not to be called while a graph is computed: each would slow
+ * the other down.
  */
 #ifndef FB_BACKEND_COMPUTE_H
 #define FB_BACKEND_COMPUTE_H
@@ -16,6 +17,9 @@ struct fb_bench;
  * room. */
 struct fb_bench *fb_bench_new(int n_threads, uint64_t room_bytes);
 void fb_bench_free(struct fb_bench *bench);
+
+/* At most so many of the threads compute from now on, as in a run beside other programs. */
+void fb_bench_limit(struct fb_bench *bench, int n_threads);
 
 struct fb_bench_rate {
     bool repacked;  /* repacking was asked for, and the CPU has a layout for the type */

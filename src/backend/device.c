@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/partition.h"
 #include "backend/walk.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -96,6 +97,9 @@ static bool buffer_copy(
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value)
 {
     const struct device_buffer *b = buffer->context;
+    if (!b->compute) {
+        return; /* weights are not there */
+    }
     uint64_t whole = value == 0 ? fb_round_down(buffer->size, fb_vm_page_size()) : 0;
     fb_vm_discard(b->base, whole);
     memset((char *)b->base + whole, value, buffer->size - whole);
@@ -133,9 +137,11 @@ static ggml_backend_buffer_t new_buffer(
     return ggml_backend_buffer_init(buft, buffer_table, b, size);
 }
 
+/* Nobody touches the address space of weights; buffers of a context are computed with. */
 static ggml_backend_buffer_t buft_alloc(ggml_backend_buffer_type_t buft, size_t size)
 {
-    void *base = fb_vm_reserve(size, false);
+    bool weights = fb_device.bound && !fb_device.bound->weights;
+    void *base = weights ? fb_vm_reserve_space(size, false) : fb_vm_reserve(size, false);
     return base ? new_buffer(buft, base, size, false) : NULL;
 }
 
@@ -202,7 +208,9 @@ static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgra
 static void backend_set_threads(ggml_backend_t backend, int n_threads)
 {
     struct fb_walk *walk = backend->context;
-    fb_workers_set_threads(&walk->exec.workers, n_threads);
+    if (fb_device.hooks) { /* otherwise fb_binding_set_threads says it */
+        fb_workers_set_threads(&walk->exec.workers, n_threads);
+    }
 }
 
 static ggml_guid_t backend_guid(void)
@@ -386,6 +394,9 @@ static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor 
     if (!fb_device.bound && !fb_device.hooks) {
         return false;
     }
+    for (int s = 0; s < GGML_MAX_SRC && fb_device.bound && fb_device.bound->measuring; s++) {
+        fb_binding_check_type(fb_device.bound, op, s);
+    }
     for (int s = 0; s < GGML_MAX_SRC; s++) {
         const struct ggml_tensor *src = op->src[s];
         if (src && src->buffer && src->buffer->buft == &fb_device.buft && src->buffer->size == 0) {
@@ -406,7 +417,11 @@ static bool device_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor 
         return false;
     }
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    return is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);
+    bool ours = is_common(op->op) && ggml_backend_dev_supports_op(cpu, op);
+    if (!ours && fb_partition_matters(op, GGML_MAX_N_THREADS, true)) {
+        fb_device.bound->fixed_threads = true;
+    }
+    return ours;
 }
 
 static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft)

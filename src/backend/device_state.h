@@ -44,8 +44,10 @@ struct fb_device_state {
     _Atomic(struct fb_shuffle *) shuffles;
 
     /* Tests lower these: */
-    uint64_t calm_ns;     /* how long memory must be plentiful before weights may hold more */
-    uint64_t block_bytes; /* of gathered rows and their results (gather.h) */
+    uint64_t calm_ns;         /* how long memory must be plentiful before weights may hold more */
+    uint64_t use_interval_ns; /* between two readings of the processors' use, which has a
+                               * resolution of some 10 ms */
+    uint64_t block_bytes;     /* of gathered rows and their results (gather.h) */
 };
 
 extern struct fb_device_state fb_device;

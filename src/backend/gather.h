@@ -16,9 +16,9 @@
  *
  *      fold 1   input [k, 1, 4]   ids [picks, 4]        fold 2   input [k, 2, 2]   ids [2 picks, 2]
  *
- * The kernel has room for ne[2] of the input rows per expert, of which there may then be `fold`
- * times as many: so experts are numbered by multiples of `fold`, and each has the room of those
- * skipped.
+ * The kernel reserves room for ne[2] input rows per expert. With folding, an expert may get up to
+ * `fold` times as many. So only every fold-th expert number is used, and an expert's rows may
+ * spread into the room of the unused numbers after it.
  */
 #ifndef FB_BACKEND_GATHER_H
 #define FB_BACKEND_GATHER_H

@@ -27,9 +27,10 @@ struct fb_layout {
     void *extra;                  /* ggml's traits for a tensor in that buffer */
 };
 
-/* Chooses the layout that llama.cpp would repack `weight` into for `op`, one of whose sources it
- * is; the file's own if there is none, or without `repack`. `expert`: a unit is one matrix of the
- * stack. False when the layout cannot hold single units; then *out names it, and holds nothing. */
+/* Chooses the layout that llama.cpp would repack `weight` into for `op`, which has it as a
+ * source; the file's own if there is none, or without `repack`. `expert`: a unit is one matrix of
+ * the stack. False when the layout cannot hold single units; then *out names it and needs
+ * no release. */
 bool fb_layout_choose(struct fb_layout *out, const struct ggml_tensor *op,
     const struct ggml_tensor *weight, bool repack, bool expert);
 void fb_layout_release(struct fb_layout *layout);

@@ -1,7 +1,7 @@
 /*
  * lookahead.h - guesses which experts the next layers will need, and prefetches them.
  *
- * While a layer's experts are being read, the routers of the layers behind it are evaluated on the
+ * While a layer's experts are being read, the routers of the layers after it are evaluated on the
  * input of this layer's router: the residual stream changes little from one layer to the next.
  * The experts they choose are prefetched (fb_stream_prefetch).
  *
@@ -11,9 +11,9 @@
  * No architecture is known here: a layer's chain is copied from the graph when the layer is seen
  * for the first time, whatever nodes it consists of (softmax, sigmoid, biases, groups).
  *
- * Nothing computed here reaches a result. For each layer and rank of its choice it is counted how
- * often a guess was right, of the guesses that would have to be read: a rank is prefetched if it
- * mostly is. A layer that hardly ever misses is not evaluated.
+ * Nothing computed here reaches a result. Among the guesses that would have to be read, we count
+ * how many were right, for each layer and rank (the router's first choice, its second, ...): a rank
+ * is prefetched if most were. A layer that hardly ever misses is not evaluated.
  */
 #ifndef FB_BACKEND_LOOKAHEAD_H
 #define FB_BACKEND_LOOKAHEAD_H

@@ -3,7 +3,7 @@
  *
  * A sidecar's record may be used only if it has the layout that this process computes with. A name
  * does not say that (one layout's name may stand for interleavings of 4, 8 or 16 rows), so both
- * sides compare a *probe*: the checksum of some fixed rows in that layout.
+ * sides compare a *probe*: the checksum of 64 made-up rows in that layout.
  *
  * Belongs to one thread.
  */

@@ -34,7 +34,7 @@ struct fb_routing {
 void fb_routing_release(struct fb_routing *r);
 
 /* Reads the ids ([picks, tokens], computed already) of a layer with n_expert experts. False when
- * one of them is no expert's number, which *wrong then is. */
+ * one of them is not the number of an expert; *wrong is then this id. */
 bool fb_routing_read(struct fb_routing *r, const struct ggml_tensor *ids, int n_expert, int *wrong);
 
 /* One id of the tensor. */

@@ -34,6 +34,11 @@ struct fb_walk *fb_walk_new(void)
 void fb_walk_free(struct fb_walk *walk)
 {
     if (walk) {
+        if (walk->exec.binding) { /* an exception of llama.cpp's left a graph half computed */
+            fb_exec_drop(&walk->exec);
+            fb_moe_finish(walk->moe, &walk->exec);
+            fb_memory_watch_graph_end(walk->exec.binding->memory_watch);
+        }
         fb_moe_free(walk->moe);
         fb_exec_release(&walk->exec);
         free(walk->dense_order);

@@ -2,6 +2,10 @@
  * workers.h - the CPU backend that computes for us, and its threads: nodes, our own operations, and
  * unpacking, all on the same threads.
  *
+ * Results are those of `n_threads` threads. Fewer may compute while other programs want the
+ * processors (fb_workers_limit): nodes whose result depends on the number of threads (partition.h)
+ * are still computed by all.
+ *
  * Belongs to one thread, which calls everything here; each call returns when its work is done.
  */
 #ifndef FB_BACKEND_WORKERS_H
@@ -13,9 +17,16 @@ struct fb_workers {
     ggml_backend_t cpu;
     ggml_backend_dev_t cpu_dev;
     ggml_threadpool_t threadpool; /* NULL when the CPU backend has none */
-    int n_threads;
+    int n_threads;                /* that results are computed for */
     int threadpool_threads;
-    uint32_t poll;             /* how long idle threads spin: 0 (not at all) to 100 */
+    ggml_threadpool_t *few; /* [n_threads]: of so many threads; NULL: not needed so far. llama.cpp
+                             * may hold each of them, so they live as long as the workers. */
+    int *ids;               /* [threadpool_threads]: the system's numbers of its threads */
+    int kept_off;           /* the processor that they keep off; -1: none */
+    int limit;              /* of threads at this time, see fb_workers_limit; 0: none */
+    bool pairs;             /* see fb_partition_matters */
+    bool fixed;             /* the CPU backend chooses kernels by the number of threads */
+    uint32_t poll;          /* how long idle threads spin: 0 (not at all) to 100 */
     struct ggml_cgraph *graph; /* reused for every computation */
     int graph_size;
     struct ggml_context *graph_ctx;
@@ -29,6 +40,13 @@ bool fb_workers_init(struct fb_workers *w);
 void fb_workers_release(struct fb_workers *w);
 
 void fb_workers_set_threads(struct fb_workers *w, int n_threads);
+
+/* From now on at most `limit` threads compute whatever any number of threads computes alike. No
+ * result changes. 0: no limit. Costs nothing if it is the limit already; otherwise threads may be
+ * started and ended (some 100 us). */
+void fb_workers_limit(struct fb_workers *w, int limit);
+/* True while fewer threads compute. */
+bool fb_workers_limited(const struct fb_workers *w);
 
 /* Idle threads sleep at once instead of spinning (bench/LOG.md: when waits are long, the spinning
  * costs the disk 8 %; when they are short, waking up costs compute 7 %). */

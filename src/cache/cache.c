@@ -335,7 +335,7 @@ void fb_cache_resize(struct fb_cache *cache, int pool, int n)
     p->n_slots = n;
 }
 
-/* --- Slots that move between pools --------------------------------------------------------- */
+/* --- Slots that move between pools ------------------------------------------------------------ */
 
 void fb_cache_set_floor(struct fb_cache *cache, int pool, int n)
 {

@@ -4,8 +4,8 @@
  *
  * A *pool* is a number of slots; a *key* is what may occupy one of them. The stream has one pool
  * for each layer, whose keys are the layer's experts, or one pool that all layers share, whose keys
- * are the experts of all layers. Pools of their own are better: a global LRU hits 0 % when it has
- * fewer slots than one token needs over all layers, a share for each layer does not.
+ * are the experts of all layers. Separate pools are better: a global LRU hits 0 % when it has fewer
+ * slots than one token needs over all layers; one pool for each layer still hits.
  *
  * A slot is free, or holds one key and a set of valid parts (bits whose meaning is the caller's:
  * gate, up, down). A policy ranks the victims.
@@ -44,7 +44,7 @@ void fb_cache_free(struct fb_cache *cache);
 int fb_cache_find(const struct fb_cache *cache, int pool, int key);
 
 /* A token needs the key now (one use), whether it is present or not. Policies learn from this call
- * and from no other. */
+ * and from fb_cache_step only. */
 void fb_cache_touch(struct fb_cache *cache, int pool, int key);
 
 /* A new step (token or batch) of the pool begins: the unit in which policies count age. */
@@ -75,19 +75,20 @@ int fb_cache_key(const struct fb_cache *cache, int pool, int slot);
 
 bool fb_cache_pinned(const struct fb_cache *cache, int pool, int slot);
 
+/* Number of slots of the pool. */
 int fb_cache_slots(const struct fb_cache *cache, int pool);
 
 /* Gives the pool n slots (1..n_keys). Slots >= n must not be pinned; their keys are dropped. */
 void fb_cache_resize(struct fb_cache *cache, int pool, int n);
 
-/* --- Slots that move between pools ---------------------------------------------------------- */
+/* --- Slots that move between pools ------------------------------------------------------------ */
 
 /* The pool keeps at least n slots when others borrow from it. Initially it lends none. */
 void fb_cache_set_floor(struct fb_cache *cache, int pool, int n);
 
 /* Call before the pool evicts. True when it should use a slot of another pool instead, because its
  * own victim is worth far more than what that slot holds; *from is the other pool, *slot its slot,
- * which is free or unpinned. Always false with a policy whose worths are not comparable. Moves
+ * which is free or unpinned. Always false with a policy that is not `comparable`. Moves
  * nothing: the caller drops, moves and resizes. */
 bool fb_cache_trade(struct fb_cache *cache, int pool, int *from, int *slot);
 

@@ -1,10 +1,10 @@
 /*
  * policy.h - the interface of replacement policies, for those who write one.
  *
- * A policy states the worth of each key of a pool; the cache evicts the key that is worth least
- * among those in unpinned slots. The cache itself breaks ties: the key touched longest ago is
- * evicted first (one never touched before all others), then the one in the lower slot. A policy
- * without an opinion is therefore LRU, and a policy only has to say where it differs from that.
+ * A policy gives a worth to each key of a pool; the cache evicts the key that is worth least among
+ * those in unpinned slots. The cache itself breaks ties: the key touched longest ago is evicted
+ * first (one never touched before all others), then the one in the lower slot. A policy without an
+ * opinion is therefore LRU, and a policy only has to say where it differs from that.
  *
  *      step, touch --> [ state ] --> worth of each key --> [ tie: recency, slot ] --> victim
  *
@@ -27,8 +27,8 @@
 struct fb_cache_policy {
     const char *name;
 
-    /* Worths of different pools are in the same unit, so that a slot may move to the pool where it
-     * is worth more (fb_cache_trade). */
+    /* The worth of a key is in the same unit in all pools, so that a slot may move to the pool
+     * where it is worth more (fb_cache_trade). */
     bool comparable;
 
     /* State for pools of up to n_keys keys each. May be NULL: then there is no state, and `state`

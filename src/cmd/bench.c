@@ -50,11 +50,11 @@ static int parse(struct bench_options *o, int argc, char **argv)
         {CMD_FLAG, 'q', "quiet", NULL, "print no progress", .target = &g->quiet},
         {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &g->verbose},
         {0}};
-    const struct cmd_spec spec = {"bench", "MODEL [options]",
+    const struct cmd_spec spec = {"bench", "MODEL [PROMPT] [options]",
         "Measures a model: loading, prompt, generating, where the time of a token goes, and how "
         "much of the disk's speed is used. Each run is a separate process and starts with none of "
         "the model in the page cache.",
-        options, 1, 1,
+        options, 1, 2,
         "--mem limits Forebay only. To limit llama.cpp, too, run the command in a container with "
         "that limit, as bench/peer.sh does. If the model fits, llama.cpp repacks weights as by "
         "default; if not, it computes with them as stored. Without --ctx the context is as long as "

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "cmd/bench_report.h"
+#include "cmd/cmd.h"
 #include "cmd/utf8.h"
 
 static const char *const program_names[] = {"forebay", "llama.cpp"};
@@ -44,6 +45,7 @@ struct bench_figures bench_figures_of(const struct bench_run *run, uint64_t byte
         .disk_bytes_per_s = z->disk_bytes_per_s,
         .estimated_tok_per_s = z->estimated_tok_per_s,
         .written_bytes = (double)z->written_bytes,
+        .other_cores = z->other_cores,
         .token_read_bytes = over(read, n),
         .token_prefetch_bytes = over((double)(z->prefetch_bytes - a->prefetch_bytes), n),
         .token_prefetch_used_bytes =
@@ -206,10 +208,9 @@ static void print_decode(struct summary *s, bool experts)
         "    read                             %s per token; %s prefetched, %.0f %% of that used\n",
         FB_SIZE((uint64_t)read), FB_SIZE((uint64_t)prefetched), over(used, prefetched) * 100);
     if (disk > 0) {
-        printf(
-            "    disk utilisation (U)             %.0f %% (%.0f to %.0f) of %s/s, measured before "
-            "loading\n",
-            u.median * 100, u.min * 100, u.max * 100, FB_SIZE((uint64_t)disk));
+        printf("    disk utilisation (U)             %.0f %% (%.0f to %.0f) of %s, measured before "
+               "loading\n",
+            u.median * 100, u.min * 100, u.max * 100, FB_RATE(disk));
         printf(
             "    roofline ratio (R)               %.2f times the speed of reading every weight\n",
             SPREAD(s, BENCH_FOREBAY, roofline_ratio).median);
@@ -267,6 +268,10 @@ void bench_print_table(const struct bench_options *o, const struct bench_result 
     print_row(&s, "prompt, tokens/s", offsetof(struct bench_figures, prompt_tok_per_s), 1);
     print_row(&s, "decode, tokens/s", offsetof(struct bench_figures, decode_tok_per_s), 1);
     print_row(&s, "peak memory, MiB", offsetof(struct bench_figures, peak_rss_bytes), 0x1p20);
+    struct spread others = SPREAD(&s, BENCH_FOREBAY, other_cores);
+    printf("other programs used   %.2f (%.2f to %.2f) processors%s\n", others.median, others.min,
+        others.max,
+        others.max > CMD_BUSY_CORES ? ": the machine is busy, these figures are too low" : "");
     if (s.figures[BENCH_LLAMA]) {
         print_versus(o, r);
     }

@@ -20,6 +20,7 @@
     X(disk_bytes_per_s)                                                                            \
     X(estimated_tok_per_s)                                                                         \
     X(written_bytes)                                                                               \
+    X(other_cores)                                                                                 \
     X(token_read_bytes) /* token_*: per generated token */                                         \
     X(token_prefetch_bytes)                                                                        \
     X(token_prefetch_used_bytes)                                                                   \

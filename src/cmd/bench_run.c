@@ -35,6 +35,33 @@ static const char default_text[] =
 
 /* --- The child ----------------------------------------------------------------------------- */
 
+/* The tokens of the input. If it may be `cut`, a text that does not fit into the context is cut
+ * until it does. */
+static enum forebay_status read_input(const struct generate_options *input, bool cut,
+    const struct forebay_model *model, int32_t **out, size_t *n, struct forebay_error *err)
+{
+    struct generate_options part = *input;
+    enum forebay_status status = generate_input(input, model, out, n, err);
+    if (!cut || status != FOREBAY_E_CONTEXT || input->tokens) {
+        return status;
+    }
+    char *copy = NULL;
+    if (!part.text) {
+        part.text = copy = fb_xstrdup(part.prompt);
+        part.text_length = strlen(copy);
+    }
+    while (status == FOREBAY_E_CONTEXT && part.text_length > 1) {
+        part.text_length -= part.text_length / 16 + 1;
+        while (
+            part.text_length > 1 && ((unsigned char)part.text[part.text_length] & 0xc0) == 0x80) {
+            part.text_length--; /* not within a character */
+        }
+        status = generate_input(&part, model, out, n, err);
+    }
+    free(copy);
+    return status;
+}
+
 /* The prompt, cut or repeated to --prompt-tokens. */
 static enum forebay_status make_prompt(const struct bench_options *o,
     const struct forebay_model *model, int32_t **out, size_t *n, struct forebay_error *err)
@@ -48,7 +75,7 @@ static enum forebay_status make_prompt(const struct bench_options *o,
         input.tokens = no_text;
         input.n_tokens = 1;
     }
-    enum forebay_status status = generate_input(&input, model, out, n, err);
+    enum forebay_status status = read_input(&input, o->prompt_tokens > 0, model, out, n, err);
     if (status != FOREBAY_OK || o->prompt_tokens == 0) {
         return status;
     }

@@ -24,6 +24,9 @@
 #include "cmd/progress.h"
 #include "cmd/shared_options.h"
 #include "cmd/talk.h"
+#include "cmd/terminal.h"
+#include "cmd/utf8.h"
+#include "cmd/wrap.h"
 
 struct chat {
     const char *path;
@@ -39,6 +42,7 @@ struct chat {
     struct talk_turn turn;         /* of the last answer */
     enum forebay_delta_kind shown; /* kind of the last piece shown */
     bool line_begun;               /* the answer so far does not end with a newline */
+    struct wrap answer, reasoning; /* lines of each on the terminal */
     bool failed;                   /* some message or command; decides the exit code of scripts */
 };
 
@@ -50,15 +54,27 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
+static int columns_of(int fd)
+{
+    return terminal_has_cursor(fd) ? terminal_columns(fd) : 0;
+}
+
 /* Prints a line on stderr. Without the prefix "forebay: ", which marks errors. */
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void say(const char *format, ...)
 {
+    struct wrap lines = {.out = stderr};
     va_list ap;
     va_start(ap, format);
-    vfprintf(stderr, format, ap);
-    fputc('\n', stderr);
+    int n = vsnprintf(NULL, 0, format, ap);
     va_end(ap);
+    char *text = fb_xmalloc((size_t)n + 1);
+    va_start(ap, format);
+    vsnprintf(text, (size_t)n + 1, format, ap);
+    va_end(ap);
+    wrap_print(&lines, text, (size_t)n, columns_of(STDERR_FILENO));
+    fputc('\n', stderr);
+    free(text);
 }
 
 static void report(struct chat *c, const struct forebay_error *err)
@@ -72,14 +88,31 @@ static void report(struct chat *c, const struct forebay_error *err)
 /* Reasoning is dim on a terminal, and an empty line follows it. */
 static void change_kind(struct chat *c, enum forebay_delta_kind kind)
 {
-    bool colour = isatty(STDERR_FILENO) != 0;
+    bool colour = terminal_has_colours(STDERR_FILENO);
     if (kind != c->shown && !c->quiet) {
         fputs(kind == FOREBAY_DELTA_REASONING ? (colour ? "\033[2m" : "")
               : colour                        ? "\033[0m\n\n"
                                               : "\n\n",
             stderr);
     }
+    if (kind != c->shown) {
+        c->answer = (struct wrap){.out = stdout};
+        c->reasoning = (struct wrap){.out = stderr};
+    }
     c->shown = kind;
+}
+
+/* Prints a piece of an answer. A terminal gets it without control sequences of the model. */
+static bool print_piece(struct wrap *lines, int fd, const char *text, size_t n)
+{
+    if (!isatty(fd)) {
+        return wrap_print(lines, text, n, 0);
+    }
+    char *clean = fb_xmalloc(n);
+    memcpy(clean, text, n);
+    bool printed = wrap_print(lines, clean, utf8_clean(clean, n), columns_of(fd));
+    free(clean);
+    return printed;
 }
 
 static bool show_piece(enum forebay_delta_kind kind, const char *text, size_t n, void *user)
@@ -88,10 +121,10 @@ static bool show_piece(enum forebay_delta_kind kind, const char *text, size_t n,
     progress_end(&c->progress);
     change_kind(c, kind);
     if (kind == FOREBAY_DELTA_REASONING) {
-        return c->quiet || fwrite(text, 1, n, stderr) == n;
+        return c->quiet || print_piece(&c->reasoning, STDERR_FILENO, text, n);
     }
     c->line_begun = text[n - 1] != '\n';
-    return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0;
+    return print_piece(&c->answer, STDOUT_FILENO, text, n);
 }
 
 static void status_line(const struct chat *c)
@@ -101,14 +134,15 @@ static void status_line(const struct chat *c)
         [TALK_LIMIT] = "stopped by -n; ",
         [TALK_FULL] = "stopped: the context is full (/new starts a new conversation); "};
     const struct talk_turn *t = &c->turn;
-    bool colour = isatty(STDERR_FILENO) != 0;
-    fprintf(stderr, "%s[%s%u tokens, %.1f tokens/s", colour ? "\033[2m" : "", ends[t->end],
-        t->generated_tokens, t->tok_per_s);
+    bool colour = terminal_has_colours(STDERR_FILENO);
+    char hits[32] = "";
     if (t->hit_rate >= 0) {
-        fprintf(stderr, ", %.0f %% hits", t->hit_rate * 100);
+        snprintf(hits, sizeof hits, ", %.0f %% hits", t->hit_rate * 100);
     }
-    fprintf(stderr, "; prompt: %u new, %u reused]%s\n", t->computed_tokens, t->reused_tokens,
-        colour ? "\033[0m" : "");
+    fputs(colour ? "\033[2m" : "", stderr);
+    say("[%s%u tokens, %.1f tokens/s%s; prompt: %u new, %u reused]", ends[t->end],
+        t->generated_tokens, t->tok_per_s, hits, t->computed_tokens, t->reused_tokens);
+    fputs(colour ? "\033[0m" : "", stderr);
 }
 
 static void say_to_model(struct chat *c, const char *text, size_t n)
@@ -117,6 +151,8 @@ static void say_to_model(struct chat *c, const char *text, size_t n)
     interrupted = 0;
     c->shown = FOREBAY_DELTA_CONTENT;
     c->line_begun = false;
+    c->answer = (struct wrap){.out = stdout};
+    c->reasoning = (struct wrap){.out = stderr};
     enum forebay_status status = talk_say(c->talk, text, n, show_piece, c, &c->turn, &err);
     progress_end(&c->progress);
     change_kind(c, FOREBAY_DELTA_CONTENT);
@@ -224,8 +260,8 @@ static void command_help(struct chat *c, const char *arg)
             say("  /%-7s%-6s%s", commands[i].name, commands[i].arg, commands[i].help);
         }
     }
-    say("Ctrl-C ends an answer. All text between two lines \"\"\" is one message. A message that "
-        "begins with / is typed with //.");
+    say("Ctrl-C ends an answer. Pasted lines are one message, and so is all text between two lines "
+        "\"\"\". A message that begins with / is typed with //.");
 }
 
 /* `line`: the command without its slash. Returns false to end the chat. */
@@ -242,8 +278,14 @@ static bool run_command(struct chat *c, const char *line)
             return commands[i].run != NULL;
         }
     }
-    fb_fail(&err, FOREBAY_E_USAGE, "/help lists the commands.", "unknown command /%.*s",
-        (int)fb_min(length, 40), line);
+    struct cmd_guess guess = cmd_guess_begin(line, length);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        cmd_guess_add(&guess, commands[i].name);
+    }
+    char hint[64];
+    snprintf(hint, sizeof hint, guess.name ? "Did you mean /%s?" : "/help lists the commands.",
+        guess.name);
+    fb_fail(&err, FOREBAY_E_USAGE, hint, "unknown command /%.*s", (int)fb_min(length, 40), line);
     report(c, &err);
     return true;
 }
@@ -278,7 +320,7 @@ static bool handle_line(struct chat *c, const char *line, size_t n)
     if (strspn(line, " \t") == n) {
         return true;
     }
-    if (line[0] == '/' && line[1] != '/') {
+    if (line[0] == '/' && line[1] != '/' && !memchr(line, '\n', n)) { /* not pasted text */
         return run_command(c, line + 1);
     }
     if (strcmp(line, "\"\"\"") == 0) {
@@ -336,8 +378,33 @@ static int parse(struct chat *c, int argc, char **argv)
         "computed for earlier messages are reused. The command /help lists the commands. If "
         "standard input is not a terminal, each of its lines is a message; only answers go to "
         "standard output.",
-        options, 1, 1, NULL};
+        options, 1, 1,
+        "Lines typed on a terminal are kept for later sessions in chat-history in the cache "
+        "directory ($FOREBAY_CACHE_DIR, or else the user's), which only this user may read. With "
+        "NO_COLOR set, nothing is dimmed."};
     return cmd_parse(&spec, argc, argv, &c->path, NULL);
+}
+
+/* Says what talks, within which memory and how fast. */
+static void introduce(const struct chat *c)
+{
+    struct forebay_placement p;
+    struct forebay_speed speed;
+    const char *name = strrchr(c->path, '/');
+    forebay_model_placement(c->model, &p);
+    forebay_model_speed(c->model, &speed);
+    char expected[96] = "";
+    if (speed.decode_tok_per_s > 0) {
+        snprintf(expected, sizeof expected, "; about %.1f tokens/s (limit: %s)",
+            speed.decode_tok_per_s, speed.limit ? speed.limit : "computing");
+    }
+    say("%s: %s of weights%s; memory budget %s%s", name ? name + 1 : c->path,
+        FB_SIZE(p.weights_bytes), p.fits ? ", all in memory" : "", FB_SIZE(p.budget_bytes),
+        expected);
+    if (line_reader_edits(c->reader)) {
+        say("%u tokens of context. /help lists the commands, Ctrl-D ends the chat.",
+            forebay_model_ctx(c->model));
+    }
 }
 
 /* Without SA_RESTART: Ctrl-C ends an answer, and the reading of a line. */
@@ -387,9 +454,8 @@ int cmd_chat(int argc, char **argv)
         rc = cmd_fail(&err);
     } else {
         c.reader = line_reader_new();
-        if (line_reader_edits(c.reader) && !c.quiet) {
-            say("%u tokens of context. /help lists the commands, Ctrl-D ends the chat.",
-                forebay_model_ctx(c.model));
+        if (!c.quiet) {
+            introduce(&c);
         }
         watch_interrupts();
         rc = converse(&c);

@@ -6,6 +6,9 @@
 #ifndef FB_CMD_CMD_H
 #define FB_CMD_CMD_H
 
+/* Processors that other programs may use before measured speeds are said to be too low. */
+#define CMD_BUSY_CORES 0.25
+
 int cmd_run(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
 int cmd_serve(int argc, char **argv);

@@ -1,11 +1,13 @@
 #include "cmd/figures.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/files.h"
 
 /* --- JSON ---------------------------------------------------------------------------------- */
 
@@ -31,11 +33,12 @@ enum forebay_status figures_write(
 #define SET(type, name) set_##type(object, #name, stats->name);
     FOREBAY_STATS_LIST(SET)
 #undef SET
-    int rc = json_dump_file(object, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(object);
-    return rc == 0 ? FOREBAY_OK
-                   : fb_fail_errno(err, FOREBAY_E_IO, errno, "Check the path given with --stats.",
-                         "cannot write %s", path);
+    const struct named_file file = {"--stats", path, true};
+    enum forebay_status status = files_write(&file, text, strlen(text), err);
+    free(text);
+    return status;
 }
 
 /* --- Text ---------------------------------------------------------------------------------- */
@@ -49,18 +52,35 @@ static void print_reads(const struct forebay_stats *s)
     fprintf(stderr, "reads:  %s in total, %s per generated token", FB_SIZE(s->read_bytes),
         FB_SIZE((uint64_t)per_token));
     if (s->disk_bytes_per_s > 0) {
-        fprintf(stderr, "; disk %s/s, %.0f %% utilised", FB_SIZE((uint64_t)s->disk_bytes_per_s),
+        fprintf(stderr, "; disk %s, %.0f %% utilised", FB_RATE(s->disk_bytes_per_s),
             s->disk_utilisation * 100);
     }
     fprintf(stderr, "\n");
     if (s->expert_requests) {
         fprintf(stderr, "cache:  %.1f %% of %llu expert requests were hits", s->hit_rate * 100,
             (unsigned long long)s->expert_requests);
-        if (s->roofline_ratio > 0) {
-            fprintf(stderr, "; %.1f times the speed of reading every weight from disk",
-                s->roofline_ratio);
-        }
         fprintf(stderr, "\n");
+    }
+}
+
+/* Names the part that most of the time went to, and what would make it shorter. */
+static void print_limit(const struct forebay_stats *s)
+{
+    double total = s->compute_s + s->stall_s + s->unpack_s + s->scheduler_s;
+    double rest = s->compute_s + s->scheduler_s;
+    const char *what = "computing", *remedy = "more memory and a faster disk would not help much";
+    double part = rest;
+    if (s->stall_s >= rest && s->stall_s >= s->unpack_s) {
+        what = "waiting for the disk";
+        remedy = "more memory (--mem) or a faster disk would help";
+        part = s->stall_s;
+    } else if (s->unpack_s >= rest) {
+        what = "unpacking weights";
+        remedy = "forebay optimize, run once, would help";
+        part = s->unpack_s;
+    }
+    if (total > 0) {
+        fprintf(stderr, "limit:  %s, %.0f %% of the time; %s\n", what, part / total * 100, remedy);
     }
 }
 
@@ -108,4 +128,5 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
         "time:   compute %.2f s, stalled on reads %.2f s, unpacking %.2f s, scheduling %.2f s; "
         "written %s\n",
         s->compute_s, s->stall_s, s->unpack_s, s->scheduler_s, FB_SIZE(s->written_bytes));
+    print_limit(s);
 }

@@ -13,8 +13,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <jansson.h>
+
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/files.h"
 #include "cmd/shared_options.h"
 
 /* --- Options ------------------------------------------------------------------------------- */
@@ -49,33 +52,6 @@ const char *generate_parse_tokens(const char *text, void *target)
     return NULL;
 }
 
-static enum forebay_status cannot_write(
-    const char *path, const char *option, struct forebay_error *err)
-{
-    char hint[64];
-    snprintf(hint, sizeof hint, "Check the path given with --%s.", option);
-    return fb_fail_errno(err, FOREBAY_E_IO, errno, hint, "cannot write %s", path);
-}
-
-/* Checks that the file can be written, without creating it. `path` may be NULL. */
-static enum forebay_status check_output(
-    const char *path, const char *option, struct forebay_error *err)
-{
-    if (!path) {
-        return FOREBAY_OK;
-    }
-    bool exists = access(path, F_OK) == 0;
-    FILE *f = fopen(path, "ab");
-    if (!f) {
-        return cannot_write(path, option, err);
-    }
-    fclose(f);
-    if (!exists) {
-        remove(path);
-    }
-    return FOREBAY_OK;
-}
-
 static enum forebay_status read_text(
     const char *path, char **text, size_t *length, struct forebay_error *err)
 {
@@ -101,37 +77,95 @@ static enum forebay_status read_text(
     }
     if (failed) {
         free(buf);
-        return fb_fail_errno(err, FOREBAY_E_IO, failed, "", "cannot read %s", path);
+        return fb_fail_errno(
+            err, FOREBAY_E_IO, failed, "", "cannot read %s", standard ? "standard input" : path);
     }
     *text = buf;
     *length = n;
     return FOREBAY_OK;
 }
 
-/* Reads --file, and checks that the files to be written can be. */
+#define BUILT_IN_PROMPT "Once upon a time"
+
+/* Reads --file, or else standard input, where a shell's `echo TEXT |` ends the text with a newline
+ * that is not part of it. */
+static enum forebay_status read_prompt(struct generate_options *o, struct forebay_error *err)
+{
+    bool given = o->prompt || o->file || o->tokens;
+    bool piped = !given && o->reads_stdin && files_stdin_is_given();
+    if (!given && !o->quiet && o->reads_stdin) {
+        fprintf(stderr, piped ? "reading the prompt from standard input ...\n"
+                              : "no prompt is given: continuing \"" BUILT_IN_PROMPT "\"\n");
+    }
+    if (!piped && !o->file) {
+        return FOREBAY_OK;
+    }
+    enum forebay_status status = read_text(piped ? "-" : o->file, &o->text, &o->text_length, err);
+    if (status == FOREBAY_OK && piped) {
+        o->text_length -= o->text_length > 0 && o->text[o->text_length - 1] == '\n';
+    }
+    if (status == FOREBAY_OK && o->text_length == 0 && (piped || strcmp(o->file, "-") == 0)) {
+        status = fb_fail(err, FOREBAY_E_USAGE, "Give a prompt with -p, -f or --tokens.",
+            "the prompt is empty: there is nothing on standard input");
+    }
+    return status;
+}
+
+/* Reads the prompt, and checks that the files to be written can be, and damage no other. */
 static enum forebay_status check_files(struct generate_options *o, struct forebay_error *err)
 {
-    enum forebay_status status = check_output(o->stats_path, "stats", err);
-    if (status == FOREBAY_OK) {
-        status = check_output(o->trace_path, "trace-out", err);
-    }
+    const struct named_file files[] = {{"MODEL", o->model_path, false}, {"--file", o->file, false},
+        {"--sidecar", o->model.sidecar, false}, {"--stats", o->stats_path, true},
+        {"--trace-out", o->trace_path, true}};
+    enum forebay_status status = files_check(files, sizeof files / sizeof files[0], err);
     if (status != FOREBAY_OK) {
         return status;
     }
-    return o->file ? read_text(o->file, &o->text, &o->text_length, err) : FOREBAY_OK;
+    return read_prompt(o, err);
+}
+
+/* The argument after the model is the prompt. */
+static int use_argument(
+    const struct cmd_spec *spec, const char *argument, struct generate_options *o)
+{
+    const char *suffix = strrchr(argument, '.');
+    if (strcmp(argument, "-") == 0 && !o->file) {
+        o->file = argument;
+    } else if (o->prompt || o->file || o->tokens) {
+        return cmd_usage_error(spec, "PROMPT, --prompt, --file and --tokens exclude each other");
+    } else if (access(argument, F_OK) == 0 || (suffix && strcmp(suffix, ".gguf") == 0)) {
+        return cmd_usage_error(spec,
+            "'%s' is the name of a file, not a prompt\n  hint: -f FILE continues the text in a "
+            "file; "
+            "-p TEXT, any text.",
+            argument);
+    } else {
+        o->prompt = argument;
+    }
+    return CMD_GO_ON;
 }
 
 int generate_parse_spec(
     const struct cmd_spec *spec, int argc, char **argv, struct generate_options *o)
 {
     struct forebay_error err;
-    int rc = cmd_parse(spec, argc, argv, &o->model_path, NULL);
+    const char *arguments[2];
+    int n;
+    int rc = cmd_parse(spec, argc, argv, arguments, &n);
+    if (rc == CMD_GO_ON && n > 1) {
+        rc = use_argument(spec, arguments[1], o);
+    }
     if (rc == CMD_GO_ON && (o->prompt != NULL) + (o->file != NULL) + (o->tokens != NULL) > 1) {
         rc = cmd_usage_error(spec, "--prompt, --file and --tokens exclude each other");
     }
+    if (rc == CMD_GO_ON && o->chat && o->tokens) {
+        rc = cmd_usage_error(spec, "--chat and --tokens exclude each other");
+    }
     if (rc != CMD_GO_ON) {
+        generate_release(o);
         return rc;
     }
+    o->model_path = arguments[0];
     if (o->verbose) {
         forebay_log_set_level(FOREBAY_LOG_DEBUG);
     }
@@ -142,7 +176,7 @@ int generate_parse_spec(
     return CMD_GO_ON;
 }
 
-int generate_parse(const char *name, const char *summary, const struct cmd_option own[2], int argc,
+int generate_parse(const char *name, const char *summary, const struct cmd_option own[3], int argc,
     char **argv, struct generate_options *o)
 {
     char n_help[64];
@@ -158,8 +192,8 @@ int generate_parse(const char *name, const char *summary, const struct cmd_optio
             .target = &o->stats_path},
         {CMD_FLAG, 'q', "quiet", NULL, "print no progress and no statistics", .target = &o->quiet},
         {CMD_FLAG, 'v', "verbose", NULL, "print llama.cpp's messages, too", .target = &o->verbose},
-        own[0], own[1], {0}};
-    const struct cmd_spec spec = {name, "MODEL [options]", summary, options, 1, 1, NULL};
+        own[0], own[1], own[2], {0}};
+    const struct cmd_spec spec = {name, "MODEL [PROMPT] [options]", summary, options, 1, 2, NULL};
     return generate_parse_spec(&spec, argc, argv, o);
 }
 
@@ -194,6 +228,35 @@ static enum forebay_status tokenize(const struct forebay_model *model, const cha
     return status;
 }
 
+/* The text as a user's message, rendered by the model's chat template. */
+static enum forebay_status render(const struct forebay_model *model, const char *text,
+    size_t length, int32_t **tokens, size_t *n, struct forebay_error *err)
+{
+    struct forebay_chat *chat = NULL;
+    struct forebay_prompt *prompt = NULL;
+    json_t *content = memchr(text, 0, length) ? NULL : json_stringn(text, length);
+    if (!content) {
+        return fb_fail(
+            err, FOREBAY_E_USAGE, "", "the prompt is not valid UTF-8, or contains a NUL");
+    }
+    json_t *request = json_pack("{s:[{s:s, s:o}]}", "messages", "role", "user", "content", content);
+    char *body = json_dumps(request, JSON_COMPACT);
+    enum forebay_status status = forebay_chat_new(model, NULL, &chat, err);
+    if (status == FOREBAY_OK) {
+        status = forebay_chat_render(chat, body, strlen(body), &prompt, err);
+    }
+    if (status == FOREBAY_OK) {
+        const int32_t *list = forebay_prompt_tokens(prompt, n);
+        *tokens = fb_xmalloc((*n + 1) * sizeof **tokens);
+        memcpy(*tokens, list, *n * sizeof **tokens);
+    }
+    forebay_prompt_free(prompt);
+    forebay_chat_free(chat);
+    free(body);
+    json_decref(request);
+    return status;
+}
+
 enum forebay_status generate_input(const struct generate_options *o,
     const struct forebay_model *model, int32_t **tokens, size_t *n, struct forebay_error *err)
 {
@@ -204,11 +267,10 @@ enum forebay_status generate_input(const struct generate_options *o,
         count = o->n_tokens;
         list = fb_xmalloc(count * sizeof *list);
         memcpy(list, o->tokens, count * sizeof *list);
-    } else if (o->file) {
-        status = tokenize(model, o->text, o->text_length, &list, &count, err);
     } else {
-        const char *text = o->prompt ? o->prompt : "Once upon a time";
-        status = tokenize(model, text, strlen(text), &list, &count, err);
+        const char *text = o->text ? o->text : o->prompt ? o->prompt : BUILT_IN_PROMPT;
+        size_t length = o->text ? o->text_length : strlen(text);
+        status = (o->chat ? render : tokenize)(model, text, length, &list, &count, err);
     }
     if (status == FOREBAY_OK && count == 0) {
         free(list);

@@ -1,6 +1,7 @@
 /* main.c - the `forebay` program: the table of subcommands. */
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,6 +52,7 @@ static int close_stdout(int rc)
 int main(int argc, char **argv)
 {
     occupy_closed_descriptors();
+    signal(SIGXFSZ, SIG_IGN); /* files beyond ulimit -f: EFBIG, with a message */
     int rc = cmd_dispatch("forebay",
         "Runs language models bigger than memory, with exactly llama.cpp's tokens.", commands, argc,
         argv);

@@ -31,8 +31,7 @@ static bool report(const char *what, uint64_t done, uint64_t total, void *user)
     fprintf(stderr, "%s%s: %.0f %% of %s", e->terminal ? "\r\033[K" : "", what,
         total ? 100.0 * (double)done / (double)total : 100.0, FB_SIZE(total));
     if (rate > 0 && seconds > 1) {
-        fprintf(
-            stderr, ", %s/s, %.0f s left", FB_SIZE((uint64_t)rate), (double)(total - done) / rate);
+        fprintf(stderr, ", %s, %.0f s left", FB_RATE(rate), (double)(total - done) / rate);
     }
     fprintf(stderr, "%s", e->terminal ? "" : "\n");
     return true;

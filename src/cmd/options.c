@@ -32,6 +32,7 @@ int cmd_exit_code(enum forebay_status status)
     case FOREBAY_OK:
         return CMD_OK;
     case FOREBAY_E_USAGE:
+    case FOREBAY_E_CONTEXT:
         return CMD_USAGE;
     case FOREBAY_E_NOFIT:
         return CMD_NOFIT;
@@ -209,9 +210,12 @@ static bool limited(const struct cmd_option *o)
 static void describe_range(const struct cmd_option *o, char *buf, size_t cap)
 {
     const char *kind = o->kind == CMD_FLOAT  ? "a number"
+                       : o->kind == CMD_RATE ? "bytes per second like 1.8G or 550M"
                        : o->kind == CMD_SIZE ? "a size like 512M or 4G"
                                              : "a whole number";
-    if (!limited(o)) {
+    if (o->kind == CMD_RATE) {
+        snprintf(buf, cap, "%s", kind);
+    } else if (!limited(o)) {
         snprintf(buf, cap, o->kind == CMD_UINT32 ? "%s, 0 or more" : "%s", kind);
     } else if (o->kind == CMD_SIZE) {
         snprintf(buf, cap, "%s, from %s to %s", kind, FB_SIZE((uint64_t)o->min),
@@ -241,7 +245,7 @@ static bool store_number(const struct cmd_option *o, const char *text)
         return parse_float(
             text, limited(o) ? o->min : -INFINITY, limited(o) ? o->max : INFINITY, o->target);
     default:
-        return fb_parse_size(text, &size) &&
+        return (o->kind == CMD_RATE ? fb_parse_rate : fb_parse_size)(text, &size) &&
                (!limited(o) || ((double)size >= o->min && (double)size <= o->max)) &&
                (*(uint64_t *)o->target = size, true);
     }
@@ -284,6 +288,98 @@ static int store(
     return cmd_usage_error(spec, "%s: expected %s, not '%s'", shown, expected, text);
 }
 
+/* --- Suggestions -------------------------------------------------------------------------- */
+
+#define WORD_MAX 32
+
+/* Number of characters inserted, deleted, replaced, or exchanged with their neighbour between two
+ * words; WORD_MAX if one is too long. */
+static int distance(const char *a, size_t n_a, const char *b, size_t n_b)
+{
+    int d[WORD_MAX + 1][WORD_MAX + 1];
+    if (n_a > WORD_MAX || n_b > WORD_MAX) {
+        return WORD_MAX;
+    }
+    for (size_t i = 0; i <= n_a; i++) {
+        for (size_t j = 0; j <= n_b; j++) {
+            if (i == 0 || j == 0) {
+                d[i][j] = (int)(i + j);
+                continue;
+            }
+            int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            best = d[i - 1][j] + 1 < best ? d[i - 1][j] + 1 : best;
+            best = d[i][j - 1] + 1 < best ? d[i][j - 1] + 1 : best;
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            d[i][j] = swapped && d[i - 2][j - 2] + 1 < best ? d[i - 2][j - 2] + 1 : best;
+        }
+    }
+    return d[n_a][n_b];
+}
+
+struct cmd_guess cmd_guess_begin(const char *word, size_t length)
+{
+    /* A third of the word may be wrong; of two letters, none. */
+    int most = length < 3 ? 0 : length < 6 ? 1 : length < 9 ? 2 : 3;
+    return (struct cmd_guess){word, length, most, NULL};
+}
+
+void cmd_guess_add(struct cmd_guess *g, const char *name)
+{
+    size_t n = strlen(name), shared = n < g->length ? n : g->length;
+    int away = distance(g->word, g->length, name, n);
+    if (shared >= 3 && strncmp(g->word, name, shared) == 0) { /* --temperature for --temp */
+        away = away < 1 ? away : 1;
+    }
+    if (away <= g->most) {
+        g->most = away - 1;
+        g->name = name;
+    }
+}
+
+/* Options of llama.cpp's programs that have another form here. */
+static const char *foreign_option(const char *word)
+{
+    static const struct {
+        const char *words, *hint;
+    } table[] = {
+        {" -hf --hf-repo -hfr -hff --hf-file -mu --model-url -dr --docker-repo ",
+            "Forebay downloads nothing: download a GGUF file, and give its path."},
+        {" -m --model ", "The model's path is given without an option, as the first argument."},
+        {" -ngl --gpu-layers --n-gpu-layers ",
+            "Forebay chooses the layers itself: see --device and --device-mem."},
+        {" -cnv --conversation -i --interactive ", "For conversations: forebay chat MODEL."},
+    };
+    char quoted[WORD_MAX + 3];
+    snprintf(quoted, sizeof quoted, " %.*s ", (int)(strcspn(word, "=") % WORD_MAX), word);
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (strstr(table[i].words, quoted)) {
+            return table[i].hint;
+        }
+    }
+    return NULL;
+}
+
+/* `shown`: the option without its value. */
+static int unknown_option(const struct cmd_spec *spec, const char *word, const char *shown)
+{
+    const char *bare = word + strspn(word, "-"), *foreign = foreign_option(word);
+    struct cmd_guess guess = cmd_guess_begin(bare, strcspn(bare, "="));
+    for (const struct cmd_option *o = spec->options; o->kind != CMD_END; o++) {
+        if (o->kind != CMD_GROUP && o->name) {
+            cmd_guess_add(&guess, o->name);
+        }
+    }
+    cmd_guess_add(&guess, "help");
+    if (foreign) {
+        return cmd_usage_error(spec, "unknown option %s\n  hint: %s", shown, foreign);
+    }
+    if (guess.name) {
+        return cmd_usage_error(
+            spec, "unknown option %s\n  hint: Did you mean --%s?", shown, guess.name);
+    }
+    return cmd_usage_error(spec, "unknown option %s", shown);
+}
+
 /* --- Parsing ------------------------------------------------------------------------------ */
 
 static const struct cmd_option *find_long(
@@ -321,8 +417,9 @@ static int parse_option(const struct cmd_spec *spec, int argc, char **argv, int 
     snprintf(shown, sizeof shown, "%.*s", (int)(name + length - word), word);
     const struct cmd_option *o =
         is_long ? find_long(spec->options, name, length) : find_short(spec->options, *name);
-    if (!o) {
-        return cmd_usage_error(spec, "unknown option %s", shown);
+    if (!o || (!is_long && word[2] && foreign_option(word))) { /* -ngl is not -n gl */
+        snprintf(shown, sizeof shown, "%.*s", (int)(strcspn(word, "=") % sizeof shown), word);
+        return unknown_option(spec, word, shown);
     }
     if (!has_value(o)) {
         return value ? cmd_usage_error(spec, "%s does not accept a value ('%s')", shown, word)
@@ -352,7 +449,10 @@ int cmd_parse(
         int rc = CMD_GO_ON;
         if (options_end || word[0] != '-' || !word[1]) {
             if (n == spec->max_positional) {
-                return cmd_usage_error(spec, "unexpected argument '%s'", word);
+                return cmd_usage_error(spec, "unexpected argument '%s'%s", word,
+                    strstr(spec->synopsis, "[PROMPT]")
+                        ? "\n  hint: A prompt of several words needs quotes."
+                        : "");
             }
             positional[n++] = word;
         } else if (strcmp(word, "--") == 0) {
@@ -401,6 +501,21 @@ static const struct cmd_entry *find_entry(const struct cmd_entry *table, const c
     return NULL;
 }
 
+static void unknown_command(const char *program, const struct cmd_entry *table, const char *name)
+{
+    struct cmd_guess guess = cmd_guess_begin(name, strlen(name));
+    for (const struct cmd_entry *e = table; e->name; e++) {
+        cmd_guess_add(&guess, e->name);
+    }
+    fprintf(stderr, "%s: unknown command '%s'\n", program, name);
+    const char *suffix = strrchr(name, '.');
+    if (guess.name) {
+        fprintf(stderr, "  hint: Did you mean %s?\n", guess.name);
+    } else if (suffix && strcmp(suffix, ".gguf") == 0) {
+        fprintf(stderr, "  hint: The command comes first: forebay run %s\n", name);
+    }
+}
+
 int cmd_dispatch(
     const char *program, const char *intro, const struct cmd_entry *table, int argc, char **argv)
 {
@@ -427,7 +542,7 @@ int cmd_dispatch(
         name = argv[2];
     }
     if (name) {
-        fprintf(stderr, "%s: unknown command '%s'\n", program, name);
+        unknown_command(program, table, name);
     } else {
         fprintf(stderr, "%s: missing command\n", program);
     }

@@ -54,8 +54,13 @@ enum cmd_kind {
     CMD_UINT32,  /* target: uint32_t * */
     CMD_FLOAT,   /* target: float *, finite */
     CMD_SIZE,    /* target: uint64_t *, bytes: "4G", "512MiB", "4096" */
+    CMD_RATE,    /* target: uint64_t *, bytes per second: "1.8G", "550MB/s"; powers of 1000 */
     CMD_CALL     /* target: as .parse expects */
 };
+
+/* For the help of a CMD_RATE option. */
+#define CMD_RATE_HELP                                                                              \
+    "bytes per second (1.8G, 550M: powers of 1000, as vendors count; 1GiB: of 1024)"
 
 struct cmd_option {
     enum cmd_kind kind;
@@ -93,6 +98,21 @@ int cmd_parse(
 /* Reports a mistake that a table cannot express (`-p` together with `-f`). Returns CMD_USAGE. */
 int cmd_usage_error(const struct cmd_spec *spec, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* --- Suggestions -------------------------------------------------------------------------- */
+
+/* The name that a mistyped word was meant to be:
+ *      struct cmd_guess guess = cmd_guess_begin(word, length);
+ *      cmd_guess_add(&guess, name) for each name; then guess.name is the nearest, or NULL */
+struct cmd_guess {
+    const char *word;
+    size_t length;
+    int most; /* a name must not differ in more characters */
+    const char *name;
+};
+
+struct cmd_guess cmd_guess_begin(const char *word, size_t length);
+void cmd_guess_add(struct cmd_guess *guess, const char *name);
 
 /* --- Tables of subcommands ---------------------------------------------------------------- */
 

@@ -53,7 +53,8 @@ static void print_memory(const struct forebay_placement *p)
         FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, in_memory)), FB_SIZE(p->weights_bytes));
     printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", FB_SIZE(p->streamed_bytes));
     if (!p->fits) {
-        printf("the smallest budget for this model is %s\n", FB_SIZE(p->minimum_bytes));
+        printf(
+            "the smallest budget for this model is %" PRIu64 " MiB\n", p->minimum_bytes / FB_MIB);
     }
 }
 
@@ -132,10 +133,10 @@ static void print_speed(const struct forebay_plan *plan, const struct forebay_pl
         printf("limit:    computing; the model fits, nothing is read while generating\n");
         return;
     }
-    printf("limit:    %s; a token takes %.0f ms of reading (%s at %s/s), %.0f ms of computing, "
+    printf("limit:    %s; a token takes %.0f ms of reading (%s at %s), %.0f ms of computing, "
            "%.0f ms of unpacking\n",
-        s.limit, s.read_s * 1e3, FB_SIZE((uint64_t)s.read_bytes),
-        FB_SIZE((uint64_t)s.disk_bytes_per_s), s.compute_s * 1e3, s.unpack_s * 1e3);
+        s.limit, s.read_s * 1e3, FB_SIZE((uint64_t)s.read_bytes), FB_RATE(s.disk_bytes_per_s),
+        s.compute_s * 1e3, s.unpack_s * 1e3);
     forebay_plan_speed(plan, MORE, 1, &more);
     forebay_plan_speed(plan, 0, 2, &faster);
     printf("upgrades: 1 GiB more memory: %.2f tokens/s; a disk twice as fast: %.2f tokens/s\n",
@@ -223,10 +224,8 @@ int cmd_plan(int argc, char **argv)
             "read weights from a sidecar made by forebay optimize: auto (the default), none, or a "
             "file",
             .target = &o.sidecar},
-        {CMD_SIZE, 0, "disk", "SIZE",
-            "bytes per second that the disk reads (3.5G; powers of 1024, as in all sizes); "
-            "default: measured",
-            .target = &o.disk_bytes_per_s, .min = 1, .max = 0x1p62},
+        {CMD_RATE, 0, "disk", "RATE", "speed of the disk: " CMD_RATE_HELP "; default: measured",
+            .target = &o.disk_bytes_per_s},
         {CMD_FLAG, 0, "json", NULL, "print the plan as JSON", .target = &json},
         {CMD_FLAG, 'q', "quiet", NULL, "print no progress", .target = &quiet}, {0}};
     const struct cmd_spec spec = {"plan", "MODEL [options]",

@@ -2,6 +2,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/units.h"
 #include "cmd/cmd.h"
@@ -13,28 +14,85 @@ static double number(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-static void print_compute(const json_t *root)
+/* Rates of whole matrices; not those of experts of a size, which are measured for a model. */
+static bool is_whole(const json_t *rate)
+{
+    return number(rate, "columns") == 0;
+}
+
+/* The largest number of threads that matrices were measured with. */
+static double most_threads(const json_t *rates)
+{
+    double most = 0;
+    const json_t *r;
+    size_t i;
+    json_array_foreach(rates, i, r)
+    {
+        most = is_whole(r) && number(r, "threads") > most ? number(r, "threads") : most;
+    }
+    return most;
+}
+
+static const json_t *find_rate(const json_t *rates, const char *type, bool repacked, double threads)
 {
     const json_t *r;
     size_t i;
-    printf("\n%-10s %-9s %8s %14s %16s %12s\n", "weights", "layout", "threads", "one token",
-        "many tokens", "repacking");
-    json_array_foreach(json_object_get(root, "compute"), i, r)
+    json_array_foreach(rates, i, r)
     {
-        bool repacked = json_is_true(json_object_get(r, "repacked"));
-        double unpack = number(r, "unpack_bytes_per_s");
-        if (repacked && unpack == 0) {
-            continue; /* no repacked layout for this type on this CPU */
+        if (is_whole(r) && number(r, "threads") == threads &&
+            json_is_true(json_object_get(r, "repacked")) == repacked &&
+            strcmp(json_string_value(json_object_get(r, "type")), type) == 0) {
+            return r;
         }
-        printf("%-10s %-9s %8d %9.1f GB/s %8.1f Gmadd/s",
-            json_string_value(json_object_get(r, "type")), repacked ? "repacked" : "as stored",
-            (int)number(r, "threads"), number(r, "decode_bytes_per_s") / 1e9,
-            number(r, "batch_madds_per_s") / 1e9);
-        if (unpack > 0) {
-            printf(" %7.1f GB/s", unpack / 1e9);
+    }
+    return NULL;
+}
+
+static void print_cell(const json_t *rate, const char *key, int width)
+{
+    double value = number(rate, key) / 1e9; /* 0 if there is no rate */
+    if (value > 0) {
+        printf(value < 0.1 ? "%*.2g" : "%*.1f", width, value);
+    } else {
+        printf("%*s", width, "-");
+    }
+}
+
+/* One row for each type, at the largest number of threads. */
+static void print_compute(const json_t *root)
+{
+    const json_t *rates = json_object_get(root, "compute"), *r;
+    double threads = most_threads(rates);
+    size_t i, others = 0;
+    printf("\ncomputing with %.0f thread%s:\n", threads, threads == 1 ? "" : "s");
+    printf("%-10s %19s   %21s   %9s\n", "", "one token, GB/s", "many tokens, Gmadd/s", "repacking");
+    printf("%-10s %9s %9s   %11s %9s   %9s\n", "weights", "as stored", "repacked", "as stored",
+        "repacked", "GB/s");
+    json_array_foreach(rates, i, r)
+    {
+        const char *type = json_string_value(json_object_get(r, "type"));
+        bool listed = is_whole(r) && number(r, "threads") == threads;
+        others += !listed;
+        if (!listed || json_is_true(json_object_get(r, "repacked"))) {
+            continue;
         }
+        const json_t *repacked = find_rate(rates, type, true, threads);
+        if (number(repacked, "unpack_bytes_per_s") == 0) {
+            repacked = NULL; /* this CPU has no repacked layout for the type */
+        }
+        printf("%-10s ", type);
+        print_cell(r, "decode_bytes_per_s", 9);
+        print_cell(repacked, "decode_bytes_per_s", 10);
+        print_cell(r, "batch_madds_per_s", 14);
+        print_cell(repacked, "batch_madds_per_s", 10);
+        print_cell(repacked, "unpack_bytes_per_s", 12);
         printf("\n");
     }
+    printf("(GB/s: bytes of weights. Gmadd/s: 10^9 multiply-adds a second.");
+    if (others > 0) {
+        printf(" --json has %zu more: other numbers of threads, experts of single models.", others);
+    }
+    printf(")\n");
 }
 
 static void print_disks(const json_t *root)
@@ -67,6 +125,11 @@ static void print_text(const char *json)
     printf("memory: one core reads %.1f GB/s, all cores %.1f GB/s; an operation takes %.1f us\n",
         number(root, "memory_bytes_per_s_1") / 1e9, number(root, "memory_bytes_per_s") / 1e9,
         number(root, "op_s") * 1e6);
+    if (number(root, "other_cores") > CMD_BUSY_CORES) {
+        printf("other programs used %.1f processors meanwhile: what follows is too slow, and will "
+               "be measured again\nwhen they do not\n",
+            number(root, "other_cores"));
+    }
     print_compute(root);
     print_disks(root);
     json_decref(root);

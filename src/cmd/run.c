@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "cmd/cmd.h"
@@ -51,6 +52,20 @@ static bool context_full(const struct forebay_model *model, const struct forebay
     return true;
 }
 
+/* Says that a model made for chats continues the bare prompt. */
+static void note_template(const struct forebay_model *model, const struct generate_options *o)
+{
+    struct forebay_chat *chat;
+    if (o->quiet || o->chat || o->tokens || !forebay_model_has_text(model) ||
+        forebay_chat_new(model, NULL, &chat, NULL) != FOREBAY_OK) {
+        return;
+    }
+    if (!forebay_chat_is_default(chat)) {
+        fprintf(stderr, "note: the model has a chat template; with --chat it is applied\n");
+    }
+    forebay_chat_free(chat);
+}
+
 /* --- Generating ---------------------------------------------------------------------------- */
 
 /* Samples and prints up to n_predict tokens. *n: number of tokens printed. */
@@ -58,7 +73,7 @@ static enum forebay_status continue_text(struct forebay_model *model,
     struct forebay_session *session, const struct generate_options *o, uint32_t *n,
     struct forebay_error *err)
 {
-    struct utf8_begun begun = {0};
+    struct utf8_begun begun = {.clean = isatty(STDOUT_FILENO)};
     while (*n < o->n_predict && !interrupted) {
         int32_t token = forebay_sample(session);
         if (forebay_model_is_eog(model, token) && !o->ignore_eos) {
@@ -108,15 +123,20 @@ static enum forebay_status generate(struct forebay_model *model, struct forebay_
 int cmd_run(int argc, char **argv)
 {
     struct generate_options o;
-    const struct cmd_option own[] = {
+    const struct cmd_option own[3] = {
+        {CMD_FLAG, 0, "chat", NULL,
+            "take the prompt as a message, and apply the model's chat template", .target = &o.chat},
         {CMD_FLAG, 0, "ids", NULL, "print token ids, one per line, instead of text",
             .target = &o.ids},
         {CMD_STRING, 0, "trace-out", "FILE",
             "write the experts that each token uses, for forebay sim", .target = &o.trace_path}};
     generate_options_init(&o, 128);
+    o.reads_stdin = true;
     int rc = generate_parse("run",
-        "Continues a text with a model that may be bigger than memory. The text goes to standard "
-        "output; progress and statistics go to standard error.",
+        "Continues a text with a model that may be bigger than memory. Without another prompt, "
+        "what "
+        "is piped into standard input is continued, except a newline at its end. The text goes to "
+        "standard output; progress and statistics go to standard error.",
         own, argc, argv, &o);
     if (rc != CMD_GO_ON) {
         return rc;
@@ -137,6 +157,7 @@ int cmd_run(int argc, char **argv)
         status = forebay_trace_start(session, o.trace_path, &err);
     }
     if (status == FOREBAY_OK) {
+        note_template(model, &o);
         if (!o.quiet && !o.verbose) {
             forebay_log_set_level(FOREBAY_LOG_INFO); /* shows changes of the memory in use */
         }

@@ -71,6 +71,10 @@ static int parse(int argc, char **argv, struct serve_options *o)
         {CMD_STRING, 0, "api-key", "KEY",
             "key that clients must send (default: $FOREBAY_API_KEY, if set)",
             .target = &o->server.api_key},
+        {CMD_STRING, 0, "origins", "LIST",
+            "origins of web pages and extensions that may use the server, beside those of this "
+            "machine: https://a.example, chrome-extension://*, * (default: $FOREBAY_ORIGINS)",
+            .target = &o->server.origins},
         {CMD_STRING, 0, "name", "NAME", "name of the model for clients (default: the file's name)",
             .target = &o->name_given},
         {CMD_STRING, 0, "chat-template", "FILE", "Jinja template to use instead of the model's",
@@ -359,6 +363,7 @@ int cmd_serve(int argc, char **argv)
     struct forebay_error err;
     forebay_model_options_init(&o.model);
     fb_server_options_init(&o.server);
+    o.server.origins = getenv("FOREBAY_ORIGINS");
     o.service.kv_max_bytes = KV_MAX_DEFAULT;
     int rc = parse(argc, argv, &o);
     if (rc != CMD_GO_ON) {

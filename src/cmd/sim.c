@@ -5,42 +5,13 @@
  */
 #include <inttypes.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/units.h"
 #include "cmd/cmd.h"
 #include "cmd/options.h"
 #include "cmd/utf8.h"
 #include "sim/sim.h"
-
-/* --- Options ------------------------------------------------------------------------------ */
-
-/* "1.8G", "550M", "2GB/s": bytes per second, in powers of 1000 as vendors of disks count. */
-static const char *parse_rate(const char *text, void *target)
-{
-    static const char letters[] = "KMGT";
-    char *end;
-    double value = strtod(text, &end);
-    int upper = *end & ~0x20;
-    const char *letter = upper ? strchr(letters, upper) : NULL;
-    if (end == text || text[strspn(text, "0123456789.")] != *end) {
-        return "bytes per second like 1.8G or 550M";
-    }
-    if (letter) {
-        value *= pow(1000, (double)(letter - letters) + 1);
-        end++;
-    }
-    end += *end == 'B' || *end == 'b';
-    end += strcmp(end, "/s") == 0 ? 2 : 0;
-    if (*end || !(value >= 1e3 && value <= 1e15)) {
-        return "bytes per second like 1.8G or 550M";
-    }
-    *(double *)target = value;
-    return NULL;
-}
 
 /* --- Text --------------------------------------------------------------------------------- */
 
@@ -240,6 +211,7 @@ int cmd_sim(int argc, char **argv)
     float compute_ms = 0, latency_us = 100;
     char policies[96];
     fb_sim_options_init(&o);
+    uint64_t disk = (uint64_t)o.disk_bytes_per_s;
     snprintf(
         policies, sizeof policies, "cache policy: %s (default: as for run)", fb_sim_policy_names());
     const struct cmd_option options[] = {{CMD_GROUP, .help = "Input"},
@@ -257,8 +229,8 @@ int cmd_sim(int argc, char **argv)
         {CMD_FLAG, 0, "repack", NULL, "plan memory for repacked weights", .target = &o.repack},
         {CMD_GROUP, .help = "Machine"},
         {CMD_STRING, 0, "policy", "NAME", policies, .target = &o.policy},
-        {CMD_CALL, 0, "disk", "BW", "speed in bytes per second, powers of 1000 (default 1.8G)",
-            .target = &o.disk_bytes_per_s, .parse = parse_rate},
+        {CMD_RATE, 0, "disk", "RATE", "speed of the disk: " CMD_RATE_HELP "; default: 1.8G",
+            .target = &disk, .min = 1e3, .max = 1e15},
         {CMD_FLOAT, 0, "latency", "US", "latency of a read in microseconds (default 100)",
             .target = &latency_us, .min = 0, .max = 1e6},
         {CMD_FLOAT, 0, "compute", "MS", "compute time of a token in milliseconds (default 0)",
@@ -287,6 +259,7 @@ int cmd_sim(int argc, char **argv)
     if (!o.mem_bytes == !o.slots) {
         return cmd_usage_error(&spec, "expected one of --mem and --slots");
     }
+    o.disk_bytes_per_s = (double)disk;
     o.compute_s = (double)compute_ms * 1e-3;
     o.latency_s = (double)latency_us * 1e-6;
     return simulate(model, trace, &o, json);

@@ -7,6 +7,7 @@
  *                -> synth_replay, synth_inflate              -> parse, fb_synth_..., finish
  */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,20 @@ struct common {
         CMD_FLAG, 'q', "quiet", NULL, "print only errors", .target = &(common).quiet               \
     }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    interrupted = 1;
+    signal(sig, SIG_DFL); /* a second one ends the program at once */
+}
+
+/* A forebay_progress. Stops at a signal, so that the unfinished file is removed. */
+static bool report_or_stop(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    return progress_report(what, done, total, user) && !interrupted;
+}
+
 /* --- Shared steps ------------------------------------------------------------------------- */
 
 /* Parses the options and checks those of every kind. Returns CMD_GO_ON or the exit code. */
@@ -53,8 +68,11 @@ static int parse(const struct cmd_spec *spec, int argc, char **argv, const char 
     }
     progress_init(&common->line, common->quiet);
     output->seed = common->seed;
-    output->progress = progress_report;
+    output->progress = report_or_stop;
     output->progress_user = &common->line;
+    signal(SIGINT, on_interrupt);
+    signal(SIGTERM, on_interrupt);
+    signal(SIGHUP, on_interrupt);
     return CMD_GO_ON;
 }
 
@@ -64,7 +82,8 @@ static int finish(struct common *common, enum forebay_status status,
 {
     progress_end(&common->line);
     if (status != FOREBAY_OK) {
-        return cmd_fail(err);
+        cmd_fail(err);
+        return interrupted ? CMD_INTERRUPTED : cmd_exit_code(status);
     }
     if (!common->quiet) {
         bool large = report->parameters >= 1000000000;

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "cmd/files.h"
 
 struct talk {
     struct forebay_model *model;
@@ -133,17 +134,16 @@ size_t talk_n_messages(const struct talk *talk)
 
 enum forebay_status talk_save(const struct talk *talk, const char *path, struct forebay_error *err)
 {
-    FILE *f = fopen(path, "w");
-    if (!f) {
-        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
-    }
+    const struct named_file file = {"/save", path, true};
     json_t *object = json_pack("{s:O}", "messages", talk->messages);
-    bool written = json_dumpf(object, f, JSON_INDENT(2)) == 0 && fputc('\n', f) == '\n';
+    char *text = json_dumps(object, JSON_INDENT(2));
+    size_t length = strlen(text);
     json_decref(object);
-    if (fclose(f) != 0 || !written) {
-        return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
-    }
-    return FOREBAY_OK;
+    text = fb_xrealloc(text, length + 2);
+    memcpy(text + length, "\n", 2);
+    enum forebay_status status = files_write(&file, text, length + 1, err);
+    free(text);
+    return status;
 }
 
 static bool is_message(const json_t *message)
@@ -356,9 +356,11 @@ static enum forebay_status conclude(struct talk *talk, struct answer *a, struct 
     if (status == FOREBAY_OK) {
         struct forebay_message message;
         forebay_reply_message(a->reply, &message);
-        json_t *m = json_pack("{s:s, s:s}", "role", "assistant", "content", message.content);
-        if (message.reasoning[0]) {
-            json_object_set_new(m, "reasoning_content", json_string(message.reasoning));
+        json_t *m = json_pack("{s:s, s:o}", "role", "assistant", "content",
+            json_stringn(message.content, message.content_length));
+        if (message.reasoning_length > 0) {
+            json_object_set_new(
+                m, "reasoning_content", json_stringn(message.reasoning, message.reasoning_length));
         }
         json_array_append_new(talk->messages, m);
     }

@@ -317,7 +317,8 @@ int cmd_verify(int argc, char **argv)
         {CMD_UINT32, 0, "parallel", "N",
             "evaluate N sequences in passes like those of forebay serve; each has the prompt "
             "rotated by one more token, and only the last row of a prompt is compared",
-            .target = &o.parallel, .min = 1, .max = 64}};
+            .target = &o.parallel, .min = 1, .max = 64},
+        {0}};
     generate_options_init(&o, 32);
     o.parallel = 1;
     int rc = generate_parse("verify",

@@ -10,8 +10,13 @@
  *      template applied --> prompt: text, tokens, stop strings, grammar, how to parse the reply
  *
  * Errors in a request are std::invalid_argument inside; fb_guarded_status makes them E_USAGE.
+ *
+ * Templates are programs of strangers: of whoever made the model file, or with --client-templates
+ * of a client. They are parsed, run and freed on a thread with a large stack, within limits
+ * (work_limit.h).
  */
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -21,19 +26,24 @@
 #include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
+#include "engine/work_limit.h"
 
 extern "C" {
 #include "base/error.h"
 #include "engine/model.h"
+#include "os/thread.h"
 }
 
 struct forebay_chat {
     const llama_vocab *vocab;
+    uint32_t n_ctx;
     common_chat_templates_ptr templates;
     ControlTokens control;
     std::string source;
+    bool can_think = false;
 
-    explicit forebay_chat(const llama_vocab *v) : vocab(v), control(v)
+    explicit forebay_chat(const struct forebay_model *m)
+        : vocab(m->vocab), n_ctx(forebay_model_ctx(m)), control(m->tokenizer)
     {
     }
 };
@@ -45,7 +55,109 @@ static enum forebay_status too_long(struct forebay_error *err, size_t length)
     return fb_fail(err, FOREBAY_E_USAGE, "Shorten it.", "a text of %zu bytes is too long", length);
 }
 
+/* --- Limits -------------------------------------------------------------------------------- */
+
+/* Of the stack, a template's recursion may take an eighth; the rest is for what does not allocate:
+ * the parser (nesting.h), and values in values and expressions in expressions, which are freed by
+ * recursion. Only what is touched is resident. */
+static const size_t stack_bytes = 128u << 20;
+
+/* An honest template takes 0.16 ms and 5 KiB for a message, and a few ms for all (measured with the
+ * pinned library). */
+static fb_work work_for(size_t text_bytes, size_t n_messages)
+{
+    return {1000000000 + (int64_t)n_messages * 1000000 + (int64_t)text_bytes * 1000,
+        (64 << 20) + (int64_t)text_bytes * 64, stack_bytes / 8};
+}
+
+struct large_call {
+    const std::function<enum forebay_status()> &call;
+    enum forebay_status status;
+};
+
+static void *call_there(void *arg)
+{
+    auto large = (large_call *)arg;
+    large->status = large->call();
+    return nullptr;
+}
+
+/* Runs `call` on a large stack. */
+static enum forebay_status on_large_stack(
+    struct forebay_error *err, const std::function<enum forebay_status()> &call)
+{
+    large_call large = {call, FOREBAY_OK};
+    int rc = fb_thread_call(nullptr, stack_bytes, call_there, &large);
+    return rc == 0 ? large.status
+                   : fb_fail_errno(err, FOREBAY_E_NOMEM, rc, "Allow more memory.",
+                         "no stack of %zu MiB for the chat template", stack_bytes >> 20);
+}
+
+/* Runs llama.cpp's part within limits. */
+template <typename Call> static void within(const fb_work &most, Call call)
+{
+    const char *broken;
+    try {
+        fb_work_limit limit(most);
+        call();
+        broken = limit.broken();
+    } catch (const fb_too_much_work &e) {
+        broken = e.what();
+    }
+    if (broken) {
+        throw fb_refusal(FOREBAY_E_USAGE, std::string("the chat template does not work: ") + broken,
+            "Use another template.");
+    }
+}
+
 /* --- Templates ----------------------------------------------------------------------------- */
+
+/* llama.cpp does not say what is wrong with a template; its parser does. */
+static void explain_template(
+    const struct forebay_model *m, const char *text, struct forebay_error *err)
+{
+    const char *own = llama_model_chat_template(m->llama, NULL);
+    std::string why, source = text ? text : own ? own : "";
+    bool refused = false; /* by our limits, which say so themselves */
+    fb_guarded(
+        [&] {
+            try {
+                fb_check_template(source);
+                within(work_for(1 << 20, 0), [&] { common_chat_template(source, "", ""); });
+            } catch (const fb_refusal &) {
+                refused = true;
+            }
+            return true;
+        },
+        why);
+    if (!refused && !why.empty()) {
+        fb_fail(err, FOREBAY_E_USAGE, "Give a template that llama.cpp can parse.",
+            "the chat template is invalid: %s", why.substr(0, why.find('\n')).c_str());
+    }
+}
+
+static void read_template(
+    const struct forebay_model *m, const std::string &text, struct forebay_chat *chat)
+{
+    fb_check_template(text);
+    for (const char *name : {(const char *)nullptr, "tool_use"}) {
+        const char *own = llama_model_chat_template(m->llama, name);
+        fb_check_template(text.empty() && own ? own : "");
+    }
+    within(work_for(1 << 20, 0), [&] {
+        chat->templates = common_chat_templates_init(m->llama, text);
+        chat->source = common_chat_templates_source(chat->templates.get());
+    });
+    try {
+        within(work_for(1 << 20, 0), [&] {
+            chat->can_think = common_chat_templates_support_enable_thinking(chat->templates.get());
+        });
+    } catch (const fb_refusal &) {
+        throw;
+    } catch (const std::exception &) { /* a template that needs more than an example has */
+        chat->can_think = false;
+    }
+}
 
 enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *text,
     struct forebay_chat **out, struct forebay_error *err)
@@ -54,15 +166,18 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Use a model with a tokenizer.",
             "the model has no tokenizer, so it cannot chat");
     }
-    auto chat = new forebay_chat(m->vocab);
-    enum forebay_status status = fb_guarded_status(FOREBAY_E_USAGE, err,
-        "Give a template that llama.cpp can parse.", "use the chat template", [&] {
-            chat->templates = common_chat_templates_init(m->llama, text ? text : "");
-            chat->source = common_chat_templates_source(chat->templates.get());
-            return true;
-        });
+    auto chat = new forebay_chat(m);
+    enum forebay_status status = on_large_stack(err, [&] {
+        enum forebay_status read = fb_guarded_status(FOREBAY_E_USAGE, err,
+            "Give a template that llama.cpp can parse.", "use the chat template",
+            [&] { return read_template(m, text ? text : "", chat), true; });
+        if (read != FOREBAY_OK) {
+            explain_template(m, text, err);
+        }
+        return read;
+    });
     if (status != FOREBAY_OK) {
-        delete chat;
+        forebay_chat_free(chat);
         return status;
     }
     *out = chat;
@@ -71,7 +186,12 @@ enum forebay_status forebay_chat_new(const struct forebay_model *m, const char *
 
 void forebay_chat_free(struct forebay_chat *chat)
 {
-    delete chat;
+    if (chat) {
+        on_large_stack(nullptr, [&] {
+            delete chat;
+            return FOREBAY_OK;
+        });
+    }
 }
 
 const char *forebay_chat_template(const struct forebay_chat *chat)
@@ -86,15 +206,7 @@ bool forebay_chat_is_default(const struct forebay_chat *chat)
 
 bool forebay_chat_can_think(const struct forebay_chat *chat)
 {
-    bool can = false;
-    std::string why;
-    fb_guarded(
-        [&] {
-            can = common_chat_templates_support_enable_thinking(chat->templates.get());
-            return true;
-        },
-        why);
-    return can;
+    return chat->can_think;
 }
 
 bool forebay_chat_has_tools(const struct forebay_chat *chat)
@@ -186,6 +298,69 @@ static std::string wanted_schema(const common_json &request)
     return schema.is_null() ? "" : schema.dump();
 }
 
+/* llama.cpp writes a repetition as that many rules; it refuses more. */
+static const double repetitions_max = 2000;
+
+/* A repetition beyond what grammars can hold. A tool's schema is advice to the model, so there it is
+ * reduced; a reply would break its schema. */
+static void limit_repetition(const std::string &key, common_json &number, bool of_tool)
+{
+    double wanted = number.get<double>();
+    if (wanted <= repetitions_max) {
+        return;
+    }
+    bool upper = key[1] == 'a'; /* maxLength, maxItems */
+    if (!of_tool && (!upper || wanted < 0x1p31)) {
+        throw std::invalid_argument("the schema's " + key + " of " + number.dump() +
+                                    " is too large: at most 2000 are supported");
+    }
+    number = upper ? INT32_MAX /* means none */ : (int)repetitions_max;
+}
+
+/* The same for the repetitions in a tool's pattern: without ^ and $, llama.cpp allows any text. */
+static void limit_pattern(common_json &pattern)
+{
+    std::string text = pattern.get<std::string>();
+    for (size_t i = 0; i < text.size(); i++) {
+        if (text[i] == '{' || (text[i] == ',' && i > 0 && isdigit((unsigned char)text[i - 1]))) {
+            if (strtod(text.c_str() + i + 1, nullptr) > repetitions_max) {
+                pattern = ".*";
+                return;
+            }
+        }
+    }
+}
+
+/* Reduces the limits in a schema to what llama.cpp can read: integers of 64 bits, where the largest
+ * ones mean no limit, and repetitions. */
+static void clamp_limits(common_json &schema, bool of_tool, int level = 0)
+{
+    static const std::set<std::string> bounds = {
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
+    static const std::set<std::string> repetitions = {
+        "minLength", "maxLength", "minItems", "maxItems"};
+    if (level > fb_levels_max) {
+        return; /* fb_check_schema refuses it */
+    }
+    if (schema.is_object()) {
+        for (const auto &[key, item] : schema.items()) {
+            if (of_tool && key == "pattern" && item.is_string()) {
+                limit_pattern(item);
+            } else if (!item.is_number()) {
+                clamp_limits(item, of_tool, level + 1);
+            } else if (repetitions.count(key)) {
+                limit_repetition(key, item, of_tool);
+            } else if (bounds.count(key) && std::fabs(item.get<double>()) >= 0x1p63) {
+                item = item.get<double>() < 0 ? INT64_MIN : INT64_MAX;
+            }
+        }
+    } else if (schema.is_array()) {
+        for (size_t i = 0; i < schema.size(); i++) {
+            clamp_limits(schema.at(i), of_tool, level + 1);
+        }
+    }
+}
+
 static bool flag(const common_json &request, const char *name, bool otherwise)
 {
     if (!request.contains(name) || request.at(name).is_null()) {
@@ -241,6 +416,29 @@ static void check_calls(const common_chat_msg &message)
     }
 }
 
+/* A last message of the assistant is continued, as by llama.cpp's server, unless the request says
+ * that a new one shall begin. */
+static void read_continuation(const common_json &request, common_chat_templates_inputs &in)
+{
+    const common_chat_msg &last = in.messages.back();
+    bool can = last.role == "assistant" && last.tool_calls.empty();
+    bool begins = flag(request, "add_generation_prompt", !can);
+    bool continues = flag(request, "continue_final_message", can && !begins);
+    if (continues && !can) {
+        throw std::invalid_argument(
+            last.role == "assistant"
+                ? "continue_final_message: the last message calls a tool; send the tool's result"
+                : "continue_final_message: the last message must be the assistant's");
+    }
+    if (continues && begins && request.contains("add_generation_prompt")) {
+        throw std::invalid_argument(
+            "continue_final_message and add_generation_prompt exclude each other");
+    }
+    in.add_generation_prompt = !continues && flag(request, "add_generation_prompt", true);
+    in.continue_final_message =
+        continues ? COMMON_CHAT_CONTINUATION_AUTO : COMMON_CHAT_CONTINUATION_NONE;
+}
+
 static common_chat_templates_inputs read_request(
     const struct forebay_chat *chat, const common_json &request)
 {
@@ -273,11 +471,7 @@ static common_chat_templates_inputs read_request(
     fb_check_grammar(in.grammar);
     in.parallel_tool_calls =
         flag(request, "parallel_tool_calls", caps["supports_parallel_tool_calls"]);
-    in.add_generation_prompt = flag(request, "add_generation_prompt", true);
-    if (flag(request, "continue_final_message", false)) {
-        in.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
-        in.add_generation_prompt = false;
-    }
+    read_continuation(request, in);
     in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK; /* reasoning apart from the content */
     read_thinking(request, in);
     return in;
@@ -346,6 +540,19 @@ static void set_parser(const common_chat_params &params, const common_chat_templ
     }
 }
 
+static void check_count(const struct forebay_chat *chat, const common_json &messages)
+{
+    size_t n = messages.is_array() ? messages.size() : 0;
+    if (n >= chat->n_ctx) {
+        throw fb_refusal(FOREBAY_E_CONTEXT,
+            std::to_string(n) +
+                " messages have at least as many tokens, which do not fit into the "
+                "context of " +
+                std::to_string(chat->n_ctx),
+            "Send fewer messages, or use a larger --ctx.");
+    }
+}
+
 static void render(
     const struct forebay_chat *chat, const std::string &text, struct forebay_prompt *prompt)
 {
@@ -355,13 +562,21 @@ static void render(
         throw std::invalid_argument("the request must be an object");
     }
     if (request.contains("messages")) {
+        check_count(chat, request["messages"]);
         protect_strings(chat->control, marks, request["messages"], true);
     }
     if (request.contains("tools")) {
         protect_strings(chat->control, marks, request["tools"], false);
     }
+    for (const char *schemas : {"tools", "json_schema", "response_format"}) {
+        if (request.contains(schemas)) {
+            clamp_limits(request[schemas], strcmp(schemas, "tools") == 0);
+        }
+    }
     auto in = read_request(chat, request);
-    auto params = common_chat_templates_apply(chat->templates.get(), in);
+    common_chat_params params;
+    within(work_for(text.size(), in.messages.size()),
+        [&] { params = common_chat_templates_apply(chat->templates.get(), in); });
     prompt->text = params.prompt;
     prompt->tokens = chat->control.tokenize(prompt->text, marks);
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
@@ -377,11 +592,20 @@ enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const c
         return too_long(err, length);
     }
     auto prompt = new forebay_prompt;
-    enum forebay_status status =
-        fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
-            render(chat, std::string(request, length), prompt);
-            return true;
+    std::string mistake; /* in the request, rather than llama.cpp's */
+    enum forebay_status status = on_large_stack(err, [&] {
+        return fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
+            try {
+                render(chat, std::string(request, length), prompt);
+            } catch (const std::invalid_argument &e) {
+                mistake = e.what();
+            }
+            return mistake.empty();
         });
+    });
+    if (!mistake.empty()) {
+        status = fb_fail(err, FOREBAY_E_USAGE, "", "%s", mistake.c_str());
+    }
     if (status == FOREBAY_OK && prompt->tokens.empty()) {
         status = fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
     }
@@ -401,6 +625,7 @@ enum forebay_status forebay_schema_grammar(
     }
     return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", [&] {
         common_json parsed = common_json::parse(std::string(schema, length));
+        clamp_limits(parsed, false);
         fb_check_schema(parsed);
         std::string text = json_schema_to_grammar(parsed);
         *grammar = fb_xstrdup(text.c_str());

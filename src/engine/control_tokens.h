@@ -11,8 +11,7 @@
  *      prompt    ...⟦<|im_end|>⟧...<|im_end|>
  *                    text                  control token             tokenize()
  *
- * The marks are two of Unicode's noncharacters that the request does not contain. A prompt without
- * marks is tokenized by llama.cpp in one piece.
+ * The marks are two of Unicode's noncharacters that the request does not contain.
  */
 #ifndef FB_ENGINE_CONTROL_TOKENS_H
 #define FB_ENGINE_CONTROL_TOKENS_H
@@ -20,12 +19,14 @@
 #include <string>
 #include <vector>
 
-#include "llama.h"
+#include "engine/tokenizer.h"
 
 class ControlTokens
 {
   public:
-    explicit ControlTokens(const llama_vocab *vocab);
+    explicit ControlTokens(const struct fb_tokenizer *t) : tokenizer(t)
+    {
+    }
 
     /* The marks to use for a request (JSON). Throws when it contains all noncharacters. */
     struct Marks {
@@ -38,28 +39,13 @@ class ControlTokens
     std::string protect(const std::string &text, const Marks &marks) const;
 
     /* Removes the marks from `text` and tokenizes it, with BOS and EOS as the model wants them.
-     * Marked names become text, others control tokens. */
+     * Marked names become text, others control tokens. Throws as fb_tokenizer_run. */
     std::vector<llama_token> tokenize(std::string &text, const Marks &marks) const;
 
     static std::string without_marks(const std::string &text, const Marks &marks);
 
   private:
-    struct Token {
-        std::string name;
-        llama_token id;
-        bool strip_left, strip_right; /* swallows white space before, behind it */
-    };
-    struct Range { /* of bytes that were marked */
-        size_t begin, end;
-    };
-
-    const Token *at(const std::string &text, size_t pos) const;
-    size_t begun_at_end(const std::string &text) const;
-    std::vector<llama_token> tokenize_apart(
-        const std::string &text, const std::vector<Range> &guarded) const;
-
-    const llama_vocab *vocab;
-    std::vector<Token> by_lead[256]; /* by first byte; the longest name first */
+    const struct fb_tokenizer *tokenizer;
 };
 
 #endif

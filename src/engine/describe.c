@@ -44,7 +44,8 @@ struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
     }
     const struct fb_weights *ws = fb_binding_weights(binding);
     out.context_bytes = context_bytes;
-    out.minimum_bytes = context_bytes + fb_plan_minimum(ws);
+    out.minimum_bytes = p->minimum_bytes;
+    out.minimum_weights_bytes = fb_plan_minimum(ws);
     out.fixed_bytes = fb_preflight_unclaimed_bytes(p, ws);
     out.resident_bytes = out.fixed_bytes + plan->resident_bytes;
     out.cache_bytes = plan->cache_bytes;

@@ -1,6 +1,8 @@
 /* guard.cpp - see guard.h. */
 #include "engine/guard.h"
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <stdexcept>
@@ -13,21 +15,78 @@
 extern "C" {
 #include "base/error.h"
 #include "base/log.h"
+#include "os/memory.h"
 }
 
 static thread_local bool guarded;
-static thread_local std::string last_words;
+static thread_local enum forebay_status refused; /* by an fb_refusal in the last call */
+static thread_local const char *refusal_hint;
+static thread_local std::string reason; /* by the errors that were logged; see on_log */
+static thread_local bool reason_is_final;
+
+static char *death_note; /* see fb_guard_note_death */
+static size_t death_note_size;
+
+static void note_death(const char *message)
+{
+    if (death_note) {
+        snprintf(death_note, death_note_size, "%s", message);
+    }
+}
 
 /* Called by ggml before it aborts. In a guarded call, throws instead. */
 static void on_abort(const char *message)
 {
+    note_death(message);
     if (guarded) {
         throw std::runtime_error(message);
     }
     fb_log(FOREBAY_LOG_ERROR, "%s", message);
 }
 
-/* llama.cpp often logs the reason of a failure, and then throws or returns NULL without one. */
+static void on_terminate()
+{
+    try {
+        if (std::current_exception()) {
+            std::rethrow_exception(std::current_exception());
+        }
+    } catch (const std::exception &e) {
+        note_death(e.what());
+    } catch (...) {
+    }
+    std::abort();
+}
+
+void fb_guard_note_death(char *note, size_t size)
+{
+    death_note = note;
+    death_note_size = size;
+    std::set_terminate(on_terminate);
+}
+
+/* llama.cpp often logs the reason of a failure, and then throws or returns NULL without one. Its
+ * first error is the cause of later ones, unless a later one says that it is the reason:
+ *
+ *      llama_model_load: error loading model: unknown model architecture: 'x'
+ *      llama_model_load_from_file_impl: failed to load model
+ */
+static void note_error(const std::string &line)
+{
+    for (const char *mark : {"error loading model: ", "failed to initialize the context: "}) {
+        size_t at = line.rfind(mark);
+        if (at != std::string::npos) {
+            reason = line.substr(at + strlen(mark));
+            reason_is_final = true;
+            return;
+        }
+    }
+    if (reason.empty() && !reason_is_final) {
+        size_t name = line.find(": "); /* of the function that logs */
+        bool named = name != std::string::npos && line.find(' ') > name;
+        reason = named ? line.substr(name + 2) : line;
+    }
+}
+
 static void on_log(enum ggml_log_level level, const char *text, void *)
 {
     std::string line(text);
@@ -38,7 +97,7 @@ static void on_log(enum ggml_log_level level, const char *text, void *)
         return;
     }
     if (level == GGML_LOG_LEVEL_ERROR) {
-        last_words = line;
+        note_error(line);
     }
     fb_log(level == GGML_LOG_LEVEL_ERROR ? FOREBAY_LOG_INFO : FOREBAY_LOG_DEBUG, "llama.cpp: %s",
         line.c_str());
@@ -55,18 +114,28 @@ bool fb_guarded(const std::function<bool()> &call, std::string &why)
 {
     bool ok = false;
     why.clear();
-    last_words.clear();
+    refused = FOREBAY_OK;
+    reason.clear();
+    reason_is_final = false;
     guarded = true;
     try {
         ok = call();
+    } catch (const fb_refusal &e) {
+        why = e.what();
+        refused = e.status;
+        refusal_hint = e.hint;
     } catch (const std::exception &e) {
         why = e.what();
     } catch (...) {
         why = "unknown exception";
     }
     guarded = false;
+    bool vague = why.empty() || why.compare(0, 10, "failed to ") == 0;
+    if (!ok && vague && !reason.empty()) {
+        why = reason;
+    }
     if (!ok && why.empty()) {
-        why = last_words.empty() ? "no reason given" : last_words;
+        why = "no reason given";
     }
     return ok;
 }
@@ -78,6 +147,9 @@ enum forebay_status fb_guarded_status(enum forebay_status status, struct forebay
     if (fb_guarded(call, why)) {
         return FOREBAY_OK;
     }
+    if (refused != FOREBAY_OK) {
+        return fb_fail(err, refused, refusal_hint, "%s", why.c_str());
+    }
     return fb_fail(err, status, hint, "llama.cpp cannot %s: %s", what, why.c_str());
 }
 
@@ -87,19 +159,39 @@ static enum forebay_status guard(struct forebay_error *err, const char *hint, co
     return fb_guarded_status(FOREBAY_E_LLAMA, err, hint, what, call);
 }
 
+/* As guard, for calls that load a model or make its context: the hint depends on the reason. */
+static enum forebay_status guard_model(
+    struct forebay_error *err, const char *what, const std::function<bool()> &call)
+{
+    std::string why;
+    if (fb_guarded(call, why)) {
+        return FOREBAY_OK;
+    }
+    if (why.find("allocate FOREBAY") != std::string::npos) { /* only address space */
+        char hint[160];
+        fb_vm_limit_text(hint, sizeof hint);
+        return fb_fail(err, FOREBAY_E_NOMEM, hint,
+            "cannot %s: the system refuses address space for its weights", what);
+    }
+    bool memory = why.find("alloc") != std::string::npos || why.find("memory") != std::string::npos;
+    return fb_fail(err, FOREBAY_E_LLAMA,
+        memory
+            ? "Try a smaller --ctx."
+            : "Check that this llama.cpp version knows the model, and that the file is complete.",
+        "llama.cpp cannot %s: %s", what, why.c_str());
+}
+
 template <typename Load>
 static enum forebay_status guard_load(
     struct llama_model **out, struct forebay_error *err, Load load_model)
 {
-    return guard(err,
-        "Check that this llama.cpp version knows the model, and that the file is complete.",
-        "load the model", [&] {
-            struct llama_model *model = load_model();
-            if (model) {
-                *out = model;
-            }
-            return model != nullptr;
-        });
+    return guard_model(err, "load the model", [&] {
+        struct llama_model *model = load_model();
+        if (model) {
+            *out = model;
+        }
+        return model != nullptr;
+    });
 }
 
 enum forebay_status fb_guard_load(FILE *file, struct llama_model_params params,
@@ -117,7 +209,7 @@ enum forebay_status fb_guard_load_path(const char *path, struct llama_model_para
 enum forebay_status fb_guard_context(struct llama_model *model, struct llama_context_params params,
     struct llama_context **out, struct forebay_error *err)
 {
-    return guard(err, "Try a smaller --ctx.", "make a context", [&] {
+    return guard_model(err, "make a context", [&] {
         struct llama_context *ctx = llama_init_from_model(model, params);
         if (ctx) {
             *out = ctx;
@@ -129,7 +221,7 @@ enum forebay_status fb_guard_context(struct llama_model *model, struct llama_con
 enum forebay_status fb_guard_measure(const char *path, struct llama_model_params model,
     struct llama_context_params context, struct fb_needs *out, struct forebay_error *err)
 {
-    enum forebay_status status = guard(err, "Try a smaller --ctx.", "measure the model", [&] {
+    enum forebay_status status = guard_model(err, "load the model", [&] {
         std::vector<ggml_backend_dev_t> devices;
         uint32_t n_layer, n_ctx, n_expert;
         auto memory = common_get_device_memory_data(
@@ -152,16 +244,5 @@ enum forebay_status fb_guard_decode(
     return guard(err, "", "evaluate the tokens", [&] {
         *code = llama_decode(ctx, batch);
         return *code == 0;
-    });
-}
-
-enum forebay_status fb_guard_tokenize(const struct llama_vocab *vocab, const char *text,
-    int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
-    struct forebay_error *err)
-{
-    return guard(err, "Give token ids with --tokens.", "tokenize the text", [&] {
-        int32_t got = llama_tokenize(vocab, text, length, tokens, cap, special, special);
-        *n = got < 0 ? -got : got;
-        return got != INT32_MIN;
     });
 }

@@ -18,9 +18,13 @@
 extern "C" {
 #endif
 
-/* Sends llama.cpp's and ggml's messages to our log; the last error of theirs also becomes the text
- * of a guarded failure that gives no reason. Call once, before anything else. */
+/* Sends llama.cpp's and ggml's messages to our log; the errors that they log also give the reason
+ * of a guarded failure that names none. Call once, before anything else. */
 void fb_guard_init(void);
+
+/* For a process that may die: writes the message of an abort or of an exception that nobody catches
+ * to `note` before the process ends. */
+void fb_guard_note_death(char *note, size_t size);
 
 /* Loads a model from `file`. */
 enum forebay_status fb_guard_load(FILE *file, struct llama_model_params params,
@@ -46,24 +50,33 @@ struct fb_needs {
 enum forebay_status fb_guard_measure(const char *path, struct llama_model_params model,
     struct llama_context_params context, struct fb_needs *out, struct forebay_error *err);
 
-/* *n: tokens needed, which may exceed `cap`. */
-enum forebay_status fb_guard_tokenize(const struct llama_vocab *vocab, const char *text,
-    int32_t length, int32_t *tokens, int32_t cap, bool special, int32_t *n,
-    struct forebay_error *err);
-
 #ifdef __cplusplus
 }
 
 /* For C++. Other headers may include this one within extern "C". */
 extern "C++" {
 #include <functional>
+#include <stdexcept>
 #include <string>
+
+/* A refusal by us inside a guarded call: the message and the status are passed on as they are. */
+class fb_refusal : public std::runtime_error
+{
+  public:
+    fb_refusal(enum forebay_status s, const std::string &message, const char *remedy = "")
+        : std::runtime_error(message), status(s), hint(remedy)
+    {
+    }
+    enum forebay_status status;
+    const char *hint; /* a literal */
+};
 
 /* Runs `call`. False when it returns false, throws, or ggml aborts on this thread; `why` is the
  * reason. */
 bool fb_guarded(const std::function<bool()> &call, std::string &why);
 
-/* The same as a status: `status` with the message "llama.cpp cannot WHAT: WHY". */
+/* The same as a status: that of an fb_refusal, or `status` with the message "llama.cpp cannot WHAT:
+ * WHY". */
 enum forebay_status fb_guarded_status(enum forebay_status status, struct forebay_error *err,
     const char *hint, const char *what, const std::function<bool()> &call);
 }

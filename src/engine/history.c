@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "os/dirs.h"
+#include "os/save.h"
 
 #define FORMAT 4
 /* A run with fewer generated tokens says little. */

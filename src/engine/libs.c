@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "engine/guard.h"
 #include "llama.h"
+#include "os/file.h"
 #include "os/library.h"
 
 static bool have_cpu(void)
@@ -17,6 +18,7 @@ enum forebay_status fb_libs_load(struct forebay_error *err)
         return FOREBAY_OK;
     }
     fb_guard_init();
+    fb_file_survive_limit();
     llama_backend_init();
     char dir[4096] = "?";
     if (!have_cpu() && fb_library_dir((void (*)(void))llama_backend_init, dir, sizeof dir)) {

@@ -8,6 +8,7 @@
  */
 #include "engine/machine.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -22,12 +23,15 @@
 #include "llama.h"
 #include "model/catalog.h"
 #include "os/cpu.h"
+#include "os/cpu_use.h"
 #include "os/dirs.h"
 #include "os/memory.h"
+#include "plan/thread_governor.h"
 
 #define TYPE_SECONDS   0.08
 #define EXPERT_SECONDS 0.06
 #define MEMORY_SECONDS 0.1
+#define WATCH_NS       100000000 /* readings of the processors' use have a resolution of 10 ms */
 
 static int64_t now(void)
 {
@@ -117,6 +121,38 @@ static void measure_kind(struct fb_profile *p, struct fb_bench *bench,
     fb_profile_put_rate(p, &rate);
 }
 
+/* A profile that was measured while other programs computed is dropped when they do not any more.
+ * Disks stay: they were hardly slower. */
+static void drop_busy(struct fb_profile *p)
+{
+    int n_cpus;
+    if (p->other_cores > FB_BUSY_CORES && fb_cpu_use_watch(WATCH_NS, &n_cpus) < FB_BUSY_CORES) {
+        p->n_rates = 0;
+        p->op_s = p->other_cores = 0;
+    }
+}
+
+/* Notes what other programs used since `from`. */
+static void note_others(struct fb_profile *p, const struct fb_cpu_use *from)
+{
+    struct fb_cpu_use now;
+    if (from->n_cpus > 0 && fb_cpu_use_read(&now)) {
+        p->other_cores = fmax(p->other_cores, fb_cpu_use_by_others(from, &now));
+    }
+}
+
+/* Computes with as many threads as a run would at this moment. */
+static void limit_threads(struct fb_bench *bench, int threads)
+{
+    struct fb_thread_governor g;
+    if (threads > 1) {
+        int n_cpus;
+        double used = fb_cpu_use_watch(WATCH_NS, &n_cpus);
+        fb_thread_governor_init(&g, threads, fb_cpu_count(), 0);
+        fb_bench_limit(bench, fb_thread_governor_decide(&g, 0, used, n_cpus));
+    }
+}
+
 /* Whether a rate for this number of threads is to be measured. */
 static bool missing(const struct fb_machine_request *rq, const struct fb_profile *p, int threads)
 {
@@ -135,10 +171,13 @@ static bool measure_compute(
     const struct fb_machine_request *rq, struct fb_profile *p, int threads, int step, int steps)
 {
     struct fb_bench *bench = fb_bench_new(threads, rq->room_bytes);
+    struct fb_cpu_use before = {0};
     bool proceed = true;
     if (!bench) {
         return true;
     }
+    fb_cpu_use_read(&before);
+    limit_threads(bench, threads);
     p->cores = fb_cpu_count();
     p->memory_bytes_per_s[threads > 1] = fb_bench_memory(bench, MEMORY_SECONDS);
     if (threads > 1 || p->op_s == 0) {
@@ -163,6 +202,7 @@ static bool measure_compute(
                   rq->progress("measuring the processor", (uint64_t)(step * rq->n_kinds + i + 1),
                       (uint64_t)(steps * rq->n_kinds), rq->progress_user);
     }
+    note_others(p, &before);
     fb_bench_free(bench);
     return proceed;
 }
@@ -184,6 +224,7 @@ enum forebay_status fb_machine_profile(
     if (why && place && strcmp(why, "there is none yet") != 0) {
         fb_warn("measuring the machine again, %s cannot be used: %s", path, why);
     }
+    drop_busy(out);
     int threads[2] = {rq->threads ? rq->threads : 1, fb_machine_threads()};
     int n = rq->threads == 0 && threads[1] > 1 ? 2 : 1;
     bool changed = false;

@@ -28,11 +28,15 @@ struct fb_machine_request {
     void *progress_user;
 };
 
+/* Other programs use more processors than this: what is measured then is too slow. */
+#define FB_BUSY_CORES 0.25
+
 /* Threads to compute with: one per core, at most GGML_MAX_N_THREADS. */
 int fb_machine_threads(void);
 
 /* Fills the profile with the known rates, measures the missing ones and saves them. Without a cache
- * directory nothing is measured unless `again`. Blocks for seconds while measuring. E_CANCELLED. */
+ * directory nothing is measured unless `again`. What was measured while the machine was busy counts
+ * only as long as it is busy (other_cores of the profile); then it is measured again. Blocks for seconds while measuring. E_CANCELLED. */
 enum forebay_status fb_machine_profile(
     const struct fb_machine_request *request, struct fb_profile *out, struct forebay_error *err);
 

@@ -159,6 +159,7 @@ static enum forebay_status load(
     }
     if (status == FOREBAY_OK) {
         share_threads(m);
+        m->tokenizer = fb_tokenizer_new(m->vocab, p->options.ctx);
     }
     return status;
 }
@@ -197,6 +198,7 @@ void forebay_model_free(struct forebay_model *m)
         return;
     }
     FB_ASSERT(!m->in_session);
+    fb_tokenizer_free(m->tokenizer);
     if (m->ctx) {
         llama_free(m->ctx);
     }

@@ -3,6 +3,7 @@
 #define FB_ENGINE_MODEL_H
 
 #include "engine/preflight.h"
+#include "engine/tokenizer.h"
 #include "forebay.h"
 #include "llama.h"
 
@@ -13,7 +14,8 @@ struct forebay_model {
     struct llama_model *llama;
     struct llama_context *ctx;
     const struct llama_vocab *vocab;
-    ggml_threadpool_t pool; /* of a plain model; others compute with the binding's */
+    struct fb_tokenizer *tokenizer; /* NULL without a vocabulary */
+    ggml_threadpool_t pool;         /* of a plain model; others compute with the binding's */
     struct forebay_placement placement;
     double load_s;
     uint64_t load_read_bytes;

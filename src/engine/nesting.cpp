@@ -12,6 +12,10 @@ static const size_t grammar_bytes_max = 1 << 20;
 static const size_t members_max = 256;    /* of an object; time grows with their square */
 static const size_t entries_max = 4096;   /* of an array: enumerated values, alternatives */
 static const size_t values_max = 1 << 16; /* in a schema */
+static const size_t template_bytes_max = 1 << 20;
+/* What recursion of the parser of templates begins with, where it does not allocate: brackets,
+ * signs, not, else. Each takes at most 1.8 KiB of stack. Templates of 20 KiB have some 2,000. */
+static const size_t openers_max = 1 << 15;
 
 static size_t count(const std::string &text, const char *word)
 {
@@ -28,6 +32,21 @@ void fb_check_grammar(const std::string &grammar)
         throw std::invalid_argument("the grammar is too large");
     }
     fb_check_paths(grammar);
+}
+
+void fb_check_template(const std::string &source)
+{
+    if (source.size() > template_bytes_max) {
+        throw std::invalid_argument("the chat template is larger than " +
+                                    std::to_string(template_bytes_max >> 10) + " KiB");
+    }
+    size_t n = count(source, "not") + count(source, "else") + count(source, "elif");
+    for (char c : source) {
+        n += c == '(' || c == '[' || c == '{' || c == '-' || c == '+';
+    }
+    if (n > openers_max) {
+        throw std::invalid_argument("the chat template has too many brackets and operators");
+    }
 }
 
 /* Counted over a whole schema. */

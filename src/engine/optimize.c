@@ -5,7 +5,7 @@
  *      claimed weights       preflight.h
  *          |
  *          v
- *      layout of the file    sidecar/format.h
+ *      contents of the file  sidecar/offsets.h
  *          |
  *          v
  *      where it belongs ---> complete already? every unit is read and checked
@@ -25,19 +25,21 @@
 #include "os/cpu.h"
 #include "os/memory.h"
 #include "os/output.h"
+#include "os/save.h"
 #include "sidecar/sidecar.h"
 #include "sidecar/writer.h"
 
 /* --- Where --------------------------------------------------------------------------------- */
 
-/* Other files of that name must not be replaced or deleted. */
+/* Other files with the sidecar's name, or with that of its partial file, must not be replaced or
+ * deleted. */
 static enum forebay_status check_output(const char *path, struct forebay_error *err)
 {
-    if (fb_path_exists(path) && (fb_path_is_no_file(path) || !fb_sidecar_detect(path))) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
-            "%.200s exists and is not a sidecar", path);
-    }
-    return FOREBAY_OK;
+    char partial[4096 + 16];
+    enum forebay_status status = fb_sidecar_check_path(path, err);
+    return status == FOREBAY_OK && fb_sidecar_partial_path(path, partial, sizeof partial)
+               ? fb_sidecar_check_path(partial, err)
+               : status;
 }
 
 /* `output`, or else beside the model, or else in the cache directory. */
@@ -45,8 +47,7 @@ static enum forebay_status choose_path(const struct fb_preflight *p, const char 
     size_t cap, struct forebay_error *err)
 {
     if (output) {
-        int n = snprintf(path, cap, "%s", output);
-        if (n <= 0 || (size_t)n >= cap) {
+        if (!*output || !fb_path_resolve(output, path, cap)) {
             return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file with -o.",
                 "%.100s cannot be the name of a sidecar", output);
         }
@@ -54,7 +55,7 @@ static enum forebay_status choose_path(const struct fb_preflight *p, const char 
     }
     for (int cached = 0; cached < 2; cached++) {
         if (fb_sidecar_path(p->catalog, cached, path, cap) && fb_path_writable(path)) {
-            return FOREBAY_OK;
+            return check_output(path, err);
         }
     }
     return fb_fail(err, FOREBAY_E_IO, "Name a file with -o.",
@@ -63,12 +64,12 @@ static enum forebay_status choose_path(const struct fb_preflight *p, const char 
 
 /* --- Checking an existing one -------------------------------------------------------------- */
 
-/* Whether the sidecar has the weights of the layout, in the same forms. */
-static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_layout *layout)
+/* Whether the sidecar has the weights of `contents`, in the same forms. */
+static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_contents *contents)
 {
-    bool same = fb_sidecar_n_weights(sidecar) == layout->n_weights;
-    for (int i = 0; i < layout->n_weights && same; i++) {
-        const struct fb_sidecar_weight *want = &layout->weights[i];
+    bool same = fb_sidecar_n_weights(sidecar) == contents->n_weights;
+    for (int i = 0; i < contents->n_weights && same; i++) {
+        const struct fb_sidecar_weight *want = &contents->weights[i];
         const struct fb_sidecar_weight *got = fb_sidecar_find(sidecar, want->tensor);
         same = got && got->unit_bytes == want->unit_bytes &&
                strcmp(got->form.layout, want->form.layout) == 0 &&
@@ -79,21 +80,21 @@ static bool has_all(const struct fb_sidecar *sidecar, const struct fb_sidecar_la
 
 /* Reads every unit. *intact: all match their checksums. */
 static enum forebay_status check_units(const struct fb_preflight *p, struct fb_sidecar *sidecar,
-    const struct fb_sidecar_layout *layout, bool *intact, struct forebay_error *err)
+    const struct fb_sidecar_contents *contents, bool *intact, struct forebay_error *err)
 {
     const struct forebay_model_options *o = &p->options;
     struct fb_file *file = fb_sidecar_file(sidecar);
     enum forebay_status status = FOREBAY_OK;
     uint64_t most = 0;
-    for (int i = 0; i < layout->n_weights; i++) {
-        most = fb_max(most, layout->weights[i].unit_bytes);
+    for (int i = 0; i < contents->n_weights; i++) {
+        most = fb_max(most, contents->weights[i].unit_bytes);
     }
     void *unit = fb_vm_reserve(most, true);
     *intact = unit != NULL;
-    for (uint64_t u = 0; u < layout->n_units && *intact; u++) {
-        const struct fb_sidecar_unit *at = &layout->units[u];
+    for (uint64_t u = 0; u < contents->n_units && *intact; u++) {
+        const struct fb_sidecar_unit *at = &contents->units[u];
         const struct fb_sidecar_weight *w =
-            fb_sidecar_find(sidecar, layout->weights[at->weight].tensor);
+            fb_sidecar_find(sidecar, contents->weights[at->weight].tensor);
         uint64_t offset = w->offset + (uint64_t)at->unit * w->step;
         *intact = fb_file_read(file, unit, w->unit_bytes, offset, NULL) == FOREBAY_OK &&
                   fb_sidecar_verify(sidecar, w, at->unit, unit);
@@ -112,7 +113,7 @@ static enum forebay_status check_units(const struct fb_preflight *p, struct fb_s
 
 /* *complete: the file exists and is exactly what we would write. */
 static enum forebay_status check_existing(const struct fb_preflight *p,
-    const struct fb_sidecar_layout *layout, const char *path, bool *complete,
+    const struct fb_sidecar_contents *contents, const char *path, bool *complete,
     struct forebay_error *err)
 {
     struct fb_sidecar_user user = fb_sidecar_user_here(p->catalog, p->options.repack);
@@ -122,8 +123,8 @@ static enum forebay_status check_existing(const struct fb_preflight *p,
         return FOREBAY_OK;
     }
     enum forebay_status status = FOREBAY_OK;
-    if (has_all(sidecar, layout)) {
-        status = check_units(p, sidecar, layout, complete, err);
+    if (has_all(sidecar, contents)) {
+        status = check_units(p, sidecar, contents, complete, err);
     }
     fb_sidecar_close(sidecar);
     return status;
@@ -136,27 +137,27 @@ static enum forebay_status optimize(const struct fb_preflight *p, const char *ou
 {
     const struct fb_weights *ws = fb_binding_weights(p->measuring);
     struct fb_sidecar_form *forms = fb_xcalloc((size_t)ws->n_weights, sizeof *forms);
-    struct fb_sidecar_layout layout;
+    struct fb_sidecar_contents contents;
     for (int i = 0; i < ws->n_weights; i++) {
         fb_binding_form(p->measuring, i, &forms[i]);
     }
-    fb_sidecar_lay_out(ws, forms, &layout);
+    fb_sidecar_lay_out(ws, forms, &contents);
     enum forebay_status status = choose_path(p, output, out->path, sizeof out->path, err);
-    if (status == FOREBAY_OK && layout.n_weights == 0) {
+    if (status == FOREBAY_OK && contents.n_weights == 0) {
         status = fb_fail(err, FOREBAY_E_UNSUPPORTED, "Run the model as it is.",
             "%s: nothing to optimize, all weights are computed with as they are stored",
             p->catalog->files[0]->path);
     }
     if (status == FOREBAY_OK) {
-        status = check_existing(p, &layout, out->path, &out->was_there, err);
+        status = check_existing(p, &contents, out->path, &out->was_there, err);
     }
     if (status == FOREBAY_OK && !out->was_there) {
-        status = fb_sidecar_make(p, &layout, out->path, &out->resumed_from, err);
+        status = fb_sidecar_make(p, &contents, out->path, &out->resumed_from, err);
     }
     if (status == FOREBAY_OK) {
         out->bytes = fb_path_disk_bytes(out->path);
     }
-    fb_sidecar_layout_release(&layout);
+    fb_sidecar_contents_release(&contents);
     free(forms);
     return status;
 }
@@ -198,7 +199,10 @@ static enum forebay_status remove_both(const char *path, int *n, struct forebay_
 {
     char partial[4096 + 16];
     bool removed;
-    enum forebay_status status = fb_path_remove(path, &removed, err);
+    enum forebay_status status = check_output(path, err);
+    if (status == FOREBAY_OK) {
+        status = fb_path_remove(path, &removed, err);
+    }
     *n += status == FOREBAY_OK && removed;
     if (status == FOREBAY_OK && fb_sidecar_partial_path(path, partial, sizeof partial)) {
         status = fb_path_remove(partial, &removed, err);
@@ -215,8 +219,7 @@ enum forebay_status forebay_optimize_remove(
     int count = 0;
     enum forebay_status status = FOREBAY_OK;
     if (output) {
-        status = check_output(output, err);
-        status = status == FOREBAY_OK ? remove_both(output, &count, err) : status;
+        status = remove_both(output, &count, err);
     } else if ((status = fb_catalog_open(path, false, &catalog, err)) == FOREBAY_OK) {
         for (int cached = 0; cached < 2 && status == FOREBAY_OK; cached++) {
             if (fb_sidecar_path(catalog, cached, place, sizeof place)) {

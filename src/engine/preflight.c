@@ -1,9 +1,9 @@
 /*
  * preflight.c - see preflight.h. The steps, and what makes some of them run again:
  *
- *      open        options, device, catalogue, sidecar
- *      measure     llama.cpp loads without memory: without the device, then with more or fewer layers
- *                  on it (devices.h); the last of these bindings gives the claimed weights
+ *      open        options, device, catalogue; a trial in a child process (trial.h); sidecar
+ *      measure     llama.cpp loads without memory: without the device, then with more or fewer
+ *                  layers on it (devices.h); the last of these bindings gives the claimed weights
  *      gather      history and curves of their groups, rates of their types
  *      plan        streaming? then measure, gather and plan again, with a larger batch
  *      estimate    after probing the disk, if the plan reads from it
@@ -24,6 +24,7 @@
 #include "engine/machine.h"
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
+#include "engine/trial.h"
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
@@ -39,6 +40,9 @@
 /* Memory that the driver of a device without memory of its own takes, above all for compiled
  * shaders. Measured with Mesa's software driver: 40 to 85 MiB. */
 #define DRIVER_BYTES (96 * FB_MIB)
+/* See own_bytes. */
+#define PROGRAM_BYTES (32 * FB_MIB)
+#define HEADER_FACTOR 8
 /* Kinds of weights whose rates are measured; models have fewer. */
 #define MOST_KINDS 48
 
@@ -108,9 +112,27 @@ static enum forebay_status check_plain(const struct fb_preflight *p, struct fore
 
 struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pending)
 {
-    return (struct fb_budget){p->options.mem_bytes, p->options.weights_mem_bytes,
+    return (struct fb_budget){p->options.mem_bytes, p->minimum_bytes, p->options.weights_mem_bytes,
         pending + p->options.caller_bytes, fb_options_cells(&p->options), p->options.batch,
         p->curves};
+}
+
+/* Memory of the process without the model: the program, the file's header and llama.cpp's copy of
+ * the vocabulary. From the file and not from the resident set, which differs from run to run; only
+ * what a program that we are a part of held before is added. Measured: 17 MiB for 1,000 tokens, 42 MiB
+ * for 150,000, whose header has 3.4 MiB. */
+static uint64_t own_bytes(const struct fb_preflight *p)
+{
+    uint64_t header = p->catalog->n_tensors ? p->catalog->tensors[0].offset : 0;
+    uint64_t before = p->before_bytes - fb_min(p->before_bytes, PROGRAM_BYTES);
+    return PROGRAM_BYTES + HEADER_FACTOR * header + fb_round_up(before, PROGRAM_BYTES);
+}
+
+/* The smallest budget: with the batch that was given, or the usual one. */
+static uint64_t least_bytes(const struct fb_preflight *p)
+{
+    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p));
+    return fb_binding_minimum(p->measuring, &budget, own_bytes(p));
 }
 
 /* --- Binding and measuring ----------------------------------------------------------------- */
@@ -145,9 +167,18 @@ static enum forebay_status measure_once(
     struct fb_preflight *p = user;
     fb_preflight_end_measuring(p);
     p->measuring = new_binding(p, true);
-    return fb_guard_measure(p->catalog->files[0]->path,
+    enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
         fb_llama_model_params(&p->options, &p->devices),
         fb_llama_context_params(&p->options, &p->devices, true), needs, err);
+    return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
+}
+
+/* For fb_trial, in a child process; `user` is the preflight. */
+static enum forebay_status measure_first(void *user, struct forebay_error *err)
+{
+    struct fb_preflight *p = user;
+    fb_device_register();
+    return measure_once(p, &p->needs, err);
 }
 
 /* Measures without a device, then with as many layers on it as fit. */
@@ -275,6 +306,7 @@ static enum forebay_status measure_and_plan(
     if (status != FOREBAY_OK || p->options.plain) {
         return status;
     }
+    p->minimum_bytes = least_bytes(p);
     status = gather(p, err);
     if (status == FOREBAY_OK) {
         status = plan_streaming(p, choose_batch, err);
@@ -391,7 +423,7 @@ static enum forebay_status open_model(
     if (status == FOREBAY_OK) {
         status = fb_options_fill_ctx(&p->options, p->catalog, err);
     }
-    return status;
+    return status == FOREBAY_OK ? fb_trial(p->catalog, measure_first, p, err) : status;
 }
 
 static enum forebay_status make(struct fb_preflight *p, const char *path, struct forebay_error *err)
@@ -436,6 +468,7 @@ static enum forebay_status new_by(
     exists = true;
     struct fb_preflight *p = fb_xcalloc(1, sizeof *p);
     p->options = *options;
+    p->before_bytes = fb_memory_rss();
     enum forebay_status status = maker(p, path, err);
     if (status != FOREBAY_OK) {
         fb_preflight_free(p);

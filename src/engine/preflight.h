@@ -27,9 +27,9 @@
 #include "engine/history.h"
 #include "plan/estimate.h"
 
-/* Constant once made, but for fb_preflight_end_measuring and the history, to which a session adds.
- * A plain model has no sidecar, history, curves and plan; mapped from its file and without a
- * device, it has no binding and no needs either. */
+/* Constant once made, except that fb_preflight_end_measuring frees `measuring` and that sessions
+ * add to the history. A plain model has no sidecar, history, curves or plan; if it is also mapped
+ * from its file and uses no device, it has no binding and no needs either. */
 struct fb_preflight {
     struct forebay_model_options options; /* defaults filled in; mem_bytes is the budget */
     struct fb_catalog *catalog;
@@ -40,7 +40,10 @@ struct fb_preflight {
     struct fb_profile profile;
     struct fb_history *history;
     struct fb_curves *curves;
-    struct fb_plan *plan;   /* NULL: llama.cpp holds all weights itself */
+    struct fb_plan *plan;  /* NULL: llama.cpp holds all weights itself */
+    uint64_t before_bytes; /* resident set of the process before the preflight */
+    uint64_t
+        minimum_bytes; /* smallest mem_bytes; the same whatever mem_bytes is; 0 without a plan */
     uint64_t context_bytes; /* memory for everything but the planned weights; 0 without a plan */
     struct fb_disk_figures disk; /* measured when the plan reads from it while generating */
     struct fb_speed speed;       /* estimated when there is a plan and no device is used, else 0 */
@@ -59,7 +62,7 @@ enum forebay_status fb_preflight_new_weights(const char *path,
     const struct forebay_model_options *options, struct fb_preflight **out,
     struct forebay_error *err);
 
-/* Call it after the model loaded by it is freed. */
+/* Call it after freeing the model that was loaded by it. NULL is accepted. */
 void fb_preflight_free(struct fb_preflight *preflight);
 
 /* Frees the binding that was used to measure, so that a new one can claim weights. */
@@ -70,7 +73,7 @@ struct fb_binding *fb_preflight_bind(const struct fb_preflight *preflight);
 
 /* --- Memory -------------------------------------------------------------------------------- */
 
-/* What to plan with. `pending_bytes`: what llama.cpp will allocate and has not yet. */
+/* The budget to plan with. `pending_bytes`: memory that llama.cpp will allocate and has not yet. */
 struct fb_budget fb_preflight_budget(const struct fb_preflight *preflight, uint64_t pending_bytes);
 
 /* pending_bytes once the model is loaded and the context made: growth at the first evaluation. */

@@ -1,6 +1,9 @@
 /* prompt.cpp - prompts made from text or tokens as they are, and what all prompts answer. */
 #include "engine/prompt.h"
 
+#include "engine/guard.h"
+#include "engine/tokenizer.h"
+
 extern "C" {
 #include "base/error.h"
 #include "engine/model.h"
@@ -9,18 +12,20 @@ extern "C" {
 enum forebay_status forebay_prompt_from_text(const struct forebay_model *m, const char *text,
     size_t length, struct forebay_prompt **out, struct forebay_error *err)
 {
-    size_t n;
-    enum forebay_status status = forebay_tokenize(m, text, length, true, NULL, 0, &n, err);
-    if (status != FOREBAY_OK) {
-        return status;
-    }
-    if (n == 0) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
+    if (!forebay_model_has_text(m)) {
+        return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Give token ids (--tokens 1,2,3).",
+            "the model has no tokenizer");
     }
     auto prompt = new forebay_prompt;
-    prompt->text.assign(text, length);
-    prompt->tokens.resize(n);
-    status = forebay_tokenize(m, text, length, true, prompt->tokens.data(), n, &n, err);
+    enum forebay_status status =
+        fb_guarded_status(FOREBAY_E_USAGE, err, "", "tokenize the text", [&] {
+            prompt->text.assign(text, length);
+            prompt->tokens = fb_tokenizer_run(m->tokenizer, prompt->text, true, {});
+            return true;
+        });
+    if (status == FOREBAY_OK && prompt->tokens.empty()) {
+        status = fb_fail(err, FOREBAY_E_USAGE, "Give it some text.", "the prompt is empty");
+    }
     if (status != FOREBAY_OK) {
         delete prompt;
         return status;

@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "model/trace.h"
+#include "os/save.h"
+#include "sidecar/sidecar.h"
 
 /* Rows of a layer in the pass being computed. */
 struct traced_layer {
@@ -55,7 +57,11 @@ enum forebay_status fb_recorder_new(const struct fb_weights *ws, const char *pat
     for (int g = 0; g < ws->n_groups; g++) {
         n_expert = ws->groups[g].n_expert > n_expert ? ws->groups[g].n_expert : n_expert;
     }
-    FILE *file = fopen(path, "w");
+    if (fb_path_holds_weights(path)) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Give the trace another name.",
+            "%s holds the weights of a model and is not replaced by a trace", path);
+    }
+    FILE *file = fb_save_open(path);
     if (!file) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno, "", "cannot write %s", path);
     }

@@ -1,5 +1,6 @@
 /* reply.cpp - divides generated text into content, reasoning and tool calls, with llama.cpp's
  * parsers. Each addition parses all text so far again; deltas are the differences. */
+#include <algorithm>
 #include <random>
 
 #include "engine/guard.h"
@@ -13,6 +14,8 @@ struct forebay_reply {
     const forebay_prompt *prompt;
     std::string text;
     common_chat_msg message;
+    /* Of a continued message: the length of what the prompt ends with, which the parser repeats. */
+    size_t given_content = 0, given_reasoning = 0;
     std::vector<std::string> call_ids;
     size_t n_begun = 0; /* tool calls whose names were reported */
 
@@ -26,7 +29,18 @@ enum forebay_status forebay_reply_new(
     const struct forebay_prompt *prompt, struct forebay_reply **out, struct forebay_error *)
 {
     auto reply = new forebay_reply;
+    std::string why;
     reply->prompt = prompt;
+    if (prompt->parsed && prompt->parser.is_continuation) {
+        fb_guarded(
+            [&] {
+                reply->message = common_chat_parse("", true, prompt->parser);
+                reply->given_content = reply->message.content.size();
+                reply->given_reasoning = reply->message.reasoning_content.size();
+                return true;
+            },
+            why);
+    }
     *out = reply;
     return FOREBAY_OK;
 }
@@ -117,7 +131,9 @@ enum forebay_status forebay_reply_add(struct forebay_reply *r, const char *text,
         }
     } else if ((n > 0 || last) && !fb_guarded([&] { return parse(r, last), true; }, why)) {
         /* Not, or not yet, in the model's format. If it never is, it is content. */
-        if (last && r->message.empty()) {
+        if (last && r->message.content.size() == r->given_content &&
+            r->message.reasoning_content.size() == r->given_reasoning &&
+            r->message.tool_calls.empty()) {
             add_content(r, r->text.data(), r->text.size());
         }
     }
@@ -133,6 +149,9 @@ void forebay_reply_message(const struct forebay_reply *r, struct forebay_message
     for (const auto &call : r->message.tool_calls) {
         r->calls.push_back({call.id.c_str(), call.name.c_str(), call.arguments.c_str()});
     }
-    *out = {r->message.content.c_str(), r->message.reasoning_content.c_str(), r->calls.data(),
-        r->calls.size()};
+    const std::string &content = r->message.content, &reasoning = r->message.reasoning_content;
+    size_t given = std::min(content.size(), r->given_content);
+    size_t given_reasoning = std::min(reasoning.size(), r->given_reasoning);
+    *out = {content.c_str() + given, reasoning.c_str() + given_reasoning, content.size() - given,
+        reasoning.size() - given_reasoning, r->calls.data(), r->calls.size()};
 }

@@ -62,6 +62,7 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .device_bytes = m->placement.device.bytes,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,
+        .other_cores = m->binding ? fb_binding_others(m->binding) : 0,
         .peak_rss_bytes = fb_memory_peak_rss(),
         .budget_bytes = m->placement.budget_bytes,
         .written_bytes = fb_os_written_bytes(),

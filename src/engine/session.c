@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "engine/machine.h"
 
 /* --- Life ---------------------------------------------------------------------------------- */
 
@@ -59,14 +60,16 @@ static double weights_s(const struct forebay_session *s)
     return fmax(all - extra, all / 2);
 }
 
+/* Speeds seen while other programs used the processors say nothing about the model. */
 static void save_history(const struct forebay_session *s)
 {
     const struct forebay_model_options *o = fb_model_options(s->model);
     struct fb_history *history = s->model->preflight->history;
     if (history) {
         fb_history_note_lookahead(history, s->alone_lookahead_bytes, s->alone_expert_bytes);
+        bool busy = fb_binding_others(s->model->binding) > FB_BUSY_CORES;
         fb_history_save(history, o->threads, o->repack,
-            (struct fb_computed){s->alone_tokens, weights_s(s)},
+            (struct fb_computed){s->alone_tokens, busy ? 0 : weights_s(s)},
             (struct fb_computed){s->prompt_tokens, (double)s->prompt_compute_ns * 1e-9});
     }
 }
@@ -151,11 +154,23 @@ uint32_t forebay_session_keep(struct forebay_session *s, uint32_t n)
     return n;
 }
 
+/* llama.cpp's own CPU backend computes some small nodes, with as many threads as the device. */
+static void share_processors(struct forebay_model *m)
+{
+    int n_threads;
+    void *threadpool;
+    if (m->binding && fb_binding_share_processors(m->binding, &n_threads, &threadpool)) {
+        llama_set_n_threads(m->ctx, n_threads, n_threads);
+        llama_attach_threadpool(m->ctx, threadpool, threadpool);
+    }
+}
+
 enum forebay_status fb_session_decode(
     struct forebay_session *s, struct llama_batch batch, int *code, struct forebay_error *err)
 {
     struct forebay_model *m = s->model;
     *code = 0;
+    share_processors(m);
     enum forebay_status status = fb_guard_decode(m->ctx, batch, code, err);
     m->broken = status != FOREBAY_OK && *code == 0; /* it threw */
     if (status != FOREBAY_OK && m->binding) {

@@ -30,9 +30,9 @@ struct unit_read {
 struct sidecar_copy {
     const struct fb_preflight *preflight;
     const struct fb_weights *weights;
-    const struct fb_sidecar_layout *layout;
+    const struct fb_sidecar_contents *contents;
     struct fb_sidecar_writer *writer; /* fb_sidecar_writer_next: the unit to write */
-    int *weight_of;                   /* [layout->n_weights] index into weights */
+    int *weight_of;                   /* [contents->n_weights] index into weights */
     struct fb_io_engine *io;
     struct fb_repacker *repacker;
     char *forms; /* room for a batch of transformed units */
@@ -46,13 +46,13 @@ struct sidecar_copy {
 
 static const struct fb_weight *weight_of(const struct sidecar_copy *c, uint64_t unit)
 {
-    return &c->weights->weights[c->weight_of[c->layout->units[unit].weight]];
+    return &c->weights->weights[c->weight_of[c->contents->units[unit].weight]];
 }
 
 static uint64_t largest_envelope(const struct sidecar_copy *c)
 {
     uint64_t most = 0;
-    for (int i = 0; i < c->layout->n_weights; i++) {
+    for (int i = 0; i < c->contents->n_weights; i++) {
         most = fb_max(most, fb_weight_envelope(c->weights, c->weight_of[i]));
     }
     return most;
@@ -62,8 +62,8 @@ static uint64_t largest_envelope(const struct sidecar_copy *c)
 static uint64_t forms_bytes(const struct sidecar_copy *c)
 {
     uint64_t most = BATCH_BYTES + READS_MAX * FORM_ALIGN;
-    for (int i = 0; i < c->layout->n_weights; i++) {
-        most = fb_max(most, c->layout->weights[i].unit_bytes + FORM_ALIGN);
+    for (int i = 0; i < c->contents->n_weights; i++) {
+        most = fb_max(most, c->contents->weights[i].unit_bytes + FORM_ALIGN);
     }
     return most;
 }
@@ -73,8 +73,8 @@ static uint64_t forms_bytes(const struct sidecar_copy *c)
 /* Starts as many reads as there is room for, and at least that of the unit to write. */
 static enum forebay_status start_reads(struct sidecar_copy *c, struct forebay_error *err)
 {
-    while (c->next_read < c->layout->n_units && c->n_reads < READS_MAX) {
-        const struct fb_sidecar_unit *unit = &c->layout->units[c->next_read];
+    while (c->next_read < c->contents->n_units && c->n_reads < READS_MAX) {
+        const struct fb_sidecar_unit *unit = &c->contents->units[c->next_read];
         int weight = c->weight_of[unit->weight];
         uint64_t bytes = fb_weight_envelope(c->weights, weight);
         if (c->n_reads > 0 && c->in_flight_bytes + bytes > READS_MAX_BYTES) {
@@ -183,7 +183,7 @@ static enum forebay_status copy_all(struct sidecar_copy *c, struct forebay_error
 {
     const struct forebay_model_options *o = &c->preflight->options;
     enum forebay_status status = FOREBAY_OK;
-    while (status == FOREBAY_OK && fb_sidecar_writer_next(c->writer) < c->layout->n_units) {
+    while (status == FOREBAY_OK && fb_sidecar_writer_next(c->writer) < c->contents->n_units) {
         if (o->progress && !o->progress("writing weights as they are computed with", c->done_bytes,
                                c->total_bytes, o->progress_user)) {
             return fb_fail(err, FOREBAY_E_CANCELLED,
@@ -237,25 +237,25 @@ static enum forebay_status copy(struct sidecar_copy *c, struct forebay_error *er
 /* --- All of it ----------------------------------------------------------------------------- */
 
 enum forebay_status fb_sidecar_make(const struct fb_preflight *p,
-    const struct fb_sidecar_layout *layout, const char *path, uint64_t *resumed_from,
+    const struct fb_sidecar_contents *contents, const char *path, uint64_t *resumed_from,
     struct forebay_error *err)
 {
     const struct fb_weights *ws = fb_binding_weights(p->measuring);
-    struct sidecar_copy c = {.preflight = p, .weights = ws, .layout = layout};
+    struct sidecar_copy c = {.preflight = p, .weights = ws, .contents = contents};
     struct fb_sidecar_user user = fb_sidecar_user_here(p->catalog, p->options.repack);
-    enum forebay_status status = fb_sidecar_writer_new(path, &user, layout, &c.writer, err);
+    enum forebay_status status = fb_sidecar_writer_new(path, &user, contents, &c.writer, err);
     if (status != FOREBAY_OK) {
         return status;
     }
-    c.weight_of = fb_xcalloc((size_t)layout->n_weights, sizeof *c.weight_of);
-    for (int i = 0; i < layout->n_weights; i++) {
-        while (ws->weights[c.weight_of[i]].tensor != layout->weights[i].tensor) {
+    c.weight_of = fb_xcalloc((size_t)contents->n_weights, sizeof *c.weight_of);
+    for (int i = 0; i < contents->n_weights; i++) {
+        while (ws->weights[c.weight_of[i]].tensor != contents->weights[i].tensor) {
             c.weight_of[i]++;
         }
     }
     c.next_read = fb_sidecar_writer_next(c.writer);
-    for (uint64_t u = 0; u < layout->n_units; u++) {
-        uint64_t bytes = layout->weights[layout->units[u].weight].unit_bytes;
+    for (uint64_t u = 0; u < contents->n_units; u++) {
+        uint64_t bytes = contents->weights[contents->units[u].weight].unit_bytes;
         c.total_bytes += bytes;
         c.done_bytes += u < c.next_read ? bytes : 0;
     }

@@ -11,8 +11,9 @@
 #include <string.h>
 
 #include "os/dirs.h"
+#include "os/save.h"
 
-#define FORMAT 4 /* version of the file; files of others are ignored */
+#define FORMAT 5 /* version of the file; files of others are ignored */
 
 const uint32_t fb_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t fb_profile_depths[3] = {1, 4, 16};
@@ -144,6 +145,7 @@ static bool read_body(const json_t *root, struct fb_profile *out)
     double cores = number(root, "cores");
     out->cores = cores <= 1e6 ? (int)cores : -1;
     out->op_s = number(root, "op_s");
+    out->other_cores = number(root, "other_cores");
     out->memory_bytes_per_s[0] = number(root, "memory_bytes_per_s_1");
     out->memory_bytes_per_s[1] = number(root, "memory_bytes_per_s");
     const json_t *rates = json_object_get(root, "compute");
@@ -167,8 +169,8 @@ static bool read_body(const json_t *root, struct fb_profile *out)
         }
         fb_profile_put_disk(out, &disk);
     }
-    return out->cores >= 0 && out->op_s >= 0 && out->memory_bytes_per_s[0] >= 0 &&
-           out->memory_bytes_per_s[1] >= 0;
+    return out->cores >= 0 && out->op_s >= 0 && out->other_cores >= 0 &&
+           out->memory_bytes_per_s[0] >= 0 && out->memory_bytes_per_s[1] >= 0;
 }
 
 static void empty(struct fb_profile *p, const char *machine, int64_t now)
@@ -234,10 +236,11 @@ char *fb_profile_json(const struct fb_profile *p)
     for (int i = 0; i < p->n_disks; i++) {
         json_array_append_new(disks, disk_json(&p->disks[i]));
     }
-    json_t *root = json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT,
-        "machine", p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "op_s",
-        p->op_s, "memory_bytes_per_s_1", p->memory_bytes_per_s[0], "memory_bytes_per_s",
-        p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
+    json_t *root =
+        json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT, "machine",
+            p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "other_cores",
+            p->other_cores, "op_s", p->op_s, "memory_bytes_per_s_1", p->memory_bytes_per_s[0],
+            "memory_bytes_per_s", p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(5));
     json_decref(root);
     return text;

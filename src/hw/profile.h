@@ -51,6 +51,7 @@ struct fb_profile {
     char machine[FB_PROFILE_MACHINE]; /* processor, cores, memory, llama.cpp: must match */
     int64_t measured;                 /* when the profile was created, seconds since 1970 */
     int cores;
+    double other_cores; /* processors that other programs used while it was measured; the most */
     double memory_bytes_per_s[2]; /* reading, by one thread and by one per core */
     double op_s;                  /* one operation on a row of activations: minimum of a node */
     int n_rates;

@@ -1,5 +1,5 @@
 /*
- * io.c - the read engine: queues, chunks, retries and states. A method (method.h) does the reading.
+ * io.c - the I/O engine: queues, chunks, retries and states. A method (method.h) does the reading.
  *
  *      submit --> waiting[DEMAND]   -+                                    +--> request done
  *                 waiting[PREFETCH] -+--> chunk --start--> method --reap--+

@@ -2,8 +2,8 @@
  * io.h - asynchronous reads of file ranges, past the page cache when the file system allows it.
  *
  * A request is one byte range of one file. The engine splits it into chunks, keeps many chunks in
- * flight, retries what may be retried (EINTR, EAGAIN, short reads), and marks the request done.
- * Demand requests overtake prefetch requests that are not in flight yet.
+ * flight, retries after EINTR, EAGAIN and short reads, and marks the request done. Demand requests
+ * overtake prefetch requests that are not in flight yet.
  *
  *      idle --submit--> QUEUED --first chunk issued--> ACTIVE --last chunk back--> DONE | FAILED
  *        ^                 |                                                          |
@@ -26,7 +26,7 @@
  *        cancelled. The engine never touches them afterwards.
  *   IO2  DONE means that every wanted byte came from the file. If the file ends early the request
  *        is FAILED.
- *   IO3  A request changes to DONE or FAILED only inside poll, wait or submit of its engine.
+ *   IO3  A request changes to DONE or FAILED only inside a call on its engine.
  *   IO4  Free waits for reads in flight and cancels queued requests (IDLE afterwards). A request of
  *        which only some chunks were issued is FAILED with E_CANCELLED.
  */
@@ -50,8 +50,9 @@ static inline uint64_t fb_io_envelope(uint64_t offset, uint64_t length)
 
 enum fb_io_state { FB_IO_IDLE, FB_IO_QUEUED, FB_IO_ACTIVE, FB_IO_DONE, FB_IO_FAILED };
 
-/* DEMAND: certain to be needed. Issued in the order of submission, up to the full queue depth. Also
- * for reads made early in an order that is known, which must keep the disk busy between polls.
+/* DEMAND: certain to be needed. Issued in the order of submission, up to the full queue depth. The
+ * ring and the transit use it for prefetches, too: they know the order of use, and their reads keep
+ * the disk busy between polls.
  * PREFETCH: a guess. At most 4 MiB are in flight, so that a demand read is never delayed long. */
 enum fb_io_priority { FB_IO_DEMAND, FB_IO_PREFETCH };
 

@@ -1,5 +1,5 @@
 /*
- * catalog.h - the contents of a model: tensors, their roles, layers, experts and byte ranges.
+ * catalog.h - the catalogue of a model: tensors, their roles, layers, experts and byte ranges.
  *
  * Parsed with gguf.h from a GGUF, or from the first file of a split set (the others are found by
  * name: PREFIX-00001-of-000NN.gguf, as llama-gguf-split writes them). Nothing here is specific to

@@ -15,8 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The processors this process may run on. Returns their number; the caller frees *out. */
-static int allowed_cpus(int **out)
+int fb_cpu_allowed(int **out)
 {
     for (int max = 1024; max <= 1 << 20; max *= 4) {
         cpu_set_t *set = CPU_ALLOC((size_t)max);
@@ -81,7 +80,7 @@ int fb_cpu_cores(const char *root, const int *cpus, int n)
 int fb_cpu_count(void)
 {
     int *cpus = NULL;
-    int n = allowed_cpus(&cpus);
+    int n = fb_cpu_allowed(&cpus);
     int cores = fb_cpu_cores("", cpus, n);
     free(cpus);
     /* Rounded down: above the quota, all threads are stopped at once for the rest of a period. */

@@ -10,8 +10,4 @@
  * there is none or it cannot be created; the caller then caches nothing. */
 bool fb_cache_path(const char *name, char *path, size_t cap);
 
-/* Replaces the file at `path` by `text` atomically: no reader ever sees half of it. False on
- * failure. */
-bool fb_file_replace(const char *path, const char *text, size_t length);
-
 #endif

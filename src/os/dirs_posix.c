@@ -1,12 +1,12 @@
 /* dirs_posix.c - see dirs.h. */
 #include "os/dirs.h"
+#include "os/file.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #ifdef __APPLE__
 #define CACHE_BELOW_HOME "Library/Caches"
@@ -41,21 +41,4 @@ bool fb_cache_path(const char *name, char *path, size_t cap)
         n = snprintf(path, cap, "%s/" CACHE_BELOW_HOME "/forebay/%s", home, name);
     }
     return n > 0 && (size_t)n < cap && make_parents(path);
-}
-
-bool fb_file_replace(const char *path, const char *text, size_t length)
-{
-    char temporary[4096];
-    int n = snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
-    FILE *f = n > 0 && (size_t)n < sizeof temporary ? fopen(temporary, "wb") : NULL;
-    if (!f) {
-        return false;
-    }
-    bool written = fwrite(text, 1, length, f) == length;
-    written = fclose(f) == 0 && written;
-    if (!written || rename(temporary, path) != 0) {
-        remove(temporary);
-        return false;
-    }
-    return true;
 }

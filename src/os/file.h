@@ -57,6 +57,11 @@ enum forebay_status fb_file_remember(struct fb_file *file, struct forebay_error 
  * to read the samples. */
 enum forebay_status fb_file_check(struct fb_file *file, struct forebay_error *err);
 
+/* From now on writing beyond the limit of a file's size (ulimit -f) fails with EFBIG instead of
+ * ending the process by a signal, unless the program handles that signal. Called before files are
+ * written. */
+void fb_file_survive_limit(void);
+
 /* Creates a sparse file of `size` bytes at `path`, or truncates the existing one to zeros. Writes
  * no data. */
 enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err);

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -292,6 +293,15 @@ void fb_file_close(struct fb_file *file)
     close(file->fd);
     free(file->path);
     free(file);
+}
+
+void fb_file_survive_limit(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGXFSZ, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
+        now.sa_handler == SIG_DFL) {
+        signal(SIGXFSZ, SIG_IGN);
+    }
 }
 
 enum forebay_status fb_file_make_sparse(const char *path, uint64_t size, struct forebay_error *err)

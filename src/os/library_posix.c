@@ -3,6 +3,7 @@
 #include "os/library.h"
 
 #include <dlfcn.h>
+#include <execinfo.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,4 +17,17 @@ bool fb_library_dir(void (*function)(void), char *dir, size_t cap)
     }
     int n = snprintf(dir, cap, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
     return n > 0 && (size_t)n < cap;
+}
+
+bool fb_library_called_from(const char *part)
+{
+    void *callers[24];
+    int n = backtrace(callers, 24);
+    for (int i = 0; i < n; i++) {
+        Dl_info info;
+        if (dladdr(callers[i], &info) && info.dli_sname && strstr(info.dli_sname, part)) {
+            return true;
+        }
+    }
+    return false;
 }

@@ -27,6 +27,9 @@ void fb_memory_state(struct fb_memory_state *out);
 /* Bytes this process can still allocate: min(available, limit - limit_used). */
 uint64_t fb_memory_headroom(const struct fb_memory_state *state);
 
+/* Bytes of a block of malloc's; 0 for NULL. */
+size_t fb_memory_block_bytes(const void *block);
+
 /* Memory of a process besides weights, KV cache and compute buffers: thread stacks, logits, the
  * allocator's slack. Measured on the models of the test suite: 20 to 45 MiB. */
 #define FB_PROCESS_SLACK_BYTES ((uint64_t)64 << 20)
@@ -67,6 +70,20 @@ uint64_t fb_os_written_bytes(void);
 void *fb_vm_reserve(uint64_t size, bool huge);
 /* Unmaps a whole reservation. NULL is fine. */
 void fb_vm_release(void *base, uint64_t size);
+
+/* The same, but inaccessible until fb_vm_allow makes parts readable and writable. Inaccessible parts
+ * count neither as memory that the system has promised (vm.overcommit_memory=2) nor as data of the
+ * process (ulimit -d). False: refused, nothing has changed. */
+void *fb_vm_reserve_space(uint64_t size, bool huge);
+bool fb_vm_allow(void *base, uint64_t size);
+
+/* Writable memory that the system would still promise this process; UINT64_MAX: no limit but that of
+ * the memory itself. */
+uint64_t fb_vm_promised(void);
+
+/* The limit on address space or promised memory that keeps this process from reserving more, as a
+ * sentence; the usual remedy when there is none. */
+void fb_vm_limit_text(char *text, size_t cap);
 
 /* Advises against huge pages in a range that is populated and discarded in small pieces. */
 void fb_vm_small_pages(void *base, uint64_t size);

@@ -8,6 +8,7 @@
 
 #include "base/units.h"
 
+#include <malloc.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -73,6 +74,29 @@ uint64_t fb_os_written_bytes(void)
     return bytes;
 }
 
+uint64_t fb_vm_commit_left(void)
+{
+    char text[8192];
+    uint64_t limit, used;
+    if (!fb_proc_text("", "/proc/sys/vm/overcommit_memory", text, sizeof text) || text[0] != '2' ||
+        !fb_proc_text("", "/proc/meminfo", text, sizeof text) ||
+        !fb_proc_field(text, "CommitLimit:", &limit) ||
+        !fb_proc_field(text, "Committed_AS:", &used)) {
+        return UINT64_MAX;
+    }
+    return (limit - fb_min(limit, used)) * FB_KIB;
+}
+
+uint64_t fb_vm_data_bytes(void)
+{
+    char text[4096];
+    uint64_t kib = 0;
+    if (fb_proc_text("", "/proc/self/status", text, sizeof text)) {
+        (void)fb_proc_field(text, "VmData:", &kib);
+    }
+    return kib * FB_KIB;
+}
+
 void fb_vm_advise_huge(void *base, size_t size)
 {
     (void)madvise(base, size, MADV_HUGEPAGE);
@@ -95,4 +119,9 @@ bool fb_vm_populate_call(void *base, size_t size)
 bool fb_vm_discard_call(void *base, size_t size)
 {
     return madvise(base, size, MADV_DONTNEED) == 0;
+}
+
+size_t fb_memory_block_bytes(const void *block)
+{
+    return malloc_usable_size((void *)block);
 }

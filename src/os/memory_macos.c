@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 
+#include <malloc/malloc.h>
 #include <libproc.h>
 #include <mach/mach.h>
 #include <sys/mman.h>
@@ -62,6 +63,16 @@ uint64_t fb_os_written_bytes(void)
 }
 
 /* Apple's processors have 16 KiB pages and no larger ones for ordinary programs. */
+uint64_t fb_vm_commit_left(void)
+{
+    return UINT64_MAX;
+}
+
+uint64_t fb_vm_data_bytes(void)
+{
+    return 0;
+}
+
 void fb_vm_advise_huge(void *base, size_t size)
 {
     (void)base;
@@ -86,4 +97,9 @@ bool fb_vm_discard_call(void *base, size_t size)
 {
     return mmap(base, size, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+size_t fb_memory_block_bytes(const void *block)
+{
+    return malloc_size(block);
 }

@@ -17,6 +17,13 @@ struct fb_memory_reader *fb_memory_reader_open(void);
 void fb_memory_reader_look(struct fb_memory_reader *reader, struct fb_memory_state *out);
 void fb_memory_reader_close(struct fb_memory_reader *reader);
 
+/* Bytes that the system will still promise as writable memory where it never promises more than it
+ * has; else UINT64_MAX. */
+uint64_t fb_vm_commit_left(void);
+
+/* Writable private memory of this process. 0 where the system does not say. */
+uint64_t fb_vm_data_bytes(void);
+
 /* Ask for huge pages, and for none. Advice. */
 void fb_vm_advise_huge(void *base, size_t size);
 void fb_vm_advise_small(void *base, size_t size);

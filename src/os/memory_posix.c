@@ -10,8 +10,10 @@
 #include "base/units.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define HUGE_BYTES (2 * FB_MIB)
@@ -75,7 +77,7 @@ uint64_t fb_memory_default_budget(void)
 {
     struct fb_memory_state state;
     fb_memory_state(&state);
-    uint64_t room = fb_memory_headroom(&state) + fb_memory_rss();
+    uint64_t room = fb_min(fb_memory_headroom(&state), fb_vm_promised()) + fb_memory_rss();
     return room - fb_max(room / 10, fb_min(512 * FB_MIB, room / 4));
 }
 
@@ -96,7 +98,7 @@ uint64_t fb_vm_page_size(void)
     return known;
 }
 
-void *fb_vm_reserve(uint64_t size, bool huge)
+static void *reserve(uint64_t size, bool huge, int access)
 {
     uint64_t page = fb_vm_page_size();
     uint64_t slack = huge ? HUGE_BYTES : 0;
@@ -104,8 +106,8 @@ void *fb_vm_reserve(uint64_t size, bool huge)
         return NULL;
     }
     size = fb_round_up(size, page);
-    char *raw = mmap(NULL, size + slack, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *raw =
+        mmap(NULL, size + slack, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED) {
         return NULL;
     }
@@ -122,6 +124,60 @@ void *fb_vm_reserve(uint64_t size, bool huge)
     }
     fb_vm_advise_huge(raw + lead, size);
     return raw + lead;
+}
+
+void *fb_vm_reserve(uint64_t size, bool huge)
+{
+    return reserve(size, huge, PROT_READ | PROT_WRITE);
+}
+
+void *fb_vm_reserve_space(uint64_t size, bool huge)
+{
+    return reserve(size, huge, PROT_NONE);
+}
+
+bool fb_vm_allow(void *base, uint64_t size)
+{
+    uint64_t page = fb_vm_page_size();
+    uintptr_t from = fb_round_down((uintptr_t)base, page);
+    uintptr_t to = fb_round_up((uintptr_t)base + size, page);
+    return mprotect((void *)from, to - from, PROT_READ | PROT_WRITE) == 0;
+}
+
+static uint64_t limit_of(int resource)
+{
+    struct rlimit limit;
+    return getrlimit(resource, &limit) || limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX
+                                                                          : limit.rlim_cur;
+}
+
+uint64_t fb_vm_promised(void)
+{
+    uint64_t data = limit_of(RLIMIT_DATA);
+    if (data != UINT64_MAX) {
+        data -= fb_min(data, fb_vm_data_bytes());
+    }
+    return fb_min(data, fb_vm_commit_left());
+}
+
+void fb_vm_limit_text(char *text, size_t cap)
+{
+    uint64_t space = limit_of(RLIMIT_AS), data = limit_of(RLIMIT_DATA);
+    uint64_t commit = fb_vm_commit_left();
+    if (space != UINT64_MAX) {
+        snprintf(text, cap,
+            "The limit of address space (ulimit -v) is %s; it must exceed the model's size.",
+            FB_SIZE(space));
+    } else if (data != UINT64_MAX) {
+        snprintf(text, cap, "The limit of data (ulimit -d) is %s: lower --mem, or raise it.",
+            FB_SIZE(data));
+    } else if (commit != UINT64_MAX) {
+        snprintf(text, cap,
+            "With vm.overcommit_memory=2 the system promises only %s more: lower --mem.",
+            FB_SIZE(commit));
+    } else {
+        snprintf(text, cap, "Lower --mem.");
+    }
 }
 
 void fb_vm_release(void *base, uint64_t size)

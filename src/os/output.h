@@ -35,6 +35,9 @@ enum forebay_status fb_output_sync(
 enum forebay_status fb_output_commit(
     struct fb_output *output, const char *path, struct forebay_error *err);
 
+/* The directory of the path. */
+void fb_path_directory(const char *path, char *dir, size_t cap);
+
 /* Bytes that this user may still write to the file system that holds the directory of `path`;
  * UINT64_MAX when the system does not tell. */
 uint64_t fb_disk_free(const char *path);
@@ -49,6 +52,7 @@ bool fb_path_writable(const char *path);
 bool fb_path_exists(const char *path);
 /* True when something exists at `path` that is not a regular file: it must not be replaced. */
 bool fb_path_is_no_file(const char *path);
+bool fb_path_is_empty(const char *path); /* a file of no bytes */
 
 /* Removes the file; *removed tells whether there was one. E_IO when it cannot be removed, or is a
  * directory. */

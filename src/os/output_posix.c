@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "os/file.h"
 #include "os/output_platform.h"
 
 struct fb_output {
@@ -31,7 +32,8 @@ static const char *hint_for(int errnum)
         return "Free some space and run the command again: it continues where it stopped. Or use "
                "another disk.";
     case EFBIG:
-        return "The file system cannot hold a file of this size: use another disk.";
+        return "The file system, or ulimit -f, has a smaller limit for one file: raise it, or use "
+               "another disk.";
     case EACCES:
     case EPERM:
     case EROFS:
@@ -52,6 +54,7 @@ enum forebay_status fb_output_open(
     const char *path, struct fb_output **out, struct forebay_error *err)
 {
     struct stat st;
+    fb_file_survive_limit();
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
     if (fd < 0) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno, hint_for(errno), "cannot write %s", path);
@@ -138,8 +141,7 @@ enum forebay_status fb_output_sync(
     return errnum ? failed(o, errnum, "write", err) : FOREBAY_OK;
 }
 
-/* The directory of the path. */
-static void directory_of(const char *path, char *dir, size_t cap)
+void fb_path_directory(const char *path, char *dir, size_t cap)
 {
     const char *slash = strrchr(path, '/');
     size_t n = slash ? (size_t)(slash - path) : 0;
@@ -153,7 +155,7 @@ static void directory_of(const char *path, char *dir, size_t cap)
 static void sync_directory(const char *path)
 {
     char dir[4096];
-    directory_of(path, dir, sizeof dir);
+    fb_path_directory(path, dir, sizeof dir);
     int fd = open(dir, O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         (void)fsync(fd);
@@ -179,7 +181,7 @@ uint64_t fb_disk_free(const char *path)
 {
     char dir[4096];
     struct statvfs fs;
-    directory_of(path, dir, sizeof dir);
+    fb_path_directory(path, dir, sizeof dir);
     return statvfs(dir, &fs) ? UINT64_MAX : (uint64_t)fs.f_bavail * fs.f_frsize;
 }
 
@@ -192,7 +194,7 @@ uint64_t fb_path_disk_bytes(const char *path)
 bool fb_path_writable(const char *path)
 {
     char dir[4096];
-    directory_of(path, dir, sizeof dir);
+    fb_path_directory(path, dir, sizeof dir);
     return access(dir, W_OK | X_OK) == 0;
 }
 
@@ -205,6 +207,12 @@ bool fb_path_is_no_file(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+bool fb_path_is_empty(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && st.st_size == 0;
 }
 
 enum forebay_status fb_path_remove(const char *path, bool *removed, struct forebay_error *err)

@@ -1,8 +1,8 @@
 /*
  * curve.h - hit curves: the share of expert requests that hit, by the number of slots of the layer.
  *
- * For a model that has not run yet there is a prior: with x = slots / experts and E / k experts per
- * used one,
+ * For a model that has not run yet there is a prior: with x = slots / experts, of E experts in a
+ * layer of which a token uses k,
  *
  *      hit(x) = 1 - (1 - x)^p,   p = 1.25 sqrt(E / k), at least 1
  *

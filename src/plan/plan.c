@@ -10,6 +10,7 @@
  */
 #include "plan/plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/error.h"
@@ -311,8 +312,11 @@ enum forebay_status fb_plan_make(const struct fb_weights *ws, uint64_t budget_by
 {
     uint64_t minimum = fb_plan_minimum(ws);
     if (budget_bytes < minimum) {
-        return fb_fail(err, FOREBAY_E_NOFIT, "Give more memory (--mem or --weights-mem).",
-            "the weights need at least %s of memory, the budget leaves %s", FB_SIZE(minimum),
+        char hint[96];
+        unsigned long long kib = fb_round_up(minimum, FB_KIB) / FB_KIB;
+        snprintf(hint, sizeof hint, "Give at least %lluK for the weights.", kib);
+        return fb_fail(err, FOREBAY_E_NOFIT, hint,
+            "the weights need at least %llu KiB of memory, the budget leaves %s", kib,
             FB_SIZE(budget_bytes));
     }
     struct fb_plan *plan = fb_xcalloc(1, sizeof *plan);

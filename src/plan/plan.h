@@ -47,7 +47,7 @@ enum forebay_status fb_plan_make(const struct fb_weights *weights, uint64_t budg
     const struct fb_curves *curves, struct fb_plan **out, struct forebay_error *err);
 void fb_plan_free(struct fb_plan *plan);
 
-/* The largest transit that is useful: the experts of one layer, within bounds. */
+/* The largest transit that is useful: memory for the experts of one layer, within fixed bounds. */
 uint64_t fb_plan_most_transit(const struct fb_weights *weights);
 
 /* Memory of one slot in a pool that all groups share: the sum of the widest strides of each

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "serve/answer.h"
 #include "serve/exchange.h"
+#include "serve/json_text.h"
 
 #define NO_BLOCK (-1)
 
@@ -31,9 +32,43 @@ static struct anthropic_state *state_of(const struct fb_exchange *x)
 
 /* --- Requests, in OpenAI's terms ----------------------------------------------------------- */
 
-/* The text of a string or of a list of text blocks; `what` names the field in errors. New
- * reference, never NULL. */
-static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
+static void add_text(struct fb_buffer *out, const json_t *text)
+{
+    if (json_string_length(text) > 0) {
+        fb_buffer_print(out, "%s", out->n > 0 ? "\n" : "");
+        fb_buffer_add(out, json_string_value(text), json_string_length(text));
+    }
+}
+
+/* Adds a block that is not text: what a tool has found. What the model cannot read is named, as the
+ * conversation could not go on otherwise. */
+static void add_found(struct fb_buffer *out, json_t *block, const char *type)
+{
+    json_t *source = json_object_get(block, "source"), *part;
+    json_t *data = json_object_get(source, "data");
+    const char *kind = json_string_value(json_object_get(source, "type"));
+    size_t i;
+    if (strcmp(type, "search_result") == 0) {
+        add_text(out, json_object_get(block, "title"));
+        add_text(out, source);
+        json_array_foreach(json_object_get(block, "content"), i, part)
+        {
+            add_text(out, json_object_get(part, "text"));
+        }
+    } else if (strcmp(type, "tool_reference") == 0) {
+        add_text(out, json_object_get(block, "tool_name"));
+    } else if (strcmp(type, "document") == 0 && kind && strcmp(kind, "text") == 0 && data) {
+        add_text(out, json_object_get(block, "title"));
+        add_text(out, data);
+    } else {
+        fb_buffer_print(out, "%s[%.40s: not shown, as the model reads text only]",
+            out->n > 0 ? "\n" : "", type);
+    }
+}
+
+/* The text of a string or of a list of blocks; `what` names the field in errors. `found`: other
+ * blocks than text are allowed. New reference, never NULL. */
+static json_t *text_of(struct fb_fields *f, json_t *content, const char *what, bool found)
 {
     struct fb_buffer text = FB_BUFFER_INIT;
     json_t *block;
@@ -41,17 +76,21 @@ static json_t *text_of(struct fb_fields *f, json_t *content, const char *what)
     if (json_is_string(content)) {
         return json_incref(content);
     }
-    if (content && !json_is_array(content)) {
+    if (content && !json_is_null(content) && !json_is_array(content)) {
         fb_fields_fail(f, "%s must be a string or a list of text blocks", what);
     }
     json_array_foreach(content, i, block)
     {
-        const char *part = json_string_value(json_object_get(block, "text"));
-        if (!part) {
+        json_t *part = json_object_get(block, "text");
+        const char *type = json_string_value(json_object_get(block, "type"));
+        if (json_is_string(part)) {
+            add_text(&text, part);
+        } else if (found && type) {
+            add_found(&text, block, type);
+        } else {
             fb_fields_fail(f, "%s: only blocks of type text are supported", what);
             break;
         }
-        fb_buffer_print(&text, "%s%s", i ? "\n" : "", part);
     }
     json_t *value = fb_json_text(text.data, text.n);
     fb_buffer_release(&text);
@@ -93,7 +132,7 @@ static void convert_blocks(struct fb_fields *f, const char *role, json_t *conten
             const char *id = json_string_value(json_object_get(block, "tool_use_id"));
             json_array_append_new(messages,
                 json_pack("{s:s,s:s,s:o}", "role", "tool", "tool_call_id", id ? id : "", "content",
-                    text_of(f, json_object_get(block, "content"), "tool_result")));
+                    text_of(f, json_object_get(block, "content"), "tool_result", true)));
         } else if (!type ||
                    (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
             fb_fields_fail(f, "messages: blocks must be of type text, tool_use or tool_result%s%s",
@@ -101,7 +140,8 @@ static void convert_blocks(struct fb_fields *f, const char *role, json_t *conten
         }
     }
     if (json_array_size(text) + json_array_size(calls) > 0) {
-        message = json_pack("{s:s,s:o}", "role", role, "content", text_of(f, text, "messages"));
+        message =
+            json_pack("{s:s,s:o}", "role", role, "content", text_of(f, text, "messages", false));
         if (json_array_size(calls) > 0) {
             json_object_set(message, "tool_calls", calls);
         }
@@ -120,15 +160,16 @@ static void convert_messages(struct fb_fields *f, json_t *to)
     }
     if (fb_field(f, "system")) {
         json_array_append_new(to, json_pack("{s:s,s:o}", "role", "system", "content",
-                                      text_of(f, fb_field(f, "system"), "system")));
+                                      text_of(f, fb_field(f, "system"), "system", false)));
     }
     json_array_foreach(list, i, message)
     {
         const char *role = json_string_value(json_object_get(message, "role"));
         json_t *content = json_object_get(message, "content");
-        if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)) {
-            fb_fields_fail(f, "messages: role must be user or assistant%s%s", role ? ", not " : "",
-                role ? role : "");
+        if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
+                         strcmp(role, "system") != 0)) {
+            fb_fields_fail(f, "messages: role must be user, assistant or system%s%.40s",
+                role ? ", not " : "", role ? role : "");
         } else if (json_is_string(content)) {
             json_array_append_new(to, json_pack("{s:s,s:O}", "role", role, "content", content));
         } else if (json_is_array(content)) {
@@ -148,6 +189,11 @@ static void convert_tools(struct fb_fields *f, json_t *chat)
         json_t *name = json_object_get(tool, "name");
         json_t *description = json_object_get(tool, "description");
         json_t *schema = json_object_get(tool, "input_schema");
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        if (type && strcmp(type, "custom") != 0 && !schema) {
+            fb_fields_fail(f, "tools: '%.60s' is run by Anthropic's servers, and not here", type);
+            break;
+        }
         if (!json_is_string(name) || !json_is_object(schema)) {
             fb_fields_fail(f, "tools: each tool needs a name and an input_schema");
             break;
@@ -172,6 +218,9 @@ static void convert_choice(struct fb_fields *f, json_t *chat)
     if (!choice) {
         return;
     }
+    if (json_is_true(json_object_get(choice, "disable_parallel_tool_use"))) {
+        json_object_set_new(chat, "parallel_tool_calls", json_false());
+    }
     if (type && strcmp(type, "tool") == 0 && json_is_string(name)) {
         json_object_set_new(chat, "tool_choice",
             json_pack("{s:s,s:{s:O}}", "type", "function", "function", "name", name));
@@ -184,18 +233,81 @@ static void convert_choice(struct fb_fields *f, json_t *chat)
     }
 }
 
+/* output_config.format, or output_format as it was called at first; and output_config.effort. */
+static void convert_output(struct fb_fields *f, json_t *chat)
+{
+    json_t *config = fb_field_object(f, "output_config");
+    json_t *effort = json_object_get(config, "effort"), *format = json_object_get(config, "format");
+    if (!format || json_is_null(format)) {
+        format = fb_field(f, "output_format");
+    }
+    const char *type = json_string_value(json_object_get(format, "type"));
+    json_t *schema = json_object_get(format, "schema");
+    if (format && (!type || strcmp(type, "json_schema") != 0 || !json_is_object(schema))) {
+        fb_fields_fail(f, "the format of the output must be of type json_schema, with a schema");
+    } else if (format) {
+        json_object_set(chat, "json_schema", schema);
+    }
+    if (json_is_string(effort)) {
+        json_object_set(chat, "reasoning_effort", effort);
+    } else if (effort && !json_is_null(effort)) {
+        fb_fields_fail(f, "output_config: effort must be a string");
+    }
+}
+
 static json_t *convert(struct fb_fields *f)
 {
     json_t *chat = json_pack("{s:[]}", "messages");
     convert_messages(f, json_object_get(chat, "messages"));
     convert_tools(f, chat);
     convert_choice(f, chat);
+    convert_output(f, chat);
     json_t *thinking = fb_field_object(f, "thinking");
     const char *type = json_string_value(json_object_get(thinking, "type"));
     if (type) {
         json_object_set_new(chat, "enable_thinking", json_boolean(strcmp(type, "disabled") != 0));
     }
     return chat;
+}
+
+/* Many templates refuse instructions in the midst of a conversation. Then they join the first. */
+static void gather_system(json_t *messages)
+{
+    struct fb_buffer text = FB_BUFFER_INIT;
+    json_t *message;
+    for (size_t i = 0; i < json_array_size(messages);) {
+        message = json_array_get(messages, i);
+        const char *role = json_string_value(json_object_get(message, "role"));
+        if (role && strcmp(role, "system") == 0) {
+            add_text(&text, json_object_get(message, "content"));
+            json_array_remove(messages, i);
+        } else {
+            i++;
+        }
+    }
+    json_array_insert_new(messages, 0,
+        json_pack("{s:s,s:o}", "role", "system", "content", fb_json_text(text.data, text.n)));
+    fb_buffer_release(&text);
+}
+
+/* Makes the prompt of the request. */
+static void render(struct fb_exchange *x, struct fb_fields *f)
+{
+    json_t *chat = convert(f), *messages = json_object_get(chat, "messages"), *message;
+    size_t i, late = 0;
+    json_array_foreach(messages, i, message)
+    {
+        const char *role = json_string_value(json_object_get(message, "role"));
+        late += i > 0 && role && strcmp(role, "system") == 0;
+    }
+    bool good = !f->bad;
+    fb_exchange_render(x, f, NULL, chat);
+    if (good && f->bad && late > 0) {
+        f->bad = false;
+        gather_system(messages);
+        fb_exchange_render(x, f, NULL, chat);
+    }
+    json_decref(chat);
 }
 
 /* --- Replies ------------------------------------------------------------------------------- */
@@ -221,7 +333,7 @@ static json_t *usage(const struct fb_exchange *x)
 
 static json_t *parsed_input(const char *text)
 {
-    json_t *value = json_loads(text, 0, NULL);
+    json_t *value = fb_json_parse(text, strlen(text), 0, NULL);
     return json_is_object(value) ? value : (json_decref(value), json_object());
 }
 
@@ -231,14 +343,14 @@ static json_t *whole(struct fb_exchange *x)
     struct forebay_message m;
     json_t *content = json_array();
     forebay_reply_message(choice->reply, &m);
-    if (m.reasoning[0]) {
+    if (m.reasoning_length > 0) {
         json_array_append_new(
             content, json_pack("{s:s,s:o,s:s}", "type", "thinking", "thinking",
-                         fb_json_text(m.reasoning, strlen(m.reasoning)), "signature", ""));
+                         fb_json_text(m.reasoning, m.reasoning_length), "signature", ""));
     }
-    if (m.content[0] || m.n_calls == 0) {
+    if (m.content_length > 0 || m.n_calls == 0) {
         json_array_append_new(content, json_pack("{s:s,s:o}", "type", "text", "text",
-                                           fb_json_text(m.content, strlen(m.content))));
+                                           fb_json_text(m.content, m.content_length)));
     }
     for (size_t i = 0; i < m.n_calls; i++) {
         json_array_append_new(
@@ -363,15 +475,13 @@ void fb_anthropic_messages(struct fb_request *r)
     s->block_kind = NO_BLOCK;
     x->model = fb_field_string(&f, "model", x->model);
     x->stream = fb_field_bool(&f, "stream", false);
-    x->n_predict = fb_field_int(&f, "max_tokens", 0, 1, INT32_MAX);
+    x->n_predict = fb_params_limit(&f, "max_tokens", -1);
     if (!fb_field(&f, "max_tokens")) {
         fb_fields_fail(&f, "max_tokens is missing; it must be an integer of at least 1");
     }
     fb_params_sampling(&f, &x->sampling, 2);
     x->n_stops = fb_params_stops(&f, "stop_sequences", x->stops);
-    json_t *chat = convert(&f);
-    fb_exchange_render(x, &f, NULL, chat);
-    json_decref(chat);
+    render(x, &f);
     fb_exchange_run(x, &f);
 }
 
@@ -382,14 +492,12 @@ void fb_anthropic_count(struct fb_request *r)
         return;
     }
     struct fb_fields f = {.object = x->body};
-    json_t *chat = convert(&f);
-    fb_exchange_render(x, &f, NULL, chat);
-    json_decref(chat);
+    render(x, &f);
     if (f.bad) {
         fb_answer_error(r, 400, "%s", f.message);
     } else {
         size_t n;
-        forebay_prompt_tokens(x->prompt, &n);
+        forebay_prompt_tokens(x->prompts[0], &n);
         fb_answer_json(r, 200, json_pack("{s:I}", "input_tokens", (json_int_t)n));
     }
     fb_exchange_free(x);

@@ -8,13 +8,15 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "serve/answer.h"
+#include "serve/chat_fields.h"
 
 #define PRESENCE_MS         250 /* between two checks whether the client is still there */
 #define TURN_MS             20  /* to wait for one of several choices before the next is tried */
 #define FIRST_WAIT_NS       (5 * (uint64_t)1000000000) /* for an error, before a stream begins */
 #define LOGPROB_BYTES       1000 /* measured: 900 as JSON values, with the answer's text */
 #define COLLECT_STEP        ((uint64_t)256 << 10)
-#define JOB_BYTES_PER_TOKEN 16                          /* of a prompt: its token and its text */
+#define JOB_BYTES_PER_TOKEN 16 /* of a prompt: its token and its text */
+#define FLIGHT_MAX          16 /* jobs of one request that wait or run at a time */
 #define KEEP_ALIVE_NS       (10 * (uint64_t)1000000000) /* of silence */
 
 /* --- Life ---------------------------------------------------------------------------------- */
@@ -34,7 +36,7 @@ struct fb_exchange *fb_exchange_new(struct fb_request *request, const struct fb_
     x->dialect = dialect;
     x->body = object;
     x->model = x->served->card.name;
-    x->n_choices = 1;
+    x->n = 1;
     x->n_predict = -1;
     x->n_top = -1;
     x->started_ns = x->sent_ns = fb_now_ns();
@@ -53,7 +55,12 @@ void fb_exchange_free(struct fb_exchange *x)
         fb_job_release(x->choices[c].job);
         forebay_reply_free(x->choices[c].reply);
     }
-    forebay_prompt_free(x->prompt);
+    for (int i = 0; i < x->n_prompts; i++) {
+        forebay_prompt_free(x->prompts[i]);
+    }
+    free(x->prompts);
+    free(x->biases);
+    free(x->choices);
     if (x->dialect->free_state && x->state) {
         x->dialect->free_state(x->state);
     }
@@ -64,11 +71,28 @@ void fb_exchange_free(struct fb_exchange *x)
 
 /* --- Prompts ------------------------------------------------------------------------------- */
 
-static void note_failure(
-    struct fb_fields *f, enum forebay_status status, const struct forebay_error *err)
+/* Takes over the prompt that a function has made, or reports its failure. */
+static void add_prompt(struct fb_exchange *x, struct fb_fields *f, enum forebay_status status,
+    struct forebay_prompt *prompt, const struct forebay_error *err)
 {
     if (status != FOREBAY_OK) {
         fb_fields_fail(f, "%s", err->message);
+        f->code = status == FOREBAY_E_CONTEXT ? "context_length_exceeded" : f->code;
+        return;
+    }
+    x->prompts = fb_xrealloc(x->prompts, ((size_t)x->n_prompts + 1) * sizeof(void *));
+    x->prompts[x->n_prompts++] = prompt;
+}
+
+/* Tools that the template does not show to the model would be ignored without a word. */
+static void check_tools(struct fb_fields *f, const struct forebay_chat *template, json_t *chat)
+{
+    const char *choice = json_string_value(json_object_get(chat, "tool_choice"));
+    bool wanted = !choice || strcmp(choice, "none") != 0;
+    if (wanted && json_array_size(json_object_get(chat, "tools")) > 0 &&
+        !forebay_chat_has_tools(template)) {
+        fb_fields_fail(f, "tools are not supported: the model's chat template knows none; leave "
+                          "them out, or start the server with another --chat-template");
     }
 }
 
@@ -76,34 +100,71 @@ void fb_exchange_render(
     struct fb_exchange *x, struct fb_fields *f, const struct forebay_chat *template, json_t *chat)
 {
     struct forebay_error err;
+    struct forebay_prompt *prompt = NULL;
+    struct fb_fields tidy = {.object = chat};
     template = template ? template : x->served->chat;
-    if (!f->bad && !template) {
-        fb_fields_fail(f, "chat is not available: the model has no tokenizer");
+    if (f->bad) {
+        return;
+    }
+    fb_chat_tidy(&tidy);
+    if (tidy.bad) {
+        fb_fields_fail(f, "%s", tidy.message);
+    } else if (!template) {
+        fb_fields_fail(f, "chat is not available: %s", x->served->no_chat);
+    } else {
+        check_tools(f, template, chat);
     }
     if (!f->bad) {
         char *text = json_dumps(chat, JSON_COMPACT);
         x->parse = true;
-        note_failure(f, forebay_chat_render(template, text, strlen(text), &x->prompt, &err), &err);
+        enum forebay_status status =
+            forebay_chat_render(template, text, strlen(text), &prompt, &err);
+        add_prompt(x, f, status, prompt, &err);
         free(text);
     }
 }
 
-void fb_exchange_raw(struct fb_exchange *x, struct fb_fields *f, const char *text)
+void fb_exchange_raw(struct fb_exchange *x, struct fb_fields *f, const json_t *text)
 {
     struct forebay_error err;
+    struct forebay_prompt *prompt = NULL;
     if (!f->bad) {
-        note_failure(f,
-            forebay_prompt_from_text(x->served->model, text, strlen(text), &x->prompt, &err), &err);
+        enum forebay_status status = forebay_prompt_from_text(
+            x->served->model, json_string_value(text), json_string_length(text), &prompt, &err);
+        add_prompt(x, f, status, prompt, &err);
     }
 }
 
 void fb_exchange_tokens(struct fb_exchange *x, struct fb_fields *f, const int32_t *tokens, size_t n)
 {
     struct forebay_error err;
+    struct forebay_prompt *prompt = NULL;
     if (!f->bad) {
-        note_failure(
-            f, forebay_prompt_from_tokens(x->served->model, tokens, n, &x->prompt, &err), &err);
+        enum forebay_status status =
+            forebay_prompt_from_tokens(x->served->model, tokens, n, &prompt, &err);
+        add_prompt(x, f, status, prompt, &err);
     }
+}
+
+void fb_exchange_format(struct fb_exchange *x, struct fb_fields *f, json_t *object)
+{
+    struct forebay_error err;
+    struct fb_fields inner = {.object = object};
+    json_t *schema;
+    const char *grammar;
+    fb_params_format(&inner, &schema, &grammar);
+    if (inner.bad) {
+        fb_fields_fail(f, "%s", inner.message);
+    } else if (schema) {
+        char *bytes = json_dumps(schema, JSON_COMPACT);
+        if (forebay_schema_grammar(bytes, strlen(bytes), &x->grammar, &err) != FOREBAY_OK) {
+            fb_fields_fail(f, "%s", err.message);
+        }
+        free(bytes);
+    } else if (grammar) {
+        x->grammar = fb_xstrdup(grammar);
+    }
+    json_decref(schema);
 }
 
 /* --- Jobs ---------------------------------------------------------------------------------- */
@@ -112,6 +173,7 @@ static int http_status(enum forebay_status status)
 {
     switch (status) {
     case FOREBAY_E_USAGE:
+    case FOREBAY_E_CONTEXT:
     case FOREBAY_E_UNSUPPORTED:
         return 400;
     case FOREBAY_E_NOFIT:
@@ -122,23 +184,30 @@ static int http_status(enum forebay_status status)
     }
 }
 
-static void refuse(struct fb_exchange *x, enum fb_refusal refusal, const struct forebay_error *err)
+/* The HTTP status of a refusal; *why is the reason. */
+static int refusal_status(struct fb_exchange *x, enum fb_refusal refusal,
+    const struct forebay_error *err, const char **why)
 {
     if (refusal == FB_BUSY) {
-        fb_answer_error(x->request, x->request->api == FB_API_OLLAMA ? 503 : 429,
-            "the server is busy: too many requests are waiting; try again later");
-    } else if (refusal == FB_DRAINING) {
-        fb_answer_error(x->request, 503, "the server is shutting down");
-    } else {
-        fb_answer_error(x->request, http_status(err->status), "%s", err->message);
+        *why = "the server is busy: too many requests are waiting; try again later";
+        return x->request->api == FB_API_OLLAMA ? 503 : 429;
     }
+    *why = refusal == FB_DRAINING ? "the server is shutting down" : err->message;
+    return refusal == FB_DRAINING ? 503 : http_status(err->status);
 }
 
-/* One job for each choice. False: the request has been answered. */
-static bool submit(struct fb_exchange *x)
+static void refuse(struct fb_exchange *x, enum fb_refusal refusal, const struct forebay_error *err)
 {
+    const char *why;
+    int status = refusal_status(x, refusal, err, &why);
+    fb_answer_error(x->request, status, "%s", why);
+}
+
+static enum fb_refusal submit_choice(struct fb_exchange *x, int c, struct forebay_error *err)
+{
+    const struct forebay_prompt *prompt = x->prompts[c / x->n];
     struct fb_job_options o = {
-        .prompt = x->prompt,
+        .prompt = prompt,
         .sampling = x->sampling,
         .n_predict = x->n_predict,
         .stops = x->stops,
@@ -147,18 +216,38 @@ static bool submit(struct fb_exchange *x)
         .client = x->request->client,
     };
     o.sampling.grammar = x->grammar;
-    for (int c = 0; c < x->n_choices; c++) {
-        struct forebay_error err = {0};
-        o.sampling.seed = x->sampling.seed + (uint32_t)c;
-        enum fb_refusal refusal =
-            fb_service_submit(x->served->service, &o, &x->choices[c].job, &err);
+    o.sampling.seed = x->sampling.seed + (uint32_t)(c % x->n);
+    enum fb_refusal refusal = fb_service_submit(x->served->service, &o, &x->choices[c].job, err);
+    if (refusal == FB_ACCEPTED && x->parse) {
+        forebay_reply_new(prompt, &x->choices[c].reply, NULL);
+    }
+    return refusal;
+}
+
+/* Submits the next choices. While some are under way, a full queue is no reason to fail. */
+static enum fb_refusal submit_more(struct fb_exchange *x, struct forebay_error *err)
+{
+    while (x->n_submitted < x->n_choices && x->n_submitted - x->n_ended < FLIGHT_MAX) {
+        enum fb_refusal refusal = submit_choice(x, x->n_submitted, err);
         if (refusal != FB_ACCEPTED) {
-            refuse(x, refusal, &err);
-            return false;
+            bool later = refusal == FB_BUSY && x->n_submitted > x->n_ended;
+            return later ? FB_ACCEPTED : refusal;
         }
-        if (x->parse) {
-            forebay_reply_new(x->prompt, &x->choices[c].reply, NULL);
-        }
+        x->n_submitted++;
+    }
+    return FB_ACCEPTED;
+}
+
+/* False: the request has been answered. */
+static bool submit(struct fb_exchange *x)
+{
+    struct forebay_error err = {0};
+    x->n_choices = x->n_prompts * x->n;
+    x->choices = fb_xcalloc((size_t)x->n_choices, sizeof *x->choices);
+    enum fb_refusal refusal = submit_more(x, &err);
+    if (refusal != FB_ACCEPTED) {
+        refuse(x, refusal, &err);
+        return false;
     }
     x->submitted_ns = fb_now_ns();
     return true;
@@ -208,6 +297,7 @@ static void advance_choice(struct fb_exchange *x, int c, int ms, struct fb_buffe
         return;
     }
     choice->result = fb_job_result(choice->job);
+    x->n_ended++;
     if (!has_failed(choice->result)) {
         write_text(x, c, "", 0, true, out);
         x->dialect->finish(x, c, out);
@@ -228,12 +318,7 @@ static int failed_status(const struct fb_result *failed, const char **why)
 
 static bool all_ended(const struct fb_exchange *x)
 {
-    for (int c = 0; c < x->n_choices; c++) {
-        if (!x->choices[c].result) {
-            return false;
-        }
-    }
-    return true;
+    return x->n_ended == x->n_choices;
 }
 
 /* Returns 0 to go on, or an HTTP status and *why, if nobody will read the answer. Checks every
@@ -266,20 +351,32 @@ static bool has_room(struct fb_exchange *x)
     return room;
 }
 
-/* Waits at most PRESENCE_MS for any choice. Returns 0, or an HTTP status and *why, if a choice has
- * failed or nobody will read the answer. */
-static int advance(struct fb_exchange *x, struct fb_buffer *out, const char **why)
+/* The next choice that is under way. */
+static int next_turn(const struct fb_exchange *x)
 {
     int c = x->turn;
     do {
-        c = (c + 1) % x->n_choices;
+        c = (c + 1) % x->n_submitted;
     } while (x->choices[c].result && c != x->turn);
-    x->turn = c;
+    return c;
+}
+
+/* Waits at most PRESENCE_MS for any choice. Returns 0, or an HTTP status and *why, if a choice has
+ * failed or was refused, or nobody will read the answer. */
+static int advance(struct fb_exchange *x, struct fb_buffer *out, const char **why)
+{
+    int c = x->turn = next_turn(x);
     if (!x->choices[c].result) {
         advance_choice(x, c, x->n_choices > 1 ? TURN_MS : PRESENCE_MS, out);
-    }
-    if (x->choices[c].result && has_failed(x->choices[c].result)) {
-        return failed_status(x->choices[c].result, why);
+        if (x->choices[c].result && has_failed(x->choices[c].result)) {
+            return failed_status(x->choices[c].result, why);
+        }
+        if (x->choices[c].result) {
+            enum fb_refusal refusal = submit_more(x, &x->refusal);
+            if (refusal != FB_ACCEPTED) {
+                return refusal_status(x, refusal, &x->refusal, why);
+            }
+        }
     }
     if (!x->stream && !has_room(x)) {
         *why = "the server has no memory for so many logprobs; ask for fewer, or for a stream";
@@ -376,22 +473,24 @@ static void answer_whole(struct fb_exchange *x)
 /* False: the request has been answered. */
 static bool check(struct fb_exchange *x, const struct fb_fields *f)
 {
-    size_t n_prompt;
     uint32_t ctx = forebay_model_ctx(x->served->model);
-    if (f->bad || !x->prompt) {
-        fb_answer_error(x->request, 400, "%s", f->bad ? f->message : "the request has no prompt");
+    if (f->bad || x->n_prompts == 0) {
+        fb_answer_coded(x->request, 400, f->bad ? f->code : NULL,
+            f->bad ? f->message : "the request has no prompt");
         return false;
     }
-    forebay_prompt_tokens(x->prompt, &n_prompt);
-    if (n_prompt >= ctx) {
-        char message[256];
-        snprintf(message, sizeof message,
-            "the prompt has %zu tokens; at most %u fit into the context of %u: shorten it, or "
-            "start the "
-            "server with a larger --ctx",
-            n_prompt, ctx - 1, ctx);
-        fb_answer_coded(x->request, 400, "context_length_exceeded", message);
-        return false;
+    for (int i = 0; i < x->n_prompts; i++) {
+        size_t n;
+        forebay_prompt_tokens(x->prompts[i], &n);
+        if (n >= ctx) {
+            char message[256];
+            snprintf(message, sizeof message,
+                "the prompt has %zu tokens; at most %u fit into the context of %u: shorten it, or "
+                "start the server with a larger --ctx",
+                n, ctx - 1, ctx);
+            fb_answer_coded(x->request, 400, "context_length_exceeded", message);
+            return false;
+        }
     }
     return true;
 }
@@ -401,12 +500,16 @@ static void drop_prompt_fields(struct fb_exchange *x)
 {
     static const char *const names[] = {"messages", "prompt", "system", "tools", "functions",
         "context", "suffix", "images", "template", "format", "response_format", "json_schema"};
-    size_t n_prompt;
+    size_t n_tokens = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         json_object_del(x->body, names[i]);
     }
-    forebay_prompt_tokens(x->prompt, &n_prompt);
-    fb_request_settle(x->request, n_prompt * JOB_BYTES_PER_TOKEN);
+    for (int i = 0; i < x->n_prompts; i++) {
+        size_t n;
+        forebay_prompt_tokens(x->prompts[i], &n);
+        n_tokens += n;
+    }
+    fb_request_settle(x->request, n_tokens * JOB_BYTES_PER_TOKEN);
 }
 
 void fb_exchange_run(struct fb_exchange *x, const struct fb_fields *f)
@@ -428,19 +531,22 @@ void fb_exchange_run(struct fb_exchange *x, const struct fb_fields *f)
 
 uint32_t fb_exchange_prompt_tokens(const struct fb_exchange *x)
 {
-    size_t n = 0;
-    if (x->choices[0].result) {
-        return x->choices[0].result->n_prompt;
+    uint32_t sum = 0;
+    for (int i = 0; i < x->n_prompts; i++) {
+        size_t n;
+        forebay_prompt_tokens(x->prompts[i], &n);
+        sum += (uint32_t)n;
     }
-    if (x->prompt) { /* not computed yet */
-        forebay_prompt_tokens(x->prompt, &n);
-    }
-    return (uint32_t)n;
+    return sum;
 }
 
 uint32_t fb_exchange_reused_tokens(const struct fb_exchange *x)
 {
-    return x->choices[0].result ? x->choices[0].result->n_reused : 0;
+    uint32_t sum = 0;
+    for (int c = 0; c < x->n_choices; c += x->n) {
+        sum += x->choices[c].result ? x->choices[c].result->n_reused : 0;
+    }
+    return sum;
 }
 
 uint32_t fb_exchange_generated_tokens(const struct fb_exchange *x)

@@ -3,9 +3,10 @@
  *
  *      fb_exchange_new --> set the fields of the request --> make the prompt --> fb_exchange_run
  *
- * Running submits one job for each choice. Pieces of their text become deltas, which the dialect of
- * the API writes: with `stream` as they are generated, without it as one object when all choices
- * have ended. A dialect is a table of functions; its private state hangs on `state`.
+ * A request has one prompt or, where the API allows it, many; each has `n` choices. Running submits
+ * one job for each choice, a few at a time. Pieces of their text become deltas, which the dialect
+ * of the API writes: with `stream` as they are generated, without it as one object when all choices
+ * have ended. A dialect is a table of functions; its private data is in `state`.
  *
  * All calls for an exchange come from the thread of its connection.
  */
@@ -17,13 +18,14 @@
 #include "serve/params.h"
 #include "serve/served.h"
 
-#define FB_CHOICES_MAX 16
+#define FB_CHOICES_MAX 16   /* for a prompt */
+#define FB_PROMPTS_MAX 2048 /* of a request */
 
 struct fb_exchange;
 
-/* One of n replies to the same prompt. */
+/* One of the replies to one of the prompts. */
 struct fb_choice {
-    struct fb_job *job;
+    struct fb_job *job;             /* NULL: not submitted */
     struct forebay_reply *reply;    /* NULL: the reply is plain text */
     const struct fb_result *result; /* NULL: not ended */
 };
@@ -65,20 +67,26 @@ struct fb_exchange {
     struct forebay_sampling sampling;
     const char *stops[FB_STOPS_MAX];
     size_t n_stops;
-    char *grammar; /* owned; NULL: none but the chat template's */
+    struct forebay_bias *biases; /* owned; of `sampling` */
+    char *grammar;               /* owned; NULL: none but the chat template's */
     int64_t n_predict;
     int n_top; /* as in struct fb_job_options */
-    int n_choices;
+    int n;     /* choices for each prompt */
     bool stream;
 
-    /* Set by the functions below that make the prompt. */
-    struct forebay_prompt *prompt;
+    /* Set by the functions below that make prompts. */
+    struct forebay_prompt **prompts; /* [n_prompts] */
+    int n_prompts;
     bool parse; /* replies are read as the chat template says */
 
     uint64_t started_ns, submitted_ns;
-    struct fb_choice choices[FB_CHOICES_MAX];
+    struct fb_choice *choices; /* [n_choices]; those of the first prompt first */
+    int n_choices;             /* n_prompts * n once it runs */
 
     /* For exchange.c. */
+    struct forebay_error refusal;             /* of a choice that could not be submitted */
+    int n_submitted;                          /* choices, of which ... */
+    int n_ended;                              /* ... so many have ended */
     int turn;                                 /* the choice that was last waited for */
     bool begun, over;                         /* of a stream */
     uint64_t sent_ns;                         /* when something was last sent */
@@ -91,15 +99,20 @@ struct fb_exchange {
 struct fb_exchange *fb_exchange_new(struct fb_request *request, const struct fb_dialect *dialect);
 void fb_exchange_free(struct fb_exchange *exchange);
 
-/* --- Prompts: each sets x->prompt; if that fails, or `fields` is bad already, `fields` is bad  */
+/* --- Prompts: each adds one; if that fails, or `fields` is bad already, `fields` is bad ------ */
 
-/* From a conversation in OpenAI's terms; `template` instead of the model's, NULL: the model's. */
+/* From a conversation in OpenAI's terms, which is tidied (chat_fields.h); `template` instead of the
+ * model's, NULL: the model's. */
 void fb_exchange_render(struct fb_exchange *exchange, struct fb_fields *fields,
     const struct forebay_chat *template, json_t *chat);
-/* From text, in which names of control tokens become control tokens. */
-void fb_exchange_raw(struct fb_exchange *exchange, struct fb_fields *fields, const char *text);
+/* From text (a JSON string), in which names of control tokens become control tokens. */
+void fb_exchange_raw(struct fb_exchange *exchange, struct fb_fields *fields, const json_t *text);
 void fb_exchange_tokens(
     struct fb_exchange *exchange, struct fb_fields *fields, const int32_t *tokens, size_t n);
+
+/* Reads the format of the reply from `object` (fb_params_format) for prompts that no template
+ * makes, and sets x->grammar. */
+void fb_exchange_format(struct fb_exchange *exchange, struct fb_fields *fields, json_t *object);
 
 /* --- Answering ----------------------------------------------------------------------------- */
 
@@ -107,8 +120,8 @@ void fb_exchange_tokens(
  * the stream. Blocks: without a stream until the answer is complete. */
 void fb_exchange_run(struct fb_exchange *exchange, const struct fb_fields *fields);
 
-/* Counts for `usage`. The prompt, and what of it was reused, count once however many choices there
- * are; generated tokens are those of the choices that have ended. */
+/* Counts for `usage`. A prompt, and what of it was reused, count once however many choices it has;
+ * generated tokens are those of the choices that have ended. */
 uint32_t fb_exchange_prompt_tokens(const struct fb_exchange *exchange);
 uint32_t fb_exchange_reused_tokens(const struct fb_exchange *exchange);
 uint32_t fb_exchange_generated_tokens(const struct fb_exchange *exchange);

@@ -3,6 +3,9 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+
+#include "serve/json_text.h"
 
 void fb_fields_fail(struct fb_fields *f, const char *format, ...)
 {
@@ -48,7 +51,7 @@ static const char *quote(const json_t *value, char *buf, size_t cap)
 json_t *fb_fields_parse(struct fb_fields *f, const char *body, size_t n)
 {
     json_error_t error;
-    json_t *value = n > 0 ? json_loadb(body, n, 0, &error) : NULL;
+    json_t *value = n > 0 ? fb_json_parse(body, n, 0, &error) : NULL;
     *f = (struct fb_fields){0};
     if (n == 0) {
         fb_fields_fail(f, "the body is empty; it must be a JSON object");
@@ -124,7 +127,21 @@ const char *fb_field_string(struct fb_fields *f, const char *name, const char *o
         fb_fields_fail(f, "%s must be a string, not %s", name, QUOTE(value));
         return otherwise;
     }
+    if (value && strlen(json_string_value(value)) != json_string_length(value)) {
+        fb_fields_fail(f, "%s must not contain the character U+0000", name);
+        return otherwise;
+    }
     return value ? json_string_value(value) : otherwise;
+}
+
+json_t *fb_field_text(struct fb_fields *f, const char *name)
+{
+    json_t *value = fb_field(f, name);
+    if (value && !json_is_string(value)) {
+        fb_fields_fail(f, "%s must be a string, not %s", name, QUOTE(value));
+        return NULL;
+    }
+    return value;
 }
 
 json_t *fb_field_array(struct fb_fields *f, const char *name)

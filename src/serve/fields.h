@@ -20,6 +20,7 @@ struct fb_fields {
     json_t *object; /* borrowed */
     bool bad;
     char message[256];
+    const char *code; /* of the error, as OpenAI's clients know it; or NULL */
 };
 
 /* Parses a body, which must be an object, and initializes *fields. Returns a new reference, or NULL
@@ -38,8 +39,10 @@ int64_t fb_field_int(
     struct fb_fields *fields, const char *name, int64_t otherwise, int64_t min, int64_t max);
 double fb_field_number(
     struct fb_fields *fields, const char *name, double otherwise, double min, double max);
-/* NUL-terminated, and without a NUL inside. */
+/* A name or the like: without a NUL inside, which is an error. */
 const char *fb_field_string(struct fb_fields *fields, const char *name, const char *otherwise);
+/* Text, which may contain a NUL: a JSON string with its length. NULL: absent or bad. */
+json_t *fb_field_text(struct fb_fields *fields, const char *name);
 json_t *fb_field_array(struct fb_fields *fields, const char *name);  /* NULL: absent or bad */
 json_t *fb_field_object(struct fb_fields *fields, const char *name); /* NULL: absent or bad */
 

@@ -1,6 +1,7 @@
 #include "serve/http.h"
 
 #include <microhttpd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -42,6 +43,11 @@ static void queue(struct fb_request *r, int status, struct MHD_Response *respons
     if (status == 405 && r->allow) {
         MHD_add_response_header(response, "Allow", r->allow);
     }
+    if (r->origin) {
+        MHD_add_response_header(response, "Access-Control-Allow-Origin", r->origin);
+        MHD_add_response_header(response, "Access-Control-Expose-Headers", "*");
+    }
+    MHD_add_response_header(response, "Vary", "Origin");
     if (r->close) {
         MHD_add_response_header(response, "Connection", "close");
     }
@@ -57,6 +63,26 @@ void fb_request_answer(struct fb_request *r, int status, const char *type, char 
         MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
     MHD_add_response_header(response, "Content-Type", type);
     queue(r, status, response);
+}
+
+void fb_request_preflight(struct fb_request *r, const char *headers, bool private_network)
+{
+    char methods[96];
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    snprintf(methods, sizeof methods, "%s, OPTIONS", r->allow);
+    MHD_add_response_header(response, "Allow", methods);
+    if (r->origin) {
+        MHD_add_response_header(response, "Access-Control-Allow-Methods", methods);
+        MHD_add_response_header(response, "Access-Control-Max-Age", "86400");
+        if (headers) {
+            MHD_add_response_header(response, "Access-Control-Allow-Headers", headers);
+        }
+        if (private_network) {
+            MHD_add_response_header(response, "Access-Control-Allow-Private-Network", "true");
+        }
+    }
+    queue(r, 204, response);
 }
 
 /* --- Streams ------------------------------------------------------------------------------- */

@@ -24,9 +24,10 @@ struct fb_request {
     struct fb_served *served; /* NULL: the model is still being loaded */
     enum fb_api api;
     struct fb_buffer body;
-    char rest[256];    /* the part of the path that the route's '*' stands for; cut to fit */
-    char client[46];   /* the client's address as text; "": unknown */
-    const char *allow; /* methods of the path, for the header of a 405; NULL: none */
+    char rest[256];     /* the part of the path that the route's '*' stands for; cut to fit */
+    char client[46];    /* the client's address as text; "": unknown */
+    const char *origin; /* of an allowed web page, which may read the answer; NULL: none */
+    const char *allow;  /* methods of the path, for the header of a 405; NULL: none */
 
     /* For http.c and server.c. */
     struct MHD_Connection *connection;
@@ -53,6 +54,9 @@ bool fb_request_reserve(struct fb_request *request, uint64_t bytes);
 /* Answers with these bytes, which are freed with free(). */
 void fb_request_answer(
     struct fb_request *request, int status, const char *type, char *bytes, size_t n);
+
+/* Answers a browser that asks whether a page may send a request with these headers (NULL: none). */
+void fb_request_preflight(struct fb_request *request, const char *headers, bool private_network);
 
 /* A body that is made while it is sent. All calls come from the connection's thread. */
 struct fb_body_source {

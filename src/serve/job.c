@@ -24,7 +24,7 @@ enum forebay_status fb_job_new(const struct forebay_model *model, uint32_t ctx,
     size_t n;
     const int32_t *tokens = forebay_prompt_tokens(o->prompt, &n);
     if (n >= ctx) {
-        return fb_fail(err, FOREBAY_E_USAGE, "Shorten it, or serve with a larger --ctx.",
+        return fb_fail(err, FOREBAY_E_CONTEXT, "Shorten it, or serve with a larger --ctx.",
             "the prompt has %zu tokens; at most %u fit into the context of %u", n, ctx - 1, ctx);
     }
     struct fb_job *job = fb_xcalloc(1, sizeof *job);

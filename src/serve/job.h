@@ -17,9 +17,9 @@
 #define FB_TOP_MAX 20
 
 struct fb_job_options {
-    const struct forebay_prompt *prompt; /* the job takes a share of it */
+    const struct forebay_prompt *prompt; /* the job becomes one of its owners */
     struct forebay_sampling sampling;
-    int64_t n_predict;        /* most tokens to generate; below 0: until the context is full */
+    int64_t n_predict;        /* maximum tokens to generate; below 0: until the context is full */
     const char *const *stops; /* copied */
     size_t n_stops;
     int n_top;          /* likeliest tokens to report with each, to FB_TOP_MAX; -1: no logprobs */

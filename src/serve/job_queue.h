@@ -6,7 +6,7 @@
  * compares prompts. Fields may be accessed directly with the lock held; the functions below lock by
  * themselves, except where they say otherwise.
  *
- *      add --> waiting --claim (service.c)--> active --end--> gone
+ *      add --> waiting --start (service.c)--> active --end--> gone
  */
 #ifndef FB_SERVE_JOB_QUEUE_H
 #define FB_SERVE_JOB_QUEUE_H
@@ -20,7 +20,7 @@ struct fb_job_queue {
 
     struct fb_job *first; /* waiting, in order of arrival */
     int n_waiting, waiting_max;
-    int n_active;  /* claimed and not ended; changed by the model's thread only */
+    int n_active;  /* started and not ended; changed by the model's thread only */
     bool draining; /* no new jobs */
     bool quit;     /* no new jobs, and those that are there are cancelled */
     struct fb_service_stats stats;

@@ -6,6 +6,7 @@
  */
 #include "serve/ollama.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +16,14 @@
 #include "base/units.h"
 #include "serve/answer.h"
 #include "serve/exchange.h"
+#include "serve/json_text.h"
+#include "serve/prompts.h"
 
 /* fb_exchange.state */
 struct ollama_state {
     struct forebay_chat *template; /* of the request; NULL: none */
     struct fb_buffer text;         /* of a raw reply that is not streamed */
+    json_t *logprobs;              /* since the last line; NULL: none */
 };
 
 static struct ollama_state *state_of(const struct fb_exchange *x)
@@ -32,6 +36,7 @@ static void free_state(void *state)
     struct ollama_state *s = state;
     forebay_chat_free(s->template);
     fb_buffer_release(&s->text);
+    json_decref(s->logprobs);
     free(s);
 }
 
@@ -98,6 +103,12 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
 {
     json_t *options = fb_field_object(f, "options");
     x->stream = fb_field_bool(f, "stream", true);
+    bool logprobs = fb_field_bool(f, "logprobs", false);
+    int64_t n_top = fb_field_int(f, "top_logprobs", 0, 0, FB_TOP_MAX);
+    x->n_top = logprobs ? (int)n_top : -1;
+    if (n_top > 0 && !logprobs) {
+        fb_fields_fail(f, "top_logprobs needs logprobs to be true");
+    }
     json_t *keep = fb_field(f, "keep_alive");
     if (keep && !json_is_number(keep) &&
         !(json_is_string(keep) && is_duration(json_string_value(keep)))) {
@@ -109,8 +120,8 @@ static void read_options(struct fb_exchange *x, struct fb_fields *f)
         x->n_stops = fb_params_stops(&inner, "stop", x->stops);
         check_loading_options(&inner);
         /* -1 (without end), -2 (until the context is full) and 0 mean the same here. */
-        x->n_predict = fb_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
-        x->n_predict = x->n_predict == 0 ? -1 : x->n_predict;
+        int64_t limit = fb_field_int(&inner, "num_predict", -1, -2, INT32_MAX);
+        x->n_predict = limit <= 0 ? -1 : limit;
         if (inner.bad) {
             fb_fields_fail(f, "options: %s", inner.message);
         }
@@ -186,7 +197,45 @@ static void set_ns(json_t *line, const char *name, double seconds)
     json_object_set_new(line, name, json_integer((json_int_t)(seconds * 1e9)));
 }
 
-static void add_figures(const struct fb_exchange *x, json_t *line)
+static json_t *logprob_json(const struct fb_exchange *x, int32_t token, float logprob)
+{
+    char piece[512];
+    size_t n = forebay_token_bytes(x->served->model, token, piece, sizeof piece);
+    json_t *bytes = json_array();
+    for (size_t i = 0; i < n; i++) {
+        json_array_append_new(bytes, json_integer((unsigned char)piece[i]));
+    }
+    return json_pack("{s:o,s:f,s:o}", "token", fb_json_text(piece, n), "logprob",
+        isfinite(logprob) ? (double)logprob : -9999.0, "bytes", bytes);
+}
+
+static void note_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
+{
+    (void)c;
+    struct ollama_state *s = state_of(x);
+    json_t *entry = logprob_json(x, piece->token, piece->logprob);
+    if (piece->n_top > 0) {
+        json_t *top = json_array();
+        for (int i = 0; i < piece->n_top; i++) {
+            json_array_append_new(top, logprob_json(x, piece->top[i].token, piece->top[i].logprob));
+        }
+        json_object_set_new(entry, "top_logprobs", top);
+    }
+    s->logprobs = s->logprobs ? s->logprobs : json_array();
+    json_array_append_new(s->logprobs, entry);
+}
+
+/* Moves the logprobs since the last line into this one. */
+static void add_logprobs(struct fb_exchange *x, json_t *line)
+{
+    struct ollama_state *s = state_of(x);
+    if (s->logprobs) {
+        json_object_set_new(line, "logprobs", s->logprobs);
+        s->logprobs = NULL;
+    }
+}
+
+static void add_figures(struct fb_exchange *x, json_t *line)
 {
     const struct fb_result *r = x->choices[0].result;
     json_object_set_new(
@@ -197,6 +246,7 @@ static void add_figures(const struct fb_exchange *x, json_t *line)
     set_ns(line, "prompt_eval_duration", r->prompt_s);
     json_object_set_new(line, "eval_count", json_integer(r->n_generated));
     set_ns(line, "eval_duration", r->generate_s);
+    add_logprobs(x, line);
 }
 
 static void fail(struct fb_exchange *x, int status, const char *message, struct fb_buffer *out)
@@ -222,6 +272,7 @@ static void generate_delta(
     json_t *line = new_line(x, false);
     json_object_set_new(line, "response", json_string(""));
     json_object_set_new(line, field, fb_json_text(d->text, d->length));
+    add_logprobs(x, line);
     write_line(out, line);
 }
 
@@ -245,10 +296,10 @@ static json_t *generate_whole(struct fb_exchange *x)
         forebay_reply_message(choice->reply, &m);
     }
     json_object_set_new(line, "response",
-        choice->reply ? fb_json_text(m.content, strlen(m.content))
+        choice->reply ? fb_json_text(m.content, m.content_length)
                       : fb_json_text(state_of(x)->text.data, state_of(x)->text.n));
-    if (m.reasoning[0]) {
-        json_object_set_new(line, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
+    if (m.reasoning_length > 0) {
+        json_object_set_new(line, "thinking", fb_json_text(m.reasoning, m.reasoning_length));
     }
     add_figures(x, line);
     return line;
@@ -256,6 +307,7 @@ static json_t *generate_whole(struct fb_exchange *x)
 
 static const struct fb_dialect generate_dialect = {
     .type = "application/x-ndjson",
+    .token = note_token,
     .delta = generate_delta,
     .finish = generate_finish,
     .fail = fail,
@@ -291,22 +343,6 @@ static void use_template(struct fb_exchange *x, struct fb_fields *f, const char 
     }
 }
 
-/* `format` of a raw prompt: without a template, its grammar is made here. */
-static void read_raw_format(struct fb_exchange *x, struct fb_fields *f, const json_t *chat)
-{
-    struct forebay_error err;
-    json_t *schema = json_object_get(chat, "json_schema");
-    bool any_object = json_object_get(chat, "response_format") != NULL;
-    if ((!schema && !any_object) || f->bad) {
-        return;
-    }
-    char *bytes = schema ? json_dumps(schema, JSON_COMPACT) : fb_xstrdup("{\"type\":\"object\"}");
-    if (forebay_schema_grammar(bytes, strlen(bytes), &x->grammar, &err) != FOREBAY_OK) {
-        fb_fields_fail(f, "%s", err.message);
-    }
-    free(bytes);
-}
-
 void fb_ollama_generate(struct fb_request *r)
 {
     struct fb_fields f;
@@ -314,38 +350,44 @@ void fb_ollama_generate(struct fb_request *r)
     if (!x) {
         return;
     }
-    const char *prompt = fb_field_string(&f, "prompt", ""), *system;
+    json_t *prompt = fb_field_text(&f, "prompt"), *system = fb_field_text(&f, "system");
+    json_t *suffix = fb_field_text(&f, "suffix");
     const char *template = fb_field_string(&f, "template", NULL);
-    system = fb_field_string(&f, "system", NULL);
-    bool raw = fb_field_bool(&f, "raw", false);
-    fb_field_array(&f, "context"); /* ignored: the KV cache finds the conversation by its tokens */
+    bool raw = fb_field_bool(&f, "raw", false), infill = json_string_length(suffix) > 0;
+    if (json_array_size(fb_field_array(&f, "context")) > 0) {
+        fb_fields_fail(&f, "context is not supported; send the conversation to /api/chat, which "
+                           "computes only what is new of it");
+    }
     if (json_array_size(fb_field_array(&f, "images")) > 0) {
         fb_fields_fail(&f, "images are not supported");
     }
-    if (fb_field_string(&f, "suffix", "")[0]) {
-        fb_fields_fail(&f, "suffix is not supported");
-    }
-    if (!f.bad && !prompt[0] && !raw) {
+    if (!f.bad && json_string_length(prompt) == 0 && !raw && !infill) {
         answer_empty(x, "response", json_string(""));
         return;
     }
     json_t *chat = json_pack("{s:[]}", "messages");
     json_t *messages = json_object_get(chat, "messages");
-    if (system && system[0]) {
+    json_t *text = prompt ? json_incref(prompt) : json_string("");
+    if (json_string_length(system) > 0) {
         json_array_append_new(
-            messages, json_pack("{s:s,s:s}", "role", "system", "content", system));
+            messages, json_pack("{s:s,s:O}", "role", "system", "content", system));
     }
-    json_array_append_new(messages, json_pack("{s:s,s:s}", "role", "user", "content", prompt));
+    json_array_append_new(messages, json_pack("{s:s,s:O}", "role", "user", "content", text));
     read_format(&f, chat);
     if (template && template[0] && !raw) {
         use_template(x, &f, template);
     }
-    if (raw) {
-        read_raw_format(x, &f, chat);
-        fb_exchange_raw(x, &f, prompt);
+    if (raw || infill) {
+        fb_exchange_format(x, &f, chat);
+    }
+    if (infill) {
+        fb_exchange_infill(x, &f, text, suffix);
+    } else if (raw) {
+        fb_exchange_raw(x, &f, text);
     } else {
         fb_exchange_render(x, &f, state_of(x)->template, chat);
     }
+    json_decref(text);
     json_decref(chat);
     fb_exchange_run(x, &f);
 }
@@ -354,7 +396,7 @@ void fb_ollama_generate(struct fb_request *r)
 
 static json_t *parsed_arguments(const char *text)
 {
-    json_t *value = json_loads(text, JSON_DECODE_ANY, NULL);
+    json_t *value = fb_json_parse(text, strlen(text), JSON_DECODE_ANY, NULL);
     return value ? value : json_object();
 }
 
@@ -381,6 +423,7 @@ static void chat_delta(
         d->kind == FOREBAY_DELTA_CONTENT
             ? json_pack("{s:s,s:o}", "role", "assistant", "content", text)
             : json_pack("{s:s,s:s,s:o}", "role", "assistant", "content", "", "thinking", text));
+    add_logprobs(x, line);
     write_line(out, line);
 }
 
@@ -410,9 +453,9 @@ static json_t *chat_whole(struct fb_exchange *x)
     struct forebay_message m;
     forebay_reply_message(x->choices[0].reply, &m);
     json_t *message = json_pack(
-        "{s:s,s:o}", "role", "assistant", "content", fb_json_text(m.content, strlen(m.content)));
-    if (m.reasoning[0]) {
-        json_object_set_new(message, "thinking", fb_json_text(m.reasoning, strlen(m.reasoning)));
+        "{s:s,s:o}", "role", "assistant", "content", fb_json_text(m.content, m.content_length));
+    if (m.reasoning_length > 0) {
+        json_object_set_new(message, "thinking", fb_json_text(m.reasoning, m.reasoning_length));
     }
     if (m.n_calls > 0) {
         json_object_set_new(message, "tool_calls", message_calls(&m));
@@ -425,6 +468,7 @@ static json_t *chat_whole(struct fb_exchange *x)
 
 static const struct fb_dialect chat_dialect = {
     .type = "application/x-ndjson",
+    .token = note_token,
     .delta = chat_delta,
     .finish = chat_finish,
     .fail = fail,
@@ -465,19 +509,24 @@ static json_t *convert_message(struct fb_fields *f, json_t *message, int *number
         return NULL;
     }
     const char *role = fb_field_string(&m, "role", NULL);
-    const char *thinking = fb_field_string(&m, "thinking", NULL);
+    json_t *thinking = fb_field_text(&m, "thinking"), *content = fb_field_text(&m, "content");
     const char *tool = fb_field_string(&m, "tool_name", NULL);
     json_t *calls = fb_field_array(&m, "tool_calls");
     if (!role) {
         fb_fields_fail(&m, "role is missing; it must be a string");
     }
-    if (json_array_size(fb_field_array(&m, "images")) > 0) {
+    bool images = json_array_size(fb_field_array(&m, "images")) > 0;
+    bool found = images && role && strcmp(role, "tool") == 0; /* by a tool: see chat_fields.c */
+    if (images && !found) {
         fb_fields_fail(&m, "images are not supported");
     }
-    json_t *out = json_pack(
-        "{s:s,s:s}", "role", role ? role : "", "content", fb_field_string(&m, "content", ""));
+    json_t *out = json_pack("{s:s,s:o}", "role", role ? role : "", "content",
+        found     ? json_sprintf("%s\n[image: not shown, as the model reads text only]",
+                    content ? json_string_value(content) : "")
+        : content ? json_incref(content)
+                  : json_string(""));
     if (thinking) {
-        json_object_set_new(out, "reasoning_content", json_string(thinking));
+        json_object_set(out, "reasoning_content", thinking);
     }
     if (tool) {
         json_object_set_new(out, "name", json_string(tool));

@@ -43,7 +43,7 @@ void fb_ollama_ps(struct fb_request *r)
 
 void fb_ollama_version(struct fb_request *r)
 {
-    fb_answer_json(r, 200, json_pack("{s:s}", "version", forebay_version()));
+    fb_answer_json(r, 200, json_pack("{s:s}", "version", FB_OLLAMA_LEVEL));
 }
 
 static json_t *capabilities(const struct fb_served *s)
@@ -58,6 +58,17 @@ static json_t *capabilities(const struct fb_served *s)
     return list;
 }
 
+/* The model that a request names. */
+static const char *named_model(const struct fb_served *s, struct fb_fields *f)
+{
+    const char *name = fb_field_string(f, "model", NULL);
+    name = name && name[0] ? name : fb_field_string(f, "name", NULL);
+    if (!name || !name[0]) {
+        fb_fields_fail(f, "model is missing; this server has '%s'", s->card.name);
+    }
+    return name;
+}
+
 void fb_ollama_show(struct fb_request *r)
 {
     const struct fb_served *s = r->served;
@@ -65,10 +76,7 @@ void fb_ollama_show(struct fb_request *r)
     const char *name = NULL;
     json_t *object = fb_fields_parse(&f, r->body.data, r->body.n);
     if (object) {
-        name = fb_field_string(&f, "model", fb_field_string(&f, "name", NULL));
-        if (!name) {
-            fb_fields_fail(&f, "model is missing; this server has '%s'", s->card.name);
-        }
+        name = named_model(s, &f);
     }
     if (f.bad) {
         fb_answer_error(r, 400, "%s", f.message);
@@ -96,8 +104,36 @@ void fb_ollama_embed(struct fb_request *r)
     fb_answer_error(r, 400, "embeddings are not supported: this server generates text");
 }
 
+void fb_ollama_pull(struct fb_request *r)
+{
+    static const char *const steps[] = {
+        "pulling manifest", "verifying sha256 digest", "writing manifest", "success"};
+    enum { LAST = sizeof steps / sizeof *steps - 1 };
+    struct fb_fields f;
+    json_t *object = fb_fields_parse(&f, r->body.data, r->body.n);
+    const char *name = object ? named_model(r->served, &f) : NULL;
+    bool stream = object && fb_field_bool(&f, "stream", true);
+    if (f.bad) {
+        fb_answer_error(r, 400, "%s", f.message);
+    } else if (!fb_served_is_model(r->served, name)) {
+        fb_answer_error(r, 404, "this server has one model, '%s', and cannot pull '%.200s'",
+            r->served->card.name, name);
+    } else if (!stream) {
+        fb_answer_json(r, 200, json_pack("{s:s}", "status", steps[LAST]));
+    } else {
+        struct fb_buffer out = FB_BUFFER_INIT;
+        for (int i = 0; i <= LAST; i++) {
+            fb_buffer_json(&out, json_pack("{s:s}", "status", steps[i]));
+            fb_buffer_print(&out, "\n");
+        }
+        fb_answer_text(r, 200, "application/x-ndjson", out.data);
+        fb_buffer_release(&out);
+    }
+    json_decref(object);
+}
+
 void fb_ollama_unsupported(struct fb_request *r)
 {
     fb_answer_error(
-        r, 400, "this server has one model and cannot pull, push, create, copy or delete models");
+        r, 400, "this server has one model and cannot push, create, copy or delete models");
 }

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "serve/answer.h"
 #include "serve/exchange.h"
+#include "serve/prompts.h"
 
 /* A choice of a reply. */
 struct openai_choice {
@@ -28,8 +29,8 @@ struct openai_state {
     char id[48];
     int64_t created_s; /* since the epoch */
     bool include_usage;
-    struct forebay_bias *biases;
-    struct openai_choice choices[FB_CHOICES_MAX];
+    struct openai_choice *choices; /* [n_choices] */
+    int n_choices;
 };
 
 static struct openai_state *state_of(const struct fb_exchange *x)
@@ -37,14 +38,27 @@ static struct openai_state *state_of(const struct fb_exchange *x)
     return x->state;
 }
 
+static struct openai_choice *choice_of(const struct fb_exchange *x, int c)
+{
+    struct openai_state *s = state_of(x);
+    if (!s->choices) { /* how many there are is known when it runs */
+        s->n_choices = x->n_choices;
+        s->choices = fb_xcalloc((size_t)s->n_choices, sizeof *s->choices);
+        for (int i = 0; i < s->n_choices; i++) {
+            fb_buffer_init(&s->choices[i].text);
+        }
+    }
+    return &s->choices[c];
+}
+
 static void free_state(void *state)
 {
     struct openai_state *s = state;
-    for (int c = 0; c < FB_CHOICES_MAX; c++) {
+    for (int c = 0; c < s->n_choices; c++) {
         json_decref(s->choices[c].logprobs);
         fb_buffer_release(&s->choices[c].text);
     }
-    free(s->biases);
+    free(s->choices);
     free(s);
 }
 
@@ -57,9 +71,6 @@ static struct fb_exchange *begin(
         return NULL;
     }
     struct openai_state *s = x->state = fb_xcalloc(1, sizeof *s);
-    for (int c = 0; c < FB_CHOICES_MAX; c++) {
-        fb_buffer_init(&s->choices[c].text);
-    }
     s->created_s = (int64_t)time(NULL);
     snprintf(s->id, sizeof s->id, "%s-%.24s", prefix, x->id);
     return x;
@@ -97,51 +108,23 @@ void fb_openai_embeddings(struct fb_request *r)
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
-static void read_biases(struct fb_exchange *x, struct fb_fields *f)
-{
-    json_t *object = fb_field_object(f, "logit_bias"), *value;
-    const char *key;
-    if (!object) {
-        return;
-    }
-    int n_vocab = forebay_model_n_vocab(x->served->model);
-    struct forebay_bias *biases = fb_xcalloc(json_object_size(object) + 1, sizeof *biases);
-    state_of(x)->biases = biases;
-    json_object_foreach(object, key, value)
-    {
-        char *end;
-        long token = strtol(key, &end, 10);
-        double bias = json_number_value(value);
-        if (end == key || *end || token < 0 || token >= n_vocab || !json_is_number(value) ||
-            !(fabs(bias) <= 100)) {
-            fb_fields_fail(f,
-                "logit_bias must map token numbers below %d to numbers from -100 to 100, which its "
-                "entry \"%.20s\" does not",
-                n_vocab, key);
-            return;
-        }
-        biases[x->sampling.n_biases++] =
-            (struct forebay_bias){(int32_t)token, bias <= -100 ? -INFINITY : (float)bias};
-    }
-    x->sampling.biases = biases;
-}
-
 /* Reads the fields that chat and text completions share. False: the request names another model,
  * has been answered, and the exchange is freed. */
 static bool read_common(struct fb_exchange *x, struct fb_fields *f)
 {
-    x->model = fb_field_string(f, "model", x->model);
+    const char *model = fb_field_string(f, "model", "");
+    x->model = model[0] ? model : x->model;
     if (!fb_served_is_model(x->served, x->model)) {
         fb_answer_no_model(x->request, x->model);
         fb_exchange_free(x);
         return false;
     }
     x->stream = fb_field_bool(f, "stream", false);
-    x->n_choices = (int)fb_field_int(f, "n", 1, 1, FB_CHOICES_MAX);
-    x->n_predict = fb_field_int(f, "max_tokens", -1, 1, INT32_MAX);
+    x->n = (int)fb_field_int(f, "n", 1, 1, FB_CHOICES_MAX);
+    x->n_predict = fb_params_limit(f, "max_tokens", fb_params_limit(f, "n_predict", -1));
     fb_params_sampling(f, &x->sampling, 2);
     x->n_stops = fb_params_stops(f, "stop", x->stops);
-    read_biases(x, f);
+    fb_exchange_biases(x, f);
     json_t *options = fb_field_object(f, "stream_options");
     if (options) {
         struct fb_fields inner = {.object = options};
@@ -214,8 +197,8 @@ static void write_end(struct fb_exchange *x, const char *object, struct fb_buffe
 /* Returns the logprobs since the last chunk, or null. */
 static json_t *take_logprobs(struct fb_exchange *x, int c)
 {
-    json_t *value = state_of(x)->choices[c].logprobs;
-    state_of(x)->choices[c].logprobs = NULL;
+    json_t *value = choice_of(x, c)->logprobs;
+    choice_of(x, c)->logprobs = NULL;
     return value ? value : json_null();
 }
 
@@ -253,7 +236,7 @@ static json_t *chat_logprob(const struct fb_exchange *x, int32_t token, float lo
 
 static void chat_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
 {
-    struct openai_choice *choice = &state_of(x)->choices[c];
+    struct openai_choice *choice = choice_of(x, c);
     if (!choice->logprobs) {
         choice->logprobs = json_pack("{s:[],s:n}", "content", "refusal");
     }
@@ -322,10 +305,11 @@ static json_t *chat_message(const struct fb_choice *choice)
     struct forebay_message m;
     forebay_reply_message(choice->reply, &m);
     json_t *message = json_pack("{s:s,s:o}", "role", "assistant", "content",
-        m.n_calls > 0 && !m.content[0] ? json_null() : fb_json_text(m.content, strlen(m.content)));
-    if (m.reasoning[0]) {
+        m.n_calls > 0 && m.content_length == 0 ? json_null()
+                                               : fb_json_text(m.content, m.content_length));
+    if (m.reasoning_length > 0) {
         json_object_set_new(
-            message, "reasoning_content", fb_json_text(m.reasoning, strlen(m.reasoning)));
+            message, "reasoning_content", fb_json_text(m.reasoning, m.reasoning_length));
     }
     json_t *calls = json_array();
     for (size_t i = 0; i < m.n_calls; i++) {
@@ -367,6 +351,41 @@ static const struct fb_dialect chat_dialect = {
     .free_state = free_state,
 };
 
+/* Checks the format, and writes it as the renderer expects it: json_schema or grammar. */
+static void read_chat_format(struct fb_fields *f)
+{
+    json_t *schema;
+    const char *grammar;
+    bool calls = json_array_size(fb_field_array(f, "tools")) > 0;
+    fb_params_format(f, &schema, &grammar);
+    if (grammar && calls) {
+        fb_fields_fail(f, "grammar and tools exclude each other");
+    }
+    json_object_del(f->object, "response_format");
+    if (schema) {
+        json_object_set_new(f->object, "json_schema", schema);
+    }
+}
+
+/* What would change the answer and is not supported. Other unknown fields have no effect. */
+static void refuse_unsupported(struct fb_fields *f)
+{
+    static const char *const names[] = {"audio", "prediction", "web_search_options"};
+    json_t *modalities = fb_field_array(f, "modalities"), *one;
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        if (fb_field(f, names[i])) {
+            fb_fields_fail(f, "%s is not supported", names[i]);
+        }
+    }
+    json_array_foreach(modalities, i, one)
+    {
+        if (!json_is_string(one) || strcmp(json_string_value(one), "text") != 0) {
+            fb_fields_fail(f, "modalities: only \"text\" is supported");
+        }
+    }
+}
+
 void fb_openai_chat(struct fb_request *r)
 {
     struct fb_exchange *x = begin(r, &chat_dialect, "chatcmpl");
@@ -377,16 +396,16 @@ void fb_openai_chat(struct fb_request *r)
     if (!read_common(x, &f)) {
         return;
     }
-    x->n_predict = fb_field_int(&f, "max_completion_tokens", x->n_predict, 1, INT32_MAX);
+    x->n_predict = fb_params_limit(&f, "max_completion_tokens", x->n_predict);
     bool logprobs = fb_field_bool(&f, "logprobs", false);
     int64_t n_top = fb_field_int(&f, "top_logprobs", 0, 0, FB_TOP_MAX);
     if (fb_field(&f, "top_logprobs") && !logprobs) {
         fb_fields_fail(&f, "top_logprobs needs logprobs to be true");
     }
     x->n_top = logprobs ? (int)n_top : -1;
-    if (!fb_field_array(&f, "messages")) {
-        fb_fields_fail(&f, "messages is missing; it must be a list of messages");
-    }
+    fb_field_string(&f, "reasoning_effort", NULL);
+    read_chat_format(&f);
+    refuse_unsupported(&f);
     fb_exchange_render(x, &f, NULL, x->body);
     fb_exchange_run(x, &f);
 }
@@ -395,7 +414,7 @@ void fb_openai_chat(struct fb_request *r)
 
 static void text_token(struct fb_exchange *x, int c, const struct fb_piece *piece)
 {
-    struct openai_choice *choice = &state_of(x)->choices[c];
+    struct openai_choice *choice = choice_of(x, c);
     if (!choice->logprobs) {
         choice->logprobs = json_pack(
             "{s:[],s:[],s:[],s:[]}", "tokens", "token_logprobs", "top_logprobs", "text_offset");
@@ -426,7 +445,7 @@ static void write_text(
 static void text_delta(
     struct fb_exchange *x, int c, const struct forebay_delta *d, struct fb_buffer *out)
 {
-    struct openai_choice *choice = &state_of(x)->choices[c];
+    struct openai_choice *choice = choice_of(x, c);
     if (x->stream) {
         write_text(x, c, fb_json_text(d->text, d->length), NULL, out);
     } else {
@@ -453,7 +472,7 @@ static json_t *text_whole(struct fb_exchange *x)
 {
     json_t *choices = json_array();
     for (int c = 0; c < x->n_choices; c++) {
-        const struct fb_buffer *text = &state_of(x)->choices[c].text;
+        const struct fb_buffer *text = &choice_of(x, c)->text;
         json_array_append_new(choices,
             json_pack("{s:i,s:o,s:o,s:s}", "index", c, "text", fb_json_text(text->data, text->n),
                 "logprobs", take_logprobs(x, c), "finish_reason", finish_reason(&x->choices[c])));
@@ -475,32 +494,6 @@ static const struct fb_dialect text_dialect = {
     .free_state = free_state,
 };
 
-/* The prompt is a string, a list of one string, or a list of token numbers. */
-static void read_prompt(struct fb_exchange *x, struct fb_fields *f)
-{
-    json_t *value = fb_field(f, "prompt");
-    if (json_array_size(value) == 1 && !json_is_integer(json_array_get(value, 0))) {
-        value = json_array_get(value, 0);
-    }
-    size_t n = json_array_size(value);
-    int32_t *tokens = fb_xcalloc(n + 1, sizeof *tokens);
-    for (size_t i = 0; i < n; i++) {
-        json_int_t token = json_integer_value(json_array_get(value, i));
-        tokens[i] = json_is_integer(json_array_get(value, i)) && token >= 0 && token <= INT32_MAX
-                        ? (int32_t)token
-                        : -1;
-    }
-    if (json_is_string(value)) {
-        fb_exchange_raw(x, f, json_string_value(value));
-    } else if (n > 0) {
-        fb_exchange_tokens(x, f, tokens, n);
-    } else {
-        fb_fields_fail(
-            f, "prompt must be a string, a list of one string, or a list of token numbers");
-    }
-    free(tokens);
-}
-
 void fb_openai_text(struct fb_request *r)
 {
     struct fb_exchange *x = begin(r, &text_dialect, "cmpl");
@@ -511,14 +504,22 @@ void fb_openai_text(struct fb_request *r)
     if (!read_common(x, &f)) {
         return;
     }
-    x->n_predict = x->n_predict < 0 ? 16 : x->n_predict; /* OpenAI's default */
-    x->n_top = (int)fb_field_int(&f, "logprobs", -1, 0, FB_TOP_MAX);
-    if (fb_field_bool(&f, "echo", false) || fb_field(&f, "suffix")) {
-        fb_fields_fail(&f, "echo and suffix are not supported");
+    if (!fb_field(&f, "max_tokens") && !fb_field(&f, "n_predict")) {
+        x->n_predict = 16; /* OpenAI's default */
     }
-    fb_field_int(&f, "best_of", 1, 1, x->n_choices);
-    const char *grammar = fb_field_string(&f, "grammar", NULL);
-    x->grammar = grammar ? fb_xstrdup(grammar) : NULL;
-    read_prompt(x, &f);
+    x->n_top = (int)fb_field_int(&f, "logprobs", -1, 0, FB_TOP_MAX);
+    if (fb_field_bool(&f, "echo", false)) {
+        fb_fields_fail(&f, "echo is not supported");
+    }
+    if (fb_field_int(&f, "best_of", x->n, 0, INT32_MAX) > x->n) {
+        fb_fields_fail(&f, "best_of is not supported: all n choices are returned");
+    }
+    fb_exchange_format(x, &f, x->body);
+    json_t *suffix = fb_field_text(&f, "suffix");
+    if (json_string_length(suffix) > 0) {
+        fb_exchange_infill(x, &f, fb_field_text(&f, "prompt"), suffix);
+    } else {
+        fb_exchange_prompts(x, &f, fb_field(&f, "prompt"), false);
+    }
     fb_exchange_run(x, &f);
 }

@@ -29,11 +29,11 @@ void fb_passes_init(struct fb_passes *passes, const struct forebay_model *model,
     struct fb_sequences *sequences, uint32_t rows_max, uint32_t prompt_rows);
 void fb_passes_release(struct fb_passes *passes);
 
-/* Computes one pass, hands out the tokens it yields, and ends jobs that are complete, no longer
+/* Computes one pass, gives each job its token, and ends jobs that are complete, no longer
  * wanted, or failed. False if no active job could advance. */
 bool fb_passes_run(struct fb_passes *passes);
 
-/* Makes the model's statistics of this moment those of the service. */
+/* Copies the model's present statistics into those of the service. */
 void fb_passes_publish_stats(struct fb_passes *passes);
 
 #endif

@@ -20,11 +20,11 @@ struct fb_route_match {
     const struct fb_route *route; /* NULL: none; `status` says why */
     int status;                   /* 200, 404 (no such path) or 405 (not by this method) */
     enum fb_api api;              /* by which an error is reported, also without a route */
-    const char *rest;             /* of the path: in place of the '*' */
+    char rest[256];               /* of the path: in place of the '*'; cut to fit */
     char allow[64];               /* methods of the path: "GET, HEAD"; "": no such path */
 };
 
-/* Finds the route of a request. `path`, already unescaped, must outlive the match. */
+/* Finds the route of a request. `path` is already unescaped. */
 void fb_route_find(const char *method, const char *path, struct fb_route_match *out);
 
 #endif

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "serve/buffer.h"
 
 /* --- The model's card ---------------------------------------------------------------------- */
@@ -87,10 +88,23 @@ enum forebay_status fb_served_init(struct fb_served *s, struct fb_service *servi
     s->model = fb_service_model(service);
     s->started_s = (int64_t)time(NULL);
     enum forebay_status status = make_card(s, name, path, err);
-    if (status == FOREBAY_OK && forebay_model_has_text(s->model)) {
-        status = forebay_chat_new(s->model, chat_template, &s->chat, err);
+    if (status != FOREBAY_OK) {
+        return status;
     }
-    return status;
+    struct forebay_error why;
+    status = forebay_chat_new(s->model, chat_template, &s->chat, &why);
+    if (status == FOREBAY_OK) {
+        return FOREBAY_OK;
+    }
+    if (forebay_model_has_text(s->model)) {
+        if (chat_template) {
+            *err = why;
+            return status;
+        }
+        fb_warn("chat is not available: %s; give a template with --chat-template", why.message);
+    }
+    copy_text(s->no_chat, sizeof s->no_chat, why.message);
+    return FOREBAY_OK;
 }
 
 void fb_served_release(struct fb_served *s)

@@ -19,7 +19,8 @@ struct fb_model_card {
 struct fb_served {
     struct fb_service *service;
     const struct forebay_model *model;
-    struct forebay_chat *chat; /* NULL: the model has no tokenizer */
+    struct forebay_chat *chat; /* NULL: see no_chat */
+    char no_chat[512];         /* why there is no chat: no tokenizer, or a broken template */
     struct fb_model_card card;
     int64_t started_s;     /* since the epoch */
     bool client_templates; /* requests may bring their own chat templates */
@@ -28,7 +29,7 @@ struct fb_served {
 
 /* Describes the service's model, which clients call `name`; `path` is its file. `chat_template`
  * replaces the model's own; NULL: it does not. E_IO, E_FORMAT: the file cannot be read. E_USAGE:
- * the template is invalid. */
+ * `chat_template` is invalid. A model whose own template is invalid is served without chat. */
 enum forebay_status fb_served_init(struct fb_served *served, struct fb_service *service,
     const char *name, const char *path, const char *chat_template, struct forebay_error *err);
 void fb_served_release(struct fb_served *served);

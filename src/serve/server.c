@@ -38,6 +38,7 @@
 #include "serve/answer.h"
 #include "serve/framing.h"
 #include "serve/listener.h"
+#include "serve/origins.h"
 #include "serve/routes.h"
 #include "serve/served.h"
 
@@ -71,6 +72,7 @@ struct intake {
     bool begun;              /* the headers have been received */
     bool is_early;           /* refused without waiting for the body */
     uint64_t received_bytes; /* of the body */
+    bool preflight;          /* a browser asks what it may send */
     int refused;             /* HTTP status; 0: it is not */
     char reason[256];
 };
@@ -183,11 +185,32 @@ static bool is_host(const char *host, const char *name)
     return strncasecmp(host, name, n) == 0 && (!host[n] || host[n] == ':');
 }
 
-/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost" */
+/* True for "NAME.internal" and "NAME.localhost:8080", names that no site on the internet can have:
+ * a container knows the machine that it runs on as "host.docker.internal". */
+static bool is_reserved(const char *host)
+{
+    static const char *const endings[] = {".internal", ".localhost"};
+    size_t n = strcspn(host, ":/");
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t m = strlen(endings[i]);
+        if (n > m && strncasecmp(host + n - m, endings[i], m) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost", "host.docker.internal" */
 static bool names_loopback(const char *host)
 {
     const char *scheme = strstr(host, "://");
+    if (scheme && strncmp(host, "http://", 7) != 0 && strncmp(host, "https://", 8) != 0) {
+        return false;
+    }
     host = scheme ? scheme + 3 : host;
+    if (is_reserved(host)) {
+        return true;
+    }
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (is_host(host, names[i])) {
@@ -195,6 +218,12 @@ static bool names_loopback(const char *host)
         }
     }
     return false;
+}
+
+/* A page that browsers are told about: they let it read the answers. */
+static bool is_allowed_page(const struct intake *in, const char *origin)
+{
+    return names_loopback(origin) || fb_origins_allow(in->server->options.origins, origin);
 }
 
 /* "http://[::1]:3000" -> "[::1]" */
@@ -239,12 +268,12 @@ static bool is_foreign_page(const struct intake *in)
     if (s->options.api_key || fb_listener_is_unix(s->options.host)) {
         return false;
     }
-    if (origin && !names_loopback(origin) &&
-        (fb_listener_is_local(s->listener) || !is_own_page(origin, host))) {
+    bool local = fb_listener_is_local(s->listener);
+    if (origin && !is_allowed_page(in, origin) && (local || !is_own_page(origin, host))) {
         return true;
     }
-    return fb_listener_is_local(s->listener) && host && !names_loopback(host) &&
-           !is_host(host, s->options.host);
+    return local && host && !names_loopback(host) && !is_host(host, s->options.host) &&
+           !fb_origins_allow_host(s->options.origins, host);
 }
 
 /* --- Receiving a request ------------------------------------------------------------------- */
@@ -284,9 +313,17 @@ static void refuse_memory(struct intake *in, uint64_t bytes)
 /* Without permission, nothing is said about paths. */
 static void check_permission(struct intake *in, const char *method, const char *path)
 {
+    const char *origin = header(in, "Origin");
+    bool asks = strcmp(method, "OPTIONS") == 0 && in->match.allow[0];
+    if (origin && is_allowed_page(in, origin)) {
+        in->request.origin = origin;
+    }
     if (is_foreign_page(in)) {
         refuse(in, 403,
-            "requests from web pages of other sites are refused while the server has no --api-key");
+            "requests from web pages of other sites are refused while the server has no --api-key; "
+            "--origins allows some");
+    } else if (asks) { /* browsers send no key with it */
+        in->preflight = true;
     } else if (!has_key(in)) {
         refuse(in, 401, "wrong or missing API key: send 'Authorization: Bearer KEY'");
     } else if (in->match.status == 404) {
@@ -425,6 +462,9 @@ static void answer(struct intake *in)
     }
     if (in->refused) {
         fb_answer_error(r, in->refused, "%s", in->reason);
+    } else if (in->preflight) {
+        fb_request_preflight(r, header(in, "Access-Control-Request-Headers"),
+            header(in, "Access-Control-Request-Private-Network") != NULL);
     } else {
         in->match.route->handle(r);
     }

@@ -5,13 +5,15 @@
  *
  *      server.c                            connections, limits, API keys      (libmicrohttpd)
  *      routes.c                            which handler for which method and path
- *      openai.c  ollama.c  anthropic.c     one API each: a request read, an answer written
+ *      openai.c  ollama.c  anthropic.c  llamacpp.c
+ *                                          one API each: a request read, an answer written
  *      ollama_models.c  info.c             models; health and metrics
  *      exchange.c                          a request that generates: jobs, deltas, streams
  *      params.c  answer.c  served.c        sampling fields; answers and errors; the model's card
- *      listener.c  framing.c               sockets; what a request must not look like
+ *      chat_fields.c  prompts.c            messages and tools; other prompts, biases
+ *      listener.c  framing.c               sockets; malformed requests to refuse
  *      connections.c  request_memory.c     who may stay connected; memory for bodies
- *      http.c  fields.c  buffer.c
+ *      http.c  fields.c  json_text.c  origins.c  buffer.c
  *      service.h                           many requests on one model, without HTTP
  */
 #ifndef FB_SERVE_SERVER_H
@@ -22,11 +24,12 @@
 struct fb_server;
 
 struct fb_server_options {
-    const char *host;          /* name or address to listen on, or "unix:PATH" */
-    uint16_t port;             /* 0: any that is free */
-    const char *api_key;       /* that clients must send; NULL: none */
-    const char *name;          /* by which clients call the model */
-    const char *path;          /* of the model's file, to describe it */
+    const char *host;    /* name or address to listen on, or "unix:PATH" */
+    uint16_t port;       /* 0: any that is free */
+    const char *api_key; /* that clients must send; NULL: none */
+    const char *origins; /* web pages that may use it (origins.h); NULL: this machine's only */
+    const char *name;    /* by which clients call the model */
+    const char *path;    /* of the model's file, to describe it */
     const char *chat_template; /* instead of the model's; NULL: the model's */
     bool client_templates;     /* requests may bring their own: programs, which may never end */
     uint64_t body_max_bytes;   /* of a request */

@@ -17,7 +17,8 @@
  *   SV4  A failure ends the jobs of its pass; the service goes on.
  *   SV5  Every queue has a bound. A full one refuses (FB_BUSY) instead of blocking.
  *
- * All functions may be called from any thread, except fb_service_free.
+ * All functions may be called from any thread; fb_service_free only when no other call is under
+ * way.
  */
 #ifndef FB_SERVE_SERVICE_H
 #define FB_SERVE_SERVICE_H
@@ -29,8 +30,8 @@
 struct fb_service;
 
 struct fb_service_options {
-    int parallel;          /* most active jobs; fewer than the model has sequences */
-    int queue_max;         /* most waiting jobs */
+    int parallel;          /* maximum active jobs; fewer than the model has sequences */
+    int queue_max;         /* maximum waiting jobs */
     const char *kv_dir;    /* directory for states of conversations; NULL: none is stored */
     uint64_t kv_max_bytes; /* bound of that directory */
 };
@@ -56,7 +57,7 @@ enum fb_refusal fb_service_submit(struct fb_service *service, const struct fb_jo
 void fb_service_stats(struct fb_service *service, struct fb_service_stats *out);
 const struct forebay_model *fb_service_model(const struct fb_service *service);
 
-/* SV1: most tokens of prompts in a pass of `batch` while a job generates. */
+/* SV1: maximum tokens of prompts in a pass of `batch` while a job generates. */
 uint32_t fb_service_piece(uint32_t batch);
 
 #endif

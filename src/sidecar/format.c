@@ -195,7 +195,7 @@ static json_t *weight_json(const struct fb_catalog *c, const struct fb_sidecar_w
 }
 
 enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
-    const struct fb_sidecar_layout *layout, char **text, struct forebay_error *err)
+    const struct fb_sidecar_contents *contents, char **text, struct forebay_error *err)
 {
     uint64_t fingerprint;
     enum forebay_status status = fb_sidecar_fingerprint(user->catalog, &fingerprint, err);
@@ -203,8 +203,8 @@ enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
         return status;
     }
     json_t *weights = json_array();
-    for (int i = 0; i < layout->n_weights; i++) {
-        json_array_append_new(weights, weight_json(user->catalog, &layout->weights[i]));
+    for (int i = 0; i < contents->n_weights; i++) {
+        json_array_append_new(weights, weight_json(user->catalog, &contents->weights[i]));
     }
     json_t *root =
         json_pack("{s:o, s:b, s:s, s:s, s:o}", "model", model_json(user->catalog, fingerprint),
@@ -341,7 +341,7 @@ static int by_tensor(const void *a, const void *b)
 }
 
 static bool read_weights(const json_t *list, const struct fb_catalog *c,
-    const struct fb_sidecar_head *head, struct fb_sidecar_layout *out)
+    const struct fb_sidecar_head *head, struct fb_sidecar_contents *out)
 {
     size_t n = json_array_size(list);
     bool good = n > 0 && n <= (size_t)c->n_tensors;
@@ -359,10 +359,10 @@ static bool read_weights(const json_t *list, const struct fb_catalog *c,
 
 enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
     const struct fb_sidecar_user *user, const struct fb_sidecar_head *head,
-    struct fb_sidecar_layout *out, struct forebay_error *err)
+    struct fb_sidecar_contents *out, struct forebay_error *err)
 {
     json_t *root = json_loads(text, 0, NULL);
-    *out = (struct fb_sidecar_layout){.n_units = head->n_sums};
+    *out = (struct fb_sidecar_contents){.n_units = head->n_sums};
     enum forebay_status status = root ? check_user(path, root, user, err) : FOREBAY_OK;
     if (status == FOREBAY_OK &&
         !read_weights(json_object_get(root, "weights"), user->catalog, head, out)) {
@@ -371,7 +371,7 @@ enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
     }
     json_decref(root);
     if (status != FOREBAY_OK) {
-        fb_sidecar_layout_release(out);
+        fb_sidecar_contents_release(out);
     }
     return status;
 }

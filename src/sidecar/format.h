@@ -36,13 +36,13 @@ uint64_t fb_sidecar_sum(const void *data, uint64_t bytes);
 
 /* The index as text (JSON), which the caller frees. E_IO when the model cannot be read. */
 enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
-    const struct fb_sidecar_layout *layout, char **text, struct forebay_error *err);
+    const struct fb_sidecar_contents *contents, char **text, struct forebay_error *err);
 
 /* Parses the index of a sidecar with `head`, for `user`; offsets in *out count from the start of
  * the file. Errors as fb_sidecar_open. */
 enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
     const struct fb_sidecar_user *user, const struct fb_sidecar_head *head,
-    struct fb_sidecar_layout *out, struct forebay_error *err);
+    struct fb_sidecar_contents *out, struct forebay_error *err);
 
 /* Offset of the first record. */
 uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head);

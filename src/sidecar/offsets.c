@@ -1,4 +1,4 @@
-/* offsets.c - see layout.h. */
+/* offsets.c - see offsets.h. */
 #include "sidecar/offsets.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #include "base/units.h"
 
 static void add_expert_record(const struct fb_weights *ws, const struct fb_group *group,
-    const struct fb_sidecar_form *forms, struct fb_sidecar_layout *out)
+    const struct fb_sidecar_form *forms, struct fb_sidecar_contents *out)
 {
     uint64_t record = 0;
     for (int p = 0; p < group->n_parts; p++) {
@@ -31,7 +31,7 @@ static void add_expert_record(const struct fb_weights *ws, const struct fb_group
     out->data_bytes += record * (uint64_t)group->n_expert;
 }
 
-static void list_units(struct fb_sidecar_layout *out)
+static void list_units(struct fb_sidecar_contents *out)
 {
     out->units = fb_xcalloc(out->n_units, sizeof *out->units);
     for (int i = 0; i < out->n_weights; i++) {
@@ -42,10 +42,10 @@ static void list_units(struct fb_sidecar_layout *out)
     }
 }
 
-void fb_sidecar_lay_out(
-    const struct fb_weights *ws, const struct fb_sidecar_form *forms, struct fb_sidecar_layout *out)
+void fb_sidecar_lay_out(const struct fb_weights *ws, const struct fb_sidecar_form *forms,
+    struct fb_sidecar_contents *out)
 {
-    *out = (struct fb_sidecar_layout){0};
+    *out = (struct fb_sidecar_contents){0};
     out->weights = fb_xcalloc((size_t)ws->n_weights, sizeof *out->weights);
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
@@ -68,9 +68,9 @@ void fb_sidecar_lay_out(
     list_units(out);
 }
 
-void fb_sidecar_layout_release(struct fb_sidecar_layout *layout)
+void fb_sidecar_contents_release(struct fb_sidecar_contents *contents)
 {
-    free(layout->weights);
-    free(layout->units);
-    *layout = (struct fb_sidecar_layout){0};
+    free(contents->weights);
+    free(contents->units);
+    *contents = (struct fb_sidecar_contents){0};
 }

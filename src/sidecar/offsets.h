@@ -17,9 +17,9 @@ struct fb_sidecar_user {
     const char *llama; /* version of llama.cpp */
 };
 
-/* The layout of a weight. Its name alone is not enough (layouts of the same name interleave 4, 8 or
- * 16 rows on different processors), so there is also a probe: the checksum of some generated rows
- * of that type after repacking. */
+/* The form of a weight. The layout's name alone is not enough (layouts of the same name interleave
+ * 4, 8 or 16 rows on different processors), so there is also a probe: the checksum of 64 made-up
+ * rows of that type after repacking. */
 struct fb_sidecar_form {
     char layout[32]; /* buffer type that repacked it; "": as stored */
     uint64_t probe;  /* 0: as stored */
@@ -37,24 +37,24 @@ struct fb_sidecar_weight {
 };
 
 struct fb_sidecar_unit {
-    int weight; /* of the layout */
+    int weight; /* index into the contents' weights */
     int unit;
 };
 
-/* The contents of a sidecar. Offsets of weights count from the first record; in a layout that was
+/* The contents of a sidecar. Offsets of weights count from the first record; in contents that were
  * read from a file, from the start of the file. */
-struct fb_sidecar_layout {
+struct fb_sidecar_contents {
     int n_weights;
     struct fb_sidecar_weight *weights;
     uint64_t n_units;
-    struct fb_sidecar_unit *units; /* in the order of their checksums; NULL in one that was read */
+    struct fb_sidecar_unit *units; /* in the order of their checksums; NULL if they were read */
     uint64_t data_bytes;           /* of all records */
 };
 
 /* Lays out all units; `forms` is by weight. Dense weights in their stored form are left out:
  * reading them from the model is as fast. */
 void fb_sidecar_lay_out(const struct fb_weights *weights, const struct fb_sidecar_form *forms,
-    struct fb_sidecar_layout *out);
-void fb_sidecar_layout_release(struct fb_sidecar_layout *layout);
+    struct fb_sidecar_contents *out);
+void fb_sidecar_contents_release(struct fb_sidecar_contents *contents);
 
 #endif

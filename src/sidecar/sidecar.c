@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "os/dirs.h"
+#include "os/output.h"
 #include "sidecar/format.h"
 
 /* More than any model needs: limits the allocation for a hostile head with a valid checksum. */
@@ -22,9 +23,9 @@
 struct fb_sidecar {
     const struct fb_catalog *catalog;
     struct fb_file *file;
-    struct fb_sidecar_layout layout; /* weights by tensor */
-    unsigned char *sums;             /* as in the file */
-    bool *valid;                     /* [n_sums] read before, with the right checksum */
+    struct fb_sidecar_contents contents; /* weights by tensor */
+    unsigned char *sums;                 /* as in the file */
+    bool *valid;                         /* [n_sums] read before, with the right checksum */
     bool warned;
 };
 
@@ -117,7 +118,8 @@ static enum forebay_status read_all(
     if (status != FOREBAY_OK) {
         return status;
     }
-    status = fb_sidecar_index_read(s->file->path, (const char *)text, user, &head, &s->layout, err);
+    status =
+        fb_sidecar_index_read(s->file->path, (const char *)text, user, &head, &s->contents, err);
     free(text);
     if (status == FOREBAY_OK) {
         status = read_summed(s->file, head.sums_offset, 8 * head.n_sums, head.sums_sum,
@@ -140,6 +142,19 @@ bool fb_sidecar_detect(const char *path)
               fb_sidecar_has_magic(bytes);
     fb_file_close(file);
     return is;
+}
+
+bool fb_path_holds_weights(const char *path)
+{
+    struct fb_file *file;
+    char magic[4];
+    if (fb_path_is_no_file(path) || fb_file_open(path, false, &file, NULL) != FOREBAY_OK) {
+        return false;
+    }
+    bool gguf = fb_file_read(file, magic, sizeof magic, 0, NULL) == FOREBAY_OK &&
+                memcmp(magic, "GGUF", sizeof magic) == 0;
+    fb_file_close(file);
+    return gguf || fb_sidecar_detect(path);
 }
 
 enum forebay_status fb_sidecar_open(const char *path, const struct fb_sidecar_user *user,
@@ -166,7 +181,7 @@ void fb_sidecar_close(struct fb_sidecar *s)
 {
     if (s) {
         fb_file_close(s->file);
-        fb_sidecar_layout_release(&s->layout);
+        fb_sidecar_contents_release(&s->contents);
         free(s->sums);
         free(s->valid);
         free(s);
@@ -182,22 +197,22 @@ struct fb_file *fb_sidecar_file(const struct fb_sidecar *s)
 
 int fb_sidecar_n_weights(const struct fb_sidecar *s)
 {
-    return s->layout.n_weights;
+    return s->contents.n_weights;
 }
 
 const struct fb_sidecar_weight *fb_sidecar_find(const struct fb_sidecar *s, int tensor)
 {
-    int low = 0, high = s->layout.n_weights;
+    int low = 0, high = s->contents.n_weights;
     while (low < high) {
         int middle = (low + high) / 2;
-        if (s->layout.weights[middle].tensor < tensor) {
+        if (s->contents.weights[middle].tensor < tensor) {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    const struct fb_sidecar_weight *w = &s->layout.weights[low];
-    return low < s->layout.n_weights && w->tensor == tensor ? w : NULL;
+    const struct fb_sidecar_weight *w = &s->contents.weights[low];
+    return low < s->contents.n_weights && w->tensor == tensor ? w : NULL;
 }
 
 bool fb_sidecar_verify(

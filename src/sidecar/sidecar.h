@@ -19,12 +19,15 @@
 
 struct fb_sidecar;
 
-/* Default path of a model's sidecar: beside the model, or in the cache directory. False when there
- * is none. */
+/* Default path of a model's sidecar: beside the model, or in the cache directory. False when it
+ * does not fit into `cap` bytes, or when there is no cache directory. */
 bool fb_sidecar_path(const struct fb_catalog *catalog, bool in_cache_dir, char *path, size_t cap);
 
 /* Whether the file begins as a sidecar. False when it cannot be read. */
 bool fb_sidecar_detect(const char *path);
+
+/* True if the file is a GGUF or a sidecar. False when it cannot be read. */
+bool fb_path_holds_weights(const char *path);
 
 /* Opens the sidecar at `path`. E_IO when it cannot be read, E_FORMAT when it is damaged or
  * incomplete, E_UNSUPPORTED when it was made for another model, processor, version or --no-repack;

@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "os/output.h"
 #include "sidecar/format.h"
+#include "sidecar/sidecar.h"
 
 /* Written between two checkpoints: limits the work lost by a kill, and use of the page cache. */
 uint64_t fb_sidecar_checkpoint_bytes = 128 * FB_MIB;
@@ -24,7 +25,7 @@ uint64_t fb_sidecar_checkpoint_bytes = 128 * FB_MIB;
 #define SPARE_BYTES (64 * FB_MIB)
 
 struct fb_sidecar_writer {
-    const struct fb_sidecar_layout *layout;
+    const struct fb_sidecar_contents *contents;
     struct fb_output *file;
     char *path;
     struct fb_sidecar_head head;
@@ -43,16 +44,16 @@ bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap)
 }
 
 static void make_head(
-    const struct fb_sidecar_layout *layout, const char *index, struct fb_sidecar_head *head)
+    const struct fb_sidecar_contents *contents, const char *index, struct fb_sidecar_head *head)
 {
     uint64_t length = strlen(index);
     *head = (struct fb_sidecar_head){
         .index_bytes = length,
         .sums_offset = fb_round_up(FB_SIDECAR_HEAD_BYTES + length, FB_BLOCK_BYTES),
-        .n_sums = layout->n_units,
+        .n_sums = contents->n_units,
         .index_sum = fb_sidecar_sum(index, length),
     };
-    head->file_bytes = fb_sidecar_data_offset(head) + layout->data_bytes;
+    head->file_bytes = fb_sidecar_data_offset(head) + contents->data_bytes;
 }
 
 uint64_t fb_sidecar_writer_next(const struct fb_sidecar_writer *w)
@@ -104,20 +105,21 @@ static enum forebay_status continue_file(struct fb_sidecar_writer *w, struct for
     return status;
 }
 
-/* Empties the file and writes head and index, which are on the disk when this returns. */
+/* Empties the file and writes head and index, which are on the disk when this returns. The head is
+ * written first: it tells another run that the file is a sidecar. */
 static enum forebay_status start_file(struct fb_sidecar_writer *w, struct forebay_error *err)
 {
     unsigned char head[FB_SIDECAR_HEAD_BYTES];
     fb_sidecar_head_pack(&w->head, head);
     enum forebay_status status = fb_output_resize(w->file, 0, err);
     if (status == FOREBAY_OK) {
+        status = fb_output_write(w->file, head, sizeof head, 0, err);
+    }
+    if (status == FOREBAY_OK) {
         status = fb_output_resize(w->file, w->head.file_bytes, err);
     }
     if (status == FOREBAY_OK) {
         status = fb_output_write(w->file, w->index, w->head.index_bytes, sizeof head, err);
-    }
-    if (status == FOREBAY_OK) {
-        status = fb_output_write(w->file, head, sizeof head, 0, err);
     }
     return status == FOREBAY_OK ? fb_output_sync(w->file, 0, w->head.sums_offset, err) : status;
 }
@@ -134,8 +136,17 @@ static enum forebay_status check_space(
         "%s needs %s more, but its disk has %s free", w->path, FB_SIZE(needed), FB_SIZE(room));
 }
 
+enum forebay_status fb_sidecar_check_path(const char *path, struct forebay_error *err)
+{
+    bool ours = !fb_path_exists(path) ||
+                (!fb_path_is_no_file(path) && (fb_path_is_empty(path) || fb_sidecar_detect(path)));
+    return ours ? FOREBAY_OK
+                : fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
+                      "%.200s exists and is not a sidecar", path);
+}
+
 enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
-    const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
+    const struct fb_sidecar_contents *contents, struct fb_sidecar_writer **out,
     struct forebay_error *err)
 {
     char partial[4096];
@@ -143,12 +154,15 @@ enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_side
         return fb_fail(err, FOREBAY_E_USAGE, "", "the path is too long: %s", path);
     }
     struct fb_sidecar_writer *w = fb_xcalloc(1, sizeof *w);
-    w->layout = layout;
+    w->contents = contents;
     w->path = fb_xstrdup(path);
     bool existed = fb_path_exists(partial);
-    enum forebay_status status = fb_sidecar_index_write(user, layout, &w->index, err);
+    enum forebay_status status = fb_sidecar_check_path(partial, err);
     if (status == FOREBAY_OK) {
-        make_head(layout, w->index, &w->head);
+        status = fb_sidecar_index_write(user, contents, &w->index, err);
+    }
+    if (status == FOREBAY_OK) {
+        make_head(contents, w->index, &w->head);
         w->sums = fb_xcalloc(w->head.n_sums, 8);
         status = check_space(w, partial, err);
     }
@@ -201,8 +215,8 @@ enum forebay_status fb_sidecar_writer_put(
     struct fb_sidecar_writer *w, const void *data, struct forebay_error *err)
 {
     FB_ASSERT(w->next < w->head.n_sums);
-    const struct fb_sidecar_unit *unit = &w->layout->units[w->next];
-    const struct fb_sidecar_weight *weight = &w->layout->weights[unit->weight];
+    const struct fb_sidecar_unit *unit = &w->contents->units[w->next];
+    const struct fb_sidecar_weight *weight = &w->contents->weights[unit->weight];
     uint64_t at =
         fb_sidecar_data_offset(&w->head) + weight->offset + (uint64_t)unit->unit * weight->step;
     enum forebay_status status = fb_output_write(w->file, data, weight->unit_bytes, at, err);

@@ -6,7 +6,8 @@
  *      NAME            NAME.partial is renamed to it when complete
  *
  * A run that finds a NAME.partial with exactly the head and the index that it would write continues
- * after the last unit with a checksum. Any other NAME.partial is overwritten. One thread at a time.
+ * after the last unit with a checksum. The NAME.partial of another sidecar is overwritten; any
+ * other file is refused. One thread at a time.
  */
 #ifndef FB_SIDECAR_WRITER_H
 #define FB_SIDECAR_WRITER_H
@@ -18,13 +19,18 @@ struct fb_sidecar_writer;
 /* Path of the file while it is incomplete. False when it is too long. */
 bool fb_sidecar_partial_path(const char *path, char *partial, size_t cap);
 
+/* E_USAGE if the file at `path` must not be replaced: it is neither a sidecar, complete or not, nor
+ * empty, as a run that was killed at its start leaves it. */
+enum forebay_status fb_sidecar_check_path(const char *path, struct forebay_error *err);
+
 /* Starts a file or continues one. E_NOFIT when the disk has too little space; E_USAGE when another
- * process is writing it; E_IO. The layout must outlive the writer. */
+ * process is writing it, or when the partial file is not a sidecar; E_IO. The contents must outlive
+ * the writer. */
 enum forebay_status fb_sidecar_writer_new(const char *path, const struct fb_sidecar_user *user,
-    const struct fb_sidecar_layout *layout, struct fb_sidecar_writer **out,
+    const struct fb_sidecar_contents *contents, struct fb_sidecar_writer **out,
     struct forebay_error *err);
 
-/* Number of the next unit to write; n_units of the layout when none is left. */
+/* Number of the next unit to write; n_units of the contents when none is left. */
 uint64_t fb_sidecar_writer_next(const struct fb_sidecar_writer *writer);
 
 /* Writes the next unit: unit_bytes of its weight. */

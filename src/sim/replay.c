@@ -60,7 +60,7 @@ void fb_sim_survey(
     }
 }
 
-/* --- Time and dense weights ----------------------------------------------------------------- */
+/* --- Time and dense weights ------------------------------------------------------------------- */
 
 static void compute(struct replay *r, double ns)
 {
@@ -117,7 +117,7 @@ static enum forebay_status use_dense(struct replay *r, int layer, struct forebay
     return status;
 }
 
-/* --- Experts -------------------------------------------------------------------------------- */
+/* --- Experts ---------------------------------------------------------------------------------- */
 
 /* Lists the distinct experts by number. */
 static void list_needed(struct replay *r)
@@ -268,7 +268,7 @@ static void schedule_experts(struct replay *r, const struct fb_sim_step *step)
     fb_stream_schedule_experts(r->stream, r->scheduled, n);
 }
 
-/* --- Steps ---------------------------------------------------------------------------------- */
+/* --- Steps ------------------------------------------------------------------------------------ */
 
 /* Runs one step through one layer; adds the figures of its experts to *f and, if they count, to the
  * layer's own. */

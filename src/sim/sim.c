@@ -31,7 +31,7 @@ const char *fb_sim_policy_names(void)
     return fb_cache_policy_names();
 }
 
-/* --- Model and trace ------------------------------------------------------------------------ */
+/* --- Model and trace -------------------------------------------------------------------------- */
 
 static void describe(const struct fb_subject *subject, const char *model,
     const struct fb_trace *trace, struct fb_sim_report *out)
@@ -64,7 +64,7 @@ static enum forebay_status check_match(const struct fb_subject *subject,
     return FOREBAY_OK;
 }
 
-/* --- Memory --------------------------------------------------------------------------------- */
+/* --- Memory ----------------------------------------------------------------------------------- */
 
 /* A plan with n slots in every layer and all dense weights resident; with a transit if
  * `batches`. */
@@ -130,7 +130,7 @@ static void describe_memory(
     out->memory_bytes = plan->total_bytes;
 }
 
-/* --- The replay ----------------------------------------------------------------------------- */
+/* --- The replay ------------------------------------------------------------------------------- */
 
 static enum forebay_status replay(const struct fb_weights *ws, const struct fb_plan *plan,
     const struct fb_trace *trace, const struct fb_sim_options *options, struct fb_sim_report *out,
@@ -156,7 +156,7 @@ static enum forebay_status replay(const struct fb_weights *ws, const struct fb_p
     return status;
 }
 
-/* --- The optimum ---------------------------------------------------------------------------- */
+/* --- The optimum ------------------------------------------------------------------------------ */
 
 /* The ids needed in each step by each layer of one pool. */
 struct needs {
@@ -244,7 +244,7 @@ static void optimum(const struct fb_weights *ws, const struct fb_plan *plan,
     }
 }
 
-/* --- The simulation ------------------------------------------------------------------------- */
+/* --- The simulation --------------------------------------------------------------------------- */
 
 static enum forebay_status choose_warm_up(const struct fb_trace *trace,
     const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)

@@ -15,7 +15,7 @@
 #define HINT_SHAPE "A shape is LAYERSxEXPERTS,USED,BYTES, such as 48x128,6,2.6M."
 #define MAX_BYTES  ((uint64_t)1 << 40) /* of one expert; keeps all sums far from overflow */
 
-/* --- Shapes --------------------------------------------------------------------------------- */
+/* --- Shapes ----------------------------------------------------------------------------------- */
 
 struct shape {
     int layers, experts, used;
@@ -109,7 +109,7 @@ static void free_made_up(struct fb_catalog *c)
     free(c);
 }
 
-/* --- Files and shapes ----------------------------------------------------------------------- */
+/* --- Files and shapes ------------------------------------------------------------------------- */
 
 enum forebay_status fb_subject_open(
     const char *model, bool repack, struct fb_subject *out, struct forebay_error *err)

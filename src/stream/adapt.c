@@ -2,7 +2,7 @@
 
 #include "base/units.h"
 #include "os/memory.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 
 void fb_adapt_note_held(struct fb_stream *s)
 {
@@ -27,6 +27,11 @@ uint64_t fb_stream_held(const struct fb_stream *s)
 void fb_stream_set_target(struct fb_stream *s, uint64_t bytes)
 {
     atomic_store(&s->target, bytes);
+}
+
+bool fb_stream_must_shrink(const struct fb_stream *s)
+{
+    return atomic_load(&s->target) < atomic_load(&s->held);
 }
 
 int fb_stream_n_slots(const struct fb_stream *s)

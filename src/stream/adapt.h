@@ -16,18 +16,24 @@
 
 struct fb_stream;
 
-/* Memory of what can be given back: as planned, and at least. */
+/* Memory of the slots and dense weights that can be given back: as planned, and when everything
+ * possible has been given back. */
 uint64_t fb_stream_most(const struct fb_stream *s);
 uint64_t fb_stream_least(const struct fb_stream *s);
 
-/* Memory of it now, and how much it may be from now on. On any thread, at any time. */
+/* The same now. Any thread, at any time. */
 uint64_t fb_stream_held(const struct fb_stream *s);
+
+/* How much it may be from now on, for fb_stream_adapt. Any thread, at any time. */
 void fb_stream_set_target(struct fb_stream *s, uint64_t bytes);
 
 /* Approaches the target as far as is possible now. Pools in use keep their size. Resident weights
  * are given back only if `all`, which says that nobody holds a pointer to one and none is acquired.
  * Cheap when there is nothing to do. */
 void fb_stream_adapt(struct fb_stream *s, bool all);
+
+/* Whether the target is below what is held: leases should end soon. */
+bool fb_stream_must_shrink(const struct fb_stream *s);
 
 /* Slots of all pools, and memory of the resident weights that are present, now. */
 int fb_stream_n_slots(const struct fb_stream *s);

@@ -18,11 +18,12 @@
 #include "os/memory.h"
 #include "plan/plan.h"
 #include "stream/adapt.h"
-#include "stream/parts.h"
+#include "stream/components.h"
+#include "stream/preload.h"
 
 #define RING_DEPTH 3 /* of the ring for loading: one weight is unpacked while others are read */
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 /* Gives every resident weight its place, and sizes scratch for the others. */
 static void lay_out(struct fb_stream *s, const bool *resident)
@@ -74,7 +75,7 @@ static void unpack_one(struct fb_stream *s, int weight, const void *raw, void *d
     fb_unpacker_run(&s->unpacker, &unit, 1);
 }
 
-/* --- Loading -------------------------------------------------------------------------------- */
+/* --- Loading ---------------------------------------------------------------------------------- */
 
 /* Resident weights in file order whose envelope is in (min, max], and the largest of these
  * envelopes. The array, of *n, is the caller's to free. */
@@ -105,8 +106,12 @@ static enum forebay_status load_through(struct fb_stream *s, struct fb_ring *rin
         if (status != FOREBAY_OK) {
             return status;
         }
-        unpack_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
+        bool wanted = fb_elastic_present(&s->elastic, order[i]); /* or it is streamed by now */
+        if (wanted) {
+            unpack_one(s, order[i], raw, s->resident + s->place[order[i]] + w->delta);
+        }
         fb_ring_release(ring);
+        fb_preload_room(s, i + 1 < n ? s->weights->weights[order[i + 1]].stride : 0);
         loading->done_bytes += w->stride;
         if (loading->progress && !loading->progress("reading resident weights", loading->done_bytes,
                                      s->resident_bytes, loading->user)) {
@@ -155,7 +160,7 @@ enum forebay_status fb_dense_load_rest(
     return status;
 }
 
-/* --- Use ------------------------------------------------------------------------------------ */
+/* --- Use -------------------------------------------------------------------------------------- */
 
 bool fb_stream_is_resident(const struct fb_stream *s, int weight)
 {

@@ -22,7 +22,8 @@ struct fb_stream;
 /* Whether the dense weight is resident and present now. */
 bool fb_stream_is_resident(const struct fb_stream *s, int weight);
 
-/* Its computed form; valid until fb_stream_adapt(s, true). */
+/* The computed form of a weight for which fb_stream_is_resident is true; valid until
+ * fb_stream_adapt(s, true). */
 void *fb_stream_resident(const struct fb_stream *s, int weight);
 
 /* The streamed weights of the next computation, in the order of their use. */
@@ -34,7 +35,7 @@ enum forebay_status fb_stream_dense_acquire(
     struct fb_stream *s, int weight, const void **out, struct forebay_error *err);
 void fb_stream_dense_release(struct fb_stream *s);
 
-/* --- For the other files of stream/ ---------------------------------------------------------- */
+/* --- For the other files of stream/ ----------------------------------------------------------- */
 
 /* Gives every resident weight its place, and reserves address space for them. False: refused. */
 bool fb_dense_init(struct fb_stream *s, const struct fb_plan *plan);

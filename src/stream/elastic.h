@@ -30,7 +30,7 @@ struct fb_elastic {
     bool ring_used;
 };
 
-/* The plan keeps the weights of `resident` [n_weights] and has `ring_bytes` and `scratch_bytes`. */
+/* `resident` [n_weights], `ring_bytes` and `scratch_bytes` are those of the plan. */
 void fb_elastic_init(struct fb_elastic *e, const struct fb_weights *weights, const bool *resident,
     uint64_t ring_bytes, uint64_t scratch_bytes);
 void fb_elastic_release(struct fb_elastic *e);
@@ -47,7 +47,7 @@ uint64_t fb_elastic_plan(struct fb_elastic *e, uint64_t bytes);
 /* Marks one weight that is to be streamed from now on as not present, and returns it; -1: none. */
 int fb_elastic_drop(struct fb_elastic *e);
 
-/* The weight was just read. True when it is to stay; it is then marked as present. */
+/* The weight was just read. True when it is to be resident again; it is then marked as present. */
 bool fb_elastic_restore(struct fb_elastic *e, int weight);
 
 #endif

@@ -16,7 +16,7 @@
 
 #include "base/error.h"
 #include "stream/adapt.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 #include "stream/prefetch.h"
 
 int fb_stream_lease_limit(const struct fb_stream *s, int group)
@@ -95,7 +95,7 @@ static void pin_present(
         bool hit = fb_slots_has(&s->slots, lease->group, experts[i], lease->parts);
         if (lease->slots[i] >= 0) {
             fb_cache_pin(s->slots.cache, pool, lease->slots[i]);
-            hit = !fb_prefetch_claim(s, lease->group, lease->slots[i], lease->parts) && hit;
+            hit = !fb_prefetch_promote(s, lease->group, lease->slots[i], lease->parts) && hit;
         }
         lease->n_misses += !hit;
         if (uses) {

@@ -10,7 +10,7 @@
  * computed with), as long as their experts together fit into the pool. The same expert may be in
  * both.
  *
- * A lease needs to know its experts; layers of a batch that need too many use sets (sets.h).
+ * All experts of a lease have slots at once; a batch that needs too many uses sets (sets.h).
  */
 #ifndef FB_STREAM_LEASES_H
 #define FB_STREAM_LEASES_H
@@ -22,7 +22,8 @@
 
 struct fb_stream;
 
-/* Make it {.group = -1}. begin fills it, end closes it and keeps the arrays for the next begin. */
+/* Initialise it to {.group = -1}. begin fills it, end closes it and keeps the arrays for the next
+ * begin. */
 struct fb_lease {
     int group; /* -1: not open */
     uint32_t parts;
@@ -33,7 +34,7 @@ struct fb_lease {
     int n_misses;  /* experts that were absent in part, or prefetched for this lease */
 };
 
-/* Most experts that the open leases of this group may have together. */
+/* Maximum number of experts that the open leases of this group may have together. */
 int fb_stream_lease_limit(const struct fb_stream *s, int group);
 
 /* Opens a lease on `parts` of n > 0 distinct experts. uses[i] is how many tokens need experts[i]

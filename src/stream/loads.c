@@ -18,7 +18,7 @@
 #define UNPACK_AT_ONCE 64
 #define PREFETCH_SHARE 2 /* prefetches use at most 1/2 of all loads and of all staging buffers */
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 static bool make_staging(struct fb_loads *l, uint64_t bytes)
 {
@@ -86,7 +86,7 @@ char *fb_loads_staging(struct fb_loads *l)
     return l->staging;
 }
 
-/* --- Loads ---------------------------------------------------------------------------------- */
+/* --- Loads ------------------------------------------------------------------------------------ */
 
 static int16_t *load_of(struct fb_loads *l, int pool, int slot, int part)
 {

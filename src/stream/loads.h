@@ -16,7 +16,7 @@
 #include "stream/stats.h"
 #include "stream/unpack.h"
 
-#define FB_MAX_LOADS 256 /* open at once; more would only queue in the read engine */
+#define FB_MAX_LOADS 256 /* open at once; more would only queue in the I/O engine */
 
 struct fb_load {
     struct fb_io_request request;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "os/memory.h"
+#include "os/populate.h"
 
 uint64_t fb_pool_slot_bytes(const struct fb_pool *pool)
 {
@@ -31,6 +32,8 @@ static void give_back(struct fb_pool *pool, int from)
 {
     for (int p = 0; p < pool->n_parts && !pool->hollow; p++) {
         uint64_t keep = (uint64_t)from * pool->stride[p];
+        fb_populator_withdraw(
+            pool->populator, pool->memory[p] + keep, pool->memory_bytes[p] - keep);
         fb_vm_discard(pool->memory[p] + keep, pool->memory_bytes[p] - keep);
     }
 }
@@ -79,12 +82,23 @@ static void copy_slot(struct fb_pool *pool, int from, int to)
     }
 }
 
+/* Makes the memory behind the last slot accessible. False: the system promises no more memory. */
+static bool allow_another(struct fb_pool *pool)
+{
+    bool allowed = true;
+    for (int p = 0; p < pool->n_parts && allowed; p++) {
+        allowed = fb_vm_allow(
+            pool->memory[p] + (uint64_t)pool->n_slots * pool->stride[p], pool->stride[p]);
+    }
+    return allowed;
+}
+
 bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache)
 {
     int last = from->n_slots - 1;
     if (!can_trade(from) || !can_trade(to) || to->n_slots == to->room ||
-        fb_cache_pinned(cache, from_index, last)) {
+        fb_cache_pinned(cache, from_index, last) || !allow_another(to)) {
         return false;
     }
     fb_cache_drop(cache, from_index, slot);

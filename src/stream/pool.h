@@ -4,7 +4,8 @@
  *      part 0  [slot 0][slot 1] ... [slot n_slots - 1]   (given back)   ... max_slots   (room)
  *      part 1  [slot 0][slot 1] ...
  *
- * Address space is reserved for `room` slots; what lies beyond n_slots costs no memory. A slot can
+ * Address space is reserved for `room` slots; what lies beyond n_slots costs no memory, and what no
+ * slot has ever used is inaccessible. A slot can
  * move to another pool (fb_pool_lend): then max_slots falls in the one and rises in the other.
  */
 #ifndef FB_STREAM_POOL_H
@@ -12,6 +13,8 @@
 
 #include "cache/cache.h"
 #include "model/weights.h"
+
+struct fb_populator;
 
 struct fb_pool {
     int n_slots;   /* in use */
@@ -22,6 +25,7 @@ struct fb_pool {
     int n_parts;
     uint64_t stride[FB_MAX_PARTS];
     char *memory[FB_MAX_PARTS];
+    struct fb_populator *populator; /* of the stream while it loads, else NULL */
     uint64_t memory_bytes[FB_MAX_PARTS];
     int16_t *load_of;    /* [room][FB_MAX_PARTS] open load, or -1 */
     uint8_t *prefetched; /* [room] parts that were prefetched and not used yet, as bits */
@@ -42,7 +46,7 @@ void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int
 
 /* Moves the memory of one slot to another pool. The content of `slot` is dropped, the last slot of
  * `from` takes its place, and `to` has one more slot, which is free. Returns false and changes
- * nothing when the last slot is pinned, `to` has no room, or either pool has users or fewer than
+ * nothing when the last slot is pinned, `to` has no room or gets no memory, or either pool has users or fewer than
  * max_slots. */
 bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache);

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 
 #define MAX_LISTED 64
 /* A shared pool must have slots for this many layers: one in use, one prefetched, and some whose
@@ -90,7 +90,7 @@ void fb_stream_prefetch(struct fb_stream *s, int group, const int *experts, int 
     pump_group(s, group);
 }
 
-bool fb_prefetch_claim(struct fb_stream *s, int group, int slot, uint32_t parts)
+bool fb_prefetch_promote(struct fb_stream *s, int group, int slot, uint32_t parts)
 {
     int pool = s->slots.pool_of[group];
     uint32_t prefetched = s->slots.pools[pool].prefetched[slot] & parts;

@@ -5,7 +5,7 @@
  * slots at once, protected from eviction (C5), and are read with low priority, as far as loads are
  * free:
  *
- *      fb_stream_prefetch --> slots, prefetch reads ... --> the lease begins --> claim: in use
+ *      fb_stream_prefetch --> slots, prefetch reads ... --> the lease begins --> promote: in use
  *                                                                          \--> cancel: the others
  */
 #ifndef FB_STREAM_PREFETCH_H
@@ -21,7 +21,7 @@ struct fb_stream;
  * them. Replaces the group's list; n may be 0. Not while a lease of the group is open. */
 void fb_stream_prefetch(struct fb_stream *s, int group, const int *experts, int n);
 
-/* --- For the other files of stream/ ---------------------------------------------------------- */
+/* --- For the other files of stream/ ----------------------------------------------------------- */
 
 /* [n_groups] empty lists. Freed with free(). */
 struct fb_prefetch_list *fb_prefetch_lists_new(int n_groups);
@@ -31,7 +31,7 @@ void fb_prefetch_pump(struct fb_stream *s, int group);
 
 /* An expert that is needed now has this slot: promotes open loads of its parts. Returns whether any
  * of the parts was prefetched. */
-bool fb_prefetch_claim(struct fb_stream *s, int group, int slot, uint32_t parts);
+bool fb_prefetch_promote(struct fb_stream *s, int group, int slot, uint32_t parts);
 
 /* Empties the group's list and cancels its reads that are not in flight. */
 void fb_prefetch_cancel(struct fb_stream *s, int group);

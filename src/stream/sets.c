@@ -20,7 +20,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "stream/adapt.h"
-#include "stream/parts.h"
+#include "stream/components.h"
 #include "stream/prefetch.h"
 
 #define MAX_UNITS 256 /* in a set */
@@ -80,7 +80,7 @@ void fb_sets_free(struct fb_sets *b)
     }
 }
 
-/* --- Beginning ------------------------------------------------------------------------------ */
+/* --- Beginning -------------------------------------------------------------------------------- */
 
 static const struct fb_group *open_group(const struct fb_stream *s)
 {
@@ -130,7 +130,7 @@ static int look_up(struct fb_stream *s)
         s->stats.expert_requests += (uint64_t)b->uses[e];
         if (fb_slots_has(&s->slots, b->group, e, all)) {
             b->slot[e] = fb_slots_find(&s->slots, b->group, e);
-            bool prefetched = fb_prefetch_claim(s, b->group, b->slot[e], all);
+            bool prefetched = fb_prefetch_promote(s, b->group, b->slot[e], all);
             s->stats.expert_hits += prefetched ? 0 : (uint64_t)b->uses[e];
         }
         b->order[n++] = e;
@@ -213,7 +213,7 @@ void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_route
     fb_transit_need(s->transit, weight, b->order, n_missing, n);
 }
 
-/* --- Sets ----------------------------------------------------------------------------------- */
+/* --- Sets ------------------------------------------------------------------------------------- */
 
 static const struct fb_weight *weight_in_use(const struct fb_stream *s)
 {

@@ -41,8 +41,8 @@ struct fb_set {
 /* The expert matrices of the next computation, in the order of their use. May begin to read. */
 void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n);
 
-/* Opens the layer of the matrix `weight`, the first one of it that will be used. One layer at a
- * time, and no lease of the group is open. `routes` is not used after the call. */
+/* Opens the layer of the matrix `weight`, which must be the layer's first matrix to be used. One
+ * layer at a time, and no lease of the group is open. `routes` is not used after the call. */
 void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_routes *routes);
 
 /* The next set of experts of the matrix, until all that are needed have been in one; then set->n is
@@ -52,8 +52,7 @@ enum forebay_status fb_stream_sets_next(
 
 void fb_stream_sets_end(struct fb_stream *s); /* closes the layer, if one is open */
 
-/* --- For stream.c ------------------------------------------------------------------------------
- * */
+/* --- For stream.c ---------------------------------------------------------------------------- */
 
 struct fb_sets *fb_sets_new(const struct fb_weights *weights);
 void fb_sets_free(struct fb_sets *sets); /* NULL is fine */

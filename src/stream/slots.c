@@ -16,7 +16,7 @@
 
 #define ROOM 2 /* times the slots planned; no pool ever asked for more (bench/LOG.md) */
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 /* How many slots a pool may reach by borrowing. */
 static int room_for(int n_slots, int n_expert)
@@ -83,8 +83,8 @@ static bool reserve_pool(struct fb_pool *pool)
     for (int p = 0; p < pool->n_parts; p++) {
         uint64_t planned = (uint64_t)pool->n_slots * pool->stride[p];
         pool->memory_bytes[p] = (uint64_t)pool->room * pool->stride[p];
-        pool->memory[p] = fb_vm_reserve(pool->memory_bytes[p], true);
-        if (!pool->memory[p]) {
+        pool->memory[p] = fb_vm_reserve_space(pool->memory_bytes[p], true);
+        if (!pool->memory[p] || !fb_vm_allow(pool->memory[p], planned)) {
             return false;
         }
         fb_vm_small_pages(pool->memory[p] + planned, pool->memory_bytes[p] - planned);
@@ -139,23 +139,28 @@ void fb_slots_populate_start(struct fb_slots *s)
     if (n > 0) {
         s->populator = fb_populator_start(ranges, n);
     }
+    for (int i = 0; i < s->n_pools; i++) {
+        s->pools[i].populator = s->populator;
+    }
     free(ranges);
 }
 
-bool fb_slots_populate_finish(struct fb_slots *s, forebay_progress progress, void *user)
+enum fb_populated fb_slots_populate_help(struct fb_slots *s, uint64_t *done)
 {
-    bool more = s->populator != NULL, go_on = true;
-    uint64_t done, total = fb_slots_held(s);
-    while (more && go_on) {
-        more = fb_populator_help(s->populator, &done);
-        go_on = !progress || progress("allocating memory for experts", done, total, user);
-    }
-    fb_populator_end(s->populator);
-    s->populator = NULL;
-    return go_on;
+    *done = fb_slots_held(s);
+    return s->populator ? fb_populator_help(s->populator, done) : FB_POPULATED_ALL;
 }
 
-/* --- Slots and experts ---------------------------------------------------------------------- */
+void fb_slots_populate_end(struct fb_slots *s)
+{
+    fb_populator_end(s->populator);
+    s->populator = NULL;
+    for (int i = 0; i < s->n_pools; i++) {
+        s->pools[i].populator = NULL;
+    }
+}
+
+/* --- Slots and experts ------------------------------------------------------------------------ */
 
 bool fb_slots_shared(const struct fb_slots *s)
 {
@@ -204,7 +209,7 @@ void fb_slots_borrow(struct fb_slots *s, int group)
     }
 }
 
-/* --- More and less memory ------------------------------------------------------------------- */
+/* --- More and less memory --------------------------------------------------------------------- */
 
 /* Memory of all slots, if every pool has as many as `count` says. */
 static uint64_t sum_slots(const struct fb_slots *s, int (*count)(const struct fb_pool *pool))

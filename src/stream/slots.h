@@ -13,6 +13,7 @@
 #define FB_STREAM_SLOTS_H
 
 #include "plan/plan.h"
+#include "os/populate.h"
 #include "stream/pool.h"
 
 struct fb_slots {
@@ -32,10 +33,11 @@ bool fb_slots_init(struct fb_slots *s, const struct fb_weights *weights, const s
     const struct fb_cache_policy *policy, bool hollow);
 void fb_slots_release(struct fb_slots *s);
 
-/* Claims the memory of all slots, so that no page is zeroed while generating: starts a thread for
- * it, and helps that thread until all is claimed. False when `progress` (may be NULL) said stop. */
+/* Allocates the memory of all slots, so that no page is zeroed while generating: starts a thread
+ * for it; helps that thread with one piece (os/populate.h; *done: bytes allocated); ends it. */
 void fb_slots_populate_start(struct fb_slots *s);
-bool fb_slots_populate_finish(struct fb_slots *s, forebay_progress progress, void *user);
+enum fb_populated fb_slots_populate_help(struct fb_slots *s, uint64_t *done);
+void fb_slots_populate_end(struct fb_slots *s);
 
 /* True when all groups share one pool. */
 bool fb_slots_shared(const struct fb_slots *s);

@@ -1,8 +1,8 @@
 /*
  * stats.h - counters of a stream since it was made.
  *
- * Each part that reads (ring, loads, transit) counts into a struct of its own and leaves the other
- * fields 0; fb_stream_stats adds them up.
+ * Each component that reads (ring, loads, transit) counts into a struct of its own and leaves the
+ * other fields 0; fb_stream_stats adds them up.
  */
 #ifndef FB_STREAM_STATS_H
 #define FB_STREAM_STATS_H
@@ -26,7 +26,7 @@ struct fb_stream_stats {
     const char *io_method;
 };
 
-/* Adds every counter of `part` to *sum, except those of the read engine (io, io_method). */
+/* Adds every counter of `part` to *sum, except those of the I/O engine (io, io_method). */
 static inline void fb_stream_stats_add(
     struct fb_stream_stats *sum, const struct fb_stream_stats *part)
 {

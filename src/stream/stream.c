@@ -1,5 +1,5 @@
 /*
- * stream.c - makes a stream of its parts, loads it, and chooses how a layer's experts are used.
+ * stream.c - makes a stream of its components, loads it, and chooses how experts are used.
  */
 #include "stream/stream.h"
 
@@ -7,13 +7,14 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "stream/parts.h"
+#include "os/memory.h"
+#include "stream/components.h"
 #include "stream/preload.h"
 
 /* From this many tokens on, prefetching across layers and gathering rows is worth the effort. */
 #define SET_TOKENS 32
 
-/* --- Making and freeing --------------------------------------------------------------------- */
+/* --- Making and freeing ----------------------------------------------------------------------- */
 
 void fb_stream_options_init(struct fb_stream_options *options)
 {
@@ -30,9 +31,9 @@ const char *fb_stream_default_policy(bool shared)
 
 static enum forebay_status no_memory(const char *what, struct forebay_error *err)
 {
-    return fb_fail(err, FOREBAY_E_NOMEM,
-        "Lower --mem, or lift the address space limit (ulimit -v).", "cannot reserve memory for %s",
-        what);
+    char hint[160];
+    fb_vm_limit_text(hint, sizeof hint);
+    return fb_fail(err, FOREBAY_E_NOMEM, hint, "cannot reserve memory for %s", what);
 }
 
 static bool is_absent(void *user, int group, int expert)
@@ -67,7 +68,7 @@ static enum forebay_status make_experts(struct fb_stream *s, const struct fb_pla
     return FOREBAY_OK;
 }
 
-static enum forebay_status make_parts(struct fb_stream *s, const struct fb_plan *plan,
+static enum forebay_status make_components(struct fb_stream *s, const struct fb_plan *plan,
     const struct fb_stream_options *options, struct forebay_error *err)
 {
     enum forebay_status status = fb_io_open(&options->io, &s->io, err);
@@ -93,7 +94,7 @@ enum forebay_status fb_stream_new(const struct fb_weights *weights, const struct
     s->preload = plan->everything_fits && !options->cold;
     s->adapted = UINT64_MAX;
     atomic_init(&s->target, UINT64_MAX);
-    enum forebay_status status = make_parts(s, plan, options, err);
+    enum forebay_status status = make_components(s, plan, options, err);
     if (status != FOREBAY_OK) {
         fb_stream_free(s);
         return status;
@@ -119,6 +120,25 @@ void fb_stream_free(struct fb_stream *s)
     free(s);
 }
 
+/* Helps to claim the memory of slots. What there is no room for, after slots were given back, is
+ * left to be claimed by its first use. False when `progress` said stop. */
+static bool populate_rest(struct fb_stream *s, forebay_progress progress, void *user)
+{
+    enum fb_populated got = FB_POPULATED_PIECE;
+    bool proceed = true;
+    while (got != FB_POPULATED_ALL && proceed) {
+        uint64_t done;
+        got = fb_slots_populate_help(&s->slots, &done);
+        if (got == FB_POPULATED_NO_ROOM && !fb_preload_room(s, 0)) {
+            break;
+        }
+        fb_stream_adapt(s, true);
+        proceed = !progress || progress("allocating memory for experts", done,
+                                   fb_max(done, fb_slots_held(&s->slots)), user);
+    }
+    return proceed;
+}
+
 enum forebay_status fb_stream_load(
     struct fb_stream *s, forebay_progress progress, void *progress_user, struct forebay_error *err)
 {
@@ -131,13 +151,15 @@ enum forebay_status fb_stream_load(
     if (status == FOREBAY_OK && s->preload) {
         status = fb_preload(s, progress, progress_user, err);
     }
-    if (status == FOREBAY_OK && !fb_slots_populate_finish(&s->slots, progress, progress_user)) {
+    if (status == FOREBAY_OK && !populate_rest(s, progress, progress_user)) {
         status = fb_fail(err, FOREBAY_E_CANCELLED, "", "loading was cancelled");
     }
+    fb_slots_populate_end(&s->slots);
+    fb_stream_adapt(s, true);
     return status;
 }
 
-/* --- Experts -------------------------------------------------------------------------------- */
+/* --- Experts ---------------------------------------------------------------------------------- */
 
 static bool wants_sets(const struct fb_stream *s, int group, const struct fb_routes *routes)
 {
@@ -179,7 +201,7 @@ bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t pa
     return fb_slots_has(&s->slots, group, expert, parts);
 }
 
-/* --- Both ----------------------------------------------------------------------------------- */
+/* --- Both ------------------------------------------------------------------------------------- */
 
 void fb_stream_poll(struct fb_stream *s)
 {
@@ -192,6 +214,11 @@ static uint64_t planned_bytes(const struct fb_stream *s)
                      fb_loads_staging_bytes(&s->loads);
     bytes += s->elastic.scratch_bytes ? 0 : s->scratch_bytes;
     return bytes + (s->transit ? fb_transit_bytes(s->transit) : 0);
+}
+
+uint64_t fb_stream_planned(const struct fb_stream *s)
+{
+    return planned_bytes(s);
 }
 
 void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out)

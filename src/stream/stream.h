@@ -1,8 +1,8 @@
 /*
- * stream.h - residency: makes the weights that a computation needs present in memory, in time.
+ * stream.h - makes the weights that a computation needs present in memory, in time.
  *
- * A stream owns the memory for weights, the read engine and the cache, and joins them. It is used
- * through this header and those included below:
+ * A stream owns the memory for weights, the I/O engine and the cache. It is used through this
+ * header and those included below:
  *
  *      dense.h      weights that every token needs: resident, or streamed through the ring
  *      leases.h     the experts of one layer while they are in use, all at once ...
@@ -10,14 +10,14 @@
  *      prefetch.h   experts that will probably be needed next
  *      adapt.h      giving memory back and regaining it
  *
- * Behind them, a file for each part, from the bottom up:
+ * Behind them, a file for each component, from the bottom up:
  *
  *      unpack       from the file's bytes to the computed form      everything below reads with it
  *      ring         streamed dense weights in the order of their use
  *      transit      experts of a batch on their way through memory
  *      pool, slots  memory of slots, and which expert is in which
  *      loads        reads into slots
- *      parts.h      all of these in one struct: the stream
+ *      components   all of these in one struct: the stream
  *
  * The layout of a computed form is the caller's business: a unit that is not DIRECT is handed to
  * the `unpack` callback, from the file's bytes to its place.
@@ -61,19 +61,20 @@ void fb_stream_options_init(struct fb_stream_options *options);
 /* Policy of the cache when none is named; `shared`: one pool for all groups. */
 const char *fb_stream_default_policy(bool shared);
 
-/* Reserves address space for all that the plan says. `weights` must outlive the stream; plan and
+/* Reserves address space for everything in the plan. `weights` must outlive the stream; plan and
  * options are copied. E_USAGE for an unknown policy or I/O method, E_NOMEM. */
 enum forebay_status fb_stream_new(const struct fb_weights *weights, const struct fb_plan *plan,
     const struct fb_stream_options *options, struct fb_stream **out, struct forebay_error *err);
 void fb_stream_free(struct fb_stream *s); /* NULL is fine */
 
 /* Reads the resident weights, and all experts if they are to be preloaded, and allocates the memory
- * of slots meanwhile. Call once, before use. Blocks; `progress` may be NULL, and cancels
+ * of slots meanwhile. Heeds fb_stream_set_target: slots and weights that there is no memory for are
+ * not filled. Call once, before use. Blocks; `progress` may be NULL, and cancels
  * (E_CANCELLED) by returning false. After a failure the stream can only be freed. */
 enum forebay_status fb_stream_load(
     struct fb_stream *s, forebay_progress progress, void *progress_user, struct forebay_error *err);
 
-/* --- Experts -------------------------------------------------------------------------------- */
+/* --- Experts ---------------------------------------------------------------------------------- */
 
 /* Opens the layer of the matrix `weight` (the first one of the layer that is used) for the tokens
  * of `routes`, in one of two ways. True: together, `lease` is open on all parts. False: in sets,
@@ -89,9 +90,12 @@ void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, i
 /* Whether the group's expert has all of `parts` present now. */
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts);
 
-/* --- Both ----------------------------------------------------------------------------------- */
+/* --- Both ------------------------------------------------------------------------------------- */
 
-/* Lets reads proceed: collects completions and issues what is queued. Never blocks; cheap. */
+/* Memory of all that the stream holds when nothing is given back. */
+uint64_t fb_stream_planned(const struct fb_stream *s);
+
+/* Advances reads: collects completions and issues queued ones. Never blocks; cheap. */
 void fb_stream_poll(struct fb_stream *s);
 
 void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out);

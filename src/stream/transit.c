@@ -114,7 +114,7 @@ struct fb_transit *fb_transit_new(
     return t;
 }
 
-/* --- The ring of entries ------------------------------------------------------------------- */
+/* --- The ring of entries ---------------------------------------------------------------------- */
 
 static struct transit_entry *entry_at(struct fb_transit *t, unsigned i)
 {
@@ -192,7 +192,7 @@ void fb_transit_free(struct fb_transit *t)
     }
 }
 
-/* --- Which unit is next -------------------------------------------------------------------- */
+/* --- Which unit is next ----------------------------------------------------------------------- */
 
 static uint8_t *need_of(struct fb_transit *t, int weight, int expert)
 {
@@ -279,7 +279,7 @@ static bool has_live(struct fb_transit *t)
     return i < t->n;
 }
 
-/* --- The group whose ids are known --------------------------------------------------------- */
+/* --- The group whose ids are known ------------------------------------------------------------ */
 
 static void mark_needed(struct fb_transit *t, int weight)
 {

@@ -33,7 +33,7 @@ typedef void (*fb_unpack_fn)(void *user, const struct fb_unpack *units, int n);
 typedef enum forebay_status (*fb_check_fn)(void *user, int weight, int unit, void *data,
     const struct forebay_error *failed, struct forebay_error *err);
 
-/* Shared by all parts of a stream; must outlive them. */
+/* Shared by all components of a stream; must outlive them. */
 struct fb_unpacker {
     struct fb_io_engine *io;
     const struct fb_weights *weights;

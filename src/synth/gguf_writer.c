@@ -18,6 +18,7 @@
 #include "base/units.h"
 #include "os/file.h"
 #include "os/output.h"
+#include "os/save.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -26,10 +27,11 @@
 #define PATH_CAP    4096
 
 struct out_file {
-    int first, end; /* tensors */
-    char path[PATH_CAP];
-    char temporary[PATH_CAP + 8];
-    const char *present; /* the one of the two that we have created, or NULL */
+    int first, end;        /* tensors */
+    char path[PATH_CAP];   /* as given */
+    char target[PATH_CAP]; /* the same with its links followed */
+    char temporary[PATH_CAP + 16];
+    const char *present; /* the target or the temporary file, if we have created it, or NULL */
     uint64_t bytes;
 };
 
@@ -76,6 +78,28 @@ static void divide(struct gguf_writer *w)
     }
 }
 
+/* An existing file may be replaced if it is a writable regular file and is not an input. */
+static enum forebay_status check_path(
+    const struct gguf_writer *w, struct out_file *p, struct forebay_error *err)
+{
+    for (int i = 0; i < w->output->n_inputs; i++) {
+        if (fb_path_same_file(p->path, w->output->inputs[i])) {
+            return fb_fail(err, FOREBAY_E_USAGE, "Give another name with -o.",
+                "%.200s is an input of the new model and cannot be replaced by it", p->path);
+        }
+    }
+    if (fb_path_is_no_file(p->path)) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file.",
+            "%.200s exists and is not a regular file", p->path);
+    }
+    int errnum = fb_path_check_output(p->path);
+    if (errnum || !fb_path_resolve(p->path, p->target, sizeof p->target)) {
+        return fb_fail_errno(err, FOREBAY_E_IO, errnum ? errnum : errno,
+            "Check that the directory exists and is writable.", "cannot create %s", p->path);
+    }
+    return FOREBAY_OK;
+}
+
 static enum forebay_status name_parts(
     struct gguf_writer *w, const char *path, struct forebay_error *err)
 {
@@ -94,11 +118,10 @@ static enum forebay_status name_parts(
         } else {
             snprintf(p->path, sizeof p->path, "%s", path);
         }
-        if (fb_path_is_no_file(p->path)) {
-            return fb_fail(err, FOREBAY_E_USAGE, "Give the name of a file.",
-                "%.200s exists and is not a regular file", p->path);
+        enum forebay_status status = check_path(w, p, err);
+        if (status != FOREBAY_OK) {
+            return status;
         }
-        snprintf(p->temporary, sizeof p->temporary, "%s.tmp", p->path);
     }
     return FOREBAY_OK;
 }
@@ -215,19 +238,22 @@ static uint64_t part_bytes(const struct gguf_writer *w, size_t header)
 static enum forebay_status open_part(struct gguf_writer *w, struct forebay_error *err)
 {
     struct out_file *p = w->part;
+    if (!fb_temporary_create(p->target, p->temporary, sizeof p->temporary)) {
+        return fb_fail_errno(err, FOREBAY_E_IO, errno,
+            "Check that the directory exists and is writable.", "cannot create %s", p->path);
+    }
+    p->present = p->temporary;
     if (w->source->hole) {
         enum forebay_status status = fb_file_make_sparse(p->temporary, p->bytes, err);
         if (status != FOREBAY_OK) {
             return status;
         }
-        p->present = p->temporary;
     }
     w->file = fopen(p->temporary, w->source->hole ? "r+b" : "wb");
     if (!w->file) {
         return fb_fail_errno(err, FOREBAY_E_IO, errno,
             "Check that the directory exists and is writable.", "cannot create %s", p->temporary);
     }
-    p->present = p->temporary;
     return FOREBAY_OK;
 }
 
@@ -261,11 +287,11 @@ static enum forebay_status rename_parts(struct gguf_writer *w, struct forebay_er
 {
     for (int i = 0; i < w->n_parts; i++) {
         struct out_file *p = &w->parts[i];
-        if (rename(p->temporary, p->path)) {
+        if (rename(p->temporary, p->target)) {
             return fb_fail_errno(
-                err, FOREBAY_E_IO, errno, "", "cannot rename %s to %s", p->temporary, p->path);
+                err, FOREBAY_E_IO, errno, "", "cannot rename %s to %s", p->temporary, p->target);
         }
-        p->present = p->path;
+        p->present = p->target;
     }
     return FOREBAY_OK;
 }
@@ -279,6 +305,18 @@ static uint64_t largest_row(const struct fb_synth_model *model)
     return most;
 }
 
+/* Before anything is written: a disk that fills up is everybody's trouble. Holes take no space. */
+static enum forebay_status check_space(
+    const struct gguf_writer *w, const char *path, struct forebay_error *err)
+{
+    uint64_t free_bytes = fb_disk_free(path);
+    if (w->source->hole || w->total <= free_bytes) {
+        return FOREBAY_OK;
+    }
+    return fb_fail(err, FOREBAY_E_IO, "Free some space, write to another disk, or make it smaller.",
+        "%s needs %s, and there is %s of space", path, FB_SIZE(w->total), FB_SIZE(free_bytes));
+}
+
 enum forebay_status fb_synth_write(const struct fb_synth_model *model,
     const struct fb_synth_source *source, const struct fb_synth_output *output, const char *path,
     struct fb_synth_report *report, struct forebay_error *err)
@@ -290,6 +328,9 @@ enum forebay_status fb_synth_write(const struct fb_synth_model *model,
         .total = fb_synth_model_bytes(model)};
     divide(&w);
     enum forebay_status status = name_parts(&w, path, err);
+    if (status == FOREBAY_OK) {
+        status = check_space(&w, path, err);
+    }
     w.chunk = status == FOREBAY_OK ? fb_xmalloc((size_t)w.chunk_bytes) : NULL;
     uint64_t bytes = 0;
     for (int i = 0; i < w.n_parts && status == FOREBAY_OK; i++) {

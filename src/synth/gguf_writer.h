@@ -2,7 +2,8 @@
  * gguf_writer.h - writes a synthetic model to one GGUF file, or to a split set.
  *
  * Requests rows from a source in file order, in chunks of whole rows, and writes each byte once. It
- * writes to PATH.tmp and renames when complete; on any failure it removes the temporary files.
+ * writes to new files PATH.NUMBER.tmp and renames them when complete; on any failure it removes
+ * them. E_USAGE if a file to write is one of the inputs.
  */
 #ifndef FB_SYNTH_GGUF_WRITER_H
 #define FB_SYNTH_GGUF_WRITER_H

@@ -522,7 +522,15 @@ enum forebay_status fb_synth_inflate(const struct fb_synth_inflate *inflate, con
     }
     if (status == FOREBAY_OK) {
         struct fb_synth_source rows = {.rows = inflate_rows, .user = &f};
-        status = fb_synth_write(&f.model, &rows, &inflate->output, path, report, err);
+        struct fb_synth_output output = inflate->output;
+        const char **inputs = fb_xcalloc((size_t)f.source->n_files, sizeof *inputs);
+        for (int i = 0; i < f.source->n_files; i++) {
+            inputs[i] = f.source->files[i]->path;
+        }
+        output.inputs = inputs;
+        output.n_inputs = f.source->n_files;
+        status = fb_synth_write(&f.model, &rows, &output, path, report, err);
+        free(inputs);
     }
     if (status == FOREBAY_OK && report) {
         describe(&f, report);

@@ -265,9 +265,12 @@ enum forebay_status fb_synth_replay(const struct fb_synth_replay *replay, const 
         return status;
     }
     struct fb_dims dims;
+    struct fb_synth_replay guarded = *replay;
+    guarded.output.inputs = &trace_path;
+    guarded.output.n_inputs = 1;
     status = replay_dims(replay, &trace, &dims, err);
     if (status == FOREBAY_OK) {
-        status = write_replay(replay, &trace, &dims, path, report, err);
+        status = write_replay(&guarded, &trace, &dims, path, report, err);
     }
     fb_trace_release(&trace);
     return status;

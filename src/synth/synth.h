@@ -20,6 +20,8 @@
 struct fb_synth_output {
     uint64_t seed;
     uint64_t split_max_bytes;  /* 0: one file; else PATH becomes PREFIX-00001-of-000NN.gguf, ... */
+    const char *const *inputs; /* n_inputs files that are read and must not be replaced */
+    int n_inputs;
     forebay_progress progress; /* may be NULL */
     void *progress_user;
 };

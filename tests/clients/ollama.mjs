@@ -36,6 +36,7 @@ export function ollamaTests({ require, server, program, model, placement }) {
 
     test('ollama: version, list, ps, show', async () => {
         assert.match((await ollama.version()).version, /^\d+\.\d+\.\d+/);
+        assert.equal((await ollama.pull({ model: await name() })).status, 'success');
         const [listed] = (await ollama.list()).models;
         assert.equal(listed.model, listed.name);
         assert.equal(typeof listed.size, 'number');

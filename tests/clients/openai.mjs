@@ -141,13 +141,17 @@ export function openaiTests({ require, server, program, model, placement }) {
         assert.deepEqual(again.choices.map((c) => c.text), got.choices.map((c) => c.text));
     });
 
-    test('openai: a prompt may be a list of one, or token numbers, but not several', async () => {
+    test('openai: a prompt may be token numbers, or a list of prompts', async () => {
         const want = (await complete({ max_tokens: 8 })).choices[0].text;
         assert.equal((await complete({ prompt: [STORY], max_tokens: 8 })).choices[0].text, want);
         const numbers = await complete({ prompt: [1, 403, 407], max_tokens: 4 });
         assert.equal(numbers.usage.prompt_tokens, 3);
-        for (const more of [{ prompt: ['a', 'b'] }, { prompt: [1, 99999999] }, { echo: true },
-            { suffix: 'x' }]) {
+        const several = await complete({ prompt: [STORY, [1, 403, 407]], max_tokens: 4 });
+        assert.deepEqual(several.choices.map((c) => c.index), [0, 1]);
+        assert.ok(want.startsWith(several.choices[0].text));
+        assert.equal(several.choices[1].text, numbers.choices[0].text);
+        assert.equal(several.usage.completion_tokens, 8);
+        for (const more of [{ prompt: [1, 99999999] }, { echo: true }, { suffix: 'x' }]) {
             await fails(complete({ max_tokens: 4, ...more }), { status: 400 });
         }
     });

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { promisify } from 'node:util';
 
+process.env.FOREBAY_CACHE_DIR = '/dev/null/none'; // no cache directory
 const LIMITER = new URL('../../scripts/limit.sh', import.meta.url).pathname;
 const LOAD_MS = 60000;
 const STOP_MS = 10000;

@@ -125,7 +125,8 @@ static void handle(const char *path, const char *body, size_t n)
     match.route->handle(&r);
     fb_buffer_release(&r.body);
     FB_ASSERT(answer_status == 200 || answer_status == 400 || answer_status == 404 ||
-              answer_status == 429 || (answer_status == 503 && r.api == FB_API_OLLAMA));
+              answer_status == 429 || answer_status == 501 ||
+              (answer_status == 503 && r.api == FB_API_OLLAMA));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,9 +1,18 @@
 /*
- * parts.h - what a stream consists of, for those files of stream/ whose functions work on several
- * parts. The parts declared in the headers below know nothing of the stream or of each other.
+ * components.h - the components of a stream, for those files of stream/ whose functions work on
+ * several of them. The components declared in the headers below do not know the stream; loads fills
+ * the pools of slots, and no other component knows another.
+ *
+ *      stream, preload
+ *         sets      leases            functions on the stream, declared in headers of their own;
+ *           adapt, prefetch, dense    included in this order only
+ *      components.h
+ *         loads     ring   transit    components
+ *         slots     elastic
+ *         pool      unpack
  */
-#ifndef FB_STREAM_PARTS_H
-#define FB_STREAM_PARTS_H
+#ifndef FB_STREAM_COMPONENTS_H
+#define FB_STREAM_COMPONENTS_H
 
 #include <stdatomic.h>
 
@@ -43,15 +52,16 @@ struct fb_stream {
     struct fb_prefetch_list *prefetch_lists; /* prefetch.c; [n_groups] */
     struct fb_lease *leases[FB_MAX_LEASES];  /* leases.c: the n_leases open ones, oldest first */
     int n_leases;
-    struct fb_transit *transit;   /* NULL: the plan has no room for it */
+    struct fb_transit *transit;   /* NULL: not planned */
     struct fb_sets *sets;         /* sets.c; NULL with transit */
-    struct fb_stream_stats stats; /* of requests; reads are counted by the parts */
+    struct fb_stream_stats stats; /* of requests; reads are counted by components */
 
     /* Memory (adapt.c). */
     _Atomic uint64_t target, held;
     _Atomic uint64_t shrinks, grows;
-    uint64_t heeded;  /* the target last acted on */
-    uint64_t adapted; /* the target last reached */
+    uint64_t heeded;     /* the target last acted on */
+    uint64_t adapted;    /* the target last reached */
+    uint64_t no_room_ns; /* while loading: waited for memory since there was enough */
 };
 
 #endif

@@ -1,0 +1,7 @@
+/* environment.c - linked to every test: without ctest, too, none uses this user's cache directory. */
+#include <stdlib.h>
+
+__attribute__((constructor)) static void set_environment(void)
+{
+    setenv("FOREBAY_CACHE_DIR", "/dev/null/none", 0);
+}

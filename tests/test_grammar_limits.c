@@ -1,0 +1,155 @@
+/* test_grammar_limits.c - grammars and schemas on which llama.cpp's sampler would not return. */
+#include "model_files.h"
+#include "base/units.h"
+#include "forebay.h"
+
+static struct forebay_model *model;
+
+static int load(void **state)
+{
+    (void)state;
+    struct forebay_model_options options;
+    struct forebay_error err;
+    forebay_model_options_init(&options);
+    options.threads = 1;
+    if (forebay_model_load(OWN_MODELS_DIR "/fable-moe.gguf", &options, &model, &err) !=
+        FOREBAY_OK) {
+        print_error("%s\n", err.message);
+        return -1;
+    }
+    return 0;
+}
+
+static int unload(void **state)
+{
+    (void)state;
+    forebay_model_free(model);
+    return 0;
+}
+
+/* The token of a text that is one token. */
+static int32_t token_of(const char *text)
+{
+    int32_t tokens[8];
+    size_t n;
+    assert_int_equal(
+        forebay_tokenize(model, text, strlen(text), false, tokens, 8, &n, NULL), FOREBAY_OK);
+    assert_int_equal(n, 1);
+    return tokens[0];
+}
+
+/* Generates at most n tokens by a grammar, and gets `favourite` wherever it is allowed (NULL:
+ * none). The status of the first pick that fails. */
+static enum forebay_status generate(
+    const char *grammar, const char *favourite, int n, struct forebay_error *err)
+{
+    struct forebay_session *session;
+    struct forebay_sampler *sampler;
+    struct forebay_sampling sampling;
+    struct forebay_bias bias = {favourite ? token_of(favourite) : 0, 100};
+    int32_t token = token_of("a");
+    forebay_sampling_init(&sampling);
+    sampling.temp = 0;
+    sampling.grammar = grammar;
+    sampling.biases = &bias;
+    sampling.n_biases = favourite ? 1 : 0;
+    enum forebay_status status = forebay_sampler_new(model, &sampling, NULL, &sampler, err);
+    if (status != FOREBAY_OK) {
+        return status;
+    }
+    assert_int_equal(forebay_session_new(model, &session, NULL), FOREBAY_OK);
+    for (int i = 0; i < n && status == FOREBAY_OK; i++) {
+        assert_int_equal(forebay_eval(session, &token, 1, false, NULL), FOREBAY_OK);
+        status = forebay_sampler_pick(sampler, session, 0, &token, err);
+        if (status == FOREBAY_OK && forebay_model_is_eog(model, token)) {
+            break;
+        }
+    }
+    forebay_sampler_free(sampler);
+    forebay_session_free(session);
+    return status;
+}
+
+static char *grammar_of(const char *schema)
+{
+    char *grammar;
+    struct forebay_error err;
+    if (forebay_schema_grammar(schema, strlen(schema), &grammar, &err) != FOREBAY_OK) {
+        fail_msg("%s: %s", schema, err.message);
+    }
+    return grammar;
+}
+
+static void refuse(const char *grammar, const char *favourite)
+{
+    struct forebay_error err;
+    uint64_t before = fb_now_ns();
+    enum forebay_status status = generate(grammar, favourite, 200, &err);
+    if (status != FOREBAY_E_USAGE) {
+        fail_msg("not refused: %s", grammar);
+    }
+    assert_non_null(strstr(err.message, "the grammar "));
+    assert_true(fb_now_ns() - before < 60 * (uint64_t)1000000000); /* 0.6 s on an idle machine */
+}
+
+static void ambiguous_grammars_end_their_job(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); /* no limit there (cpu_limit.h) */
+#endif
+    refuse("root ::= s\ns ::= \"a\" s \"b\" | \"a\" s \"c\" | \"a\"", "a");
+    refuse("root ::= s\ns ::= \"a\" (s \"b\" | s \"c\") | \"a\"", "a");
+    refuse("root ::= s\ns ::= [a-z] s [0-9] | [a-y] s [0-8] | \"a\"", "a");
+    refuse("root ::= s\ns ::= \"a\" s s s | \"a\"", "a");
+    char *grammar = grammar_of("{\"$defs\":{\"s\":{\"anyOf\":[{\"type\":\"array\",\"prefixItems\":["
+                               "{\"$ref\":\"#/$defs/s\"},"
+                               "{\"const\":1}]},{\"type\":\"array\",\"prefixItems\":[{\"$ref\":\"#/"
+                               "$defs/s\"},{\"const\":2}]},"
+                               "{\"const\":0}]}},\"$ref\":\"#/$defs/s\"}");
+    refuse(grammar, "[");
+    free(grammar);
+}
+
+static void huge_repetitions_are_refused(void **state)
+{
+    (void)state;
+    refuse("root ::= \"a\"{1,1000000}{1000000}", "a");
+    refuse("root ::= (\"a\"{1,900}){900}", "a");
+    refuse("root ::= \"a\"{99999999999999999999}", "a");
+    refuse("root ::= root \"a\" | \"b\"", "a");
+    refuse("root ::= s* \ns ::= t*\nt ::= u?\nu ::= s", "a");
+}
+
+/* Deep nesting alone is no reason. */
+static void honest_grammars_are_not_limited(void **state)
+{
+    (void)state;
+    static const char *const grammars[] = {
+        "root ::= s\ns ::= \"a\" s \"b\" | \"c\"",
+        "root ::= value\nvalue ::= [a-z]+ | \"[\" value (\",\" value)* \"]\" | \"\\\"\" [^\"]* "
+        "\"\\\"\"",
+        "root ::= ([a-z]+ [ .,]?)+",
+    };
+    for (size_t i = 0; i < sizeof grammars / sizeof grammars[0]; i++) {
+        struct forebay_error err;
+        if (generate(grammars[i], "a", 200, &err) != FOREBAY_OK) {
+            fail_msg("%s: %s", grammars[i], err.message);
+        }
+    }
+    struct forebay_error err;
+    char *grammar = grammar_of("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"},"
+                               "\"b\":{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}}}");
+    assert_int_equal(generate(grammar, NULL, 200, &err), FOREBAY_OK);
+    free(grammar);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ambiguous_grammars_end_their_job),
+        cmocka_unit_test(huge_repetitions_are_refused),
+        cmocka_unit_test(honest_grammars_are_not_limited),
+    };
+    return cmocka_run_group_tests(tests, load, unload);
+}
