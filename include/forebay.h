@@ -388,8 +388,8 @@ FOREBAY_API const float *forebay_logits(struct forebay_session *session, size_t 
 FOREBAY_API uint32_t forebay_session_n_past(const struct forebay_session *session);
 
 /* Forgets all but the first n tokens evaluated. Returns how many are left: n; all if there are
- * fewer; 0 where the model's state cannot be cut (forebay_seq_can_cut). Only for sessions of one
- * sequence. */
+ * fewer; 0 where the model's state cannot be cut there (forebay_seq_shortest). Only for sessions of
+ * one sequence. */
 FOREBAY_API uint32_t forebay_session_keep(struct forebay_session *session, uint32_t n);
 
 /* An addition to the logit of a token. */
@@ -453,29 +453,41 @@ FOREBAY_API enum forebay_status forebay_decode(struct forebay_session *session,
     const struct forebay_item *items, size_t n, struct forebay_error *err);
 
 /* Cuts a sequence to its first n tokens. Returns how many are left: n; all if there are fewer; 0
- * where the model's state cannot be cut. */
+ * where n is less than forebay_seq_shortest. */
 FOREBAY_API uint32_t forebay_seq_keep(struct forebay_session *session, int seq, uint32_t n);
 /* Makes `to`, another sequence, a copy of the first n tokens of `from`; its own tokens are removed.
- * n is at most the length of `from`. Returns n, or 0 (`to` is empty) where the model's state cannot
- * be cut and n is less than the length. */
+ * n is at most the length of `from`. Returns n, or 0 (`to` is empty) where n is less than
+ * forebay_seq_shortest(from). */
 FOREBAY_API uint32_t forebay_seq_copy(
     struct forebay_session *session, int from, int to, uint32_t n);
 FOREBAY_API uint32_t forebay_seq_length(const struct forebay_session *session, int seq);
+/* Smallest number of tokens, other than 0, to which the sequence can be cut now. It is 1 where
+ * every token has an entry in the KV cache for as long as the sequence has; more for models with a
+ * sliding window, as entries that no later token looks at are overwritten; the whole length where
+ * the sequence cannot be cut. 0 for an empty sequence. */
+FOREBAY_API uint32_t forebay_seq_shortest(const struct forebay_session *session, int seq);
 /* False for recurrent and hybrid models, whose state is not one entry per token. */
 FOREBAY_API bool forebay_seq_can_cut(const struct forebay_session *session);
+/* Longest sequence that can still be cut after it was saved and loaded: 0 where none can be cut,
+ * the window for models with a sliding window, as only its tokens are saved, otherwise
+ * UINT32_MAX. */
+FOREBAY_API uint32_t forebay_seq_cut_max(const struct forebay_session *session);
 
 /* Write the state of a sequence to a file in llama.cpp's format, and restore it in place of the
- * sequence's tokens. `tokens`: the n tokens of the sequence, which are stored, too. llama.cpp
- * trusts the content of the file: verify it before loading. E_USAGE when n is not the sequence's
- * length; E_IO, also for a file with another number of tokens. After a failed load the sequence is
- * empty. */
+ * sequence's tokens. `tokens`: the n tokens of the sequence, which are stored, too, and are
+ * compared when it is restored. `bytes`: size of the state, which other data may follow in the
+ * file. llama.cpp trusts the content of the file: verify it before loading. E_USAGE when n is not
+ * the sequence's length, or more than the context; E_IO; E_FORMAT for a file that is no such state;
+ * E_LLAMA when llama.cpp cannot restore it, perhaps for want of room. After a failed load the
+ * sequence is empty. */
 FOREBAY_API enum forebay_status forebay_seq_save(struct forebay_session *session, int seq,
     const int32_t *tokens, uint32_t n, const char *path, struct forebay_error *err);
 FOREBAY_API enum forebay_status forebay_seq_load(struct forebay_session *session, int seq,
-    uint32_t n, const char *path, struct forebay_error *err);
-/* A hash of the model's files, settings and llama.cpp version: a state may be loaded only if it was
- * saved under the same one. */
-FOREBAY_API uint64_t forebay_state_fingerprint(const struct forebay_model *model);
+    const int32_t *tokens, uint32_t n, const char *path, uint64_t bytes, struct forebay_error *err);
+/* A hash of the model's content (samples of it), settings, processor and llama.cpp version: a state
+ * may be loaded only if it was saved under the same one. Reads the samples. E_IO. */
+FOREBAY_API enum forebay_status forebay_state_fingerprint(
+    const struct forebay_model *model, uint64_t *out, struct forebay_error *err);
 
 /* --- Prompts and chat ---------------------------------------------------------------------- */
 

@@ -15,7 +15,7 @@
 
 struct naive {
     int32_t tokens[LONG];
-    uint32_t n;
+    uint32_t n, n_exact;
     bool busy;
 };
 
@@ -29,8 +29,8 @@ static uint32_t naive_common(const struct naive *s, const int32_t *tokens, uint3
     return 0;
 }
 
-/* The longest match must be found, an idle sequence before a busy one. */
-static void check_find(const struct fb_prefix *p, const struct naive *model, bool whole)
+/* The longest match that may be reused must be found, an idle sequence before a busy one. */
+static void check_find(const struct fb_prefix *p, const struct naive *model, uint32_t piece)
 {
     int32_t wanted[LONG];
     uint32_t n = (uint32_t)rand() % LONG, best = 0, got;
@@ -42,18 +42,21 @@ static void check_find(const struct fb_prefix *p, const struct naive *model, boo
     }
     for (int i = 0; i < N_SEQ; i++) {
         uint32_t common = naive_common(&model[i], wanted, n);
-        if (common == 0 || (whole && common < model[i].n)) {
+        while (piece > 0 && (common > model[i].n_exact || common % piece != 0)) {
+            common--;
+        }
+        if (common == 0 || common < p->seqs[i].shortest) {
             continue;
         }
         idle_best =
             common > best ? !model[i].busy : idle_best || (common == best && !model[i].busy);
         best = common > best ? common : best;
     }
-    int seq = fb_prefix_find(p, wanted, n, whole, &got);
+    int seq = fb_prefix_find(p, wanted, n, piece, &got);
     assert_int_equal(got, best);
     assert_int_equal(seq >= 0, best > 0);
     if (seq >= 0) {
-        assert_int_equal(naive_common(&model[seq], wanted, n), best);
+        assert_true(naive_common(&model[seq], wanted, n) >= best);
         assert_int_equal(!model[seq].busy, idle_best);
     }
 }
@@ -74,6 +77,7 @@ static void test_random_steps(void **state)
             break;
         case 1:
             m->n = m->n ? (uint32_t)rand() % m->n : 0;
+            m->n_exact = m->n_exact < m->n ? m->n_exact : m->n;
             fb_prefix_cut(&p, seq, m->n);
             break;
         default:
@@ -83,8 +87,13 @@ static void test_random_steps(void **state)
                 fb_prefix_add(&p, seq, &token, 1);
             }
         }
+        if (rand() % 4 == 0) {
+            m->n_exact = p.seqs[seq].n_exact = m->n;
+        }
+        p.seqs[seq].shortest = rand() % 2 ? m->n : (uint32_t)rand() % (m->n + 1);
         assert_int_equal(p.seqs[seq].n, m->n);
-        check_find(&p, model, step % 2);
+        assert_int_equal(p.seqs[seq].n_exact, m->n_exact);
+        check_find(&p, model, (uint32_t)step % 4);
     }
     fb_prefix_release(&p);
 }

@@ -410,6 +410,27 @@ static void test_a_file_is_replaced_atomically(void **state)
     free(large);
 }
 
+/* Anything else under the name of a cache file neither blocks nor is read, and a file that is
+ * written belongs to the user alone. */
+static void test_a_cache_file_is_a_file(void **state)
+{
+    (void)state;
+    struct fb_profile p;
+    const char *why;
+    remove(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_null(fb_file_open_text(path));
+    assert_false(fb_profile_load(path, "machine", 1, &p, &why));
+    assert_string_equal(why, "there is none yet");
+    mode_t mask = umask(0);
+    assert_true(fb_private_replace(path, "{}", 2)); /* the FIFO is replaced, too */
+    umask(mask);
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    assert_int_equal(st.st_mode, S_IFREG | 0600);
+    remove(path);
+}
+
 static void test_a_failure_to_write_is_reported(void **state)
 {
     (void)state;
@@ -436,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_disks_are_found_while_they_are_fresh),
         cmocka_unit_test(test_the_oldest_disk_is_dropped_when_full),
         cmocka_unit_test(test_a_file_is_replaced_atomically),
+        cmocka_unit_test(test_a_cache_file_is_a_file),
         cmocka_unit_test(test_a_failure_to_write_is_reported),
     };
     return cmocka_run_group_tests_name("profile", tests, make_dir, remove_dir);

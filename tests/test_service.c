@@ -8,6 +8,8 @@
 #define STORY "Once upon a time, there was a little girl named Lily. She loved to play outside"
 
 static const struct fb_service_options four = {.parallel = 4, .queue_max = 16};
+/* How much is reused when differences of rounding do not matter; test_reuse.c has the other. */
+static const struct fb_service_options two_all = {.parallel = 2, .queue_max = 4, .reuse_all = true};
 
 static struct forebay_model_options streamed(uint32_t parallel)
 {
@@ -77,7 +79,7 @@ static void test_second_turn(void **state)
     struct fixture f;
     char first[2048], second[2048], want[2048], turn[4096];
     struct forebay_model_options options = streamed(2);
-    fixture_start(&f, MODEL, &options, &(struct fb_service_options){.parallel = 2, .queue_max = 4});
+    fixture_start(&f, MODEL, &options, &two_all);
     struct forebay_prompt *prompt = text_prompt(f.model, STORY);
     struct fb_result result = collect(submit(&f, prompt, 20), first, sizeof first);
     uint32_t before = result.n_prompt;
@@ -181,8 +183,11 @@ static struct fb_result one_turn(const char *text, const struct forebay_model_op
     uint64_t kv_max_bytes, char *got, size_t cap)
 {
     struct fixture f;
-    const struct fb_service_options with_disk = {
-        .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = kv_max_bytes};
+    const struct fb_service_options with_disk = {.parallel = 2,
+        .queue_max = 4,
+        .reuse_all = true,
+        .kv_dir = kv_dir,
+        .kv_max_bytes = kv_max_bytes};
     fixture_start(&f, MODEL, options, &with_disk);
     struct fb_result result = say(&f, text, 30, got, cap);
     fixture_stop(&f);
@@ -252,8 +257,11 @@ static void test_state_evicted_while_loading(void **state)
     static const char *const short_ones[] = {"A cat", "The sun", "She said"};
     char long_one[1024], first[2048], got[4096], want[2048], turn[4096], file[2 * PATH_MAX];
     struct forebay_model_options options = streamed(2);
-    struct fb_service_options with_disk = {
-        .parallel = 2, .queue_max = 4, .kv_dir = kv_dir, .kv_max_bytes = 1 << 30};
+    struct fb_service_options with_disk = {.parallel = 2,
+        .queue_max = 4,
+        .reuse_all = true,
+        .kv_dir = kv_dir,
+        .kv_max_bytes = 1 << 30};
     struct fixture f;
     struct stat stat_of;
     snprintf(kv_dir, sizeof kv_dir, "/tmp/forebay-kv-%d", (int)getpid());

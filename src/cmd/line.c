@@ -132,7 +132,7 @@ static void shorten_history(const struct line_reader *reader)
         json_decref(line);
     }
     if (n > 0) {
-        fb_file_replace(reader->history_path, all, n);
+        fb_private_replace(reader->history_path, all, n);
     }
     free(all);
 }

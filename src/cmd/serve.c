@@ -45,6 +45,7 @@ struct serve_options {
     uint32_t port, parallel, queue, connections, timeout_s, drain_s;
     char name[256];
     const char *name_given;
+    const char *reuse;
     struct forebay_model_options model;
     struct fb_server_options server;
     struct fb_service_options service;
@@ -100,6 +101,11 @@ static int parse(int argc, char **argv, struct serve_options *o)
         {CMD_UINT32, 0, "drain", "SECONDS",
             "time that active requests get to finish after SIGTERM, SIGINT or SIGHUP (default 30)",
             .target = &o->drain_s, .min = 0, .max = 86400},
+        {CMD_STRING, 0, "reuse", "HOW",
+            "what is reused of prompts computed before: exact (the default), so that a request "
+            "that is alone has the answer of `forebay run`; or all, which is faster and equal "
+            "only up to rounding",
+            .target = &o->reuse},
         {CMD_GROUP, .help = "Saved prompts"},
         {CMD_STRING, 0, "kv-dir", "DIR",
             "directory for the KV state of prompts; used after a restart, too",
@@ -115,7 +121,11 @@ static int parse(int argc, char **argv, struct serve_options *o)
         "(/api) and Anthropic (/v1/messages). Requests share passes over the weights, and common "
         "beginnings of their prompts are computed once.",
         options, 1, 1, NULL};
-    return cmd_parse(&spec, argc, argv, &o->path, NULL);
+    int rc = cmd_parse(&spec, argc, argv, &o->path, NULL);
+    o->service.reuse_all = strcmp(o->reuse, "all") == 0;
+    return rc == CMD_GO_ON && !o->service.reuse_all && strcmp(o->reuse, "exact") != 0
+               ? cmd_usage_error(&spec, "--reuse must be exact or all")
+               : rc;
 }
 
 /* "/models/Qwen3-30B-Q4_K_M-00001-of-00002.gguf" -> "Qwen3-30B-Q4_K_M" */
@@ -359,7 +369,8 @@ int cmd_serve(int argc, char **argv)
         .queue = 64,
         .connections = 128,
         .timeout_s = 60,
-        .drain_s = 30};
+        .drain_s = 30,
+        .reuse = "exact"};
     struct forebay_error err;
     forebay_model_options_init(&o.model);
     fb_server_options_init(&o.server);

@@ -246,3 +246,16 @@ enum forebay_status fb_guard_decode(
         return *code == 0;
     });
 }
+
+enum forebay_status fb_guard_load_state(struct llama_context *ctx, const char *path, int seq,
+    uint32_t n, uint64_t *bytes, uint64_t *again, struct forebay_error *err)
+{
+    return fb_guarded_status(FOREBAY_E_LLAMA, err, "", "restore a sequence", [&] {
+        std::vector<llama_token> tokens(n);
+        size_t got = 0;
+        *bytes = llama_state_seq_load_file(ctx, path, seq, tokens.data(), n, &got);
+        /* A file has magic, version, n and tokens where a buffer has magic and sequence. */
+        *again = llama_state_seq_get_size(ctx, seq) + (1 + (uint64_t)n) * sizeof(uint32_t);
+        return *bytes > 0 && got == n;
+    });
+}

@@ -50,6 +50,12 @@ struct fb_needs {
 enum forebay_status fb_guard_measure(const char *path, struct llama_model_params model,
     struct llama_context_params context, struct fb_needs *out, struct forebay_error *err);
 
+/* Restores a sequence of n tokens from a file that llama_state_seq_save_file wrote; whatever
+ * follows in the file is not read. *bytes: how much was read; *again: how much the restored
+ * sequence would write. */
+enum forebay_status fb_guard_load_state(struct llama_context *ctx, const char *path, int seq,
+    uint32_t n, uint64_t *bytes, uint64_t *again, struct forebay_error *err);
+
 #ifdef __cplusplus
 }
 

@@ -173,8 +173,12 @@ struct fb_history *fb_history_open(const struct fb_weights *ws)
         h->path[0] = 0;
         return h;
     }
-    json_error_t error;
-    json_t *root = json_load_file(h->path, 0, &error);
+    json_error_t error = {.line = -1};
+    FILE *file = fb_file_open_text(h->path);
+    json_t *root = file ? json_loadf(file, 0, &error) : NULL;
+    if (file) {
+        fclose(file);
+    }
     if ((root || error.line > 0) && !read_file(root, h)) {
         fb_warn("%s is damaged: the history of this model starts anew", h->path);
         forget(h);
@@ -346,7 +350,7 @@ void fb_history_save(struct fb_history *h, int threads, bool repack, struct fb_c
     fade(h);
     json_t *root = to_json(h);
     char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(5));
-    if (!text || !fb_file_replace(h->path, text, strlen(text))) {
+    if (!text || !fb_private_replace(h->path, text, strlen(text))) {
         fb_debug("cannot write %s", h->path);
     }
     free(text);

@@ -1,10 +1,30 @@
 #include "engine/llama_params.h"
 
+#include <stdio.h>
+
 #include "base/units.h"
 #include "engine/model_options.h"
+#include "model/meta.h"
 
-struct llama_model_params fb_llama_model_params(
-    const struct forebay_model_options *o, const struct fb_devices *devices)
+void fb_llama_overrides_init(struct fb_llama_overrides *overrides,
+    const struct forebay_model_options *o, const struct fb_catalog *c)
+{
+    static const char key[] = "rope.scaling.original_context_length";
+    uint64_t trained = fb_meta_arch_uint(c->meta, c->arch, "context_length", 0);
+    uint64_t first = fb_meta_arch_uint(c->meta, c->arch, key, trained);
+    *overrides = (struct fb_llama_overrides){0};
+    if (fb_catalog_find(c, "rope_factors_long.weight") >= 0 && o->ctx <= first &&
+        fb_options_cells(o) > first) {
+        struct llama_model_kv_override *override = &overrides->list[0];
+        override->tag = LLAMA_KV_OVERRIDE_TYPE_INT;
+        snprintf(override->key, sizeof override->key, "%s.%s", c->arch, key);
+        override->val_i64 = fb_options_cells(o);
+        overrides->ctx_orig = (uint32_t)first;
+    }
+}
+
+struct llama_model_params fb_llama_model_params(const struct forebay_model_options *o,
+    const struct fb_devices *devices, const struct fb_llama_overrides *overrides)
 {
     static ggml_backend_dev_t no_devices[] = {NULL};
     struct llama_model_params params = llama_model_default_params();
@@ -17,12 +37,13 @@ struct llama_model_params fb_llama_model_params(
         params.lazy_mode = LLAMA_LAZY_MODE_OFF;
     }
     params.use_extra_bufts = o->repack;
+    params.kv_overrides = overrides->ctx_orig > 0 ? overrides->list : NULL;
     fb_devices_model_params(devices, &params);
     return params;
 }
 
-struct llama_context_params fb_llama_context_params(
-    const struct forebay_model_options *o, const struct fb_devices *devices, bool claimed)
+struct llama_context_params fb_llama_context_params(const struct forebay_model_options *o,
+    const struct fb_devices *devices, const struct fb_llama_overrides *overrides, bool claimed)
 {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = fb_options_cells(o);
@@ -32,6 +53,7 @@ struct llama_context_params fb_llama_context_params(
     params.n_ubatch = params.n_batch;
     params.n_outputs_max = o->all_logits ? params.n_batch : params.n_seq_max;
     params.kv_unified = params.n_seq_max > 1;
+    params.yarn_orig_ctx = overrides->ctx_orig; /* 0: the model's */
     params.n_threads = o->threads;
     params.n_threads_batch = o->threads;
     params.no_perf = true;

@@ -67,7 +67,9 @@ static enum forebay_status load_virtual(
 static enum forebay_status load_llama(struct forebay_model *m, struct forebay_error *err)
 {
     struct fb_preflight *p = m->preflight;
-    struct llama_model_params params = fb_llama_model_params(&p->options, &p->devices);
+    fb_llama_overrides_init(&p->overrides, &p->options, p->catalog);
+    struct llama_model_params params =
+        fb_llama_model_params(&p->options, &p->devices, &p->overrides);
     params.progress_callback = report;
     params.progress_callback_user_data = m;
     enum forebay_status status =
@@ -152,7 +154,7 @@ static enum forebay_status load(
         fb_binding_weights(m->binding); /* shows llama.cpp the shapes of the claimed tensors */
     }
     struct llama_context_params params =
-        fb_llama_context_params(&p->options, &p->devices, m->binding != NULL);
+        fb_llama_context_params(&p->options, &p->devices, &p->overrides, m->binding != NULL);
     status = fb_guard_context(m->llama, params, &m->ctx, err);
     if (status == FOREBAY_OK && m->binding) {
         status = start_streaming(m, err);

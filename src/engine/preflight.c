@@ -167,9 +167,10 @@ static enum forebay_status measure_once(
     struct fb_preflight *p = user;
     fb_preflight_end_measuring(p);
     p->measuring = new_binding(p, true);
+    fb_llama_overrides_init(&p->overrides, &p->options, p->catalog);
     enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
-        fb_llama_model_params(&p->options, &p->devices),
-        fb_llama_context_params(&p->options, &p->devices, true), needs, err);
+        fb_llama_model_params(&p->options, &p->devices, &p->overrides),
+        fb_llama_context_params(&p->options, &p->devices, &p->overrides, true), needs, err);
     return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
 }
 

@@ -25,6 +25,7 @@
 #include "engine/disk_probe.h"
 #include "engine/guard.h"
 #include "engine/history.h"
+#include "engine/llama_params.h"
 #include "plan/estimate.h"
 
 /* Constant once made, except that fb_preflight_end_measuring frees `measuring` and that sessions
@@ -34,6 +35,7 @@ struct fb_preflight {
     struct forebay_model_options options; /* defaults filled in; mem_bytes is the budget */
     struct fb_catalog *catalog;
     struct fb_devices devices;
+    struct fb_llama_overrides overrides;
     struct fb_sidecar *sidecar;   /* NULL: none, or none that may be used */
     struct fb_binding *measuring; /* the claimed weights; NULL after fb_preflight_end_measuring */
     struct fb_needs needs;

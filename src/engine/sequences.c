@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/units.h"
+#include "engine/guard.h"
 #include "engine/model_options.h"
 #include "engine/session.h"
 
@@ -47,10 +49,20 @@ static enum forebay_status check_items(const struct forebay_session *s,
     return FOREBAY_OK;
 }
 
+/* With no tokens left the whole memory is cleared, so that the next ones are put where a new
+ * session would put them: attention adds in the order of cells, and its last bits depend on it. */
 static void empty(struct forebay_session *s, int seq)
 {
-    llama_memory_seq_rm(llama_get_memory(s->model->ctx), seq, -1, -1);
+    llama_memory_t memory = llama_get_memory(s->model->ctx);
+    uint32_t n_seq = fb_options_sequences(fb_model_options(s->model)), used = 0;
+    llama_memory_seq_rm(memory, seq, -1, -1);
     s->past[seq] = 0;
+    for (uint32_t i = 0; i < n_seq; i++) {
+        used += s->past[i] > 0;
+    }
+    if (used == 0) {
+        llama_memory_clear(memory, false);
+    }
 }
 
 /* A pass is a prompt's when it has several tokens of one sequence, or tokens without logits. */
@@ -128,14 +140,37 @@ bool forebay_seq_can_cut(const struct forebay_session *s)
     return !llama_model_is_recurrent(s->model->llama) && !llama_model_is_hybrid(s->model->llama);
 }
 
+uint32_t forebay_seq_cut_max(const struct forebay_session *s)
+{
+    int32_t window = llama_model_n_swa(s->model->llama);
+    return !forebay_seq_can_cut(s) ? 0 : window > 0 ? (uint32_t)window : UINT32_MAX;
+}
+
+uint32_t forebay_seq_shortest(const struct forebay_session *s, int seq)
+{
+    uint32_t past = s->past[seq];
+    if (past == 0 || !forebay_seq_can_cut(s)) {
+        return past;
+    }
+    /* Older cells of layers with a sliding window are overwritten. A token after n others looks
+     * back at most `window` tokens, in chunked attention too. */
+    llama_pos first = llama_memory_seq_pos_min(llama_get_memory(s->model->ctx), seq);
+    int32_t window = llama_model_n_swa(s->model->llama);
+    if (first <= 0) {
+        return first == 0 ? 1 : past;
+    }
+    return window > 0 ? (uint32_t)fb_min(past, (uint64_t)first + (uint64_t)window) : past;
+}
+
 uint32_t forebay_seq_keep(struct forebay_session *s, int seq, uint32_t n)
 {
     if (n >= s->past[seq]) {
         return s->past[seq];
     }
-    if (n == 0 || !llama_memory_seq_rm(llama_get_memory(s->model->ctx), seq, (llama_pos)n, -1)) {
+    if (n < forebay_seq_shortest(s, seq) ||
+        !llama_memory_seq_rm(llama_get_memory(s->model->ctx), seq, (llama_pos)n, -1)) {
         empty(s, seq);
-        n = 0;
+        return 0;
     }
     s->past[seq] = n;
     return n;
@@ -145,10 +180,12 @@ uint32_t forebay_seq_copy(struct forebay_session *s, int from, int to, uint32_t 
 {
     FB_ASSERT(from != to && n <= s->past[from]);
     empty(s, to);
-    if (n == 0 || (n < s->past[from] && !forebay_seq_can_cut(s))) {
+    if (n == 0 || n < forebay_seq_shortest(s, from)) {
         return 0;
     }
-    llama_memory_seq_cp(llama_get_memory(s->model->ctx), from, to, -1, (llama_pos)n);
+    /* Some memory can copy only whole sequences, and asserts that it is not asked for more. */
+    llama_pos end = n == s->past[from] ? -1 : (llama_pos)n;
+    llama_memory_seq_cp(llama_get_memory(s->model->ctx), from, to, -1, end);
     s->past[to] = n;
     return n;
 }
@@ -168,52 +205,80 @@ enum forebay_status forebay_seq_save(struct forebay_session *s, int seq, const i
     return FOREBAY_OK;
 }
 
-enum forebay_status forebay_seq_load(
-    struct forebay_session *s, int seq, uint32_t n, const char *path, struct forebay_error *err)
+static enum forebay_status bad_state(const char *path, const char *why, struct forebay_error *err)
 {
-    bool fits = n <= fb_model_options(s->model)->ctx;
-    int32_t *tokens = fb_xcalloc(fits ? n : 0, sizeof *tokens);
-    size_t got = 0;
-    enum forebay_status status = FOREBAY_OK;
-    empty(s, seq);
-    if (!fits || llama_state_seq_load_file(s->model->ctx, path, seq, tokens, n, &got) == 0 ||
-        got != n) {
-        empty(s, seq);
-        status = fb_fail(err, FOREBAY_E_IO, "", "cannot restore a sequence from %s", path);
-    } else {
-        s->past[seq] = n;
+    return fb_fail(err, FOREBAY_E_FORMAT, "Delete it: its prompt will be computed again.",
+        "cannot restore a sequence from %s: %s", path, why);
+}
+
+/* Checks what llama.cpp would trust (all numbers have 32 bits):
+ *
+ *      magic, version, n, n tokens | streams: 1, cells, ...          attention, or it comes first
+ *                                  | cells: 1, ...                   recurrent
+ *
+ * llama.cpp allocates by the number of cells before it reads them. */
+static enum forebay_status check_state(const struct forebay_session *s, const char *path,
+    const int32_t *tokens, uint32_t n, uint64_t bytes, struct forebay_error *err)
+{
+    bool recurrent = llama_model_is_recurrent(s->model->llama);
+    uint64_t head_bytes = ((uint64_t)n + 5) * sizeof(uint32_t);
+    struct fb_file *file;
+    enum forebay_status status = fb_file_open(path, false, &file, err);
+    if (status != FOREBAY_OK) {
+        return status;
     }
-    free(tokens);
+    uint32_t *head = fb_xmalloc(head_bytes);
+    if (bytes < head_bytes || bytes > file->size) {
+        status = bad_state(path, "it is cut", err);
+    } else {
+        status = fb_file_read(file, head, head_bytes, 0, err);
+    }
+    if (status == FOREBAY_OK &&
+        (head[0] != LLAMA_STATE_SEQ_MAGIC || head[1] != LLAMA_STATE_SEQ_VERSION)) {
+        status = bad_state(path, "it is not a state of this llama.cpp", err);
+    } else if (status == FOREBAY_OK &&
+               (head[2] != n || memcmp(head + 3, tokens, n * sizeof *tokens) != 0)) {
+        status = bad_state(path, "it has other tokens", err);
+    } else if (status == FOREBAY_OK && (head[3 + n] == 1 ? head[4 + n] > n : recurrent)) {
+        status = bad_state(path, "its counts are impossible", err);
+    }
+    free(head);
+    fb_file_close(file);
     return status;
 }
 
-/* FNV-1a. */
-static uint64_t mix(uint64_t hash, const void *bytes, size_t n)
+/* Loads a state that was checked, and checks what came of it. */
+static enum forebay_status load_state(struct forebay_session *s, int seq, uint32_t n,
+    const char *path, uint64_t bytes, struct forebay_error *err)
 {
-    const unsigned char *at = bytes;
-    for (size_t i = 0; i < n; i++) {
-        hash = (hash ^ at[i]) * 0x100000001b3u;
+    struct llama_context *ctx = s->model->ctx;
+    uint64_t got, again;
+    enum forebay_status status = fb_guard_load_state(ctx, path, seq, n, &got, &again, err);
+    if (status != FOREBAY_OK) {
+        return status;
     }
-    return hash;
+    s->past[seq] = n;
+    if (got != bytes || again != bytes ||
+        llama_memory_seq_pos_max(llama_get_memory(ctx), seq) != (llama_pos)n - 1) {
+        return bad_state(path, "it is not a state of these tokens", err);
+    }
+    return FOREBAY_OK;
 }
 
-uint64_t forebay_state_fingerprint(const struct forebay_model *m)
+enum forebay_status forebay_seq_load(struct forebay_session *s, int seq, const int32_t *tokens,
+    uint32_t n, const char *path, uint64_t bytes, struct forebay_error *err)
 {
-    const struct forebay_model_options *o = fb_model_options(m);
-    const struct fb_catalog *catalog = m->preflight->catalog;
-    const char *version = llama_version();
-    uint64_t hash = mix(0xcbf29ce484222325u, version, strlen(version));
-    uint64_t settings[] = {o->repack, m->binding != NULL, (uint64_t)m->placement.device.n_layers};
-    hash = mix(hash, settings, sizeof settings);
-    for (int i = 0; i < catalog->n_files; i++) {
-        uint64_t file[] = {catalog->files[i]->size, catalog->files[i]->identity[2]};
-        hash = mix(hash, file, sizeof file);
+    if (n == 0 || n > fb_model_options(s->model)->ctx) {
+        return fb_fail(err, FOREBAY_E_USAGE, "", "a state of %u tokens: the context has %u", n,
+            fb_model_options(s->model)->ctx);
     }
-    for (int i = 0; i < catalog->n_tensors; i++) {
-        const struct fb_tensor *t = &catalog->tensors[i];
-        hash = mix(hash, t->name, strlen(t->name));
-        hash = mix(hash, &t->type, sizeof t->type);
-        hash = mix(hash, &t->offset, sizeof t->offset);
+    empty(s, seq);
+    enum forebay_status status = check_state(s, path, tokens, n, bytes, err);
+    if (status == FOREBAY_OK) {
+        status = load_state(s, seq, n, path, bytes, err);
     }
-    return hash;
+    if (status != FOREBAY_OK) {
+        empty(s, seq);
+    }
+    return status;
 }

@@ -144,7 +144,8 @@ uint32_t forebay_session_keep(struct forebay_session *s, uint32_t n)
         return s->past[0];
     }
     llama_memory_t memory = llama_get_memory(s->model->ctx);
-    if (n == 0 || s->broken || !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
+    if (n == 0 || s->broken || n < forebay_seq_shortest(s, 0) ||
+        !llama_memory_seq_rm(memory, 0, (llama_pos)n, -1)) {
         llama_memory_clear(memory, true);
         n = 0;
         s->broken = false; /* the state is empty, and so consistent */

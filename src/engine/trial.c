@@ -48,7 +48,7 @@ static void remember(const char *path, char *text, size_t n, const char *key)
     char *from = n >= KNOWN_MAX * KEY_TEXT ? text + KEY_TEXT : text;
     n -= (size_t)(from - text);
     memcpy(from + n, key, KEY_TEXT);
-    if (!fb_file_replace(path, from, n + KEY_TEXT)) {
+    if (!fb_private_replace(path, from, n + KEY_TEXT)) {
         fb_debug("cannot write %s", path);
     }
 }

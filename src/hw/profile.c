@@ -182,8 +182,12 @@ static void empty(struct fb_profile *p, const char *machine, int64_t now)
 bool fb_profile_load(
     const char *path, const char *machine, int64_t now, struct fb_profile *out, const char **why)
 {
-    json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
+    json_error_t error = {.line = -1};
+    FILE *file = fb_file_open_text(path);
+    json_t *root = file ? json_loadf(file, 0, &error) : NULL;
+    if (file) {
+        fclose(file);
+    }
     const char *of = json_string_value(json_object_get(root, "machine"));
     *why = NULL;
     empty(out, machine, now);
@@ -249,7 +253,7 @@ char *fb_profile_json(const struct fb_profile *p)
 bool fb_profile_save(const char *path, const struct fb_profile *p)
 {
     char *text = fb_profile_json(p);
-    bool saved = text && fb_file_replace(path, text, strlen(text));
+    bool saved = text && fb_private_replace(path, text, strlen(text));
     free(text);
     return saved;
 }

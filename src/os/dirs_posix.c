@@ -3,10 +3,12 @@
 #include "os/file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #ifdef __APPLE__
 #define CACHE_BELOW_HOME "Library/Caches"
@@ -41,4 +43,15 @@ bool fb_cache_path(const char *name, char *path, size_t cap)
         n = snprintf(path, cap, "%s/" CACHE_BELOW_HOME "/forebay/%s", home, name);
     }
     return n > 0 && (size_t)n < cap && make_parents(path);
+}
+
+FILE *fb_file_open_text(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    FILE *f = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? fdopen(fd, "rb") : NULL;
+    if (!f && fd >= 0) {
+        close(fd);
+    }
+    return f;
 }

@@ -34,6 +34,10 @@ FILE *fb_save_open(const char *path);
  * reader ever sees half of it, and a failure leaves it unchanged. False, with errno, on failure. */
 bool fb_file_replace(const char *path, const char *text, size_t length);
 
+/* Replaces whatever is at the path, a FIFO included, atomically by a file that only this user may
+ * read (0600): for the cache directory. False, with errno, on failure. */
+bool fb_private_replace(const char *path, const char *text, size_t length);
+
 /* True if standard input is a pipe, a socket or a regular file; false for a terminal, a device such
  * as /dev/null, and if it is closed. */
 bool fb_stdin_is_given(void);

@@ -198,6 +198,26 @@ bool fb_file_replace(const char *path, const char *text, size_t length)
     return true;
 }
 
+bool fb_private_replace(const char *path, const char *text, size_t length)
+{
+    char temporary[PATH_CAP];
+    int fd = make_temporary(path, temporary, sizeof temporary);
+    if (fd < 0) {
+        return false;
+    }
+    FILE *file = fchmod(fd, 0600) == 0 ? fdopen(fd, "w") : NULL;
+    if (!file) {
+        close(fd);
+    }
+    if (!write_close(file, text, length) || rename(temporary, path) != 0) {
+        int errnum = errno;
+        unlink(temporary);
+        errno = errnum;
+        return false;
+    }
+    return true;
+}
+
 bool fb_stdin_is_given(void)
 {
     struct stat st;

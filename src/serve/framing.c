@@ -3,8 +3,8 @@
  *
  * A proxy in front of us that reads a header differently takes the end of one request for the
  * beginning of the next (request smuggling, RFC 9112 section 11.2). libmicrohttpd before 1.0
- * accepts some of these, and handles headers as C strings: a NUL hides the rest of its line. But the lines
- * are still in its buffer:
+ * accepts some of these, and handles headers as C strings: a NUL hides the rest of its line. But
+ * the lines are still in its buffer:
  *
  *      name NUL blanks value NUL NUL name NUL blanks value NUL NUL NUL NUL
  *            ':'              CR  LF                                end of the headers

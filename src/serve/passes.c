@@ -200,12 +200,18 @@ static struct fb_active *active_of(struct fb_passes *p, size_t row)
 
 static void receive(struct fb_passes *p, size_t n)
 {
+    struct fb_active *first = active_of(p, 0);
+    bool one_prompt = !first->generating;
     for (size_t i = 0; i < n; i++) {
         struct fb_active *a = active_of(p, i);
         fb_prefix_add(&p->sequences->prefix, a->seq, &p->items[i].token, 1);
+        one_prompt = one_prompt && a == first;
         if (!a->generating) {
             a->n_done++;
         }
+    }
+    if (one_prompt) {
+        fb_sequences_note_pass(p->sequences, first, (uint32_t)n);
     }
     for (size_t i = 0; i < n; i++) {
         if (p->items[i].logits && active_of(p, i)->job) {

@@ -29,15 +29,25 @@ uint32_t fb_prefix_common(const int32_t *a, uint32_t n_a, const int32_t *b, uint
     return i;
 }
 
+uint32_t fb_prefix_exact(uint32_t common, uint32_t n_exact, uint32_t piece)
+{
+    if (piece == 0) {
+        return common;
+    }
+    uint32_t exact = common < n_exact ? common : n_exact;
+    return exact - exact % piece;
+}
+
 int fb_prefix_find(
-    const struct fb_prefix *p, const int32_t *tokens, uint32_t n, bool whole, uint32_t *common)
+    const struct fb_prefix *p, const int32_t *tokens, uint32_t n, uint32_t piece, uint32_t *common)
 {
     int best = -1;
     *common = 0;
     for (int i = 0; i < p->n_seq; i++) {
         const struct fb_prefix_seq *s = &p->seqs[i];
         uint32_t have = fb_prefix_common(s->tokens, s->n, tokens, n);
-        if (have == 0 || (whole && have < s->n)) {
+        have = fb_prefix_exact(have, s->n_exact, piece);
+        if (have == 0 || have < s->shortest) {
             continue;
         }
         bool better = have > *common || (have == *common && p->seqs[best].busy && !s->busy) ||
@@ -96,4 +106,5 @@ void fb_prefix_cut(struct fb_prefix *p, int seq, uint32_t n)
     struct fb_prefix_seq *s = &p->seqs[seq];
     s->n = n < s->n ? n : s->n;
     s->n_stored = n < s->n_stored ? 0 : s->n_stored;
+    s->n_exact = n < s->n_exact ? n : s->n_exact;
 }

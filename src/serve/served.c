@@ -70,12 +70,13 @@ static enum forebay_status make_card(
         billions >= 1 ? billions : billions * 1000);
     card->parameters = info.parameters;
     card->file_bytes = info.file_bytes;
-    uint64_t print = forebay_state_fingerprint(s->model);
+    uint64_t print = 0;
+    status = forebay_state_fingerprint(s->model, &print, err);
     snprintf(card->digest, sizeof card->digest, "%064llx", (unsigned long long)print);
     format_time(
         stat(path, &st) == 0 ? st.st_mtime : time(NULL), card->modified, sizeof card->modified);
     forebay_file_free(file);
-    return FOREBAY_OK;
+    return status;
 }
 
 /* --- Life ---------------------------------------------------------------------------------- */

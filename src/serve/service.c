@@ -185,9 +185,12 @@ static enum forebay_status open_parts(struct fb_service *s, const struct fb_serv
     struct forebay_session **session, struct fb_kv_store **store, struct forebay_error *err)
 {
     enum forebay_status status = forebay_session_new(s->model, session, err);
+    uint64_t fingerprint;
     if (status == FOREBAY_OK && o->kv_dir) {
-        status = fb_kv_store_open(
-            o->kv_dir, o->kv_max_bytes, forebay_state_fingerprint(s->model), store, err);
+        status = forebay_state_fingerprint(s->model, &fingerprint, err);
+    }
+    if (status == FOREBAY_OK && o->kv_dir) {
+        status = fb_kv_store_open(o->kv_dir, o->kv_max_bytes, fingerprint, store, err);
     }
     return status;
 }
@@ -208,7 +211,8 @@ enum forebay_status fb_service_new(struct forebay_model *model, const struct fb_
     fb_job_queue_init(&s->queue, o->queue_max);
     s->queue.stats.parallel = parallel;
     s->queue.stats.kv_cells = (uint64_t)s->ctx * (uint64_t)o->parallel;
-    fb_sequences_init(&s->sequences, &s->queue, session, store, s->ctx, n_seq, parallel);
+    fb_sequences_init(&s->sequences, &s->queue, session, store, s->ctx, o->reuse_all ? 0 : batch,
+        n_seq, parallel);
     fb_passes_init(&s->passes, model, &s->sequences, batch, fb_service_piece(batch));
     if (status == FOREBAY_OK) {
         fb_passes_publish_stats(&s->passes);

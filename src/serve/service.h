@@ -16,6 +16,8 @@
  *        is cancelled.
  *   SV4  A failure ends the jobs of its pass; the service goes on.
  *   SV5  Every queue has a bound. A full one refuses (FB_BUSY) instead of blocking.
+ * SV6 A greedy job that is alone from its start to its end has the answer of a session of its own
+ *        (`forebay run`), whatever it reuses. kv_reuse.h says how, docs/SERVE.md the exceptions.
  *
  * All functions may be called from any thread; fb_service_free only when no other call is under
  * way.
@@ -34,6 +36,7 @@ struct fb_service_options {
     int queue_max;         /* maximum waiting jobs */
     const char *kv_dir;    /* directory for states of conversations; NULL: none is stored */
     uint64_t kv_max_bytes; /* bound of that directory */
+    bool reuse_all;        /* jobs that are alone, too, reuse all that is computed: not SV6 */
 };
 
 /* Starts the service and its thread, which uses the model until fb_service_free. E_IO: kv_dir

@@ -47,7 +47,7 @@ enum forebay_status fb_sidecar_index_read(const char *path, const char *text,
 /* Offset of the first record. */
 uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head);
 
-/* One checksum over parts of the model: its headers and some blocks of each file. */
+/* One checksum over parts of the model: its headers and some blocks of each file. E_IO. */
 enum forebay_status fb_sidecar_fingerprint(
     const struct fb_catalog *catalog, uint64_t *out, struct forebay_error *err);
 

@@ -34,7 +34,8 @@ export class Server {
     // Starts the program and returns when /health is 200; in a container of `limit` if that is set.
     static async start(program, model, options, limit) {
         const port = await freePort();
-        const args = ['serve', model, '--port', String(port), ...options];
+        /* Reuse is seen in prompts of less than a batch only with --reuse all. */
+        const args = ['serve', model, '--port', String(port), '--reuse', 'all', ...options];
         const server = new Server();
         server.url = `http://127.0.0.1:${port}`;
         server.port = port;
