@@ -511,6 +511,31 @@ static void test_expansive_bodies(void **state)
     stop();
 }
 
+/* Logprobs of a whole answer are memory, too; a stream does not collect them. */
+static void test_many_logprobs(void **state)
+{
+    (void)state;
+    static const char format[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":%d,"
+        "\"ignore_eos\":true,\"logprobs\":true,\"top_logprobs\":20,\"stream\":%s}";
+    static const struct {
+        int tokens, status;
+        const char *stream;
+    } requests[] = {{5, 200, "false"}, {100, 503, "false"}, {100, 200, "true"}, {5, 200, "false"}};
+    set_options();
+    options.requests_bytes = 1 << 20;
+    start();
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        char body[512];
+        snprintf(body, sizeof body, format, requests[i].tokens, requests[i].stream);
+        struct answer a = read_answer(post_on(dial(), "/v1/chat/completions", body));
+        assert_int_equal(a.status, requests[i].status);
+        assert_int_equal(strstr(a.body, "memory for so many logprobs") != NULL, a.status == 503);
+        free(a.all);
+    }
+    stop();
+}
+
 /* --- The end ------------------------------------------------------------------------------- */
 
 /* Answers that are cut off say so in their API's form; those that wait for their turn are
@@ -569,6 +594,7 @@ int main(void)
         cmocka_unit_test(test_few_descriptors),
         cmocka_unit_test(test_unfinished_bodies),
         cmocka_unit_test(test_expansive_bodies),
+        cmocka_unit_test(test_many_logprobs),
         cmocka_unit_test(test_cutting_off_answers),
     };
     forebay_log_set_level(FOREBAY_LOG_ERROR);

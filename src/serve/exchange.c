@@ -13,7 +13,9 @@
 #define PRESENCE_MS         250 /* between two checks whether the client is still there */
 #define TURN_MS             20  /* to wait for one of several choices before the next is tried */
 #define FIRST_WAIT_NS       (5 * (uint64_t)1000000000) /* for an error, before a stream begins */
-#define JOB_BYTES_PER_TOKEN 16                         /* of a prompt: its token and its text */
+#define LOGPROB_BYTES       1000 /* measured: 900 as JSON values, with the answer's text */
+#define COLLECT_STEP        ((uint64_t)256 << 10)
+#define JOB_BYTES_PER_TOKEN 16 /* of a prompt: its token and its text */
 #define FLIGHT_MAX          16 /* jobs of one request that wait or run at a time */
 #define KEEP_ALIVE_NS       (10 * (uint64_t)1000000000) /* of silence */
 
@@ -289,6 +291,7 @@ static void advance_choice(struct fb_exchange *x, int c, int ms, struct fb_buffe
     if (state == FB_JOB_PIECE) {
         if (x->n_top >= 0 && piece.token >= 0 && x->dialect->token) {
             x->dialect->token(x, c, &piece);
+            x->collected_bytes += LOGPROB_BYTES * (uint64_t)(piece.n_top + 1);
         }
         write_text(x, c, piece.text, piece.length, false, out);
         return;
@@ -337,6 +340,17 @@ static int abandoned_status(struct fb_exchange *x, const char **why)
     return fb_request_left(x->request) ? 400 : 0;
 }
 
+/* Without a stream, logprobs are collected until the end. False if they need too much memory. */
+static bool has_room(struct fb_exchange *x)
+{
+    bool room = x->collected_bytes <= x->reserved_bytes ||
+                fb_request_reserve(x->request, x->collected_bytes + COLLECT_STEP);
+    if (x->collected_bytes > x->reserved_bytes && room) {
+        x->reserved_bytes = x->collected_bytes + COLLECT_STEP;
+    }
+    return room;
+}
+
 /* The next choice that is under way. */
 static int next_turn(const struct fb_exchange *x)
 {
@@ -363,6 +377,10 @@ static int advance(struct fb_exchange *x, struct fb_buffer *out, const char **wh
                 return refusal_status(x, refusal, &x->refusal, why);
             }
         }
+    }
+    if (!x->stream && !has_room(x)) {
+        *why = "the server has no memory for so many logprobs; ask for fewer, or for a stream";
+        return 503;
     }
     return all_ended(x) ? 0 : abandoned_status(x, why);
 }

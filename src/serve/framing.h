@@ -1,5 +1,4 @@
-/* framing.h - requests whose end, or whose headers, different programs would understand
- * differently. */
+/* framing.h - requests whose end or headers different programs would understand differently. */
 #ifndef FB_SERVE_FRAMING_H
 #define FB_SERVE_FRAMING_H
 

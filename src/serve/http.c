@@ -25,6 +25,11 @@ void fb_request_settle(struct fb_request *r, uint64_t bytes)
     fb_share_set(r->memory, &r->share, fb_min(bytes, r->share.bytes));
 }
 
+bool fb_request_reserve(struct fb_request *r, uint64_t bytes)
+{
+    return bytes <= r->share.bytes || fb_share_set(r->memory, &r->share, bytes);
+}
+
 /* --- Answers ------------------------------------------------------------------------------- */
 
 static void queue(struct fb_request *r, int status, struct MHD_Response *response)

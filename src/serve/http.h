@@ -47,6 +47,10 @@ bool fb_request_left(const struct fb_request *request);
  * body, and the room for other requests. */
 void fb_request_settle(struct fb_request *request, uint64_t bytes);
 
+/* Reserves this much memory for the answer, in place of what the request has. May block for some
+ * seconds. False if there is no room. */
+bool fb_request_reserve(struct fb_request *request, uint64_t bytes);
+
 /* Answers with these bytes, which are freed with free(). */
 void fb_request_answer(
     struct fb_request *request, int status, const char *type, char *bytes, size_t n);

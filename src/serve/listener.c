@@ -1,7 +1,7 @@
 /*
  * listener.c - see listener.h.
  *
- * SO_REUSEADDR is set, so that a server can be restarted at once. It does not let two servers
+ * SO_REUSEADDR is set, so that a server can be restarted at once. It does not allow two servers to
  * listen on one address; SO_REUSEPORT, which would, is not set. The sockets do not block: a client
  * may have left between poll and accept.
  */

@@ -2,9 +2,9 @@
  * request_memory.h - bounds the memory that requests take before they are jobs: bodies being
  * received, parsed and turned into prompts.
  *
- *      open --> receiving: the share grows with the body --received--> parsing: grows by an
- * estimate
- *          --> the prompt is made: shrinks to what the job needs --> close
+ *      open --> receiving: the share grows with the body
+ *          --received--> parsing: it grows by an estimate
+ *          --> the prompt is made: it shrinks to the job's needs --> close
  *
  * All shares together never exceed the memory that the server has for them. A share that finds no
  * room waits for some seconds. Meanwhile the largest body that is still being received, if it is
