@@ -13,8 +13,8 @@
 enum forebay_status fb_options_fill(
     struct forebay_model_options *options, struct forebay_error *err);
 
-/* Fills in `ctx` with the least default, once the file is known, and limits `batch` to it. E_USAGE when the context is too
- * large for all sequences together. */
+/* Fills in `ctx` with the least default, once the file is known, and limits `batch` to it. E_USAGE
+ * when the context is too large for all sequences together. */
 enum forebay_status fb_options_fill_ctx(struct forebay_model_options *options,
     const struct fb_catalog *catalog, struct forebay_error *err);
 

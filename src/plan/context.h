@@ -2,9 +2,9 @@
  * context.h - how long the context is when the user does not say: a pure function.
  *
  * Agents send prompts of 20,000 tokens and more, so it is as long as the model was trained for, if
- * memory allows. Its memory is taken from that of the weights and is zeroed when the model is loaded,
- * used or not. Hence it gets an eighth of the budget at most, and of a model that fits nothing that
- * its weights need.
+ * memory allows. Its memory is taken from that of the weights and is zeroed when the model is
+ * loaded, used or not. Hence it gets an eighth of the budget at most, and of a model that fits
+ * nothing that its weights need.
  */
 #ifndef FB_PLAN_CONTEXT_H
 #define FB_PLAN_CONTEXT_H
