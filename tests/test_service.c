@@ -327,9 +327,10 @@ static void test_refusals(void **state)
     for (int i = 0; i < 40; i++) {
         strcat(text, STORY);
     }
-    struct forebay_prompt *large;
-    assert_int_equal(
-        forebay_prompt_from_text(f.model, text, strlen(text), &large, NULL), FOREBAY_E_CONTEXT);
+    struct forebay_prompt *large = text_prompt(f.model, text);
+    job.prompt = large;
+    assert_int_equal(fb_service_submit(f.service, &job, &more, &err), FB_INVALID);
+    forebay_prompt_free(large);
 
     collect(submit(&f, prompt, 3), got, sizeof got); /* the service goes on */
     fb_service_drain(f.service);
