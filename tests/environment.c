@@ -1,5 +1,4 @@
-/* environment.c - linked to every test: without ctest, too, none uses this user's cache directory.
- * */
+/* environment.c - linked to every test: without ctest, too, none uses the cache directory. */
 #include <stdlib.h>
 
 __attribute__((constructor)) static void set_environment(void)
