@@ -139,7 +139,8 @@ try_pair() { # NUMBER
             >"$dir/want"
         [ ! -s "$dir/want" ] || break
     done
-    tokens=$(wc -l <"$dir/want")
+    tokens=$(wc -l <"$dir/want") # an interrupt may have cut the last line
+    head -n "$tokens" "$dir/want" >"$dir/whole" && mv "$dir/whole" "$dir/want"
     least=$(least_mib)
     if [ "$tokens" = 0 ] || [ -z "$least" ]; then
         verdict="FAILED: no reference"
