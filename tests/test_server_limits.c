@@ -116,6 +116,11 @@ static void test_loading(void **state)
     free(a.all);
     assert_int_equal(get("/v1/models", HOST), 401);
     assert_int_equal(get("/v1/models", HOST "x-api-key: secret\r\n"), 503);
+    assert_int_equal(get("/nowhere", HOST "x-api-key: secret\r\n"), 404);
+    a = ask("OPTIONS /v1/models HTTP/1.1\r\n" HOST "Origin: http://localhost\r\n"
+            "Access-Control-Request-Method: GET\r\nConnection: close\r\n\r\n");
+    assert_in_range(a.status, 200, 299);
+    free(a.all);
     fb_server_stop(server);
 }
 

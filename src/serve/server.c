@@ -454,7 +454,8 @@ static void answer(struct intake *in)
     struct fb_request *r = &in->request;
     fb_share_received(r->memory, &r->share);
     fb_connection_compute(r->connections, r->peer);
-    if (!in->refused && !r->served && !(in->match.route->flags & FB_ROUTE_OPEN)) {
+    const struct fb_route *route = in->match.route; /* NULL: refused, or a preflight */
+    if (!in->refused && !r->served && route && !(route->flags & FB_ROUTE_OPEN)) {
         wait_until_loaded(in);
     }
     if (!in->refused) {
