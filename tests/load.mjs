@@ -86,7 +86,7 @@ const withLength = (path, body) =>
 let server, name, wanted; // `wanted`: the correct answer to PROMPT
 const statuses = {};
 const wrong = [];
-let answered = 0, refused = 0, slowestGood = 0;
+let answered = 0, refused = 0, differing = 0, slowestGood = 0;
 
 // Counts a status; one that is not allowed for this kind of client is reported at the end.
 function note(kind, status, allowed) {
@@ -113,9 +113,7 @@ const clients = {
         note('good', status, [200, ...BUSY]);
         if (status === 200) {
             answered++;
-            if (JSON.parse(text).choices[0].text !== wanted) {
-                wrong.push(`wrong answer: ${text}`);
-            }
+            differing += JSON.parse(text).choices[0].text !== wanted;
         } else {
             refused++;
             if (!(Number(headers['retry-after']) >= 1)) {
@@ -257,7 +255,7 @@ const clients = {
         // In Ollama's API temperature is one of the options: ignored here.
         const right = path.startsWith('/api') && body.includes('1e+300');
         const { status } = await ask(server.port, path, body);
-        note('sendsNonsense', status, right ? [200, ...BUSY] : [400, 404]);
+        note('sendsNonsense', status, [...(right ? [200] : [400, 404]), ...BUSY]);
     },
 
     async hasNoKey() {
@@ -398,6 +396,8 @@ test('every client gets a status that it deserves', async () => {
 test('good requests were answered among the bad ones', () => {
     console.log(`# ${answered} answered, ${refused} refused, after ${slowestGood} ms at most; ` +
         `/health took ${slowest} ms at most; ${peak >> 20} MiB resident at most`);
+    // Beside others, logits may differ in the last bits, and a near tie be decided otherwise.
+    assert.ok(differing <= answered / 20, `${differing} of ${answered} answers differ`);
     assert.ok(answered >= seconds, `${answered} in ${seconds} s`);
     assert.ok(slowestGood < GOOD_MS, `a good request took ${slowestGood} ms`);
     assert.ok(slowest < 3000, `/health took ${slowest} ms`);
@@ -421,7 +421,11 @@ test('no request is active or waiting afterwards', () => eventually(async () => 
     assert.equal(figures.forebay_queue_waiting, 0);
 }, 10000));
 
-test('a good request is answered as before', () => clients.good());
+test('a good request is answered as before', async () => {
+    differing = 0;
+    await clients.good();
+    assert.equal(differing, 0);
+});
 
 test('no descriptor is left open', () => eventually(() => {
     assert.ok(!isLinux || descriptors() <= before,
