@@ -1,3 +1,12 @@
+/*
+ * memory_watch.c - see memory_watch.h. Two governors are asked on the watch's thread: one for the
+ * memory of the weights (plan/governor.h), one for the threads (plan/thread_governor.h).
+ *
+ *      memory       look ---> target of the stream ---> act: adapts the stream between graphs
+ *      processors   look, every 100 ms ---> n_threads, which the engine reads before each pass
+ *
+ * While the stream is loaded, memory that is planned and not yet taken counts as taken.
+ */
 #include "backend/memory_watch.h"
 
 #include <stdatomic.h>

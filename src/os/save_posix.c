@@ -1,3 +1,11 @@
+/*
+ * save_posix.c - see save.h. Three ways to write:
+ *
+ *      fb_file_replace      a new file renamed over the old one; in place where a rename would do
+ *                           harm: a device, a file with several names, standard output
+ *      fb_private_replace   always a new file (0600), renamed
+ *      fb_private_append    in place (0600)
+ */
 #include "os/save.h"
 
 #include <errno.h>

@@ -1,3 +1,8 @@
+/*
+ * connections.c - see connections.h. A ring holds the connections that have a deadline, in order of
+ * it; a thread shuts down the sockets whose deadline has passed, and every other change is made by
+ * the thread of the connection. One lock guards everything.
+ */
 #include "serve/connections.h"
 
 #include <pthread.h>

@@ -1,3 +1,12 @@
+/*
+ * kv_reuse.c - see kv_reuse.h. From the choice of a sequence to its end:
+ *
+ *      should_wait ---> start: exact if the job is alone, else everything that is there
+ *                              (found in the cache, or loaded from disk) ---> note_pass, for each
+ *                       pass that grew it ---> end, or fail
+ *
+ * A sequence is emptied only after its state has been stored, if it is worth that.
+ */
 #include "serve/kv_reuse.h"
 
 #include <stdlib.h>

@@ -1,3 +1,8 @@
+/*
+ * request_memory.c - see request_memory.h. A counter of bytes and a ring of the open shares, under
+ * one lock. A share that finds no room waits until another shrinks or closes. After enough has been
+ * freed, the heap's free memory is returned to the system.
+ */
 #include "serve/request_memory.h"
 
 #include <pthread.h>
