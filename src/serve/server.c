@@ -37,6 +37,7 @@
 #include "os/timed_wait.h"
 #include "serve/answer.h"
 #include "serve/framing.h"
+#include "serve/hosts.h"
 #include "serve/listener.h"
 #include "serve/origins.h"
 #include "serve/routes.h"
@@ -178,83 +179,10 @@ static bool has_key(const struct intake *in)
     return good | (plain && same_key(plain, key));
 }
 
-/* True for "NAME" and "NAME:8080". */
-static bool is_host(const char *host, const char *name)
-{
-    size_t n = strlen(name);
-    return strncasecmp(host, name, n) == 0 && (!host[n] || host[n] == ':');
-}
-
-/* True for "NAME.internal" and "NAME.localhost:8080", names that no site on the internet can have:
- * a container knows the machine that it runs on as "host.docker.internal". */
-static bool is_reserved(const char *host)
-{
-    static const char *const endings[] = {".internal", ".localhost"};
-    size_t n = strcspn(host, ":/");
-    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-        size_t m = strlen(endings[i]);
-        if (n > m && strncasecmp(host + n - m, endings[i], m) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* "localhost:8080", "127.0.0.1", "[::1]:8080", "http://localhost", "host.docker.internal" */
-static bool names_loopback(const char *host)
-{
-    const char *scheme = strstr(host, "://");
-    if (scheme && strncmp(host, "http://", 7) != 0 && strncmp(host, "https://", 8) != 0) {
-        return false;
-    }
-    host = scheme ? scheme + 3 : host;
-    if (is_reserved(host)) {
-        return true;
-    }
-    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (is_host(host, names[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A page that browsers are told about: they let it read the answers. */
 static bool is_allowed_page(const struct intake *in, const char *origin)
 {
-    return names_loopback(origin) || fb_origins_allow(in->server->options.origins, origin);
-}
-
-/* "http://[::1]:3000" -> "[::1]" */
-static size_t host_length(const char *host)
-{
-    return host[0] == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":/");
-}
-
-/* A name that no foreign site can have, so that a page of this name is from the local network: an
- * address, a name without a dot, or one of the endings reserved for local networks. */
-static bool is_local_name(const char *host, size_t n)
-{
-    static const char *const endings[] = {".local", ".lan", ".internal", ".home.arpa"};
-    char name[256];
-    struct in_addr address;
-    snprintf(name, sizeof name, "%.*s", (int)n, host);
-    bool local = !strchr(name, '.') || inet_pton(AF_INET, name, &address) == 1;
-    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-        size_t n_ending = strlen(endings[i]);
-        local |= n > n_ending && strncasecmp(host + n - n_ending, endings[i], n_ending) == 0;
-    }
-    return local;
-}
-
-/* A page that was loaded from the host that it now sends a request to. */
-static bool is_own_page(const char *origin, const char *host)
-{
-    const char *scheme = strstr(origin, "://"), *from = scheme ? scheme + 3 : origin;
-    size_t n = host_length(from);
-    return host && n == host_length(host) && strncasecmp(from, host, n) == 0 &&
-           is_local_name(from, n);
+    return fb_host_is_loopback(origin) || fb_origins_allow(in->server->options.origins, origin);
 }
 
 /* A web page of another site must not use a server without a key: neither directly (Origin), nor by
@@ -269,10 +197,10 @@ static bool is_foreign_page(const struct intake *in)
         return false;
     }
     bool local = fb_listener_is_local(s->listener);
-    if (origin && !is_allowed_page(in, origin) && (local || !is_own_page(origin, host))) {
+    if (origin && !is_allowed_page(in, origin) && (local || !fb_host_is_own_page(origin, host))) {
         return true;
     }
-    return local && host && !names_loopback(host) && !is_host(host, s->options.host) &&
+    return local && host && !fb_host_is_loopback(host) && !fb_host_is(host, s->options.host) &&
            !fb_origins_allow_host(s->options.origins, host);
 }
 

@@ -13,7 +13,7 @@
  *      chat_fields.c  prompts.c            messages and tools; other prompts, biases
  *      listener.c  framing.c               sockets; malformed requests to refuse
  *      connections.c  request_memory.c     who may stay connected; memory for bodies
- *      http.c  fields.c  json_text.c  origins.c  buffer.c
+ *      http.c  fields.c  json_text.c  origins.c  hosts.c  buffer.c
  *      service.h                           many requests on one model, without HTTP
  */
 #ifndef FB_SERVE_SERVER_H
