@@ -30,9 +30,10 @@ struct fb_connections {
     pthread_cond_t changed_count;
     /* Guarded by `lock`. */
     struct fb_connection ring; /* a list head: connections with a deadline, in order of these */
-    int n_open;                /* reserved ones included */
-    int n_ended;               /* of these, shut down and not yet closed */
-    int n_answered;            /* computing or sending */
+    int n_reserved;            /* places of connections that libmicrohttpd has not begun */
+    int n_open;
+    int n_ended;    /* of these, shut down and not yet closed */
+    int n_answered; /* computing or sending */
     bool quit;
 };
 
@@ -117,6 +118,12 @@ static uint64_t evict(struct fb_connections *cs, uint64_t grace_ns)
     return since + grace_ns;
 }
 
+/* With the lock held. */
+static int n_places(const struct fb_connections *cs)
+{
+    return cs->n_reserved + cs->n_open;
+}
+
 bool fb_connections_reserve(struct fb_connections *cs)
 {
     uint64_t until = fb_now_ns() + ROOM_WAIT_NS;
@@ -124,15 +131,15 @@ bool fb_connections_reserve(struct fb_connections *cs)
     pthread_mutex_lock(&cs->lock);
     do {
         uint64_t next = until;
-        if (cs->n_open - cs->n_ended >= cs->max) {
+        if (n_places(cs) - cs->n_ended >= cs->max) {
             next = fb_min(until, evict(cs, GRACE_NS) + MS_NS);
         }
-        room = cs->n_open < cs->max + FB_CONNECTIONS_SURPLUS;
+        room = n_places(cs) < cs->max + FB_CONNECTIONS_SURPLUS;
         if (!room) {
             fb_timed_wait(&cs->changed_count, &cs->lock, next);
         }
     } while (!room && fb_now_ns() < until);
-    cs->n_open += room;
+    cs->n_reserved += room;
     pthread_mutex_unlock(&cs->lock);
     return room;
 }
@@ -140,7 +147,7 @@ bool fb_connections_reserve(struct fb_connections *cs)
 void fb_connections_unreserve(struct fb_connections *cs)
 {
     pthread_mutex_lock(&cs->lock);
-    cs->n_open--;
+    cs->n_reserved--;
     pthread_mutex_unlock(&cs->lock);
 }
 
@@ -149,9 +156,9 @@ void fb_connections_evict(struct fb_connections *cs)
     uint64_t until = fb_now_ns() + EVICT_WAIT_NS;
     bool in_time = true;
     pthread_mutex_lock(&cs->lock);
-    int before = cs->n_open;
+    int before = n_places(cs);
     evict(cs, 0);
-    while (cs->n_open >= before && in_time) {
+    while (n_places(cs) >= before && in_time) {
         in_time = fb_timed_wait(&cs->changed_count, &cs->lock, until);
     }
     pthread_mutex_unlock(&cs->lock);
@@ -242,6 +249,8 @@ void fb_connection_open(struct fb_connections *cs, struct fb_connection *c)
         c->bucket = (uint8_t)(c->bucket * 31 + (unsigned char)*at);
     }
     pthread_mutex_lock(&cs->lock);
+    cs->n_reserved--;
+    cs->n_open++;
     set_state(cs, c, FB_RECEIVING);
     pthread_cond_broadcast(&cs->changed_count); /* it can be evicted now */
     pthread_mutex_unlock(&cs->lock);

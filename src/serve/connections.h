@@ -44,7 +44,8 @@ struct fb_connection {
 /* Starts a thread; NULL if that fails. Deadlines are `seconds` after their start; `max` connections
  * have places. */
 struct fb_connections *fb_connections_new(int seconds, int max);
-/* No connection may be open. NULL is ignored. */
+/* No connection may be open; places may still be reserved for ones that libmicrohttpd never began.
+ * NULL is ignored. */
 void fb_connections_free(struct fb_connections *connections);
 
 /* Reserves a place for a connection that will be opened, by evicting one if necessary; blocks for
