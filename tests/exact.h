@@ -108,6 +108,17 @@ static inline enum forebay_status evaluate_session(struct forebay_session *sessi
     return status;
 }
 
+/* Bytes of the weights in a model file. */
+static inline uint64_t weights_bytes_of(const char *path)
+{
+    struct forebay_file *file;
+    struct forebay_file_info info;
+    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
+    forebay_file_describe(file, &info);
+    forebay_file_free(file);
+    return info.tensor_bytes;
+}
+
 /* Loads the model, runs it, frees it. `placement` may be NULL. */
 static inline enum forebay_status evaluate(const char *path, const struct shape *shape,
     const struct forebay_model_options *options, struct rows *rows,

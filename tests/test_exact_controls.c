@@ -49,12 +49,7 @@ static struct rows plain_rows(const char *path, const struct shape *shape)
 /* Memory for a part of the weights: enough for the dense ones, not for all experts. */
 static uint64_t part_of_weights(const char *path, uint64_t percent)
 {
-    struct forebay_file *file;
-    struct forebay_file_info info;
-    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
-    forebay_file_describe(file, &info);
-    forebay_file_free(file);
-    return info.tensor_bytes * percent / 100;
+    return weights_bytes_of(path) * percent / 100;
 }
 
 static enum forebay_status streamed_rows(

@@ -3,6 +3,7 @@
  * the governor sees an invented machine, which is short of memory every other moment.
  */
 #include "exact.h"
+#include "small_synth.h"
 
 #include <stdatomic.h>
 #include <time.h>
@@ -10,7 +11,6 @@
 #include "backend/device_state.h"
 #include "base/units.h"
 #include "os/watch.h"
-#include "synth/synth.h"
 
 struct governed {
     const char *arch, *name;
@@ -120,31 +120,6 @@ static uint64_t least_budget(const char *path, struct forebay_model_options opti
     return high;
 }
 
-static void make_model(const struct governed *c, const char *path, uint64_t *bytes)
-{
-    struct fb_synth_shape s;
-    struct forebay_error err;
-    struct forebay_file *file;
-    struct forebay_file_info info;
-    fb_synth_shape_init(&s);
-    s.arch = c->arch;
-    s.type = "Q4_K_M";
-    s.layers = 4;
-    s.embd = 256;
-    s.heads = 4;
-    s.ff = 512;
-    s.vocab = 300;
-    s.experts = fb_synth_arch_has_experts(c->arch) ? 16 : 0;
-    s.experts_used = s.experts ? 4 : 0;
-    if (fb_synth_random(&s, path, NULL, &err) != FOREBAY_OK) {
-        fail_msg("%s", err.message);
-    }
-    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
-    forebay_file_describe(file, &info);
-    forebay_file_free(file);
-    *bytes = info.tensor_bytes;
-}
-
 static void test_case(void **state)
 {
     const struct governed *c = *state;
@@ -156,9 +131,8 @@ static void test_case(void **state)
         .last_row = true};
     struct forebay_model_options options = shape_options(&shape);
     const char *path = temp_path("governed.gguf");
-    uint64_t bytes;
     struct forebay_stats stats;
-    make_model(c, path, &bytes);
+    uint64_t bytes = make_small_model(path, c->arch, 512);
     options.plain = true;
     struct rows want = run(path, &shape, &options, &stats);
     options.plain = false;

@@ -21,12 +21,7 @@ static const struct kind experts = {"qwen3moe", "Q4_K", 8, 256, false};
 static struct forebay_model_options some_memory(const char *path, bool repack, uint64_t percent)
 {
     struct forebay_model_options options = shape_options(&shape_of[repack]);
-    struct forebay_file *file;
-    struct forebay_file_info info;
-    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
-    forebay_file_describe(file, &info);
-    forebay_file_free(file);
-    options.weights_mem_bytes = info.tensor_bytes * percent / 100;
+    options.weights_mem_bytes = weights_bytes_of(path) * percent / 100;
     return options;
 }
 

@@ -5,6 +5,7 @@
  * The prompts are longer than the number of cells from which on attention is divided by threads.
  */
 #include "exact.h"
+#include "small_synth.h"
 
 #include <stdatomic.h>
 #include <time.h>
@@ -15,7 +16,6 @@
 #include "engine/model.h"
 #include "os/cpu_use.h"
 #include "os/watch.h"
-#include "synth/synth.h"
 
 struct shared {
     const char *arch, *name;
@@ -100,31 +100,6 @@ static struct rows run(const char *path, const struct forebay_model_options *opt
     return rows;
 }
 
-static void make_model(const struct shared *c, const char *path, uint64_t *bytes)
-{
-    struct fb_synth_shape s;
-    struct forebay_error err;
-    struct forebay_file *file;
-    struct forebay_file_info info;
-    fb_synth_shape_init(&s);
-    s.arch = c->arch;
-    s.type = "Q4_K_M";
-    s.layers = 4;
-    s.embd = 256;
-    s.heads = 4;
-    s.ff = 256;
-    s.vocab = 300;
-    s.experts = fb_synth_arch_has_experts(c->arch) ? 16 : 0;
-    s.experts_used = s.experts ? 4 : 0;
-    if (fb_synth_random(&s, path, NULL, &err) != FOREBAY_OK) {
-        fail_msg("%s", err.message);
-    }
-    assert_int_equal(forebay_file_open(path, &file, NULL), FOREBAY_OK);
-    forebay_file_describe(file, &info);
-    forebay_file_free(file);
-    *bytes = info.tensor_bytes;
-}
-
 static void test_case(void **state)
 {
     const struct shared *c = *state;
@@ -133,8 +108,7 @@ static void test_case(void **state)
     with.last_row = true;
     struct forebay_model_options options = shape_options(&with);
     const char *path = temp_path("shared.gguf");
-    uint64_t bytes;
-    make_model(c, path, &bytes);
+    uint64_t bytes = make_small_model(path, c->arch, 256);
     options.ctx = 640;
     options.plain = true;
     struct rows want = run(path, &options);

@@ -1,31 +1,6 @@
 /* test_grammar_limits.c - grammars and schemas on which llama.cpp's sampler would not return. */
-#include "model_files.h"
+#include "own_model.h"
 #include "base/units.h"
-#include "forebay.h"
-
-static struct forebay_model *model;
-
-static int load(void **state)
-{
-    (void)state;
-    struct forebay_model_options options;
-    struct forebay_error err;
-    forebay_model_options_init(&options);
-    options.threads = 1;
-    if (forebay_model_load(OWN_MODELS_DIR "/fable-moe.gguf", &options, &model, &err) !=
-        FOREBAY_OK) {
-        print_error("%s\n", err.message);
-        return -1;
-    }
-    return 0;
-}
-
-static int unload(void **state)
-{
-    (void)state;
-    forebay_model_free(model);
-    return 0;
-}
 
 /* The token of a text that is one token. */
 static int32_t token_of(const char *text)

@@ -1,33 +1,8 @@
 /* test_templates.c - chat templates that do not end, recurse, nest deeply, or take all memory. */
-#include "model_files.h"
+#include "own_model.h"
 #include "base/units.h"
-#include "forebay.h"
 
 static const char request[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}";
-
-static struct forebay_model *model;
-
-static int load(void **state)
-{
-    (void)state;
-    struct forebay_model_options options;
-    struct forebay_error err;
-    forebay_model_options_init(&options);
-    options.threads = 1;
-    if (forebay_model_load(OWN_MODELS_DIR "/fable-moe.gguf", &options, &model, &err) !=
-        FOREBAY_OK) {
-        print_error("%s\n", err.message);
-        return -1;
-    }
-    return 0;
-}
-
-static int unload(void **state)
-{
-    (void)state;
-    forebay_model_free(model);
-    return 0;
-}
 
 static enum forebay_status use(const char *text, struct forebay_error *err)
 {
