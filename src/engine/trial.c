@@ -60,7 +60,7 @@ struct trial {
     void *user;
 };
 
-/* What the child leaves behind. */
+/* The result that the child leaves in shared memory. */
 struct outcome {
     enum forebay_status status;
     char last_words[256];

@@ -4,7 +4,7 @@
  *
  * llama.cpp's grammars keep a set of stacks that can double with each character, so a grammar of 50
  * bytes makes the choice of a token take hours; a chat template can loop for ever, recurse without
- * end, or make a list of a thousand million numbers. Such code allocates all the time, and C++ lets
+ * end, or make a list of a billion numbers. Such code allocates all the time, and C++ lets
  * a program replace the function that it allocates with: while a limit is in force on a thread, our
  * operator new counts, looks at the clock now and then, and throws.
  *
@@ -28,7 +28,7 @@ struct fb_work {
     size_t stack_bytes;
 };
 
-/* What operator new throws. */
+/* Thrown by operator new. */
 class fb_too_much_work : public std::bad_alloc
 {
   public:
@@ -54,7 +54,7 @@ class fb_work_limit
     fb_work_limit &operator=(const fb_work_limit &) = delete;
 
     int64_t cpu_left_ns() const; /* negative once it was exceeded */
-    const char *broken() const;  /* what was thrown, even if the callee caught it; or NULL */
+    const char *broken() const;  /* text of the exception, even if the callee caught it; or NULL */
 };
 
 #endif

@@ -1,11 +1,11 @@
-/* cpu_use.h - how much of the processors' time was used, and by whom. */
+/* cpu_use.h - how much of the processors' time this process and other programs used. */
 #ifndef FB_OS_CPU_USE_H
 #define FB_OS_CPU_USE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Totals since some moment in the past: differences of two readings mean something. */
+/* Totals since some moment in the past: only differences of two readings have a meaning. */
 struct fb_cpu_use {
     uint64_t now_ns;  /* fb_now_ns */
     uint64_t idle_ns; /* nobody used it, over all processors that this process may run on */
@@ -20,8 +20,8 @@ bool fb_cpu_use_read(struct fb_cpu_use *out);
 /* Processors that other programs used, on average, between two readings. */
 double fb_cpu_use_by_others(const struct fb_cpu_use *from, const struct fb_cpu_use *to);
 
-/* The same from now on, for so many nanoseconds; *n_cpus is of how many. 0, and *n_cpus is 1, when
- * the system does not say. */
+/* Blocks for `ns` nanoseconds and returns the same for that time; *n_cpus: processors that this
+ * process may run on. 0, and *n_cpus is 1, when the system does not say. */
 double fb_cpu_use_watch(uint64_t ns, int *n_cpus);
 
 /* For tests: from now on fb_cpu_use_read reports what `fake` says. It is called on any thread.
@@ -29,7 +29,7 @@ double fb_cpu_use_watch(uint64_t ns, int *n_cpus);
 typedef void (*fb_cpu_use_fake)(struct fb_cpu_use *out);
 void fb_cpu_use_override(fb_cpu_use_fake fake);
 
-/* Of the system: idle_ns and n_cpus. For fb_cpu_use_read only. */
+/* The system's part: reads idle_ns and n_cpus. For fb_cpu_use_read only. */
 bool fb_cpu_idle_now(uint64_t *idle_ns, int *n_cpus);
 
 #endif

@@ -218,8 +218,8 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
     out->prompt_tok_per_s = n / seconds;
 }
 
-/* Everything that is kept is read once, and repacked meanwhile; all memory is touched for the first
- * time. llama.cpp reads its own part before that. */
+/* Resident weights are read once, and repacked meanwhile; all memory is touched for the first time.
+ * llama.cpp reads its own part before that. */
 static double load_time(const struct fb_speed_inputs *in)
 {
     const struct fb_weights *ws = in->weights;
@@ -228,8 +228,8 @@ static double load_time(const struct fb_speed_inputs *in)
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
         int n = w->group >= 0 ? ws->groups[w->group].n_expert : 1;
-        bool kept = !plan || plan->everything_fits || (w->group < 0 && plan->resident[i]);
-        if (kept) {
+        bool resident = !plan || plan->everything_fits || (w->group < 0 && plan->resident[i]);
+        if (resident) {
             double bytes = (double)w->file_bytes * n;
             read_bytes += bytes;
             unpack += w->unpack == FB_UNPACK_REPACK ? bytes / rates_of(in, w).unpack : 0;

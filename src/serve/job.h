@@ -88,7 +88,7 @@ struct fb_job {
 enum fb_job_state fb_job_next(struct fb_job *job, int timeout_ms, struct fb_piece *piece);
 /* The same, but the piece stays in the queue. */
 enum fb_job_state fb_job_peek(struct fb_job *job, int timeout_ms);
-/* Of a job that has ended; valid until release. */
+/* The result of a job that has ended; valid until release. */
 const struct fb_result *fb_job_result(const struct fb_job *job);
 /* The reply is no longer wanted: cancels the job unless it has ended. NULL is ignored. */
 void fb_job_release(struct fb_job *job);

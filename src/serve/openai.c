@@ -367,7 +367,7 @@ static void read_chat_format(struct fb_fields *f)
     }
 }
 
-/* What would change the answer and is not supported. Other unknown fields have no effect. */
+/* Fields that would change the answer and are not supported. Other unknown ones have no effect. */
 static void refuse_unsupported(struct fb_fields *f)
 {
     static const char *const names[] = {"audio", "prediction", "web_search_options"};

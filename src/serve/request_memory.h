@@ -43,8 +43,8 @@ uint64_t fb_request_memory_most(const struct fb_request_memory *memory);
 void fb_share_open(struct fb_request_memory *memory, struct fb_memory_share *share, int fd);
 void fb_share_received(struct fb_request_memory *memory, struct fb_memory_share *share);
 /* Changes a share to `bytes`. Growing may block for some seconds; false if there is no room, and
- * then the share is unchanged. Shrinking succeeds at once, and returns free memory to the system:
- * free it before. */
+ * then the share is unchanged. Shrinking succeeds at once, and may return free heap memory to the
+ * system: free the request's memory first. */
 bool fb_share_set(struct fb_request_memory *memory, struct fb_memory_share *share, uint64_t bytes);
 void fb_share_close(struct fb_request_memory *memory, struct fb_memory_share *share);
 

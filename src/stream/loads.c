@@ -4,7 +4,7 @@
  * `order` is a permutation of all loads: [0, n_open) are open, oldest first, the rest is free. A
  * slot knows its open loads by index (fb_pool.load_of), so that fb_loads_missing is O(1).
  *
- * What is unpacked is unpacked many at a time, because the owner's callback uses all threads.
+ * Units are unpacked many at a time, because the owner's callback uses all threads.
  */
 #include "stream/loads.h"
 

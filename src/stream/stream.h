@@ -45,7 +45,7 @@
 
 struct fb_stream;
 
-/* What a stream needs besides weights and a plan. */
+/* Settings of a stream, besides weights and plan. */
 struct fb_stream_options {
     const char *policy; /* of the cache; NULL: fb_stream_default_policy */
     bool cold; /* leave slots empty even if every expert has one; else they are preloaded */

@@ -42,7 +42,7 @@ struct transit_entry {
     bool over; /* not needed (any more): freed when it is the oldest and its read has ended */
 };
 
-/* What is to be issued next; weight -1: nothing. */
+/* The next read to issue; weight -1: none. */
 struct transit_cursor {
     int weight, expert;
 };
