@@ -165,10 +165,13 @@ struct forebay_model_options {
     uint32_t lookahead;     /* layers ahead for which experts are prefetched; 0: none, at most 4 */
     float lookahead_recall; /* for experiments: fraction of lookahead guesses left correct */
     const char *device;     /* that layers are offloaded to: "auto", "none" or ggml's name of it */
-    uint64_t device_mem_bytes; /* of the device, that may be used; 0: free memory less a reserve */
-    uint64_t disk_bytes_per_s; /* speed of the disk for estimates; 0: measured for a moment */
-    const char *sidecar;       /* "auto": the one that forebay_optimize made; "none"; or a path */
-    forebay_progress progress; /* may be NULL */
+    uint64_t device_mem_bytes;  /* of the device, that may be used; 0: free memory less a reserve */
+    const char *device_experts; /* where not all fit on the device: "layers": it holds and computes
+                                 * those of whole layers; "slots": it computes all, from slots that
+                                 * hold those used most; "auto" */
+    uint64_t disk_bytes_per_s;  /* speed of the disk for estimates; 0: measured for a moment */
+    const char *sidecar;        /* "auto": the one that forebay_optimize made; "none"; or a path */
+    forebay_progress progress;  /* may be NULL */
     void *progress_user;
 };
 
@@ -194,6 +197,8 @@ struct forebay_device_use {
     forebay_name name;   /* as ggml names it, or "none" */
     int n_layers;        /* layers on it, and ... */
     int n_whole;         /* ... of these, layers with their experts */
+    int n_slotted;       /* ... others, whose experts it computes from slots */
+    int n_slots;         /* for one expert each, over all layers */
     uint64_t bytes;      /* weights, KV cache and compute buffers in its memory */
     uint64_t room_bytes; /* of its memory, that could have been used */
 };
@@ -695,6 +700,11 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(forebay_name, device_name)                                                                   \
     X(uint64_t, device_layers)                                                                     \
     X(uint64_t, device_bytes)                                                                      \
+    X(uint64_t, device_slots)                                                                      \
+    X(uint64_t, device_requests)                                                                   \
+    X(uint64_t, device_hits)                                                                       \
+    X(uint64_t, device_copy_bytes)                                                                 \
+    X(double, device_copy_s)                                                                       \
     X(uint64_t, governor_shrinks)                                                                  \
     X(uint64_t, governor_grows)                                                                    \
     X(double, other_cores)                                                                         \

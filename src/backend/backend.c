@@ -55,6 +55,17 @@ void fb_binding_beside_device(struct fb_binding *b)
     b->beside_device = true;
 }
 
+void fb_binding_give_gpu(struct fb_binding *b, int first_layer, int end_layer)
+{
+    b->gpu_first_layer = first_layer;
+    b->gpu_end_layer = end_layer;
+}
+
+ggml_backend_buffer_type_t fb_device_gpu_buffers(void)
+{
+    return &fb_device.gpu_buft;
+}
+
 void fb_binding_use_sidecar(struct fb_binding *b, struct fb_sidecar *sidecar)
 {
     FB_ASSERT(!b->weights);

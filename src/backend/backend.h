@@ -20,6 +20,7 @@
 #define FB_BACKEND_BACKEND_H
 
 #include "backend/routing.h"
+#include "ggml-backend.h"
 #include "model/weights.h"
 #include "plan/plan.h"
 #include "sidecar/sidecar.h"
@@ -43,6 +44,12 @@ struct fb_binding *fb_binding_new(const struct fb_catalog *catalog, bool repack,
  * (and the nodes between an expert's matrices), so that the scheduler places all others as it would
  * without us. The price: a synchronisation per weight. */
 void fb_binding_beside_device(struct fb_binding *binding);
+
+/* Experts of layers [first, end) are given to a GPU, which computes with them as they are in the
+ * file (gpu/gpu.h). Call it before llama.cpp measures or loads the model. When it loads, their
+ * matrices must be overridden to fb_device_gpu_buffers. */
+void fb_binding_give_gpu(struct fb_binding *binding, int first_layer, int end_layer);
+ggml_backend_buffer_type_t fb_device_gpu_buffers(void);
 
 /* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
  * before fb_binding_weights; the sidecar must outlive the binding. */

@@ -34,6 +34,12 @@ static bool is_claimable(
     return op->op == GGML_OP_MUL_MAT && !expert;
 }
 
+static bool is_given(const struct fb_binding *b, const struct fb_tensor *info)
+{
+    return fb_weights_is_expert(info) && info->layer >= b->gpu_first_layer &&
+           info->layer < b->gpu_end_layer;
+}
+
 bool fb_binding_offer(
     struct fb_binding *b, const struct ggml_tensor *op, const struct ggml_tensor *weight)
 {
@@ -49,13 +55,22 @@ bool fb_binding_offer(
     if (claim->claimed) {
         return true;
     }
-    if (!fb_form_choose(&claim->form, op, weight, b->repack, fb_weights_is_expert(info))) {
+    bool repack = b->repack && !is_given(b, info); /* a GPU computes with the file's layout */
+    if (!fb_form_choose(&claim->form, op, weight, repack, fb_weights_is_expert(info))) {
         fb_debug("%s stays with llama.cpp: %s cannot hold single units", info->name,
             ggml_backend_buft_name(claim->form.layout.buft));
         return false;
     }
     claim->claimed = true;
     return true;
+}
+
+void fb_binding_claim_for_gpu(struct fb_binding *b, const struct ggml_tensor *weight)
+{
+    int index = fb_catalog_find(b->catalog, weight->name);
+    FB_ASSERT(index >= 0 && is_given(b, &b->catalog->tensors[index]));
+    struct fb_tensor_claim *claim = &b->claims[index];
+    claim->claimed = fb_form_choose(&claim->form, NULL, weight, false, true);
 }
 
 void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hide)
@@ -120,6 +135,25 @@ struct fb_tensor_claim *fb_claim_of(const struct ggml_tensor *tensor)
         return NULL;
     }
     return owner->extra;
+}
+
+struct fb_tensor_claim *fb_gpu_claim_of(const struct ggml_tensor *tensor)
+{
+    return tensor->buffer && tensor->buffer->buft == &fb_device.gpu_buft ? tensor->extra : NULL;
+}
+
+bool fb_binding_on_gpu(const struct fb_binding *b, int group)
+{
+    int layer = b->weights->groups[group].layer;
+    return layer >= b->gpu_first_layer && layer < b->gpu_end_layer;
+}
+
+void fb_binding_report_routes(const struct fb_binding *b, const struct fb_routes *routes, int group)
+{
+    for (int t = 0; b->observe && t < routes->tokens; t++) {
+        b->observe(
+            b->observe_user, group, routes->experts + (ptrdiff_t)t * routes->picks, routes->picks);
+    }
 }
 
 void fb_binding_unpack(

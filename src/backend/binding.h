@@ -31,10 +31,11 @@ struct fb_tensor_claim {
 struct fb_binding {
     const struct fb_catalog *catalog;
     bool repack;
-    bool beside_device;             /* fb_binding_beside_device */
-    bool measuring;                 /* llama.cpp only measures: no tensors, no memory */
-    struct fb_tensor_claim *claims; /* [catalog->n_tensors] */
-    struct fb_weights *weights;     /* NULL until closed */
+    bool beside_device;                 /* fb_binding_beside_device */
+    int gpu_first_layer, gpu_end_layer; /* fb_binding_give_gpu */
+    bool measuring;                     /* llama.cpp only measures: no tensors, no memory */
+    struct fb_tensor_claim *claims;     /* [catalog->n_tensors] */
+    struct fb_weights *weights;         /* NULL until closed */
     struct fb_records records;
     struct fb_stream *stream;             /* NULL until started */
     struct fb_memory_watch *memory_watch; /* NULL until started */
@@ -69,6 +70,10 @@ void fb_binding_check_type(struct fb_binding *b, const struct ggml_tensor *op, i
  * its shape until the binding is closed, so that llama.cpp reads none of its bytes. */
 void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hide);
 
+/* Claims the weight, which llama.cpp has put where it was told to: among the experts that are given
+ * to a GPU. The weight was claimed, too, when llama.cpp measured the model. */
+void fb_binding_claim_for_gpu(struct fb_binding *b, const struct ggml_tensor *weight);
+
 /* Ends the offers: restores the tensors' shapes and lists the weights. Further calls do nothing. */
 void fb_binding_close(struct fb_binding *b);
 
@@ -76,6 +81,12 @@ void fb_binding_close(struct fb_binding *b);
 
 /* The claim behind a tensor (or the one it is a view of); NULL when it is not ours. */
 struct fb_tensor_claim *fb_claim_of(const struct ggml_tensor *tensor);
+
+/* The same for experts that are given to a GPU, which fb_claim_of does not know. */
+struct fb_tensor_claim *fb_gpu_claim_of(const struct ggml_tensor *tensor);
+
+/* Whether the group's experts are given to a GPU. */
+bool fb_binding_on_gpu(const struct fb_binding *b, int group);
 
 static inline const struct fb_weight *fb_claim_weight(
     const struct fb_binding *b, const struct fb_tensor_claim *claim)
@@ -86,6 +97,10 @@ static inline const struct fb_weight *fb_claim_weight(
 /* Unpacks n units of the binding's weights on the threads of `w`. */
 void fb_binding_unpack(
     const struct fb_binding *b, struct fb_workers *w, const struct fb_unpack *unpacks, int n);
+
+/* Tells the observer, if there is one, the routes of a group. */
+void fb_binding_report_routes(
+    const struct fb_binding *b, const struct fb_routes *routes, int group);
 
 /* Records why the graph fails, for fb_binding_take_error. Returns GGML_STATUS_FAILED. */
 enum ggml_status fb_binding_fail(struct fb_binding *b, const struct forebay_error *err);

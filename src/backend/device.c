@@ -57,6 +57,9 @@ static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct 
 {
     const struct device_buffer *b = buffer->context;
     if (fb_device.bound && !fb_device.bound->weights && !tensor->view_src) {
+        if (buffer->buft == &fb_device.gpu_buft) {
+            fb_binding_claim_for_gpu(fb_device.bound, tensor);
+        }
         fb_binding_adopt(fb_device.bound, tensor, !b->mapped);
     }
     return GGML_STATUS_SUCCESS;
@@ -143,6 +146,12 @@ static ggml_backend_buffer_t buft_alloc(ggml_backend_buffer_type_t buft, size_t 
     bool weights = fb_device.bound && !fb_device.bound->weights;
     void *base = weights ? fb_vm_reserve_space(size, false) : fb_vm_reserve(size, false);
     return base ? new_buffer(buft, base, size, false) : NULL;
+}
+
+static const char *gpu_buft_name(ggml_backend_buffer_type_t buft)
+{
+    (void)buft;
+    return "FOREBAY_GPU";
 }
 
 static size_t buft_alignment(ggml_backend_buffer_type_t buft)
@@ -495,5 +504,7 @@ ggml_backend_reg_t fb_device_reg(void)
             },
         .device = &fb_device.device,
     };
+    fb_device.gpu_buft = fb_device.buft;
+    fb_device.gpu_buft.iface.get_name = gpu_buft_name;
     return &fb_device.reg;
 }

@@ -34,6 +34,7 @@ struct fb_device_state {
     struct ggml_backend_reg reg;
     struct ggml_backend_device device;
     struct ggml_backend_buffer_type buft;
+    struct ggml_backend_buffer_type gpu_buft; /* of experts that are given to a GPU */
     bool registered;
 
     struct fb_binding *bound;            /* the model that is served; NULL: nothing is claimed */

@@ -145,14 +145,6 @@ static enum ggml_status compute_together(struct fb_moe *moe, struct fb_exec *ex,
 
 /* --- A layer ------------------------------------------------------------------------------- */
 
-static void report_routes(const struct fb_binding *b, const struct fb_routes *routes, int group)
-{
-    for (int t = 0; b->observe && t < routes->tokens; t++) {
-        b->observe(
-            b->observe_user, group, routes->experts + (ptrdiff_t)t * routes->picks, routes->picks);
-    }
-}
-
 static enum ggml_status read_ids(
     struct fb_moe *moe, struct fb_exec *ex, const struct ggml_tensor *ids, int n_expert)
 {
@@ -194,7 +186,7 @@ static enum ggml_status open_layer(struct fb_moe *moe, struct fb_exec *ex,
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
-    report_routes(b, &r->routes, g);
+    fb_binding_report_routes(b, &r->routes, g);
     moe->ids = ids;
     moe->group = g;
     if (r->n_needed == 0) {

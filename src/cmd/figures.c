@@ -87,7 +87,9 @@ static void print_limit(const struct forebay_stats *s)
 static void print_device(const struct forebay_device_use *use, int n_layers)
 {
     fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
-    if (use->n_whole < use->n_layers) {
+    if (use->n_slotted > 0) {
+        fprintf(stderr, " and computes their experts, from %d slots", use->n_slots);
+    } else if (use->n_whole < use->n_layers) {
         fprintf(stderr, " (%d with their experts)", use->n_whole);
     }
     fprintf(stderr, ", %s\n", FB_SIZE(use->bytes));

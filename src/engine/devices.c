@@ -14,6 +14,8 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/guard.h"
+#include "gpu/gpu.h"
+#include "model/weights.h"
 
 /* Left free on a device: its driver and the programs that draw the screen need some memory, and not
  * all of the memory reported as free can be allocated. */
@@ -116,7 +118,8 @@ enum forebay_status fb_devices_find(
 
 void fb_devices_release(struct fb_devices *devices)
 {
-    free(devices->experts);
+    free(devices->on_cpu);
+    free(devices->in_slots);
     *devices = (struct fb_devices){0};
 }
 
@@ -140,32 +143,16 @@ uint64_t fb_devices_room(
     return devices->shared ? fb_min(room, budget_bytes / 2) : room;
 }
 
-/* A regular expression for the expert tensors of layers 0 .. n - 1. A single one, because llama.cpp
- * compiles every expression again for every tensor. */
-static char *experts_of_layers(int n)
+void fb_devices_set_plan(struct fb_devices *devices, const struct fb_offload_plan *plan)
 {
-    static const char end[] = ")\\.ffn_(gate_up|gate|up|down)_(ch)?exps\\.";
-    size_t cap = (size_t)n * 12 + 64, used = 0;
-    char *text = fb_xmalloc(cap);
-    used += (size_t)snprintf(text, cap, "^blk\\.(");
-    for (int l = 0; l < n; l++) {
-        used += (size_t)snprintf(text + used, cap - used, "%s%d", l ? "|" : "", l);
-    }
-    snprintf(text + used, cap - used, "%s", end);
-    return text;
+    devices->plan = *plan;
 }
 
-void fb_devices_set_plan(struct fb_devices *devices, const struct fb_catalog *catalog,
-    const struct fb_offload_plan *plan)
+void fb_devices_slotted(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int *first, int *end)
 {
-    free(devices->experts);
-    devices->experts = NULL;
-    devices->plan = *plan;
-    if (plan->output && catalog->n_expert > 0 && plan->n_whole < catalog->n_layer) {
-        devices->experts = experts_of_layers(catalog->n_layer - plan->n_whole);
-        devices->overrides[0] = (struct llama_model_tensor_buft_override){
-            .pattern = devices->experts, .buft = ggml_backend_cpu_buffer_type()};
-    }
+    *end = catalog->n_layer - devices->plan.n_whole;
+    *first = *end - devices->plan.n_slotted;
 }
 
 static bool same_plan(const struct fb_offload_plan *a, const struct fb_offload_plan *b)
@@ -184,7 +171,7 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
         if (!plan.output || same_plan(&plan, &best)) {
             break;
         }
-        fb_devices_set_plan(devices, catalog, &plan);
+        fb_devices_set_plan(devices, &plan);
         enum forebay_status status = measure(user, &measured, err);
         if (status != FOREBAY_OK) {
             return status;
@@ -201,24 +188,95 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
         reserve += measured.device_bytes - fb_min(measured.device_bytes, estimated);
         reserve -= fb_min(reserve, estimated - fb_min(measured.device_bytes, estimated));
     }
-    fb_devices_set_plan(devices, catalog, &best);
+    fb_devices_set_plan(devices, &best);
     *needs = best_needs;
     return FOREBAY_OK;
 }
 
+/* Bytes of all matrices of experts. */
+static uint64_t expert_bytes(const struct fb_catalog *catalog)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        bytes += fb_weights_is_expert(&catalog->tensors[i]) ? catalog->tensors[i].bytes : 0;
+    }
+    return bytes;
+}
+
+bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs)
+{
+    struct fb_offload_plan before = devices->plan, plan = before;
+    struct fb_needs whole, kept = *needs;
+    int n = catalog->n_layer;
+    if (!before.output || before.n_layers < n || before.n_whole == n || catalog->n_expert == 0) {
+        return false;
+    }
+    plan.n_whole = n; /* as for llama.cpp: intermediate results of experts are on the device */
+    fb_devices_set_plan(devices, &plan);
+    bool ok = measure(user, &whole, NULL) == FOREBAY_OK;
+    uint64_t rest = whole.device_bytes - fb_min(whole.device_bytes, expert_bytes(catalog));
+    plan.n_whole = 0;
+    plan.n_slotted = n;
+    plan.slots_bytes = devices->room_bytes - fb_min(devices->room_bytes, rest);
+    fb_devices_set_plan(devices, &plan);
+    ok = ok && measure(user, needs, NULL) == FOREBAY_OK;
+    if (!ok || plan.slots_bytes == 0) {
+        fb_devices_set_plan(devices, &before);
+        *needs = kept;
+        return false;
+    }
+    needs->device_bytes = rest + plan.slots_bytes;
+    needs->device_compute_bytes = whole.device_compute_bytes;
+    return true;
+}
+
 /* --- What llama.cpp is told ---------------------------------------------------------------- */
 
-void fb_devices_model_params(const struct fb_devices *devices, struct llama_model_params *params)
+/* A regular expression for the experts' tensors (or only their matrices) of layers [first, end). A
+ * single one, because llama.cpp compiles every expression again for every tensor. */
+static char *experts_of_layers(int first, int end, bool matrices)
 {
+    size_t cap = (size_t)(end - first) * 12 + 96, used = 0;
+    char *text = fb_xmalloc(cap);
+    used += (size_t)snprintf(text, cap, "^blk\\.(");
+    for (int l = first; l < end; l++) {
+        used += (size_t)snprintf(text + used, cap - used, "%s%d", l > first ? "|" : "", l);
+    }
+    snprintf(text + used, cap - used, ")\\.ffn_(gate_up|gate|up|down)_(ch)?exps\\.%s",
+        matrices ? "weight$" : "");
+    return text;
+}
+
+void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog *catalog,
+    enum fb_load_purpose purpose, struct llama_model_params *params)
+{
+    int n = 0, first, end;
     if (!fb_devices_used(devices)) {
         return;
     }
-    params->devices = (ggml_backend_dev_t *)devices->list; /* llama.cpp does not write to it */
+    fb_devices_slotted(devices, catalog, &first, &end);
+    int cpu_end = purpose == FB_TO_MEASURE ? end : first;
+    bool slots = purpose == FB_TO_COMPUTE && first < end;
+    free(devices->on_cpu);
+    free(devices->in_slots);
+    devices->on_cpu =
+        catalog->n_expert > 0 && cpu_end > 0 ? experts_of_layers(0, cpu_end, false) : NULL;
+    devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
+    memset(devices->overrides, 0, sizeof devices->overrides);
+    if (slots) {
+        devices->proxied[0] = fb_gpu_proxy(devices->list[0]);
+        devices->overrides[n++] = (struct llama_model_tensor_buft_override){
+            .pattern = devices->in_slots, .buft = fb_device_gpu_buffers()};
+    }
+    if (devices->on_cpu) {
+        devices->overrides[n++] = (struct llama_model_tensor_buft_override){
+            .pattern = devices->on_cpu, .buft = ggml_backend_cpu_buffer_type()};
+    }
+    params->devices = slots ? devices->proxied : devices->list;
     params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
-    if (devices->experts) {
-        params->tensor_buft_overrides = devices->overrides;
-    }
+    params->tensor_buft_overrides = n > 0 ? devices->overrides : NULL;
 }
 
 void fb_devices_context_params(

@@ -22,12 +22,14 @@
 struct fb_needs;
 
 struct fb_devices {
-    ggml_backend_dev_t list[2];  /* the device or NULL; then NULL, as llama.cpp wants it */
-    bool shared;                 /* its memory is the machine's, and so part of the budget */
-    uint64_t room_bytes;         /* of its memory; at most this may be used */
-    struct fb_offload_plan plan; /* empty: the device is not used */
-    char *experts; /* regular expression: tensors that stay with the CPU; NULL: none */
-    struct llama_model_tensor_buft_override overrides[2]; /* `experts`, and an end */
+    ggml_backend_dev_t list[2];    /* the device or NULL; then NULL, as llama.cpp wants it */
+    bool shared;                   /* its memory is the machine's, and so part of the budget */
+    uint64_t room_bytes;           /* of its memory; at most this may be used */
+    struct fb_offload_plan plan;   /* empty: the device is not used */
+    ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/gpu.h) in place of it */
+    char *on_cpu;   /* regular expression: tensors that stay with the CPU; NULL: none */
+    char *in_slots; /* those in slots */
+    struct llama_model_tensor_buft_override overrides[3]; /* of these, and an end */
 };
 
 /* Finds a device: "none", "auto" (the first GPU that is not a software renderer, or none) or ggml's
@@ -45,9 +47,12 @@ bool fb_devices_used(const struct fb_devices *devices);
 uint64_t fb_devices_room(
     const struct fb_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes);
 
-/* Sets the plan, and the overrides that follow from it. */
-void fb_devices_set_plan(struct fb_devices *devices, const struct fb_catalog *catalog,
-    const struct fb_offload_plan *plan);
+/* Sets the plan. */
+void fb_devices_set_plan(struct fb_devices *devices, const struct fb_offload_plan *plan);
+
+/* The layers whose experts the device computes from slots: [*first, *end). */
+void fb_devices_slotted(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int *first, int *end);
 
 /* Measures the memory that llama.cpp would allocate with the current plan. */
 typedef enum forebay_status (*fb_devices_measure)(
@@ -58,9 +63,23 @@ typedef enum forebay_status (*fb_devices_measure)(
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err);
 
+/* Changes the plan, which *needs belong to: the device computes the experts of all layers, from
+ * slots in the memory that is left. False, and nothing changes, when that cannot be: not all layers
+ * are on it, all experts are, or no memory is left. */
+bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs);
+
+/* What llama.cpp is asked for. */
+enum fb_load_purpose {
+    FB_TO_MEASURE, /* how much memory it takes: experts in slots count as the CPU's */
+    FB_TO_COMPUTE, /* with experts in slots */
+    FB_TO_COMPARE, /* plain: experts that are in slots otherwise are on the device as a whole */
+};
+
 /* Set what llama.cpp must be told about the device; nothing when it is not used. The parameters
  * point into `devices`. */
-void fb_devices_model_params(const struct fb_devices *devices, struct llama_model_params *params);
+void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog *catalog,
+    enum fb_load_purpose purpose, struct llama_model_params *params);
 void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params);
 

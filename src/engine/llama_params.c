@@ -24,7 +24,8 @@ void fb_llama_overrides_init(struct fb_llama_overrides *overrides,
 }
 
 struct llama_model_params fb_llama_model_params(const struct forebay_model_options *o,
-    const struct fb_devices *devices, const struct fb_llama_overrides *overrides)
+    const struct fb_catalog *catalog, struct fb_devices *devices,
+    const struct fb_llama_overrides *overrides, enum fb_load_purpose purpose)
 {
     static ggml_backend_dev_t no_devices[] = {NULL};
     struct llama_model_params params = llama_model_default_params();
@@ -38,7 +39,7 @@ struct llama_model_params fb_llama_model_params(const struct forebay_model_optio
     }
     params.use_extra_bufts = o->repack;
     params.kv_overrides = overrides->ctx_orig > 0 ? overrides->list : NULL;
-    fb_devices_model_params(devices, &params);
+    fb_devices_model_params(devices, catalog, purpose, &params);
     return params;
 }
 

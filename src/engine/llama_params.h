@@ -22,7 +22,8 @@ void fb_llama_overrides_init(struct fb_llama_overrides *overrides,
 /* `options` with the defaults filled in. The result points into `devices` and `overrides`. No
  * progress callback. */
 struct llama_model_params fb_llama_model_params(const struct forebay_model_options *options,
-    const struct fb_devices *devices, const struct fb_llama_overrides *overrides);
+    const struct fb_catalog *catalog, struct fb_devices *devices,
+    const struct fb_llama_overrides *overrides, enum fb_load_purpose purpose);
 
 /* `claimed`: our device claims weights of the model. */
 struct llama_context_params fb_llama_context_params(const struct forebay_model_options *options,

@@ -68,8 +68,8 @@ static enum forebay_status load_llama(struct forebay_model *m, struct forebay_er
 {
     struct fb_preflight *p = m->preflight;
     fb_llama_overrides_init(&p->overrides, &p->options, p->catalog);
-    struct llama_model_params params =
-        fb_llama_model_params(&p->options, &p->devices, &p->overrides);
+    struct llama_model_params params = fb_llama_model_params(&p->options, p->catalog, &p->devices,
+        &p->overrides, p->options.plain ? FB_TO_COMPARE : FB_TO_COMPUTE);
     params.progress_callback = report;
     params.progress_callback_user_data = m;
     enum forebay_status status =
@@ -128,6 +128,9 @@ static enum forebay_status start_streaming(struct forebay_model *m, struct foreb
     if (status == FOREBAY_OK) {
         status = fb_binding_start(m->binding, m->plan, &io, o->progress, o->progress_user, err);
     }
+    if (status == FOREBAY_OK && m->preflight->devices.plan.n_slotted > 0) {
+        status = fb_gpu_new(m->binding, m->preflight->devices.plan.slots_bytes, &m->gpu, err);
+    }
     return status;
 }
 
@@ -185,6 +188,11 @@ enum forebay_status forebay_model_load(const char *path,
     }
     m->placement =
         fb_describe_placement(preflight, m->binding, m->plan, m->placement.context_bytes);
+    if (m->gpu) {
+        struct fb_gpu_stats gpu;
+        fb_gpu_stats(m->gpu, &gpu);
+        m->placement.device.n_slots = gpu.n_slots;
+    }
     m->load_s = (double)(fb_now_ns() - before) * 1e-9;
     if (m->binding) {
         fb_stream_stats(fb_binding_stream(m->binding), &m->loaded);
@@ -208,6 +216,7 @@ void forebay_model_free(struct forebay_model *m)
         llama_model_free(m->llama);
     }
     free_threads(m);
+    fb_gpu_free(m->gpu);
     fb_binding_free(m->binding);
     fb_plan_free(m->plan);
     fb_preflight_free(m->preflight);

@@ -19,6 +19,7 @@ void forebay_model_options_init(struct forebay_model_options *options)
         .lookahead = 1,
         .lookahead_recall = 1,
         .device = "auto",
+        .device_experts = "auto",
         .sidecar = "auto"};
 }
 
@@ -39,6 +40,12 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
     }
     o->io_method = o->io_method ? o->io_method : "auto";
     o->device = o->device ? o->device : "auto";
+    o->device_experts = o->device_experts ? o->device_experts : "auto";
+    if (strcmp(o->device_experts, "auto") != 0 && strcmp(o->device_experts, "layers") != 0 &&
+        strcmp(o->device_experts, "slots") != 0) {
+        return fb_fail(err, FOREBAY_E_USAGE, "auto, layers or slots.",
+            "experts on a device: there is no '%s'", o->device_experts);
+    }
     o->sidecar = o->sidecar ? o->sidecar : "auto";
     enum forebay_status status = fb_io_check_method(o->io_method, err);
     if (status != FOREBAY_OK) {

@@ -25,6 +25,7 @@
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
 #include "engine/trial.h"
+#include "gpu/gpu.h"
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
@@ -142,7 +143,10 @@ static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuri
 {
     struct fb_binding *binding = fb_binding_new(p->catalog, p->options.repack, measuring);
     if (fb_devices_used(&p->devices)) {
+        int first, end;
         fb_binding_beside_device(binding);
+        fb_devices_slotted(&p->devices, p->catalog, &first, &end);
+        fb_binding_give_gpu(binding, first, end);
     }
     if (p->sidecar) {
         fb_binding_use_sidecar(binding, p->sidecar);
@@ -170,7 +174,7 @@ static enum forebay_status measure_once(
     p->measuring = new_binding(p, true);
     fb_llama_overrides_init(&p->overrides, &p->options, p->catalog);
     enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
-        fb_llama_model_params(&p->options, &p->devices, &p->overrides),
+        fb_llama_model_params(&p->options, p->catalog, &p->devices, &p->overrides, FB_TO_MEASURE),
         fb_llama_context_params(&p->options, &p->devices, &p->overrides, true), needs, err);
     return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
 }
@@ -180,6 +184,45 @@ static enum forebay_status measure_first(void *user, struct forebay_error *err)
 {
     struct fb_preflight *p = user;
     fb_device_register();
+    return measure_once(p, &p->needs, err);
+}
+
+/* Whether all experts of layers [first, end) were claimed, and the device computes with them. */
+static bool can_be_slotted(const struct fb_preflight *p, int first, int end)
+{
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    int n = 0;
+    for (int i = 0; i < p->catalog->n_tensors; i++) {
+        const struct fb_tensor *t = &p->catalog->tensors[i];
+        n += t->layer >= first && t->layer < end && strstr(t->name, "exps.weight") != NULL;
+    }
+    for (int w = 0; w < ws->n_weights; w++) {
+        const struct fb_tensor *t = &p->catalog->tensors[ws->weights[w].tensor];
+        if (ws->weights[w].group >= 0 && t->layer >= first && t->layer < end) {
+            n -= strstr(t->name, "exps.weight") != NULL;
+            if (!fb_gpu_computes(p->devices.list[0], ws, w)) {
+                return false;
+            }
+        }
+    }
+    return n == 0;
+}
+
+/* Has the device compute all experts, from slots, if it can; else the plan stays. */
+static enum forebay_status place_in_slots(struct fb_preflight *p, struct forebay_error *err)
+{
+    struct fb_offload_plan before = p->devices.plan;
+    int first, end;
+    if (!fb_devices_use_slots(&p->devices, p->catalog, measure_once, p, &p->needs)) {
+        return measure_once(p, &p->needs, err);
+    }
+    fb_devices_slotted(&p->devices, p->catalog, &first, &end);
+    if (can_be_slotted(p, first, end) &&
+        p->devices.plan.slots_bytes >=
+            fb_gpu_least_bytes(fb_binding_weights(p->measuring), first, end)) {
+        return FOREBAY_OK;
+    }
+    fb_devices_set_plan(&p->devices, &before);
     return measure_once(p, &p->needs, err);
 }
 
@@ -195,6 +238,9 @@ static enum forebay_status measure_devices(struct fb_preflight *p, struct foreba
     status = fb_devices_place(&p->devices, p->catalog, measure_once, p, &p->needs, err);
     if (status == FOREBAY_OK) { /* the last plan measured need not be the one that was chosen */
         status = measure_once(p, &p->needs, err);
+    }
+    if (status == FOREBAY_OK && strcmp(p->options.device_experts, "slots") == 0) {
+        status = place_in_slots(p, err);
     }
     return status;
 }

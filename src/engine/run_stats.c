@@ -34,6 +34,10 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
     if (m->binding) {
         fb_stream_stats(fb_binding_stream(m->binding), &stream);
     }
+    struct fb_gpu_stats gpu = {0};
+    if (m->gpu) {
+        fb_gpu_stats(m->gpu, &gpu);
+    }
     *out = (struct forebay_stats){
         .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
         .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
@@ -60,6 +64,11 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .resident_bytes = m->placement.resident_bytes,
         .device_layers = (uint64_t)m->placement.device.n_layers,
         .device_bytes = m->placement.device.bytes,
+        .device_slots = (uint64_t)gpu.n_slots,
+        .device_requests = gpu.requests,
+        .device_hits = gpu.hits,
+        .device_copy_bytes = gpu.bytes,
+        .device_copy_s = (double)gpu.ns * 1e-9,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,
         .other_cores = m->binding ? fb_binding_others(m->binding) : 0,

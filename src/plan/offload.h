@@ -12,6 +12,11 @@
  *
  *      dense     dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_whole 2
  *      experts   CPU  CPU  CPU  CPU  dev  dev
+ *
+ *   or, instead of 2: slots on the device, through which the experts of all layers pass
+ *
+ *      dense     dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_slotted 6
+ *      experts   slots slots ...
  */
 #ifndef FB_PLAN_OFFLOAD_H
 #define FB_PLAN_OFFLOAD_H
@@ -19,9 +24,11 @@
 #include "model/catalog.h"
 
 struct fb_offload_plan {
-    bool output;  /* false: nothing is on the device */
-    int n_layers; /* the last ones of the model, without their experts */
-    int n_whole;  /* the last ones of these, with their experts */
+    bool output;   /* false: nothing is on the device */
+    int n_layers;  /* the last ones of the model, without their experts */
+    int n_whole;   /* the last ones of these, with their experts */
+    int n_slotted; /* those before these whose experts the device computes from slots */
+    uint64_t slots_bytes;
     uint64_t weights_bytes;
     uint64_t kv_bytes;
 };

@@ -108,6 +108,9 @@ static void count(struct fb_stream *s, const struct fb_routes *routes)
         }
         for (int k = 0; k < routes->picks; k++) {
             int e = route[k];
+            if (e < 0) {
+                continue;
+            }
             b->uses[e]++;
             b->worth[e] += ONE_USE;
             fb_cache_touch(s->slots.cache, pool, first + e);

@@ -23,7 +23,7 @@ struct fb_stream;
 
 /* The experts that a layer's router chose for some tokens. */
 struct fb_routes {
-    const int *experts; /* [tokens][picks] */
+    const int *experts; /* [tokens][picks]; negative: one that is not wanted */
     int tokens, picks;
     const int *needed, *uses; /* [n_needed] the distinct experts in ascending order; their uses */
     int n_needed;

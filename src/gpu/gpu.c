@@ -1,0 +1,78 @@
+#include "gpu/gpu.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "gpu/graph_slice.h"
+#include "gpu/proxy.h"
+
+struct fb_gpu {
+    struct fb_binding *binding;
+    struct fb_gpu_slots *slots;
+};
+
+ggml_backend_dev_t fb_gpu_proxy(ggml_backend_dev_t device)
+{
+    return fb_proxy_of(device);
+}
+
+bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *ws, int weight)
+{
+    const struct fb_tensor *info = &ws->catalog->tensors[ws->weights[weight].tensor];
+    struct ggml_init_params params = {.mem_size = 8 * ggml_tensor_overhead(), .no_alloc = true};
+    struct ggml_context *ctx = ggml_init(params);
+    struct ggml_tensor *stack = ggml_new_tensor_3d(
+        ctx, (enum ggml_type)info->type, info->ne[0], info->ne[1], info->n_expert);
+    struct ggml_tensor *input = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, info->ne[0], 1, 1);
+    struct ggml_tensor *ids = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, 1, 1);
+    bool computes = fb_graph_slice_fits() &&
+                    ggml_backend_dev_supports_op(device, ggml_mul_mat_id(ctx, stack, input, ids));
+    ggml_free(ctx);
+    return computes;
+}
+
+enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
+    struct fb_gpu **out, struct forebay_error *err)
+{
+    ggml_backend_dev_t device = fb_proxy_gpu();
+    struct fb_gpu_slots *slots =
+        fb_gpu_slots_new(binding, ggml_backend_dev_buffer_type(device), slots_bytes);
+    if (!slots) {
+        return fb_fail(err, FOREBAY_E_NOMEM, "Give a smaller --device-mem.",
+            "%s has no %s for experts", ggml_backend_dev_name(device), FB_SIZE(slots_bytes));
+    }
+    *out = fb_xcalloc(1, sizeof **out);
+    (*out)->binding = binding;
+    (*out)->slots = slots;
+    fb_proxy_set_slots(slots);
+    return FOREBAY_OK;
+}
+
+void fb_gpu_free(struct fb_gpu *gpu)
+{
+    if (gpu) {
+        fb_proxy_set_slots(NULL);
+        fb_gpu_slots_free(gpu->slots);
+        free(gpu);
+    }
+}
+
+uint64_t fb_gpu_least_bytes(const struct fb_weights *weights, int first_layer, int end_layer)
+{
+    return fb_gpu_slots_least(weights, first_layer, end_layer);
+}
+
+void fb_gpu_stats(const struct fb_gpu *gpu, struct fb_gpu_stats *out)
+{
+    struct fb_gpu_uploads up = fb_gpu_slots_uploads(gpu->slots);
+    struct fb_tier_stats tier = fb_tier_stats(fb_gpu_slots_tier(gpu->slots));
+    *out = (struct fb_gpu_stats){
+        .requests = tier.requests,
+        .hits = tier.hits,
+        .uploads = up.units,
+        .bytes = up.bytes,
+        .ns = up.ns,
+        .n_slots = fb_gpu_slots_total(gpu->slots),
+    };
+}

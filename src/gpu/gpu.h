@@ -1,0 +1,58 @@
+/*
+ * gpu.h - experts that a GPU computes with, though its memory has no room for all of them.
+ *
+ *      llama.cpp                      proxy (proxy.h): the GPU's own device and back end, except
+ *          |  graph of the GPU        that a node on experts of ours is supported, and that graphs
+ *          v                          come to us first
+ *      walk (gpu_walk.h)
+ *          |  nodes up to a layer's experts: computed by the GPU
+ *          |  the router's ids: read back, once per layer
+ *          |  missing experts: stream (RAM or disk) ---> slots on the GPU (gpu_slots.h)
+ *          v
+ *      nodes on experts: computed by the GPU on slots in place of experts, and slot numbers in
+ *      place of ids; whatever is between them as it is
+ *
+ * All experts of a layer are computed by one device, which the plan chose; what happens to be in a
+ * slot decides only how long it takes. So the results are those of llama.cpp with these layers'
+ * experts on the GPU.
+ *
+ * Threads: everything here belongs to the thread that loads, computes and frees.
+ */
+#ifndef FB_GPU_GPU_H
+#define FB_GPU_GPU_H
+
+#include "backend/backend.h"
+#include "ggml-backend.h"
+
+struct fb_gpu;
+
+/* The device to give to llama.cpp in place of `device` (a GPU's): it computes as that one does, and
+ * also with claimed experts (fb_binding_give_gpu) once there is an fb_gpu. One per process: the
+ * result of the last call counts. */
+ggml_backend_dev_t fb_gpu_proxy(ggml_backend_dev_t device);
+
+/* Whether the device computes products of experts in this form. */
+bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
+
+/* Allocates slots_bytes of the proxied device's memory as slots for the experts that the binding
+ * has given to it, the same number for each layer. The binding has been started, and must outlive
+ * the result. E_NOMEM when the device has no such memory: with fewer bytes it may work. */
+enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
+    struct fb_gpu **out, struct forebay_error *err);
+/* After llama.cpp's context and before the binding. NULL is accepted. */
+void fb_gpu_free(struct fb_gpu *gpu);
+
+/* The least slots_bytes that work: a slot for one expert, and the way for a batch's. */
+uint64_t fb_gpu_least_bytes(const struct fb_weights *weights, int first_layer, int end_layer);
+
+struct fb_gpu_stats {
+    uint64_t requests; /* experts needed by tokens, counted as the stream does */
+    uint64_t hits;     /* of these, in a slot of the device when their layer asked */
+    uint64_t uploads;  /* units copied to the device ... */
+    uint64_t bytes;    /* ... and their bytes */
+    uint64_t ns;       /* time that copying took */
+    int n_slots;       /* of all layers */
+};
+void fb_gpu_stats(const struct fb_gpu *gpu, struct fb_gpu_stats *out);
+
+#endif

@@ -1,0 +1,231 @@
+/*
+ * gpu_slots.c - a buffer of the device for each part of each group, and one for the transit.
+ *
+ * Bytes are divided so that every group gets the same number of slots: all layers are used equally
+ * often. The transit gets a TRANSIT_SHARE of them, and at least room for one unit and the spare.
+ */
+#include "gpu/gpu_slots.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/weights.h"
+
+#define TRANSIT_SHARE 8
+#define TRANSIT_UNITS 64 /* more are of no use */
+
+struct fb_gpu_slots {
+    const struct fb_binding *binding;
+    ggml_backend_buffer_type_t buft;
+    struct fb_tier *tier;
+    int *n_slots;                   /* [n_groups] */
+    struct ggml_context *ctx;       /* headers of the stacks */
+    struct ggml_tensor **stacks;    /* [n_weights]; NULL: not on the device */
+    ggml_backend_buffer_t *buffers; /* [n_weights] */
+    ggml_backend_buffer_t transit;
+    struct ggml_context *transit_ctx;
+    struct fb_gpu_uploads uploads;
+};
+
+/* --- Sizes ----------------------------------------------------------------------------------- */
+
+static bool in_layers(const struct fb_group *group, int first_layer, int end_layer)
+{
+    return group->layer >= first_layer && group->layer < end_layer;
+}
+
+/* Bytes of one slot of each group, and of the largest unit. */
+static uint64_t slot_of_each(
+    const struct fb_weights *ws, int first_layer, int end_layer, uint64_t *largest)
+{
+    uint64_t bytes = 0;
+    *largest = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct fb_group *group = &ws->groups[g];
+        for (int p = 0; in_layers(group, first_layer, end_layer) && p < group->n_parts; p++) {
+            uint64_t unit = ws->weights[group->weight[p]].unit_bytes;
+            bytes += unit;
+            *largest = fb_max(*largest, unit);
+        }
+    }
+    return bytes;
+}
+
+uint64_t fb_gpu_slots_least(const struct fb_weights *ws, int first_layer, int end_layer)
+{
+    uint64_t largest, each = slot_of_each(ws, first_layer, end_layer, &largest);
+    return 2 * each + 2 * largest; /* a slot and a spare one; likewise in the transit */
+}
+
+/* --- Memory ---------------------------------------------------------------------------------- */
+
+static enum ggml_type type_of(const struct fb_gpu_slots *s, int weight)
+{
+    const struct fb_weights *ws = s->binding->weights;
+    return (enum ggml_type)ws->catalog->tensors[ws->weights[weight].tensor].type;
+}
+
+/* A stack of n units of the weight in the buffer, whose first unit is at the buffer's beginning. */
+static struct ggml_tensor *stack_in(const struct fb_gpu_slots *s, struct ggml_context *ctx,
+    int weight, int n, ggml_backend_buffer_t buffer)
+{
+    const struct fb_weights *ws = s->binding->weights;
+    const int64_t *ne = ws->catalog->tensors[ws->weights[weight].tensor].ne;
+    struct ggml_tensor *t = ggml_new_tensor_3d(ctx, type_of(s, weight), ne[0], ne[1], n);
+    ggml_backend_tensor_alloc(buffer, t, ggml_backend_buffer_get_base(buffer));
+    return t;
+}
+
+static ggml_backend_buffer_t new_buffer(const struct fb_gpu_slots *s, uint64_t bytes)
+{
+    ggml_backend_buffer_t buffer = NULL;
+    if (bytes <= ggml_backend_buft_get_max_size(s->buft)) {
+        buffer = ggml_backend_buft_alloc_buffer(s->buft, bytes);
+    }
+    if (buffer) {
+        ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+        ggml_backend_buffer_clear(buffer, 0); /* the spare units are read, if only to be skipped */
+    }
+    return buffer;
+}
+
+static bool allocate_group(struct fb_gpu_slots *s, int g)
+{
+    const struct fb_group *group = &s->binding->weights->groups[g];
+    for (int p = 0; p < group->n_parts; p++) {
+        int w = group->weight[p], n = s->n_slots[g];
+        s->buffers[w] =
+            new_buffer(s, s->binding->weights->weights[w].unit_bytes * ((uint64_t)n + 1));
+        if (!s->buffers[w]) {
+            return false;
+        }
+        s->stacks[w] = stack_in(s, s->ctx, w, n, s->buffers[w]);
+    }
+    return true;
+}
+
+/* Every group with as many slots as `each` bytes per slot of all allow, less the spare ones. */
+static bool allocate_groups(struct fb_gpu_slots *s, uint64_t bytes, uint64_t each)
+{
+    const struct fb_weights *ws = s->binding->weights;
+    int *n_experts = fb_xcalloc((size_t)ws->n_groups, sizeof *n_experts);
+    int *n_parts = fb_xcalloc((size_t)ws->n_groups, sizeof *n_parts);
+    bool ok = true;
+    for (int g = 0; g < ws->n_groups; g++) {
+        n_experts[g] = ws->groups[g].n_expert;
+        n_parts[g] = ws->groups[g].n_parts;
+        if (fb_binding_on_gpu(s->binding, g)) {
+            s->n_slots[g] = (int)fb_min(fb_max(bytes / each, 2) - 1, (uint64_t)n_experts[g]);
+            ok = ok && allocate_group(s, g);
+        }
+    }
+    s->tier = fb_tier_new(ws->n_groups, n_experts, n_parts, s->n_slots);
+    free(n_experts);
+    free(n_parts);
+    return ok;
+}
+
+struct fb_gpu_slots *fb_gpu_slots_new(
+    const struct fb_binding *b, ggml_backend_buffer_type_t buft, uint64_t bytes)
+{
+    const struct fb_weights *ws = b->weights;
+    struct fb_gpu_slots *s = fb_xcalloc(1, sizeof *s);
+    struct ggml_init_params params = {
+        .mem_size = ((size_t)ws->n_weights + 1) * ggml_tensor_overhead(), .no_alloc = true};
+    s->binding = b;
+    s->buft = buft;
+    s->n_slots = fb_xcalloc((size_t)ws->n_groups, sizeof *s->n_slots);
+    s->stacks = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
+    s->buffers = fb_xcalloc((size_t)ws->n_weights, sizeof(ggml_backend_buffer_t));
+    s->ctx = ggml_init(params);
+    params.mem_size = 2 * ggml_tensor_overhead();
+    s->transit_ctx = ggml_init(params);
+    uint64_t largest, each = slot_of_each(ws, b->gpu_first_layer, b->gpu_end_layer, &largest);
+    uint64_t transit = fb_max(bytes / TRANSIT_SHARE, 2 * largest);
+    transit = fb_min(transit, (TRANSIT_UNITS + 1) * largest);
+    if (!allocate_groups(s, bytes - fb_min(bytes, transit), each) ||
+        !(s->transit = new_buffer(s, transit))) {
+        fb_gpu_slots_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void fb_gpu_slots_free(struct fb_gpu_slots *s)
+{
+    if (!s) {
+        return;
+    }
+    const struct fb_weights *ws = s->binding->weights;
+    for (int w = 0; w < ws->n_weights; w++) {
+        ggml_backend_buffer_free(s->buffers[w]);
+    }
+    ggml_backend_buffer_free(s->transit);
+    fb_tier_free(s->tier);
+    ggml_free(s->ctx);
+    ggml_free(s->transit_ctx);
+    free(s->n_slots);
+    free(s->stacks);
+    free(s->buffers);
+    free(s);
+}
+
+/* --- Slots ----------------------------------------------------------------------------------- */
+
+struct fb_tier *fb_gpu_slots_tier(const struct fb_gpu_slots *s)
+{
+    return s->tier;
+}
+
+int fb_gpu_slots_total(const struct fb_gpu_slots *s)
+{
+    int n = 0;
+    for (int g = 0; g < s->binding->weights->n_groups; g++) {
+        n += s->n_slots[g];
+    }
+    return n;
+}
+
+struct ggml_tensor *fb_gpu_slots_stack(const struct fb_gpu_slots *s, int weight)
+{
+    return s->stacks[weight];
+}
+
+static void upload(
+    struct fb_gpu_slots *s, struct ggml_tensor *stack, int weight, int index, const void *unit)
+{
+    uint64_t bytes = s->binding->weights->weights[weight].unit_bytes, before = fb_now_ns();
+    ggml_backend_tensor_set(stack, unit, (size_t)index * stack->nb[2], bytes);
+    s->uploads.units++;
+    s->uploads.bytes += bytes;
+    s->uploads.ns += fb_now_ns() - before;
+}
+
+void fb_gpu_slots_fill(struct fb_gpu_slots *s, int weight, int slot, const void *unit)
+{
+    const struct fb_weight *w = &s->binding->weights->weights[weight];
+    upload(s, s->stacks[weight], weight, slot, unit);
+    fb_tier_fill(s->tier, w->group, slot, w->part);
+}
+
+/* --- Transit --------------------------------------------------------------------------------- */
+
+struct ggml_tensor *fb_gpu_slots_transit(struct fb_gpu_slots *s, int weight, int *units)
+{
+    uint64_t unit = s->binding->weights->weights[weight].unit_bytes;
+    *units = (int)(ggml_backend_buffer_get_size(s->transit) / unit) - 1;
+    ggml_reset(s->transit_ctx);
+    return stack_in(s, s->transit_ctx, weight, *units, s->transit);
+}
+
+void fb_gpu_slots_transit_fill(
+    struct fb_gpu_slots *s, struct ggml_tensor *transit, int weight, int index, const void *unit)
+{
+    upload(s, transit, weight, index, unit);
+}
+
+struct fb_gpu_uploads fb_gpu_slots_uploads(const struct fb_gpu_slots *s)
+{
+    return s->uploads;
+}

@@ -1,0 +1,53 @@
+/*
+ * gpu_slots.h - slots for experts in a GPU's memory, and the transit for experts of a batch.
+ *
+ *      group on the GPU    part 0  [slot 0][slot 1] ... [slot n - 1][spare]     each a stack of n
+ *                          part 1  [slot 0][slot 1] ...                         matrices, a tensor
+ *      transit             any weight's units, [0] ... [k - 1][spare]
+ *
+ * A *masked* id names the spare unit: one more than the stack has. Kernels that go through a stack
+ * expert by expert skip such rows, and kernels that follow a row's id read memory that is there.
+ *
+ * Which expert is in which slot is the tier's business (cache/tier.h). Units come from the stream,
+ * which is the level below: RAM, then disk.
+ */
+#ifndef FB_GPU_GPU_SLOTS_H
+#define FB_GPU_GPU_SLOTS_H
+
+#include "backend/binding.h"
+#include "cache/tier.h"
+
+struct fb_gpu_slots;
+
+/* Equally many slots for each group that the binding has given to the GPU, in about `bytes` of the
+ * memory behind `buft`; never more than experts. NULL when the memory is refused. */
+struct fb_gpu_slots *fb_gpu_slots_new(
+    const struct fb_binding *binding, ggml_backend_buffer_type_t buft, uint64_t bytes);
+void fb_gpu_slots_free(struct fb_gpu_slots *slots); /* NULL is fine */
+
+uint64_t fb_gpu_slots_least(const struct fb_weights *weights, int first_layer, int end_layer);
+
+/* Which experts are in the slots. */
+struct fb_tier *fb_gpu_slots_tier(const struct fb_gpu_slots *slots);
+
+int fb_gpu_slots_total(const struct fb_gpu_slots *slots); /* of all groups */
+
+/* The weight's slots as a tensor [columns, rows, slots]. */
+struct ggml_tensor *fb_gpu_slots_stack(const struct fb_gpu_slots *slots, int weight);
+
+/* Copies a unit into a slot. The device must not be computing with it. */
+void fb_gpu_slots_fill(struct fb_gpu_slots *slots, int weight, int slot, const void *unit);
+
+/* The transit as a tensor [columns, rows, units] of the weight's units, *units of them at least 1;
+ * valid until the next call. */
+struct ggml_tensor *fb_gpu_slots_transit(struct fb_gpu_slots *slots, int weight, int *units);
+void fb_gpu_slots_transit_fill(struct fb_gpu_slots *slots, struct ggml_tensor *transit, int weight,
+    int index, const void *unit);
+
+/* What was copied. */
+struct fb_gpu_uploads {
+    uint64_t units, bytes, ns;
+};
+struct fb_gpu_uploads fb_gpu_slots_uploads(const struct fb_gpu_slots *slots);
+
+#endif

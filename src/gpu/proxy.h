@@ -1,0 +1,27 @@
+/*
+ * proxy.h - the device that llama.cpp gets in place of a GPU's.
+ *
+ * It is a copy of the GPU's ggml device, with the same context, so that whatever it is asked, the
+ * GPU's own code answers; except for three functions:
+ *
+ *      supports_buft   also the buffer type of experts that are given to the GPU
+ *      supports_op     a product of such experts, if the GPU computes products of that kind
+ *      init_backend    a copy of the GPU's back end whose graphs pass through fb_gpu_walk_graph
+ *
+ * Buffers are the GPU's own.
+ */
+#ifndef FB_GPU_PROXY_H
+#define FB_GPU_PROXY_H
+
+#include "gpu/gpu_slots.h"
+#include "gpu/gpu_walk.h"
+
+ggml_backend_dev_t fb_proxy_of(ggml_backend_dev_t gpu);
+
+/* The device that was proxied last. */
+ggml_backend_dev_t fb_proxy_gpu(void);
+
+/* Slots for the graphs of all back ends of the proxy; NULL: there are none (any more). */
+void fb_proxy_set_slots(struct fb_gpu_slots *slots);
+
+#endif
