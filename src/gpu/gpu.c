@@ -36,8 +36,13 @@ enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
     struct fb_gpu **out, struct forebay_error *err)
 {
     ggml_backend_dev_t device = fb_proxy_gpu();
-    struct fb_gpu_slots *slots =
-        fb_gpu_slots_new(binding, ggml_backend_dev_buffer_type(device), slots_bytes);
+    uint64_t least =
+        fb_gpu_slots_least(binding->weights, binding->gpu_first_layer, binding->gpu_end_layer);
+    struct fb_gpu_slots *slots = NULL;
+    /* Memory that was free when it was planned may be in use, or in pieces. */
+    for (uint64_t bytes = slots_bytes; !slots && bytes >= least; bytes -= bytes / 4 + 1) {
+        slots = fb_gpu_slots_new(binding, ggml_backend_dev_buffer_type(device), bytes);
+    }
     if (!slots) {
         return fb_fail(err, FOREBAY_E_NOMEM, "Give a smaller --device-mem.",
             "%s has no %s for experts", ggml_backend_dev_name(device), FB_SIZE(slots_bytes));

@@ -34,9 +34,9 @@ ggml_backend_dev_t fb_gpu_proxy(ggml_backend_dev_t device);
 /* Whether the device computes products of experts in this form. */
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
 
-/* Allocates slots_bytes of the proxied device's memory as slots for the experts that the binding
- * has given to it, the same number for each layer. The binding has been started, and must outlive
- * the result. E_NOMEM when the device has no such memory: with fewer bytes it may work. */
+/* Allocates slots_bytes of the proxied device's memory, or what it has of them, as slots for the
+ * experts that the binding has given to it, the same number for each layer. The binding has been
+ * started, and must outlive the result. E_NOMEM when not even fb_gpu_least_bytes can be had. */
 enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
     struct fb_gpu **out, struct forebay_error *err);
 /* After llama.cpp's context and before the binding. NULL is accepted. */

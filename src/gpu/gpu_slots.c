@@ -24,7 +24,7 @@ struct fb_gpu_slots {
     struct ggml_tensor **stacks;    /* [n_weights]; NULL: not on the device */
     ggml_backend_buffer_t *buffers; /* [n_weights] */
     ggml_backend_buffer_t transit;
-    struct ggml_context *transit_ctx;
+    struct ggml_tensor **transits; /* [n_weights] the transit for each; NULL: not on the device */
     struct fb_gpu_uploads uploads;
 };
 
@@ -55,7 +55,7 @@ static uint64_t slot_of_each(
 uint64_t fb_gpu_slots_least(const struct fb_weights *ws, int first_layer, int end_layer)
 {
     uint64_t largest, each = slot_of_each(ws, first_layer, end_layer, &largest);
-    return 2 * each + 2 * largest; /* a slot and a spare one; likewise in the transit */
+    return each + 2 * largest; /* a slot of each; in the transit, a unit and the spare one */
 }
 
 /* --- Memory ---------------------------------------------------------------------------------- */
@@ -85,7 +85,7 @@ static ggml_backend_buffer_t new_buffer(const struct fb_gpu_slots *s, uint64_t b
     }
     if (buffer) {
         ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-        ggml_backend_buffer_clear(buffer, 0); /* the spare units are read, if only to be skipped */
+        ggml_backend_buffer_clear(buffer, 0); /* the spare unit is read, if only to be skipped */
     }
     return buffer;
 }
@@ -95,8 +95,7 @@ static bool allocate_group(struct fb_gpu_slots *s, int g)
     const struct fb_group *group = &s->binding->weights->groups[g];
     for (int p = 0; p < group->n_parts; p++) {
         int w = group->weight[p], n = s->n_slots[g];
-        s->buffers[w] =
-            new_buffer(s, s->binding->weights->weights[w].unit_bytes * ((uint64_t)n + 1));
+        s->buffers[w] = new_buffer(s, s->binding->weights->weights[w].unit_bytes * (uint64_t)n);
         if (!s->buffers[w]) {
             return false;
         }
@@ -105,7 +104,21 @@ static bool allocate_group(struct fb_gpu_slots *s, int g)
     return true;
 }
 
-/* Every group with as many slots as `each` bytes per slot of all allow, less the spare ones. */
+/* The transit as a stack of each weight's units, less one. */
+static bool allocate_transit(struct fb_gpu_slots *s, uint64_t bytes)
+{
+    const struct fb_weights *ws = s->binding->weights;
+    s->transit = new_buffer(s, bytes);
+    for (int w = 0; s->transit && w < ws->n_weights; w++) {
+        if (s->stacks[w]) {
+            int units = (int)(bytes / ws->weights[w].unit_bytes);
+            s->transits[w] = stack_in(s, s->ctx, w, units - 1, s->transit);
+        }
+    }
+    return s->transit != NULL;
+}
+
+/* Every group with as many slots as `each` bytes per slot of all allow. */
 static bool allocate_groups(struct fb_gpu_slots *s, uint64_t bytes, uint64_t each)
 {
     const struct fb_weights *ws = s->binding->weights;
@@ -116,7 +129,7 @@ static bool allocate_groups(struct fb_gpu_slots *s, uint64_t bytes, uint64_t eac
         n_experts[g] = ws->groups[g].n_expert;
         n_parts[g] = ws->groups[g].n_parts;
         if (fb_binding_on_gpu(s->binding, g)) {
-            s->n_slots[g] = (int)fb_min(fb_max(bytes / each, 2) - 1, (uint64_t)n_experts[g]);
+            s->n_slots[g] = (int)fb_min(fb_max(bytes / each, 1), (uint64_t)n_experts[g]);
             ok = ok && allocate_group(s, g);
         }
     }
@@ -132,20 +145,19 @@ struct fb_gpu_slots *fb_gpu_slots_new(
     const struct fb_weights *ws = b->weights;
     struct fb_gpu_slots *s = fb_xcalloc(1, sizeof *s);
     struct ggml_init_params params = {
-        .mem_size = ((size_t)ws->n_weights + 1) * ggml_tensor_overhead(), .no_alloc = true};
+        .mem_size = 2 * ((size_t)ws->n_weights + 1) * ggml_tensor_overhead(), .no_alloc = true};
     s->binding = b;
     s->buft = buft;
     s->n_slots = fb_xcalloc((size_t)ws->n_groups, sizeof *s->n_slots);
     s->stacks = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
+    s->transits = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
     s->buffers = fb_xcalloc((size_t)ws->n_weights, sizeof(ggml_backend_buffer_t));
     s->ctx = ggml_init(params);
-    params.mem_size = 2 * ggml_tensor_overhead();
-    s->transit_ctx = ggml_init(params);
     uint64_t largest, each = slot_of_each(ws, b->gpu_first_layer, b->gpu_end_layer, &largest);
     uint64_t transit = fb_max(bytes / TRANSIT_SHARE, 2 * largest);
     transit = fb_min(transit, (TRANSIT_UNITS + 1) * largest);
     if (!allocate_groups(s, bytes - fb_min(bytes, transit), each) ||
-        !(s->transit = new_buffer(s, transit))) {
+        !allocate_transit(s, transit)) {
         fb_gpu_slots_free(s);
         return NULL;
     }
@@ -164,7 +176,7 @@ void fb_gpu_slots_free(struct fb_gpu_slots *s)
     ggml_backend_buffer_free(s->transit);
     fb_tier_free(s->tier);
     ggml_free(s->ctx);
-    ggml_free(s->transit_ctx);
+    free(s->transits);
     free(s->n_slots);
     free(s->stacks);
     free(s->buffers);
@@ -211,18 +223,14 @@ void fb_gpu_slots_fill(struct fb_gpu_slots *s, int weight, int slot, const void 
 
 /* --- Transit --------------------------------------------------------------------------------- */
 
-struct ggml_tensor *fb_gpu_slots_transit(struct fb_gpu_slots *s, int weight, int *units)
+struct ggml_tensor *fb_gpu_slots_transit(const struct fb_gpu_slots *s, int weight)
 {
-    uint64_t unit = s->binding->weights->weights[weight].unit_bytes;
-    *units = (int)(ggml_backend_buffer_get_size(s->transit) / unit) - 1;
-    ggml_reset(s->transit_ctx);
-    return stack_in(s, s->transit_ctx, weight, *units, s->transit);
+    return s->transits[weight];
 }
 
-void fb_gpu_slots_transit_fill(
-    struct fb_gpu_slots *s, struct ggml_tensor *transit, int weight, int index, const void *unit)
+void fb_gpu_slots_transit_fill(struct fb_gpu_slots *s, int weight, int index, const void *unit)
 {
-    upload(s, transit, weight, index, unit);
+    upload(s, s->transits[weight], weight, index, unit);
 }
 
 struct fb_gpu_uploads fb_gpu_slots_uploads(const struct fb_gpu_slots *s)

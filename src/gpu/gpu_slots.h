@@ -1,12 +1,12 @@
 /*
  * gpu_slots.h - slots for experts in a GPU's memory, and the transit for experts of a batch.
  *
- *      group on the GPU    part 0  [slot 0][slot 1] ... [slot n - 1][spare]     each a stack of n
- *                          part 1  [slot 0][slot 1] ...                         matrices, a tensor
+ *      group on the GPU    part 0  [slot 0][slot 1] ... [slot n - 1]     a stack of n matrices
+ *                          part 1  [slot 0][slot 1] ...
  *      transit             any weight's units, [0] ... [k - 1][spare]
  *
- * A *masked* id names the spare unit: one more than the stack has. Kernels that go through a stack
- * expert by expert skip such rows, and kernels that follow a row's id read memory that is there.
+ * A *masked* id is one more than the stack has. Kernels that go through a stack expert by expert
+ * skip such rows; kernels that follow a row's id find the transit's spare unit.
  *
  * Which expert is in which slot is the tier's business (cache/tier.h). Units come from the stream,
  * which is the level below: RAM, then disk.
@@ -38,11 +38,10 @@ struct ggml_tensor *fb_gpu_slots_stack(const struct fb_gpu_slots *slots, int wei
 /* Copies a unit into a slot. The device must not be computing with it. */
 void fb_gpu_slots_fill(struct fb_gpu_slots *slots, int weight, int slot, const void *unit);
 
-/* The transit as a tensor [columns, rows, units] of the weight's units, *units of them at least 1;
- * valid until the next call. */
-struct ggml_tensor *fb_gpu_slots_transit(struct fb_gpu_slots *slots, int weight, int *units);
-void fb_gpu_slots_transit_fill(struct fb_gpu_slots *slots, struct ggml_tensor *transit, int weight,
-    int index, const void *unit);
+/* The transit as a tensor [columns, rows, units] of the weight's units, at least one; the spare one
+ * is behind them. All weights' transits are the same memory. */
+struct ggml_tensor *fb_gpu_slots_transit(const struct fb_gpu_slots *slots, int weight);
+void fb_gpu_slots_transit_fill(struct fb_gpu_slots *slots, int weight, int index, const void *unit);
 
 /* What was copied. */
 struct fb_gpu_uploads {

@@ -240,13 +240,13 @@ static enum ggml_status try_shape(struct fb_gpu_walk *w, int i, bool *keeps)
     return status;
 }
 
-/* Whether the GPU leaves masked rows of node i alone. `weight`: a stack of its weight's units. */
+/* Whether the GPU leaves masked rows of node i alone. `transit`: of the node's weight. */
 static enum ggml_status keeps_masked(
-    struct fb_gpu_walk *w, int i, struct ggml_tensor *weight, bool *keeps)
+    struct fb_gpu_walk *w, int i, struct ggml_tensor *transit, bool *keeps)
 {
     struct ggml_tensor *node = ggml_graph_node(w->graph, i);
-    struct node_shape shape = {weight->type, weight->ne[0], weight->ne[1], node->ne[1], node->ne[2],
-        node->src[1]->ne[1] > 1, false};
+    struct node_shape shape = {transit->type, transit->ne[0], transit->ne[1], node->ne[1],
+        node->ne[2], node->src[1]->ne[1] > 1, false};
     for (int k = 0; k < w->n_shapes; k++) {
         struct node_shape *s = &w->shapes[k];
         if (s->type == shape.type && s->columns == shape.columns && s->rows == shape.rows &&
@@ -255,11 +255,11 @@ static enum ggml_status keeps_masked(
             return GGML_STATUS_SUCCESS;
         }
     }
-    struct ggml_tensor *ids = upload_ids(w, NULL, (int)weight->ne[2]);
+    struct ggml_tensor *ids = upload_ids(w, NULL, (int)transit->ne[2]);
     if (!ids) {
         return fail_memory(w);
     }
-    change(w, node, weight, ids);
+    change(w, node, transit, ids);
     enum ggml_status status = try_shape(w, i, &shape.keeps);
     restore(w);
     if (w->n_shapes < MAX_SHAPES) {
@@ -307,16 +307,17 @@ static enum ggml_status copy_rows(struct fb_gpu_walk *w, int i, const int *index
 
 /* Computes node i with the experts that are in `stack`, at index_of; others are left out. */
 static enum ggml_status compute_set(
-    struct fb_gpu_walk *w, int i, struct ggml_tensor *stack, const int *index_of)
+    struct fb_gpu_walk *w, int i, int weight, struct ggml_tensor *stack, const int *index_of)
 {
     struct ggml_tensor *node = ggml_graph_node(w->graph, i);
-    ggml_reset(w->ctx); /* nothing that it holds is in use */
     bool keeps = false;
-    enum ggml_status status = keeps_masked(w, i, stack, &keeps);
+    ggml_reset(w->ctx); /* nothing that it holds is in use */
+    enum ggml_status status = keeps_masked(w, i, fb_gpu_slots_transit(w->slots, weight), &keeps);
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
-    struct ggml_tensor *ids = upload_ids(w, index_of, (int)stack->ne[2]);
+    /* A row that is not skipped must find a unit; whatever it computes is not used. */
+    struct ggml_tensor *ids = upload_ids(w, index_of, keeps ? (int)stack->ne[2] : 0);
     if (!ids) {
         return fail_memory(w);
     }
@@ -494,17 +495,17 @@ static enum ggml_status through_transit(
     struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
 {
     enum ggml_status status = GGML_STATUS_SUCCESS;
-    int units;
+    struct ggml_tensor *transit = fb_gpu_slots_transit(w->slots, weight);
+    int units = (int)transit->ne[2];
     for (int done = 0; done < set->n && status == GGML_STATUS_SUCCESS; done += units) {
-        struct ggml_tensor *transit = fb_gpu_slots_transit(w->slots, weight, &units);
         memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
         for (int k = 0; k < units && done + k < set->n; k++) {
             const char *unit =
                 (const char *)set->base + (uint64_t)set->index[done + k] * set->stride;
-            fb_gpu_slots_transit_fill(w->slots, transit, weight, k, unit);
+            fb_gpu_slots_transit_fill(w->slots, weight, k, unit);
             w->index_of[set->experts[done + k]] = k;
         }
-        status = compute_set(w, i, transit, w->index_of);
+        status = compute_set(w, i, weight, transit, w->index_of);
     }
     return status;
 }
@@ -542,7 +543,7 @@ static enum ggml_status compute_in_sets(struct fb_gpu_walk *w, int i, int weight
     enum ggml_status status = compute(w, i); /* the node's input */
     ggml_backend_synchronize(w->gpu);
     if (status == GGML_STATUS_SUCCESS && w->n_missing < w->routing.n_needed) {
-        status = compute_set(w, i, fb_gpu_slots_stack(w->slots, weight), w->slot_of);
+        status = compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->slot_of);
     }
     if (status == GGML_STATUS_SUCCESS && w->from_stream) {
         status = with_stream(w, i, weight);
@@ -559,7 +560,7 @@ static enum ggml_status compute_together(struct fb_gpu_walk *w, int i, int weigh
         ids = w->changed[k].ids == w->ids ? w->changed[k].node->src[2] : NULL;
     }
     struct ggml_tensor *stack = fb_gpu_slots_stack(w->slots, weight);
-    ids = ids ? ids : upload_ids(w, w->slot_of, (int)stack->ne[2]);
+    ids = ids ? ids : upload_ids(w, w->slot_of, 0); /* none is masked */
     if (!ids) {
         return fail_memory(w);
     }
