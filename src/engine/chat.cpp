@@ -16,8 +16,6 @@
  * (work_limit.h).
  */
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "common/chat.h"
@@ -26,6 +24,7 @@
 #include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
+#include "engine/schema.h"
 #include "engine/work_limit.h"
 
 extern "C" {
@@ -298,69 +297,6 @@ static std::string wanted_schema(const common_json &request)
     return schema.is_null() ? "" : schema.dump();
 }
 
-/* llama.cpp writes a repetition as that many rules; it refuses more. */
-static const double repetitions_max = 2000;
-
-/* A repetition beyond what grammars can hold. A tool's schema is advice to the model, so there it
- * is reduced; a reply would break its schema. */
-static void limit_repetition(const std::string &key, common_json &number, bool of_tool)
-{
-    double wanted = number.get<double>();
-    if (wanted <= repetitions_max) {
-        return;
-    }
-    bool upper = key[1] == 'a'; /* maxLength, maxItems */
-    if (!of_tool && (!upper || wanted < 0x1p31)) {
-        throw std::invalid_argument("the schema's " + key + " of " + number.dump() +
-                                    " is too large: at most 2000 are supported");
-    }
-    number = upper ? INT32_MAX /* means none */ : (int)repetitions_max;
-}
-
-/* The same for the repetitions in a tool's pattern: without ^ and $, llama.cpp allows any text. */
-static void limit_pattern(common_json &pattern)
-{
-    std::string text = pattern.get<std::string>();
-    for (size_t i = 0; i < text.size(); i++) {
-        if (text[i] == '{' || (text[i] == ',' && i > 0 && isdigit((unsigned char)text[i - 1]))) {
-            if (strtod(text.c_str() + i + 1, nullptr) > repetitions_max) {
-                pattern = ".*";
-                return;
-            }
-        }
-    }
-}
-
-/* Reduces the limits in a schema to what llama.cpp can read: integers of 64 bits, where the largest
- * ones mean no limit, and repetitions. */
-static void clamp_limits(common_json &schema, bool of_tool, int level = 0)
-{
-    static const std::set<std::string> bounds = {
-        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
-    static const std::set<std::string> repetitions = {
-        "minLength", "maxLength", "minItems", "maxItems"};
-    if (level > fb_levels_max) {
-        return; /* fb_check_schema refuses it */
-    }
-    if (schema.is_object()) {
-        for (const auto &[key, item] : schema.items()) {
-            if (of_tool && key == "pattern" && item.is_string()) {
-                limit_pattern(item);
-            } else if (!item.is_number()) {
-                clamp_limits(item, of_tool, level + 1);
-            } else if (repetitions.count(key)) {
-                limit_repetition(key, item, of_tool);
-            } else if (bounds.count(key) && std::fabs(item.get<double>()) >= 0x1p63) {
-                item = item.get<double>() < 0 ? INT64_MIN : INT64_MAX;
-            }
-        }
-    } else if (schema.is_array()) {
-        for (size_t i = 0; i < schema.size(); i++) {
-            clamp_limits(schema.at(i), of_tool, level + 1);
-        }
-    }
-}
-
 static bool flag(const common_json &request, const char *name, bool otherwise)
 {
     if (!request.contains(name) || request.at(name).is_null()) {
@@ -570,7 +506,7 @@ static void render(
     }
     for (const char *schemas : {"tools", "json_schema", "response_format"}) {
         if (request.contains(schemas)) {
-            clamp_limits(request[schemas], strcmp(schemas, "tools") == 0);
+            fb_clamp_schema(request[schemas], strcmp(schemas, "tools") == 0);
         }
     }
     auto in = read_request(chat, request);
@@ -625,7 +561,7 @@ enum forebay_status forebay_schema_grammar(
     }
     return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", [&] {
         common_json parsed = common_json::parse(std::string(schema, length));
-        clamp_limits(parsed, false);
+        fb_clamp_schema(parsed, false);
         fb_check_schema(parsed);
         std::string text = json_schema_to_grammar(parsed);
         *grammar = fb_xstrdup(text.c_str());
