@@ -294,6 +294,7 @@ static std::string wanted_schema(const common_json &request)
         throw std::invalid_argument("a schema must be an object");
     }
     fb_check_schema(schema);
+    fb_complete_schema(schema, false);
     return schema.is_null() ? "" : schema.dump();
 }
 
@@ -396,6 +397,12 @@ static common_chat_templates_inputs read_request(
         throw std::invalid_argument("tool_choice: the model's chat template knows no tools");
     }
     fb_check_schema(tools);
+    for (size_t i = 0; i < tools.size(); i++) {
+        common_json &function = tools.at(i)["function"];
+        if (function.contains("parameters")) {
+            fb_complete_schema(function["parameters"], true);
+        }
+    }
     check_roles(request.at("messages"));
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
     std::for_each(in.messages.begin(), in.messages.end(), check_calls);
@@ -563,6 +570,7 @@ enum forebay_status forebay_schema_grammar(
         common_json parsed = common_json::parse(std::string(schema, length));
         fb_clamp_schema(parsed, false);
         fb_check_schema(parsed);
+        fb_complete_schema(parsed, false);
         std::string text = json_schema_to_grammar(parsed);
         *grammar = fb_xstrdup(text.c_str());
         return true;

@@ -74,3 +74,47 @@ void fb_clamp_schema(common_json &schema, bool of_tool)
 {
     clamp(schema, of_tool, 0);
 }
+
+/* Languages that do not tell an empty list from an empty object write `[]`. */
+static bool is_nothing(const common_json &value)
+{
+    return value.is_null() || (value.is_array() && value.empty());
+}
+
+/* `schema` is in the place of a schema, or of a list of them. */
+static void complete(common_json &schema, bool of_tool, int level)
+{
+    static const std::set<std::string> maps = {
+        "properties", "patternProperties", "$defs", "definitions", "dependentSchemas"};
+    static const std::set<std::string> schemas = {
+        "items", "prefixItems", "anyOf", "oneOf", "allOf", "contains", "not"};
+    if (level > fb_levels_max) {
+        return; /* fb_check_schema refuses it */
+    }
+    if (schema.is_boolean() && (of_tool || schema.get<bool>())) {
+        schema = common_json::object();
+    } else if (schema.is_array()) {
+        for (size_t i = 0; i < schema.size(); i++) {
+            complete(schema.at(i), of_tool, level + 1);
+        }
+    } else if (schema.is_object()) {
+        for (const auto &[key, item] : schema.items()) {
+            if (of_tool && maps.count(key) && is_nothing(item)) {
+                item = common_json::object();
+            } else if (maps.count(key) && item.is_object()) {
+                for (const auto &[name, member] : item.items()) {
+                    complete(member, of_tool, level + 2);
+                }
+            } else if (schemas.count(key) || (key == "additionalProperties" && item.is_object())) {
+                complete(item, of_tool, level + 1);
+            }
+        }
+    }
+}
+
+void fb_complete_schema(common_json &schema, bool of_tool)
+{
+    if (schema.is_object()) {
+        complete(schema, of_tool, 0);
+    }
+}

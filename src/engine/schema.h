@@ -9,4 +9,9 @@
  * that is too large throws std::invalid_argument. */
 void fb_clamp_schema(common_json &schemas, bool of_tool);
 
+/* Replaces the schemas within a schema that are just `true` (anything is valid) by {}. `false` is
+ * left to llama.cpp, which refuses it; of a tool, it becomes {} as well, and so do properties that
+ * are null or an empty list. */
+void fb_complete_schema(common_json &schema, bool of_tool);
+
 #endif
