@@ -74,8 +74,8 @@ static int stop(void **state)
     return temp_remove(state);
 }
 
-/* `what`: method and path. */
-static struct answer ask(const char *what, const char *body, size_t n)
+/* Sends a request; `what`: method and path. Returns the socket. */
+static int begin(const char *what, const char *body, size_t n)
 {
     char head[1024];
     int fd = dial_port(fb_server_port(server));
@@ -85,7 +85,12 @@ static struct answer ask(const char *what, const char *body, size_t n)
         what, n);
     send_all(fd, head, strlen(head));
     send_all(fd, body, n);
-    return read_answer(fd);
+    return fd;
+}
+
+static struct answer ask(const char *what, const char *body, size_t n)
+{
+    return read_answer(begin(what, body, n));
 }
 
 /* Also a stream must not have failed. Frees the answer. */
@@ -154,11 +159,54 @@ static void long_prompts_are_answered(void **state)
     free(body);
 }
 
+/* Sends more messages than can be rendered within a second, and waits until that has begun. */
+static int begin_many_messages(void)
+{
+    enum { N = 20000 };
+    static const char message[] = "{\"role\":\"user\",\"content\":\"w0\"},";
+    char *body = malloc(N * sizeof message + 100);
+    size_t n = (size_t)sprintf(body, "{\"messages\":[");
+    for (int i = 0; i < N; i++) {
+        n += (size_t)sprintf(body + n, "%s", message);
+    }
+    n += (size_t)sprintf(body + n - 1, "]}") - 1;
+    int fd = begin("POST /v1/chat/completions", body, n);
+    free(body);
+    usleep(300000);
+    return fd;
+}
+
+static void assert_refused(int fd, int status, const char *has)
+{
+    struct answer a = read_answer(fd);
+    if (a.status != status || !strstr(a.body, has)) {
+        fail_msg("%d: %s", a.status, a.body);
+    }
+    free(a.all);
+}
+
+/* Rendering is cancelled; the answer of these 20,000 messages would be that they do not fit. Ends
+ * the server. */
+static void rendering_ends_with_its_client(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); /* not there (work_limit.h) */
+#endif
+    int fd = begin_many_messages();
+    shutdown(fd, SHUT_WR);
+    assert_refused(fd, 400, "closed its half of the connection");
+    fd = begin_many_messages();
+    fb_server_cancel(server);
+    assert_refused(fd, 503, "shutting down");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_are_answered),
         cmocka_unit_test(long_prompts_are_answered),
+        cmocka_unit_test(rendering_ends_with_its_client),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

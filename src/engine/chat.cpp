@@ -92,16 +92,44 @@ static enum forebay_status on_large_stack(
                          "no stack of %zu MiB for the chat template", stack_bytes >> 20);
 }
 
-/* Runs llama.cpp's part within limits. */
+/* The caller of a function that may take long, who may not want its result any more. */
+struct waiting_caller {
+    forebay_progress progress;
+    void *user;
+
+    static bool waits(void *self)
+    {
+        auto caller = (waiting_caller *)self;
+        return !caller->progress || caller->progress("rendering the messages", 0, 1, caller->user);
+    }
+
+    void check()
+    {
+        if (!waits(this)) {
+            throw fb_refusal(FOREBAY_E_CANCELLED, "rendering the messages was cancelled");
+        }
+    }
+};
+
+/* Runs llama.cpp's part within limits. Where it ends them, it may throw anything. */
 template <typename Call> static void within(const fb_work &most, Call call)
 {
-    const char *broken;
-    try {
+    const char *broken = nullptr;
+    bool cancelled = false;
+    {
         fb_work_limit limit(most);
-        call();
+        try {
+            call();
+        } catch (...) {
+            if (!limit.broken()) {
+                throw;
+            }
+        }
         broken = limit.broken();
-    } catch (const fb_too_much_work &e) {
-        broken = e.what();
+        cancelled = limit.cancelled();
+    }
+    if (cancelled) {
+        throw fb_refusal(FOREBAY_E_CANCELLED, "rendering the messages was cancelled");
     }
     if (broken) {
         throw fb_refusal(FOREBAY_E_USAGE, std::string("the chat template does not work: ") + broken,
@@ -219,8 +247,9 @@ bool forebay_chat_has_tools(const struct forebay_chat *chat)
 /* Marks control tokens in all strings of a message (`here`), and in descriptions of tools. Strings
  * that are compared with a list (roles, names) or copied into a grammar are left alone. */
 static void protect_strings(const ControlTokens &control, const ControlTokens::Marks &marks,
-    common_json &value, bool here, int level = 0)
+    common_json &value, bool here, waiting_caller &caller, int level = 0)
 {
+    caller.check();
     if (level > fb_levels_max) {
         throw std::invalid_argument("the messages nest too deeply");
     }
@@ -233,11 +262,11 @@ static void protect_strings(const ControlTokens &control, const ControlTokens::M
             bool name = key == "role" || key == "type" || key == "name" || key == "id" ||
                         key == "tool_call_id";
             protect_strings(
-                control, marks, item, (here && !name) || key == "description", level + 1);
+                control, marks, item, (here && !name) || key == "description", caller, level + 1);
         }
     } else if (value.is_array()) {
         for (size_t i = 0; i < value.size(); i++) {
-            protect_strings(control, marks, value.at(i), here, level + 1);
+            protect_strings(control, marks, value.at(i), here, caller, level + 1);
         }
     }
 }
@@ -496,8 +525,8 @@ static void check_count(const struct forebay_chat *chat, const common_json &mess
     }
 }
 
-static void render(
-    const struct forebay_chat *chat, const std::string &text, struct forebay_prompt *prompt)
+static void render(const struct forebay_chat *chat, const std::string &text, waiting_caller &caller,
+    struct forebay_prompt *prompt)
 {
     auto marks = ControlTokens::choose_marks(text);
     common_json request = common_json::parse(text);
@@ -506,10 +535,10 @@ static void render(
     }
     if (request.contains("messages")) {
         check_count(chat, request["messages"]);
-        protect_strings(chat->control, marks, request["messages"], true);
+        protect_strings(chat->control, marks, request["messages"], true, caller);
     }
     if (request.contains("tools")) {
-        protect_strings(chat->control, marks, request["tools"], false);
+        protect_strings(chat->control, marks, request["tools"], false, caller);
     }
     for (const char *schemas : {"tools", "json_schema", "response_format"}) {
         if (request.contains(schemas)) {
@@ -518,10 +547,12 @@ static void render(
     }
     auto in = read_request(chat, request);
     common_chat_params params;
-    within(work_for(text.size(), in.messages.size()),
-        [&] { params = common_chat_templates_apply(chat->templates.get(), in); });
+    fb_work most = work_for(text.size(), in.messages.size());
+    most.wanted = waiting_caller::waits;
+    most.user = &caller;
+    within(most, [&] { params = common_chat_templates_apply(chat->templates.get(), in); });
     prompt->text = params.prompt;
-    prompt->tokens = chat->control.tokenize(prompt->text, marks);
+    prompt->tokens = chat->control.tokenize(prompt->text, marks, [&] { caller.check(); });
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
     prompt->stops = params.additional_stops;
     set_grammar(chat, params, in.grammar, prompt);
@@ -529,17 +560,19 @@ static void render(
 }
 
 enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const char *request,
-    size_t length, struct forebay_prompt **out, struct forebay_error *err)
+    size_t length, forebay_progress progress, void *progress_user, struct forebay_prompt **out,
+    struct forebay_error *err)
 {
     if (length > text_max) {
         return too_long(err, length);
     }
+    waiting_caller caller = {progress, progress_user};
     auto prompt = new forebay_prompt;
     std::string mistake; /* in the request, rather than llama.cpp's */
     enum forebay_status status = on_large_stack(err, [&] {
         return fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
             try {
-                render(chat, std::string(request, length), prompt);
+                render(chat, std::string(request, length), caller, prompt);
             } catch (const std::invalid_argument &e) {
                 mistake = e.what();
             }

@@ -506,7 +506,7 @@ void fb_tokenizer_free(struct fb_tokenizer *t)
 }
 
 std::vector<llama_token> fb_tokenizer_run(const fb_tokenizer *t, const std::string &text,
-    bool special, const std::vector<fb_byte_range> &plain)
+    bool special, const std::vector<fb_byte_range> &plain, const std::function<void()> &check)
 {
     auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(seconds_max);
     if (text.size() > bytes_counted && text.size() / t->longest > t->n_ctx) {
@@ -517,6 +517,7 @@ std::vector<llama_token> fb_tokenizer_run(const fb_tokenizer *t, const std::stri
         out = t->before;
     }
     for (const text_part &p : divide(t, text, special, plain)) {
+        check();
         if (out.size() > std::max(tokens_counted, 4 * t->n_ctx)) {
             refuse(t, out.size());
         }
