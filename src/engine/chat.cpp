@@ -111,8 +111,27 @@ struct waiting_caller {
     }
 };
 
-/* Runs llama.cpp's part within limits. Where it ends them, it may throw anything. */
-template <typename Call> static void within(const fb_work &most, Call call)
+/* A schema that needs more makes a grammar that is too large (nesting.h). */
+static fb_work schema_work(size_t text_bytes)
+{
+    return {500000000, (32 << 20) + (int64_t)text_bytes * 16, stack_bytes / 8};
+}
+
+/* What a limit ended. */
+struct limited_work {
+    const char *fails, *hint;
+};
+
+static const limited_work template_work = {
+    "the chat template does not work: ", "Use another template."};
+static const limited_work constrained_work = {
+    "the chat template does not work with these tools or this schema: ", "Use simpler ones."};
+static const limited_work conversion_work = {
+    "the schema cannot be made into a grammar: ", "Use a simpler schema."};
+
+/* Runs llama.cpp's part within limits. Where these end it, it may throw anything. */
+template <typename Call>
+static void within(const fb_work &most, Call call, const limited_work &work = template_work)
 {
     const char *broken = nullptr;
     bool cancelled = false;
@@ -132,8 +151,7 @@ template <typename Call> static void within(const fb_work &most, Call call)
         throw fb_refusal(FOREBAY_E_CANCELLED, "rendering the messages was cancelled");
     }
     if (broken) {
-        throw fb_refusal(FOREBAY_E_USAGE, std::string("the chat template does not work: ") + broken,
-            "Use another template.");
+        throw fb_refusal(FOREBAY_E_USAGE, std::string(work.fails) + broken, work.hint);
     }
 }
 
@@ -550,7 +568,9 @@ static void render(const struct forebay_chat *chat, const std::string &text, wai
     fb_work most = work_for(text.size(), in.messages.size());
     most.wanted = waiting_caller::waits;
     most.user = &caller;
-    within(most, [&] { params = common_chat_templates_apply(chat->templates.get(), in); });
+    within(
+        most, [&] { params = common_chat_templates_apply(chat->templates.get(), in); },
+        in.tools.empty() && in.json_schema.empty() ? template_work : constrained_work);
     prompt->text = params.prompt;
     prompt->tokens = chat->control.tokenize(prompt->text, marks, [&] { caller.check(); });
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
@@ -599,13 +619,25 @@ enum forebay_status forebay_schema_grammar(
     if (length > text_max) {
         return too_long(err, length);
     }
-    return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", [&] {
+    std::string text;
+    auto convert = [&] {
         common_json parsed = common_json::parse(std::string(schema, length));
-        fb_clamp_schema(parsed, false);
-        fb_check_schema(parsed);
+        try {
+            fb_clamp_schema(parsed, false);
+            fb_check_schema(parsed);
+        } catch (const std::invalid_argument &e) {
+            throw fb_refusal(FOREBAY_E_USAGE, e.what(), conversion_work.hint);
+        }
         fb_complete_schema(parsed, false);
-        std::string text = json_schema_to_grammar(parsed);
-        *grammar = fb_xstrdup(text.c_str());
+        within(
+            schema_work(length), [&] { text = json_schema_to_grammar(parsed); }, conversion_work);
         return true;
+    };
+    enum forebay_status status = on_large_stack(err, [&] {
+        return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", convert);
     });
+    if (status == FOREBAY_OK) {
+        *grammar = fb_xstrdup(text.c_str());
+    }
+    return status;
 }
