@@ -548,9 +548,12 @@ FOREBAY_API bool forebay_chat_has_tools(const struct forebay_chat *chat);
  * Others are ignored. A last message of the assistant is continued, unless add_generation_prompt is
  * true or continue_final_message is false: the reply is what follows it. The name of a control
  * token within a message is text, whatever the role: only the template makes control tokens.
- * E_USAGE with llama.cpp's message on failure. */
+ * E_USAGE with llama.cpp's message on failure. Many messages take seconds: `progress` (may be NULL)
+ * is called often, on another thread while this one waits, and its numbers mean nothing. The
+ * template itself cannot be stopped in a program that uses libforebay. */
 FOREBAY_API enum forebay_status forebay_chat_render(const struct forebay_chat *chat,
-    const char *request, size_t length, struct forebay_prompt **out, struct forebay_error *err);
+    const char *request, size_t length, forebay_progress progress, void *progress_user,
+    struct forebay_prompt **out, struct forebay_error *err);
 
 /* Converts a JSON schema to a grammar (GBNF), to be freed with free(). E_USAGE. */
 FOREBAY_API enum forebay_status forebay_schema_grammar(

@@ -60,7 +60,8 @@ static struct forebay_prompt *render(const struct forebay_chat *chat, const char
 {
     struct forebay_prompt *prompt;
     struct forebay_error err;
-    if (forebay_chat_render(chat, request, strlen(request), &prompt, &err) != FOREBAY_OK) {
+    if (forebay_chat_render(chat, request, strlen(request), NULL, NULL, &prompt, &err) !=
+        FOREBAY_OK) {
         fail_msg("%s: %s", request, err.message);
     }
     return prompt;
@@ -179,7 +180,7 @@ static void test_bad_requests(void **state)
         struct forebay_prompt *prompt = NULL;
         struct forebay_error err = {0};
         enum forebay_status status =
-            forebay_chat_render(chat, requests[i], strlen(requests[i]), &prompt, &err);
+            forebay_chat_render(chat, requests[i], strlen(requests[i]), NULL, NULL, &prompt, &err);
         if (status != FOREBAY_E_USAGE || prompt || !err.message[0]) {
             fail_msg("%s: %s", requests[i], forebay_status_name(status));
         }

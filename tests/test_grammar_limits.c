@@ -96,6 +96,118 @@ static void huge_repetitions_are_refused(void **state)
     refuse("root ::= s* \ns ::= t*\nt ::= u?\nu ::= s", "a");
 }
 
+/* --- Schemas ------------------------------------------------------------------------------- */
+
+/* What a schema is made of: head, `times` pieces with their number in place of each '@' and the
+ * next number in place of '^', middle, as many closings, tail. */
+struct hostile {
+    const char *head, *piece;
+    int times;
+    const char *middle, *closing, *tail;
+    const char *why; /* of the refusal; NULL: it is converted */
+};
+
+static size_t add_numbered(char *to, const char *piece, int number)
+{
+    size_t n = 0;
+    for (; *piece; piece++) {
+        bool number_here = *piece == '@' || *piece == '^';
+        n += number_here ? (size_t)sprintf(to + n, "%d", number + (*piece == '^'))
+                         : (size_t)sprintf(to + n, "%c", *piece);
+    }
+    return n;
+}
+
+static char *write_schema(const struct hostile *h)
+{
+    char *text = malloc(8u << 20);
+    size_t n = (size_t)sprintf(text, "%s", h->head);
+    for (int i = 0; i < h->times; i++) {
+        n += add_numbered(text + n, h->piece, i);
+        assert_true(n < 7u << 20);
+    }
+    n += (size_t)sprintf(text + n, "%s", h->middle);
+    for (int i = 0; i < h->times; i++) {
+        n += (size_t)sprintf(text + n, "%s", h->closing);
+    }
+    sprintf(text + n, "%s", h->tail);
+    return text;
+}
+
+/* In at most 0.6 s on an idle machine. */
+static void convert(const struct hostile *h)
+{
+    char *schema = write_schema(h), *grammar = NULL;
+    struct forebay_error err;
+    uint64_t before = fb_now_ns();
+    enum forebay_status status = forebay_schema_grammar(schema, strlen(schema), &grammar, &err);
+    if (fb_now_ns() - before > 20 * (uint64_t)1000000000) {
+        fail_msg("%s takes too long", h->head);
+    }
+    if (h->why && (status != FOREBAY_E_USAGE || !strstr(err.message, h->why))) {
+        fail_msg("%s: %s", h->head, status == FOREBAY_OK ? "converted" : err.message);
+    }
+    if (!h->why && status != FOREBAY_OK) {
+        fail_msg("%s: %s", h->head, err.message);
+    }
+    free(grammar);
+    free(schema);
+}
+
+static void hostile_schemas_are_refused_soon(void **state)
+{
+    (void)state;
+    static const struct hostile schemas[] = {
+        {"{\"enum\":[0", ",@", 100000, "]}", "", "", "too large"},
+        {"{\"enum\":[0", ",\"v@\"", 4000, "]}", "", "", NULL},
+        {"{\"anyOf\":[{}", ",{\"const\":@}", 100000, "]}", "", "", "too large"},
+        {"{\"allOf\":[{}", ",{\"properties\":{\"p@\":{\"const\":1}}}", 4000, "]}", "", "", NULL},
+        {"{\"$defs\":{", "\"d@\":{\"items\":{\"$ref\":\"#/$defs/d^\"}},", 250,
+            "\"d250\":{}},\"$ref\":\"#/$defs/d0\"}", "", "", NULL},
+        {"{\"anyOf\":[{}", ",{\"$ref\":\"#/$defs/a\"}", 300, "]}", "", "", "too many references"},
+        {"", "{\"type\":\"array\",\"minItems\":2000,\"items\":", 90, "{}", "}", "", NULL},
+        {"", "{\"type\":\"array\",\"minItems\":2000,\"items\":", 300, "{}", "}", "",
+            "nests too deeply"},
+        {"{\"type\":[\"string\"", ",\"object\"", 4000, "]}", "", "", "too many types"},
+        {"{\"anyOf\":[{}",
+            ",{\"properties\":{\"a\":{},\"b\":{},\"c\":{},\"d\":{},\"e\":{},\"f\":{},\"g\":{},"
+            "\"h\":{},\"i\":{},\"j\":{},\"k\":{},\"l\":{},\"m\":{},\"n\":{},\"o\":{},\"p\":{},"
+            "\"q\":{},\"r\":{},\"s\":{},\"t\":{},\"u\":{},\"v\":{},\"w\":{},\"x\":{},\"y\":{}}}",
+            1000, "]}", "", "", "too many properties"},
+    };
+    for (size_t i = 0; i < sizeof schemas / sizeof schemas[0]; i++) {
+        convert(&schemas[i]);
+    }
+    char *name = malloc(1 << 20);
+    memset(name, 'x', (1 << 20) - 1);
+    name[(1 << 20) - 1] = 0;
+    convert(&(struct hostile){
+        "{\"properties\":{\"", name, 1, "\":{}}}", "", "", "a name of 1048575 bytes"});
+    free(name);
+}
+
+/* What is small as a schema, and large as a grammar. */
+static void long_conversions_are_ended(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); /* no limit there (work_limit.h) */
+#endif
+    static const struct hostile schemas[] = {
+        {"{\"prefixItems\":[{}",
+            ",{\"type\":\"integer\",\"minimum\":-9000000000000000001,"
+            "\"maximum\":9000000000000000001}",
+            4000, "]}", "", "", "it takes too"},
+        {"{\"allOf\":[{\"anyOf\":[{}", ",{\"properties\":{\"p@\":{}}}", 4000, "]}]}", "", "",
+            "it takes too"},
+    };
+    for (size_t i = 0; i < sizeof schemas / sizeof schemas[0]; i++) {
+        convert(&schemas[i]);
+    }
+}
+
+/* --- All ----------------------------------------------------------------------------------- */
+
 /* Deep nesting alone is no reason. */
 static void honest_grammars_are_not_limited(void **state)
 {
@@ -124,6 +236,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ambiguous_grammars_end_their_job),
         cmocka_unit_test(huge_repetitions_are_refused),
+        cmocka_unit_test(hostile_schemas_are_refused_soon),
+        cmocka_unit_test(long_conversions_are_ended),
         cmocka_unit_test(honest_grammars_are_not_limited),
     };
     return cmocka_run_group_tests(tests, load, unload);

@@ -328,8 +328,11 @@ static void test_foreign(void **state)
     expect(&f, FOREBAY_E_UNSUPPORTED, "another version of llama.cpp");
     f.user.llama = "1.2";
     struct fb_file *file = f.catalog->files[0];
-    file->identity[2]++;
-    expect(&f, FOREBAY_E_UNSUPPORTED, "modified");
+    file->identity[2]++; /* as by touch -m */
+    assert_int_equal(try_open(&f, NULL), FOREBAY_OK);
+    flip(file->path, f.catalog->tensors[0].offset + f.catalog->tensors[0].bytes / 2, 1);
+    expect(&f, FOREBAY_E_UNSUPPORTED, "content");
+    flip(file->path, f.catalog->tensors[0].offset + f.catalog->tensors[0].bytes / 2, 1);
     file->identity[2]--;
     file->size--;
     expect(&f, FOREBAY_E_UNSUPPORTED, "another model");

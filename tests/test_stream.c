@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include "base/error.h"
 #include "plan/plan.h"
 #include "stream/stream.h"
 
@@ -62,11 +63,14 @@ static int close_after(void **state)
     return 0;
 }
 
+static fb_check_fn check; /* of the next stream */
+
 static struct fb_stream_options options_with(const char *method)
 {
     struct fb_stream_options options = {.policy = "lru", /* the naive model's */
         .cold = true,
         .unpack = unpack_units,
+        .check = check,
         .user = &model->weights};
     small_io_options(&options.io, method);
     return options;
@@ -685,6 +689,39 @@ static void test_a_failed_prefetch_is_read_again(void **state)
     }
 }
 
+/* fb_check_fn: refuses two experts of every layer. */
+static enum forebay_status refuse_some(void *user, int weight, int unit, void *data,
+    const struct forebay_error *failed, struct forebay_error *err)
+{
+    (void)user;
+    (void)weight;
+    (void)data;
+    (void)failed;
+    if (unit == 3 || unit == 7) {
+        return fb_fail(err, FOREBAY_E_IO, "", "expert %d is damaged", unit);
+    }
+    return FOREBAY_OK;
+}
+
+/* The error of a lease is that of its own read, not of a prefetch that fails the check as well. */
+static void test_a_failed_prefetch_lends_no_message(void **state)
+{
+    (void)state;
+    static const int prefetched = 3, needed = 7;
+    struct forebay_error err;
+    check = refuse_some;
+    start_with_slots(4, 0, 12, "fault:threads,late_ms=100");
+    check = NULL;
+    begin(&leases[0], 1, &needed, NULL, 1, ALL_PARTS);
+    usleep(50000);
+    fb_stream_prefetch(stream, 2, &prefetched, 1); /* fails after the read that is needed */
+    assert_int_equal(wait_parts(&leases[0], ALL_PARTS, &err), FOREBAY_E_IO);
+    fb_stream_lease_end(stream, &leases[0]);
+    assert_string_equal(err.message, "expert 7 is damaged");
+    assert_int_equal(run_lease(2, &prefetched, NULL, 1, &err), FOREBAY_E_IO);
+    assert_string_equal(err.message, "expert 3 is damaged");
+}
+
 /* --- Failed reads ----------------------------------------------------------------------------- */
 
 /* S3: one wait reports the failure, no lease has wrong bytes (check_part), and the next is
@@ -1086,6 +1123,7 @@ int main(void)
         TEST(test_prefetching_changes_neither_bytes_nor_hits),
         TEST(test_prefetching_in_small_pools),
         TEST(test_prefetched_experts_are_present),
+        TEST(test_a_failed_prefetch_lends_no_message),
         TEST(test_stalls_for_prefetches_are_counted_apart),
         TEST(test_one_prefetched_expert_is_not_evicted_for_another),
         TEST(test_a_failed_prefetch_is_read_again),

@@ -12,7 +12,7 @@ static enum forebay_status use(const char *text, struct forebay_error *err)
     if (status != FOREBAY_OK) {
         return status;
     }
-    status = forebay_chat_render(chat, request, strlen(request), &prompt, err);
+    status = forebay_chat_render(chat, request, strlen(request), NULL, NULL, &prompt, err);
     if (status == FOREBAY_OK) {
         forebay_prompt_free(prompt);
     }
@@ -125,22 +125,28 @@ static void deep_nesting_is_survived(void **state)
     }
 }
 
-static void honest_templates_work(void **state)
+/* A request of n messages, to be freed. */
+static char *many_messages(int n)
 {
-    (void)state;
-    struct forebay_chat *chat;
-    struct forebay_error err;
-    struct forebay_prompt *prompt;
     static const char message[] = "{\"role\":\"user\",\"content\":\"hello\"}";
-    int n = 100;
     char *many = malloc((size_t)n * sizeof message + 100), *at = many;
     at += sprintf(at, "{\"messages\":[");
     for (int i = 0; i < n; i++) {
         at += sprintf(at, "%s%s", i ? "," : "", message);
     }
     sprintf(at, "]}");
+    return many;
+}
+
+static void honest_templates_work(void **state)
+{
+    (void)state;
+    struct forebay_chat *chat;
+    struct forebay_error err;
+    struct forebay_prompt *prompt;
+    char *many = many_messages(100);
     if (forebay_chat_new(model, NULL, &chat, &err) != FOREBAY_OK ||
-        forebay_chat_render(chat, many, strlen(many), &prompt, &err) != FOREBAY_OK) {
+        forebay_chat_render(chat, many, strlen(many), NULL, NULL, &prompt, &err) != FOREBAY_OK) {
         fail_msg("%s", err.message);
     }
     forebay_prompt_free(prompt);
@@ -163,9 +169,51 @@ static void too_many_messages_are_refused_at_once(void **state)
     }
     sprintf(at, "]}");
     assert_int_equal(forebay_chat_new(model, NULL, &chat, NULL), FOREBAY_OK);
-    assert_int_equal(
-        forebay_chat_render(chat, many, strlen(many), &prompt, &err), FOREBAY_E_CONTEXT);
+    assert_int_equal(forebay_chat_render(chat, many, strlen(many), NULL, NULL, &prompt, &err),
+        FOREBAY_E_CONTEXT);
     assert_non_null(strstr(err.message, "200001 messages"));
+    forebay_chat_free(chat);
+    free(many);
+}
+
+struct patience {
+    int asked, most;
+};
+
+/* forebay_progress */
+static bool wait_for(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    struct patience *p = user;
+    (void)what;
+    (void)done;
+    (void)total;
+    return ++p->asked < p->most;
+}
+
+/* While the messages are read, and while the template is applied, which is asked more often. */
+static void rendering_can_be_cancelled(void **state)
+{
+    (void)state;
+    struct forebay_chat *chat;
+    struct forebay_error err;
+    struct forebay_prompt *prompt;
+    struct patience all = {0, INT_MAX};
+    char *many = many_messages(100);
+    assert_int_equal(forebay_chat_new(model, NULL, &chat, NULL), FOREBAY_OK);
+    assert_int_equal(
+        forebay_chat_render(chat, many, strlen(many), wait_for, &all, &prompt, &err), FOREBAY_OK);
+    forebay_prompt_free(prompt);
+    assert_true(all.asked > 300); /* for each message, its role and its text */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_true(all.asked > 600);
+#endif
+    for (int most = 1; most <= all.asked; most += all.asked / 20) {
+        struct patience some = {0, most};
+        assert_int_equal(
+            forebay_chat_render(chat, many, strlen(many), wait_for, &some, &prompt, &err),
+            FOREBAY_E_CANCELLED);
+        assert_true(some.asked <= most + 100); /* not at once within the JSON library */
+    }
     forebay_chat_free(chat);
     free(many);
 }
@@ -179,6 +227,7 @@ int main(void)
         cmocka_unit_test(deep_nesting_is_survived),
         cmocka_unit_test(honest_templates_work),
         cmocka_unit_test(too_many_messages_are_refused_at_once),
+        cmocka_unit_test(rendering_can_be_cancelled),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }

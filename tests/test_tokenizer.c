@@ -233,6 +233,42 @@ static void text_beyond_the_context_is_refused(void **state)
     llama_model_free(m);
 }
 
+/* A vocabulary of a few letters, without tokens for single bytes. */
+static struct llama_model *load_letters(void)
+{
+    static const char *tokens[] = {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b"};
+    static const float scores[6] = {0};
+    static const int32_t types[] = {2, 3, 3, 1, 1, 1};
+    const char *path = temp_path("letters.gguf");
+    struct gguf_context *g = gguf_init_empty();
+    gguf_set_val_str(g, "general.architecture", "llama");
+    gguf_set_val_str(g, "tokenizer.ggml.model", "llama");
+    gguf_set_arr_str(g, "tokenizer.ggml.tokens", tokens, 6);
+    gguf_set_arr_data(g, "tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, scores, 6);
+    gguf_set_arr_data(g, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types, 6);
+    write_model(g, path);
+    gguf_free(g);
+    struct llama_model *m = load_vocab(path);
+    assert_non_null(m);
+    return m;
+}
+
+static void text_without_tokens_is_refused(void **state)
+{
+    (void)state;
+    struct llama_model *m = load_letters();
+    struct fb_tokenizer *t = fb_tokenizer_new(vocab_of(m), CTX);
+    struct forebay_error err;
+    int32_t tokens[16];
+    size_t n;
+    assert_int_equal(fb_tokenizer_count(t, "ab", 2, true, tokens, 16, &n, &err), FOREBAY_OK);
+    assert_int_equal(fb_tokenizer_count(t, "abc", 3, true, tokens, 16, &n, &err), FOREBAY_E_USAGE);
+    assert_non_null(strstr(err.message, "the vocabulary has no token for a byte of the text"));
+    assert_non_null(strstr(err.hint, "another model"));
+    fb_tokenizer_free(t);
+    llama_model_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -241,6 +277,7 @@ int main(void)
         cmocka_unit_test(longer_runs_are_refused_where_they_recurse),
         cmocka_unit_test(special_tokens_take_linear_time),
         cmocka_unit_test(text_beyond_the_context_is_refused),
+        cmocka_unit_test(text_without_tokens_is_refused),
     };
     fb_guard_init();
     random_state = 1;

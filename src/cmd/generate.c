@@ -243,7 +243,7 @@ static enum forebay_status render(const struct forebay_model *model, const char 
     char *body = json_dumps(request, JSON_COMPACT);
     enum forebay_status status = forebay_chat_new(model, NULL, &chat, err);
     if (status == FOREBAY_OK) {
-        status = forebay_chat_render(chat, body, strlen(body), &prompt, err);
+        status = forebay_chat_render(chat, body, strlen(body), NULL, NULL, &prompt, err);
     }
     if (status == FOREBAY_OK) {
         const int32_t *list = forebay_prompt_tokens(prompt, n);

@@ -202,7 +202,8 @@ static enum forebay_status render(const struct talk *talk, const json_t *message
     json_t *request =
         json_pack("{s:O, s:b}", "messages", messages, "enable_thinking", !talk->options.no_think);
     char *text = json_dumps(request, JSON_COMPACT);
-    enum forebay_status status = forebay_chat_render(talk->chat, text, strlen(text), out, err);
+    enum forebay_status status =
+        forebay_chat_render(talk->chat, text, strlen(text), NULL, NULL, out, err);
     free(text);
     json_decref(request);
     return status;

@@ -16,8 +16,6 @@
  * (work_limit.h).
  */
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "common/chat.h"
@@ -26,6 +24,7 @@
 #include "engine/guard.h"
 #include "engine/nesting.h"
 #include "engine/prompt.h"
+#include "engine/schema.h"
 #include "engine/work_limit.h"
 
 extern "C" {
@@ -93,20 +92,66 @@ static enum forebay_status on_large_stack(
                          "no stack of %zu MiB for the chat template", stack_bytes >> 20);
 }
 
-/* Runs llama.cpp's part within limits. */
-template <typename Call> static void within(const fb_work &most, Call call)
+/* The caller of a function that may take long, who may not want its result any more. */
+struct waiting_caller {
+    forebay_progress progress;
+    void *user;
+
+    static bool waits(void *self)
+    {
+        auto caller = (waiting_caller *)self;
+        return !caller->progress || caller->progress("rendering the messages", 0, 1, caller->user);
+    }
+
+    void check()
+    {
+        if (!waits(this)) {
+            throw fb_refusal(FOREBAY_E_CANCELLED, "rendering the messages was cancelled");
+        }
+    }
+};
+
+/* A schema that needs more makes a grammar that is too large (nesting.h). */
+static fb_work schema_work(size_t text_bytes)
 {
-    const char *broken;
-    try {
+    return {500000000, (32 << 20) + (int64_t)text_bytes * 16, stack_bytes / 8};
+}
+
+/* What a limit ended. */
+struct limited_work {
+    const char *fails, *hint;
+};
+
+static const limited_work template_work = {
+    "the chat template does not work: ", "Use another template."};
+static const limited_work constrained_work = {
+    "the chat template does not work with these tools or this schema: ", "Use simpler ones."};
+static const limited_work conversion_work = {
+    "the schema cannot be made into a grammar: ", "Use a simpler schema."};
+
+/* Runs llama.cpp's part within limits. Where these end it, it may throw anything. */
+template <typename Call>
+static void within(const fb_work &most, Call call, const limited_work &work = template_work)
+{
+    const char *broken = nullptr;
+    bool cancelled = false;
+    {
         fb_work_limit limit(most);
-        call();
+        try {
+            call();
+        } catch (...) {
+            if (!limit.broken()) {
+                throw;
+            }
+        }
         broken = limit.broken();
-    } catch (const fb_too_much_work &e) {
-        broken = e.what();
+        cancelled = limit.cancelled();
+    }
+    if (cancelled) {
+        throw fb_refusal(FOREBAY_E_CANCELLED, "rendering the messages was cancelled");
     }
     if (broken) {
-        throw fb_refusal(FOREBAY_E_USAGE, std::string("the chat template does not work: ") + broken,
-            "Use another template.");
+        throw fb_refusal(FOREBAY_E_USAGE, std::string(work.fails) + broken, work.hint);
     }
 }
 
@@ -220,8 +265,9 @@ bool forebay_chat_has_tools(const struct forebay_chat *chat)
 /* Marks control tokens in all strings of a message (`here`), and in descriptions of tools. Strings
  * that are compared with a list (roles, names) or copied into a grammar are left alone. */
 static void protect_strings(const ControlTokens &control, const ControlTokens::Marks &marks,
-    common_json &value, bool here, int level = 0)
+    common_json &value, bool here, waiting_caller &caller, int level = 0)
 {
+    caller.check();
     if (level > fb_levels_max) {
         throw std::invalid_argument("the messages nest too deeply");
     }
@@ -234,11 +280,11 @@ static void protect_strings(const ControlTokens &control, const ControlTokens::M
             bool name = key == "role" || key == "type" || key == "name" || key == "id" ||
                         key == "tool_call_id";
             protect_strings(
-                control, marks, item, (here && !name) || key == "description", level + 1);
+                control, marks, item, (here && !name) || key == "description", caller, level + 1);
         }
     } else if (value.is_array()) {
         for (size_t i = 0; i < value.size(); i++) {
-            protect_strings(control, marks, value.at(i), here, level + 1);
+            protect_strings(control, marks, value.at(i), here, caller, level + 1);
         }
     }
 }
@@ -295,70 +341,8 @@ static std::string wanted_schema(const common_json &request)
         throw std::invalid_argument("a schema must be an object");
     }
     fb_check_schema(schema);
+    fb_complete_schema(schema, false);
     return schema.is_null() ? "" : schema.dump();
-}
-
-/* llama.cpp writes a repetition as that many rules; it refuses more. */
-static const double repetitions_max = 2000;
-
-/* A repetition beyond what grammars can hold. A tool's schema is advice to the model, so there it
- * is reduced; a reply would break its schema. */
-static void limit_repetition(const std::string &key, common_json &number, bool of_tool)
-{
-    double wanted = number.get<double>();
-    if (wanted <= repetitions_max) {
-        return;
-    }
-    bool upper = key[1] == 'a'; /* maxLength, maxItems */
-    if (!of_tool && (!upper || wanted < 0x1p31)) {
-        throw std::invalid_argument("the schema's " + key + " of " + number.dump() +
-                                    " is too large: at most 2000 are supported");
-    }
-    number = upper ? INT32_MAX /* means none */ : (int)repetitions_max;
-}
-
-/* The same for the repetitions in a tool's pattern: without ^ and $, llama.cpp allows any text. */
-static void limit_pattern(common_json &pattern)
-{
-    std::string text = pattern.get<std::string>();
-    for (size_t i = 0; i < text.size(); i++) {
-        if (text[i] == '{' || (text[i] == ',' && i > 0 && isdigit((unsigned char)text[i - 1]))) {
-            if (strtod(text.c_str() + i + 1, nullptr) > repetitions_max) {
-                pattern = ".*";
-                return;
-            }
-        }
-    }
-}
-
-/* Reduces the limits in a schema to what llama.cpp can read: integers of 64 bits, where the largest
- * ones mean no limit, and repetitions. */
-static void clamp_limits(common_json &schema, bool of_tool, int level = 0)
-{
-    static const std::set<std::string> bounds = {
-        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
-    static const std::set<std::string> repetitions = {
-        "minLength", "maxLength", "minItems", "maxItems"};
-    if (level > fb_levels_max) {
-        return; /* fb_check_schema refuses it */
-    }
-    if (schema.is_object()) {
-        for (const auto &[key, item] : schema.items()) {
-            if (of_tool && key == "pattern" && item.is_string()) {
-                limit_pattern(item);
-            } else if (!item.is_number()) {
-                clamp_limits(item, of_tool, level + 1);
-            } else if (repetitions.count(key)) {
-                limit_repetition(key, item, of_tool);
-            } else if (bounds.count(key) && std::fabs(item.get<double>()) >= 0x1p63) {
-                item = item.get<double>() < 0 ? INT64_MIN : INT64_MAX;
-            }
-        }
-    } else if (schema.is_array()) {
-        for (size_t i = 0; i < schema.size(); i++) {
-            clamp_limits(schema.at(i), of_tool, level + 1);
-        }
-    }
 }
 
 static bool flag(const common_json &request, const char *name, bool otherwise)
@@ -460,6 +444,12 @@ static common_chat_templates_inputs read_request(
         throw std::invalid_argument("tool_choice: the model's chat template knows no tools");
     }
     fb_check_schema(tools);
+    for (size_t i = 0; i < tools.size(); i++) {
+        common_json &function = tools.at(i)["function"];
+        if (function.contains("parameters")) {
+            fb_complete_schema(function["parameters"], true);
+        }
+    }
     check_roles(request.at("messages"));
     in.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
     std::for_each(in.messages.begin(), in.messages.end(), check_calls);
@@ -553,8 +543,8 @@ static void check_count(const struct forebay_chat *chat, const common_json &mess
     }
 }
 
-static void render(
-    const struct forebay_chat *chat, const std::string &text, struct forebay_prompt *prompt)
+static void render(const struct forebay_chat *chat, const std::string &text, waiting_caller &caller,
+    struct forebay_prompt *prompt)
 {
     auto marks = ControlTokens::choose_marks(text);
     common_json request = common_json::parse(text);
@@ -563,22 +553,26 @@ static void render(
     }
     if (request.contains("messages")) {
         check_count(chat, request["messages"]);
-        protect_strings(chat->control, marks, request["messages"], true);
+        protect_strings(chat->control, marks, request["messages"], true, caller);
     }
     if (request.contains("tools")) {
-        protect_strings(chat->control, marks, request["tools"], false);
+        protect_strings(chat->control, marks, request["tools"], false, caller);
     }
     for (const char *schemas : {"tools", "json_schema", "response_format"}) {
         if (request.contains(schemas)) {
-            clamp_limits(request[schemas], strcmp(schemas, "tools") == 0);
+            fb_clamp_schema(request[schemas], strcmp(schemas, "tools") == 0);
         }
     }
     auto in = read_request(chat, request);
     common_chat_params params;
-    within(work_for(text.size(), in.messages.size()),
-        [&] { params = common_chat_templates_apply(chat->templates.get(), in); });
+    fb_work most = work_for(text.size(), in.messages.size());
+    most.wanted = waiting_caller::waits;
+    most.user = &caller;
+    within(
+        most, [&] { params = common_chat_templates_apply(chat->templates.get(), in); },
+        in.tools.empty() && in.json_schema.empty() ? template_work : constrained_work);
     prompt->text = params.prompt;
-    prompt->tokens = chat->control.tokenize(prompt->text, marks);
+    prompt->tokens = chat->control.tokenize(prompt->text, marks, [&] { caller.check(); });
     prompt->generation_prompt = ControlTokens::without_marks(params.generation_prompt, marks);
     prompt->stops = params.additional_stops;
     set_grammar(chat, params, in.grammar, prompt);
@@ -586,17 +580,19 @@ static void render(
 }
 
 enum forebay_status forebay_chat_render(const struct forebay_chat *chat, const char *request,
-    size_t length, struct forebay_prompt **out, struct forebay_error *err)
+    size_t length, forebay_progress progress, void *progress_user, struct forebay_prompt **out,
+    struct forebay_error *err)
 {
     if (length > text_max) {
         return too_long(err, length);
     }
+    waiting_caller caller = {progress, progress_user};
     auto prompt = new forebay_prompt;
     std::string mistake; /* in the request, rather than llama.cpp's */
     enum forebay_status status = on_large_stack(err, [&] {
         return fb_guarded_status(FOREBAY_E_USAGE, err, "", "render the messages", [&] {
             try {
-                render(chat, std::string(request, length), prompt);
+                render(chat, std::string(request, length), caller, prompt);
             } catch (const std::invalid_argument &e) {
                 mistake = e.what();
             }
@@ -623,12 +619,25 @@ enum forebay_status forebay_schema_grammar(
     if (length > text_max) {
         return too_long(err, length);
     }
-    return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", [&] {
+    std::string text;
+    auto convert = [&] {
         common_json parsed = common_json::parse(std::string(schema, length));
-        clamp_limits(parsed, false);
-        fb_check_schema(parsed);
-        std::string text = json_schema_to_grammar(parsed);
-        *grammar = fb_xstrdup(text.c_str());
+        try {
+            fb_clamp_schema(parsed, false);
+            fb_check_schema(parsed);
+        } catch (const std::invalid_argument &e) {
+            throw fb_refusal(FOREBAY_E_USAGE, e.what(), conversion_work.hint);
+        }
+        fb_complete_schema(parsed, false);
+        within(
+            schema_work(length), [&] { text = json_schema_to_grammar(parsed); }, conversion_work);
         return true;
+    };
+    enum forebay_status status = on_large_stack(err, [&] {
+        return fb_guarded_status(FOREBAY_E_USAGE, err, "", "make a grammar of the schema", convert);
     });
+    if (status == FOREBAY_OK) {
+        *grammar = fb_xstrdup(text.c_str());
+    }
+    return status;
 }

@@ -59,7 +59,8 @@ std::string ControlTokens::without_marks(const std::string &text, const Marks &m
     return out;
 }
 
-std::vector<llama_token> ControlTokens::tokenize(std::string &text, const Marks &marks) const
+std::vector<llama_token> ControlTokens::tokenize(
+    std::string &text, const Marks &marks, const std::function<void()> &check) const
 {
     std::string clean;
     std::vector<fb_byte_range> guarded;
@@ -79,5 +80,5 @@ std::vector<llama_token> ControlTokens::tokenize(std::string &text, const Marks 
         }
     }
     text = clean;
-    return fb_tokenizer_run(tokenizer, text, true, guarded);
+    return fb_tokenizer_run(tokenizer, text, true, guarded, check);
 }

@@ -16,6 +16,7 @@
 #ifndef FB_ENGINE_CONTROL_TOKENS_H
 #define FB_ENGINE_CONTROL_TOKENS_H
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,10 @@ class ControlTokens
     std::string protect(const std::string &text, const Marks &marks) const;
 
     /* Removes the marks from `text` and tokenizes it, with BOS and EOS as the model wants them.
-     * Marked names become text, others control tokens. Throws as fb_tokenizer_run. */
-    std::vector<llama_token> tokenize(std::string &text, const Marks &marks) const;
+     * Marked names become text, others control tokens. `check` and what is thrown: as for
+     * fb_tokenizer_run. */
+    std::vector<llama_token> tokenize(
+        std::string &text, const Marks &marks, const std::function<void()> &check) const;
 
     static std::string without_marks(const std::string &text, const Marks &marks);
 

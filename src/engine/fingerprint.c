@@ -11,27 +11,9 @@
 #include "os/memory.h"
 #include "sidecar/format.h"
 
-#define SAMPLE_BYTES 4096u
-
 static uint64_t mix_text(uint64_t hash, const char *text)
 {
     return fb_hash64(text, strlen(text) + 1, hash);
-}
-
-/* Samples of a tensor. Models of one architecture differ in nothing else: fine-tunes have the same
- * header, and in file systems that fix the times of modification the same times. */
-static enum forebay_status mix_tensor(const struct fb_catalog *c, const struct fb_tensor *t,
-    uint64_t *hash, struct forebay_error *err)
-{
-    unsigned char sample[SAMPLE_BYTES];
-    uint64_t n = fb_min(t->bytes, sizeof sample), middle = t->offset + (t->bytes - n) / 2;
-    *hash = mix_text(*hash, t->name);
-    *hash = fb_hash64(&t->type, sizeof t->type, *hash);
-    enum forebay_status status = fb_file_read(c->files[t->file], sample, n, middle, err);
-    if (status == FOREBAY_OK) {
-        *hash = fb_hash64(sample, n, *hash);
-    }
-    return status;
 }
 
 static enum forebay_status mix_files(
@@ -44,10 +26,7 @@ static enum forebay_status mix_files(
         uint64_t file[] = {c->files[i]->size, c->files[i]->identity[2]};
         *hash = fb_hash64(file, sizeof file, *hash);
     }
-    for (int i = 0; status == FOREBAY_OK && i < c->n_tensors; i++) {
-        status = mix_tensor(c, &c->tensors[i], hash, err);
-    }
-    return status;
+    return status == FOREBAY_OK ? fb_sidecar_mix_tensors(c, hash, err) : status;
 }
 
 /* Everything else that changes the values: the kernels, the layouts and devices they compute with,

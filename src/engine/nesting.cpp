@@ -9,9 +9,14 @@
 static const size_t rules_max = 1 << 14; /* of a grammar; each may refer to the next */
 static const size_t refs_max = 256;      /* of a schema; larger steps of the same recursion */
 static const size_t grammar_bytes_max = 1 << 20;
-static const size_t members_max = 256;    /* of an object; time grows with their square */
-static const size_t entries_max = 4096;   /* of an array: enumerated values, alternatives */
-static const size_t values_max = 1 << 16; /* in a schema */
+static const size_t members_max = 256;        /* of an object; time grows with their square */
+static const size_t entries_max = 4096;       /* of an array: enumerated values, alternatives */
+static const size_t values_max = 1 << 16;     /* in a schema */
+static const size_t name_bytes_max = 1 << 10; /* of a member; grammars repeat it at each level */
+static const size_t types_max = 16;           /* in a list; there are seven */
+/* Pairs of members of an object, over a whole schema. llama.cpp writes rules for each optional
+ * property with each that may follow: 2 us for each pair. */
+static const size_t pairs_max = 1 << 18;
 static const size_t template_bytes_max = 1 << 20;
 /* What recursion of the parser of templates begins with, where it does not allocate: brackets,
  * signs, not, else. Each takes at most 1.8 KiB of stack. Templates of 20 KiB have some 2,000. */
@@ -51,7 +56,7 @@ void fb_check_template(const std::string &source)
 
 /* Counted over a whole schema. */
 struct schema_tally {
-    size_t refs, values;
+    size_t refs, values, pairs;
 };
 
 static void check(const common_json &value, int level, schema_tally &sum)
@@ -64,7 +69,19 @@ static void check(const common_json &value, int level, schema_tally &sum)
         throw std::invalid_argument("the schema is too large");
     }
     if (value.is_object()) {
+        sum.pairs += value.size() * value.size() / 2;
+        if (sum.pairs > pairs_max) {
+            throw std::invalid_argument("the schema has too many properties");
+        }
         for (const auto &[key, item] : value.items()) {
+            if (key.size() > name_bytes_max) {
+                throw std::invalid_argument("the schema has a name of " +
+                                            std::to_string(key.size()) + " bytes; at most " +
+                                            std::to_string(name_bytes_max) + " are supported");
+            }
+            if (key == "type" && item.is_array() && item.size() > types_max) {
+                throw std::invalid_argument("the schema has a list of too many types");
+            }
             if (key == "$ref" && ++sum.refs > refs_max) {
                 throw std::invalid_argument("the schema has too many references");
             }

@@ -25,6 +25,7 @@
 #include <cctype>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <queue>
 #include <stdexcept>
@@ -309,7 +310,7 @@ static std::vector<text_part> divide(const fb_tokenizer *t, const std::string &t
 
 /* --- Stack --------------------------------------------------------------------------------- */
 
-static void tokenize_here(
+static void call_llama(
     const llama_vocab *vocab, const char *text, size_t length, std::vector<llama_token> &out)
 {
     size_t before = out.size();
@@ -323,6 +324,19 @@ static void tokenize_here(
     out.resize(before + (size_t)std::max(n, 0));
 }
 
+/* llama.cpp looks up the token of a byte without asking whether there is one. */
+static void tokenize_here(
+    const llama_vocab *vocab, const char *text, size_t length, std::vector<llama_token> &out)
+{
+    try {
+        call_llama(vocab, text, length, out);
+    } catch (const std::out_of_range &) {
+        throw fb_refusal(FOREBAY_E_USAGE,
+            "the vocabulary has no token for a byte of the text (a space counts, too)",
+            "Use another model, or give token ids (--tokens).");
+    }
+}
+
 struct stack_call {
     const llama_vocab *vocab;
     const char *text;
@@ -330,6 +344,7 @@ struct stack_call {
     std::vector<llama_token> *out;
     bool ok;
     std::string why;
+    std::exception_ptr refusal; /* ours, where it was not ok */
 };
 
 static void *tokenize_there(void *arg)
@@ -337,8 +352,12 @@ static void *tokenize_there(void *arg)
     auto call = (stack_call *)arg;
     call->ok = fb_guarded(
         [&] {
-            tokenize_here(call->vocab, call->text, call->length, *call->out);
-            return true;
+            try {
+                tokenize_here(call->vocab, call->text, call->length, *call->out);
+            } catch (const fb_refusal &) {
+                call->refusal = std::current_exception();
+            }
+            return call->refusal == nullptr;
         },
         call->why);
     return nullptr;
@@ -359,7 +378,7 @@ static size_t measure(const fb_tokenizer *t, const char *repeated, std::vector<c
     auto stack = (uint64_t *)(memory.data() + (page - (uintptr_t)memory.data() % page) % page);
     std::fill(stack, stack + probe_stack / sizeof *stack, pattern);
     std::vector<llama_token> tokens;
-    stack_call call = {t->vocab, text.data(), text.size(), &tokens, false, ""};
+    stack_call call = {t->vocab, text.data(), text.size(), &tokens, false, "", nullptr};
     if (fb_thread_call(stack, probe_stack, tokenize_there, &call) != 0) {
         throw std::runtime_error("a thread cannot be started");
     }
@@ -461,11 +480,14 @@ static void tokenize_piece(const fb_tokenizer *t, const std::string &text, size_
     if (stack > shared_stack) {
         lock.lock();
     }
-    stack_call call = {t->vocab, text.data() + begin, end - begin, &out, false, ""};
+    stack_call call = {t->vocab, text.data() + begin, end - begin, &out, false, "", nullptr};
     const size_t unit = 1 << 16; /* a multiple of any page size */
     if (fb_thread_call(nullptr, (stack + unit - 1) / unit * unit, tokenize_there, &call) != 0) {
         throw std::runtime_error(
             "no memory for a stack of " + std::to_string(stack >> 20) + " MiB");
+    }
+    if (call.refusal) {
+        std::rethrow_exception(call.refusal);
     }
     if (!call.ok) {
         throw std::runtime_error(call.why);
@@ -506,7 +528,7 @@ void fb_tokenizer_free(struct fb_tokenizer *t)
 }
 
 std::vector<llama_token> fb_tokenizer_run(const fb_tokenizer *t, const std::string &text,
-    bool special, const std::vector<fb_byte_range> &plain)
+    bool special, const std::vector<fb_byte_range> &plain, const std::function<void()> &check)
 {
     auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(seconds_max);
     if (text.size() > bytes_counted && text.size() / t->longest > t->n_ctx) {
@@ -517,6 +539,7 @@ std::vector<llama_token> fb_tokenizer_run(const fb_tokenizer *t, const std::stri
         out = t->before;
     }
     for (const text_part &p : divide(t, text, special, plain)) {
+        check();
         if (out.size() > std::max(tokens_counted, 4 * t->n_ctx)) {
             refuse(t, out.size());
         }

@@ -40,6 +40,7 @@ enum forebay_status fb_tokenizer_count(const struct fb_tokenizer *tokenizer, con
 }
 
 extern "C++" {
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -57,9 +58,10 @@ size_t fb_tokenizer_begun_at_end(const struct fb_tokenizer *tokenizer, const std
 /* Tokens of a text. `special`: with BOS and EOS as the model wants them, and control tokens for
  * their names, except where these touch one of the ranges `plain` (ascending, disjoint). Throws
  * fb_refusal for a text that cannot fit into the context (E_CONTEXT) or has too long a run
- * (E_USAGE). */
-std::vector<llama_token> fb_tokenizer_run(const struct fb_tokenizer *tokenizer,
-    const std::string &text, bool special, const std::vector<fb_byte_range> &plain);
+ * (E_USAGE). `check` is called before each piece, and ends the work by throwing. */
+std::vector<llama_token> fb_tokenizer_run(
+    const struct fb_tokenizer *tokenizer, const std::string &text, bool special,
+    const std::vector<fb_byte_range> &plain, const std::function<void()> &check = [] {});
 }
 #endif
 

@@ -17,6 +17,10 @@ static thread_local unsigned n_allocations;
 static thread_local int64_t end_ns, live_bytes, most_live_bytes;
 static thread_local uintptr_t lowest_stack;
 static thread_local const char *broken_by;
+static thread_local bool (*wanted)(void *user);
+static thread_local void *wanted_user;
+
+static const char cancelled_text[] = "it was cancelled";
 
 fb_work_limit::fb_work_limit(const fb_work &most)
 {
@@ -24,6 +28,8 @@ fb_work_limit::fb_work_limit(const fb_work &most)
     live_bytes = 0;
     most_live_bytes = most.live_bytes;
     broken_by = nullptr;
+    wanted = most.wanted;
+    wanted_user = most.user;
     lowest_stack = (uintptr_t)__builtin_frame_address(0) - most.stack_bytes;
     limited = true;
 }
@@ -43,6 +49,11 @@ const char *fb_work_limit::broken() const
     return broken_by;
 }
 
+bool fb_work_limit::cancelled() const
+{
+    return broken_by == cancelled_text;
+}
+
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
 /* The limit that the next allocation would exceed; NULL: none. */
@@ -54,10 +65,13 @@ static const char *exceeded(size_t n)
     if ((uintptr_t)__builtin_frame_address(0) < lowest_stack) {
         return "it recurses too deeply";
     }
-    if (++n_allocations % check_every == 0 && (int64_t)fb_thread_cpu_ns() > end_ns) {
+    if (++n_allocations % check_every != 0) {
+        return nullptr;
+    }
+    if ((int64_t)fb_thread_cpu_ns() > end_ns) {
         return "it takes too long";
     }
-    return nullptr;
+    return wanted && !wanted(wanted_user) ? cancelled_text : nullptr;
 }
 
 static void check(size_t n)

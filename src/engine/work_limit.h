@@ -4,9 +4,10 @@
  *
  * llama.cpp's grammars keep a set of stacks that can double with each character, so a grammar of 50
  * bytes makes the choice of a token take hours; a chat template can loop for ever, recurse without
- * end, or make a list of a billion numbers. Such code allocates all the time, and C++ lets
- * a program replace the function that it allocates with: while a limit is in force on a thread, our
- * operator new counts, looks at the clock now and then, and throws.
+ * end, or make a list of a billion numbers. An honest one takes seconds for 100,000 messages, and
+ * the client may leave meanwhile. Such code allocates all the time, and C++ lets a program replace
+ * the function that it allocates with: while a limit is in force on a thread, our operator new
+ * counts, looks at the clock now and then, asks whether the result is still wanted, and throws.
  *
  * It needs the replaced operator new to be the one that libllama uses, which holds in our programs;
  * libforebay keeps its own to itself, and no call is interrupted there. Neither is one under a
@@ -21,11 +22,14 @@
 #include <cstdint>
 #include <new>
 
-/* Processor time, memory that is allocated and not freed, and stack of a call. */
+/* Processor time, memory that is allocated and not freed, and stack of a call; and whether anybody
+ * still wants its result, which is asked often. */
 struct fb_work {
     int64_t cpu_ns;
     int64_t live_bytes;
     size_t stack_bytes;
+    bool (*wanted)(void *user) = nullptr; /* neither allocates nor throws; NULL: it is wanted */
+    void *user = nullptr;
 };
 
 /* Thrown by operator new. */
@@ -41,7 +45,7 @@ class fb_too_much_work : public std::bad_alloc
     }
 
   private:
-    const char *text; /* "it takes too long", "... memory", "it recurses too deeply" */
+    const char *text; /* "it takes too long", "it was cancelled", ... */
 };
 
 /* In force on this thread during its life. Not nested. */
@@ -55,6 +59,7 @@ class fb_work_limit
 
     int64_t cpu_left_ns() const; /* negative once it was exceeded */
     const char *broken() const;  /* text of the exception, even if the callee caught it; or NULL */
+    bool cancelled() const;      /* it was thrown because the result is not wanted */
 };
 
 #endif

@@ -46,15 +46,14 @@ enum forebay_status fb_file_fail_short(
 void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length);
 
 /* Remembers the content, so that fb_file_check can tell a new time from new content: a hash of
- * files up to 64 MiB; of larger ones, a hash of samples and a watch on writes (on local file
- * systems; it also reports a change of the mtime without the atime, as touch -m makes). Errors as
+ * files up to 64 MiB; of larger ones, of the head and of samples spread over the file. Errors as
  * fb_file_read. Once, before other threads use the file. */
 enum forebay_status fb_file_remember(struct fb_file *file, struct forebay_error *err);
 
 /* E_IO when the open file has been truncated or written since fb_file_open: its size has changed,
- * or its mtime and, if it is remembered, its content. A file that was replaced by a rename is fine:
- * the descriptor still reads the old one. Takes 1 us, and after each change of the mtime the time
- * to read the samples. */
+ * or its mtime and, if it is remembered, what is remembered of its content. A file that was
+ * replaced by a rename is fine: the descriptor still reads the old one. Takes 1 us, and after each
+ * change of the mtime the time to read the samples. */
 enum forebay_status fb_file_check(struct fb_file *file, struct forebay_error *err);
 
 /* From now on writing beyond the limit of a file's size (ulimit -f) fails with EFBIG instead of

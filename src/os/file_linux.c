@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/inotify.h>
 #include <unistd.h>
 
 /* 0: the kernel reports that this file cannot be read directly. */
@@ -55,22 +54,4 @@ uint64_t fb_file_ctime(const struct stat *st)
 void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length)
 {
     (void)posix_fadvise(file->fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
-}
-
-int fb_file_watch_writes(int fd)
-{
-    char path[64];
-    int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (watch >= 0 && inotify_add_watch(watch, path, IN_MODIFY) < 0) {
-        close(watch);
-        watch = -1;
-    }
-    return watch;
-}
-
-bool fb_file_was_written(int watch)
-{
-    char events[4096];
-    return read(watch, events, sizeof events) > 0;
 }

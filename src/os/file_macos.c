@@ -47,15 +47,3 @@ void fb_file_drop_cache(struct fb_file *file, uint64_t offset, uint64_t length)
     (void)offset;
     (void)length;
 }
-
-int fb_file_watch_writes(int fd)
-{
-    (void)fd;
-    return -1;
-}
-
-bool fb_file_was_written(int watch)
-{
-    (void)watch;
-    return false;
-}

@@ -17,10 +17,4 @@ int fb_file_open_direct(const char *path, uint32_t *alignment);
 uint64_t fb_file_mtime(const struct stat *st);
 uint64_t fb_file_ctime(const struct stat *st);
 
-/* A descriptor that reports writes to the open file `fd` (not those through mappings, nor those of
- * other machines); -1: the system cannot. The caller closes it. */
-int fb_file_watch_writes(int fd);
-/* True if a write was reported since the last call. */
-bool fb_file_was_written(int watch);
-
 #endif

@@ -183,12 +183,11 @@ enum forebay_status fb_file_read(
 
 #define WHOLE_BYTES (64 * FB_MIB)
 #define HEAD_BYTES  (256 * FB_KIB) /* in which editors of metadata write */
-#define SAMPLES     64
+#define SAMPLES     512            /* of 4 KiB: 0.1 s from a disk with 5000 reads/s */
 
+/* Nothing tells a new time from a write between the samples: inotify reports both as IN_MODIFY. */
 struct fb_remembered {
     uint64_t samples;         /* a hash of parts of the content */
-    int watch;                /* reports writes beside the samples; -1: nothing does */
-    _Atomic bool written;     /* the watch has reported one */
     _Atomic uint64_t touched; /* a later mtime, of the same content */
 };
 
@@ -226,17 +225,8 @@ static enum forebay_status sample(struct fb_file *file, uint64_t *out, struct fo
 enum forebay_status fb_file_remember(struct fb_file *file, struct forebay_error *err)
 {
     struct fb_remembered *r = fb_xcalloc(1, sizeof *r);
-    r->watch = file->size > WHOLE_BYTES ? fb_file_watch_writes(file->fd) : -1;
     file->remembered = r;
     return sample(file, &r->samples, err);
-}
-
-static void forget(struct fb_file *file)
-{
-    if (file->remembered && file->remembered->watch >= 0) {
-        close(file->remembered->watch);
-    }
-    free(file->remembered);
 }
 
 /* True if the new mtime is all that is new. */
@@ -244,11 +234,7 @@ static bool is_only_touched(struct fb_file *file, uint64_t mtime)
 {
     struct fb_remembered *r = file->remembered;
     uint64_t samples;
-    if (!r || r->written) {
-        return false;
-    }
-    if (r->watch >= 0 && fb_file_was_written(r->watch)) {
-        r->written = true;
+    if (!r) {
         return false;
     }
     if (mtime == r->touched) {
@@ -289,7 +275,7 @@ void fb_file_close(struct fb_file *file)
     if (file->fd_direct >= 0) {
         close(file->fd_direct);
     }
-    forget(file);
+    free(file->remembered);
     close(file->fd);
     free(file->path);
     free(file);

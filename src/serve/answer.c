@@ -71,6 +71,11 @@ void fb_answer_coded(struct fb_request *r, int status, const char *code, const c
     fb_answer_json(r, status, fb_error_json(r->api, status, code, message));
 }
 
+void fb_answer_fields(struct fb_request *r, const struct fb_fields *f)
+{
+    fb_answer_coded(r, f->status ? f->status : 400, f->code, f->message);
+}
+
 void fb_answer_no_model(struct fb_request *r, const char *name)
 {
     char message[1024];

@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 
+#include "serve/fields.h"
 #include "serve/http.h"
 
 /* Releases the caller's reference to `value`. */
@@ -23,6 +24,8 @@ void fb_answer_error(struct fb_request *request, int status, const char *format,
     __attribute__((format(printf, 3, 4)));
 /* With a value for OpenAI's field "code", by which its clients tell errors apart; NULL: null. */
 void fb_answer_coded(struct fb_request *request, int status, const char *code, const char *message);
+/* With the first error of the fields. */
+void fb_answer_fields(struct fb_request *request, const struct fb_fields *fields);
 /* 404: the request names another model than the one that is served. */
 void fb_answer_no_model(struct fb_request *request, const char *name);
 

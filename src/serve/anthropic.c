@@ -494,7 +494,7 @@ void fb_anthropic_count(struct fb_request *r)
     struct fb_fields f = {.object = x->body};
     render(x, &f);
     if (f.bad) {
-        fb_answer_error(r, 400, "%s", f.message);
+        fb_answer_fields(r, &f);
     } else {
         size_t n;
         forebay_prompt_tokens(x->prompts[0], &n);

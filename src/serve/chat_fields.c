@@ -103,8 +103,8 @@ static void tidy_call(const struct place *at, json_t *call)
     }
     remove_nulls(call);
     json_object_set_new(call, "type", json_string("function"));
-    if (!json_is_string(arguments)) {
-        char *text = arguments && !json_is_null(arguments)
+    if (!json_is_string(arguments) || json_string_length(arguments) == 0) {
+        char *text = arguments && !json_is_null(arguments) && !json_is_string(arguments)
                          ? json_dumps(arguments, JSON_COMPACT | JSON_ENCODE_ANY)
                          : NULL;
         json_object_set_new(function, "arguments", json_string(text ? text : "{}"));

@@ -69,6 +69,38 @@ void fb_exchange_free(struct fb_exchange *x)
     free(x);
 }
 
+/* --- Presence ------------------------------------------------------------------------------ */
+
+/* Returns 0 to go on, or an HTTP status and *why, if nobody will read the answer. Looks for the
+ * client every PRESENCE_MS, however often it is called. A client that has closed only its sending
+ * half cannot be told from one that has left, which is what nearly all of them have done; it is
+ * informed by the error. */
+static int abandoned_status(struct fb_exchange *x, const char **why)
+{
+    uint64_t now = fb_now_ns();
+    if (!x->abandoned && x->served->stopping) {
+        x->abandoned = 503;
+        x->abandoned_why = "the server is shutting down";
+    } else if (!x->abandoned && now - x->presence_ns >= PRESENCE_MS * (uint64_t)1000000) {
+        x->presence_ns = now;
+        x->abandoned = fb_request_left(x->request) ? 400 : 0;
+        x->abandoned_why =
+            "the client closed its half of the connection before it had the answer; keep it open";
+    }
+    *why = x->abandoned_why;
+    return x->abandoned;
+}
+
+/* forebay_progress of making a prompt */
+static bool is_wanted(const char *what, uint64_t done, uint64_t total, void *user)
+{
+    const char *why;
+    (void)what;
+    (void)done;
+    (void)total;
+    return abandoned_status(user, &why) == 0;
+}
+
 /* --- Prompts ------------------------------------------------------------------------------- */
 
 /* Takes over the prompt that a function has made, or reports its failure. */
@@ -118,8 +150,13 @@ void fb_exchange_render(
         char *text = json_dumps(chat, JSON_COMPACT);
         x->parse = true;
         enum forebay_status status =
-            forebay_chat_render(template, text, strlen(text), &prompt, &err);
-        add_prompt(x, f, status, prompt, &err);
+            forebay_chat_render(template, text, strlen(text), is_wanted, x, &prompt, &err);
+        if (status == FOREBAY_E_CANCELLED) {
+            fb_fields_fail(f, "%s", x->abandoned_why);
+            f->status = x->abandoned;
+        } else {
+            add_prompt(x, f, status, prompt, &err);
+        }
         free(text);
     }
 }
@@ -321,25 +358,6 @@ static bool all_ended(const struct fb_exchange *x)
     return x->n_ended == x->n_choices;
 }
 
-/* Returns 0 to go on, or an HTTP status and *why, if nobody will read the answer. Checks every
- * PRESENCE_MS, however fast tokens are generated. A client that has closed only its sending half
- * cannot be told from one that has left, which is what nearly all of them have done; it is informed
- * by the error. */
-static int abandoned_status(struct fb_exchange *x, const char **why)
-{
-    uint64_t now = fb_now_ns();
-    if (now - x->presence_ns < PRESENCE_MS * (uint64_t)1000000) {
-        return 0;
-    }
-    x->presence_ns = now;
-    if (x->served->stopping) {
-        *why = "the server is shutting down";
-        return 503;
-    }
-    *why = "the client closed its half of the connection before it had the answer; keep it open";
-    return fb_request_left(x->request) ? 400 : 0;
-}
-
 /* Without a stream, logprobs are collected until the end. False if they need too much memory. */
 static bool has_room(struct fb_exchange *x)
 {
@@ -474,9 +492,12 @@ static void answer_whole(struct fb_exchange *x)
 static bool check(struct fb_exchange *x, const struct fb_fields *f)
 {
     uint32_t ctx = forebay_model_ctx(x->served->model);
-    if (f->bad || x->n_prompts == 0) {
-        fb_answer_coded(x->request, 400, f->bad ? f->code : NULL,
-            f->bad ? f->message : "the request has no prompt");
+    if (f->bad) {
+        fb_answer_fields(x->request, f);
+        return false;
+    }
+    if (x->n_prompts == 0) {
+        fb_answer_error(x->request, 400, "the request has no prompt");
         return false;
     }
     for (int i = 0; i < x->n_prompts; i++) {

@@ -84,13 +84,15 @@ struct fb_exchange {
     int n_choices;             /* n_prompts * n once it runs */
 
     /* For exchange.c. */
-    struct forebay_error refusal;             /* of a choice that could not be submitted */
-    int n_submitted;                          /* choices, of which ... */
-    int n_ended;                              /* ... so many have ended */
-    int turn;                                 /* the choice that was last waited for */
-    bool begun, over;                         /* of a stream */
-    uint64_t sent_ns;                         /* when something was last sent */
-    uint64_t presence_ns;                     /* when the client's presence was last checked */
+    struct forebay_error refusal; /* of a choice that could not be submitted */
+    int n_submitted;              /* choices, of which ... */
+    int n_ended;                  /* ... so many have ended */
+    int turn;                     /* the choice that was last waited for */
+    bool begun, over;             /* of a stream */
+    uint64_t sent_ns;             /* when something was last sent */
+    uint64_t presence_ns;         /* when the client's presence was last checked */
+    int abandoned;                /* an HTTP status: nobody will read the answer; or 0 */
+    const char *abandoned_why;
     uint64_t collected_bytes, reserved_bytes; /* of logprobs; for them, of the request's memory */
 };
 

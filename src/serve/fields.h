@@ -21,6 +21,7 @@ struct fb_fields {
     bool bad;
     char message[256];
     const char *code; /* of the error, as OpenAI's clients know it; or NULL */
+    int status;       /* HTTP's, of an error that is not the request's; 0: 400 */
 };
 
 /* Parses a body, which must be an object, and initializes *fields. Returns a new reference, or NULL

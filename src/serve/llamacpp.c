@@ -308,7 +308,7 @@ static void answer_fields(struct fb_request *r, const struct fb_fields *f, json_
 {
     if (f->bad) {
         json_decref(value);
-        fb_answer_error(r, 400, "%s", f->message);
+        fb_answer_fields(r, f);
     } else {
         fb_answer_json(r, 200, value);
     }

@@ -163,6 +163,30 @@ enum forebay_status fb_sidecar_fingerprint(
     return status;
 }
 
+static enum forebay_status mix_tensor(const struct fb_catalog *c, const struct fb_tensor *t,
+    uint64_t *hash, struct forebay_error *err)
+{
+    unsigned char sample[SAMPLE];
+    uint64_t n = fb_min(t->bytes, sizeof sample), middle = t->offset + (t->bytes - n) / 2;
+    *hash = fb_hash64(t->name, strlen(t->name) + 1, *hash);
+    *hash = fb_hash64(&t->type, sizeof t->type, *hash);
+    enum forebay_status status = fb_file_read(c->files[t->file], sample, n, middle, err);
+    if (status == FOREBAY_OK) {
+        *hash = fb_hash64(sample, n, *hash);
+    }
+    return status;
+}
+
+enum forebay_status fb_sidecar_mix_tensors(
+    const struct fb_catalog *c, uint64_t *hash, struct forebay_error *err)
+{
+    enum forebay_status status = FOREBAY_OK;
+    for (int i = 0; status == FOREBAY_OK && i < c->n_tensors; i++) {
+        status = mix_tensor(c, &c->tensors[i], hash, err);
+    }
+    return status;
+}
+
 /* --- Index --------------------------------------------------------------------------------- */
 
 static json_t *hex(uint64_t x)
@@ -175,15 +199,15 @@ static json_t *big(uint64_t x)
     return json_integer((json_int_t)x);
 }
 
-static json_t *model_json(const struct fb_catalog *c, uint64_t fingerprint)
+static json_t *model_json(const struct fb_catalog *c, uint64_t fingerprint, uint64_t samples)
 {
     json_t *files = json_array();
     for (int f = 0; f < c->n_files; f++) {
         json_array_append_new(files, json_pack("{s:o, s:o}", "bytes", big(c->files[f]->size),
                                          "modified_ns", big(c->files[f]->identity[2])));
     }
-    return json_pack("{s:o, s:i, s:o}", "files", files, "tensors", c->n_tensors, "fingerprint",
-        hex(fingerprint));
+    return json_pack("{s:o, s:i, s:o, s:o}", "files", files, "tensors", c->n_tensors, "fingerprint",
+        hex(fingerprint), "samples", hex(samples));
 }
 
 static json_t *weight_json(const struct fb_catalog *c, const struct fb_sidecar_weight *w)
@@ -197,8 +221,11 @@ static json_t *weight_json(const struct fb_catalog *c, const struct fb_sidecar_w
 enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
     const struct fb_sidecar_contents *contents, char **text, struct forebay_error *err)
 {
-    uint64_t fingerprint;
+    uint64_t fingerprint, samples = 0;
     enum forebay_status status = fb_sidecar_fingerprint(user->catalog, &fingerprint, err);
+    if (status == FOREBAY_OK) {
+        status = fb_sidecar_mix_tensors(user->catalog, &samples, err);
+    }
     if (status != FOREBAY_OK) {
         return status;
     }
@@ -206,9 +233,9 @@ enum forebay_status fb_sidecar_index_write(const struct fb_sidecar_user *user,
     for (int i = 0; i < contents->n_weights; i++) {
         json_array_append_new(weights, weight_json(user->catalog, &contents->weights[i]));
     }
-    json_t *root =
-        json_pack("{s:o, s:b, s:s, s:s, s:o}", "model", model_json(user->catalog, fingerprint),
-            "repack", user->repack, "cpu", user->cpu, "llama.cpp", user->llama, "weights", weights);
+    json_t *root = json_pack("{s:o, s:b, s:s, s:s, s:o}", "model",
+        model_json(user->catalog, fingerprint, samples), "repack", user->repack, "cpu", user->cpu,
+        "llama.cpp", user->llama, "weights", weights);
     *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     return *text ? FOREBAY_OK
@@ -270,6 +297,24 @@ static enum forebay_status refuse(const char *path, const char *why, struct fore
     return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Run forebay optimize again.", "%s: %s", path, why);
 }
 
+/* A new time of modification is no reason to refuse if no tensor differs. */
+static enum forebay_status check_times(
+    const char *path, const json_t *model, const struct fb_catalog *c, struct forebay_error *err)
+{
+    uint64_t samples = 0;
+    if (same_times(model, c)) {
+        return FOREBAY_OK;
+    }
+    if (!json_object_get(model, "samples")) { /* written by Forebay before it stored them */
+        return refuse(path, "the model has been modified since it was made", err);
+    }
+    enum forebay_status status = fb_sidecar_mix_tensors(c, &samples, err);
+    if (status == FOREBAY_OK && !same_hex(model, "samples", samples)) {
+        status = refuse(path, "the content of the model has changed since it was made", err);
+    }
+    return status;
+}
+
 static enum forebay_status check_user(const char *path, const json_t *root,
     const struct fb_sidecar_user *user, struct forebay_error *err)
 {
@@ -278,9 +323,6 @@ static enum forebay_status check_user(const char *path, const json_t *root,
     uint64_t fingerprint;
     if (!same_sizes(model, user->catalog)) {
         return refuse(path, "it was made from another model", err);
-    }
-    if (!same_times(model, user->catalog)) {
-        return refuse(path, "the model has been modified since it was made", err);
     }
     if (!json_is_boolean(repack) || json_is_true(repack) != user->repack) {
         return refuse(path,
@@ -296,7 +338,7 @@ static enum forebay_status check_user(const char *path, const json_t *root,
     if (status == FOREBAY_OK && !same_hex(model, "fingerprint", fingerprint)) {
         return refuse(path, "the content of the model has changed since it was made", err);
     }
-    return status;
+    return status == FOREBAY_OK ? check_times(path, model, user->catalog, err) : status;
 }
 
 /* Reads one weight, and checks everything against the model and the size of the file. */

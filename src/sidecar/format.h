@@ -51,4 +51,9 @@ uint64_t fb_sidecar_data_offset(const struct fb_sidecar_head *head);
 enum forebay_status fb_sidecar_fingerprint(
     const struct fb_catalog *catalog, uint64_t *out, struct forebay_error *err);
 
+/* Adds a sample of each tensor, with its name and type, to the hash. Models of one architecture
+ * differ in nothing else: fine-tunes have the same header, and may change few tensors. E_IO. */
+enum forebay_status fb_sidecar_mix_tensors(
+    const struct fb_catalog *catalog, uint64_t *hash, struct forebay_error *err);
+
 #endif

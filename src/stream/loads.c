@@ -195,7 +195,7 @@ bool fb_loads_issue(
     return true;
 }
 
-/* Whether the bytes read may be used; if not, l->error says why. */
+/* Whether the bytes read may be used. The first failure of a demand read is the one to report. */
 static bool is_usable(struct fb_loads *l, const struct fb_load *load)
 {
     struct forebay_error error;
@@ -203,7 +203,10 @@ static bool is_usable(struct fb_loads *l, const struct fb_load *load)
         FOREBAY_OK) {
         return true;
     }
-    l->error = error;
+    if (load->request.priority == FB_IO_DEMAND && !l->failed) {
+        l->failed = true;
+        l->error = error;
+    }
     return false;
 }
 
@@ -217,7 +220,6 @@ void fb_loads_collect(struct fb_loads *l)
             continue;
         }
         if ((failed && !demand) || !is_usable(l, load)) {
-            l->failed |= demand;
             abandon(l, k);
         } else if (load->stage < 0) {
             part_present(l, k);

@@ -42,8 +42,8 @@ struct fb_loads {
     int n_stages;
     bool *stage_busy;
 
-    bool failed; /* a demand read failed, and no wait has reported it yet */
-    struct forebay_error error;
+    bool failed;                  /* a demand read failed, and no wait has reported it yet */
+    struct forebay_error error;   /* its error, if `failed` */
     struct fb_stream_stats stats; /* of reads */
 };
 

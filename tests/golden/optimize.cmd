@@ -22,7 +22,7 @@ echo "== truncated"
 head -c 50000 head >m.gguf.forebay
 forebay run m.gguf $SMALL -n 8 --ids 2>log | cmp - ids && echo "the same tokens"
 cat log
-echo "== a modified model"
+echo "== a model with another time"
 forebay optimize m.gguf -q -t 1 >log
 touch -d "2001-02-03 04:05:06" m.gguf
 forebay run m.gguf $SMALL -n 8 --ids 2>log | cmp - ids && echo "the same tokens"
