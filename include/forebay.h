@@ -168,7 +168,7 @@ struct forebay_model_options {
     uint64_t device_mem_bytes;  /* of the device, that may be used; 0: free memory less a reserve */
     const char *device_experts; /* where not all fit on the device: "layers": it holds and computes
                                  * those of whole layers; "slots": it computes all, from slots that
-                                 * hold those used most; "auto" */
+                                 * hold those used most */
     uint64_t disk_bytes_per_s;  /* speed of the disk for estimates; 0: measured for a moment */
     const char *sidecar;        /* "auto": the one that forebay_optimize made; "none"; or a path */
     forebay_progress progress;  /* may be NULL */

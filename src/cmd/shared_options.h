@@ -56,9 +56,9 @@
         "auto (the default), none, or a file", .target = &(m)->sidecar}, \
     {CMD_STRING, 0, "device", "NAME", "device that layers are offloaded to: auto (the first " \
         "GPU), none, or its ggml name (Vulkan0)", .target = &(m)->device}, \
-    {CMD_STRING, 0, "device-experts", "HOW", "experts, where not all fit on the device: layers " \
-        "(those of whole layers are on it), slots (it computes all, and holds those used most), " \
-        "auto", .target = &(m)->device_experts}, \
+    {CMD_STRING, 0, "device-experts", "HOW", "where not all fit on the device: layers (it has " \
+        "those of whole layers) or slots (it computes all, and holds those used most); default: " \
+        "layers", .target = &(m)->device_experts}, \
     {CMD_SIZE, 0, "device-mem", "SIZE", "memory limit on the device; default: its free memory " \
         "less a reserve", .target = &(m)->device_mem_bytes, .min = 1, .max = 0x1p62}
 

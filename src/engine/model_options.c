@@ -19,7 +19,7 @@ void forebay_model_options_init(struct forebay_model_options *options)
         .lookahead = 1,
         .lookahead_recall = 1,
         .device = "auto",
-        .device_experts = "auto",
+        .device_experts = "layers",
         .sidecar = "auto"};
 }
 
@@ -40,11 +40,10 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
     }
     o->io_method = o->io_method ? o->io_method : "auto";
     o->device = o->device ? o->device : "auto";
-    o->device_experts = o->device_experts ? o->device_experts : "auto";
-    if (strcmp(o->device_experts, "auto") != 0 && strcmp(o->device_experts, "layers") != 0 &&
-        strcmp(o->device_experts, "slots") != 0) {
-        return fb_fail(err, FOREBAY_E_USAGE, "auto, layers or slots.",
-            "experts on a device: there is no '%s'", o->device_experts);
+    o->device_experts = o->device_experts ? o->device_experts : "layers";
+    if (strcmp(o->device_experts, "layers") != 0 && strcmp(o->device_experts, "slots") != 0) {
+        return fb_fail(err, FOREBAY_E_USAGE, "They can be in layers or slots.",
+            "experts on a device: '%s' is unknown", o->device_experts);
     }
     o->sidecar = o->sidecar ? o->sidecar : "auto";
     enum forebay_status status = fb_io_check_method(o->io_method, err);
