@@ -47,8 +47,9 @@ struct changed {
 
 struct fb_gpu_walk {
     ggml_backend_t gpu;
-    struct fb_binding *binding; /* during a graph */
-    struct fb_gpu_slots *slots; /* likewise */
+    bool computing; /* a graph; then these are set: */
+    struct fb_binding *binding;
+    struct fb_gpu_slots *slots;
     struct ggml_cgraph *graph;
     int from;
 
@@ -88,25 +89,6 @@ struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
     w->lease.group = -1;
     w->group = -1;
     return w;
-}
-
-void fb_gpu_walk_free(struct fb_gpu_walk *w)
-{
-    if (w) {
-        ggml_backend_buffer_free(w->ids_buffer);
-        ggml_backend_buffer_free(w->rows_buffer);
-        ggml_free(w->ctx);
-        fb_routing_release(&w->routing);
-        fb_lease_clear(&w->lease);
-        free(w->changed);
-        free(w->order);
-        free(w->missing);
-        free(w->slot_of);
-        free(w->index_of);
-        free(w->host_ids);
-        free(w->raw_ids);
-        free(w);
-    }
 }
 
 /* --- Computing ------------------------------------------------------------------------------- */
@@ -217,21 +199,18 @@ static enum ggml_status compute_aside(struct fb_gpu_walk *w, int i)
     return status;
 }
 
-/* Tries it with every row masked. */
+/* Tries it with every row masked, on the node's result, which is not computed yet. */
 static enum ggml_status try_shape(struct fb_gpu_walk *w, int i, bool *keeps)
 {
     struct ggml_tensor *node = ggml_graph_node(w->graph, i);
     size_t bytes = ggml_nbytes(node);
-    if (!reserve(w, &w->rows_buffer, bytes + 256)) {
-        return fail_memory(w);
-    }
     unsigned char *seen = fb_xmalloc(bytes);
-    struct ggml_tensor *rows = tensor_at(
-        w, w->rows_buffer, 0, GGML_TYPE_F32, node->ne[0], (int64_t)(bytes / row_bytes(node)));
     memset(seen, PATTERN, bytes);
-    ggml_backend_tensor_set(rows, seen, 0, bytes);
-    enum ggml_status status = compute_aside(w, i);
-    ggml_backend_tensor_get(rows, seen, 0, bytes);
+    ggml_backend_tensor_set(node, seen, 0, bytes);
+    w->from = i;
+    enum ggml_status status = compute(w, i + 1);
+    ggml_backend_synchronize(w->gpu);
+    ggml_backend_tensor_get(node, seen, 0, bytes);
     *keeps = true;
     for (size_t at = 0; at < bytes && *keeps; at++) {
         *keeps = seen[at] == PATTERN;
@@ -646,7 +625,32 @@ enum ggml_status fb_gpu_walk_graph(struct fb_gpu_walk *w, struct fb_binding *b,
     }
     ggml_reset(w->ctx);
     fb_memory_watch_graph_begin(b->memory_watch);
+    w->computing = true;
     enum ggml_status status = walk_streamed(w);
+    w->computing = false;
     fb_memory_watch_graph_end(b->memory_watch);
     return status;
+}
+
+void fb_gpu_walk_free(struct fb_gpu_walk *w)
+{
+    if (w) {
+        if (w->computing) { /* an exception of llama.cpp's left the graph half computed */
+            close_layer(w);
+            fb_memory_watch_graph_end(w->binding->memory_watch);
+        }
+        ggml_backend_buffer_free(w->ids_buffer);
+        ggml_backend_buffer_free(w->rows_buffer);
+        ggml_free(w->ctx);
+        fb_routing_release(&w->routing);
+        fb_lease_clear(&w->lease);
+        free(w->changed);
+        free(w->order);
+        free(w->missing);
+        free(w->slot_of);
+        free(w->index_of);
+        free(w->host_ids);
+        free(w->raw_ids);
+        free(w);
+    }
 }
