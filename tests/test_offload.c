@@ -1,9 +1,10 @@
 /*
- * test_offload.c - layers and experts on a device: cases worked by hand, and properties over many
- * made-up models over all sizes of device.
+ * test_offload.c - layers, experts and slots on a device: cases worked by hand, and properties over
+ * many made-up models over all sizes of device.
  */
 #include "weights_fixture.h"
 
+#include "plan/device_slots.h"
 #include "plan/offload.h"
 
 /* Layer l: 100 + l bytes of dense weights, and experts of 1000 + l bytes when there are any. */
@@ -124,6 +125,51 @@ static void test_every_room(void **state)
     }
 }
 
+/* --- Slots ------------------------------------------------------------------------------------ */
+
+/* Layers 1 .. 3 with experts of 300 + 100, 1000 and 200 bytes, and one more that is not asked
+ * for. */
+static void make_slotted(struct model *m)
+{
+    static const int n_experts[] = {16, 8, 16, 64};
+    static const uint64_t bytes[] = {300, 1000, 200, 5000};
+    model_init(m, 0);
+    add_weight(m, FB_ROLE_EXPERT_DOWN, 1, n_experts[0], 100, false);
+    for (int i = 0; i < 4; i++) {
+        add_weight(m, FB_ROLE_EXPERT_UP, 1 + i, n_experts[i], bytes[i], false);
+    }
+    claim_all(m);
+}
+
+/* A slot of each takes 1600 bytes, and a unit 1000 at most. */
+static void test_device_slots_by_hand(void **state)
+{
+    (void)state;
+    struct model m;
+    make_slotted(&m);
+    static const struct {
+        uint64_t bytes, n, transit_bytes;
+        int of[3];
+    } cases[] = {
+        {5200, 1, 2000, {1, 1, 1}},  /* the least */
+        {6799, 1, 2000, {1, 1, 1}},  /* a byte short of one more */
+        {6800, 2, 2000, {2, 2, 2}},  /* 3 x 1600 + 2000 */
+        {16000, 7, 2000, {7, 7, 7}}, /* from here on an eighth is for the transit */
+        {32000, 16, 4000, {16, 8, 16}},
+        {1000000, 583, 65000, {16, 8, 16}}, /* 64 units and a spare one at most */
+    };
+    assert_int_equal(fb_device_slots_least(m.weights, 1, 4), 5200);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fb_device_slots slots = fb_device_slots_make(m.weights, 1, 4, cases[i].bytes);
+        assert_int_equal(slots.n, cases[i].n);
+        assert_int_equal(slots.transit_bytes, cases[i].transit_bytes);
+        for (int g = 0; g < 3; g++) {
+            assert_int_equal(fb_device_slots_of(&slots, &m.weights->groups[g]), cases[i].of[g]);
+        }
+    }
+    fb_weights_free(m.weights);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +178,7 @@ int main(void)
         cmocka_unit_test(test_tied_output),
         cmocka_unit_test(test_odd_catalogues),
         cmocka_unit_test(test_every_room),
+        cmocka_unit_test(test_device_slots_by_hand),
     };
     return cmocka_run_group_tests_name("plan_device", tests, NULL, NULL);
 }

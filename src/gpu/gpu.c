@@ -58,11 +58,6 @@ void fb_gpu_free(struct fb_gpu *gpu)
     }
 }
 
-uint64_t fb_gpu_least_bytes(const struct fb_weights *weights, int first_layer, int end_layer)
-{
-    return fb_gpu_slots_least(weights, first_layer, end_layer);
-}
-
 void fb_gpu_stats(const struct fb_gpu *gpu, struct fb_gpu_stats *out)
 {
     struct fb_gpu_uploads up = fb_gpu_slots_uploads(gpu->slots);
