@@ -170,6 +170,27 @@ static void test_device_slots_by_hand(void **state)
     fb_weights_free(m.weights);
 }
 
+/* Any model, any size. */
+static void test_device_slots_never_exceed_their_memory(void **state)
+{
+    (void)state;
+    struct model m;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        random_model(&m, seed, 20);
+        uint64_t least = fb_device_slots_least(m.weights, 0, 100), last = 0, each = 0;
+        for (int w = 0; w < m.weights->n_weights; w++) {
+            each += m.weights->weights[w].group >= 0 ? m.weights->weights[w].unit_bytes : 0;
+        }
+        for (uint64_t bytes = least; each && bytes < 40 * least; bytes += 1 + rnd_below(least)) {
+            struct fb_device_slots slots = fb_device_slots_make(m.weights, 0, 100, bytes);
+            assert_true(slots.n >= 1 && slots.n >= last);
+            assert_true((slots.n + 1) * each + slots.transit_bytes <= bytes);
+            last = slots.n;
+        }
+        fb_weights_free(m.weights);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +200,7 @@ int main(void)
         cmocka_unit_test(test_odd_catalogues),
         cmocka_unit_test(test_every_room),
         cmocka_unit_test(test_device_slots_by_hand),
+        cmocka_unit_test(test_device_slots_never_exceed_their_memory),
     };
     return cmocka_run_group_tests_name("plan_device", tests, NULL, NULL);
 }

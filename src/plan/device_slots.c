@@ -31,7 +31,9 @@ struct fb_device_slots fb_device_slots_make(
     const struct fb_weights *ws, int first_layer, int end_layer, uint64_t bytes)
 {
     uint64_t largest, each = slot_of_each(ws, first_layer, end_layer, &largest);
-    uint64_t transit = fb_max(bytes / TRANSIT_SHARE, 2 * largest);
+    uint64_t spare = bytes - fb_min(bytes, 2 * each); /* beside a slot of each and a spare one */
+    uint64_t transit = fb_min(bytes / TRANSIT_SHARE, spare);
+    transit = fb_max(transit, 2 * largest);
     transit = fb_min(transit, (TRANSIT_UNITS + 1) * largest);
     uint64_t rest = bytes - fb_min(bytes, transit);
     return (struct fb_device_slots){

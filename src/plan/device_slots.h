@@ -17,8 +17,8 @@ struct fb_device_slots {
     uint64_t transit_bytes; /* at least two units */
 };
 
-/* Divides `bytes` among the groups of layers first_layer .. end_layer-1. With fewer than the least,
- * the result takes more than there is. */
+/* Divides `bytes` among the groups of layers first_layer .. end_layer-1. More bytes never mean
+ * fewer slots. Slots and transit never exceed the bytes, unless these are fewer than the least. */
 struct fb_device_slots fb_device_slots_make(
     const struct fb_weights *weights, int first_layer, int end_layer, uint64_t bytes);
 
