@@ -9,8 +9,8 @@
 # For a quarter, a half and all of the experts' bytes on the device, and none: decoding and prompts
 # with `--device-experts layers`, which is llama.cpp's -ncmoe with Forebay's layers on the CPU, and
 # with `slots`. The rest of the model is on the device in every run. Alternating.
-# Environment: FOREBAY (program), ROUNDS (2), TOKENS (64), PROMPT (512), EXPERT (size of an expert of
-# the default model, 3M), MEM (for weights in RAM; default: all fit). Takes 3 minutes on a GPU.
+# Environment: FOREBAY (program), ROUNDS (2), TOKENS (64), PROMPT (512), EXPERT (size of an expert
+# of the default model, 3M), MEM (for weights in RAM; default: all fit). Takes 3 minutes on a GPU.
 cd "$(dirname "$0")/.." || exit 1
 given=${FOREBAY:-}
 . bench/lib.sh

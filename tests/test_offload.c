@@ -1,9 +1,10 @@
 /*
- * test_offload.c - layers and experts on a device: cases worked by hand, and properties over many
- * made-up models over all sizes of device.
+ * test_offload.c - layers, experts and slots on a device: cases worked by hand, and properties over
+ * many made-up models over all sizes of device.
  */
 #include "weights_fixture.h"
 
+#include "plan/device_slots.h"
 #include "plan/offload.h"
 
 /* Layer l: 100 + l bytes of dense weights, and experts of 1000 + l bytes when there are any. */
@@ -124,6 +125,72 @@ static void test_every_room(void **state)
     }
 }
 
+/* --- Slots ------------------------------------------------------------------------------------ */
+
+/* Layers 1 .. 3 with experts of 300 + 100, 1000 and 200 bytes, and one more that is not asked
+ * for. */
+static void make_slotted(struct model *m)
+{
+    static const int n_experts[] = {16, 8, 16, 64};
+    static const uint64_t bytes[] = {300, 1000, 200, 5000};
+    model_init(m, 0);
+    add_weight(m, FB_ROLE_EXPERT_DOWN, 1, n_experts[0], 100, false);
+    for (int i = 0; i < 4; i++) {
+        add_weight(m, FB_ROLE_EXPERT_UP, 1 + i, n_experts[i], bytes[i], false);
+    }
+    claim_all(m);
+}
+
+/* A slot of each takes 1600 bytes, and a unit 1000 at most. */
+static void test_device_slots_by_hand(void **state)
+{
+    (void)state;
+    struct model m;
+    make_slotted(&m);
+    static const struct {
+        uint64_t bytes, n, transit_bytes;
+        int of[3];
+    } cases[] = {
+        {3600, 1, 2000, {1, 1, 1}},  /* the least */
+        {5199, 1, 2000, {1, 1, 1}},  /* a byte short of one more */
+        {5200, 2, 2000, {2, 2, 2}},  /* 2 x 1600 + 2000 */
+        {16000, 8, 2000, {8, 8, 8}}, /* from here on an eighth is for the transit */
+        {32000, 17, 4000, {16, 8, 16}},
+        {1000000, 584, 65000, {16, 8, 16}}, /* 64 units and a spare one at most */
+    };
+    assert_int_equal(fb_device_slots_least(m.weights, 1, 4), 3600);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fb_device_slots slots = fb_device_slots_make(m.weights, 1, 4, cases[i].bytes);
+        assert_int_equal(slots.n, cases[i].n);
+        assert_int_equal(slots.transit_bytes, cases[i].transit_bytes);
+        for (int g = 0; g < 3; g++) {
+            assert_int_equal(fb_device_slots_of(&slots, &m.weights->groups[g]), cases[i].of[g]);
+        }
+    }
+    fb_weights_free(m.weights);
+}
+
+/* Any model, any size. */
+static void test_device_slots_never_exceed_their_memory(void **state)
+{
+    (void)state;
+    struct model m;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        random_model(&m, seed, 20);
+        uint64_t least = fb_device_slots_least(m.weights, 0, 100), last = 0, each = 0;
+        for (int w = 0; w < m.weights->n_weights; w++) {
+            each += m.weights->weights[w].group >= 0 ? m.weights->weights[w].unit_bytes : 0;
+        }
+        for (uint64_t bytes = least; each && bytes < 40 * least; bytes += 1 + rnd_below(least)) {
+            struct fb_device_slots slots = fb_device_slots_make(m.weights, 0, 100, bytes);
+            assert_true(slots.n >= 1 && slots.n >= last);
+            assert_true(slots.n * each + slots.transit_bytes <= bytes);
+            last = slots.n;
+        }
+        fb_weights_free(m.weights);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +199,8 @@ int main(void)
         cmocka_unit_test(test_tied_output),
         cmocka_unit_test(test_odd_catalogues),
         cmocka_unit_test(test_every_room),
+        cmocka_unit_test(test_device_slots_by_hand),
+        cmocka_unit_test(test_device_slots_never_exceed_their_memory),
     };
     return cmocka_run_group_tests_name("plan_device", tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "base/units.h"
+#include "cache/tier.h"
 #include "io/io.h"
 #include "model/trace.h"
 #include "os/memory.h"
@@ -421,6 +422,14 @@ static void dense_weights_are_streamed(void **state)
         fb_sim_report_release(&r);
     }
     assert_true(last == 0);
+    struct fb_sim_options options; /* a device that computes all experts holds these weights */
+    struct fb_sim_report r;
+    fb_sim_options_init(&options);
+    options.mem_bytes = 4 * FB_MIB;
+    options.device_slots = 3;
+    simulate(path, m.path, &options, &r);
+    assert_true(r.decode.dense_bytes == 0 && r.resident_bytes == 0 && r.decode.requests > 0);
+    fb_sim_report_release(&r);
     free(m.routes);
 }
 
@@ -450,6 +459,187 @@ static void batches_need_no_slots(void **state)
         assert_int_equal(r.prefill.requests, 40 * m.layers * m.top_k);
         assert_int_equal(r.prefill.hits, 0);
         assert_int_equal(r.prefill.expert_bytes, distinct * m.expert_bytes);
+        fb_sim_report_release(&r);
+    }
+    free(m.routes);
+}
+
+/* --- A device --------------------------------------------------------------------------------- */
+
+/* The experts of each token that miss a device's slots, layer by layer; the others are -1. */
+static int *naive_passed_on(const struct made *m, int device_slots)
+{
+    static const int uses[] = {1, 1, 1, 1, 1, 1, 1, 1};
+    int *numbers = fb_xcalloc(3 * (size_t)m->layers, sizeof *numbers);
+    int *slot_of = fb_xcalloc(2 * (size_t)m->experts, sizeof *slot_of);
+    int *missing = slot_of + m->experts;
+    size_t n = (size_t)m->tokens * (size_t)m->layers * (size_t)m->top_k;
+    int *passed_on = fb_xcalloc(n, sizeof *passed_on);
+    memset(passed_on, -1, n * sizeof *passed_on);
+    for (int l = 0; l < m->layers; l++) {
+        numbers[l] = m->experts;
+        numbers[m->layers + l] = 1;
+        numbers[2 * m->layers + l] = device_slots;
+    }
+    struct fb_tier *tier =
+        fb_tier_new(m->layers, numbers, numbers + m->layers, numbers + 2 * (ptrdiff_t)m->layers);
+    for (int i = 0; i < m->tokens * m->layers; i++) {
+        int t = i / m->layers, l = i % m->layers;
+        const struct fb_tier_need need = {route(m, t, l), uses, m->top_k};
+        bool fits;
+        int n_missing = fb_tier_open(tier, l, &need, slot_of, missing, &fits);
+        for (int k = 0; k < n_missing; k++) {
+            passed_on[i * m->top_k + k] = missing[k];
+            if (fits) {
+                fb_tier_fill(tier, l, slot_of[missing[k]], 0);
+            }
+        }
+        fb_tier_close(tier, l);
+    }
+    fb_tier_free(tier);
+    free(numbers);
+    free(slot_of);
+    return passed_on;
+}
+
+/* LRU by time stamps in RAM, for experts of one part and whole blocks: reads, then uploads, then
+ * the rest of the computation. */
+static void naive_device(
+    const struct made *m, const struct fb_sim_options *o, struct fb_sim_figures *f)
+{
+    int *passed_on = naive_passed_on(m, o->device_slots);
+    size_t n = (size_t)m->layers * (size_t)m->experts;
+    long *stamp = fb_xcalloc(n, sizeof *stamp), now = 0; /* 0: not in memory */
+    *f = (struct fb_sim_figures){0};
+    for (int i = 0; i < m->tokens * m->layers; i++) {
+        long *of = stamp + (size_t)(i % m->layers) * (size_t)m->experts;
+        int misses = 0, asked = 0, present = 0;
+        for (int k = 0; k < m->top_k && passed_on[i * m->top_k + k] >= 0; k++, asked++) {
+            int e = passed_on[i * m->top_k + k];
+            misses += of[e] == 0;
+            of[e] = ++now;
+        }
+        for (int e = 0; e < m->experts; e++) {
+            present += of[e] != 0;
+        }
+        for (; present > o->slots; present--) {
+            int oldest = -1;
+            for (int e = 0; e < m->experts; e++) {
+                oldest = of[e] && (oldest < 0 || of[e] < of[oldest]) ? e : oldest;
+            }
+            of[oldest] = 0;
+        }
+        double read = misses * (double)m->expert_bytes / o->disk_bytes_per_s;
+        f->stall_s += misses ? read + o->latency_s : 0;
+        f->upload_bytes += (uint64_t)asked * m->expert_bytes;
+        f->requests += (uint64_t)asked;
+        f->hits += (uint64_t)(asked - misses);
+    }
+    f->upload_s = (double)f->upload_bytes / o->upload_bytes_per_s;
+    f->seconds = f->stall_s + f->upload_s + m->tokens * o->compute_s;
+    free(passed_on);
+    free(stamp);
+}
+
+static void assert_near(double got, double expected)
+{
+    double error = got - expected;
+    if (error * error > 1e-10 * expected * expected) {
+        fail_msg("%.9f s, expected %.9f", got, expected);
+    }
+}
+
+static void a_device_equals_the_naive_model(void **state)
+{
+    (void)state;
+    static const int cases[][4] = {{1, 4, 1, 50}, {3, 16, 3, 60}, {5, 24, 4, 100}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct made m = make_trace(
+            cases[i][0], cases[i][1], cases[i][2], cases[i][3], (uint64_t)(1 + rnd(256)) * 4096);
+        for (int device_slots = m.top_k; device_slots <= m.experts; device_slots += 3) {
+            struct fb_sim_options options;
+            struct fb_sim_report r;
+            struct fb_sim_figures expected;
+            fb_sim_options_init(&options);
+            options.policy = "lru";
+            options.slots = m.top_k + rnd(m.experts - m.top_k + 1);
+            options.device_slots = device_slots;
+            options.upload_bytes_per_s = 1e8 * (1 + rnd(300));
+            options.warm_up = 0;
+            options.compute_s = 1e-3 * rnd(20);
+            simulate(m.shape, m.path, &options, &r);
+            naive_device(&m, &options, &expected);
+            uint64_t all = (uint64_t)m.tokens * (uint64_t)m.layers * (uint64_t)m.top_k;
+            assert_int_equal(r.decode.device_requests, all);
+            assert_int_equal(r.decode.device_hits, all - expected.requests);
+            assert_int_equal(r.decode.requests, expected.requests);
+            assert_int_equal(r.decode.hits, expected.hits);
+            assert_int_equal(r.decode.upload_bytes, expected.upload_bytes);
+            assert_near(r.decode.upload_s, expected.upload_s);
+            assert_near(r.decode.stall_s, expected.stall_s);
+            assert_near(r.decode.seconds, expected.seconds);
+            fb_sim_report_release(&r);
+        }
+        free(m.routes);
+    }
+}
+
+/* Also with slots for less than one token, which nothing is ever put into, and with batches. */
+static void invariants_of_a_device(void **state)
+{
+    (void)state;
+    struct made m = make_trace(3, 16, 4, 80, 12345);
+    write_trace(&m, 30);
+    for (int device_slots = 1; device_slots <= 16; device_slots++) {
+        struct fb_sim_options options;
+        struct fb_sim_report r;
+        fb_sim_options_init(&options);
+        options.policy = "lru";
+        options.slots = 4 + rnd(13);
+        options.device_slots = device_slots;
+        options.warm_up = 0;
+        options.prefill = true;
+        simulate(m.shape, m.path, &options, &r);
+        const struct fb_sim_figures *both[] = {&r.prefill, &r.decode};
+        for (int i = 0; i < 2; i++) {
+            const struct fb_sim_figures *f = both[i];
+            assert_int_equal(f->device_requests, f->tokens * 3 * 4);
+            assert_int_equal(f->device_requests - f->device_hits, f->requests);
+        }
+        const struct fb_sim_figures *f = &r.decode;
+        assert_int_equal(f->upload_bytes, f->requests * m.expert_bytes);
+        assert_int_equal(f->expert_bytes, (f->requests - f->hits) * m.expert_bytes);
+        assert_int_equal(f->device_hits > 0, device_slots >= 4);
+        assert_true(f->device_hits + f->hits <= r.optimum_hits);
+        assert_true(r.optimum_hits <= f->device_requests);
+        uint64_t hits = 0;
+        for (int l = 0; l < r.n_layers; l++) {
+            assert_int_equal(r.layers[l].device_slots, device_slots);
+            hits += r.layers[l].device_hits;
+        }
+        assert_int_equal(hits, f->device_hits);
+        fb_sim_report_release(&r);
+    }
+    free(m.routes);
+}
+
+/* An eighth is for the transit, or room for two units. */
+static void a_device_is_divided_as_in_a_run(void **state)
+{
+    (void)state;
+    struct made m = make_trace(4, 16, 3, 12, 1000);
+    static const uint64_t sizes[][2] = {
+        {6000, 1}, {9999, 1}, {10000, 2}, {40000, 8}, {73143, 16}, {FB_GIB, 16}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct fb_sim_options options;
+        struct fb_sim_report r;
+        fb_sim_options_init(&options);
+        options.slots = 4;
+        options.device_bytes = sizes[i][0];
+        simulate(m.shape, m.path, &options, &r);
+        assert_int_equal(r.layers[3].device_slots, sizes[i][1]);
+        assert_int_equal(r.n_device_slots, 4 * sizes[i][1]);
+        assert_int_equal(r.device_slot_bytes, 4000 * sizes[i][1]);
         fb_sim_report_release(&r);
     }
     free(m.routes);
@@ -501,6 +691,36 @@ static void mistakes_are_reported(void **state)
     free(m.routes);
 }
 
+static void mistakes_with_a_device_are_reported(void **state)
+{
+    (void)state;
+    struct made m = make_trace(3, 16, 3, 12, 4096);
+    static const struct {
+        uint64_t device_bytes;
+        int lookahead;
+        bool repack;
+        enum forebay_status status;
+        const char *complaint;
+    } cases[] = {
+        {20000, 0, false, FOREBAY_E_NOFIT, "at least 20.0 KiB of its memory, not 19.5 KiB"},
+        {65536, 0, true, FOREBAY_E_USAGE, "--repack"},
+        {65536, 1, false, FOREBAY_E_USAGE, "--lookahead"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fb_sim_options options;
+        struct fb_sim_report r;
+        struct forebay_error err = {0};
+        fb_sim_options_init(&options);
+        options.slots = 4;
+        options.device_bytes = cases[i].device_bytes;
+        options.lookahead = cases[i].lookahead;
+        options.repack = cases[i].repack;
+        assert_int_equal(fb_sim_run(m.shape, m.path, &options, &r, &err), cases[i].status);
+        assert_non_null(strstr(err.message, cases[i].complaint));
+    }
+    free(m.routes);
+}
+
 /* Naming the method is not enough: it needs a virtual disk with a rate. */
 static void the_method_needs_a_virtual_disk(void **state)
 {
@@ -528,7 +748,11 @@ int main(void)
         cmocka_unit_test(huge_models_take_no_memory),
         cmocka_unit_test(dense_weights_are_streamed),
         cmocka_unit_test(batches_need_no_slots),
+        cmocka_unit_test(a_device_equals_the_naive_model),
+        cmocka_unit_test(invariants_of_a_device),
+        cmocka_unit_test(a_device_is_divided_as_in_a_run),
         cmocka_unit_test(mistakes_are_reported),
+        cmocka_unit_test(mistakes_with_a_device_are_reported),
         cmocka_unit_test(the_method_needs_a_virtual_disk),
     };
     return cmocka_run_group_tests_name("sim", tests, NULL, temp_remove);

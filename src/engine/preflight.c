@@ -30,6 +30,7 @@
 #include "model/runnable.h"
 #include "os/memory.h"
 #include "plan/context.h"
+#include "plan/device_slots.h"
 
 /* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST
  * tokens, until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read
@@ -219,7 +220,7 @@ static enum forebay_status place_in_slots(struct fb_preflight *p, struct forebay
     fb_devices_slotted(&p->devices, p->catalog, &first, &end);
     if (can_be_slotted(p, first, end) &&
         p->devices.plan.slots_bytes >=
-            fb_gpu_least_bytes(fb_binding_weights(p->measuring), first, end)) {
+            fb_device_slots_least(fb_binding_weights(p->measuring), first, end)) {
         return FOREBAY_OK;
     }
     fb_devices_set_plan(&p->devices, &before);

@@ -6,6 +6,7 @@
 #include "base/units.h"
 #include "gpu/graph_slice.h"
 #include "gpu/proxy.h"
+#include "plan/device_slots.h"
 
 struct fb_gpu {
     struct fb_binding *binding;
@@ -37,7 +38,7 @@ enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
 {
     ggml_backend_dev_t device = fb_proxy_gpu();
     uint64_t least =
-        fb_gpu_slots_least(binding->weights, binding->gpu_first_layer, binding->gpu_end_layer);
+        fb_device_slots_least(binding->weights, binding->gpu_first_layer, binding->gpu_end_layer);
     struct fb_gpu_slots *slots = NULL;
     /* Memory that was free when it was planned may be in use, or in pieces. */
     for (uint64_t bytes = slots_bytes; !slots && bytes >= least; bytes -= bytes / 4 + 1) {
@@ -61,11 +62,6 @@ void fb_gpu_free(struct fb_gpu *gpu)
         fb_gpu_slots_free(gpu->slots);
         free(gpu);
     }
-}
-
-uint64_t fb_gpu_least_bytes(const struct fb_weights *weights, int first_layer, int end_layer)
-{
-    return fb_gpu_slots_least(weights, first_layer, end_layer);
 }
 
 void fb_gpu_stats(const struct fb_gpu *gpu, struct fb_gpu_stats *out)

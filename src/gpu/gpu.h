@@ -35,15 +35,13 @@ ggml_backend_dev_t fb_gpu_proxy(ggml_backend_dev_t device);
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
 
 /* Allocates slots_bytes of the proxied device's memory, or what it has of them, as slots for the
- * experts that the binding has given to it, the same number for each layer. The binding has been
- * started, and must outlive the result. E_NOMEM when not even fb_gpu_least_bytes can be had. */
+ * experts that the binding has given to it, divided as plan/device_slots.h says. The binding has
+ * been started, and must outlive the result. E_NOMEM when not even fb_device_slots_least can be
+ * had. */
 enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
     struct fb_gpu **out, struct forebay_error *err);
 /* After llama.cpp's context and before the binding. NULL is accepted. */
 void fb_gpu_free(struct fb_gpu *gpu);
-
-/* The least slots_bytes that work: a slot for one expert, and the way for a batch's. */
-uint64_t fb_gpu_least_bytes(const struct fb_weights *weights, int first_layer, int end_layer);
 
 struct fb_gpu_stats {
     uint64_t requests; /* experts needed by tokens, counted as the stream does */

@@ -1,8 +1,7 @@
 /*
  * gpu_slots.c - a buffer of the device for each part of each group, and one for the transit.
  *
- * Bytes are divided so that every group gets the same number of slots: all layers are used equally
- * often. The transit gets a TRANSIT_SHARE of them, and at least room for one unit and the spare.
+ * Their sizes follow from plan/device_slots.h.
  */
 #include "gpu/gpu_slots.h"
 
@@ -11,9 +10,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "model/weights.h"
-
-#define TRANSIT_SHARE 8
-#define TRANSIT_UNITS 64 /* more are of no use */
+#include "plan/device_slots.h"
 
 struct fb_gpu_slots {
     const struct fb_binding *binding;
@@ -27,36 +24,6 @@ struct fb_gpu_slots {
     struct ggml_tensor **transits; /* [n_weights] the transit for each; NULL: not on the device */
     struct fb_gpu_uploads uploads;
 };
-
-/* --- Sizes ----------------------------------------------------------------------------------- */
-
-static bool in_layers(const struct fb_group *group, int first_layer, int end_layer)
-{
-    return group->layer >= first_layer && group->layer < end_layer;
-}
-
-/* Bytes of one slot of each group, and of the largest unit. */
-static uint64_t slot_of_each(
-    const struct fb_weights *ws, int first_layer, int end_layer, uint64_t *largest)
-{
-    uint64_t bytes = 0;
-    *largest = 0;
-    for (int g = 0; g < ws->n_groups; g++) {
-        const struct fb_group *group = &ws->groups[g];
-        for (int p = 0; in_layers(group, first_layer, end_layer) && p < group->n_parts; p++) {
-            uint64_t unit = ws->weights[group->weight[p]].unit_bytes;
-            bytes += unit;
-            *largest = fb_max(*largest, unit);
-        }
-    }
-    return bytes;
-}
-
-uint64_t fb_gpu_slots_least(const struct fb_weights *ws, int first_layer, int end_layer)
-{
-    uint64_t largest, each = slot_of_each(ws, first_layer, end_layer, &largest);
-    return each + 2 * largest; /* a slot of each; in the transit, a unit and the spare one */
-}
 
 /* --- Memory ---------------------------------------------------------------------------------- */
 
@@ -118,8 +85,7 @@ static bool allocate_transit(struct fb_gpu_slots *s, uint64_t bytes)
     return s->transit != NULL;
 }
 
-/* Every group with as many slots as `each` bytes per slot of all allow. */
-static bool allocate_groups(struct fb_gpu_slots *s, uint64_t bytes, uint64_t each)
+static bool allocate_groups(struct fb_gpu_slots *s, const struct fb_device_slots *sizes)
 {
     const struct fb_weights *ws = s->binding->weights;
     int *n_experts = fb_xcalloc((size_t)ws->n_groups, sizeof *n_experts);
@@ -129,7 +95,7 @@ static bool allocate_groups(struct fb_gpu_slots *s, uint64_t bytes, uint64_t eac
         n_experts[g] = ws->groups[g].n_expert;
         n_parts[g] = ws->groups[g].n_parts;
         if (fb_binding_on_gpu(s->binding, g)) {
-            s->n_slots[g] = (int)fb_min(fb_max(bytes / each, 1), (uint64_t)n_experts[g]);
+            s->n_slots[g] = fb_device_slots_of(sizes, &ws->groups[g]);
             ok = ok && allocate_group(s, g);
         }
     }
@@ -153,11 +119,9 @@ struct fb_gpu_slots *fb_gpu_slots_new(
     s->transits = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
     s->buffers = fb_xcalloc((size_t)ws->n_weights, sizeof(ggml_backend_buffer_t));
     s->ctx = ggml_init(params);
-    uint64_t largest, each = slot_of_each(ws, b->gpu_first_layer, b->gpu_end_layer, &largest);
-    uint64_t transit = fb_max(bytes / TRANSIT_SHARE, 2 * largest);
-    transit = fb_min(transit, (TRANSIT_UNITS + 1) * largest);
-    if (!allocate_groups(s, bytes - fb_min(bytes, transit), each) ||
-        !allocate_transit(s, transit)) {
+    const struct fb_device_slots sizes =
+        fb_device_slots_make(ws, b->gpu_first_layer, b->gpu_end_layer, bytes);
+    if (!allocate_groups(s, &sizes) || !allocate_transit(s, sizes.transit_bytes)) {
         fb_gpu_slots_free(s);
         return NULL;
     }

@@ -25,8 +25,6 @@ struct fb_gpu_slots *fb_gpu_slots_new(
     const struct fb_binding *binding, ggml_backend_buffer_type_t buft, uint64_t bytes);
 void fb_gpu_slots_free(struct fb_gpu_slots *slots); /* NULL is fine */
 
-uint64_t fb_gpu_slots_least(const struct fb_weights *weights, int first_layer, int end_layer);
-
 /* Which experts are in the slots. */
 struct fb_tier *fb_gpu_slots_tier(const struct fb_gpu_slots *slots);
 

@@ -9,6 +9,9 @@
  * experts: half of a layer's before its experts are known, the rest in equal shares for each part
  * of each expert. As in the backend, experts that are present do not wait for those that are
  * absent.
+ *
+ * With a device, its slots are a tier above the stream (cache/tier.h), used as gpu/gpu_walk.c does:
+ * reads, uploads and the computation wait for each other in this order.
  */
 #ifndef FB_SIM_REPLAY_H
 #define FB_SIM_REPLAY_H
@@ -19,7 +22,7 @@
 
 /* Adds the trace's figures to out->prefill, warm and decode, and hits and requests to each of
  * out->layers. The first `warm_up` decode tokens count as `warm`. The stream is loaded and unused;
- * `disk` is its virtual disk. */
+ * `disk` is its virtual disk. The device has the slots that out->layers says. */
 enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weights *weights,
     struct fb_io_virtual *disk, const struct fb_trace *trace, const struct fb_sim_options *options,
     int warm_up, struct fb_sim_report *out, struct forebay_error *err);

@@ -18,25 +18,36 @@ struct fb_sim_options {
     int warm_up;   /* decode tokens not counted; negative: a quarter, at most 64 */
     bool repack;   /* plan as on a CPU that repacks quantised weights */
     bool prefill;  /* replay the prefill tokens too, before and between the others */
+    /* A device that computes all experts from slots of its own; both 0: none. */
+    uint64_t device_bytes;     /* of the device, for slots and transit */
+    int device_slots;          /* instead: of every layer */
+    double upload_bytes_per_s; /* from RAM to the device, > 0 */
 };
 
 /* Sums over some tokens. */
 struct fb_sim_figures {
     uint64_t tokens;
-    uint64_t requests;     /* one expert needed by one token at one layer */
-    uint64_t hits;         /* of requests: present when needed */
+    uint64_t requests; /* one expert needed by one token at one layer; not a hit of the device */
+    uint64_t hits;     /* of requests: present when needed */
     uint64_t expert_bytes; /* read */
     uint64_t dense_bytes;  /* read, because not all dense weights are resident */
     double seconds;        /* virtual */
     double stall_s;        /* of seconds, waiting for reads */
+    /* With a device: */
+    uint64_t device_requests; /* one expert needed by one token at one layer */
+    uint64_t device_hits;     /* of these, in a slot of the device */
+    uint64_t upload_bytes;    /* copied to the device */
+    double upload_s;          /* of seconds, copying them */
 };
 
 struct fb_sim_layer {
-    int layer;             /* number in the model */
-    int slots;             /* 0: all layers share one pool */
+    int layer; /* number in the model */
+    int slots; /* 0: all layers share one pool */
+    int device_slots;
     uint64_t expert_bytes; /* of one expert */
     /* Over the decode tokens that count: */
     uint64_t requests, hits;
+    uint64_t device_requests, device_hits;
     uint64_t optimum_hits;
 };
 
@@ -55,7 +66,9 @@ struct fb_sim_report {
     uint64_t resident_bytes;                     /* resident dense weights */
     uint64_t memory_bytes;                       /* all memory for weights */
     struct fb_sim_figures prefill, warm, decode; /* warm: decode tokens that do not count */
-    uint64_t optimum_hits, optimum_bytes;        /* to compare with `decode` */
+    int n_device_slots;                          /* in all; 0: no device */
+    uint64_t device_slot_bytes;                  /* of all of them */
+    uint64_t optimum_hits, optimum_bytes;        /* to compare with `decode`; of all slots */
 };
 
 #endif

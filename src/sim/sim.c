@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "cache/cache.h"
 #include "model/trace.h"
+#include "plan/device_slots.h"
 #include "plan/plan.h"
 #include "sim/belady.h"
 #include "sim/replay.h"
@@ -22,8 +23,8 @@
 
 void fb_sim_options_init(struct fb_sim_options *options)
 {
-    *options =
-        (struct fb_sim_options){.disk_bytes_per_s = 1.8e9, .latency_s = 100e-6, .warm_up = -1};
+    *options = (struct fb_sim_options){
+        .disk_bytes_per_s = 1.8e9, .latency_s = 100e-6, .warm_up = -1, .upload_bytes_per_s = 25e9};
 }
 
 const char *fb_sim_policy_names(void)
@@ -104,6 +105,42 @@ static enum forebay_status make_plan(const struct fb_weights *ws, const struct f
             trace->top_k);
     }
     *out = plan_of_slots(ws, options->slots, options->prefill);
+    return FOREBAY_OK;
+}
+
+static bool has_device(const struct fb_sim_options *options)
+{
+    return options->device_bytes > 0 || options->device_slots > 0;
+}
+
+/* Fills in the slots that each layer has on the device. */
+static enum forebay_status divide_device(const struct fb_weights *ws,
+    const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
+{
+    int end_layer = ws->catalog->n_layer;
+    uint64_t least = fb_device_slots_least(ws, 0, end_layer);
+    struct fb_device_slots slots = {.n = (uint64_t)options->device_slots};
+    if (options->device_slots == 0) {
+        if (options->device_bytes < least) {
+            char hint[96];
+            unsigned long long kib = fb_round_up(least, FB_KIB) / FB_KIB;
+            snprintf(hint, sizeof hint, "Give at least %lluK of the device.", kib);
+            return fb_fail(err, FOREBAY_E_NOFIT, hint,
+                "slots on a device need at least %s of its memory, not %s", FB_SIZE(least),
+                FB_SIZE(options->device_bytes));
+        }
+        slots = fb_device_slots_make(ws, 0, end_layer, options->device_bytes);
+    }
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct fb_group *group = &ws->groups[g];
+        struct fb_sim_layer *layer = &out->layers[g];
+        layer->device_slots = fb_device_slots_of(&slots, group);
+        out->n_device_slots += layer->device_slots;
+        for (int p = 0; p < group->n_parts; p++) {
+            out->device_slot_bytes +=
+                (uint64_t)layer->device_slots * ws->weights[group->weight[p]].unit_bytes;
+        }
+    }
     return FOREBAY_OK;
 }
 
@@ -232,15 +269,17 @@ static void optimum_of_pool(const struct fb_weights *ws, const struct fb_trace *
     free(needs.group);
 }
 
+/* With the slots of RAM and device together. */
 static void optimum(const struct fb_weights *ws, const struct fb_plan *plan,
     const struct fb_trace *trace, struct fb_sim_report *out)
 {
     if (plan->shared_slots > 0) {
-        optimum_of_pool(ws, trace, plan->shared_slots, 0, ws->n_groups, out);
+        int slots = plan->shared_slots + out->n_device_slots;
+        optimum_of_pool(ws, trace, slots, 0, ws->n_groups, out);
         return;
     }
     for (int g = 0; g < ws->n_groups; g++) {
-        optimum_of_pool(ws, trace, plan->slots[g], g, g + 1, out);
+        optimum_of_pool(ws, trace, plan->slots[g] + out->layers[g].device_slots, g, g + 1, out);
     }
 }
 
@@ -276,6 +315,9 @@ static enum forebay_status simulate(const struct fb_subject *subject, const stru
             options->policy ? options->policy : fb_stream_default_policy(plan->shared_slots > 0);
         out->disk_bytes_per_s = options->disk_bytes_per_s;
         describe_memory(ws, plan, out);
+        status = has_device(options) ? divide_device(ws, options, out, err) : FOREBAY_OK;
+    }
+    if (status == FOREBAY_OK) {
         status = replay(ws, plan, trace, options, out, err);
     }
     if (status == FOREBAY_OK) {
@@ -285,6 +327,18 @@ static enum forebay_status simulate(const struct fb_subject *subject, const stru
     return status;
 }
 
+/* What a run does not do beside slots on a device cannot be simulated. */
+static enum forebay_status check_device(
+    const struct fb_sim_options *options, struct forebay_error *err)
+{
+    if (has_device(options) && (options->repack || options->lookahead > 0)) {
+        return fb_fail(err, FOREBAY_E_USAGE, "Leave out one of the two.",
+            "--%s does not apply to experts that a device computes",
+            options->repack ? "repack" : "lookahead");
+    }
+    return FOREBAY_OK;
+}
+
 enum forebay_status fb_sim_run(const char *model, const char *trace_path,
     const struct fb_sim_options *options, struct fb_sim_report *out, struct forebay_error *err)
 {
@@ -292,7 +346,10 @@ enum forebay_status fb_sim_run(const char *model, const char *trace_path,
     struct fb_subject subject;
     struct fb_trace trace;
     struct fb_trace_part part = {.prefill = options->prefill};
-    enum forebay_status status = fb_subject_open(model, options->repack, &subject, err);
+    enum forebay_status status = check_device(options, err);
+    if (status == FOREBAY_OK) {
+        status = fb_subject_open(model, options->repack, has_device(options), &subject, err);
+    }
     if (status != FOREBAY_OK) {
         return status;
     }

@@ -111,8 +111,26 @@ static void free_made_up(struct fb_catalog *c)
 
 /* --- Files and shapes ------------------------------------------------------------------------- */
 
-enum forebay_status fb_subject_open(
-    const char *model, bool repack, struct fb_subject *out, struct forebay_error *err)
+/* The expert weights of `all`, which is freed. */
+static struct fb_weights *only_experts(struct fb_weights *all)
+{
+    struct fb_claim *claims = fb_xcalloc((size_t)all->n_weights, sizeof *claims);
+    int n = 0;
+    for (int i = 0; i < all->n_weights; i++) {
+        const struct fb_weight *w = &all->weights[i];
+        if (w->group >= 0) {
+            claims[n++] = (struct fb_claim){
+                .tensor = w->tensor, .unit_bytes = w->unit_bytes, .transform = w->transformed};
+        }
+    }
+    struct fb_weights *experts = fb_weights_new(all->catalog, claims, n);
+    free(claims);
+    fb_weights_free(all);
+    return experts;
+}
+
+enum forebay_status fb_subject_open(const char *model, bool repack, bool experts_only,
+    struct fb_subject *out, struct forebay_error *err)
 {
     struct fb_subject subject = {.made_up = looks_like_shape(model)};
     struct shape shape;
@@ -126,6 +144,7 @@ enum forebay_status fb_subject_open(
         subject.catalog = make_up(model, &shape);
     }
     subject.weights = fb_weights_expected(subject.catalog, repack);
+    subject.weights = experts_only ? only_experts(subject.weights) : subject.weights;
     if (subject.weights->n_groups == 0) {
         fb_subject_release(&subject);
         return fb_fail(err, FOREBAY_E_UNSUPPORTED, "Simulations need a mixture-of-experts model.",

@@ -29,6 +29,9 @@ try 2x8,2,1M --trace good --slots 2 --disk fast
 try 2x8,2,1M --trace good --slots 2 --policy newest
 try 2x8,2,1M --trace good --slots 1
 try 2x8,2,1M --trace good --mem 1M
+try 2x8,2,1M --trace good --slots 2 --device-mem 8M --device-slots 2
+try 2x8,2,1M --trace good --slots 2 --device-mem 3M
+try 2x8,2,1M --trace good --slots 2 --device-slots 2 --lookahead 1
 try 2x8,2 --trace good --slots 2
 try 2x8,1,1M --trace good --slots 2
 try 2x8,2,1M --trace good --slots 2 --warm-up 1

@@ -14,5 +14,9 @@ forebay sim 2x8,2,1M --trace trace.jsonl --mem 8M --warm-up 1 --prefill --comput
     --policy lfu
 echo "== one pool"
 forebay sim 2x8,2,1M --trace trace.jsonl --mem 5M --warm-up 0
+echo "== a device"
+forebay sim 2x8,2,1M --trace trace.jsonl --slots 3 --warm-up 0 --device-mem 9M \
+    --upload 10G --prefill
+forebay sim 2x8,2,1M --trace trace.jsonl --slots 3 --warm-up 0 --device-slots 2 --json
 echo "== JSON"
 forebay sim 2x8,2,1M --trace trace.jsonl --slots 3 --warm-up 0 --json

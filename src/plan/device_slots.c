@@ -1,0 +1,51 @@
+#include "plan/device_slots.h"
+
+#include "base/units.h"
+
+#define TRANSIT_SHARE 8  /* of the bytes */
+#define TRANSIT_UNITS 64 /* more are of no use */
+
+static bool in_layers(const struct fb_group *group, int first_layer, int end_layer)
+{
+    return group->layer >= first_layer && group->layer < end_layer;
+}
+
+/* Bytes of one slot of each group, and of the largest unit. */
+static uint64_t slot_of_each(
+    const struct fb_weights *ws, int first_layer, int end_layer, uint64_t *largest)
+{
+    uint64_t bytes = 0;
+    *largest = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct fb_group *group = &ws->groups[g];
+        for (int p = 0; in_layers(group, first_layer, end_layer) && p < group->n_parts; p++) {
+            uint64_t unit = ws->weights[group->weight[p]].unit_bytes;
+            bytes += unit;
+            *largest = fb_max(*largest, unit);
+        }
+    }
+    return bytes;
+}
+
+struct fb_device_slots fb_device_slots_make(
+    const struct fb_weights *ws, int first_layer, int end_layer, uint64_t bytes)
+{
+    uint64_t largest, each = slot_of_each(ws, first_layer, end_layer, &largest);
+    uint64_t transit = fb_min(bytes / TRANSIT_SHARE, bytes - fb_min(bytes, each));
+    transit = fb_max(transit, 2 * largest);
+    transit = fb_min(transit, (TRANSIT_UNITS + 1) * largest);
+    uint64_t rest = bytes - fb_min(bytes, transit);
+    return (struct fb_device_slots){
+        .n = fb_max(each ? rest / each : 0, 1), .transit_bytes = transit};
+}
+
+uint64_t fb_device_slots_least(const struct fb_weights *ws, int first_layer, int end_layer)
+{
+    uint64_t largest, each = slot_of_each(ws, first_layer, end_layer, &largest);
+    return each + 2 * largest;
+}
+
+int fb_device_slots_of(const struct fb_device_slots *slots, const struct fb_group *group)
+{
+    return (int)fb_min(slots->n, (uint64_t)group->n_expert);
+}
