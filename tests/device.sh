@@ -179,9 +179,9 @@ in_slots() {
 slots() {
     : >"$tmp/held"
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
-    in_slots experts "$tmp/experts.gguf" 10 40 70
+    in_slots experts "$tmp/experts.gguf" 10 40 60
     synth biased -a gpt-oss --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
-    in_slots biased "$tmp/biased.gguf" 10 60
+    in_slots biased "$tmp/biased.gguf" 10 50
     covered 'computes their experts, from [0-9]+ slots' "slots: experts were in slots"
     # More threads and sequences; and RAM that holds one expert of each layer only.
     local all

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "engine/libs.h"
 #include "engine/llama_params.h"
@@ -209,6 +210,16 @@ static bool can_be_slotted(const struct fb_preflight *p, int first, int end)
     return n == 0;
 }
 
+/* Whether the slots of each layer hold what a token uses of it: with fewer, nothing would ever hit,
+ * and every expert would be copied for every token. */
+static bool slots_suffice(const struct fb_preflight *p, int first, int end)
+{
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    uint64_t bytes = p->devices.plan.slots_bytes;
+    return bytes >= fb_device_slots_least(ws, first, end) &&
+           fb_device_slots_make(ws, first, end, bytes).n >= (uint64_t)p->catalog->n_expert_used;
+}
+
 /* Has the device compute all experts, from slots, if it can; else the plan stays. */
 static enum forebay_status place_in_slots(struct fb_preflight *p, struct forebay_error *err)
 {
@@ -218,11 +229,11 @@ static enum forebay_status place_in_slots(struct fb_preflight *p, struct forebay
         return measure_once(p, &p->needs, err);
     }
     fb_devices_slotted(&p->devices, p->catalog, &first, &end);
-    if (can_be_slotted(p, first, end) &&
-        p->devices.plan.slots_bytes >=
-            fb_device_slots_least(fb_binding_weights(p->measuring), first, end)) {
+    if (can_be_slotted(p, first, end) && slots_suffice(p, first, end)) {
         return FOREBAY_OK;
     }
+    fb_debug("%s has no room for a token's experts in slots: it gets whole layers",
+        ggml_backend_dev_name(p->devices.list[0]));
     fb_devices_set_plan(&p->devices, &before);
     return measure_once(p, &p->needs, err);
 }
