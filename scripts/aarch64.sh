@@ -30,7 +30,7 @@ for header in liburing.h liburing jansson.h jansson_config.h histedit.h cmocka.h
 done
 
 flags=(-O2 -g -fPIC -fvisibility=hidden -Wall -Wextra
-    -DFOREBAY_BUILD -DFOREBAY_LLAMA_LIB_DIR='""' -DOWN_MODELS_DIR='""'
+    -DFOREBAY_BUILD -DFOREBAY_LLAMA_LIB_DIR='""' -DOWN_MODELS_DIR='""' -DTESTS_DIR='""'
     -Iinclude -Isrc -isystem deps/llama/include -isystem "$out/include" -c)
 n=0
 failed=0
