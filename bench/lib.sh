@@ -30,6 +30,13 @@ need_limit() {
     exit 1
 }
 
+# need_fio: fails if fio is missing.
+need_fio() {
+    command -v fio >/dev/null && return
+    echo "fio is missing. On Debian: apt-get install fio" >&2
+    exit 1
+}
+
 # model NAME SYNTH-ARGUMENTS...: makes $dir/NAME.gguf if it is missing, and syncs it, so that its
 # pages can be dropped from the page cache.
 model() {

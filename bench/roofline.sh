@@ -43,7 +43,7 @@ while [[ ${1:-} == --* ]]; do
     shift
 done
 [ $# -eq 0 ] || models=("$@")
-[ -n "$report" ] || need_limit
+[ -n "$report" ] || { need_limit; need_fio; }
 
 run='--tokens 0 -n 256 --warmup 128'
 
