@@ -34,10 +34,14 @@ static bool is_claimable(
     return op->op == GGML_OP_MUL_MAT && !expert;
 }
 
+static bool is_on_gpu(const struct fb_binding *b, int layer)
+{
+    return layer >= b->gpu_first_layer && layer < b->gpu_end_layer;
+}
+
 static bool is_given(const struct fb_binding *b, const struct fb_tensor *info)
 {
-    return fb_weights_is_expert(info) && info->layer >= b->gpu_first_layer &&
-           info->layer < b->gpu_end_layer;
+    return fb_weights_is_expert(info) && is_on_gpu(b, info->layer);
 }
 
 bool fb_binding_offer(
@@ -144,16 +148,7 @@ struct fb_tensor_claim *fb_gpu_claim_of(const struct ggml_tensor *tensor)
 
 bool fb_binding_on_gpu(const struct fb_binding *b, int group)
 {
-    int layer = b->weights->groups[group].layer;
-    return layer >= b->gpu_first_layer && layer < b->gpu_end_layer;
-}
-
-void fb_binding_report_routes(const struct fb_binding *b, const struct fb_routes *routes, int group)
-{
-    for (int t = 0; b->observe && t < routes->tokens; t++) {
-        b->observe(
-            b->observe_user, group, routes->experts + (ptrdiff_t)t * routes->picks, routes->picks);
-    }
+    return is_on_gpu(b, b->weights->groups[group].layer);
 }
 
 void fb_binding_unpack(
@@ -175,4 +170,22 @@ enum ggml_status fb_binding_fail(struct fb_binding *b, const struct forebay_erro
         fb_log(FOREBAY_LOG_ERROR, "%s", err->message);
     }
     return GGML_STATUS_FAILED;
+}
+
+enum ggml_status fb_binding_read_routes(
+    struct fb_binding *b, struct fb_routing *routing, const struct ggml_tensor *ids, int group)
+{
+    struct forebay_error error;
+    int wrong, n_expert = b->weights->groups[group].n_expert;
+    if (!fb_routing_read(routing, ids, n_expert, &wrong)) {
+        fb_fail(&error, FOREBAY_E_LLAMA, "The model file may be damaged.",
+            "the router chose expert %d of %d", wrong, n_expert);
+        return fb_binding_fail(b, &error);
+    }
+    const struct fb_routes *routes = &routing->routes;
+    for (int t = 0; b->observe && t < routes->tokens; t++) {
+        b->observe(
+            b->observe_user, group, routes->experts + (ptrdiff_t)t * routes->picks, routes->picks);
+    }
+    return GGML_STATUS_SUCCESS;
 }

@@ -98,9 +98,10 @@ static inline const struct fb_weight *fb_claim_weight(
 void fb_binding_unpack(
     const struct fb_binding *b, struct fb_workers *w, const struct fb_unpack *unpacks, int n);
 
-/* Tells the observer, if there is one, the routes of a group. */
-void fb_binding_report_routes(
-    const struct fb_binding *b, const struct fb_routes *routes, int group);
+/* Reads the ids of a group's layer, which are in the machine's memory (routing.h), and tells the
+ * observer, if there is one. Fails the graph when one of them is not the number of an expert. */
+enum ggml_status fb_binding_read_routes(
+    struct fb_binding *b, struct fb_routing *routing, const struct ggml_tensor *ids, int group);
 
 /* Records why the graph fails, for fb_binding_take_error. Returns GGML_STATUS_FAILED. */
 enum ggml_status fb_binding_fail(struct fb_binding *b, const struct forebay_error *err);

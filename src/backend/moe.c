@@ -145,22 +145,9 @@ static enum ggml_status compute_together(struct fb_moe *moe, struct fb_exec *ex,
 
 /* --- A layer ------------------------------------------------------------------------------- */
 
-static enum ggml_status read_ids(
-    struct fb_moe *moe, struct fb_exec *ex, const struct ggml_tensor *ids, int n_expert)
-{
-    struct forebay_error error;
-    int wrong;
-    if (fb_routing_read(&moe->routing, ids, n_expert, &wrong)) {
-        return GGML_STATUS_SUCCESS;
-    }
-    fb_fail(&error, FOREBAY_E_LLAMA, "The model file may be damaged.",
-        "the router chose expert %d of %d", wrong, n_expert);
-    return fb_binding_fail(ex->binding, &error);
-}
-
 /* Closes the previous layer, and reads the next one's ids, which the queue computes. */
 static enum ggml_status next_layer(
-    struct fb_moe *moe, struct fb_exec *ex, const struct ggml_tensor *ids, int n_expert)
+    struct fb_moe *moe, struct fb_exec *ex, const struct ggml_tensor *ids, int group)
 {
     enum ggml_status status = fb_moe_complete(moe, ex);
     if (status == GGML_STATUS_SUCCESS) {
@@ -171,7 +158,7 @@ static enum ggml_status next_layer(
     }
     fb_moe_finish(moe, ex);
     fb_stream_adapt(ex->binding->stream, true);
-    return read_ids(moe, ex, ids, n_expert);
+    return fb_binding_read_routes(ex->binding, &moe->routing, ids, group);
 }
 
 static enum ggml_status open_layer(struct fb_moe *moe, struct fb_exec *ex,
@@ -181,12 +168,10 @@ static enum ggml_status open_layer(struct fb_moe *moe, struct fb_exec *ex,
     struct fb_routing *r = &moe->routing;
     const struct ggml_tensor *ids = node->src[2];
     int g = fb_claim_weight(b, claim)->group;
-    const struct fb_group *group = &b->weights->groups[g];
-    enum ggml_status status = next_layer(moe, ex, ids, group->n_expert);
+    enum ggml_status status = next_layer(moe, ex, ids, g);
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
-    fb_binding_report_routes(b, &r->routes, g);
     moe->ids = ids;
     moe->group = g;
     if (r->n_needed == 0) {

@@ -332,24 +332,18 @@ static void close_layer(struct fb_gpu_walk *w)
     w->group = -1;
 }
 
-static enum ggml_status read_ids(struct fb_gpu_walk *w, const struct ggml_tensor *ids, int n_expert)
+/* Reads the ids of a group's layer back from the GPU. */
+static enum ggml_status read_ids(struct fb_gpu_walk *w, const struct ggml_tensor *ids, int group)
 {
-    struct forebay_error error;
     struct ggml_tensor here = *ids;
     size_t bytes = ggml_nbytes(ids);
-    int wrong;
     if (bytes > w->cap_raw_ids) {
         w->cap_raw_ids = bytes;
         w->raw_ids = fb_xrealloc(w->raw_ids, bytes);
     }
     ggml_backend_tensor_get(ids, w->raw_ids, 0, bytes);
     here.data = w->raw_ids;
-    if (fb_routing_read(&w->routing, &here, n_expert, &wrong)) {
-        return GGML_STATUS_SUCCESS;
-    }
-    fb_fail(&error, FOREBAY_E_LLAMA, "The model file may be damaged.",
-        "the router chose expert %d of %d", wrong, n_expert);
-    return fb_binding_fail(w->binding, &error);
+    return fb_binding_read_routes(w->binding, &w->routing, &here, group);
 }
 
 /* Opens the layer in the tier. */
@@ -443,14 +437,13 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     ggml_reset(w->ctx);
     if (status == GGML_STATUS_SUCCESS) {
         fb_stream_adapt(b->stream, true);
-        status = read_ids(w, ids, b->weights->groups[g].n_expert);
+        status = read_ids(w, ids, g);
     }
     if (status != GGML_STATUS_SUCCESS) {
         return status;
     }
     w->ids = ids;
     w->group = g;
-    fb_binding_report_routes(b, &w->routing.routes, g);
     if (w->routing.n_needed == 0) {
         return GGML_STATUS_SUCCESS;
     }
