@@ -14,7 +14,8 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/guard.h"
-#include "gpu/gpu.h"
+#include "backend/backend.h"
+#include "gpu/proxy.h"
 #include "model/weights.h"
 
 /* Left free on a device: its driver and the programs that draw the screen need some memory, and not
@@ -265,7 +266,7 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
     memset(devices->overrides, 0, sizeof devices->overrides);
     if (slots) {
-        devices->proxied[0] = fb_gpu_proxy(devices->list[0]);
+        devices->proxied[0] = fb_proxy_of(devices->list[0]);
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->in_slots, .buft = fb_device_gpu_buffers()};
     }

@@ -26,7 +26,7 @@ struct fb_devices {
     bool shared;                   /* its memory is the machine's, and so part of the budget */
     uint64_t room_bytes;           /* of its memory; at most this may be used */
     struct fb_offload_plan plan;   /* empty: the device is not used */
-    ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/gpu.h) in place of it */
+    ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/proxy.h) in place of it */
     char *on_cpu;   /* regular expression: tensors that stay with the CPU; NULL: none */
     char *in_slots; /* those in slots */
     struct llama_model_tensor_buft_override overrides[3]; /* of these, and an end */

@@ -22,6 +22,7 @@
 #include "engine/describe.h"
 #include "engine/llama_params.h"
 #include "engine/model_options.h"
+#include "gpu/gpu.h"
 #include "model/vgguf.h"
 
 /* --- llama.cpp's part ---------------------------------------------------------------------- */
@@ -129,7 +130,8 @@ static enum forebay_status start_streaming(struct forebay_model *m, struct foreb
         status = fb_binding_start(m->binding, m->plan, &io, o->progress, o->progress_user, err);
     }
     if (status == FOREBAY_OK && m->preflight->devices.plan.n_slotted > 0) {
-        status = fb_gpu_new(m->binding, m->preflight->devices.plan.slots_bytes, &m->gpu, err);
+        status =
+            fb_gpu_start(m->binding, m->preflight->devices.plan.slots_bytes, &m->gpu_slots, err);
     }
     return status;
 }
@@ -188,10 +190,8 @@ enum forebay_status forebay_model_load(const char *path,
     }
     m->placement =
         fb_describe_placement(preflight, m->binding, m->plan, m->placement.context_bytes);
-    if (m->gpu) {
-        struct fb_gpu_stats gpu;
-        fb_gpu_stats(m->gpu, &gpu);
-        m->placement.device.n_slots = gpu.n_slots;
+    if (m->gpu_slots) {
+        m->placement.device.n_slots = fb_gpu_slots_total(m->gpu_slots);
     }
     m->load_s = (double)(fb_now_ns() - before) * 1e-9;
     if (m->binding) {
@@ -216,7 +216,7 @@ void forebay_model_free(struct forebay_model *m)
         llama_model_free(m->llama);
     }
     free_threads(m);
-    fb_gpu_free(m->gpu);
+    fb_gpu_stop(m->gpu_slots);
     fb_binding_free(m->binding);
     fb_plan_free(m->plan);
     fb_preflight_free(m->preflight);

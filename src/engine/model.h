@@ -4,14 +4,15 @@
 
 #include "engine/preflight.h"
 #include "engine/tokenizer.h"
-#include "gpu/gpu.h"
 #include "forebay.h"
 #include "llama.h"
 
+struct fb_gpu_slots;
+
 struct forebay_model {
     struct fb_preflight *preflight;
-    struct fb_binding *binding; /* NULL when llama.cpp holds all weights itself, as is `plan` */
-    struct fb_gpu *gpu;         /* NULL: no experts are in slots of a device */
+    struct fb_binding *binding;     /* NULL when llama.cpp holds all weights itself, as is `plan` */
+    struct fb_gpu_slots *gpu_slots; /* NULL: no experts are in slots of a device */
     struct fb_plan *plan; /* made with the context in memory, where the preflight's estimates it */
     struct llama_model *llama;
     struct llama_context *ctx;

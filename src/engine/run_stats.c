@@ -3,6 +3,7 @@
 
 #include "base/units.h"
 #include "engine/session.h"
+#include "gpu/gpu_slots.h"
 #include "os/memory.h"
 
 static double rate(uint64_t count, uint64_t ns)
@@ -34,9 +35,11 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
     if (m->binding) {
         fb_stream_stats(fb_binding_stream(m->binding), &stream);
     }
-    struct fb_gpu_stats gpu = {0};
-    if (m->gpu) {
-        fb_gpu_stats(m->gpu, &gpu);
+    struct fb_tier_stats tier = {0};
+    struct fb_gpu_uploads uploads = {0};
+    if (m->gpu_slots) {
+        tier = fb_tier_stats(fb_gpu_slots_tier(m->gpu_slots));
+        uploads = fb_gpu_slots_uploads(m->gpu_slots);
     }
     *out = (struct forebay_stats){
         .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
@@ -64,11 +67,11 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .resident_bytes = m->placement.resident_bytes,
         .device_layers = (uint64_t)m->placement.device.n_layers,
         .device_bytes = m->placement.device.bytes,
-        .device_slots = (uint64_t)gpu.n_slots,
-        .device_requests = gpu.requests,
-        .device_hits = gpu.hits,
-        .device_copy_bytes = gpu.bytes,
-        .device_copy_s = (double)gpu.ns * 1e-9,
+        .device_slots = (uint64_t)m->placement.device.n_slots,
+        .device_requests = tier.requests,
+        .device_hits = tier.hits,
+        .device_copy_bytes = uploads.bytes,
+        .device_copy_s = (double)uploads.ns * 1e-9,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,
         .other_cores = m->binding ? fb_binding_others(m->binding) : 0,

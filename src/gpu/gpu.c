@@ -1,22 +1,11 @@
 #include "gpu/gpu.h"
 
-#include <stdlib.h>
-
+#include "backend/binding.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "gpu/graph_slice.h"
 #include "gpu/proxy.h"
 #include "plan/device_slots.h"
-
-struct fb_gpu {
-    struct fb_binding *binding;
-    struct fb_gpu_slots *slots;
-};
-
-ggml_backend_dev_t fb_gpu_proxy(ggml_backend_dev_t device)
-{
-    return fb_proxy_of(device);
-}
 
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *ws, int weight)
 {
@@ -33,47 +22,29 @@ bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *ws, int
     return computes;
 }
 
-enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
-    struct fb_gpu **out, struct forebay_error *err)
+enum forebay_status fb_gpu_start(struct fb_binding *binding, uint64_t slots_bytes,
+    struct fb_gpu_slots **out, struct forebay_error *err)
 {
     ggml_backend_dev_t device = fb_proxy_gpu();
+    ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(device);
     uint64_t least =
         fb_device_slots_least(binding->weights, binding->gpu_first_layer, binding->gpu_end_layer);
     struct fb_gpu_slots *slots = NULL;
     /* Memory that was free when it was planned may be in use, or in pieces. */
     for (uint64_t bytes = slots_bytes; !slots && bytes >= least; bytes -= bytes / 4 + 1) {
-        slots = fb_gpu_slots_new(binding, ggml_backend_dev_buffer_type(device), bytes);
+        slots = fb_gpu_slots_new(binding, buft, bytes);
     }
     if (!slots) {
         return fb_fail(err, FOREBAY_E_NOMEM, "Give a smaller --device-mem.",
             "%s has no %s for experts", ggml_backend_dev_name(device), FB_SIZE(slots_bytes));
     }
-    *out = fb_xcalloc(1, sizeof **out);
-    (*out)->binding = binding;
-    (*out)->slots = slots;
     fb_proxy_set_slots(slots);
+    *out = slots;
     return FOREBAY_OK;
 }
 
-void fb_gpu_free(struct fb_gpu *gpu)
+void fb_gpu_stop(struct fb_gpu_slots *slots)
 {
-    if (gpu) {
-        fb_proxy_set_slots(NULL);
-        fb_gpu_slots_free(gpu->slots);
-        free(gpu);
-    }
-}
-
-void fb_gpu_stats(const struct fb_gpu *gpu, struct fb_gpu_stats *out)
-{
-    struct fb_gpu_uploads up = fb_gpu_slots_uploads(gpu->slots);
-    struct fb_tier_stats tier = fb_tier_stats(fb_gpu_slots_tier(gpu->slots));
-    *out = (struct fb_gpu_stats){
-        .requests = tier.requests,
-        .hits = tier.hits,
-        .uploads = up.units,
-        .bytes = up.bytes,
-        .ns = up.ns,
-        .n_slots = fb_gpu_slots_total(gpu->slots),
-    };
+    fb_proxy_set_slots(NULL);
+    fb_gpu_slots_free(slots);
 }

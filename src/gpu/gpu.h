@@ -21,36 +21,21 @@
 #ifndef FB_GPU_GPU_H
 #define FB_GPU_GPU_H
 
-#include "backend/backend.h"
-#include "ggml-backend.h"
+#include "forebay.h"
+#include "gpu/gpu_slots.h"
 
-struct fb_gpu;
+struct fb_weights;
 
-/* The device to give to llama.cpp in place of `device` (a GPU's): it computes as that one does, and
- * also with claimed experts (fb_binding_give_gpu) once there is an fb_gpu. One per process: the
- * result of the last call counts. */
-ggml_backend_dev_t fb_gpu_proxy(ggml_backend_dev_t device);
-
-/* Whether the device computes products of experts in this form. */
+/* Whether the device computes products of experts of this kind. */
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
 
 /* Allocates slots_bytes of the proxied device's memory, or what it has of them, as slots for the
- * experts that the binding has given to it, divided as plan/device_slots.h says. The binding has
- * been started, and must outlive the result. E_NOMEM when not even fb_device_slots_least can be
- * had. */
-enum forebay_status fb_gpu_new(struct fb_binding *binding, uint64_t slots_bytes,
-    struct fb_gpu **out, struct forebay_error *err);
-/* After llama.cpp's context and before the binding. NULL is accepted. */
-void fb_gpu_free(struct fb_gpu *gpu);
-
-struct fb_gpu_stats {
-    uint64_t requests; /* experts needed by tokens, counted as the stream does */
-    uint64_t hits;     /* of these, in a slot of the device when their layer asked */
-    uint64_t uploads;  /* units copied to the device ... */
-    uint64_t bytes;    /* ... and their bytes */
-    uint64_t ns;       /* time that copying took */
-    int n_slots;       /* of all layers */
-};
-void fb_gpu_stats(const struct fb_gpu *gpu, struct fb_gpu_stats *out);
+ * experts that the binding has given to it, divided as plan/device_slots.h says; from now on the
+ * proxy computes with these. The binding has been started, and must outlive the result. E_NOMEM
+ * when not even fb_device_slots_least can be had. */
+enum forebay_status fb_gpu_start(struct fb_binding *binding, uint64_t slots_bytes,
+    struct fb_gpu_slots **out, struct forebay_error *err);
+/* After llama.cpp's context and before the binding is freed. NULL is accepted. */
+void fb_gpu_stop(struct fb_gpu_slots *slots);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 
+#include "backend/binding.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "model/weights.h"
@@ -16,7 +17,6 @@ struct fb_gpu_slots {
     const struct fb_binding *binding;
     ggml_backend_buffer_type_t buft;
     struct fb_tier *tier;
-    int *n_slots;                   /* [n_groups] */
     struct ggml_context *ctx;       /* headers of the stacks */
     struct ggml_tensor **stacks;    /* [n_weights]; NULL: not on the device */
     ggml_backend_buffer_t *buffers; /* [n_weights] */
@@ -27,19 +27,14 @@ struct fb_gpu_slots {
 
 /* --- Memory ---------------------------------------------------------------------------------- */
 
-static enum ggml_type type_of(const struct fb_gpu_slots *s, int weight)
-{
-    const struct fb_weights *ws = s->binding->weights;
-    return (enum ggml_type)ws->catalog->tensors[ws->weights[weight].tensor].type;
-}
-
 /* A stack of n units of the weight in the buffer, whose first unit is at the buffer's beginning. */
-static struct ggml_tensor *stack_in(const struct fb_gpu_slots *s, struct ggml_context *ctx,
-    int weight, int n, ggml_backend_buffer_t buffer)
+static struct ggml_tensor *stack_in(
+    const struct fb_gpu_slots *s, int weight, int n, ggml_backend_buffer_t buffer)
 {
     const struct fb_weights *ws = s->binding->weights;
-    const int64_t *ne = ws->catalog->tensors[ws->weights[weight].tensor].ne;
-    struct ggml_tensor *t = ggml_new_tensor_3d(ctx, type_of(s, weight), ne[0], ne[1], n);
+    const struct fb_tensor *info = &ws->catalog->tensors[ws->weights[weight].tensor];
+    struct ggml_tensor *t =
+        ggml_new_tensor_3d(s->ctx, (enum ggml_type)info->type, info->ne[0], info->ne[1], n);
     ggml_backend_tensor_alloc(buffer, t, ggml_backend_buffer_get_base(buffer));
     return t;
 }
@@ -57,16 +52,16 @@ static ggml_backend_buffer_t new_buffer(const struct fb_gpu_slots *s, uint64_t b
     return buffer;
 }
 
-static bool allocate_group(struct fb_gpu_slots *s, int g)
+static bool allocate_group(struct fb_gpu_slots *s, int g, int n)
 {
     const struct fb_group *group = &s->binding->weights->groups[g];
     for (int p = 0; p < group->n_parts; p++) {
-        int w = group->weight[p], n = s->n_slots[g];
+        int w = group->weight[p];
         s->buffers[w] = new_buffer(s, s->binding->weights->weights[w].unit_bytes * (uint64_t)n);
         if (!s->buffers[w]) {
             return false;
         }
-        s->stacks[w] = stack_in(s, s->ctx, w, n, s->buffers[w]);
+        s->stacks[w] = stack_in(s, w, n, s->buffers[w]);
     }
     return true;
 }
@@ -79,7 +74,7 @@ static bool allocate_transit(struct fb_gpu_slots *s, uint64_t bytes)
     for (int w = 0; s->transit && w < ws->n_weights; w++) {
         if (s->stacks[w]) {
             int units = (int)(bytes / ws->weights[w].unit_bytes);
-            s->transits[w] = stack_in(s, s->ctx, w, units - 1, s->transit);
+            s->transits[w] = stack_in(s, w, units - 1, s->transit);
         }
     }
     return s->transit != NULL;
@@ -90,18 +85,20 @@ static bool allocate_groups(struct fb_gpu_slots *s, const struct fb_device_slots
     const struct fb_weights *ws = s->binding->weights;
     int *n_experts = fb_xcalloc((size_t)ws->n_groups, sizeof *n_experts);
     int *n_parts = fb_xcalloc((size_t)ws->n_groups, sizeof *n_parts);
+    int *n_slots = fb_xcalloc((size_t)ws->n_groups, sizeof *n_slots);
     bool ok = true;
     for (int g = 0; g < ws->n_groups; g++) {
         n_experts[g] = ws->groups[g].n_expert;
         n_parts[g] = ws->groups[g].n_parts;
         if (fb_binding_on_gpu(s->binding, g)) {
-            s->n_slots[g] = fb_device_slots_of(sizes, &ws->groups[g]);
-            ok = ok && allocate_group(s, g);
+            n_slots[g] = fb_device_slots_of(sizes, &ws->groups[g]);
+            ok = ok && allocate_group(s, g, n_slots[g]);
         }
     }
-    s->tier = fb_tier_new(ws->n_groups, n_experts, n_parts, s->n_slots);
+    s->tier = fb_tier_new(ws->n_groups, n_experts, n_parts, n_slots);
     free(n_experts);
     free(n_parts);
+    free(n_slots);
     return ok;
 }
 
@@ -114,7 +111,6 @@ struct fb_gpu_slots *fb_gpu_slots_new(
         .mem_size = 2 * ((size_t)ws->n_weights + 1) * ggml_tensor_overhead(), .no_alloc = true};
     s->binding = b;
     s->buft = buft;
-    s->n_slots = fb_xcalloc((size_t)ws->n_groups, sizeof *s->n_slots);
     s->stacks = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
     s->transits = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
     s->buffers = fb_xcalloc((size_t)ws->n_weights, sizeof(ggml_backend_buffer_t));
@@ -141,7 +137,6 @@ void fb_gpu_slots_free(struct fb_gpu_slots *s)
     fb_tier_free(s->tier);
     ggml_free(s->ctx);
     free(s->transits);
-    free(s->n_slots);
     free(s->stacks);
     free(s->buffers);
     free(s);
@@ -158,7 +153,7 @@ int fb_gpu_slots_total(const struct fb_gpu_slots *s)
 {
     int n = 0;
     for (int g = 0; g < s->binding->weights->n_groups; g++) {
-        n += s->n_slots[g];
+        n += fb_tier_slots(s->tier, g);
     }
     return n;
 }
@@ -173,7 +168,6 @@ static void upload(
 {
     uint64_t bytes = s->binding->weights->weights[weight].unit_bytes, before = fb_now_ns();
     ggml_backend_tensor_set(stack, unit, (size_t)index * stack->nb[2], bytes);
-    s->uploads.units++;
     s->uploads.bytes += bytes;
     s->uploads.ns += fb_now_ns() - before;
 }

@@ -5,18 +5,18 @@
  *                          part 1  [slot 0][slot 1] ...
  *      transit             any weight's units, [0] ... [k - 1][spare]
  *
- * A *masked* id is one more than the stack has. Kernels that go through a stack expert by expert
- * skip such rows; kernels that follow a row's id find the transit's spare unit.
- *
- * Which expert is in which slot is the tier's business (cache/tier.h). Units come from the stream,
- * which is the level below: RAM, then disk.
+ * An id that is one more than the transit has finds the spare unit (masked.h). Which expert is in
+ * which slot is the tier's business (cache/tier.h). Units come from the stream, which is the level
+ * below: RAM, then disk.
  */
 #ifndef FB_GPU_GPU_SLOTS_H
 #define FB_GPU_GPU_SLOTS_H
 
-#include "backend/binding.h"
 #include "cache/tier.h"
+#include "ggml-backend.h"
+#include "ggml.h"
 
+struct fb_binding;
 struct fb_gpu_slots;
 
 /* Equally many slots for each group that the binding has given to the GPU, in about `bytes` of the
@@ -41,9 +41,9 @@ void fb_gpu_slots_fill(struct fb_gpu_slots *slots, int weight, int slot, const v
 struct ggml_tensor *fb_gpu_slots_transit(const struct fb_gpu_slots *slots, int weight);
 void fb_gpu_slots_transit_fill(struct fb_gpu_slots *slots, int weight, int index, const void *unit);
 
-/* What was copied. */
+/* What was copied, and how long it took. */
 struct fb_gpu_uploads {
-    uint64_t units, bytes, ns;
+    uint64_t bytes, ns;
 };
 struct fb_gpu_uploads fb_gpu_slots_uploads(const struct fb_gpu_slots *slots);
 

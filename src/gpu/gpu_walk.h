@@ -7,9 +7,6 @@
  *      node of a layer                 together: its weight is the slots, its ids slot numbers
  *                                      in sets:  computed once for each set of experts that fits
  *                                                into the transit, rows of all others masked
- *
- * llama.cpp's nodes are changed for the time of the pass (a GPU's back end fuses a node with its
- * neighbours by identity, so copies will not do), and restored at its end.
  */
 #ifndef FB_GPU_GPU_WALK_H
 #define FB_GPU_GPU_WALK_H

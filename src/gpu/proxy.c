@@ -2,8 +2,10 @@
 
 #include <stdlib.h>
 
+#include "backend/binding.h"
 #include "backend/device_state.h"
 #include "base/error.h"
+#include "gpu/gpu_walk.h"
 
 /* All mutable state of the proxy that belongs to the process: ggml passes none of our own data. */
 static struct {

@@ -13,12 +13,15 @@
 #ifndef FB_GPU_PROXY_H
 #define FB_GPU_PROXY_H
 
-#include "gpu/gpu_slots.h"
-#include "gpu/gpu_walk.h"
+#include "ggml-backend.h"
 
+struct fb_gpu_slots;
+
+/* The proxy of a GPU's device, to be given to llama.cpp in place of it. One per process: the result
+ * of the last call counts. */
 ggml_backend_dev_t fb_proxy_of(ggml_backend_dev_t gpu);
 
-/* The device that was proxied last. */
+/* The GPU of the proxy. */
 ggml_backend_dev_t fb_proxy_gpu(void);
 
 /* Slots for the graphs of all back ends of the proxy; NULL: there are none (any more). */
