@@ -10,22 +10,10 @@
 # The optimum does not move slots between layers; `echo` may. Takes seconds and reads no weights.
 # EVICTION_OPTIONS (such as `--prefill`) are passed to `forebay sim`. Writes a plot to $EVICTION_SVG
 # (default build/eviction.svg).
-set -eu
-for trace in "$@"; do
-    path=$(realpath -e "$trace")
-    shift
-    set -- "$@" "$path"
-done
-cd "$(dirname "$0")/.."
-forebay=build/release/forebay
+# shellcheck source=bench/traces.sh
+. "$(dirname "$0")/traces.sh"
 svg=${EVICTION_SVG:-build/eviction.svg}
-[ $# -gt 0 ] || set -- "${FOREBAY_SHARED:-../shared}"/traces/*.jsonl
-[ -r "$1" ] || {
-    echo "$1 is missing. bench/README.md says what the benchmarks need." >&2
-    exit 1
-}
 
-field() { head -n 1 "$1" | sed -n "s/.*\"$2\": *\([0-9]*\).*/\1/p"; }
 # sim TRACE SHAPE SLOTS POLICY: prints requests, misses, misses of the optimum.
 sim() {
     # shellcheck disable=SC2086

@@ -24,25 +24,12 @@
 # The second table has the device's hits for slots of 5, 15, 30 and 50 % of the experts. Takes ten
 # seconds and reads no weights. Environment: EXPERTS, CPU, and UPLOAD (25G), DISK (3500M), DEVICES
 # and RAMS (GiB).
-set -eu
-for trace in "$@"; do
-    path=$(realpath -e "$trace")
-    shift
-    set -- "$@" "$path"
-done
-cd "$(dirname "$0")/.."
-forebay=build/release/forebay
+# shellcheck source=bench/traces.sh
+. "$(dirname "$0")/traces.sh"
 experts_gib=${EXPERTS:-60} cpu=${CPU:-50} upload=${UPLOAD:-25G} disk=${DISK:-3500M}
 devices=${DEVICES:-2 4 8 12} rams=${RAMS:-8 16 32}
-[ $# -gt 0 ] || set -- "${FOREBAY_SHARED:-../shared}"/traces/*.jsonl
-[ -r "$1" ] || {
-    echo "$1 is missing. bench/README.md says what the benchmarks need." >&2
-    exit 1
-}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-
-field() { head -n 1 "$1" | sed -n "s/.*\"$2\": *\([0-9]*\).*/\1/p"; }
 
 # shape_of TRACE: sets the shape of its model.
 shape_of() {
