@@ -20,9 +20,9 @@ struct fb_masked; /* the shapes that were tried, and memory on the GPU */
 struct fb_masked *fb_masked_new(void);
 void fb_masked_free(struct fb_masked *masked);
 
-/* Computes node i of the graph, whose input is computed, with the experts of `stack`: index_of[e] is
- * expert e's index in it, negative if it is not there. `transit`: of the node's weight. Waits for
- * the GPU, and resets ex->ctx. */
+/* Computes node i of the graph, whose input is computed, with the experts of `stack`: index_of[e]
+ * is expert e's index in it, negative if it is not there. `transit`: of the node's weight. Waits
+ * for the GPU, and resets ex->ctx. */
 enum ggml_status fb_masked_compute(struct fb_masked *masked, struct fb_gpu_exec *ex, int i,
     const struct fb_routes *routes, struct ggml_tensor *transit, struct ggml_tensor *stack,
     const int *index_of);
