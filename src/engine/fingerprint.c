@@ -38,7 +38,7 @@ static uint64_t mix_settings(const struct forebay_model *m, uint64_t hash)
     const struct forebay_device_use *device = &m->placement.device;
     uint64_t claimed = m->binding != NULL;
     uint64_t settings[] = {o->repack, claimed, o->plain && o->mmap, o->batch,
-        (uint64_t)device->n_layers, (uint64_t)device->n_whole};
+        (uint64_t)device->n_layers, (uint64_t)device->n_whole, (uint64_t)device->n_slotted};
     hash = mix_text(hash, forebay_llama_version());
     hash = mix_text(hash, fb_cpu_name());
     hash = mix_text(hash, device->n_layers > 0 ? device->name : "");
