@@ -147,6 +147,9 @@ FOREBAY_API void forebay_file_forget(const struct forebay_file *file);
  * tokens or millionths. Return false to stop; the operation then fails with E_CANCELLED. */
 typedef bool (*forebay_progress)(const char *what, uint64_t done, uint64_t total, void *user);
 
+/* The most devices of a model; as many as llama.cpp divides a model among. */
+#define FOREBAY_DEVICES 16
+
 struct forebay_model_options {
     uint64_t mem_bytes;         /* budget of the whole process; 0: a safe default */
     uint64_t weights_mem_bytes; /* budget of the weights alone; 0: what mem_bytes leaves */
@@ -164,8 +167,11 @@ struct forebay_model_options {
     const char *io_method;  /* "auto", "uring", "threads", "sync" */
     uint32_t lookahead;     /* layers ahead for which experts are prefetched; 0: none, at most 4 */
     float lookahead_recall; /* for experiments: fraction of lookahead guesses left correct */
-    const char *device;     /* that layers are offloaded to: "auto", "none" or ggml's name of it */
-    uint64_t device_mem_bytes;  /* of the device, that may be used; 0: free memory less a reserve */
+    const char *device;     /* that layers are offloaded to: "auto", "none" or ggml's name of it, or
+                             * several, separated by commas, filled in this order */
+    uint64_t device_mem_bytes[FOREBAY_DEVICES]; /* of each device, that may be used; 0: free memory
+                                                 * less a reserve */
+    int n_device_mem;           /* of these; 0: none; 1: the same for all; else one per device */
     const char *device_experts; /* where not all fit on the device: "layers": it holds and computes
                                  * those of whole layers; "slots": it computes all, from slots that
                                  * hold those used most */
@@ -194,7 +200,7 @@ FOREBAY_API void forebay_model_free(struct forebay_model *model);
 
 /* Use of a device by a model. */
 struct forebay_device_use {
-    forebay_name name;   /* as ggml names it, or "none" */
+    forebay_name name;   /* as ggml names it */
     int n_layers;        /* layers on it, and ... */
     int n_whole;         /* ... of these, layers with their experts */
     int n_slotted;       /* ... others, whose experts it computes from slots */
@@ -226,7 +232,8 @@ struct forebay_placement {
     uint32_t ctx;                   /* tokens of each sequence, as given or chosen */
     uint32_t ctx_trained;           /* as the file says */
     bool ctx_by_memory; /* no context was given: ctx follows from budget and ctx_trained */
-    struct forebay_device_use device;
+    int n_devices; /* found, if the model uses any, else 0; in the order in which they are filled */
+    struct forebay_device_use devices[FOREBAY_DEVICES];
 };
 FOREBAY_API void forebay_model_placement(
     const struct forebay_model *model, struct forebay_placement *out);

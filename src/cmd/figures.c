@@ -87,7 +87,10 @@ static void print_limit(const struct forebay_stats *s)
 static void print_device(const struct forebay_device_use *use, int n_layers)
 {
     fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
-    if (use->n_slotted > 0) {
+    if (use->n_slotted > 0 && use->n_whole > 0) {
+        fprintf(stderr, " (%d with their experts) and computes the experts of %d from %d slots",
+            use->n_whole, use->n_slotted, use->n_slots);
+    } else if (use->n_slotted > 0) {
         fprintf(stderr, " and computes their experts, from %d slots", use->n_slots);
     } else if (use->n_whole < use->n_layers) {
         fprintf(stderr, " (%d with their experts)", use->n_whole);
@@ -121,8 +124,10 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
     if (s->estimated_tok_per_s > 0) {
         fprintf(stderr, "plan:   %.2f tokens/s estimated\n", s->estimated_tok_per_s);
     }
-    if (placement->device.bytes) {
-        print_device(&placement->device, placement->n_layers);
+    for (int d = 0; d < placement->n_devices; d++) {
+        if (placement->devices[d].bytes) {
+            print_device(&placement->devices[d], placement->n_layers);
+        }
     }
     figures_print_context(stderr, placement);
     if (placement->fits) {

@@ -12,6 +12,9 @@
 
 #include "cmd/options.h"
 
+/* A .parse for --device-mem: sizes separated by commas. Target: struct forebay_model_options *. */
+const char *cmd_device_mem(const char *text, void *target);
+
 /* clang-format off */
 
 /* Rows for a group that the table has begun. s: struct forebay_sampling * */
@@ -54,13 +57,18 @@
         "experiments; default 1)", .target = &(m)->lookahead_recall, .min = 0, .max = 1}, \
     {CMD_STRING, 0, "sidecar", "FILE", "read weights from a sidecar made by forebay optimize: " \
         "auto (the default), none, or a file", .target = &(m)->sidecar}, \
-    {CMD_STRING, 0, "device", "NAME", "device that layers are offloaded to: auto (the first " \
-        "GPU), none, or its ggml name (Vulkan0)", .target = &(m)->device}, \
+    CMD_DEVICE_OPTIONS(m)
+
+/* Rows for a group that the table has begun. m: struct forebay_model_options * */
+#define CMD_DEVICE_OPTIONS(m) \
+    {CMD_STRING, 0, "device", "NAME[,NAME]", "devices that layers are offloaded to, filled one " \
+        "after another: auto (all GPUs with memory of their own, or else the first), none, or " \
+        "ggml names (Vulkan0,Vulkan1)", .target = &(m)->device}, \
     {CMD_STRING, 0, "device-experts", "HOW", "where not all fit on the device: layers (it has " \
         "those of whole layers) or slots (it computes all, and holds those used most); default: " \
         "layers", .target = &(m)->device_experts}, \
-    {CMD_SIZE, 0, "device-mem", "SIZE", "memory limit on the device; default: its free memory " \
-        "less a reserve", .target = &(m)->device_mem_bytes, .min = 1, .max = 0x1p62}
+    {CMD_CALL, 0, "device-mem", "SIZE[,SIZE]", "memory limit on each device, or one for all of " \
+        "them; default: the free memory less a reserve", .target = (m), .parse = cmd_device_mem}
 
 /* clang-format on */
 

@@ -46,7 +46,7 @@ struct reference {
     uint32_t n_seqs;
     size_t n_passes, n_prompt_rows, n_generated_rows; /* of the current run */
     size_t n_vocab;
-    forebay_name device; /* device that layers were offloaded to, or "none" */
+    char devices[FOREBAY_DEVICES * sizeof(forebay_name)]; /* that layers were offloaded to */
     FILE *rows;
 };
 
@@ -221,6 +221,22 @@ static enum forebay_status make_sequences(const struct forebay_model *model,
     return status;
 }
 
+/* The second run gets the devices of the first, with the same room. */
+static void use_devices_again(const struct forebay_placement *placement, struct reference *ref,
+    struct forebay_model_options *model)
+{
+    size_t used = 0;
+    snprintf(ref->devices, sizeof ref->devices, "none");
+    for (int d = 0; d < placement->n_devices; d++) {
+        const struct forebay_device_use *use = &placement->devices[d];
+        used += (size_t)snprintf(
+            ref->devices + used, sizeof ref->devices - used, "%s%s", used ? "," : "", use->name);
+        model->device_mem_bytes[d] = use->room_bytes;
+    }
+    model->n_device_mem = placement->n_devices;
+    model->device = ref->devices;
+}
+
 static enum forebay_status one_run(
     struct generate_options *o, bool plain, struct reference *ref, struct forebay_error *err)
 {
@@ -255,9 +271,7 @@ static enum forebay_status one_run(
         struct forebay_placement placement;
         o->model.ctx = forebay_model_ctx(model);
         forebay_model_placement(model, &placement);
-        o->model.device_mem_bytes = placement.device.room_bytes;
-        memcpy(ref->device, placement.device.name, sizeof ref->device);
-        o->model.device = ref->device;
+        use_devices_again(&placement, ref, &o->model);
     }
     if (status == FOREBAY_OK && !plain) {
         struct forebay_stats stats;

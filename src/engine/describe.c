@@ -11,20 +11,24 @@
 #define RANGE_GUESSED 0.7
 #define RANGE_PROMPT  0.25
 
-static struct forebay_device_use describe_device(const struct fb_preflight *p)
+static void describe_devices(const struct fb_preflight *p, struct forebay_placement *out)
 {
-    struct forebay_device_use use = {0};
-    const char *name = "none";
-    if (fb_devices_used(&p->devices)) {
-        name = ggml_backend_dev_name(p->devices.list[0]);
-        use.n_layers = p->devices.plan.n_layers;
-        use.n_whole = p->catalog->n_expert ? p->devices.plan.n_whole : use.n_layers;
-        use.n_slotted = p->devices.plan.n_slotted;
-        use.bytes = p->needs.device_bytes;
-        use.room_bytes = p->devices.room_bytes;
+    const struct fb_devices *devices = &p->devices;
+    int first, end, n = p->catalog->n_layer;
+    fb_devices_slotted(devices, p->catalog, &first, &end);
+    out->n_devices = fb_devices_used(devices) ? devices->n : 0;
+    for (int d = 0; d < out->n_devices; d++) {
+        struct forebay_device_use *use = &out->devices[d];
+        snprintf(use->name, sizeof use->name, "%s", ggml_backend_dev_name(devices->all[d].dev));
+        use->n_layers = devices->plan.layers_on[d];
+        use->bytes = fb_devices_bytes_on(devices, &p->needs, d);
+        use->room_bytes = devices->rooms.bytes[d];
+        for (int l = 0; l < n; l++) {
+            bool here = fb_offload_device_of(&devices->plan, n, l) == d;
+            use->n_whole += here && (l >= end || p->catalog->n_expert == 0);
+            use->n_slotted += here && l >= first && l < end;
+        }
     }
-    snprintf(use.name, sizeof use.name, "%s", name);
-    return use;
 }
 
 struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
@@ -44,8 +48,8 @@ struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
         .ctx_trained =
             (uint32_t)fb_meta_arch_uint(p->catalog->meta, p->catalog->arch, "context_length", 0),
         .ctx_by_memory = p->ctx_by_memory,
-        .device = describe_device(p),
     };
+    describe_devices(p, &out);
     if (!plan) {
         return out;
     }

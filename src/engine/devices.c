@@ -1,121 +1,20 @@
-/*
- * devices.c - finds the device, and how much of the model it can hold.
- *
- *      estimate (plan/offload.h) --> llama.cpp measures it --> fits, and more than the best so far?
- *           ^                                                      |   yes: it is the best
- *           +----- the estimate's error corrects the reserve ------+
- */
+/* devices.c - how much of the model the devices can hold, and what llama.cpp is told. */
 #include "engine/devices.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/guard.h"
-#include "backend/backend.h"
 #include "gpu/proxy.h"
 #include "model/weights.h"
 
-/* Left free on a device: its driver and the programs that draw the screen need some memory, and not
- * all of the memory reported as free can be allocated. */
-#define RESERVE_BYTES (256 * FB_MIB)
-#define RESERVE_SHARE 16
-/* The estimate of a plan differs from llama.cpp's accounting by compute buffers and by layers with
- * a KV cache of another size. Two rounds were enough for every model tried. */
-#define ROUNDS 8
-
-/* --- Which device -------------------------------------------------------------------------- */
-
-static bool is_gpu(ggml_backend_dev_t dev)
-{
-    enum ggml_backend_dev_type type = ggml_backend_dev_type(dev);
-    return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
-}
-
-/* Renderers that compute on the CPU. ggml reports them as GPUs because it drops Vulkan's device
- * type (VK_PHYSICAL_DEVICE_TYPE_CPU), so they are recognised by their descriptions. */
-static bool is_software(ggml_backend_dev_t dev)
-{
-    static const char *const renderers[] = {"llvmpipe", "lavapipe", "softpipe", "SwiftShader"};
-    const char *description = ggml_backend_dev_description(dev);
-    for (size_t i = 0; i < sizeof renderers / sizeof renderers[0]; i++) {
-        if (strstr(description, renderers[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Whether the device's memory is the machine's: integrated GPUs, Apple's, software renderers. */
-static bool shares_memory(ggml_backend_dev_t dev)
-{
-    const char *backend = ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev));
-    return ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_IGPU || is_software(dev) ||
-           strcmp(backend, "MTL") == 0;
-}
-
-/* The first discrete GPU, or else the first integrated one. */
-static ggml_backend_dev_t find_any(void)
-{
-    ggml_backend_dev_t integrated = NULL;
-    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
-        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
-        if (!is_gpu(dev) || is_software(dev)) {
-            continue;
-        }
-        if (ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_GPU) {
-            return dev;
-        }
-        integrated = integrated ? integrated : dev;
-    }
-    return integrated;
-}
-
-static ggml_backend_dev_t find_named(const char *name)
-{
-    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
-        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
-        if (is_gpu(dev) && strcmp(ggml_backend_dev_name(dev), name) == 0) {
-            return dev;
-        }
-    }
-    return NULL;
-}
-
-/* "Vulkan0 (AMD Radeon ...), ...": as many as fit into buf. */
-static void list_devices(char *buf, size_t cap)
-{
-    size_t used = 0;
-    buf[0] = 0;
-    for (size_t i = 0; i < ggml_backend_dev_count() && used < cap; i++) {
-        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
-        if (is_gpu(dev)) {
-            used += (size_t)snprintf(buf + used, cap - used, "%s%s (%s)", used ? ", " : "",
-                ggml_backend_dev_name(dev), ggml_backend_dev_description(dev));
-        }
-    }
-}
-
-enum forebay_status fb_devices_find(
-    struct fb_devices *devices, const char *name, struct forebay_error *err)
-{
-    ggml_backend_dev_t dev = NULL;
-    if (strcmp(name, "auto") == 0) {
-        dev = find_any();
-    } else if (strcmp(name, "none") != 0) {
-        dev = find_named(name);
-        if (!dev) {
-            char there[200], hint[256];
-            list_devices(there, sizeof there);
-            snprintf(hint, sizeof hint, "Devices: auto, none%s%s.", there[0] ? ", " : "", there);
-            return fb_fail(err, FOREBAY_E_USAGE, hint, "there is no device '%s'", name);
-        }
-    }
-    *devices = (struct fb_devices){.list = {dev, NULL}, .shared = dev && shares_memory(dev)};
-    return FOREBAY_OK;
-}
+/* Memory that the driver of a device without memory of its own takes, above all for compiled
+ * shaders. Measured with Mesa's software driver: 40 to 85 MiB. */
+#define DRIVER_BYTES (96 * FB_MIB)
 
 void fb_devices_release(struct fb_devices *devices)
 {
@@ -129,20 +28,54 @@ bool fb_devices_used(const struct fb_devices *devices)
     return devices->plan.output;
 }
 
-/* --- How much of the model ----------------------------------------------------------------- */
+/* --- Memory that devices take -------------------------------------------------------------- */
 
-uint64_t fb_devices_room(
-    const struct fb_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes)
+/* llama.cpp's number of device d: those in use are listed from the one with the first layers on. */
+static int number_of(const struct fb_devices *devices, int d)
 {
-    size_t free_bytes = 0, total = 0;
-    if (wanted_bytes || !devices->list[0]) {
-        return wanted_bytes;
+    int number = 0;
+    for (int other = d + 1; other < devices->n; other++) {
+        number += fb_offload_uses(&devices->plan, other);
     }
-    ggml_backend_dev_memory(devices->list[0], &free_bytes, &total);
-    uint64_t reserve = RESERVE_BYTES + total / RESERVE_SHARE;
-    uint64_t room = free_bytes - fb_min(free_bytes, reserve);
-    return devices->shared ? fb_min(room, budget_bytes / 2) : room;
+    return number;
 }
+
+uint64_t fb_devices_bytes_on(const struct fb_devices *devices, const struct fb_needs *needs, int d)
+{
+    return fb_offload_uses(&devices->plan, d) ? needs->bytes_on[number_of(devices, d)] : 0;
+}
+
+bool fb_devices_share(const struct fb_devices *devices)
+{
+    bool share = false;
+    for (int d = 0; d < devices->n; d++) {
+        share = share || (devices->all[d].shared && fb_offload_uses(&devices->plan, d));
+    }
+    return share;
+}
+
+uint64_t fb_devices_shared_bytes(const struct fb_devices *devices, const struct fb_needs *needs)
+{
+    uint64_t bytes = fb_devices_share(devices) ? DRIVER_BYTES : 0;
+    for (int d = 0; d < devices->n; d++) {
+        bytes += devices->all[d].shared ? fb_devices_bytes_on(devices, needs, d) : 0;
+    }
+    return bytes;
+}
+
+uint64_t fb_devices_shared_compute_bytes(
+    const struct fb_devices *devices, const struct fb_needs *needs)
+{
+    uint64_t bytes = fb_devices_share(devices) ? DRIVER_BYTES : 0;
+    for (int d = 0; d < devices->n; d++) {
+        if (devices->all[d].shared && fb_offload_uses(&devices->plan, d)) {
+            bytes += needs->compute_bytes_on[number_of(devices, d)];
+        }
+    }
+    return bytes;
+}
+
+/* --- How much of the model ----------------------------------------------------------------- */
 
 void fb_devices_set_plan(struct fb_devices *devices, const struct fb_offload_plan *plan)
 {
@@ -156,70 +89,86 @@ void fb_devices_slotted(
     *first = *end - devices->plan.n_slotted;
 }
 
-static bool same_plan(const struct fb_offload_plan *a, const struct fb_offload_plan *b)
+/* The device that has layers [first, end); -1: several have. */
+static int device_of(const struct fb_devices *devices, int n_layer, int first, int end)
 {
-    return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
+    int d = fb_offload_device_of(&devices->plan, n_layer, first);
+    return first < end && d == fb_offload_device_of(&devices->plan, n_layer, end - 1) ? d : -1;
+}
+
+ggml_backend_dev_t fb_devices_of_slots(
+    const struct fb_devices *devices, const struct fb_catalog *catalog)
+{
+    int first, end;
+    fb_devices_slotted(devices, catalog, &first, &end);
+    int d = device_of(devices, catalog->n_layer, first, end);
+    return d < 0 ? NULL : devices->all[d].dev;
+}
+
+/* What fb_offload_search measures with. */
+struct measuring {
+    struct fb_devices *devices;
+    fb_devices_measure measure;
+    void *user;
+};
+
+static enum forebay_status measure_plan(
+    void *user, const struct fb_offload_plan *plan, uint64_t *bytes_on, struct forebay_error *err)
+{
+    struct measuring *m = user;
+    struct fb_needs needs;
+    fb_devices_set_plan(m->devices, plan);
+    enum forebay_status status = m->measure(m->user, &needs, err);
+    for (int d = 0; d < m->devices->n && status == FOREBAY_OK; d++) {
+        bytes_on[d] = fb_devices_bytes_on(m->devices, &needs, d);
+    }
+    return status;
 }
 
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
-    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
+    fb_devices_measure measure, void *user, const struct fb_needs *needs, struct forebay_error *err)
 {
-    struct fb_offload_plan best = {0}, plan;
-    struct fb_needs best_needs = *needs, measured;
-    uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
-    for (int round = 0; round < ROUNDS; round++) {
-        plan = fb_offload_make(catalog, kv_bytes, devices->room_bytes, reserve);
-        if (!plan.output || same_plan(&plan, &best)) {
-            break;
-        }
+    struct measuring m = {devices, measure, user};
+    struct fb_offload_plan plan;
+    enum forebay_status status = fb_offload_search(catalog, needs->kv_bytes, needs->compute_bytes,
+        &devices->rooms, measure_plan, &m, &plan, err);
+    if (status == FOREBAY_OK) {
         fb_devices_set_plan(devices, &plan);
-        enum forebay_status status = measure(user, &measured, err);
-        if (status != FOREBAY_OK) {
-            return status;
-        }
-        uint64_t estimated = plan.weights_bytes + plan.kv_bytes + reserve;
-        if (measured.device_bytes <= devices->room_bytes) {
-            if (plan.n_layers + plan.n_whole <= best.n_layers + best.n_whole && best.output) {
-                break;
-            }
-            best = plan;
-            best_needs = measured;
-        }
-        /* Correct the next estimate by the error of this one. */
-        reserve += measured.device_bytes - fb_min(measured.device_bytes, estimated);
-        reserve -= fb_min(reserve, estimated - fb_min(measured.device_bytes, estimated));
     }
-    fb_devices_set_plan(devices, &best);
-    *needs = best_needs;
-    return FOREBAY_OK;
+    return status;
 }
 
-/* Bytes of all matrices of experts. */
-static uint64_t expert_bytes(const struct fb_catalog *catalog)
+/* Bytes of the experts' matrices of layers [first, end). */
+static uint64_t expert_bytes(const struct fb_catalog *catalog, int first, int end)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < catalog->n_tensors; i++) {
-        bytes += fb_weights_is_expert(&catalog->tensors[i]) ? catalog->tensors[i].bytes : 0;
+        const struct fb_tensor *t = &catalog->tensors[i];
+        bytes += fb_weights_is_expert(t) && t->layer >= first && t->layer < end ? t->bytes : 0;
     }
     return bytes;
 }
 
-bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog,
+bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog, int n_whole,
     fb_devices_measure measure, void *user, struct fb_needs *needs)
 {
     struct fb_offload_plan before = devices->plan, plan = before;
     struct fb_needs whole, kept = *needs;
-    int n = catalog->n_layer;
-    if (!before.output || before.n_layers < n || before.n_whole == n || catalog->n_expert == 0) {
+    int n = catalog->n_layer, d = device_of(devices, n, 0, n - n_whole);
+    if (!before.output || before.n_layers < n || before.n_whole == n || catalog->n_expert == 0 ||
+        n_whole > before.n_whole || d < 0) {
         return false;
     }
     plan.n_whole = n; /* as for llama.cpp: intermediate results of experts are on the device */
     fb_devices_set_plan(devices, &plan);
     bool ok = measure(user, &whole, NULL) == FOREBAY_OK;
-    uint64_t rest = whole.device_bytes - fb_min(whole.device_bytes, expert_bytes(catalog));
-    plan.n_whole = 0;
-    plan.n_slotted = n;
-    plan.slots_bytes = devices->room_bytes - fb_min(devices->room_bytes, rest);
+    uint64_t experts = expert_bytes(catalog, 0, n - n_whole);
+    uint64_t rest = fb_devices_bytes_on(devices, &whole, d);
+    rest -= fb_min(rest, experts);
+    uint64_t room = devices->rooms.bytes[d];
+    plan.n_whole = n_whole;
+    plan.n_slotted = n - n_whole;
+    plan.slots_bytes = room - fb_min(room, rest);
     fb_devices_set_plan(devices, &plan);
     ok = ok && measure(user, needs, NULL) == FOREBAY_OK;
     if (!ok || plan.slots_bytes == 0) {
@@ -227,8 +176,9 @@ bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *c
         *needs = kept;
         return false;
     }
-    needs->device_bytes = rest + plan.slots_bytes;
-    needs->device_compute_bytes = whole.device_compute_bytes;
+    memcpy(needs->bytes_on, whole.bytes_on, sizeof needs->bytes_on);
+    memcpy(needs->compute_bytes_on, whole.compute_bytes_on, sizeof needs->compute_bytes_on);
+    needs->bytes_on[number_of(devices, d)] = rest + plan.slots_bytes;
     return true;
 }
 
@@ -249,6 +199,22 @@ static char *experts_of_layers(int first, int end, bool matrices)
     return text;
 }
 
+/* The devices in use and their shares, as llama.cpp wants them: the device with the first layers
+ * first, and each share a number of layers, the output being one. `slotted` is given by proxy. */
+static void list_used(struct fb_devices *devices, ggml_backend_dev_t slotted)
+{
+    const struct fb_offload_plan *plan = &devices->plan;
+    int n = 0;
+    for (int d = devices->n - 1; d >= 0; d--) {
+        if (fb_offload_uses(plan, d)) {
+            ggml_backend_dev_t dev = devices->all[d].dev;
+            devices->list[n] = dev == slotted ? fb_proxy_of(dev) : dev;
+            devices->split[n++] = (float)(plan->layers_on[d] + (plan->output_device == d));
+        }
+    }
+    devices->list[n] = NULL;
+}
+
 void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog *catalog,
     enum fb_load_purpose purpose, struct llama_model_params *params)
 {
@@ -265,8 +231,8 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
         catalog->n_expert > 0 && cpu_end > 0 ? experts_of_layers(0, cpu_end, false) : NULL;
     devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
     memset(devices->overrides, 0, sizeof devices->overrides);
+    list_used(devices, slots ? fb_devices_of_slots(devices, catalog) : NULL);
     if (slots) {
-        devices->proxied[0] = fb_proxy_of(devices->list[0]);
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->in_slots, .buft = fb_device_gpu_buffers()};
     }
@@ -274,7 +240,8 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->on_cpu, .buft = ggml_backend_cpu_buffer_type()};
     }
-    params->devices = slots ? devices->proxied : devices->list;
+    params->devices = devices->list;
+    params->tensor_split = devices->split;
     params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
     params->tensor_buft_overrides = n > 0 ? devices->overrides : NULL;

@@ -1,16 +1,16 @@
 /*
- * devices.h - the part of a model that a GPU holds and computes: which device, how much of the
- * model, and what llama.cpp is told.
+ * devices.h - the part of a model that GPUs hold and compute: which devices, how much of the model,
+ * and what llama.cpp is told.
  *
- * The device gets the output and as many layers as fit (plan/offload.h). Experts that do not fit
+ * The devices get the output and as many layers as fit (plan/offload.h). Experts that do not fit
  * are overridden to the CPU's buffer types. For tensors of these types llama.cpp asks an ACCEL
- * device first, so Forebay claims them as it claims the dense weights of layers that are not on the
+ * device first, so Forebay claims them as it claims the dense weights of layers that are not on a
  * device.
  *
- * Exact means here: equal to llama.cpp with the same n_gpu_layers and overrides, with no_host
- * (weights of the CPU are in the CPU's own layouts, not in the device's host buffers) and without
- * op_offload (they are not copied to the device for large batches). `plain` models are loaded with
- * these settings.
+ * Exact means here: equal to llama.cpp with the same n_gpu_layers, devices, tensor_split and
+ * overrides, with no_host (weights of the CPU are in the CPU's own layouts, not in a device's host
+ * buffers) and without op_offload (they are not copied to a device for large batches). `plain`
+ * models are loaded with these settings.
  */
 #ifndef FB_ENGINE_DEVICES_H
 #define FB_ENGINE_DEVICES_H
@@ -21,52 +21,77 @@
 
 struct fb_needs;
 
+struct fb_device {
+    ggml_backend_dev_t dev;
+    bool shared; /* its memory is the machine's, and so part of the budget */
+};
+
 struct fb_devices {
-    ggml_backend_dev_t list[2];    /* the device or NULL; then NULL, as llama.cpp wants it */
-    bool shared;                   /* its memory is the machine's, and so part of the budget */
-    uint64_t room_bytes;           /* of its memory; at most this may be used */
-    struct fb_offload_plan plan;   /* empty: the device is not used */
-    ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/proxy.h) in place of it */
+    int n;                                 /* found; 0: none */
+    struct fb_device all[FOREBAY_DEVICES]; /* in the order in which they are filled */
+    struct fb_offload_rooms rooms;         /* of their memory; at most this may be used */
+    struct fb_offload_plan plan;           /* empty: no device is used */
+
+    /* For llama.cpp, which numbers the devices in use from the one with the first layers on: */
+    ggml_backend_dev_t list[FOREBAY_DEVICES + 1]; /* ends with NULL */
+    float split[FOREBAY_DEVICES];
     char *on_cpu;   /* regular expression: tensors that stay with the CPU; NULL: none */
     char *in_slots; /* those in slots */
     struct llama_model_tensor_buft_override overrides[3]; /* of these, and an end */
 };
 
-/* Finds a device: "none", "auto" (the first GPU that is not a software renderer, or none) or ggml's
- * name. Overwrites *devices without freeing it. E_USAGE, listing the devices, when there is no such
- * device. */
+/* Finds devices: "none", "auto" (all discrete GPUs that are not software renderers, or else the
+ * first integrated one, or none) or ggml's names, separated by commas. Overwrites *devices without
+ * freeing it. E_USAGE, listing the devices, when there is no such device. */
 enum forebay_status fb_devices_find(
-    struct fb_devices *devices, const char *name, struct forebay_error *err);
+    struct fb_devices *devices, const char *names, struct forebay_error *err);
 void fb_devices_release(struct fb_devices *devices);
 
-/* Whether the plan puts part of the model on the device. */
+/* Whether the plan puts part of the model on a device, and whether on one that shares the machine's
+ * memory. */
 bool fb_devices_used(const struct fb_devices *devices);
+bool fb_devices_share(const struct fb_devices *devices);
 
-/* Bytes of the device's memory that may be used: `wanted_bytes`; if that is 0, the free memory less
- * a reserve, and at most half of the budget where the memory is the machine's. */
-uint64_t fb_devices_room(
-    const struct fb_devices *devices, uint64_t wanted_bytes, uint64_t budget_bytes);
+/* Memory of the machine that devices take, and of it, compute buffers. */
+uint64_t fb_devices_shared_bytes(const struct fb_devices *devices, const struct fb_needs *needs);
+uint64_t fb_devices_shared_compute_bytes(
+    const struct fb_devices *devices, const struct fb_needs *needs);
+
+/* Bytes of the plan on device d of `all`, by llama.cpp's accounting. */
+uint64_t fb_devices_bytes_on(const struct fb_devices *devices, const struct fb_needs *needs, int d);
+
+/* Sets the rooms: as the options say, or the free memory less a reserve, and at most half of the
+ * budget, divided by their number, for devices that share the machine's memory. E_USAGE when the
+ * options have sizes for another number of devices. */
+enum forebay_status fb_devices_set_rooms(struct fb_devices *devices,
+    const struct forebay_model_options *options, struct forebay_error *err);
 
 /* Sets the plan. */
 void fb_devices_set_plan(struct fb_devices *devices, const struct fb_offload_plan *plan);
 
-/* The layers whose experts the device computes from slots: [*first, *end). */
+/* The layers whose experts a device computes from slots: [*first, *end). */
 void fb_devices_slotted(
     const struct fb_devices *devices, const struct fb_catalog *catalog, int *first, int *end);
+/* The device that has all these layers; NULL: there is none. */
+ggml_backend_dev_t fb_devices_of_slots(
+    const struct fb_devices *devices, const struct fb_catalog *catalog);
 
 /* Measures the memory that llama.cpp would allocate with the current plan. */
 typedef enum forebay_status (*fb_devices_measure)(
     void *user, struct fb_needs *needs, struct forebay_error *err);
 
-/* Makes and sets the plan for room_bytes of the device: the largest part of the model that fits by
- * llama.cpp's own accounting. `needs`: in, of the model without a device; out, with the plan. */
+/* Makes and sets the plan for the rooms: the largest part of the model that fits by llama.cpp's own
+ * accounting. `needs`: of the model without a device. The plan that was measured last need not be
+ * this one. */
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
-    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err);
+    fb_devices_measure measure, void *user, const struct fb_needs *needs,
+    struct forebay_error *err);
 
-/* Changes the plan, which *needs belong to: the device computes the experts of all layers, from
- * slots in the memory that is left. False, and nothing changes, when that cannot be: not all layers
- * are on it, all experts are, or no memory is left. */
-bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog,
+/* Changes the plan, which *needs belong to: the experts of the last n_whole layers stay on the
+ * devices, and those of all others are computed from slots in the memory that is left. False, and
+ * nothing changes, when that cannot be: not all layers are on devices, all experts are, the others'
+ * layers are not all on one device, or no memory is left. */
+bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog, int n_whole,
     fb_devices_measure measure, void *user, struct fb_needs *needs);
 
 /* What llama.cpp is asked for. */
@@ -76,7 +101,7 @@ enum fb_load_purpose {
     FB_TO_COMPARE, /* plain: experts that are in slots otherwise are on the device as a whole */
 };
 
-/* Set what llama.cpp must be told about the device; nothing when it is not used. The parameters
+/* Set what llama.cpp must be told about the devices; nothing when none is used. The parameters
  * point into `devices`. */
 void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog *catalog,
     enum fb_load_purpose purpose, struct llama_model_params *params);

@@ -35,13 +35,16 @@ static enum forebay_status mix_files(
 static uint64_t mix_settings(const struct forebay_model *m, uint64_t hash)
 {
     const struct forebay_model_options *o = fb_model_options(m);
-    const struct forebay_device_use *device = &m->placement.device;
     uint64_t claimed = m->binding != NULL;
-    uint64_t settings[] = {o->repack, claimed, o->plain && o->mmap, o->batch,
-        (uint64_t)device->n_layers, (uint64_t)device->n_whole, (uint64_t)device->n_slotted};
+    uint64_t settings[] = {o->repack, claimed, o->plain && o->mmap, o->batch};
     hash = mix_text(hash, forebay_llama_version());
     hash = mix_text(hash, fb_cpu_name());
-    hash = mix_text(hash, device->n_layers > 0 ? device->name : "");
+    for (int d = 0; d < m->placement.n_devices; d++) {
+        const struct forebay_device_use *device = &m->placement.devices[d];
+        uint64_t layers[] = {
+            (uint64_t)device->n_layers, (uint64_t)device->n_whole, (uint64_t)device->n_slotted};
+        hash = fb_hash64(layers, sizeof layers, mix_text(hash, device->name));
+    }
     return fb_hash64(settings, sizeof settings, hash);
 }
 

@@ -40,11 +40,12 @@ enum forebay_status fb_guard_decode(
 
 /* Memory that llama.cpp would allocate, by its own accounting. */
 struct fb_needs {
-    uint64_t weights_bytes;        /* in the machine's memory, those that Forebay claims included */
-    uint64_t kv_bytes;             /* in the machine's memory: KV cache and recurrent state */
-    uint64_t compute_bytes;        /* in the machine's memory: intermediate results of a pass */
-    uint64_t device_bytes;         /* in the memory of devices: all of these, and ... */
-    uint64_t device_compute_bytes; /* ... of them, buffers allocated only by the first pass */
+    uint64_t weights_bytes; /* in the machine's memory, those that Forebay claims included */
+    uint64_t kv_bytes;      /* in the machine's memory: KV cache and recurrent state */
+    uint64_t compute_bytes; /* in the machine's memory: intermediate results of a pass */
+    /* In the memory of each device, as the parameters number them: all of these, and ... */
+    uint64_t bytes_on[FOREBAY_DEVICES];
+    uint64_t compute_bytes_on[FOREBAY_DEVICES]; /* ... buffers allocated by the first pass */
 };
 /* Loads the model and makes the context without allocating their memory. */
 enum forebay_status fb_guard_measure(const char *path, struct llama_model_params model,

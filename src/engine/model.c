@@ -190,8 +190,9 @@ enum forebay_status forebay_model_load(const char *path,
     }
     m->placement =
         fb_describe_placement(preflight, m->binding, m->plan, m->placement.context_bytes);
-    if (m->gpu_slots) {
-        m->placement.device.n_slots = fb_gpu_slots_total(m->gpu_slots);
+    for (int d = 0; d < m->placement.n_devices && m->gpu_slots; d++) {
+        struct forebay_device_use *use = &m->placement.devices[d];
+        use->n_slots = use->n_slotted > 0 ? fb_gpu_slots_total(m->gpu_slots) : 0;
     }
     m->load_s = (double)(fb_now_ns() - before) * 1e-9;
     if (m->binding) {

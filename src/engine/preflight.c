@@ -26,12 +26,10 @@
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
 #include "engine/trial.h"
-#include "gpu/gpu.h"
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
 #include "plan/context.h"
-#include "plan/device_slots.h"
 
 /* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST
  * tokens, until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read
@@ -41,9 +39,6 @@
 #define ROWS_ENOUGH 48
 #define BATCH_SHARE 16
 #define BATCH_STEP  32
-/* Memory that the driver of a device without memory of its own takes, above all for compiled
- * shaders. Measured with Mesa's software driver: 40 to 85 MiB. */
-#define DRIVER_BYTES (96 * FB_MIB)
 /* See own_bytes. */
 #define PROGRAM_BYTES (32 * FB_MIB)
 #define HEADER_FACTOR 8
@@ -66,28 +61,20 @@ uint64_t fb_preflight_unclaimed_bytes(const struct fb_preflight *p, const struct
     return bytes;
 }
 
-/* Memory of the machine that a device takes. */
-static uint64_t shared_bytes(const struct fb_preflight *p)
-{
-    bool shared = p->devices.shared && fb_devices_used(&p->devices);
-    return shared ? p->needs.device_bytes + DRIVER_BYTES : 0;
-}
-
 /* Beside a device, the CPU also holds the copies of activations that move between the two. */
 uint64_t fb_preflight_later_bytes(const struct fb_preflight *p)
 {
     if (!fb_devices_used(&p->devices)) {
         return 0;
     }
-    uint64_t driver = p->devices.shared ? p->needs.device_compute_bytes + DRIVER_BYTES : 0;
-    return p->needs.compute_bytes + driver;
+    return p->needs.compute_bytes + fb_devices_shared_compute_bytes(&p->devices, &p->needs);
 }
 
 /* All that llama.cpp will allocate. */
 static uint64_t pending_bytes(const struct fb_preflight *p)
 {
     return fb_preflight_unclaimed_bytes(p, fb_binding_weights(p->measuring)) + p->needs.kv_bytes +
-           p->needs.compute_bytes + shared_bytes(p);
+           p->needs.compute_bytes + fb_devices_shared_bytes(&p->devices, &p->needs);
 }
 
 /* Memory of a plain model. llama.cpp loads one tensor at a time through a buffer. */
@@ -97,8 +84,8 @@ static uint64_t plain_bytes(const struct fb_preflight *p)
     for (int i = 0; i < p->catalog->n_tensors; i++) {
         largest = fb_max(largest, p->catalog->tensors[i].bytes);
     }
-    return fb_preflight_host_bytes(p) + shared_bytes(p) + largest + p->needs.kv_bytes +
-           p->needs.compute_bytes + FB_PROCESS_SLACK_BYTES + fb_memory_rss();
+    return fb_preflight_host_bytes(p) + fb_devices_shared_bytes(&p->devices, &p->needs) + largest +
+           p->needs.kv_bytes + p->needs.compute_bytes + FB_PROCESS_SLACK_BYTES + fb_memory_rss();
 }
 
 /* A plain model must be in memory as a whole: refuse it before the machine suffers. */
@@ -167,8 +154,7 @@ void fb_preflight_end_measuring(struct fb_preflight *p)
     p->measuring = NULL;
 }
 
-/* Has llama.cpp go through loading without allocating memory. `user` is the preflight. */
-static enum forebay_status measure_once(
+enum forebay_status fb_preflight_measure(
     void *user, struct fb_needs *needs, struct forebay_error *err)
 {
     struct fb_preflight *p = user;
@@ -186,75 +172,7 @@ static enum forebay_status measure_first(void *user, struct forebay_error *err)
 {
     struct fb_preflight *p = user;
     fb_device_register();
-    return measure_once(p, &p->needs, err);
-}
-
-/* Whether all experts of layers [first, end) were claimed, and the device computes with them. */
-static bool can_be_slotted(const struct fb_preflight *p, int first, int end)
-{
-    const struct fb_weights *ws = fb_binding_weights(p->measuring);
-    int n = 0;
-    for (int i = 0; i < p->catalog->n_tensors; i++) {
-        const struct fb_tensor *t = &p->catalog->tensors[i];
-        n += t->layer >= first && t->layer < end && strstr(t->name, "exps.weight") != NULL;
-    }
-    for (int w = 0; w < ws->n_weights; w++) {
-        const struct fb_tensor *t = &p->catalog->tensors[ws->weights[w].tensor];
-        if (ws->weights[w].group >= 0 && t->layer >= first && t->layer < end) {
-            n -= strstr(t->name, "exps.weight") != NULL;
-            if (!fb_gpu_computes(p->devices.list[0], ws, w)) {
-                return false;
-            }
-        }
-    }
-    return n == 0;
-}
-
-/* Whether the slots of each layer hold what a token uses of it: with fewer, nothing would ever hit,
- * and every expert would be copied for every token. */
-static bool slots_suffice(const struct fb_preflight *p, int first, int end)
-{
-    const struct fb_weights *ws = fb_binding_weights(p->measuring);
-    uint64_t bytes = p->devices.plan.slots_bytes;
-    return bytes >= fb_device_slots_least(ws, first, end) &&
-           fb_device_slots_make(ws, first, end, bytes).n >= (uint64_t)p->catalog->n_expert_used;
-}
-
-/* Has the device compute all experts, from slots, if it can; else the plan stays. */
-static enum forebay_status place_in_slots(struct fb_preflight *p, struct forebay_error *err)
-{
-    struct fb_offload_plan before = p->devices.plan;
-    int first, end;
-    if (!fb_devices_use_slots(&p->devices, p->catalog, measure_once, p, &p->needs)) {
-        return measure_once(p, &p->needs, err);
-    }
-    fb_devices_slotted(&p->devices, p->catalog, &first, &end);
-    if (can_be_slotted(p, first, end) && slots_suffice(p, first, end)) {
-        return FOREBAY_OK;
-    }
-    fb_debug("%s has no room for a token's experts in slots: it gets whole layers",
-        ggml_backend_dev_name(p->devices.list[0]));
-    fb_devices_set_plan(&p->devices, &before);
-    return measure_once(p, &p->needs, err);
-}
-
-/* Measures without a device, then with as many layers on it as fit. */
-static enum forebay_status measure_devices(struct fb_preflight *p, struct forebay_error *err)
-{
-    enum forebay_status status = measure_once(p, &p->needs, err);
-    if (status != FOREBAY_OK || !p->devices.list[0]) {
-        return status;
-    }
-    p->devices.room_bytes =
-        fb_devices_room(&p->devices, p->options.device_mem_bytes, p->options.mem_bytes);
-    status = fb_devices_place(&p->devices, p->catalog, measure_once, p, &p->needs, err);
-    if (status == FOREBAY_OK) { /* the last plan measured need not be the one that was chosen */
-        status = measure_once(p, &p->needs, err);
-    }
-    if (status == FOREBAY_OK && strcmp(p->options.device_experts, "slots") == 0) {
-        status = place_in_slots(p, err);
-    }
-    return status;
+    return fb_preflight_measure(p, &p->needs, err);
 }
 
 /* --- Machine and history ------------------------------------------------------------------- */
@@ -321,7 +239,7 @@ static enum forebay_status plan_batch(
     struct fb_preflight *p, uint32_t batch, struct forebay_error *err)
 {
     p->options.batch = batch;
-    enum forebay_status status = measure_devices(p, err);
+    enum forebay_status status = fb_preflight_measure_devices(p, err);
     if (status == FOREBAY_OK && p->curves->n_groups != fb_binding_weights(p->measuring)->n_groups) {
         status = gather(p, err);
     }
@@ -388,19 +306,19 @@ static enum forebay_status lengthen_context(struct fb_preflight *p, struct foreb
         return FOREBAY_OK;
     }
     struct forebay_error unused;
-    enum forebay_status status = measure_devices(p, &unused);
+    enum forebay_status status = fb_preflight_measure_devices(p, &unused);
     uint64_t grown = p->needs.compute_bytes - fb_min(results, p->needs.compute_bytes);
     if (status == FOREBAY_OK && grown <= fb_max(results, in.budget_bytes / BATCH_SHARE)) {
         return status;
     }
     p->options.ctx = least;
-    return measure_devices(p, err);
+    return fb_preflight_measure_devices(p, err);
 }
 
 static enum forebay_status measure_and_plan(
     struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {
-    enum forebay_status status = measure_devices(p, err);
+    enum forebay_status status = fb_preflight_measure_devices(p, err);
     if (status != FOREBAY_OK || p->options.plain) {
         return status;
     }
@@ -431,13 +349,14 @@ static enum forebay_status measure_and_plan(
 static enum forebay_status measure(
     struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
 {
-    if (fb_options_map_file(&p->options) && !p->devices.list[0]) {
+    if (fb_options_map_file(&p->options) && p->devices.n == 0) {
         return FOREBAY_OK; /* nothing to place; our device stays unknown to llama.cpp */
     }
     fb_device_register();
     uint32_t least_ctx = p->options.ctx;
     enum forebay_status status = measure_and_plan(p, choose_batch, err);
-    if (status == FOREBAY_E_NOFIT && p->devices.shared && strcmp(p->options.device, "auto") == 0) {
+    if (status == FOREBAY_E_NOFIT && fb_devices_share(&p->devices) &&
+        strcmp(p->options.device, "auto") == 0) {
         fb_devices_release(&p->devices);
         p->options.ctx = least_ctx;
         status = measure_and_plan(p, choose_batch, err);
@@ -499,7 +418,7 @@ static enum forebay_status make_weights(
     enum forebay_status status = open_model(p, path, &choose_batch, err);
     if (status == FOREBAY_OK) {
         fb_device_register();
-        status = measure_once(p, &p->needs, err);
+        status = fb_preflight_measure(p, &p->needs, err);
     }
     return status;
 }

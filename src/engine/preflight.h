@@ -92,6 +92,18 @@ uint64_t fb_preflight_host_bytes(const struct fb_preflight *preflight);
 uint64_t fb_preflight_unclaimed_bytes(
     const struct fb_preflight *preflight, const struct fb_weights *claimed);
 
+/* --- Measuring, for the files of the preflight ---------------------------------------------- */
+
+/* Has llama.cpp go through loading without allocating memory, as the devices' plan says. `user` is
+ * the preflight, whose `measuring` is replaced. */
+enum forebay_status fb_preflight_measure(
+    void *user, struct fb_needs *needs, struct forebay_error *err);
+
+/* Measures without a device, then with as many layers on devices as fit. Sets needs, and the plan
+ * of the devices. */
+enum forebay_status fb_preflight_measure_devices(
+    struct fb_preflight *preflight, struct forebay_error *err);
+
 /* --- Speed --------------------------------------------------------------------------------- */
 
 /* Estimates the speed of a plan (NULL: all weights in memory) of the claimed weights on a disk of

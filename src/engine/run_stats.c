@@ -1,4 +1,5 @@
 /* run_stats.c - forebay_stats_get: the figures of a session (docs/STATS.md). */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/units.h"
@@ -25,6 +26,25 @@ static double estimated_tok_per_s(const struct forebay_session *s)
             p, fb_binding_weights(m->binding), m->plan, p->disk.bytes_per_s, past, &speed);
     }
     return speed.decode_tok_per_s;
+}
+
+/* Names of the devices in use, separated by commas, and sums over them. */
+static void add_devices(const struct forebay_placement *p, struct forebay_stats *out)
+{
+    size_t used = 0, cap = sizeof out->device_name;
+    for (int d = 0; d < p->n_devices; d++) {
+        const struct forebay_device_use *use = &p->devices[d];
+        if (use->bytes > 0 && used < cap) {
+            used += (size_t)snprintf(
+                out->device_name + used, cap - used, "%s%s", used ? "," : "", use->name);
+        }
+        out->device_layers += (uint64_t)use->n_layers;
+        out->device_bytes += use->bytes;
+        out->device_slots += (uint64_t)use->n_slots;
+    }
+    if (used == 0) {
+        snprintf(out->device_name, cap, "none");
+    }
 }
 
 void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *out)
@@ -65,9 +85,6 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,
-        .device_layers = (uint64_t)m->placement.device.n_layers,
-        .device_bytes = m->placement.device.bytes,
-        .device_slots = (uint64_t)m->placement.device.n_slots,
         .device_requests = tier.requests,
         .device_hits = tier.hits,
         .device_copy_bytes = uploads.bytes,
@@ -79,7 +96,7 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .budget_bytes = m->placement.budget_bytes,
         .written_bytes = fb_os_written_bytes(),
     };
-    memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
+    add_devices(&m->placement, out);
     double own_s = m->binding ? (double)fb_binding_own_ns(m->binding) * 1e-9 : 0;
     double waited_s = out->stall_s + out->unpack_s, wall_s = out->prompt_s + out->decode_s;
     out->demand_stall_s = out->stall_s - out->prefetch_stall_s;

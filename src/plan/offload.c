@@ -51,46 +51,108 @@ static uint64_t output_bytes(const struct fb_catalog *catalog)
     return has_matrix ? bytes : bytes + token_embd;
 }
 
-/* Subtracts the bytes from *room if they fit. */
-static bool deduct(uint64_t bytes, uint64_t *room)
+/* What is known of the model. */
+struct model_bytes {
+    int n_layer;
+    struct layer_bytes *layers;
+    uint64_t output, kv; /* KV cache of one layer */
+};
+
+static struct model_bytes bytes_of(const struct fb_catalog *catalog, uint64_t kv_bytes)
 {
-    if (bytes > *room) {
+    uint64_t n = (uint64_t)catalog->n_layer;
+    return (struct model_bytes){.n_layer = catalog->n_layer,
+        .layers = bytes_by_layer(catalog),
+        .output = output_bytes(catalog),
+        .kv = n > 0 ? (kv_bytes + n - 1) / n : 0};
+}
+
+/* The plan of one extent, filled from the end of the model: each device gets as many layers as it has
+ * room for, which leaves most room for the others. */
+static bool fill(const struct model_bytes *m, const struct fb_offload_rooms *rooms, int extent,
+    struct fb_offload_plan *plan)
+{
+    int n = m->n_layer, d = 0;
+    *plan = (struct fb_offload_plan){.output = true};
+    plan->n_layers = extent < n ? extent : n;
+    plan->n_whole = extent - plan->n_layers;
+    while (
+        plan->n_layers == n && plan->n_whole < n && m->layers[n - 1 - plan->n_whole].experts == 0) {
+        plan->n_whole++; /* a layer without experts is whole */
+    }
+    while (d < rooms->n && m->output > rooms->bytes[d]) {
+        d++;
+    }
+    if (d == rooms->n) {
         return false;
     }
-    *room -= bytes;
+    plan->output_device = d;
+    plan->weights_bytes = plan->bytes_on[d] = m->output;
+    for (int l = n - 1; l >= n - plan->n_layers; l--) {
+        uint64_t weights = m->layers[l].dense + (l >= n - plan->n_whole ? m->layers[l].experts : 0);
+        while (weights + m->kv > rooms->bytes[d] - plan->bytes_on[d]) {
+            if (++d == rooms->n) {
+                return false;
+            }
+        }
+        plan->layers_on[d]++;
+        plan->bytes_on[d] += weights + m->kv;
+        plan->weights_bytes += weights;
+        plan->kv_bytes += m->kv;
+    }
     return true;
 }
 
-struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
-    uint64_t room_bytes, uint64_t reserve_bytes)
+struct fb_offload_plan fb_offload_make(
+    const struct fb_catalog *catalog, uint64_t kv_bytes, const struct fb_offload_rooms *rooms)
 {
+    struct model_bytes m = bytes_of(catalog, kv_bytes);
     struct fb_offload_plan plan = {0};
-    int n = catalog->n_layer;
-    uint64_t room = room_bytes - fb_min(room_bytes, reserve_bytes);
-    uint64_t output = output_bytes(catalog);
-    uint64_t kv = n > 0 ? (kv_bytes + (uint64_t)n - 1) / (uint64_t)n : 0;
-    if (reserve_bytes > room_bytes || !deduct(output, &room)) {
-        return plan;
+    int extent = fb_offload_whole_extent(catalog);
+    while (extent >= 0 && !fill(&m, rooms, extent, &plan)) {
+        extent--;
     }
-    struct layer_bytes *layers = bytes_by_layer(catalog);
-    plan.output = true;
-    plan.weights_bytes = output;
-    for (int l = n - 1; l >= 0 && deduct(layers[l].dense + kv, &room); l--) {
-        plan.n_layers++;
-        plan.weights_bytes += layers[l].dense;
-        plan.kv_bytes += kv;
-    }
-    if (plan.n_layers == n) {
-        for (int l = n - 1; l >= 0 && deduct(layers[l].experts, &room); l--) {
-            plan.n_whole++;
-            plan.weights_bytes += layers[l].experts;
-        }
-    }
-    free(layers);
-    return plan;
+    free(m.layers);
+    return extent >= 0 ? plan : (struct fb_offload_plan){0};
+}
+
+bool fb_offload_at(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    const struct fb_offload_rooms *rooms, int extent, struct fb_offload_plan *out)
+{
+    struct model_bytes m = bytes_of(catalog, kv_bytes);
+    bool fits = fill(&m, rooms, extent, out);
+    free(m.layers);
+    return fits;
+}
+
+int fb_offload_extent(const struct fb_offload_plan *plan)
+{
+    return plan->output ? plan->n_layers + plan->n_whole : -1;
+}
+
+int fb_offload_whole_extent(const struct fb_catalog *catalog)
+{
+    return 2 * catalog->n_layer;
 }
 
 int fb_offload_gpu_layers(const struct fb_offload_plan *plan)
 {
     return plan->output ? plan->n_layers + 1 : 0;
+}
+
+bool fb_offload_uses(const struct fb_offload_plan *plan, int device)
+{
+    return plan->output && (plan->layers_on[device] > 0 || plan->output_device == device);
+}
+
+int fb_offload_device_of(const struct fb_offload_plan *plan, int n_layer, int layer)
+{
+    int end = n_layer;
+    for (int d = 0; d < FOREBAY_DEVICES && end > n_layer - plan->n_layers; d++) {
+        end -= plan->layers_on[d];
+        if (layer >= end) {
+            return layer < n_layer ? d : -1;
+        }
+    }
+    return -1;
 }

@@ -32,10 +32,14 @@ void fb_ollama_ps(struct fb_request *r)
 {
     const struct fb_served *s = r->served;
     struct forebay_placement placement;
+    uint64_t on_devices = 0;
     forebay_model_placement(s->model, &placement);
+    for (int d = 0; d < placement.n_devices; d++) {
+        on_devices += placement.devices[d].bytes;
+    }
     json_t *model = listed(s);
     json_object_set_new(model, "expires_at", json_string("9999-12-31T23:59:59Z"));
-    json_object_set_new(model, "size_vram", json_integer((json_int_t)placement.device.bytes));
+    json_object_set_new(model, "size_vram", json_integer((json_int_t)on_devices));
     json_object_set_new(
         model, "context_length", json_integer((json_int_t)forebay_model_ctx(s->model)));
     fb_answer_json(r, 200, json_pack("{s:[o]}", "models", model));

@@ -7,5 +7,10 @@ for device in none auto; do
 done
 forebay run m.gguf $SMALL -n 3 --device nonsense
 echo "exit code $?"
+forebay run m.gguf $SMALL -n 3 --device none,auto
+echo "exit code $?"
+for sizes in 1G, 1G,x ,1G 0; do
+    forebay run m.gguf $SMALL -n 3 --device-mem "$sizes" 2>&1 | head -n 1
+done
 forebay verify m.gguf $SMALL -n 3 --device ""
 echo "exit code $?"
