@@ -320,16 +320,31 @@ FOREBAY_API void forebay_plan_speed(const struct forebay_plan *plan, uint64_t mo
 
 struct forebay_plan_layer {
     int layer;               /* -1: weights of no layer */
+    uint64_t device_bytes;   /* weights on a device for good, experts included */
     uint64_t resident_bytes; /* resident dense weights, those that llama.cpp holds included */
     uint64_t streamed_bytes; /* dense weights read for every token */
     uint64_t slot_bytes;     /* memory for experts */
     uint64_t expert_bytes;   /* all experts, in the form that slots hold */
     int n_slots, n_experts;
-    double hit_rate; /* estimated; 1 without experts */
+    int n_device_slots; /* for experts, on a device */
+    uint64_t device_slot_bytes;
+    double hit_rate; /* estimated, of the slots in memory alone; 1 without experts */
 };
 /* The layers in order, then the weights of no layer. Valid for the plan's life. */
 FOREBAY_API const struct forebay_plan_layer *forebay_plan_layers(
     const struct forebay_plan *plan, int *n_layers);
+
+/* A level of storage: what it holds, and the experts that come from it. */
+struct forebay_tier {
+    forebay_name name;     /* of the device, "RAM" or "disk" */
+    uint64_t dense_bytes;  /* weights that every token uses: held, or (disk) read for every token */
+    uint64_t expert_bytes; /* experts held, or (disk) the rest of them, in slots or for good */
+    uint64_t kv_bytes;
+    int n_slots;     /* experts that there is memory for */
+    double requests; /* estimated share of all requests for experts that it serves; 0 without any */
+};
+/* The devices in use, RAM, and the disk; at most FOREBAY_DEVICES + 2. Returns how many. */
+FOREBAY_API int forebay_plan_tiers(const struct forebay_plan *plan, struct forebay_tier *tiers);
 
 /* The profile of this machine as JSON, to be freed with free(). Known figures are read from the
  * cache directory and missing ones measured, with `again` all of them, which takes seconds. `path`:

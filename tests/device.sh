@@ -172,6 +172,9 @@ two() {
         --device-mem $((all / 3)),$((all / 3)) --weights-mem 4M
     covered 'Vulkan0 holds [1-5] .*;Vulkan1 holds [1-5] .* \([0-9] with their experts' \
         "two: layers with experts on both"
+    verify "$tmp/experts.gguf" "two devices, slots on one" -b 7 --device Vulkan0,Vulkan1 \
+        --device-mem $((all / 3)),$((all / 3)) --weights-mem 4M --device-experts slots
+    covered 'Vulkan0 holds [1-5] .*;Vulkan1 holds [1-5] .* from [0-9]+ slots' "two: slots on one"
     export GGML_VK_VISIBLE_DEVICES=0
 }
 

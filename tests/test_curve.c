@@ -125,6 +125,31 @@ static void test_v1_and_v2_hold_for_the_prior(void **state)
 
 /* When a layer requests all its experts in turn, LRU hits only with a slot for each: the curve is
  * almost flat and then rises steeply. The gains replace it by a line. */
+/* Two levels hit no less than the larger one, no more than one cache of both, and more slots never
+ * hurt. */
+static void test_two_levels_are_between_one_and_both(void **state)
+{
+    (void)state;
+    struct model m;
+    random_state = 1;
+    make_layers(&m, 1, 24, 4);
+    struct fb_curves *curves = fb_curves_new(m.weights, NULL);
+    const struct fb_curve *c = &curves->groups[0];
+    for (int upper = 0; upper <= 24; upper++) {
+        for (int lower = 0; lower <= 24; lower++) {
+            double both = fb_curve_both(c, upper, lower);
+            int sum = upper + lower < 24 ? upper + lower : 24;
+            assert_true(both >= c->hit[upper > lower ? upper : lower]);
+            assert_true(both <= c->hit[sum]);
+            assert_true(upper == 0 || both >= fb_curve_both(c, upper - 1, lower) - ROUNDING);
+            assert_true(lower == 0 || both >= fb_curve_both(c, upper, lower - 1) - ROUNDING);
+            assert_true(upper > 0 || both == c->hit[lower]);
+        }
+    }
+    fb_curves_free(curves);
+    fb_weights_free(m.weights);
+}
+
 static void test_a_cliff_is_replaced_by_a_line(void **state)
 {
     (void)state;
@@ -233,6 +258,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_v1_and_v2_hold_for_any_histogram),
         cmocka_unit_test(test_v1_and_v2_hold_for_the_prior),
+        cmocka_unit_test(test_two_levels_are_between_one_and_both),
         cmocka_unit_test(test_a_cliff_is_replaced_by_a_line),
         cmocka_unit_test(test_the_prior_is_near_what_lru_did),
         cmocka_unit_test(test_the_prior_is_uniform_where_all_experts_are_used),

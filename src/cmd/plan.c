@@ -3,8 +3,8 @@
  *
  * Each layer is a bar; equal neighbours share one:
  *
- *      0-46 |####==============......................| 335 MiB, 45 of 128 experts, 69 % hits
- *            resident, expert slots, on disk
+ *      0-46 |@@####==============....................| 335 MiB, 45 of 128 experts, 69 % hits
+ *            on a device, resident, expert slots, on disk
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -17,6 +17,7 @@
 #include "cmd/figures.h"
 #include "cmd/options.h"
 #include "cmd/progress.h"
+#include "cmd/shared_options.h"
 
 #define BAR       40
 #define MORE      FB_GIB
@@ -29,7 +30,19 @@ static void print_line(const char *what, uint64_t bytes, const char *note)
     printf("  %-22s %10s  %s\n", what, FB_SIZE(bytes), note);
 }
 
-static void print_memory(const struct forebay_placement *p)
+/* Weights that are neither in memory nor on a device for good. */
+static uint64_t read_when_needed(const struct forebay_plan *plan, const struct forebay_placement *p)
+{
+    uint64_t held = p->resident_bytes + p->cache_bytes;
+    int n;
+    const struct forebay_plan_layer *l = forebay_plan_layers(plan, &n);
+    for (int i = 0; i < n; i++) {
+        held += l[i].device_bytes;
+    }
+    return p->weights_bytes - fb_min(p->weights_bytes, held);
+}
+
+static void print_memory(const struct forebay_plan *plan, const struct forebay_placement *p)
 {
     char note[96];
     uint64_t rest = p->context_bytes;
@@ -49,9 +62,8 @@ static void print_memory(const struct forebay_placement *p)
     if (rest) {
         print_line("everything else", rest, "program, tokenizer, reserve");
     }
-    uint64_t in_memory = p->resident_bytes + p->cache_bytes;
-    printf("disk: %s of %s of weights are read when needed",
-        FB_SIZE(p->weights_bytes - fb_min(p->weights_bytes, in_memory)), FB_SIZE(p->weights_bytes));
+    printf("disk: %s of %s of weights are read when needed", FB_SIZE(read_when_needed(plan, p)),
+        FB_SIZE(p->weights_bytes));
     printf(p->streamed_bytes ? ", %s of them for every token\n" : "\n", FB_SIZE(p->streamed_bytes));
     figures_print_context(stdout, p);
     if (!p->fits) {
@@ -60,15 +72,26 @@ static void print_memory(const struct forebay_placement *p)
     }
 }
 
-/* One bar: # resident, = expert slots, . on disk. */
+/* Weights of a layer, each once: experts in slots of a device may be in memory, too, and then count
+ * there. */
+static uint64_t layer_bytes(const struct forebay_plan_layer *l)
+{
+    return l->device_bytes + l->resident_bytes + l->streamed_bytes +
+           fb_max(l->expert_bytes, l->slot_bytes);
+}
+
+/* One bar: @ on a device, + its slots beyond those in memory, # resident, = expert slots, . on
+ * disk. */
 static void print_bar(const struct forebay_plan_layer *l, uint64_t widest)
 {
-    uint64_t parts[3] = {l->resident_bytes, l->slot_bytes,
-        l->streamed_bytes + l->expert_bytes - fb_min(l->expert_bytes, l->slot_bytes)};
-    static const char marks[] = "#=.";
+    uint64_t experts = fb_max(l->expert_bytes, l->slot_bytes);
+    uint64_t upper = fb_min(l->device_slot_bytes, experts - l->slot_bytes);
+    uint64_t parts[5] = {l->device_bytes, upper, l->resident_bytes, l->slot_bytes,
+        l->streamed_bytes + experts - l->slot_bytes - upper};
+    static const char marks[] = "@+#=.";
     uint64_t sum = 0;
     int at = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
         sum += parts[i];
         int end = (int)((double)sum / (double)widest * BAR + 0.5);
         for (; at < end; at++) {
@@ -80,7 +103,8 @@ static void print_bar(const struct forebay_plan_layer *l, uint64_t widest)
 
 static bool same(const struct forebay_plan_layer *a, const struct forebay_plan_layer *b)
 {
-    return a->resident_bytes == b->resident_bytes && a->streamed_bytes == b->streamed_bytes &&
+    return a->device_bytes == b->device_bytes && a->n_device_slots == b->n_device_slots &&
+           a->resident_bytes == b->resident_bytes && a->streamed_bytes == b->streamed_bytes &&
            a->n_slots == b->n_slots && a->n_experts == b->n_experts && a->layer >= 0 &&
            b->layer >= 0;
 }
@@ -90,11 +114,13 @@ static void print_layers(const struct forebay_plan *plan)
     int n;
     const struct forebay_plan_layer *l = forebay_plan_layers(plan, &n);
     uint64_t widest = 1;
+    bool devices = false;
     for (int i = 0; i < n; i++) {
-        widest = fb_max(widest,
-            l[i].resident_bytes + l[i].streamed_bytes + fb_max(l[i].expert_bytes, l[i].slot_bytes));
+        widest = fb_max(widest, layer_bytes(&l[i]));
+        devices = devices || l[i].device_bytes > 0;
     }
-    printf("\nlayers: # resident  = expert slots  . on disk\n");
+    printf("\nlayers: %s# resident  = expert slots  . on disk\n",
+        devices ? "@ on a device  + its slots  " : "");
     for (int i = 0, first; i < n; i++) {
         for (first = i; i + 1 < n && same(&l[first], &l[i + 1]); i++) {
         }
@@ -108,10 +134,29 @@ static void print_layers(const struct forebay_plan *plan)
         }
         printf("%9s |", name);
         print_bar(&l[i], widest);
-        printf("| %s", FB_SIZE(l[i].resident_bytes + l[i].streamed_bytes + l[i].expert_bytes));
+        printf("| %s", FB_SIZE(layer_bytes(&l[i])));
+        if (l[i].n_device_slots) {
+            printf(", %d on the device", l[i].n_device_slots);
+        }
         if (l[i].n_experts) {
             printf(", %d of %d experts, %.0f %% hits", l[i].n_slots, l[i].n_experts,
                 l[i].hit_rate * 100);
+        }
+        printf("\n");
+    }
+}
+
+static void print_tiers(const struct forebay_plan *plan, const struct forebay_placement *p)
+{
+    struct forebay_tier tiers[FOREBAY_DEVICES + 2];
+    int n = p->n_devices > 0 ? forebay_plan_tiers(plan, tiers) : 0;
+    for (int i = 0; i < n; i++) {
+        const struct forebay_tier *t = &tiers[i];
+        printf("%s  %-10s dense %10s  KV cache %10s", i ? "" : "\ntiers:\n", t->name,
+            FB_SIZE(t->dense_bytes), FB_SIZE(t->kv_bytes));
+        if (t->n_slots > 0 || t->requests > 0) {
+            printf("  %5d experts %10s  %3.0f %% of requests", t->n_slots, FB_SIZE(t->expert_bytes),
+                t->requests * 100);
         }
         printf("\n");
     }
@@ -173,11 +218,41 @@ static json_t *layers_json(const struct forebay_plan *plan)
     json_t *list = json_array();
     for (int i = 0; i < n; i++) {
         json_array_append_new(
-            list, json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:i, s:f}", "layer", l[i].layer,
-                      "resident_bytes", (json_int_t)l[i].resident_bytes, "streamed_bytes",
-                      (json_int_t)l[i].streamed_bytes, "slot_bytes", (json_int_t)l[i].slot_bytes,
-                      "expert_bytes", (json_int_t)l[i].expert_bytes, "slots", l[i].n_slots,
-                      "experts", l[i].n_experts, "hit_rate", l[i].hit_rate));
+            list, json_pack("{s:i, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:i, s:i, s:f}", "layer",
+                      l[i].layer, "device_bytes", (json_int_t)l[i].device_bytes,
+                      "device_slot_bytes", (json_int_t)l[i].device_slot_bytes, "device_slots",
+                      l[i].n_device_slots, "resident_bytes", (json_int_t)l[i].resident_bytes,
+                      "streamed_bytes", (json_int_t)l[i].streamed_bytes, "slot_bytes",
+                      (json_int_t)l[i].slot_bytes, "expert_bytes", (json_int_t)l[i].expert_bytes,
+                      "slots", l[i].n_slots, "experts", l[i].n_experts, "hit_rate", l[i].hit_rate));
+    }
+    return list;
+}
+
+static json_t *tiers_json(const struct forebay_plan *plan)
+{
+    struct forebay_tier tiers[FOREBAY_DEVICES + 2];
+    int n = forebay_plan_tiers(plan, tiers);
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) {
+        const struct forebay_tier *t = &tiers[i];
+        json_array_append_new(list,
+            json_pack("{s:s, s:I, s:I, s:I, s:i, s:f}", "tier", t->name, "dense_bytes",
+                (json_int_t)t->dense_bytes, "expert_bytes", (json_int_t)t->expert_bytes, "kv_bytes",
+                (json_int_t)t->kv_bytes, "slots", t->n_slots, "requests", t->requests));
+    }
+    return list;
+}
+
+static json_t *devices_json(const struct forebay_placement *p)
+{
+    json_t *list = json_array();
+    for (int d = 0; d < p->n_devices; d++) {
+        const struct forebay_device_use *use = &p->devices[d];
+        json_array_append_new(
+            list, json_pack("{s:s, s:i, s:i, s:i, s:I, s:I}", "name", use->name, "layers",
+                      use->n_layers, "whole", use->n_whole, "slotted", use->n_slotted, "bytes",
+                      (json_int_t)use->bytes, "room_bytes", (json_int_t)use->room_bytes));
     }
     return list;
 }
@@ -186,7 +261,7 @@ static void print_json(const struct forebay_plan *plan, const struct forebay_pla
 {
     json_t *root = json_pack(
         "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, "
-        "s:o, s:o}",
+        "s:o, s:o, s:o, s:o}",
         "fits", p->fits, "budget_bytes", (json_int_t)p->budget_bytes, "weights_bytes",
         (json_int_t)p->weights_bytes, "resident_bytes", (json_int_t)p->resident_bytes,
         "fixed_bytes", (json_int_t)p->fixed_bytes, "cache_bytes", (json_int_t)p->cache_bytes,
@@ -194,9 +269,9 @@ static void print_json(const struct forebay_plan *plan, const struct forebay_pla
         "sidecar_bytes", (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
         "compute_bytes", (json_int_t)p->compute_bytes, "context_bytes",
         (json_int_t)p->context_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "slots",
-        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "estimate",
-        speed_json(plan, 0, 1), "with_1_gib_more", speed_json(plan, MORE, 1),
-        "with_disk_twice_as_fast", speed_json(plan, 0, 2));
+        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "tiers", tiers_json(plan),
+        "devices", devices_json(p), "estimate", speed_json(plan, 0, 1), "with_1_gib_more",
+        speed_json(plan, MORE, 1), "with_disk_twice_as_fast", speed_json(plan, 0, 2));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(root);
@@ -227,6 +302,7 @@ int cmd_plan(int argc, char **argv)
             "read weights from a sidecar made by forebay optimize: auto (the default), none, or a "
             "file",
             .target = &o.sidecar},
+        CMD_DEVICE_OPTIONS(&o),
         {CMD_RATE, 0, "disk", "RATE", "speed of the disk: " CMD_RATE_HELP "; default: measured",
             .target = &o.disk_bytes_per_s},
         {CMD_FLAG, 0, "json", NULL, "print the plan as JSON", .target = &json},
@@ -256,7 +332,8 @@ int cmd_plan(int argc, char **argv)
     if (json) {
         print_json(plan, &placement);
     } else {
-        print_memory(&placement);
+        print_memory(plan, &placement);
+        print_tiers(plan, &placement);
         print_layers(plan);
         print_speed(plan, &placement);
     }

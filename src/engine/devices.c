@@ -45,6 +45,12 @@ uint64_t fb_devices_bytes_on(const struct fb_devices *devices, const struct fb_n
     return fb_offload_uses(&devices->plan, d) ? needs->bytes_on[number_of(devices, d)] : 0;
 }
 
+uint64_t fb_devices_kv_bytes_on(
+    const struct fb_devices *devices, const struct fb_needs *needs, int d)
+{
+    return fb_offload_uses(&devices->plan, d) ? needs->kv_bytes_on[number_of(devices, d)] : 0;
+}
+
 bool fb_devices_share(const struct fb_devices *devices)
 {
     bool share = false;
@@ -94,6 +100,24 @@ static int device_of(const struct fb_devices *devices, int n_layer, int first, i
 {
     int d = fb_offload_device_of(&devices->plan, n_layer, first);
     return first < end && d == fb_offload_device_of(&devices->plan, n_layer, end - 1) ? d : -1;
+}
+
+int fb_devices_device_of(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int tensor)
+{
+    const struct fb_tensor *t = &catalog->tensors[tensor];
+    const struct fb_offload_plan *plan = &devices->plan;
+    bool expert = t->n_expert > 1 || t->role == FB_ROLE_EXPERT_AUX;
+    if (!plan->output || t->role == FB_ROLE_EMBEDDING) {
+        return -1;
+    }
+    if (t->layer < 0) {
+        return plan->output_device;
+    }
+    if (expert && t->layer < catalog->n_layer - plan->n_whole) {
+        return -1;
+    }
+    return fb_offload_device_of(plan, catalog->n_layer, t->layer);
 }
 
 ggml_backend_dev_t fb_devices_of_slots(
@@ -149,6 +173,12 @@ static uint64_t expert_bytes(const struct fb_catalog *catalog, int first, int en
     return bytes;
 }
 
+int fb_devices_least_whole(const struct fb_devices *devices, const struct fb_catalog *catalog)
+{
+    int d = fb_offload_device_of(&devices->plan, catalog->n_layer, 0);
+    return catalog->n_layer - (d < 0 ? 0 : devices->plan.layers_on[d]);
+}
+
 bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog, int n_whole,
     fb_devices_measure measure, void *user, struct fb_needs *needs)
 {
@@ -177,6 +207,7 @@ bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *c
         return false;
     }
     memcpy(needs->bytes_on, whole.bytes_on, sizeof needs->bytes_on);
+    memcpy(needs->kv_bytes_on, whole.kv_bytes_on, sizeof needs->kv_bytes_on);
     memcpy(needs->compute_bytes_on, whole.compute_bytes_on, sizeof needs->compute_bytes_on);
     needs->bytes_on[number_of(devices, d)] = rest + plan.slots_bytes;
     return true;

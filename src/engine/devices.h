@@ -60,6 +60,10 @@ uint64_t fb_devices_shared_compute_bytes(
 /* Bytes of the plan on device d of `all`, by llama.cpp's accounting. */
 uint64_t fb_devices_bytes_on(const struct fb_devices *devices, const struct fb_needs *needs, int d);
 
+/* Of these, KV cache and recurrent state. */
+uint64_t fb_devices_kv_bytes_on(
+    const struct fb_devices *devices, const struct fb_needs *needs, int d);
+
 /* Sets the rooms: as the options say, or the free memory less a reserve, and at most half of the
  * budget, divided by their number, for devices that share the machine's memory. E_USAGE when the
  * options have sizes for another number of devices. */
@@ -72,6 +76,10 @@ void fb_devices_set_plan(struct fb_devices *devices, const struct fb_offload_pla
 /* The layers whose experts a device computes from slots: [*first, *end). */
 void fb_devices_slotted(
     const struct fb_devices *devices, const struct fb_catalog *catalog, int *first, int *end);
+/* The device that holds the tensor for good; -1: none does. llama.cpp leaves the embeddings with
+ * the CPU. */
+int fb_devices_device_of(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int tensor);
 /* The device that has all these layers; NULL: there is none. */
 ggml_backend_dev_t fb_devices_of_slots(
     const struct fb_devices *devices, const struct fb_catalog *catalog);
@@ -86,6 +94,10 @@ typedef enum forebay_status (*fb_devices_measure)(
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, const struct fb_needs *needs,
     struct forebay_error *err);
+
+/* The fewest layers with their experts beside slots: slots are on the device with the first layers,
+ * so those on other devices. */
+int fb_devices_least_whole(const struct fb_devices *devices, const struct fb_catalog *catalog);
 
 /* Changes the plan, which *needs belong to: the experts of the last n_whole layers stay on the
  * devices, and those of all others are computed from slots in the memory that is left. False, and

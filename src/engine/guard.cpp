@@ -227,9 +227,10 @@ enum forebay_status fb_guard_measure(const char *path, struct llama_model_params
         auto memory = common_get_device_memory_data(
             path, &model, &context, devices, n_layer, n_ctx, n_expert, GGML_LOG_LEVEL_ERROR);
         const auto &host = memory.back();
-        *out = {host.model, host.context, host.compute, {}, {}};
+        *out = {host.model, host.context, host.compute, {}, {}, {}};
         for (size_t i = 0; i + 1 < memory.size() && i < FOREBAY_DEVICES; i++) {
             out->bytes_on[i] = memory[i].model + memory[i].context + memory[i].compute;
+            out->kv_bytes_on[i] = memory[i].context;
             out->compute_bytes_on[i] = memory[i].compute;
         }
         return true;

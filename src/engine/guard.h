@@ -45,6 +45,7 @@ struct fb_needs {
     uint64_t compute_bytes; /* in the machine's memory: intermediate results of a pass */
     /* In the memory of each device, as the parameters number them: all of these, and ... */
     uint64_t bytes_on[FOREBAY_DEVICES];
+    uint64_t kv_bytes_on[FOREBAY_DEVICES];      /* ... KV cache and recurrent state, and ... */
     uint64_t compute_bytes_on[FOREBAY_DEVICES]; /* ... buffers allocated by the first pass */
 };
 /* Loads the model and makes the context without allocating their memory. */

@@ -1,5 +1,7 @@
 /* plan_report.c - forebay_plan_*: where each layer's weights would be and how fast the model would
  * run. A plan is a preflight, and a table of its layers. */
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/error.h"
@@ -22,23 +24,36 @@ static struct forebay_plan_layer *layer_of(struct forebay_plan *plan, int layer)
 
 static void describe_weights(struct forebay_plan *plan, const struct fb_weights *ws)
 {
-    const struct fb_catalog *catalog = plan->preflight->catalog;
+    const struct fb_preflight *p = plan->preflight;
+    const struct fb_catalog *catalog = p->catalog;
     bool *claimed = fb_xcalloc((size_t)catalog->n_tensors, sizeof *claimed);
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
         claimed[w->tensor] = true;
         if (w->group < 0) {
             struct forebay_plan_layer *l = layer_of(plan, catalog->tensors[w->tensor].layer);
-            bool resident = plan->preflight->plan->resident[i];
+            bool resident = p->plan->resident[i];
             *(resident ? &l->resident_bytes : &l->streamed_bytes) += w->stride;
         }
     }
     for (int t = 0; t < catalog->n_tensors; t++) {
+        struct forebay_plan_layer *l = layer_of(plan, catalog->tensors[t].layer);
         if (!claimed[t]) {
-            layer_of(plan, catalog->tensors[t].layer)->resident_bytes += catalog->tensors[t].bytes;
+            bool there = fb_devices_device_of(&p->devices, catalog, t) >= 0;
+            *(there ? &l->device_bytes : &l->resident_bytes) += catalog->tensors[t].bytes;
         }
     }
     free(claimed);
+}
+
+/* Of one expert, in the form that a device computes with. */
+static uint64_t group_file_bytes(const struct fb_weights *ws, const struct fb_group *group)
+{
+    uint64_t bytes = 0;
+    for (int p = 0; p < group->n_parts; p++) {
+        bytes += ws->weights[group->weight[p]].file_bytes;
+    }
+    return bytes;
 }
 
 static void describe_experts(struct forebay_plan *plan, const struct fb_weights *ws)
@@ -55,6 +70,8 @@ static void describe_experts(struct forebay_plan *plan, const struct fb_weights 
         l->slot_bytes = (uint64_t)l->n_slots * group->slot_bytes;
         l->expert_bytes = (uint64_t)group->n_expert * group->slot_bytes;
         l->hit_rate = slots ? p->curves->groups[g].hit[l->n_slots] : p->speed.hit_rate;
+        l->n_device_slots = fb_preflight_device_slots(p, group);
+        l->device_slot_bytes = (uint64_t)l->n_device_slots * group_file_bytes(ws, group);
     }
 }
 
@@ -69,6 +86,96 @@ static void describe_layers(struct forebay_plan *plan)
     }
     describe_weights(plan, ws);
     describe_experts(plan, ws);
+}
+
+/* --- Tiers --------------------------------------------------------------------------------- */
+
+/* What devices hold for good. Returns the requests for experts that they serve. */
+static double add_held(const struct forebay_plan *plan, struct forebay_tier *devices)
+{
+    const struct fb_preflight *p = plan->preflight;
+    const struct fb_catalog *c = p->catalog;
+    bool *counted = fb_xcalloc((size_t)c->n_layer + 1, sizeof *counted);
+    double requests = 0;
+    for (int t = 0; t < c->n_tensors; t++) {
+        const struct fb_tensor *tensor = &c->tensors[t];
+        int d = fb_devices_device_of(&p->devices, c, t);
+        if (d < 0) {
+            continue;
+        }
+        bool expert = fb_weights_is_expert(tensor);
+        *(expert ? &devices[d].expert_bytes : &devices[d].dense_bytes) += tensor->bytes;
+        if (expert && !counted[tensor->layer]) {
+            counted[tensor->layer] = true;
+            devices[d].n_slots += tensor->n_expert;
+            devices[d].requests += c->n_expert_used;
+            requests += c->n_expert_used;
+        }
+    }
+    free(counted);
+    return requests;
+}
+
+/* What passes through slots. Returns the requests. */
+static double add_slots(const struct forebay_plan *plan, struct forebay_tier *devices,
+    struct forebay_tier *ram, struct forebay_tier *disk)
+{
+    const struct fb_preflight *p = plan->preflight;
+    const struct fb_weights *ws = fb_binding_weights(p->measuring);
+    double requests = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        const struct fb_group *group = &ws->groups[g];
+        const struct fb_curve *curve = &p->curves->groups[g];
+        const struct forebay_plan_layer *l = &plan->layers[group->layer];
+        int d = fb_offload_device_of(&p->devices.plan, p->catalog->n_layer, group->layer);
+        int in_ram = p->plan->slots ? p->plan->slots[g] : 0; /* a shared pool: see estimate.c */
+        double k = p->catalog->n_expert_used, above = 0;
+        double both = p->plan->slots ? curve->hit[in_ram] : p->speed.hit_rate;
+        if (l->n_device_slots > 0 && d >= 0) {
+            above = curve->hit[l->n_device_slots];
+            both = fmax(both, fb_curve_both(curve, l->n_device_slots, in_ram));
+            devices[d].expert_bytes += l->device_slot_bytes;
+            devices[d].n_slots += l->n_device_slots;
+            devices[d].requests += k * above;
+        }
+        ram->requests += k * (both - above);
+        disk->requests += k * (1 - both);
+        requests += k;
+    }
+    return requests;
+}
+
+int forebay_plan_tiers(const struct forebay_plan *plan, struct forebay_tier *tiers)
+{
+    const struct fb_preflight *p = plan->preflight;
+    struct forebay_tier devices[FOREBAY_DEVICES] = {0};
+    struct forebay_tier ram = {.name = "RAM", .kv_bytes = p->needs.kv_bytes};
+    struct forebay_tier disk = {.name = "disk"};
+    double requests = add_held(plan, devices) + add_slots(plan, devices, &ram, &disk);
+    int n = 0;
+    for (int l = 0; l < plan->n_layers; l++) {
+        const struct forebay_plan_layer *layer = &plan->layers[l];
+        ram.dense_bytes += layer->resident_bytes;
+        ram.expert_bytes += layer->slot_bytes;
+        ram.n_slots += layer->n_slots;
+        disk.dense_bytes += layer->streamed_bytes;
+        disk.n_slots += layer->n_experts - layer->n_slots;
+        disk.expert_bytes += layer->expert_bytes - layer->slot_bytes;
+    }
+    for (int d = 0; d < p->devices.n; d++) {
+        if (fb_offload_uses(&p->devices.plan, d)) {
+            devices[d].kv_bytes = fb_devices_kv_bytes_on(&p->devices, &p->needs, d);
+            snprintf(devices[d].name, sizeof devices[d].name, "%s",
+                ggml_backend_dev_name(p->devices.all[d].dev));
+            tiers[n++] = devices[d];
+        }
+    }
+    tiers[n++] = ram;
+    tiers[n++] = disk;
+    for (int i = 0; i < n; i++) {
+        tiers[i].requests = requests > 0 ? tiers[i].requests / requests : 0;
+    }
+    return n;
 }
 
 /* --- Plans --------------------------------------------------------------------------------- */

@@ -104,6 +104,9 @@ enum forebay_status fb_preflight_measure(
 enum forebay_status fb_preflight_measure_devices(
     struct fb_preflight *preflight, struct forebay_error *err);
 
+/* Slots that a device has for the group's experts. */
+int fb_preflight_device_slots(const struct fb_preflight *preflight, const struct fb_group *group);
+
 /* --- Speed --------------------------------------------------------------------------------- */
 
 /* Estimates the speed of a plan (NULL: all weights in memory) of the claimed weights on a disk of

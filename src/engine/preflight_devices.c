@@ -74,7 +74,19 @@ enum forebay_status fb_preflight_measure_devices(struct fb_preflight *p, struct 
         status = fb_preflight_measure(p, &p->needs, err);
     }
     if (status == FOREBAY_OK && strcmp(p->options.device_experts, "slots") == 0) {
-        status = place_in_slots(p, 0, err);
+        status = place_in_slots(p, fb_devices_least_whole(&p->devices, p->catalog), err);
     }
     return status;
+}
+
+int fb_preflight_device_slots(const struct fb_preflight *p, const struct fb_group *group)
+{
+    int first, end;
+    fb_devices_slotted(&p->devices, p->catalog, &first, &end);
+    if (group->layer < first || group->layer >= end) {
+        return 0;
+    }
+    struct fb_device_slots slots = fb_device_slots_make(
+        fb_binding_weights(p->measuring), first, end, p->devices.plan.slots_bytes);
+    return fb_device_slots_of(&slots, group);
 }

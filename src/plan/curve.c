@@ -23,6 +23,18 @@ double fb_curve_prior(int n_slots, int n_expert, int n_used)
     return 1 - pow(1 - (double)n_slots / n_expert, p);
 }
 
+/* Of the hits that one cache of both sizes has more than the larger level, those that two levels
+ * have as well: 0 to 0.54 in the replays of bench/TIERS.md where the two are of like sizes, and
+ * more where they are not. */
+#define DISTINCT 0.4
+
+double fb_curve_both(const struct fb_curve *curve, int n_upper, int n_lower)
+{
+    int larger = n_upper > n_lower ? n_upper : n_lower;
+    int both = n_upper < curve->n_expert - n_lower ? n_upper + n_lower : curve->n_expert;
+    return curve->hit[larger] + DISTINCT * (curve->hit[both] - curve->hit[larger]);
+}
+
 static double saved(int n_slots, int n_used)
 {
     return SAVED * fmin(1, n_slots / (2 * fmax(1, n_used)));

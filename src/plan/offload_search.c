@@ -5,8 +5,9 @@
  *                fits, or is nothing |       | does not fit, or is past the last one
  *                                    lo      hi
  *
- * An extent between lo and hi is measured until there is none. It is the one that the estimate, once
- * corrected by the last measurement, holds for the largest; after a few rounds, the middle one.
+ * An extent between lo and hi is measured until there is none. It is the one that the estimate,
+ * once corrected by the last measurement, holds for the largest; after a few rounds, the middle
+ * one.
  */
 #include <stdlib.h>
 #include <string.h>
