@@ -172,9 +172,10 @@ struct forebay_model_options {
     uint64_t device_mem_bytes[FOREBAY_DEVICES]; /* of each device, that may be used; 0: free memory
                                                  * less a reserve */
     int n_device_mem;           /* of these; 0: none; 1: the same for all; else one per device */
-    const char *device_experts; /* where not all fit on the device: "layers": it holds and computes
-                                 * those of whole layers; "slots": it computes all, from slots that
-                                 * hold those used most */
+    const char *device_experts; /* where not all fit on devices: "layers": they hold and compute
+                                 * those of whole layers; "slots": one computes all others, from
+                                 * slots that hold those used most; "slots:N": the same, but the
+                                 * last N layers are whole; "auto": what should be fastest */
     uint64_t disk_bytes_per_s;  /* speed of the disk for estimates; 0: measured for a moment */
     const char *sidecar;        /* "auto": the one that forebay_optimize made; "none"; or a path */
     forebay_progress progress;  /* may be NULL */

@@ -4,7 +4,7 @@
 # same device.
 #   tests/device.sh [CASE...]
 # Cases: choice two dense experts biased stories, and for experts in slots: slots batches topics
-# archs;
+# archs placed;
 # default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
@@ -92,7 +92,7 @@ device_bytes() {
 # Mesa's driver (22.3) now and then crashes in one of its own threads, also in plain llama.cpp: such
 # a run is repeated.
 verify() {
-    local model=$1 what=$2 rc held try
+    local model=$1 what=$2 rc try
     shift 2
     for try in 1 2 3 4 5; do
         rc=0
@@ -275,6 +275,39 @@ archs() {
         covered 'computes their experts, from [0-9]+ slots' "archs: experts were in slots"
 }
 
+# --device-experts auto measures the device once; then it chooses the same in every run, and has an
+# estimate. One that is slower than the CPU, as this one, gets whole layers because it is named.
+placed() {
+    local all first again cache=$tmp/cache try
+    : >"$tmp/held"
+    synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
+    all=$(device_bytes "$tmp/experts.gguf" -b 7)
+    mkdir -p "$cache"
+    for try in 1 2 3 4 5; do # until the driver does not crash while it is measured
+        FOREBAY_CACHE_DIR=$cache timeout 600 "$forebay" plan "$tmp/experts.gguf" -q -t 1 -c 128 \
+            -b 7 --device Vulkan0 --device-mem $((all - 9000000)) --weights-mem 8M \
+            >"$tmp/plan" && break
+        say "measuring failed, try $try"
+    done
+    grep -q '^estimate: [0-9.]* tokens/s' "$tmp/plan"
+    check $? "placed: an estimate with a device"
+    cp "$cache/profile.json" "$tmp/profile.json"
+    export FOREBAY_CACHE_DIR=$cache
+    verify "$tmp/experts.gguf" "placed, first" -b 7 --device Vulkan0 \
+        --device-mem $((all - 9000000)) --weights-mem 8M
+    first=$held
+    verify "$tmp/experts.gguf" "placed, again" -b 7 --device Vulkan0 \
+        --device-mem $((all - 9000000)) --weights-mem 8M
+    again=$held
+    export FOREBAY_CACHE_DIR=/dev/null/none
+    [ "$first" = "$again" ] && [ -n "$first" ] && cmp -s "$cache/profile.json" "$tmp/profile.json"
+    check $? "placed: the same choice by the same measurements"
+    # Some layers whole, the others in slots.
+    verify "$tmp/experts.gguf" "placed, 2 whole" -b 7 --device Vulkan0 --device-experts slots:2 \
+        --device-mem $((all - 6000000)) --weights-mem 4M
+    covered '\(2 with their experts\) and computes the experts of 4 from' "placed: both kinds"
+}
+
 # uses TITLE DEVICE OPTION...: a check; a run of choice.gguf with these options uses this device
 uses() {
     local rc=0
@@ -301,7 +334,7 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice two dense experts biased stories slots batches topics archs
+[ $# -gt 0 ] || set -- choice two dense experts biased stories slots batches topics archs placed
 for case in "$@"; do
     "$case"
 done

@@ -93,6 +93,11 @@ static void example(struct fb_profile *p)
     fb_profile_put_rate(p, &b);
     fb_profile_put_disk(p, &c);
     fb_profile_put_disk(p, &d);
+    struct fb_profile_rate e = rate("q4_K", false, 1, 3e11);
+    struct fb_profile_device f = {"Vulkan0: A card", 1.25e10, 2e-6, 3e-5};
+    snprintf(e.device, sizeof e.device, "%s", f.name);
+    fb_profile_put_rate(p, &e);
+    fb_profile_put_device(p, &f);
 }
 
 /* Loading fails with a reason, and gives an empty profile of this machine. */
@@ -211,8 +216,8 @@ static void test_values_out_of_range_are_refused(void **state)
         {"{", "["},
         {"{", ""},
         {"{", "{}{"},
-        {"\"format\": 5", "\"format\": 4"},
-        {"\"format\": 5", "\"format\": \"5\""},
+        {"\"format\": 6", "\"format\": 4"},
+        {"\"format\": 6", "\"format\": \"5\""},
         {"\"format\"", "\"farmat\""},
         {"\"machine\": \"some", "\"machine\": 1, \"was\": \"some"},
         {"\"machine\"", "\"other\""},
@@ -246,6 +251,11 @@ static void test_values_out_of_range_are_refused(void **state)
         {"\"columns\": 0", "\"columns\": 256"},
         {"\"rows\": 0", "\"rows\": 1e10"},
         {"\"unpack_bytes_per_s\": ", "\"unpack_bytes_per_s\": -"},
+        {"\"devices\": [", "\"devices\": 7, \"x\": ["},
+        {"\"devices\": [", "\"devices\": [7, "},
+        {"\"device\": \"\"", "\"device\": 1"},
+        {"\"upload_bytes_per_s\": 1", "\"upload_bytes_per_s\": 0, \"x\": 1"},
+        {"\"turn_s\": ", "\"turn_s\": -"},
         {"\"disks\": [", "\"disks\": {\"x\": 1}, \"x\": ["},
         {"\"device\": 1", "\"device\": \"sda\""},
         {"\"bytes_per_s\": 2", "\"bytes_per_s\": -2"},
@@ -298,18 +308,26 @@ static void test_rates_are_found_by_type_layout_and_threads(void **state)
     assert_true(fb_profile_rate(&p, "q4_K", false, 1)->decode == 6e9);
     assert_true(fb_profile_rate(&p, "q4_K", true, 4)->decode == 2.5e10);
     assert_null(fb_profile_rate(&p, "q4_K", true, 1));
+    assert_true(fb_profile_device_rate(&p, "Vulkan0: A card", "q4_K", 0, 0, 0)->decode == 3e11);
+    assert_null(fb_profile_device_rate(&p, "Vulkan1: A card", "q4_K", 0, 0, 0));
+    assert_true(fb_profile_device(&p, "Vulkan0: A card")->turn_s == 3e-5);
+    assert_null(fb_profile_device(&p, "Vulkan1: A card"));
+    fb_profile_drop_cpu(&p); /* what the device measured stays */
+    assert_null(fb_profile_rate(&p, "q4_K", false, 1));
+    assert_int_equal(p.n_rates, 1);
+    example(&p);
     assert_null(fb_profile_rate(&p, "q4_K", false, 4));
     assert_null(fb_profile_rate(&p, "q4", false, 1));
     struct fb_profile_rate again = rate("q4_K", false, 1, 7e9);
     fb_profile_put_rate(&p, &again);
-    assert_int_equal(p.n_rates, 2);
+    assert_int_equal(p.n_rates, 3);
     assert_true(fb_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
     struct fb_profile_rate small = rate("q4_K", false, 1, 5e9);
     small.columns = 256;
     small.rows = 2048;
     small.used = 8;
     fb_profile_put_rate(&p, &small);
-    assert_int_equal(p.n_rates, 3);
+    assert_int_equal(p.n_rates, 4);
     assert_true(fb_profile_rate(&p, "q4_K", false, 1)->decode == 7e9);
     assert_true(fb_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 8)->decode == 5e9);
     assert_null(fb_profile_expert_rate(&p, "q4_K", false, 1, 256, 2048, 6));

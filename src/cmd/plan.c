@@ -166,6 +166,11 @@ static void print_speed(const struct forebay_plan *plan, const struct forebay_pl
 {
     struct forebay_speed s, more, faster;
     forebay_plan_speed(plan, 0, 1, &s);
+    if (!s.limit) {
+        printf("\nestimate: none, because the devices have not been measured (--device-experts "
+               "auto does so)\n");
+        return;
+    }
     printf("\nestimate: %.2f tokens/s (%.2f to %.2f) for generating, %.1f (%.1f to %.1f) for "
            "prompts\n",
         s.decode_tok_per_s, s.decode_low, s.decode_high, s.prompt_tok_per_s, s.prompt_low,
@@ -208,7 +213,7 @@ static json_t *speed_json(const struct forebay_plan *plan, uint64_t more, double
         "time_to_first_token_s", s.time_to_first_token_s, "load_s", s.load_s, "hit_rate",
         s.hit_rate, "token_read_bytes", s.read_bytes, "token_read_s", s.read_s, "token_compute_s",
         s.compute_s, "token_unpack_s", s.unpack_s, "disk_bytes_per_s", s.disk_bytes_per_s, "limit",
-        s.limit, "seen_before", s.seen);
+        s.limit ? s.limit : "", "seen_before", s.seen);
 }
 
 static json_t *layers_json(const struct forebay_plan *plan)

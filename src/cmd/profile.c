@@ -17,7 +17,8 @@ static double number(const json_t *object, const char *key)
 /* Rates of whole matrices; not those of experts of a size, which are measured for a model. */
 static bool is_whole(const json_t *rate)
 {
-    return number(rate, "columns") == 0;
+    const char *device = json_string_value(json_object_get(rate, "device"));
+    return number(rate, "columns") == 0 && (!device || !device[0]);
 }
 
 /* The largest number of threads that matrices were measured with. */

@@ -65,8 +65,9 @@ const char *cmd_device_mem(const char *text, void *target);
         "after another: auto (all GPUs with memory of their own, or else the first), none, or " \
         "ggml names (Vulkan0,Vulkan1)", .target = &(m)->device}, \
     {CMD_STRING, 0, "device-experts", "HOW", "where not all fit on the device: layers (it has " \
-        "those of whole layers) or slots (it computes all, and holds those used most); default: " \
-        "layers", .target = &(m)->device_experts}, \
+        "those of whole layers), slots (it computes all, and holds those used most), slots:N " \
+        "(the same, but the last N layers are whole) or auto (the default: what should be " \
+        "fastest by measurements)", .target = &(m)->device_experts}, \
     {CMD_CALL, 0, "device-mem", "SIZE[,SIZE]", "memory limit on each device, or one for all of " \
         "them; default: the free memory less a reserve", .target = (m), .parse = cmd_device_mem}
 

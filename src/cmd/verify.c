@@ -46,6 +46,7 @@ struct reference {
     uint32_t n_seqs;
     size_t n_passes, n_prompt_rows, n_generated_rows; /* of the current run */
     size_t n_vocab;
+    char device_experts[32];
     char devices[FOREBAY_DEVICES * sizeof(forebay_name)]; /* that layers were offloaded to */
     FILE *rows;
 };
@@ -221,18 +222,24 @@ static enum forebay_status make_sequences(const struct forebay_model *model,
     return status;
 }
 
-/* The second run gets the devices of the first, with the same room. */
+/* The second run gets the devices of the first, with the same room and the same layers' experts. */
 static void use_devices_again(const struct forebay_placement *placement, struct reference *ref,
     struct forebay_model_options *model)
 {
     size_t used = 0;
+    int n_slotted = 0, n_whole = 0;
     snprintf(ref->devices, sizeof ref->devices, "none");
     for (int d = 0; d < placement->n_devices; d++) {
         const struct forebay_device_use *use = &placement->devices[d];
         used += (size_t)snprintf(
             ref->devices + used, sizeof ref->devices - used, "%s%s", used ? "," : "", use->name);
         model->device_mem_bytes[d] = use->room_bytes;
+        n_slotted += use->n_slotted;
+        n_whole += use->n_whole;
     }
+    snprintf(ref->device_experts, sizeof ref->device_experts, n_slotted > 0 ? "slots:%d" : "layers",
+        n_whole);
+    model->device_experts = ref->device_experts;
     model->n_device_mem = placement->n_devices;
     model->device = ref->devices;
 }

@@ -51,7 +51,7 @@ static bool same_card(ggml_backend_dev_t a, ggml_backend_dev_t b)
 static void add(struct fb_devices *devices, ggml_backend_dev_t dev)
 {
     if (devices->n < FOREBAY_DEVICES) {
-        devices->all[devices->n++] = (struct fb_device){dev, shares_memory(dev)};
+        devices->all[devices->n++] = (struct fb_device){dev, is_software(dev), shares_memory(dev)};
     }
 }
 

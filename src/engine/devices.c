@@ -102,24 +102,6 @@ static int device_of(const struct fb_devices *devices, int n_layer, int first, i
     return first < end && d == fb_offload_device_of(&devices->plan, n_layer, end - 1) ? d : -1;
 }
 
-int fb_devices_device_of(
-    const struct fb_devices *devices, const struct fb_catalog *catalog, int tensor)
-{
-    const struct fb_tensor *t = &catalog->tensors[tensor];
-    const struct fb_offload_plan *plan = &devices->plan;
-    bool expert = t->n_expert > 1 || t->role == FB_ROLE_EXPERT_AUX;
-    if (!plan->output || t->role == FB_ROLE_EMBEDDING) {
-        return -1;
-    }
-    if (t->layer < 0) {
-        return plan->output_device;
-    }
-    if (expert && t->layer < catalog->n_layer - plan->n_whole) {
-        return -1;
-    }
-    return fb_offload_device_of(plan, catalog->n_layer, t->layer);
-}
-
 ggml_backend_dev_t fb_devices_of_slots(
     const struct fb_devices *devices, const struct fb_catalog *catalog)
 {

@@ -23,7 +23,8 @@ struct fb_needs;
 
 struct fb_device {
     ggml_backend_dev_t dev;
-    bool shared; /* its memory is the machine's, and so part of the budget */
+    bool software; /* a renderer that computes on the CPU */
+    bool shared;   /* its memory is the machine's, and so part of the budget */
 };
 
 struct fb_devices {
@@ -76,10 +77,6 @@ void fb_devices_set_plan(struct fb_devices *devices, const struct fb_offload_pla
 /* The layers whose experts a device computes from slots: [*first, *end). */
 void fb_devices_slotted(
     const struct fb_devices *devices, const struct fb_catalog *catalog, int *first, int *end);
-/* The device that holds the tensor for good; -1: none does. llama.cpp leaves the embeddings with
- * the CPU. */
-int fb_devices_device_of(
-    const struct fb_devices *devices, const struct fb_catalog *catalog, int tensor);
 /* The device that has all these layers; NULL: there is none. */
 ggml_backend_dev_t fb_devices_of_slots(
     const struct fb_devices *devices, const struct fb_catalog *catalog);

@@ -52,6 +52,20 @@ static bool profile_path(char *path, size_t cap)
     return fb_cache_path("profile.json", path, cap);
 }
 
+bool fb_machine_remembers(void)
+{
+    char path[1024];
+    return profile_path(path, sizeof path);
+}
+
+void fb_machine_remember(const struct fb_profile *profile)
+{
+    char path[1024];
+    if (profile_path(path, sizeof path) && !fb_profile_save(path, profile)) {
+        fb_debug("cannot write %s", path);
+    }
+}
+
 /* --- Kinds of weights ---------------------------------------------------------------------- */
 
 static int add_kind(struct fb_machine_kind *kinds, int n, int cap, struct fb_machine_kind kind)
@@ -77,6 +91,17 @@ int fb_machine_kinds_of(const struct fb_weights *ws, struct fb_machine_kind *kin
             n = add_kind(kinds, n, cap,
                 (struct fb_machine_kind){
                     t->type, (int)t->ne[0], (int)t->ne[1], ws->catalog->n_expert_used});
+        }
+    }
+    return n;
+}
+
+int fb_machine_add_types(
+    const struct fb_catalog *catalog, struct fb_machine_kind *kinds, int n, int cap)
+{
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        if (catalog->tensors[i].matrix) {
+            n = add_kind(kinds, n, cap, (struct fb_machine_kind){.type = catalog->tensors[i].type});
         }
     }
     return n;
@@ -127,7 +152,7 @@ static void drop_busy(struct fb_profile *p)
 {
     int n_cpus;
     if (p->other_cores > FB_BUSY_CORES && fb_cpu_use_watch(WATCH_NS, &n_cpus) < FB_BUSY_CORES) {
-        p->n_rates = 0;
+        fb_profile_drop_cpu(p);
         p->op_s = p->other_cores = 0;
     }
 }
@@ -290,6 +315,17 @@ void fb_machine_disk(struct fb_profile *p, struct fb_file *const *files, int n_f
     if (profile_path(path, sizeof path)) {
         fb_profile_save(path, p);
     }
+}
+
+#define USUAL_DISK_SECONDS 1.0
+
+const struct fb_profile_disk *fb_machine_usual_disk(
+    struct fb_profile *p, struct fb_file *const *files, int n_files, const char *io_method)
+{
+    if (!fb_machine_known_disk(p, files[0]) && fb_machine_remembers()) {
+        fb_machine_disk(p, files, n_files, io_method, USUAL_DISK_SECONDS);
+    }
+    return fb_profile_disk(p, files[0]->identity[0], now());
 }
 
 /* --- forebay_profile ----------------------------------------------------------------------- */

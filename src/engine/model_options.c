@@ -1,5 +1,8 @@
 #include "engine/model_options.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/machine.h"
@@ -19,7 +22,7 @@ void forebay_model_options_init(struct forebay_model_options *options)
         .lookahead = 1,
         .lookahead_recall = 1,
         .device = "auto",
-        .device_experts = "layers",
+        .device_experts = "auto",
         .sidecar = "auto"};
 }
 
@@ -40,9 +43,11 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
     }
     o->io_method = o->io_method ? o->io_method : "auto";
     o->device = o->device ? o->device : "auto";
-    o->device_experts = o->device_experts ? o->device_experts : "layers";
-    if (strcmp(o->device_experts, "layers") != 0 && strcmp(o->device_experts, "slots") != 0) {
-        return fb_fail(err, FOREBAY_E_USAGE, "They can be in layers or slots.",
+    o->device_experts = o->device_experts ? o->device_experts : "auto";
+    int n_whole;
+    if (strcmp(o->device_experts, "auto") != 0 && strcmp(o->device_experts, "layers") != 0 &&
+        !fb_options_slots(o, &n_whole)) {
+        return fb_fail(err, FOREBAY_E_USAGE, "They can be auto, layers, slots or slots:N.",
             "experts on a device: '%s' is unknown", o->device_experts);
     }
     o->sidecar = o->sidecar ? o->sidecar : "auto";
@@ -52,6 +57,14 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
     }
     o->mem_bytes = o->mem_bytes ? o->mem_bytes : fb_memory_default_budget();
     return FOREBAY_OK;
+}
+
+bool fb_options_slots(const struct forebay_model_options *o, int *n_whole)
+{
+    char end;
+    *n_whole = 0;
+    return strcmp(o->device_experts, "slots") == 0 ||
+           (sscanf(o->device_experts, "slots:%5d%c", n_whole, &end) == 1 && *n_whole >= 0);
 }
 
 enum forebay_status fb_options_fill_ctx(

@@ -39,7 +39,7 @@ static void describe_weights(struct forebay_plan *plan, const struct fb_weights 
     for (int t = 0; t < catalog->n_tensors; t++) {
         struct forebay_plan_layer *l = layer_of(plan, catalog->tensors[t].layer);
         if (!claimed[t]) {
-            bool there = fb_devices_device_of(&p->devices, catalog, t) >= 0;
+            bool there = fb_offload_holder(&p->devices.plan, catalog, t) >= 0;
             *(there ? &l->device_bytes : &l->resident_bytes) += catalog->tensors[t].bytes;
         }
     }
@@ -99,7 +99,7 @@ static double add_held(const struct forebay_plan *plan, struct forebay_tier *dev
     double requests = 0;
     for (int t = 0; t < c->n_tensors; t++) {
         const struct fb_tensor *tensor = &c->tensors[t];
-        int d = fb_devices_device_of(&p->devices, c, t);
+        int d = fb_offload_holder(&p->devices.plan, c, t);
         if (d < 0) {
             continue;
         }

@@ -22,7 +22,6 @@
 #include "base/units.h"
 #include "engine/libs.h"
 #include "engine/llama_params.h"
-#include "engine/machine.h"
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
 #include "engine/trial.h"
@@ -42,8 +41,6 @@
 /* See own_bytes. */
 #define PROGRAM_BYTES (32 * FB_MIB)
 #define HEADER_FACTOR 8
-/* Kinds of weights whose rates are measured; models have fewer. */
-#define MOST_KINDS 48
 
 /* --- Memory -------------------------------------------------------------------------------- */
 
@@ -126,6 +123,13 @@ static uint64_t least_bytes(const struct fb_preflight *p)
     return fb_binding_minimum(p->measuring, &budget, own_bytes(p));
 }
 
+uint64_t fb_preflight_weights_room(const struct fb_preflight *p)
+{
+    uint64_t taken = pending_bytes(p) + p->options.caller_bytes + own_bytes(p);
+    uint64_t given = p->options.weights_mem_bytes;
+    return given ? given : p->options.mem_bytes - fb_min(p->options.mem_bytes, taken);
+}
+
 /* --- Binding and measuring ----------------------------------------------------------------- */
 
 static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuring)
@@ -192,18 +196,7 @@ static enum forebay_status gather(struct fb_preflight *p, struct forebay_error *
     forget_history(p);
     p->history = fb_history_open(ws);
     p->curves = fb_curves_new(ws, fb_history_reuse(p->history));
-    struct fb_machine_kind kinds[MOST_KINDS];
-    uint64_t taken = fb_memory_rss() + FB_PROCESS_SLACK_BYTES;
-    struct fb_machine_request rq = {
-        .kinds = kinds,
-        .n_kinds = fb_machine_kinds_of(ws, kinds, MOST_KINDS),
-        .repack = p->options.repack,
-        .threads = p->options.threads,
-        .room_bytes = p->options.mem_bytes > taken ? p->options.mem_bytes - taken : 0,
-        .progress = p->options.progress,
-        .progress_user = p->options.progress_user,
-    };
-    return fb_machine_profile(&rq, &p->profile, err);
+    return fb_preflight_rates(p, ws, err);
 }
 
 /* As the options say, or measured on the file that will be read. */
@@ -337,7 +330,7 @@ static enum forebay_status measure_and_plan(
     if (status == FOREBAY_OK && !p->plan->everything_fits) {
         fb_preflight_probe_disk(p);
     }
-    if (status == FOREBAY_OK && !fb_devices_used(&p->devices)) { /* GPUs are never measured */
+    if (status == FOREBAY_OK && !fb_devices_used(&p->devices)) { /* else later: see measure */
         fb_preflight_estimate(p, fb_binding_weights(p->measuring), p->plan, p->disk.bytes_per_s,
             fb_preflight_usual_past(p), &p->speed);
     }
@@ -360,6 +353,10 @@ static enum forebay_status measure(
         fb_devices_release(&p->devices);
         p->options.ctx = least_ctx;
         status = measure_and_plan(p, choose_batch, err);
+    }
+    if (status == FOREBAY_OK && p->plan && fb_devices_used(&p->devices)) {
+        fb_preflight_estimate(p, fb_binding_weights(p->measuring), p->plan, p->disk.bytes_per_s,
+            fb_preflight_usual_past(p), &p->speed);
     }
     return status;
 }

@@ -49,7 +49,7 @@ struct fb_preflight {
         minimum_bytes; /* smallest mem_bytes; the same whatever mem_bytes is; 0 without a plan */
     uint64_t context_bytes; /* memory for everything but the planned weights; 0 without a plan */
     struct fb_disk_figures disk; /* measured when the plan reads from it while generating */
-    struct fb_speed speed;       /* estimated when there is a plan and no device is used, else 0 */
+    struct fb_speed speed;       /* estimated when there is a plan; 0 if a rate is not known */
 };
 
 /* Reads the file's metadata, measures and plans. `options` are copied, the strings in them are not.
@@ -103,6 +103,27 @@ enum forebay_status fb_preflight_measure(
  * of the devices. */
 enum forebay_status fb_preflight_measure_devices(
     struct fb_preflight *preflight, struct forebay_error *err);
+
+/* Bytes that the budget leaves for weights, roughly, before they are planned. */
+uint64_t fb_preflight_weights_room(const struct fb_preflight *preflight);
+
+/* Fills the profile with the CPU's rates for these weights, and (when that has been done) with
+ * those of the devices in use; measures what is missing. E_CANCELLED. */
+enum forebay_status fb_preflight_rates(
+    struct fb_preflight *preflight, const struct fb_weights *weights, struct forebay_error *err);
+enum forebay_status fb_preflight_device_rates(
+    struct fb_preflight *preflight, const struct fb_weights *weights, struct forebay_error *err);
+
+/* Names of the devices as in the profile; empty ones after the last. Points into itself. */
+struct fb_device_names {
+    char text[FOREBAY_DEVICES][FB_PROFILE_DEVICE];
+    const char *of[FOREBAY_DEVICES];
+};
+void fb_preflight_device_names(const struct fb_preflight *preflight, struct fb_device_names *names);
+
+/* Inputs of an estimate without plan, devices, disk and history. */
+struct fb_speed_inputs fb_preflight_speed_inputs(
+    const struct fb_preflight *preflight, const struct fb_weights *weights, double past);
 
 /* Slots that a device has for the group's experts. */
 int fb_preflight_device_slots(const struct fb_preflight *preflight, const struct fb_group *group);

@@ -2,9 +2,13 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/units.h"
+#include "engine/machine.h"
+#include "engine/model_options.h"
 #include "engine/preflight.h"
 #include "gpu/gpu.h"
 #include "plan/device_slots.h"
+#include "plan/placement.h"
 
 /* Whether all experts of layers [first, end) were claimed, and the device computes with them. */
 static bool can_be_slotted(const struct fb_preflight *p, int first, int end)
@@ -59,6 +63,105 @@ static enum forebay_status place_in_slots(
     return fb_preflight_measure(p, &p->needs, err);
 }
 
+/* Memory for slots if as few layers as possible are whole; 0: there cannot be slots. The plan
+ * stays, but is not the one that was measured last. */
+static uint64_t most_slots_bytes(struct fb_preflight *p, int n_whole)
+{
+    struct fb_offload_plan before = p->devices.plan;
+    struct fb_needs needs = p->needs;
+    uint64_t bytes = 0;
+    int first, end;
+    if (fb_devices_use_slots(&p->devices, p->catalog, n_whole, fb_preflight_measure, p, &needs)) {
+        fb_devices_slotted(&p->devices, p->catalog, &first, &end);
+        bytes = can_be_slotted(p, first, end) ? p->devices.plan.slots_bytes : 0;
+    }
+    fb_devices_set_plan(&p->devices, &before);
+    return bytes;
+}
+
+/* From the stored profile: placements must not change with each run's measurement. */
+static void add_disk(struct fb_preflight *p, struct fb_speed_inputs *in)
+{
+    const struct fb_profile_disk *disk = fb_machine_usual_disk(
+        &p->profile, p->catalog->files, p->catalog->n_files, p->options.io_method);
+    if (disk) {
+        in->disk_bytes_per_s = disk->bytes_per_s;
+        in->disk_latency_s = disk->latency_s;
+    }
+    if (p->options.disk_bytes_per_s > 0) {
+        in->disk_bytes_per_s = (double)p->options.disk_bytes_per_s;
+    }
+}
+
+/* Rounded down, so that placements do not follow every change of the free memory. */
+static uint64_t coarse(uint64_t bytes)
+{
+    uint64_t step = 1;
+    while (step <= bytes / 16) {
+        step *= 2;
+    }
+    return fb_round_down(bytes, step);
+}
+
+/* Which choice is fastest: plan/placement.h. `all`: the weights as without devices, for which RAM
+ * has ram_bytes. The plan is that of whole layers, before and afterwards. */
+static enum forebay_status choose(struct fb_preflight *p, const struct fb_weights *all,
+    uint64_t ram_bytes, struct fb_placement *out, struct forebay_error *err)
+{
+    struct fb_device_names names;
+    int n = p->catalog->n_layer;
+    struct fb_placement_inputs in = {.whole = &p->devices.plan,
+        .names = names.of,
+        .ram_bytes = coarse(ram_bytes),
+        .ram_beside_bytes = coarse(fb_preflight_weights_room(p)),
+        .least_whole = fb_devices_least_whole(&p->devices, p->catalog),
+        .slots_device = fb_offload_device_of(&p->devices.plan, n, 0),
+        .may_do_without = strcmp(p->options.device, "auto") == 0};
+    enum forebay_status status = fb_preflight_rates(p, all, err);
+    if (status == FOREBAY_OK) {
+        status = fb_preflight_device_rates(p, all, err);
+    }
+    if (status != FOREBAY_OK) {
+        return status;
+    }
+    struct fb_speed_inputs speed = fb_preflight_speed_inputs(p, all, fb_preflight_usual_past(p));
+    add_disk(p, &speed);
+    fb_preflight_device_names(p, &names);
+    in.speed = &speed;
+    in.slots_bytes = most_slots_bytes(p, in.least_whole);
+    fb_placement_choose(&in, out);
+    if (out->known) {
+        fb_debug("a conversation takes %.3g s with whole layers on devices, %.3g s %s",
+            out->whole_seconds, out->seconds,
+            !out->use    ? "without"
+            : out->slots ? "with slots"
+                         : "as chosen");
+    }
+    return FOREBAY_OK;
+}
+
+/* Changes the plan of whole layers to the fastest one. */
+static enum forebay_status place_by_speed(struct fb_preflight *p, const struct fb_weights *all,
+    uint64_t ram_bytes, struct forebay_error *err)
+{
+    struct fb_placement placement;
+    struct fb_offload_plan none = {0};
+    bool slots_possible = p->devices.plan.n_layers == p->catalog->n_layer &&
+                          p->devices.plan.n_whole < p->catalog->n_layer;
+    if (!fb_machine_remembers() || !fb_devices_used(&p->devices) ||
+        (!slots_possible && strcmp(p->options.device, "auto") != 0)) {
+        return FOREBAY_OK;
+    }
+    enum forebay_status status = choose(p, all, ram_bytes, &placement, err);
+    if (status == FOREBAY_OK && placement.slots) {
+        return place_in_slots(p, placement.n_whole, err);
+    }
+    if (status == FOREBAY_OK && !placement.use) {
+        fb_devices_set_plan(&p->devices, &none);
+    }
+    return status == FOREBAY_OK ? fb_preflight_measure(p, &p->needs, err) : status;
+}
+
 enum forebay_status fb_preflight_measure_devices(struct fb_preflight *p, struct forebay_error *err)
 {
     fb_devices_set_plan(&p->devices, &(struct fb_offload_plan){0});
@@ -66,6 +169,9 @@ enum forebay_status fb_preflight_measure_devices(struct fb_preflight *p, struct 
     if (status != FOREBAY_OK || p->devices.n == 0) {
         return status;
     }
+    struct fb_weights *all = fb_weights_copy(fb_binding_weights(p->measuring));
+    uint64_t ram_bytes = fb_preflight_weights_room(p);
+    int n_whole;
     status = fb_devices_set_rooms(&p->devices, &p->options, err);
     if (status == FOREBAY_OK) {
         status = fb_devices_place(&p->devices, p->catalog, fb_preflight_measure, p, &p->needs, err);
@@ -73,9 +179,13 @@ enum forebay_status fb_preflight_measure_devices(struct fb_preflight *p, struct 
     if (status == FOREBAY_OK) { /* the last plan measured need not be the one that was chosen */
         status = fb_preflight_measure(p, &p->needs, err);
     }
-    if (status == FOREBAY_OK && strcmp(p->options.device_experts, "slots") == 0) {
-        status = place_in_slots(p, fb_devices_least_whole(&p->devices, p->catalog), err);
+    if (status == FOREBAY_OK && fb_options_slots(&p->options, &n_whole)) {
+        int least = fb_devices_least_whole(&p->devices, p->catalog);
+        status = place_in_slots(p, n_whole > least ? n_whole : least, err);
+    } else if (status == FOREBAY_OK && strcmp(p->options.device_experts, "auto") == 0) {
+        status = place_by_speed(p, all, ram_bytes, err);
     }
+    fb_weights_free(all);
     return status;
 }
 

@@ -14,21 +14,44 @@
 #include "os/dirs.h"
 #include "os/save.h"
 
-#define FORMAT 5 /* version of the file; files of others are ignored */
+#define FORMAT 6 /* version of the file; files of others are ignored */
 
 const uint32_t fb_profile_blocks[4] = {64 << 10, 256 << 10, 1 << 20, 4 << 20};
 const uint32_t fb_profile_depths[3] = {1, 4, 16};
 
 /* --- Looking up ---------------------------------------------------------------------------- */
 
-const struct fb_profile_rate *fb_profile_expert_rate(const struct fb_profile *p, const char *type,
-    bool repacked, int threads, int columns, int rows, int used)
+static const struct fb_profile_rate *find(const struct fb_profile *p, const char *device,
+    const char *type, bool repacked, int threads, int columns, int rows, int used)
 {
     for (int i = 0; i < p->n_rates; i++) {
         const struct fb_profile_rate *r = &p->rates[i];
         if (r->repacked == repacked && r->threads == threads && r->columns == columns &&
-            r->rows == rows && r->used == used && strcmp(r->type, type) == 0) {
+            r->rows == rows && r->used == used && strcmp(r->type, type) == 0 &&
+            strcmp(r->device, device) == 0) {
             return r;
+        }
+    }
+    return NULL;
+}
+
+const struct fb_profile_rate *fb_profile_expert_rate(const struct fb_profile *p, const char *type,
+    bool repacked, int threads, int columns, int rows, int used)
+{
+    return find(p, "", type, repacked, threads, columns, rows, used);
+}
+
+const struct fb_profile_rate *fb_profile_device_rate(const struct fb_profile *p, const char *device,
+    const char *type, int columns, int rows, int used)
+{
+    return find(p, device, type, false, 1, columns, rows, used);
+}
+
+const struct fb_profile_device *fb_profile_device(const struct fb_profile *p, const char *name)
+{
+    for (int i = 0; i < p->n_devices; i++) {
+        if (strcmp(p->devices[i].name, name) == 0) {
+            return &p->devices[i];
         }
     }
     return NULL;
@@ -58,13 +81,38 @@ const struct fb_profile_disk *fb_profile_disk(
 
 void fb_profile_put_rate(struct fb_profile *p, const struct fb_profile_rate *rate)
 {
-    struct fb_profile_rate *old = (struct fb_profile_rate *)fb_profile_expert_rate(
-        p, rate->type, rate->repacked, rate->threads, rate->columns, rate->rows, rate->used);
+    struct fb_profile_rate *old = (struct fb_profile_rate *)find(p, rate->device, rate->type,
+        rate->repacked, rate->threads, rate->columns, rate->rows, rate->used);
     if (!old && p->n_rates == FB_PROFILE_RATES) {
         memmove(p->rates, p->rates + 1, sizeof p->rates - sizeof p->rates[0]);
         p->n_rates--;
     }
     *(old ? old : &p->rates[p->n_rates++]) = *rate;
+}
+
+void fb_profile_drop_cpu(struct fb_profile *p)
+{
+    int kept = 0;
+    for (int i = 0; i < p->n_rates; i++) {
+        if (p->rates[i].device[0]) {
+            p->rates[kept++] = p->rates[i];
+        }
+    }
+    p->n_rates = kept;
+}
+
+void fb_profile_put_device(struct fb_profile *p, const struct fb_profile_device *device)
+{
+    int i = 0;
+    while (i < p->n_devices && strcmp(p->devices[i].name, device->name) != 0) {
+        i++;
+    }
+    if (i == FB_PROFILE_DEVICES) {
+        memmove(p->devices, p->devices + 1, sizeof p->devices - sizeof p->devices[0]);
+        i--;
+    }
+    p->n_devices = i == p->n_devices ? i + 1 : p->n_devices;
+    p->devices[i] = *device;
 }
 
 void fb_profile_put_disk(struct fb_profile *p, const struct fb_profile_disk *disk)
@@ -107,12 +155,26 @@ static bool read_rate(const json_t *object, struct fb_profile_rate *out)
         .experts = number(object, "experts_madds_per_s"),
         .unpack = number(object, "unpack_bytes_per_s"),
     };
+    const char *device = json_string_value(json_object_get(object, "device"));
     snprintf(out->type, sizeof out->type, "%s", type ? type : "");
+    snprintf(out->device, sizeof out->device, "%s", device ? device : "");
     bool sized = out->columns > 0 && out->rows > 0 && out->used > 0; /* experts of a size */
     bool whole = out->columns == 0 && out->rows == 0 && out->used == 0 && out->batch > 0;
-    return type && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
+    return type && device && json_is_boolean(json_object_get(object, "repacked")) && out->threads &&
            (sized || whole) && out->decode > 0 && out->batch >= 0 && out->experts >= 0 &&
            out->unpack >= 0;
+}
+
+static bool read_device(const json_t *object, struct fb_profile_device *out)
+{
+    const char *name = json_string_value(json_object_get(object, "name"));
+    *out = (struct fb_profile_device){
+        .upload_bytes_per_s = number(object, "upload_bytes_per_s"),
+        .op_s = number(object, "op_s"),
+        .turn_s = number(object, "turn_s"),
+    };
+    snprintf(out->name, sizeof out->name, "%s", name ? name : "");
+    return name && out->upload_bytes_per_s > 0 && out->op_s >= 0 && out->turn_s >= 0;
 }
 
 static bool read_disk(const json_t *object, struct fb_profile_disk *out)
@@ -150,9 +212,18 @@ static bool read_body(const json_t *root, struct fb_profile *out)
     out->memory_bytes_per_s[0] = number(root, "memory_bytes_per_s_1");
     out->memory_bytes_per_s[1] = number(root, "memory_bytes_per_s");
     const json_t *rates = json_object_get(root, "compute");
+    const json_t *devices = json_object_get(root, "devices");
     const json_t *disks = json_object_get(root, "disks");
-    if (!json_is_array(rates) || !json_is_array(disks)) {
+    if (!json_is_array(rates) || !json_is_array(devices) || !json_is_array(disks)) {
         return false;
+    }
+    json_array_foreach(devices, i, item)
+    {
+        struct fb_profile_device device;
+        if (!read_device(item, &device)) {
+            return false;
+        }
+        fb_profile_put_device(out, &device);
     }
     json_array_foreach(rates, i, item)
     {
@@ -215,10 +286,16 @@ bool fb_profile_load(
 
 static json_t *rate_json(const struct fb_profile_rate *r)
 {
-    return json_pack("{s:s, s:i, s:i, s:i, s:b, s:i, s:f, s:f, s:f, s:f}", "type", r->type,
-        "columns", r->columns, "rows", r->rows, "used", r->used, "repacked", r->repacked, "threads",
-        r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s", r->batch,
-        "experts_madds_per_s", r->experts, "unpack_bytes_per_s", r->unpack);
+    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:i, s:f, s:f, s:f, s:f}", "device", r->device,
+        "type", r->type, "columns", r->columns, "rows", r->rows, "used", r->used, "repacked",
+        r->repacked, "threads", r->threads, "decode_bytes_per_s", r->decode, "batch_madds_per_s",
+        r->batch, "experts_madds_per_s", r->experts, "unpack_bytes_per_s", r->unpack);
+}
+
+static json_t *device_json(const struct fb_profile_device *d)
+{
+    return json_pack("{s:s, s:f, s:f, s:f}", "name", d->name, "upload_bytes_per_s",
+        d->upload_bytes_per_s, "op_s", d->op_s, "turn_s", d->turn_s);
 }
 
 static json_t *disk_json(const struct fb_profile_disk *d)
@@ -235,18 +312,21 @@ static json_t *disk_json(const struct fb_profile_disk *d)
 
 char *fb_profile_json(const struct fb_profile *p)
 {
-    json_t *rates = json_array(), *disks = json_array();
+    json_t *rates = json_array(), *devices = json_array(), *disks = json_array();
+    for (int i = 0; i < p->n_devices; i++) {
+        json_array_append_new(devices, device_json(&p->devices[i]));
+    }
     for (int i = 0; i < p->n_rates; i++) {
         json_array_append_new(rates, rate_json(&p->rates[i]));
     }
     for (int i = 0; i < p->n_disks; i++) {
         json_array_append_new(disks, disk_json(&p->disks[i]));
     }
-    json_t *root =
-        json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:f, s:o, s:o}", "format", FORMAT, "machine",
-            p->machine, "measured", (json_int_t)p->measured, "cores", p->cores, "other_cores",
-            p->other_cores, "op_s", p->op_s, "memory_bytes_per_s_1", p->memory_bytes_per_s[0],
-            "memory_bytes_per_s", p->memory_bytes_per_s[1], "compute", rates, "disks", disks);
+    json_t *root = json_pack("{s:i, s:s, s:I, s:i, s:f, s:f, s:f, s:f, s:o, s:o, s:o}", "format",
+        FORMAT, "machine", p->machine, "measured", (json_int_t)p->measured, "cores", p->cores,
+        "other_cores", p->other_cores, "op_s", p->op_s, "memory_bytes_per_s_1",
+        p->memory_bytes_per_s[0], "memory_bytes_per_s", p->memory_bytes_per_s[1], "compute", rates,
+        "devices", devices, "disks", disks);
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(5));
     json_decref(root);
     return text;

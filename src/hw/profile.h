@@ -11,9 +11,12 @@
 
 #include "forebay.h"
 
-#define FB_PROFILE_RATES 128
-#define FB_PROFILE_DISKS 16
-#define FB_PROFILE_DAYS  30 /* measurements are repeated after so many days */
+#define FB_PROFILE_RATES   128
+#define FB_PROFILE_DISKS   16
+#define FB_PROFILE_DEVICES 16
+#define FB_PROFILE_DAYS    30 /* measurements are repeated after so many days */
+
+#define FB_PROFILE_DEVICE 128 /* bytes of a device's name and description, as ggml has them */
 
 /* The type name for rates of attention: `decode` of one token and `batch` of many, both in
  * multiply-adds per second. */
@@ -21,7 +24,8 @@
 
 /* The rate of computing with weights of one type and layout, on a number of threads. */
 struct fb_profile_rate {
-    char type[16]; /* as ggml calls it: "q4_K" */
+    char device[FB_PROFILE_DEVICE]; /* that computes; "": the CPU */
+    char type[16];                  /* as ggml calls it: "q4_K" */
     /* For experts: size of their matrices, and experts per token; only `decode` and `experts` are
      * set. 0: for large matrices. */
     int columns, rows, used;
@@ -45,6 +49,14 @@ struct fb_profile_disk {
 extern const uint32_t fb_profile_blocks[4];
 extern const uint32_t fb_profile_depths[3];
 
+/* A device that computes, beside its rates. */
+struct fb_profile_device {
+    char name[FB_PROFILE_DEVICE];
+    double upload_bytes_per_s; /* from memory to the device, a few MiB at a time */
+    double op_s;               /* one operation on a row of activations, among others */
+    double turn_s;             /* one operation alone, and reading its result */
+};
+
 #define FB_PROFILE_MACHINE 2048 /* processor names list all instruction sets */
 
 struct fb_profile {
@@ -56,6 +68,8 @@ struct fb_profile {
     double op_s;                  /* one operation on a row of activations: minimum of a node */
     int n_rates;
     struct fb_profile_rate rates[FB_PROFILE_RATES];
+    int n_devices;
+    struct fb_profile_device devices[FB_PROFILE_DEVICES];
     int n_disks;
     struct fb_profile_disk disks[FB_PROFILE_DISKS];
 };
@@ -78,11 +92,20 @@ const struct fb_profile_rate *fb_profile_rate(
 /* The same for experts of that size. */
 const struct fb_profile_rate *fb_profile_expert_rate(const struct fb_profile *profile,
     const char *type, bool repacked, int threads, int columns, int rows, int used);
+/* The same on a device; with columns == 0 for large matrices. */
+const struct fb_profile_rate *fb_profile_device_rate(const struct fb_profile *profile,
+    const char *device, const char *type, int columns, int rows, int used);
+const struct fb_profile_device *fb_profile_device(
+    const struct fb_profile *profile, const char *name);
 const struct fb_profile_disk *fb_profile_disk(
     const struct fb_profile *profile, uint64_t device, int64_t now);
 
+/* Forgets the rates of the CPU. */
+void fb_profile_drop_cpu(struct fb_profile *profile);
+
 /* Adds or replaces an entry. When full, the oldest entry is dropped. */
 void fb_profile_put_rate(struct fb_profile *profile, const struct fb_profile_rate *rate);
+void fb_profile_put_device(struct fb_profile *profile, const struct fb_profile_device *device);
 void fb_profile_put_disk(struct fb_profile *profile, const struct fb_profile_disk *disk);
 
 #endif

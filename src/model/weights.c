@@ -130,6 +130,17 @@ struct fb_weights *fb_weights_new(
     return ws;
 }
 
+struct fb_weights *fb_weights_copy(const struct fb_weights *ws)
+{
+    struct fb_weights *copy = fb_xmalloc(sizeof *copy);
+    *copy = *ws;
+    copy->weights = fb_xcalloc((size_t)ws->n_weights + 1, sizeof *copy->weights);
+    copy->groups = fb_xcalloc((size_t)ws->n_groups + 1, sizeof *copy->groups);
+    memcpy(copy->weights, ws->weights, (size_t)ws->n_weights * sizeof *copy->weights);
+    memcpy(copy->groups, ws->groups, (size_t)ws->n_groups * sizeof *copy->groups);
+    return copy;
+}
+
 /* Layers from this number on predict further tokens (MTP); llama.cpp does not load them. */
 static int generating_layers(const struct fb_catalog *catalog)
 {

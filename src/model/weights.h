@@ -79,6 +79,7 @@ struct fb_weights {
  * tensor with n_expert > 1 and an expert role becomes part of a group; all others are dense. */
 struct fb_weights *fb_weights_new(
     const struct fb_catalog *catalog, const struct fb_claim *claims, int n_claims);
+struct fb_weights *fb_weights_copy(const struct fb_weights *weights);
 void fb_weights_free(struct fb_weights *weights);
 
 /* The weights that a run would probably claim, from the catalogue alone: every matrix of the layers

@@ -63,6 +63,7 @@ static double elements(const struct fb_speed_inputs *in, const struct fb_weight 
 /* Seconds and bytes of a pass, or a part of one. */
 struct cost {
     double compute, read, unpack;
+    double copy; /* of compute: to a device */
     double read_bytes;
 };
 
@@ -103,6 +104,39 @@ static double hit_rate(const struct fb_speed_inputs *in, int g)
     double needed = (double)in->weights->n_groups * in->weights->catalog->n_expert_used;
     int share = plan->shared_slots / in->weights->n_groups;
     return plan->shared_slots < needed ? 0 : curve->hit[share];
+}
+
+/* Slots on a device for the group's experts; 0: the CPU computes with them. */
+static int device_slots(const struct fb_speed_inputs *in, int g)
+{
+    const struct fb_speed_devices *devices = in->devices;
+    const struct fb_group *group = &in->weights->groups[g];
+    bool slotted = devices && devices->slotted && group->layer >= devices->first_layer &&
+                   group->layer < devices->end_layer;
+    return slotted ? fb_device_slots_of(&devices->slots, group) : 0;
+}
+
+/* As group_cost, for a group that a device computes from slots: `copied` experts miss these. */
+static struct cost slotted_cost(const struct fb_speed_inputs *in, int g, double needed, double rows,
+    double missing, double copied)
+{
+    const struct fb_group *group = &in->weights->groups[g];
+    const char *name = in->devices->slotted;
+    const struct fb_profile_device *device = fb_profile_device(in->profile, name);
+    struct cost c = {.compute = device ? device->turn_s : 0};
+    for (int p = 0; p < group->n_parts; p++) {
+        const struct fb_weight *w = &in->weights->weights[group->weight[p]];
+        struct fb_device_rates r =
+            fb_estimate_device_rates(in, name, &in->weights->catalog->tensors[w->tensor]);
+        double bytes = (double)w->file_bytes;
+        c.compute += fmax(needed * bytes / (r.decode > 0 ? r.decode : USUAL_DECODE),
+            rows * elements(in, w) / (r.batch > 0 ? r.batch : USUAL_BATCH));
+        c.copy += copied * bytes / (device ? device->upload_bytes_per_s : USUAL_DECODE);
+        c.read_bytes += missing * bytes;
+    }
+    c.compute += c.copy;
+    c.read = c.read_bytes / in->disk_bytes_per_s + fmin(1, missing) * in->disk_latency_s;
+    return c;
 }
 
 /* The group's experts, in a pass in which `needed` of them compute `rows` rows in all, and
@@ -149,12 +183,14 @@ static void add(struct cost *sum, struct cost c)
     sum->compute += c.compute;
     sum->read += c.read;
     sum->unpack += c.unpack;
+    sum->copy += c.copy;
     sum->read_bytes += c.read_bytes;
 }
 
 static double op_time(const struct fb_speed_inputs *in)
 {
-    return in->weights->catalog->n_layer * (double)OPS_PER_LAYER * in->profile->op_s;
+    int n_layer = in->weights->catalog->n_layer - (in->devices ? in->devices->n_layers : 0);
+    return n_layer * (double)OPS_PER_LAYER * in->profile->op_s;
 }
 
 static void estimate_decode(const struct fb_speed_inputs *in, struct fb_speed *out)
@@ -167,9 +203,18 @@ static void estimate_decode(const struct fb_speed_inputs *in, struct fb_speed *o
         double hit = hit_rate(in, g);
         hits += k * hit;
         k_all += k;
-        add(&experts, group_cost(in, g, k, k, k * (1 - hit)));
+        int slots = device_slots(in, g);
+        if (slots > 0) {
+            const struct fb_curve *curve = &in->curves->groups[g];
+            int in_memory = in->plan && in->plan->slots ? in->plan->slots[g] : 0;
+            double both = fmax(hit, fb_curve_both(curve, slots, in_memory));
+            hits += k * (both - hit);
+            add(&experts, slotted_cost(in, g, k, k, k * (1 - both), k * (1 - curve->hit[slots])));
+        } else {
+            add(&experts, group_cost(in, g, k, k, k * (1 - hit)));
+        }
     }
-    double ops = op_time(in);
+    double ops = op_time(in) + (in->devices ? in->devices->decode_s : 0);
     if (in->compute_s > 0) { /* a measurement beats the model */
         double scale = in->compute_s / (dense.compute + experts.compute + ops);
         dense.compute *= scale;
@@ -204,10 +249,14 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
         double present = !in->plan         ? e
                          : in->plan->slots ? in->plan->slots[g]
                                            : (double)in->plan->shared_slots / ws->n_groups;
-        add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - present / e)));
+        int slots = device_slots(in, g);
+        double missing = needed * fmax(0, 1 - fmax(present, slots) / e);
+        add(&experts, slots > 0 ? slotted_cost(in, g, needed, k * n, missing,
+                                      needed * fmax(0, 1 - (double)slots / e))
+                                : group_cost(in, g, needed, k * n, missing));
     }
-    double compute =
-        dense.compute + experts.compute + op_time(in) * sqrt(n) + in->prompt_attention_s * n;
+    double compute = dense.compute + experts.compute + op_time(in) * sqrt(n) +
+                     in->prompt_attention_s * n + (in->devices ? in->devices->prompt_s : 0);
     if (in->prompt_compute_s > 0) { /* a measurement beats the model */
         compute = in->prompt_compute_s * n;
     }

@@ -17,16 +17,33 @@
  * single read takes as long as in a burst, but all reads together no less than at the sustained
  * speed.
  *
+ * Devices take their time for the weights that they hold, one after another with the CPU. A layer
+ * whose experts a device computes from slots also takes a turn: the router's ids are read back, and
+ * experts that miss the slots are copied before they are computed with.
+ *
  * A batch needs each of a layer's experts once: the share of them that any of its tokens uses.
  */
 #ifndef FB_PLAN_ESTIMATE_H
 #define FB_PLAN_ESTIMATE_H
 
 #include "hw/profile.h"
+#include "plan/device_slots.h"
+#include "plan/offload.h"
 #include "plan/plan.h"
+
+/* Devices beside the CPU. The weights that they hold are not among the inputs' weights; experts
+ * that pass through slots are. */
+struct fb_speed_devices {
+    double decode_s, prompt_s;  /* for what they hold: a token, and a full batch */
+    int n_layers;               /* of the model, that they compute */
+    const char *slotted;        /* the one with slots, as in the profile; NULL: none has */
+    int first_layer, end_layer; /* whose experts it computes */
+    struct fb_device_slots slots;
+};
 
 /* The machine and the run. */
 struct fb_speed_inputs {
+    const struct fb_speed_devices *devices; /* NULL: none */
     const struct fb_weights *weights;
     const struct fb_plan *plan;         /* NULL: all weights are in memory */
     const struct fb_curves *curves;     /* may be NULL for a model without experts */
@@ -56,8 +73,22 @@ struct fb_speed {
     double read_bytes;
     double read_s, compute_s, unpack_s;
     double load_s;     /* reading what is resident, and allocating the memory for the rest */
-    const char *limit; /* "the disk", "computing", "repacking" */
+    const char *limit; /* "the disk", "computing", "repacking", "the device" */
 };
+
+/* Rates of a tensor's products on a device; 0: not known. */
+struct fb_device_rates {
+    double decode; /* bytes of weights per second, one token */
+    double batch;  /* multiply-adds per second, many tokens */
+};
+struct fb_device_rates fb_estimate_device_rates(
+    const struct fb_speed_inputs *inputs, const char *device, const struct fb_tensor *tensor);
+
+/* Seconds that devices take for the weights that they hold by the plan, for `tokens` at once, and
+ * the bytes of these that a token uses. `names`: of the devices, as in the profile. False when the
+ * profile lacks a rate. */
+bool fb_estimate_held(const struct fb_speed_inputs *inputs, const struct fb_offload_plan *plan,
+    const char *const *names, double tokens, double *seconds, uint64_t *bytes);
 
 void fb_estimate(const struct fb_speed_inputs *inputs, struct fb_speed *out);
 

@@ -67,8 +67,8 @@ static struct model_bytes bytes_of(const struct fb_catalog *catalog, uint64_t kv
         .kv = n > 0 ? (kv_bytes + n - 1) / n : 0};
 }
 
-/* The plan of one extent, filled from the end of the model: each device gets as many layers as it has
- * room for, which leaves most room for the others. */
+/* The plan of one extent, filled from the end of the model: each device gets as many layers as it
+ * has room for, which leaves most room for the others. */
 static bool fill(const struct model_bytes *m, const struct fb_offload_rooms *rooms, int extent,
     struct fb_offload_plan *plan)
 {
@@ -155,4 +155,20 @@ int fb_offload_device_of(const struct fb_offload_plan *plan, int n_layer, int la
         }
     }
     return -1;
+}
+
+int fb_offload_holder(
+    const struct fb_offload_plan *plan, const struct fb_catalog *catalog, int tensor)
+{
+    const struct fb_tensor *t = &catalog->tensors[tensor];
+    if (!plan->output || t->role == FB_ROLE_EMBEDDING) {
+        return -1;
+    }
+    if (t->layer < 0) {
+        return plan->output_device;
+    }
+    if (is_expert(t) && t->layer < catalog->n_layer - plan->n_whole) {
+        return -1;
+    }
+    return fb_offload_device_of(plan, catalog->n_layer, t->layer);
 }

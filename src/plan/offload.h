@@ -75,6 +75,11 @@ bool fb_offload_uses(const struct fb_offload_plan *plan, int device);
 /* The device that has the layer without its experts; -1: none. */
 int fb_offload_device_of(const struct fb_offload_plan *plan, int n_layer, int layer);
 
+/* The device that holds the tensor for good; -1: none does. llama.cpp leaves the embeddings with
+ * the CPU. */
+int fb_offload_holder(
+    const struct fb_offload_plan *plan, const struct fb_catalog *catalog, int tensor);
+
 /* --- The largest plan that fits, by measuring ----------------------------------------------- */
 
 /* Sets bytes_on[d] to the memory that the plan would take on each device. */
