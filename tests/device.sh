@@ -278,7 +278,7 @@ archs() {
 # --device-experts auto measures the device once; then it chooses the same in every run, and has an
 # estimate. One that is slower than the CPU, as this one, gets whole layers because it is named.
 placed() {
-    local all first again cache=$tmp/cache try
+    local all first again cache=$tmp/cache try rc=0
     : >"$tmp/held"
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     all=$(device_bytes "$tmp/experts.gguf" -b 7)
@@ -289,8 +289,8 @@ placed() {
             >"$tmp/plan" && break
         say "measuring failed, try $try"
     done
-    grep -q '^estimate: [0-9.]* tokens/s' "$tmp/plan"
-    check $? "placed: an estimate with a device"
+    grep -q '^estimate: [0-9.]* tokens/s' "$tmp/plan" || rc=1
+    check $rc "placed: an estimate with a device"
     cp "$cache/profile.json" "$tmp/profile.json"
     export FOREBAY_CACHE_DIR=$cache
     verify "$tmp/experts.gguf" "placed, first" -b 7 --device Vulkan0 \
@@ -300,8 +300,10 @@ placed() {
         --device-mem $((all - 9000000)) --weights-mem 8M
     again=$held
     export FOREBAY_CACHE_DIR=/dev/null/none
-    [ "$first" = "$again" ] && [ -n "$first" ] && cmp -s "$cache/profile.json" "$tmp/profile.json"
-    check $? "placed: the same choice by the same measurements"
+    rc=0
+    [ "$first" = "$again" ] || rc=1
+    cmp -s "$cache/profile.json" "$tmp/profile.json" || rc=1
+    check $rc "placed: the same choice by the same measurements"
     # Some layers whole, the others in slots.
     verify "$tmp/experts.gguf" "placed, 2 whole" -b 7 --device Vulkan0 --device-experts slots:2 \
         --device-mem $((all - 6000000)) --weights-mem 4M

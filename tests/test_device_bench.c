@@ -39,7 +39,7 @@ static void test_kinds_have_rates(void **state)
         {GGML_TYPE_F32, 4096, 4096, 4, false}, /* too large */
         {GGML_TYPE_Q8_0, 256, 64, 0, false},
     };
-    struct fb_device_bench *bench = new_bench(16 * FB_MIB);
+    struct fb_device_bench *bench = new_bench(6 * FB_MIB);
     assert_non_null(bench);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         double decode = 0, batch = 0;
@@ -57,7 +57,7 @@ static void test_kinds_have_rates(void **state)
 static void test_what_else_takes_time(void **state)
 {
     (void)state;
-    struct fb_device_bench *bench = new_bench(16 * FB_MIB);
+    struct fb_device_bench *bench = new_bench(6 * FB_MIB);
     assert_true(fb_device_bench_upload(bench) > 1e6);
     assert_true(fb_device_bench_op(bench) > 0 && fb_device_bench_op(bench) < 1);
     assert_true(fb_device_bench_turn(bench) > 0 && fb_device_bench_turn(bench) < 1);
