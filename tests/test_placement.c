@@ -1,6 +1,6 @@
 /*
- * test_placement.c - which layers' experts a device computes, whole or from slots: machines on which
- * one choice is clearly best, and that no choice is estimated to be slower than whole layers.
+ * test_placement.c - which layers' experts a device computes, whole or from slots: machines on
+ * which one choice is clearly best, and that no choice is estimated to be slower than whole layers.
  */
 #include "weights_fixture.h"
 
