@@ -1,9 +1,9 @@
 /*
  * device_bench.c - small graphs of the shapes that models compute, timed on a GPU.
  *
- * A measurement makes tensors in a buffer of the device, computes the graph several times, and takes
- * the median. Nodes use different weights in turn, so that the device's caches help as little as in
- * a model. Each time includes what handing over the graph takes.
+ * A measurement makes tensors in a buffer of the device, computes the graph several times, and
+ * takes the median. Nodes use different weights in turn, so that the device's caches help as
+ * little as in a model. Each time includes what handing over the graph takes.
  */
 #include "backend/device_bench.h"
 
