@@ -21,8 +21,8 @@
 #define FB_PLACEMENT_ANSWER 256
 
 struct fb_placement_inputs {
-    /* All weights of the model as without devices; plan, curves and devices are not used. Curves are
-     * always the prior, so that a model's placement does not change with its history. */
+    /* All weights of the model as without devices; plan, curves and devices are not used. Curves
+     * are always the prior, so that a model's placement does not change with its history. */
     const struct fb_speed_inputs *speed;
     const struct fb_offload_plan *whole; /* the largest part of the model that devices hold */
     const char *const *names;            /* of the devices, as in the profile */
