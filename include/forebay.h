@@ -209,13 +209,14 @@ struct forebay_placement {
     uint64_t weights_bytes;  /* all weights of the model */
     uint64_t resident_bytes; /* weights in memory for good, without those on a device */
     uint64_t cache_bytes;    /* expert slots */
+    uint64_t lent_bytes;     /* of these, at most, while a batch is computed */
     uint64_t ring_bytes;     /* buffers for streamed weights */
     uint64_t streamed_bytes; /* dense weights read on every pass */
     uint64_t sidecar_bytes;  /* weights that are read from a sidecar */
     uint64_t fixed_bytes; /* of resident_bytes: weights that llama.cpp holds, e.g. the embedding */
     uint64_t context_bytes; /* fixed_bytes, KV cache, intermediate results, the process itself */
     uint64_t kv_bytes;      /* of these: KV cache and recurrent state */
-    uint64_t compute_bytes; /* of these: intermediate results */
+    uint64_t compute_bytes; /* of these: intermediate results, without what is lent */
     uint64_t minimum_bytes; /* smallest budget for this model and these options; 0: plain */
     uint64_t minimum_weights_bytes; /* the same for weights_mem_bytes */
     int n_layers;                   /* of the model */

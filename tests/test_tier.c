@@ -336,7 +336,8 @@ static void start_levels(int on_device, int in_ram, const char *method)
     const struct fb_plan plan = {.resident = resident,
         .slots = slots,
         .staging_bytes = 4 * largest_unit(model),
-        .transit_bytes = 4 * largest_unit(model)};
+        .transit_bytes = 4 * largest_unit(model),
+        .budget_bytes = 4 * largest_unit(model)};
     struct fb_stream_options options = {
         .policy = "lru", .cold = true, .unpack = unpack_units, .user = &model->weights};
     small_io_options(&options.io, method);

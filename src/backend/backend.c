@@ -131,9 +131,23 @@ static uint64_t available_for_weights(uint64_t rest)
 static uint64_t other_bytes(
     const struct fb_binding *b, const struct fb_budget *budget, uint64_t now_bytes)
 {
-    return now_bytes + b->compute_bytes + budget->pending_bytes +
-           fb_moe_batch_bytes(b, (int)budget->batch) + FB_PROCESS_SLACK_BYTES +
-           2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
+    return now_bytes + b->lending.results_bytes + budget->results_bytes + budget->pending_bytes +
+           fb_moe_batch_bytes(b, budget->ctx, budget->batch) + FB_PROCESS_SLACK_BYTES;
+}
+
+/* Of these, what only a batch needs; *own_bytes: what it leaves of the intermediate results. */
+static uint64_t batch_bytes(
+    const struct fb_binding *b, const struct fb_budget *budget, uint64_t *own_bytes)
+{
+    uint64_t results = b->lending.results_bytes + budget->results_bytes;
+    bool lent = b->weights->n_groups > 0 && !budget->weights_bytes && budget->rows > 0;
+    *own_bytes = results;
+    if (!lent || budget->rows >= budget->batch) {
+        return 0;
+    }
+    *own_bytes = fb_lending_own(results, budget->batch, budget->rows);
+    return results - *own_bytes + fb_moe_batch_bytes(b, budget->ctx, budget->batch) -
+           fb_moe_batch_bytes(b, budget->ctx, budget->rows);
 }
 
 uint64_t fb_binding_minimum(
@@ -175,8 +189,9 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
     uint64_t rss = fb_memory_rss();
     uint64_t held = other_bytes(b, budget, rss), minimum = fb_plan_minimum(weights);
     uint64_t room = budget->weights_bytes, least = budget->minimum_bytes;
+    uint64_t own_bytes, lent = batch_bytes(b, budget, &own_bytes);
     least = least ? least : fb_round_up(held + minimum + UNSURE_BYTES, FB_MIB);
-    *held_bytes = held;
+    *held_bytes = held - lent;
     if (room == 0) {
         /* A budget that was said to suffice does, even if the process is a little larger now. */
         bool promised =
@@ -185,13 +200,22 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
             return fail_budget(budget->process_bytes, least, minimum, err);
         }
         room = budget->process_bytes - fb_min(budget->process_bytes, held);
-        room = fb_max(room, minimum);
+        room = fb_max(room, minimum) + lent;
     }
     uint64_t available = available_for_weights(held - rss);
     if (available < minimum && room > available) {
         return fail_memory(held + available, fb_max(least, held + minimum), err);
     }
-    return fb_plan_make(weights, fb_min(room, available), budget->curves, out, err);
+    if (lent > 0) {
+        b->ctx = budget->ctx;
+        fb_lending_enable(&b->lending, budget->rows, own_bytes);
+    }
+    return fb_plan_make(weights, fb_min(room, available + lent), lent, budget->curves, out, err);
+}
+
+void fb_binding_pass(struct fb_binding *b, uint32_t tokens)
+{
+    fb_lending_pass(&b->lending, tokens);
 }
 
 void fb_binding_set_threads(struct fb_binding *b, int n_threads)

@@ -78,13 +78,16 @@ uint64_t fb_binding_sidecar_bytes(struct fb_binding *binding);
 void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_form *out);
 
 struct fb_budget {
-    uint64_t process_bytes;         /* for the whole process */
-    uint64_t minimum_bytes;         /* fb_binding_minimum: the least process_bytes that is accepted;
+    uint64_t process_bytes; /* for the whole process */
+    uint64_t minimum_bytes; /* fb_binding_minimum: the least process_bytes that is accepted;
                                      * 0: worked out from the memory that the process has now */
-    uint64_t weights_bytes;         /* for weights only, whatever the rest needs; 0: derived from
+    uint64_t weights_bytes; /* for weights only, whatever the rest needs; 0: derived from
                                      * process_bytes */
-    uint64_t pending_bytes;         /* that llama.cpp will allocate, and has not yet */
-    uint32_t ctx, batch;            /* of the context */
+    uint64_t pending_bytes; /* that llama.cpp will allocate, and has not yet ... */
+    uint64_t results_bytes; /* ... and for intermediate results on our device */
+    uint32_t ctx, batch;    /* of the context */
+    uint32_t rows; /* tokens of a pass while generating: what only larger passes need is lent to
+                    * them, and passes are announced by fb_binding_pass; 0: nothing is lent */
     const struct fb_curves *curves; /* of the model's experts; NULL: unknown */
 };
 
@@ -95,10 +98,14 @@ uint64_t fb_binding_minimum(
     struct fb_binding *binding, const struct fb_budget *budget, uint64_t own_bytes);
 
 /* Plans for the rest of the budget, once llama.cpp has loaded the model and made the context: its
- * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve.
+ * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve,
+ * without what is lent to batches.
  * E_NOFIT names the smallest sufficient budget. */
 enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_budget *budget,
     struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err);
+
+/* A pass of so many tokens begins: what earlier passes computed is not needed any more. */
+void fb_binding_pass(struct fb_binding *binding, uint32_t tokens);
 
 /* Sets how many threads the device computes with, also while loading. Call it after llama.cpp made
  * the context. */

@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 
+#include "backend/lending.h"
 #include "backend/records.h"
 #include "backend/routing.h"
 #include "backend/workers.h"
@@ -43,10 +44,11 @@ struct fb_binding {
     bool fixed_threads;         /* llama.cpp's own backend has nodes whose result depends on them */
     struct fb_cpu_use cpu_use;  /* when the binding was made */
     struct fb_workers *workers; /* of the newest context, then of the one that computed last */
-    uint64_t compute_bytes;     /* of the context's buffers */
-    uint64_t graph_ns;          /* in our graphs since the start ... */
-    uint64_t compute_ns;        /* ... and of that in the CPU backend */
-    atomic_flag computing;      /* a stream serves one graph at a time */
+    struct fb_lending lending;
+    uint32_t ctx;          /* tokens that the KV cache has room for; set when memory is lent */
+    uint64_t graph_ns;     /* in our graphs since the start ... */
+    uint64_t compute_ns;   /* ... and of that in the CPU backend */
+    atomic_flag computing; /* a stream serves one graph at a time */
     int lookahead_depth;
     float lookahead_recall;
     fb_route_fn observe; /* may be NULL */

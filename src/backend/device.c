@@ -35,7 +35,7 @@ static void buffer_free(ggml_backend_buffer_t buffer)
         fb_vm_release(b->base, buffer->size);
     }
     if (b->compute && fb_device.bound) {
-        fb_device.bound->compute_bytes -= buffer->size;
+        fb_lending_remove(&fb_device.bound->lending, buffer);
     }
     if (!b->compute && --fb_device.n_model_buffers == 0 && fb_device.hooks) {
         fb_device.hooks->model_freed();
@@ -132,12 +132,13 @@ static ggml_backend_buffer_t new_buffer(
     b->base = base;
     b->mapped = mapped;
     b->compute = fb_device.bound && fb_device.bound->weights;
+    ggml_backend_buffer_t buffer = ggml_backend_buffer_init(buft, buffer_table, b, size);
     if (b->compute) {
-        fb_device.bound->compute_bytes += size; /* all of it will be touched */
+        fb_lending_add(&fb_device.bound->lending, buffer, base);
     } else {
         fb_device.n_model_buffers++;
     }
-    return ggml_backend_buffer_init(buft, buffer_table, b, size);
+    return buffer;
 }
 
 /* Nobody touches the address space of weights; buffers of a context are computed with. */

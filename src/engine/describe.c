@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "backend/lending.h"
 #include "model/meta.h"
 
 /* How far off estimates were: with earlier runs of the model to go by, without them, and where not
@@ -56,6 +57,10 @@ struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
     out.fixed_bytes = fb_preflight_unclaimed_bytes(p, ws);
     out.resident_bytes = out.fixed_bytes + plan->resident_bytes;
     out.cache_bytes = plan->cache_bytes;
+    out.lent_bytes = plan->lent_bytes;
+    if (plan->batch_bytes > 0) {
+        out.compute_bytes = fb_lending_own(out.compute_bytes, p->options.batch, p->options.n_seq);
+    }
     out.sidecar_bytes = p->sidecar ? fb_binding_sidecar_bytes(binding) : 0;
     out.ring_bytes = plan->total_bytes - plan->resident_bytes - plan->cache_bytes;
     out.streamed_bytes = plan->streamed_bytes;

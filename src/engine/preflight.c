@@ -83,11 +83,17 @@ uint64_t fb_preflight_later_bytes(const struct fb_preflight *p)
     return p->needs.compute_bytes + driver;
 }
 
-/* All that llama.cpp will allocate. */
+/* Intermediate results on our device. Beside another one, these are the CPU backend's. */
+static uint64_t results_bytes(const struct fb_preflight *p)
+{
+    return fb_devices_used(&p->devices) ? 0 : p->needs.compute_bytes;
+}
+
+/* All that llama.cpp will allocate besides. */
 static uint64_t pending_bytes(const struct fb_preflight *p)
 {
     return fb_preflight_unclaimed_bytes(p, fb_binding_weights(p->measuring)) + p->needs.kv_bytes +
-           p->needs.compute_bytes + shared_bytes(p);
+           p->needs.compute_bytes - results_bytes(p) + shared_bytes(p);
 }
 
 /* Memory of a plain model. llama.cpp loads one tensor at a time through a buffer. */
@@ -114,11 +120,20 @@ static enum forebay_status check_plain(const struct fb_preflight *p, struct fore
     return FOREBAY_OK;
 }
 
-struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pending)
+struct fb_budget fb_preflight_budget(
+    const struct fb_preflight *p, uint64_t pending, uint64_t results)
 {
-    return (struct fb_budget){p->options.mem_bytes, p->minimum_bytes, p->options.weights_mem_bytes,
-        pending + p->options.caller_bytes, fb_options_cells(&p->options), p->options.batch,
-        p->curves};
+    return (struct fb_budget){
+        .process_bytes = p->options.mem_bytes,
+        .minimum_bytes = p->minimum_bytes,
+        .weights_bytes = p->options.weights_mem_bytes,
+        .pending_bytes = pending + p->options.caller_bytes,
+        .results_bytes = results,
+        .ctx = fb_options_cells(&p->options),
+        .batch = p->options.batch,
+        .rows = fb_devices_used(&p->devices) ? 0 : p->options.n_seq,
+        .curves = p->curves,
+    };
 }
 
 /* Memory of the process without the model: the program, the file's header and llama.cpp's copy of
@@ -135,7 +150,7 @@ static uint64_t own_bytes(const struct fb_preflight *p)
 /* The smallest budget: with the batch that was given, or the usual one. */
 static uint64_t least_bytes(const struct fb_preflight *p)
 {
-    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p));
+    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p), results_bytes(p));
     return fb_binding_minimum(p->measuring, &budget, own_bytes(p));
 }
 
@@ -309,7 +324,7 @@ void fb_preflight_probe_disk(struct fb_preflight *p)
 
 static enum forebay_status plan_once(struct fb_preflight *p, struct forebay_error *err)
 {
-    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p));
+    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p), results_bytes(p));
     fb_plan_free(p->plan);
     p->plan = NULL;
     return fb_binding_plan(p->measuring, &budget, &p->plan, &p->context_bytes, err);

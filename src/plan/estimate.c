@@ -201,9 +201,12 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
         int e = ws->groups[g].n_expert;
         double k = fmin(ws->catalog->n_expert_used, e);
         double needed = e * (1 - pow(1 - k / e, n));
-        double present = !in->plan         ? e
-                         : in->plan->slots ? in->plan->slots[g]
-                                           : (double)in->plan->shared_slots / ws->n_groups;
+        double present = e;
+        if (in->plan) {
+            present = in->plan->slots ? in->plan->slots[g]
+                                      : (double)in->plan->shared_slots / ws->n_groups;
+            present *= 1 - (double)in->plan->lent_bytes / fmax(1, (double)in->plan->cache_bytes);
+        }
         add(&experts, group_cost(in, g, needed, k * n, needed * fmax(0, 1 - present / e)));
     }
     double compute =
@@ -228,7 +231,7 @@ static double load_time(const struct fb_speed_inputs *in)
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
         int n = w->group >= 0 ? ws->groups[w->group].n_expert : 1;
-        bool resident = !plan || plan->everything_fits || (w->group < 0 && plan->resident[i]);
+        bool resident = !plan || plan->preload || (w->group < 0 && plan->resident[i]);
         if (resident) {
             double bytes = (double)w->file_bytes * n;
             read_bytes += bytes;

@@ -64,7 +64,7 @@ struct fb_sim_report {
     bool shared;                                 /* all layers share one pool of slots */
     uint64_t cache_bytes;                        /* slots */
     uint64_t resident_bytes;                     /* resident dense weights */
-    uint64_t memory_bytes;                       /* all memory for weights */
+    uint64_t memory_bytes;                       /* all memory for weights, at any time */
     struct fb_sim_figures prefill, warm, decode; /* warm: decode tokens that do not count */
     int n_device_slots;                          /* in all; 0: no device */
     uint64_t device_slot_bytes;                  /* of all of them */

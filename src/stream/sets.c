@@ -203,6 +203,7 @@ void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_route
 {
     struct fb_sets *b = s->sets;
     FB_ASSERT(b && b->group < 0);
+    fb_adapt_lend_transit(s, true);
     b->group = s->weights->weights[weight].group;
     occupy_pool(s);
     count(s, routes);
@@ -407,11 +408,4 @@ void fb_stream_sets_end(struct fb_stream *s)
     b->n_pinned = 0;
     s->slots.pools[pool_of(s)].n_users--;
     b->group = b->weight = -1;
-}
-
-void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
-{
-    if (s->transit) {
-        fb_transit_schedule(s->transit, uses, n);
-    }
 }

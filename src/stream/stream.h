@@ -76,6 +76,10 @@ enum forebay_status fb_stream_load(
 
 /* --- Experts ---------------------------------------------------------------------------------- */
 
+/* The expert matrices of the next computation, in the order of their use. Lends memory to the
+ * transit if it may be needed, and begins to read. */
+void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n);
+
 /* Opens the layer of the matrix `weight` (the first one of the layer that is used) for the tokens
  * of `routes`, in one of two ways. True: together, `lease` is open on all parts. False: in sets,
  * use fb_stream_sets_next; this needs a transit. Sets are chosen when there are not enough slots,
