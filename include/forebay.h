@@ -153,7 +153,7 @@ struct forebay_model_options {
     uint64_t caller_bytes;      /* of mem_bytes, that the caller itself will use */
     uint32_t ctx;   /* tokens of each sequence; 0: as many as trained for, if an eighth of mem_bytes
                      * is enough for them, but up to 4096 in any case (plain: at most 4096) */
-    uint32_t batch; /* tokens per pass, at most ctx; 0: 512, up to 2048 when experts are streamed */
+    uint32_t batch; /* tokens per pass, at most ctx; 0: 512; 32 to 2048 when weights are streamed */
     uint32_t n_seq; /* sequences that grow at the same time, each up to ctx tokens; 0: 1 */
     uint32_t n_kept;        /* further sequences, which share the room of the others; 256 in all */
     bool all_logits;        /* logits of every token may be asked for, which takes memory */

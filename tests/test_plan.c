@@ -4,6 +4,9 @@
  */
 #include "weights_fixture.h"
 
+#include <math.h>
+
+#include "plan/batch_size.h"
 #include "plan/context.h"
 #include "plan/plan.h"
 
@@ -501,6 +504,61 @@ static void test_the_default_context_follows_from_memory(void **state)
     assert_int_equal(fb_context_default(&in), 4096);
 }
 
+/* --- The batch ------------------------------------------------------------------------------ */
+
+static void test_the_batch_follows_from_memory(void **state)
+{
+    (void)state;
+    struct fb_batch_inputs in = {.least_bytes = 200 * FB_MIB,
+        .token_bytes = FB_MIB,
+        .n_expert = 64,
+        .n_used = 4,
+        .lent = true,
+        .ctx = 4096};
+    static const struct {
+        uint64_t mib;
+        uint32_t batch;
+    } cases[] = {{0, 32}, {200, 32}, {263, 32}, {264, 64}, {600, 224}, {4096, 768}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        in.budget_bytes = cases[i].mib * FB_MIB;
+        assert_int_equal(fb_batch_size(&in), cases[i].batch);
+    }
+    in.n_expert = 512; /* 48 rows each would take 6144 tokens */
+    assert_int_equal(fb_batch_size(&in), 1952);
+    in.lent = false;
+    assert_int_equal(fb_batch_size(&in), 992);
+    in.n_expert = in.n_used = 0;
+    assert_int_equal(fb_batch_size(&in), 512);
+    in.ctx = 100;
+    assert_int_equal(fb_batch_size(&in), 96);
+    in.ctx = 7;
+    assert_int_equal(fb_batch_size(&in), 7);
+}
+
+static void test_more_memory_leaves_more_for_weights_too(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2000; i++) {
+        struct fb_batch_inputs in = {.least_bytes = rnd() % (4 * FB_GIB),
+            .token_bytes = (double)(rnd() % (4 * FB_MIB)),
+            .n_expert = (int)(rnd() % 300),
+            .n_used = (int)(rnd() % 9),
+            .lent = rnd() % 2,
+            .ctx = 1 + (uint32_t)(rnd() % 10000)};
+        double left = -1;
+        uint32_t batch = 0;
+        for (int k = 0; k < 50; k++) {
+            in.budget_bytes = in.least_bytes + (uint64_t)k * 97 * FB_MIB;
+            uint32_t now = fb_batch_size(&in);
+            uint32_t more = now - (uint32_t)fb_min(now, FB_BATCH_LEAST);
+            double rest = (double)(in.budget_bytes - in.least_bytes) - more * in.token_bytes;
+            assert_true(now >= batch && now <= in.ctx && rest >= left);
+            batch = now;
+            left = fmax(0, rest - FB_BATCH_LEAST * in.token_bytes); /* the size of a step */
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -517,6 +575,8 @@ int main(void)
         cmocka_unit_test(test_layers_share_a_pool_until_each_has_slots_for_a_token),
         cmocka_unit_test(test_a_layer_of_few_experts_gets_them_all),
         cmocka_unit_test(test_the_default_context_follows_from_memory),
+        cmocka_unit_test(test_the_batch_follows_from_memory),
+        cmocka_unit_test(test_more_memory_leaves_more_for_weights_too),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -46,8 +46,8 @@ struct fb_lending {
 void fb_lending_add(struct fb_lending *l, ggml_backend_buffer_t buffer, void *base);
 void fb_lending_remove(struct fb_lending *l, ggml_backend_buffer_t buffer);
 
-/* Of the intermediate results of a batch, `results_bytes`, those that a pass of `rows` tokens needs,
- * at most. */
+/* Of a batch's intermediate results, `results_bytes`, those that a pass of `rows` tokens needs, at
+ * most. */
 uint64_t fb_lending_own(uint64_t results_bytes, uint32_t batch, uint32_t rows);
 
 /* From now on memory is lent. */

@@ -7,10 +7,10 @@
 #include "io/io.h"
 #include "model/meta.h"
 #include "os/memory.h"
+#include "plan/batch_size.h"
 #include "plan/context.h"
 
-#define BATCH_DEFAULT 512
-#define CELLS_MAX     (1u << 30)
+#define CELLS_MAX (1u << 30)
 
 void forebay_model_options_init(struct forebay_model_options *options)
 {
@@ -32,7 +32,7 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
         return fb_fail(err, FOREBAY_E_USAGE, "", "%d threads: must be 1 to %d", o->threads,
             GGML_MAX_N_THREADS);
     }
-    o->batch = o->batch ? o->batch : BATCH_DEFAULT;
+    o->batch = o->batch ? o->batch : FB_BATCH_USUAL;
     o->n_seq = o->n_seq ? o->n_seq : 1;
     if (o->n_seq > FB_SEQ_MAX || o->n_kept > FB_SEQ_MAX - o->n_seq) {
         return fb_fail(err, FOREBAY_E_USAGE, "", "%u sequences and %u kept: %d in all at most",
