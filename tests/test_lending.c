@@ -44,7 +44,7 @@ static int set_up(void **state)
     cache = fb_vm_reserve(BLOCKS * BLOCK, false);
     buffer_on(results, GGML_BACKEND_BUFFER_USAGE_COMPUTE);
     buffer_on(cache, GGML_BACKEND_BUFFER_USAGE_ANY);
-    fb_lending_enable(&lending, ROWS, OWN);
+    fb_lending_enable(&lending, ROWS, OWN, 0);
     return 0;
 }
 
@@ -136,6 +136,26 @@ static void test_memory_comes_back_after_passes_of_few_tokens(void **state)
     }
 }
 
+/* The slack is lent until it is known how much of it is in use. */
+static void test_the_slack_comes_back_when_it_is_known(void **state)
+{
+    (void)state;
+    struct ggml_cgraph *small = graph_of(tensor_at(0, 0, 1), tensor_at(1, 0, 1), 64);
+    int n_looks = 0;
+    fb_lending_enable(&lending, ROWS, OWN, 64 * FB_MIB);
+    assert_int_equal(fb_lending_count(&lending, small), 64 * FB_MIB);
+    for (int i = 0; i < 300; i++) {
+        bool look = fb_lending_pass(&lending, i == 200 ? 100 : 1);
+        assert_true(!look || i % 200 >= 4); /* not soon after a batch */
+        n_looks += look;
+    }
+    assert_in_range(n_looks, 2, 10);
+    fb_lending_settle(&lending, 5 * FB_MIB - 1);
+    assert_int_equal(fb_lending_count(&lending, small), 13 * FB_MIB);
+    fb_lending_settle(&lending, FB_GIB);
+    assert_int_equal(fb_lending_count(&lending, small), 64 * FB_MIB);
+}
+
 static void test_a_pass_of_few_tokens_has_its_share(void **state)
 {
     (void)state;
@@ -150,6 +170,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_blocks_are_counted_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             test_memory_comes_back_after_passes_of_few_tokens, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            test_the_slack_comes_back_when_it_is_known, set_up, tear_down),
         cmocka_unit_test(test_a_pass_of_few_tokens_has_its_share),
     };
     return cmocka_run_group_tests_name("lending", tests, NULL, NULL);

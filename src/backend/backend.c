@@ -147,7 +147,8 @@ static uint64_t batch_bytes(
     }
     *own_bytes = fb_lending_own(results, budget->batch, budget->rows);
     return results - *own_bytes + fb_moe_batch_bytes(b, budget->ctx, budget->batch) -
-           fb_moe_batch_bytes(b, budget->ctx, budget->rows);
+           fb_moe_batch_bytes(b, budget->ctx, budget->rows) +
+           (budget->settles ? FB_PROCESS_SLACK_BYTES : 0);
 }
 
 uint64_t fb_binding_minimum(
@@ -208,14 +209,21 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
     }
     if (lent > 0) {
         b->ctx = budget->ctx;
-        fb_lending_enable(&b->lending, budget->rows, own_bytes);
+        b->begin_bytes = rss;
+        fb_lending_enable(
+            &b->lending, budget->rows, own_bytes, budget->settles ? FB_PROCESS_SLACK_BYTES : 0);
     }
     return fb_plan_make(weights, fb_min(room, available + lent), lent, budget->curves, out, err);
 }
 
 void fb_binding_pass(struct fb_binding *b, uint32_t tokens)
 {
-    fb_lending_pass(&b->lending, tokens);
+    if (!fb_lending_pass(&b->lending, tokens)) {
+        return;
+    }
+    uint64_t planned = b->begin_bytes + fb_stream_now(b->stream) + b->lending.touched_bytes;
+    uint64_t now = fb_memory_rss();
+    fb_lending_settle(&b->lending, now - fb_min(now, planned));
 }
 
 void fb_binding_set_threads(struct fb_binding *b, int n_threads)
@@ -265,6 +273,10 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
     enum forebay_status status = fb_stream_new(b->weights, plan, &options, &b->stream, err);
     if (status != FOREBAY_OK) {
         return status;
+    }
+    if (b->lending.enabled) {
+        fb_stream_lend(b->stream, b->lending.slack_bytes);
+        fb_stream_adapt(b->stream, true);
     }
     b->memory_watch = fb_memory_watch_start(b->stream, b->n_threads, &b->cpu_use);
     status = fb_stream_load(b->stream, progress, progress_user, err);

@@ -86,6 +86,7 @@ struct fb_budget {
     uint64_t pending_bytes; /* that llama.cpp will allocate, and has not yet ... */
     uint64_t results_bytes; /* ... and for intermediate results on our device */
     uint32_t ctx, batch;    /* of the context */
+    bool settles;  /* after some passes the process allocates little more, apart from batches */
     uint32_t rows; /* tokens of a pass while generating: what only larger passes need is lent to
                     * them, and passes are announced by fb_binding_pass; 0: nothing is lent */
     const struct fb_curves *curves; /* of the model's experts; NULL: unknown */

@@ -46,6 +46,7 @@ struct fb_binding {
     struct fb_workers *workers; /* of the newest context, then of the one that computed last */
     struct fb_lending lending;
     uint32_t ctx;          /* tokens that the KV cache has room for; set when memory is lent */
+    uint64_t begin_bytes;  /* resident set when the plan was made; the same */
     uint64_t graph_ns;     /* in our graphs since the start ... */
     uint64_t compute_ns;   /* ... and of that in the CPU backend */
     atomic_flag computing; /* a stream serves one graph at a time */

@@ -19,6 +19,11 @@
 /* So many passes of a few tokens must follow a batch before its memory becomes slots again: a
  * server's batches alternate with single tokens. */
 #define PASSES_WITHOUT 4
+/* After so many, and then now and then, it is seen how much of the slack is in use. */
+#define PASSES_SETTLED 8
+#define PASSES_BETWEEN 64
+/* What is kept for small allocations all the same. */
+#define SLACK_LEAST (8 * FB_MIB)
 
 /* --- Buffers --------------------------------------------------------------------------------- */
 
@@ -83,11 +88,13 @@ uint64_t fb_lending_own(uint64_t results_bytes, uint32_t batch, uint32_t rows)
     return fb_min(results_bytes, results_bytes / batch * rows + OWN_LEAST);
 }
 
-void fb_lending_enable(struct fb_lending *l, uint32_t rows, uint64_t own_bytes)
+void fb_lending_enable(
+    struct fb_lending *l, uint32_t rows, uint64_t own_bytes, uint64_t slack_bytes)
 {
     l->enabled = true;
     l->rows = l->most_tokens = rows;
     l->own_bytes = own_bytes;
+    l->slack_bytes = l->most_slack_bytes = slack_bytes;
     for (int i = 0; i < l->n_lenders; i++) { /* blocks are small */
         fb_vm_small_pages(l->lenders[i].base, ggml_backend_buffer_get_size(l->lenders[i].buffer));
     }
@@ -107,16 +114,22 @@ static void give_back(struct fb_lending *l)
     l->returned = true;
 }
 
-void fb_lending_pass(struct fb_lending *l, uint32_t tokens)
+bool fb_lending_pass(struct fb_lending *l, uint32_t tokens)
 {
     if (!l->enabled) {
-        return;
+        return false;
     }
     l->few_passes = tokens > l->rows ? 0 : l->few_passes + 1;
     if (l->few_passes == PASSES_WITHOUT && l->most_tokens > l->rows) {
         give_back(l);
     }
     l->most_tokens = (uint32_t)fb_max(l->most_tokens, tokens);
+    return l->most_slack_bytes > 0 && l->few_passes % PASSES_BETWEEN == PASSES_SETTLED;
+}
+
+void fb_lending_settle(struct fb_lending *l, uint64_t used_bytes)
+{
+    l->slack_bytes = fb_min(l->most_slack_bytes, fb_round_up(used_bytes, FB_MIB) + SLACK_LEAST);
 }
 
 uint64_t fb_lending_count(struct fb_lending *l, struct ggml_cgraph *graph)
@@ -131,5 +144,5 @@ uint64_t fb_lending_count(struct fb_lending *l, struct ggml_cgraph *graph)
             touch(l, node->src[s]);
         }
     }
-    return l->touched_bytes - fb_min(l->touched_bytes, l->own_bytes);
+    return l->touched_bytes - fb_min(l->touched_bytes, l->own_bytes) + l->slack_bytes;
 }

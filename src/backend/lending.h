@@ -4,10 +4,12 @@
  *      intermediate results   llama.cpp's compute buffers on our device: address space of ours. A
  *                             pass touches the part of it that its nodes and their inputs lie in.
  *      rows                   gathered for a set of experts (batch.h)
+ *      slack                  kept for what the process may allocate later, until it is known
  *
  * Before a graph is computed, the memory that it will touch is counted block by block, and what is
  * more than a pass of a few tokens needs is lent by the stream (stream/adapt.h). After some passes
- * of a few tokens the blocks are given back, and the slots have their memory again.
+ * of a few tokens the blocks are given back, and the slots have their memory again. Some passes
+ * later the process has allocated what it needs, and the slots get the rest of the slack, too.
  *
  * Threads: belongs to the computing thread.
  */
@@ -39,7 +41,9 @@ struct fb_lending {
     uint64_t touched_bytes; /* since the last return */
     uint32_t most_tokens;   /* of a pass since then; at least `rows` */
     int few_passes;         /* in a row of at most `rows` tokens */
-    bool returned;          /* what else batches allocated is to be freed, too */
+    uint64_t slack_bytes;   /* that is lent, and at most */
+    uint64_t most_slack_bytes;
+    bool returned; /* what else batches allocated is to be freed, too */
 };
 
 /* A buffer appears and disappears. */
@@ -50,14 +54,19 @@ void fb_lending_remove(struct fb_lending *l, ggml_backend_buffer_t buffer);
  * most. */
 uint64_t fb_lending_own(uint64_t results_bytes, uint32_t batch, uint32_t rows);
 
-/* From now on memory is lent. */
-void fb_lending_enable(struct fb_lending *l, uint32_t rows, uint64_t own_bytes);
+/* From now on memory is lent, the slack first of all. */
+void fb_lending_enable(
+    struct fb_lending *l, uint32_t rows, uint64_t own_bytes, uint64_t slack_bytes);
 
-/* A pass of so many tokens begins: what earlier ones computed is not needed any more. */
-void fb_lending_pass(struct fb_lending *l, uint32_t tokens);
+/* A pass of so many tokens begins: what earlier ones computed is not needed any more. True: now is
+ * a time to see how much of the slack is in use, for fb_lending_settle. */
+bool fb_lending_pass(struct fb_lending *l, uint32_t tokens);
+
+/* The process uses so much of the slack. */
+void fb_lending_settle(struct fb_lending *l, uint64_t used_bytes);
 
 /* Before a graph of the pass is computed: the memory that intermediate results take then, beyond
- * own_bytes. 0 unless enabled. */
+ * own_bytes, and the slack. 0 unless enabled. */
 uint64_t fb_lending_count(struct fb_lending *l, struct ggml_cgraph *graph);
 
 #endif

@@ -126,6 +126,7 @@ struct fb_budget fb_preflight_budget(
         .results_bytes = results,
         .ctx = fb_options_cells(&p->options),
         .batch = p->options.batch,
+        .settles = p->options.caller_bytes == 0,
         .rows = fb_devices_used(&p->devices) ? 0 : p->options.n_seq,
         .curves = p->curves,
     };

@@ -22,6 +22,7 @@ struct fb_slots {
     struct fb_pool *pools;
     int *pool_of;   /* [n_groups] */
     int *first_key; /* [n_groups] */
+    int *wanted;    /* [n_pools] slots; for resizing */
     struct fb_cache *cache;
     uint64_t planned_bytes;
     struct fb_populator *populator; /* NULL, except while the model loads */

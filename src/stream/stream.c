@@ -257,6 +257,12 @@ uint64_t fb_stream_planned(const struct fb_stream *s)
     return planned_bytes(s);
 }
 
+uint64_t fb_stream_now(const struct fb_stream *s)
+{
+    uint64_t transit = s->transit_used ? fb_transit_bytes(s->transit) : 0;
+    return planned_bytes(s) - fb_stream_most(s) + fb_stream_held(s) - s->lent + transit;
+}
+
 void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out)
 {
     *out = s->stats;

@@ -99,6 +99,9 @@ bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t pa
 /* Memory of all that the stream holds when nothing is given back. */
 uint64_t fb_stream_planned(const struct fb_stream *s);
 
+/* Memory of all that it holds now. */
+uint64_t fb_stream_now(const struct fb_stream *s);
+
 /* Advances reads: collects completions and issues queued ones. Never blocks; cheap. */
 void fb_stream_poll(struct fb_stream *s);
 
