@@ -210,6 +210,11 @@ slots() {
         verify "$tmp/experts.gguf" "slots, $ram in RAM" -b 7 --device Vulkan0 \
             --device-experts slots --device-mem $((all - 8000000)) --weights-mem $ram
     done
+    # Layers of different types in one pool: its slots are no stack, so that units are copied.
+    synth mixed -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4 \
+        --type Q4_K_M
+    verify "$tmp/mixed.gguf" "slots with gaps" -b 7 --device Vulkan0 --device-experts slots \
+        --device-mem 4M --weights-mem 1500K
 }
 
 # Batches for which kernels go through the stack expert by expert, and skip masked rows. Without
