@@ -1,6 +1,6 @@
 /*
- * test_gpu_shared.c - the stream's slots as buffers of a device: a fake one, made of the CPU's, which
- * counts the buffers that exist and notes what is in their memory when they are freed.
+ * test_gpu_shared.c - the stream's slots as buffers of a device: a fake one, made of the CPU's,
+ * which counts the buffers that exist and notes what is in their memory when they are freed.
  */
 #include "weights_fixture.h"
 

@@ -1,6 +1,6 @@
 /*
- * gpu_shared.c - see gpu_shared.h. There is one buffer for each part of each pool; groups that share
- * a pool share its buffers, and each weight has a tensor of its own on them.
+ * gpu_shared.c - see gpu_shared.h. There is one buffer for each part of each pool; groups that
+ * share a pool share its buffers, and each weight has a tensor of its own on them.
  *
  * ggml's Vulkan devices can wrap memory although their properties do not say so; the others that
  * can, say so. What counts is whether it works.

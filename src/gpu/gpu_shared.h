@@ -37,9 +37,9 @@ bool fb_gpu_shared_works(ggml_backend_dev_t device);
 struct fb_gpu_shared *fb_gpu_shared_new(struct fb_binding *binding, ggml_backend_dev_t device);
 void fb_gpu_shared_free(struct fb_gpu_shared *shared); /* NULL is fine */
 
-/* The weight's slots as a tensor [columns, rows, slots], until the pool changes its size. NULL: they
- * are not a stack without gaps (a pool whose groups have units of different sizes), or the device
- * refused to wrap them. */
+/* The weight's slots as a tensor [columns, rows, slots], until the pool changes its size. NULL:
+ * they are not a stack without gaps (a pool whose groups have units of different sizes), or the
+ * device refused to wrap them. */
 struct ggml_tensor *fb_gpu_shared_stack(struct fb_gpu_shared *shared, int weight);
 
 /* Whether all parts of the group have a stack. */
