@@ -168,7 +168,8 @@ struct forebay_model_options {
     uint64_t device_mem_bytes;  /* of the device, that may be used; 0: free memory less a reserve */
     const char *device_experts; /* where not all fit on the device: "layers": it holds and computes
                                  * those of whole layers; "slots": it computes all, from slots that
-                                 * hold those used most */
+                                 * hold those used most; for experiments, "copies": as slots, but in
+                                 * its own memory even where that is the machine's */
     uint64_t disk_bytes_per_s;  /* speed of the disk for estimates; 0: measured for a moment */
     const char *sidecar;        /* "auto": the one that forebay_optimize made; "none"; or a path */
     forebay_progress progress;  /* may be NULL */
@@ -199,6 +200,7 @@ struct forebay_device_use {
     int n_whole;         /* ... of these, layers with their experts */
     int n_slotted;       /* ... others, whose experts it computes from slots */
     int n_slots;         /* for one expert each, over all layers */
+    bool slots_shared;   /* they are those of cache_bytes, in the machine's memory */
     uint64_t bytes;      /* weights, KV cache and compute buffers in its memory */
     uint64_t room_bytes; /* of its memory, that could have been used */
 };
@@ -705,6 +707,7 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(uint64_t, device_layers)                                                                     \
     X(uint64_t, device_bytes)                                                                      \
     X(uint64_t, device_slots)                                                                      \
+    X(forebay_name, device_slots_form)                                                             \
     X(uint64_t, device_requests)                                                                   \
     X(uint64_t, device_hits)                                                                       \
     X(uint64_t, device_copy_bytes)                                                                 \

@@ -3,8 +3,8 @@
 # backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
 # same device.
 #   tests/device.sh [CASE...]
-# Cases: choice dense experts biased stories, and for experts in slots: slots batches topics archs;
-# default: all.
+# Cases: choice dense experts biased stories, and for experts in slots: slots batches governor
+# topics archs; default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
@@ -42,9 +42,10 @@ fi
 scripts/setup.sh
 scripts/fetch-llama.sh linux-x64-vulkan --into deps/llama-vulkan
 mkdir -p "$build"
-cmake -S . -B "$build" -DFOREBAY_TESTS=OFF -DFOREBAY_LLAMA_DIR="$root/deps/llama-vulkan" \
+cmake -S . -B "$build" -DFOREBAY_TESTS=ON -DFOREBAY_LLAMA_DIR="$root/deps/llama-vulkan" \
     >"$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
-cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target forebay_cli >&2
+cmake --build "$build" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target forebay_cli \
+    test_exact_device >&2
 
 export GGML_VK_VISIBLE_DEVICES=0 # by default llama.cpp hides software devices
 forebay=$root/$build/forebay
@@ -162,52 +163,94 @@ device_bytes() {
     number device_bytes "$tmp/stats"
 }
 
+# The two forms of slots: the software driver's memory is the machine's, so that "slots" are those
+# in RAM, and "copies" are in buffers of the driver.
+forms=(slots copies)
+
 # in_slots NAME MODEL LESS...: the device has room for everything, less LESS percent of the file
 in_slots() {
-    local name=$1 model=$2 size all less batch
+    local name=$1 model=$2 size all less batch form
     size=$(stat -c %s "$model")
     all=$(device_bytes "$model" -b 7)
     for less in "${@:3}"; do
         for batch in 1 7; do
-            verify "$model" "$name, $less % too little, batch $batch" -b $batch --device Vulkan0 \
-                --device-experts slots --device-mem $((all - size * less / 100)) \
-                --weights-mem $((size * 3 / 4))
+            for form in "${forms[@]}"; do
+                verify "$model" "$name, $form, $less % too little, batch $batch" -b $batch \
+                    --device Vulkan0 --device-experts "$form" \
+                    --device-mem $((all - size * less / 100)) --weights-mem $((size * 3 / 4))
+            done
         done
     done
 }
 
+# were_in_slots NAME: two checks; experts were in slots of both forms
+were_in_slots() {
+    covered 'computes their experts, from [0-9]+ slots in RAM' "$1: experts were in slots in RAM"
+    covered 'computes their experts, from [0-9]+ slots,' "$1: experts were in slots of the device"
+}
+
 slots() {
+    local all form ram
     : >"$tmp/held"
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     in_slots experts "$tmp/experts.gguf" 10 40 60
     synth biased -a gpt-oss --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     in_slots biased "$tmp/biased.gguf" 10 50
-    covered 'computes their experts, from [0-9]+ slots' "slots: experts were in slots"
-    # More threads and sequences; and RAM that holds one expert of each layer only.
-    local all
+    were_in_slots slots
+    # More threads and sequences; and RAM that holds one expert of each layer only, then less than a
+    # token's experts of each layer (one pool for all), then all experts.
     all=$(device_bytes "$tmp/experts.gguf" -b 7)
-    verify "$tmp/experts.gguf" "slots, four sequences" -b 7 --device Vulkan0 --parallel 4 \
-        --device-experts slots --device-mem $((all - 8000000)) --weights-mem 8M
-    verify "$tmp/experts.gguf" "slots, little RAM" -b 7 --device Vulkan0 -t 2 \
-        --device-experts slots --device-mem $((all - 8000000)) --weights-mem 4M
+    for form in "${forms[@]}"; do
+        verify "$tmp/experts.gguf" "$form, four sequences" -b 7 --device Vulkan0 --parallel 4 \
+            --device-experts "$form" --device-mem $((all - 8000000)) --weights-mem 8M
+        verify "$tmp/experts.gguf" "$form, little RAM" -b 7 --device Vulkan0 -t 2 \
+            --device-experts "$form" --device-mem $((all - 8000000)) --weights-mem 4M
+    done
+    for ram in 2500K 5M 30M; do
+        verify "$tmp/experts.gguf" "slots, $ram in RAM" -b 7 --device Vulkan0 \
+            --device-experts slots --device-mem $((all - 8000000)) --weights-mem $ram
+    done
+    # Layers of different types in one pool: its slots are no stack, so that units are copied.
+    synth mixed -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4 \
+        --type Q4_K_M
+    verify "$tmp/mixed.gguf" "slots with gaps" -b 7 --device Vulkan0 --device-experts slots \
+        --device-mem 4M --weights-mem 1500K
 }
 
 # Batches for which kernels go through the stack expert by expert, and skip masked rows. Without
 # fused nodes, whose shaders crash Mesa's driver after such a batch.
 batches() {
-    local batch all
+    local batch all form
     : >"$tmp/held"
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     prompt=(--tokens "$(seq -s , 1 499),$(seq -s , 1 101)" --ignore-eos -t 1 -c 700)
     export GGML_VK_DISABLE_FUSION=1 GGML_VK_DISABLE_MULTI_ADD=1
     for batch in 12 100 600; do
         all=$(device_bytes "$tmp/experts.gguf" -b $batch)
-        verify "$tmp/experts.gguf" "slots, batch $batch" -b $batch --device Vulkan0 \
-            --device-experts slots --device-mem $((all - 9000000)) --weights-mem 6M
+        for form in "${forms[@]}"; do
+            verify "$tmp/experts.gguf" "$form, batch $batch" -b $batch --device Vulkan0 \
+                --device-experts "$form" --device-mem $((all - 9000000)) --weights-mem 6M
+        done
     done
-    covered 'computes their experts, from [0-9]+ slots' "batches: experts were in slots"
+    verify "$tmp/experts.gguf" "slots, batch 100, all in RAM" -b 100 --device Vulkan0 \
+        --device-experts slots --device-mem $((all - 9000000)) --weights-mem 30M
+    were_in_slots batches
     unset GGML_VK_DISABLE_FUSION GGML_VK_DISABLE_MULTI_ADD
     prompt=("${first_prompt[@]}")
+}
+
+# Slots that shrink and grow while the device computes with them.
+governor() {
+    local rc try
+    for try in 1 2 3 4 5; do
+        rc=0
+        FOREBAY_TEST_DEVICE=Vulkan0 timeout 900 "$build/tests/test_exact_device" \
+            >"$tmp/out" 2>&1 || rc=$?
+        [ $rc = 139 ] || break
+        echo "# the driver crashed, try $try"
+    done
+    check $rc "governor: memory that is given back and regained"
+    [ $rc = 0 ] || sed 's/^/# /' "$tmp/out"
 }
 
 # What moves between the tiers. The model repeats the same tokens, so that the same experts are used
@@ -219,7 +262,7 @@ topics() {
     all=$(device_bytes "$tmp/experts.gguf" -b 7)
     for ram in 4M 9M 30M; do
         "$forebay" run "$tmp/experts.gguf" "${prompt[@]}" -b 1 -n 60 -q --ids --device Vulkan0 \
-            --device-experts slots --device-mem $((all - 10000000)) --weights-mem $ram \
+            --device-experts copies --device-mem $((all - 10000000)) --weights-mem $ram \
             --lookahead 0 --stats "$tmp/stats" >/dev/null
         now=$(number read_bytes "$tmp/stats")
         [ "$last" = -1 ] || [ "$now" -lt "$last" ] || rc=1
@@ -241,7 +284,7 @@ archs() {
         [ ! -f "$model" ] || in_slots "$(basename "$model" .gguf)" "$model" 25
     done
     [ ! -d "$models/archs" ] ||
-        covered 'computes their experts, from [0-9]+ slots' "archs: experts were in slots"
+        were_in_slots archs
 }
 
 # uses TITLE DEVICE OPTION...: a check; a run of choice.gguf with these options uses this device
@@ -270,7 +313,7 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice dense experts biased stories slots batches topics archs
+[ $# -gt 0 ] || set -- choice dense experts biased stories slots batches governor topics archs
 for case in "$@"; do
     "$case"
 done

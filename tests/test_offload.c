@@ -170,6 +170,21 @@ static void test_device_slots_by_hand(void **state)
     fb_weights_free(m.weights);
 }
 
+/* Beside slots in RAM: 16 units and a spare one at most, 1 and a spare one at least. */
+static void test_transit_alone(void **state)
+{
+    (void)state;
+    struct model m;
+    make_slotted(&m);
+    assert_int_equal(fb_device_slots_least_transit(m.weights, 1, 4), 2000);
+    assert_int_equal(fb_device_slots_transit(0, 1000), 0);
+    assert_int_equal(fb_device_slots_transit(1999, 1000), 0);
+    assert_int_equal(fb_device_slots_transit(2000, 1000), 2000);
+    assert_int_equal(fb_device_slots_transit(9999, 1000), 9999);
+    assert_int_equal(fb_device_slots_transit(1000000, 1000), 17000);
+    fb_weights_free(m.weights);
+}
+
 /* Any model, any size. */
 static void test_device_slots_never_exceed_their_memory(void **state)
 {
@@ -200,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_odd_catalogues),
         cmocka_unit_test(test_every_room),
         cmocka_unit_test(test_device_slots_by_hand),
+        cmocka_unit_test(test_transit_alone),
         cmocka_unit_test(test_device_slots_never_exceed_their_memory),
     };
     return cmocka_run_group_tests_name("plan_device", tests, NULL, NULL);

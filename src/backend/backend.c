@@ -61,6 +61,11 @@ void fb_binding_give_gpu(struct fb_binding *b, int first_layer, int end_layer)
     b->gpu_end_layer = end_layer;
 }
 
+void fb_binding_share_slots(struct fb_binding *b)
+{
+    b->shares_slots = true;
+}
+
 ggml_backend_buffer_type_t fb_device_gpu_buffers(void)
 {
     return &fb_device.gpu_buft;

@@ -51,6 +51,10 @@ void fb_binding_beside_device(struct fb_binding *binding);
 void fb_binding_give_gpu(struct fb_binding *binding, int first_layer, int end_layer);
 ggml_backend_buffer_type_t fb_device_gpu_buffers(void);
 
+/* The GPU computes with the stream's own slots of these experts (gpu/gpu_shared.h): they lie in
+ * memory as a stack of matrices. Call it after fb_binding_give_gpu. */
+void fb_binding_share_slots(struct fb_binding *binding);
+
 /* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
  * before fb_binding_weights; the sidecar must outlive the binding. */
 void fb_binding_use_sidecar(struct fb_binding *binding, struct fb_sidecar *sidecar);

@@ -34,6 +34,7 @@ struct fb_binding {
     bool repack;
     bool beside_device;                 /* fb_binding_beside_device */
     int gpu_first_layer, gpu_end_layer; /* fb_binding_give_gpu */
+    bool shares_slots;                  /* fb_binding_share_slots */
     bool measuring;                     /* llama.cpp only measures: no tensors, no memory */
     struct fb_tensor_claim *claims;     /* [catalog->n_tensors] */
     struct fb_weights *weights;         /* NULL until closed */

@@ -88,7 +88,8 @@ static void print_device(const struct forebay_device_use *use, int n_layers)
 {
     fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
     if (use->n_slotted > 0) {
-        fprintf(stderr, " and computes their experts, from %d slots", use->n_slots);
+        fprintf(stderr, " and computes their experts, from %d slots%s", use->n_slots,
+            use->slots_shared ? " in RAM" : "");
     } else if (use->n_whole < use->n_layers) {
         fprintf(stderr, " (%d with their experts)", use->n_whole);
     }

@@ -21,6 +21,7 @@ static struct forebay_device_use describe_device(const struct fb_preflight *p)
         use.n_layers = p->devices.plan.n_layers;
         use.n_whole = p->catalog->n_expert ? p->devices.plan.n_whole : use.n_layers;
         use.n_slotted = p->devices.plan.n_slotted;
+        use.slots_shared = p->devices.plan.slots_shared;
         use.bytes = p->needs.device_bytes;
         use.room_bytes = p->devices.room_bytes;
     }

@@ -17,6 +17,7 @@
 #include "backend/backend.h"
 #include "gpu/proxy.h"
 #include "model/weights.h"
+#include "plan/device_slots.h"
 
 /* Left free on a device: its driver and the programs that draw the screen need some memory, and not
  * all of the memory reported as free can be allocated. */
@@ -204,6 +205,16 @@ static uint64_t expert_bytes(const struct fb_catalog *catalog)
     return bytes;
 }
 
+static uint64_t largest_unit(const struct fb_catalog *catalog)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        const struct fb_tensor *t = &catalog->tensors[i];
+        bytes = fb_weights_is_expert(t) ? fb_max(bytes, t->expert_bytes) : bytes;
+    }
+    return bytes;
+}
+
 bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs)
 {
@@ -220,6 +231,10 @@ bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *c
     plan.n_whole = 0;
     plan.n_slotted = n;
     plan.slots_bytes = devices->room_bytes - fb_min(devices->room_bytes, rest);
+    plan.slots_shared = devices->shares_slots;
+    if (plan.slots_shared) {
+        plan.slots_bytes = fb_device_slots_transit(plan.slots_bytes, largest_unit(catalog));
+    }
     fb_devices_set_plan(devices, &plan);
     ok = ok && measure(user, needs, NULL) == FOREBAY_OK;
     if (!ok || plan.slots_bytes == 0) {

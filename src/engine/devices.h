@@ -24,6 +24,7 @@ struct fb_needs;
 struct fb_devices {
     ggml_backend_dev_t list[2];    /* the device or NULL; then NULL, as llama.cpp wants it */
     bool shared;                   /* its memory is the machine's, and so part of the budget */
+    bool shares_slots;             /* it can compute with the stream's slots, and is to do so */
     uint64_t room_bytes;           /* of its memory; at most this may be used */
     struct fb_offload_plan plan;   /* empty: the device is not used */
     ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/proxy.h) in place of it */
@@ -64,8 +65,8 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err);
 
 /* Changes the plan, which *needs belong to: the device computes the experts of all layers, from
- * slots in the memory that is left. False, and nothing changes, when that cannot be: not all layers
- * are on it, all experts are, or no memory is left. */
+ * slots in the memory that is left, or from the stream's, with a transit there. False, and nothing
+ * changes, when that cannot be: not all layers are on it, all experts are, or no memory is left. */
 bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs);
 

@@ -41,7 +41,8 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
     o->io_method = o->io_method ? o->io_method : "auto";
     o->device = o->device ? o->device : "auto";
     o->device_experts = o->device_experts ? o->device_experts : "layers";
-    if (strcmp(o->device_experts, "layers") != 0 && strcmp(o->device_experts, "slots") != 0) {
+    if (strcmp(o->device_experts, "layers") != 0 && strcmp(o->device_experts, "slots") != 0 &&
+        strcmp(o->device_experts, "copies") != 0) {
         return fb_fail(err, FOREBAY_E_USAGE, "They can be in layers or slots.",
             "experts on a device: '%s' is unknown", o->device_experts);
     }

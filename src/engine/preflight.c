@@ -26,6 +26,7 @@
 #include "engine/sidecar_choice.h"
 #include "engine/trial.h"
 #include "gpu/gpu.h"
+#include "gpu/gpu_shared.h"
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
@@ -160,6 +161,9 @@ static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuri
         fb_binding_beside_device(binding);
         fb_devices_slotted(&p->devices, p->catalog, &first, &end);
         fb_binding_give_gpu(binding, first, end);
+        if (p->devices.plan.slots_shared) {
+            fb_binding_share_slots(binding);
+        }
     }
     if (p->sidecar) {
         fb_binding_use_sidecar(binding, p->sidecar);
@@ -222,11 +226,14 @@ static bool can_be_slotted(const struct fb_preflight *p, int first, int end)
 }
 
 /* Whether the slots of each layer hold what a token uses of it: with fewer, nothing would ever hit,
- * and every expert would be copied for every token. */
+ * and every expert would be copied for every token. Slots of the stream follow from the budget. */
 static bool slots_suffice(const struct fb_preflight *p, int first, int end)
 {
     const struct fb_weights *ws = fb_binding_weights(p->measuring);
     uint64_t bytes = p->devices.plan.slots_bytes;
+    if (p->devices.plan.slots_shared) {
+        return bytes >= fb_device_slots_least_transit(ws, first, end);
+    }
     return bytes >= fb_device_slots_least(ws, first, end) &&
            fb_device_slots_make(ws, first, end, bytes).n >= (uint64_t)p->catalog->n_expert_used;
 }
@@ -262,7 +269,7 @@ static enum forebay_status measure_devices(struct fb_preflight *p, struct foreba
     if (status == FOREBAY_OK) { /* the last plan measured need not be the one that was chosen */
         status = measure_once(p, &p->needs, err);
     }
-    if (status == FOREBAY_OK && strcmp(p->options.device_experts, "slots") == 0) {
+    if (status == FOREBAY_OK && strcmp(p->options.device_experts, "layers") != 0) {
         status = place_in_slots(p, err);
     }
     return status;
@@ -488,6 +495,9 @@ static enum forebay_status measure(
         return FOREBAY_OK; /* nothing to place; our device stays unknown to llama.cpp */
     }
     fb_device_register();
+    p->devices.shares_slots = p->devices.shared &&
+                              strcmp(p->options.device_experts, "slots") == 0 &&
+                              fb_gpu_shared_works(p->devices.list[0]);
     uint32_t least_ctx = p->options.ctx;
     enum forebay_status status = measure_and_plan(p, choose_batch, err);
     if (status == FOREBAY_E_NOFIT && p->devices.shared && strcmp(p->options.device, "auto") == 0) {

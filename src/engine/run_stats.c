@@ -1,4 +1,5 @@
 /* run_stats.c - forebay_stats_get: the figures of a session (docs/STATS.md). */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/units.h"
@@ -27,6 +28,12 @@ static double estimated_tok_per_s(const struct forebay_session *s)
     return speed.decode_tok_per_s;
 }
 
+static const char *slots_form(const struct forebay_model *m)
+{
+    const struct forebay_device_use *device = &m->placement.device;
+    return device->n_slots == 0 ? "none" : device->slots_shared ? "shared" : "copies";
+}
+
 void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *out)
 {
     const struct forebay_model *m = s->model;
@@ -38,7 +45,8 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
     struct fb_tier_stats tier = {0};
     struct fb_gpu_uploads uploads = {0};
     if (m->gpu_slots) {
-        tier = fb_tier_stats(fb_gpu_slots_tier(m->gpu_slots));
+        struct fb_tier *on_device = fb_gpu_slots_tier(m->gpu_slots);
+        tier = on_device ? fb_tier_stats(on_device) : tier;
         uploads = fb_gpu_slots_uploads(m->gpu_slots);
     }
     *out = (struct forebay_stats){
@@ -80,6 +88,7 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .written_bytes = fb_os_written_bytes(),
     };
     memcpy(out->device_name, m->placement.device.name, sizeof out->device_name);
+    snprintf(out->device_slots_form, sizeof out->device_slots_form, "%s", slots_form(m));
     double own_s = m->binding ? (double)fb_binding_own_ns(m->binding) * 1e-9 : 0;
     double waited_s = out->stall_s + out->unpack_s, wall_s = out->prompt_s + out->decode_s;
     out->demand_stall_s = out->stall_s - out->prefetch_stall_s;

@@ -27,12 +27,15 @@ enum forebay_status fb_gpu_start(struct fb_binding *binding, uint64_t slots_byte
 {
     ggml_backend_dev_t device = fb_proxy_gpu();
     ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(device);
-    uint64_t least =
-        fb_device_slots_least(binding->weights, binding->gpu_first_layer, binding->gpu_end_layer);
+    int first = binding->gpu_first_layer, end = binding->gpu_end_layer;
+    bool shared = binding->shares_slots;
+    uint64_t least = shared ? fb_device_slots_least_transit(binding->weights, first, end)
+                            : fb_device_slots_least(binding->weights, first, end);
     struct fb_gpu_slots *slots = NULL;
     /* Memory that was free when it was planned may be in use, or in pieces. */
     for (uint64_t bytes = slots_bytes; !slots && bytes >= least; bytes -= bytes / 4 + 1) {
-        slots = fb_gpu_slots_new(binding, buft, bytes);
+        slots = shared ? fb_gpu_slots_new_shared(binding, device, bytes)
+                       : fb_gpu_slots_new(binding, buft, bytes);
     }
     if (!slots) {
         return fb_fail(err, FOREBAY_E_NOMEM, "Give a smaller --device-mem.",

@@ -10,13 +10,15 @@
 #include "backend/binding.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "gpu/gpu_shared.h"
 #include "model/weights.h"
 #include "plan/device_slots.h"
 
 struct fb_gpu_slots {
     const struct fb_binding *binding;
     ggml_backend_buffer_type_t buft;
-    struct fb_tier *tier;
+    struct fb_tier *tier;           /* NULL: shared */
+    struct fb_gpu_shared *shared;   /* NULL: copies */
     struct ggml_context *ctx;       /* headers of the stacks */
     struct ggml_tensor **stacks;    /* [n_weights]; NULL: not on the device */
     ggml_backend_buffer_t *buffers; /* [n_weights] */
@@ -72,7 +74,8 @@ static bool allocate_transit(struct fb_gpu_slots *s, uint64_t bytes)
     const struct fb_weights *ws = s->binding->weights;
     s->transit = new_buffer(s, bytes);
     for (int w = 0; s->transit && w < ws->n_weights; w++) {
-        if (s->stacks[w]) {
+        int group = ws->weights[w].group;
+        if (group >= 0 && fb_binding_on_gpu(s->binding, group)) {
             int units = (int)(bytes / ws->weights[w].unit_bytes);
             s->transits[w] = stack_in(s, w, units - 1, s->transit);
         }
@@ -102,8 +105,7 @@ static bool allocate_groups(struct fb_gpu_slots *s, const struct fb_device_slots
     return ok;
 }
 
-struct fb_gpu_slots *fb_gpu_slots_new(
-    const struct fb_binding *b, ggml_backend_buffer_type_t buft, uint64_t bytes)
+static struct fb_gpu_slots *new_slots(const struct fb_binding *b, ggml_backend_buffer_type_t buft)
 {
     const struct fb_weights *ws = b->weights;
     struct fb_gpu_slots *s = fb_xcalloc(1, sizeof *s);
@@ -115,6 +117,14 @@ struct fb_gpu_slots *fb_gpu_slots_new(
     s->transits = fb_xcalloc((size_t)ws->n_weights, sizeof(struct ggml_tensor *));
     s->buffers = fb_xcalloc((size_t)ws->n_weights, sizeof(ggml_backend_buffer_t));
     s->ctx = ggml_init(params);
+    return s;
+}
+
+struct fb_gpu_slots *fb_gpu_slots_new(
+    const struct fb_binding *b, ggml_backend_buffer_type_t buft, uint64_t bytes)
+{
+    const struct fb_weights *ws = b->weights;
+    struct fb_gpu_slots *s = new_slots(b, buft);
     const struct fb_device_slots sizes =
         fb_device_slots_make(ws, b->gpu_first_layer, b->gpu_end_layer, bytes);
     if (!allocate_groups(s, &sizes) || !allocate_transit(s, sizes.transit_bytes)) {
@@ -124,11 +134,24 @@ struct fb_gpu_slots *fb_gpu_slots_new(
     return s;
 }
 
+struct fb_gpu_slots *fb_gpu_slots_new_shared(
+    struct fb_binding *b, ggml_backend_dev_t device, uint64_t bytes)
+{
+    struct fb_gpu_slots *s = new_slots(b, ggml_backend_dev_buffer_type(device));
+    if (!allocate_transit(s, bytes)) {
+        fb_gpu_slots_free(s);
+        return NULL;
+    }
+    s->shared = fb_gpu_shared_new(b, device);
+    return s;
+}
+
 void fb_gpu_slots_free(struct fb_gpu_slots *s)
 {
     if (!s) {
         return;
     }
+    fb_gpu_shared_free(s->shared);
     const struct fb_weights *ws = s->binding->weights;
     for (int w = 0; w < ws->n_weights; w++) {
         ggml_backend_buffer_free(s->buffers[w]);
@@ -149,9 +172,17 @@ struct fb_tier *fb_gpu_slots_tier(const struct fb_gpu_slots *s)
     return s->tier;
 }
 
+struct fb_gpu_shared *fb_gpu_slots_shared(const struct fb_gpu_slots *s)
+{
+    return s->shared;
+}
+
 int fb_gpu_slots_total(const struct fb_gpu_slots *s)
 {
     int n = 0;
+    if (s->shared) {
+        return fb_gpu_shared_total(s->shared);
+    }
     for (int g = 0; g < s->binding->weights->n_groups; g++) {
         n += fb_tier_slots(s->tier, g);
     }
@@ -160,7 +191,7 @@ int fb_gpu_slots_total(const struct fb_gpu_slots *s)
 
 struct ggml_tensor *fb_gpu_slots_stack(const struct fb_gpu_slots *s, int weight)
 {
-    return s->stacks[weight];
+    return s->shared ? fb_gpu_shared_stack(s->shared, weight) : s->stacks[weight];
 }
 
 static void upload(

@@ -7,6 +7,9 @@
  *                 [from .................. i)       together: everything up to the next layer's
  *                 [g][u]  [d]                       in sets: expert nodes alone, several times
  *
+ * With shared slots (gpu_slots.h) a layer is opened in the stream alone, and its lease stays open
+ * while the GPU computes with the lease's slots.
+ *
  * The GPU is waited for before anything that it may be reading is overwritten: slots, transit, ids.
  */
 #include "gpu/gpu_walk.h"
@@ -16,6 +19,7 @@
 
 #include "backend/memory_watch.h"
 #include "base/error.h"
+#include "gpu/gpu_shared.h"
 #include "gpu/masked.h"
 #include "stream/transit.h"
 
@@ -35,8 +39,10 @@ struct fb_gpu_walk {
     size_t cap_raw_ids;
     struct ggml_tensor *slot_ids; /* together: on the GPU */
     bool in_sets;                 /* not together */
-    struct fb_lease lease;        /* on the missing experts; in sets, if they fit into it */
-    int *missing, *missing_uses, n_missing; /* not in slots of the GPU when the layer was opened */
+    struct fb_lease lease;        /* on the missing experts; in sets, if they fit into it; shared:
+                                   * on all that are needed */
+    int *missing, *missing_uses, n_missing; /* not in slots of the GPU when the layer was opened;
+                                             * shared: all that are needed */
     int *slot_of;                           /* by expert: slot of the GPU, or -1 */
     int *index_of;                          /* by expert: unit of the transit, or -1; for one set */
     int cap_experts;
@@ -63,7 +69,7 @@ static void close_layer(struct fb_gpu_walk *w)
     if (w->in_sets) {
         fb_stream_sets_end(stream);
     }
-    if (w->group >= 0) {
+    if (w->group >= 0 && !fb_gpu_slots_shared(w->slots)) {
         fb_tier_close(fb_gpu_slots_tier(w->slots), w->group);
     }
     w->in_sets = false;
@@ -85,10 +91,8 @@ static enum ggml_status read_ids(struct fb_gpu_walk *w, const struct ggml_tensor
     return fb_binding_read_routes(w->exec.binding, &w->routing, &here, group);
 }
 
-/* Opens the layer in the tier. *fits: every needed expert has a slot. */
-static void look_up(struct fb_gpu_walk *w, int n_expert, bool *fits)
+static void reserve_experts(struct fb_gpu_walk *w, int n_expert)
 {
-    const struct fb_routes *r = &w->routing.routes;
     if (n_expert > w->cap_experts) {
         size_t n = (size_t)n_expert;
         w->cap_experts = n_expert;
@@ -97,6 +101,13 @@ static void look_up(struct fb_gpu_walk *w, int n_expert, bool *fits)
         w->slot_of = fb_xrealloc(w->slot_of, n * sizeof *w->slot_of);
         w->index_of = fb_xrealloc(w->index_of, n * sizeof *w->index_of);
     }
+}
+
+/* Opens the layer in the tier. *fits: every needed expert has a slot. */
+static void look_up(struct fb_gpu_walk *w, int n_expert, bool *fits)
+{
+    const struct fb_routes *r = &w->routing.routes;
+    reserve_experts(w, n_expert);
     const struct fb_tier_need need = {r->needed, r->uses, r->n_needed};
     w->n_missing =
         fb_tier_open(fb_gpu_slots_tier(w->slots), w->group, &need, w->slot_of, w->missing, fits);
@@ -159,6 +170,35 @@ static void ask_stream(struct fb_gpu_walk *w, int weight)
     free(experts);
 }
 
+/* Opens the layer with shared slots: together if the stream has all experts in slots, and these are
+ * the device's. */
+static enum ggml_status open_shared(struct fb_gpu_walk *w, int weight)
+{
+    struct fb_binding *b = w->exec.binding;
+    const struct fb_group *group = &b->weights->groups[w->group];
+    const struct fb_routes *routes = &w->routing.routes;
+    struct forebay_error error;
+    reserve_experts(w, group->n_expert);
+    w->n_missing = w->routing.n_needed;
+    if (w->n_missing > 0) {
+        bool together = fb_stream_layer_begin(b->stream, &w->lease, weight, routes);
+        w->in_sets = !together || !fb_gpu_shared_group(fb_gpu_slots_shared(w->slots), w->group);
+    }
+    /* All parts now, for the time of a read must not decide what is computed in one graph. */
+    for (int p = 0; p < group->n_parts && w->lease.group >= 0; p++) {
+        if (fb_stream_lease_wait(b->stream, &w->lease, p, &error) != FOREBAY_OK) {
+            return fb_binding_fail(b, &error);
+        }
+    }
+    if (w->in_sets) {
+        return GGML_STATUS_SUCCESS;
+    }
+    for (int k = 0; k < w->lease.n; k++) {
+        w->slot_of[w->lease.experts[k]] = w->lease.slots[k];
+    }
+    return fb_gpu_exec_ids(&w->exec, routes, w->slot_of, 0, &w->slot_ids); /* none is masked */
+}
+
 /* Computes the nodes before node i, and prepares the experts of its layer. */
 static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
 {
@@ -180,6 +220,9 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     w->ids = ids;
     w->group = g;
     w->n_missing = 0;
+    if (fb_gpu_slots_shared(w->slots)) {
+        return open_shared(w, weight);
+    }
     if (w->routing.n_needed > 0) {
         look_up(w, b->weights->groups[g].n_expert, &fits);
     }
@@ -225,6 +268,27 @@ static enum ggml_status through_transit(
     return status;
 }
 
+/* Computes node i with the set: in its slots if these are the GPU's, too, else in the transit. */
+static enum ggml_status compute_streamed(
+    struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
+{
+    struct ggml_tensor *stack = NULL;
+    uint64_t stride;
+    int n_slots;
+    if (fb_gpu_slots_shared(w->slots) &&
+        set->base == fb_stream_slots(w->exec.binding->stream, weight, &stride, &n_slots)) {
+        stack = fb_gpu_slots_stack(w->slots, weight);
+    }
+    if (!stack) {
+        return through_transit(w, i, weight, set);
+    }
+    memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
+    for (int k = 0; k < set->n; k++) {
+        w->index_of[set->experts[k]] = set->index[k];
+    }
+    return set->n > 0 ? compute_set(w, i, weight, stack, w->index_of) : GGML_STATUS_SUCCESS;
+}
+
 /* Node i with what the stream has of its experts: all in a lease, or set by set. */
 static enum ggml_status with_stream(struct fb_gpu_walk *w, int i, int weight)
 {
@@ -241,13 +305,13 @@ static enum ggml_status with_stream(struct fb_gpu_walk *w, int i, int weight)
         set.n = w->lease.n;
         set.experts = w->lease.experts;
         set.index = w->lease.slots;
-        return through_transit(w, i, weight, &set);
+        return compute_streamed(w, i, weight, &set);
     }
     do {
         if (fb_stream_sets_next(stream, weight, &set, &error) != FOREBAY_OK) {
             return fb_binding_fail(w->exec.binding, &error);
         }
-        status = through_transit(w, i, weight, &set);
+        status = compute_streamed(w, i, weight, &set);
     } while (status == GGML_STATUS_SUCCESS && set.n > 0);
     return status;
 }
@@ -291,8 +355,10 @@ static enum ggml_status visit(struct fb_gpu_walk *w, int i)
     if (w->in_sets) {
         return compute_in_sets(w, i, weight);
     }
-    /* Computed with its neighbours, on the slots. */
-    fb_gpu_exec_change(&w->exec, node, fb_gpu_slots_stack(w->slots, weight), w->slot_ids);
+    /* Computed with its neighbours, on the slots; without rows, on any stack. */
+    struct ggml_tensor *stack = fb_gpu_slots_stack(w->slots, weight);
+    stack = stack ? stack : fb_gpu_slots_transit(w->slots, weight);
+    fb_gpu_exec_change(&w->exec, node, stack, w->slot_ids);
     return GGML_STATUS_SUCCESS;
 }
 

@@ -7,6 +7,9 @@
  *      node of a layer                 together: its weight is the slots, its ids slot numbers
  *                                      in sets:  computed once for each set of experts that fits
  *                                                into the transit, rows of all others masked
+ *
+ * Where the slots are the stream's own, nothing is copied into them: a lease or a set of the stream
+ * stays open while the GPU computes with it.
  */
 #ifndef FB_GPU_GPU_WALK_H
 #define FB_GPU_GPU_WALK_H

@@ -24,11 +24,13 @@
 #include "model/catalog.h"
 
 struct fb_offload_plan {
-    bool output;   /* false: nothing is on the device */
-    int n_layers;  /* the last ones of the model, without their experts */
-    int n_whole;   /* the last ones of these, with their experts */
-    int n_slotted; /* those before these whose experts the device computes from slots */
-    uint64_t slots_bytes;
+    bool output;          /* false: nothing is on the device */
+    int n_layers;         /* the last ones of the model, without their experts */
+    int n_whole;          /* the last ones of these, with their experts */
+    int n_slotted;        /* those before these whose experts the device computes from slots */
+    uint64_t slots_bytes; /* of the device's memory, for these */
+    bool slots_shared;    /* the slots are the stream's own (gpu/gpu_shared.h): slots_bytes are for
+                           * a transit alone */
     uint64_t weights_bytes;
     uint64_t kv_bytes;
 };

@@ -232,6 +232,18 @@ void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, i
     return fb_slots_base(&s->slots, weight, stride, n_slots);
 }
 
+int fb_stream_pool(const struct fb_stream *s, int group)
+{
+    return s->slots.pool_of[group];
+}
+
+void fb_stream_set_holder(struct fb_stream *s, const struct fb_pool_holder *holder)
+{
+    for (int i = 0; i < s->slots.n_pools; i++) {
+        s->slots.pools[i].holder = holder;
+    }
+}
+
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts)
 {
     return fb_slots_has(&s->slots, group, expert, parts);

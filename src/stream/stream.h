@@ -43,6 +43,7 @@
 #include "stream/sets.h"
 #include "stream/stats.h"
 
+struct fb_pool_holder;
 struct fb_stream;
 
 /* Settings of a stream, besides weights and plan. */
@@ -90,6 +91,13 @@ bool fb_stream_layer_begin(
 /* Slot k of the pool that serves the weight begins at the result + k * *stride; *n_slots of them.
  * Valid until the pool is resized, which does not happen while a lease of the group is open. */
 void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, int *n_slots);
+
+/* The pool that serves the group. */
+int fb_stream_pool(const struct fb_stream *s, int group);
+
+/* From now on all pools have this holder (pool.h), or none (NULL). It must outlive the stream, or
+ * its replacement. */
+void fb_stream_set_holder(struct fb_stream *s, const struct fb_pool_holder *holder);
 
 /* Whether the group's expert has all of `parts` present now. */
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts);
