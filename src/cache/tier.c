@@ -12,6 +12,7 @@ struct tier_group {
     int pool; /* of the cache; -1: not in the tier */
     int n_experts, n_slots;
     uint32_t all; /* its parts, as bits */
+    int *whole;   /* [n_slots] the expert all of whose parts the slot holds, or -1 */
     int *pinned;  /* slots; [n_slots] */
     int n_pinned;
 };
@@ -40,6 +41,8 @@ struct fb_tier *fb_tier_new(
         if (n_slots[g] > 0) {
             group->pool = n_pools;
             group->n_slots = n_slots[g];
+            group->whole = fb_xcalloc((size_t)n_slots[g], sizeof *group->whole);
+            memset(group->whole, -1, (size_t)n_slots[g] * sizeof *group->whole);
             group->pinned = fb_xcalloc((size_t)n_slots[g], sizeof *group->pinned);
             keys[n_pools] = n_experts[g];
             slots[n_pools++] = n_slots[g];
@@ -55,6 +58,7 @@ void fb_tier_free(struct fb_tier *t)
 {
     if (t) {
         for (int g = 0; g < t->n_groups; g++) {
+            free(t->groups[g].whole);
             free(t->groups[g].pinned);
         }
         fb_cache_free(t->cache);
@@ -81,7 +85,7 @@ static void pin(struct fb_tier *t, struct tier_group *group, int slot)
 }
 
 int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int *slot_of,
-    int *missing, bool *fits)
+    int *missing, int *lost, bool *fits)
 {
     struct tier_group *group = group_of(t, g);
     int n_missing = 0, evicted;
@@ -104,6 +108,8 @@ int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int 
     *fits = need->n <= group->n_slots;
     for (int i = 0; *fits && i < n_missing; i++) {
         int slot = fb_cache_acquire(t->cache, group->pool, missing[i], &evicted);
+        lost[i] = group->whole[slot];
+        group->whole[slot] = -1;
         FB_ASSERT(slot >= 0);
         fb_cache_set_parts(t->cache, group->pool, slot, 0);
         slot_of[missing[i]] = slot;
@@ -114,9 +120,12 @@ int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int 
 
 void fb_tier_fill(struct fb_tier *t, int g, int slot, int part)
 {
-    const struct tier_group *group = group_of(t, g);
-    uint32_t parts = fb_cache_parts(t->cache, group->pool, slot);
-    fb_cache_set_parts(t->cache, group->pool, slot, parts | 1u << part);
+    struct tier_group *group = group_of(t, g);
+    uint32_t parts = fb_cache_parts(t->cache, group->pool, slot) | 1u << part;
+    fb_cache_set_parts(t->cache, group->pool, slot, parts);
+    if (parts == group->all) {
+        group->whole[slot] = fb_cache_key(t->cache, group->pool, slot);
+    }
 }
 
 void fb_tier_close(struct fb_tier *t, int g)

@@ -40,9 +40,10 @@ struct fb_tier_need {
 /* Begins a step of the group, which must be in the tier. slot_of[e] becomes the slot of each needed
  * expert e that has one, else -1 (also of those that are not needed). missing[0 .. result) are the
  * experts to be asked for below, in the order of need->experts. *fits: all needed experts have
- * slots now, those of the missing ones empty. */
+ * slots now, those of the missing ones to be filled; lost[i] is then the expert all of whose parts
+ * are in the slot of missing[i], and that has lost it, or -1. */
 int fb_tier_open(struct fb_tier *tier, int group, const struct fb_tier_need *need, int *slot_of,
-    int *missing, bool *fits);
+    int *missing, int *lost, bool *fits);
 
 /* The part of the slot's expert is there. Until all parts are, the expert counts as absent. */
 void fb_tier_fill(struct fb_tier *tier, int group, int slot, int part);

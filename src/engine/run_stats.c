@@ -71,6 +71,7 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .device_requests = tier.requests,
         .device_hits = tier.hits,
         .device_copy_bytes = uploads.bytes,
+        .device_back_bytes = uploads.back_bytes,
         .device_copy_s = (double)uploads.ns * 1e-9,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,

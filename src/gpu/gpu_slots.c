@@ -174,9 +174,16 @@ static void upload(
 
 void fb_gpu_slots_fill(struct fb_gpu_slots *s, int weight, int slot, const void *unit)
 {
-    const struct fb_weight *w = &s->binding->weights->weights[weight];
     upload(s, s->stacks[weight], weight, slot, unit);
-    fb_tier_fill(s->tier, w->group, slot, w->part);
+}
+
+void fb_gpu_slots_read(struct fb_gpu_slots *s, int weight, int slot, void *unit)
+{
+    uint64_t bytes = s->binding->weights->weights[weight].unit_bytes, before = fb_now_ns();
+    const struct ggml_tensor *stack = s->stacks[weight];
+    ggml_backend_tensor_get(stack, unit, (size_t)slot * stack->nb[2], bytes);
+    s->uploads.back_bytes += bytes;
+    s->uploads.ns += fb_now_ns() - before;
 }
 
 /* --- Transit --------------------------------------------------------------------------------- */

@@ -36,6 +36,9 @@ struct ggml_tensor *fb_gpu_slots_stack(const struct fb_gpu_slots *slots, int wei
 /* Copies a unit into a slot. The device must not be computing with it. */
 void fb_gpu_slots_fill(struct fb_gpu_slots *slots, int weight, int slot, const void *unit);
 
+/* The opposite. The device must have computed the last fill of it. */
+void fb_gpu_slots_read(struct fb_gpu_slots *slots, int weight, int slot, void *unit);
+
 /* The transit as a tensor [columns, rows, units] of the weight's units, at least one; the spare one
  * is behind them. All weights' transits are the same memory. */
 struct ggml_tensor *fb_gpu_slots_transit(const struct fb_gpu_slots *slots, int weight);
@@ -44,6 +47,7 @@ void fb_gpu_slots_transit_fill(struct fb_gpu_slots *slots, int weight, int index
 /* What was copied, and how long it took. */
 struct fb_gpu_uploads {
     uint64_t bytes, ns;
+    uint64_t back_bytes; /* in the opposite direction; their time is part of `ns` */
 };
 struct fb_gpu_uploads fb_gpu_slots_uploads(const struct fb_gpu_slots *slots);
 

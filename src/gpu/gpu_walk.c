@@ -17,7 +17,7 @@
 #include "backend/memory_watch.h"
 #include "base/error.h"
 #include "gpu/masked.h"
-#include "stream/transit.h"
+#include "stream/levels.h"
 
 struct fb_gpu_walk {
     struct fb_gpu_exec exec;
@@ -29,25 +29,36 @@ struct fb_gpu_walk {
 
     /* The open layer: */
     const struct ggml_tensor *ids; /* NULL: none */
-    int group;
     struct fb_routing routing;
     char *raw_ids; /* as read back */
     size_t cap_raw_ids;
-    struct ggml_tensor *slot_ids; /* together: on the GPU */
-    bool in_sets;                 /* not together */
-    struct fb_lease lease;        /* on the missing experts; in sets, if they fit into it */
-    int *missing, *missing_uses, n_missing; /* not in slots of the GPU when the layer was opened */
-    int *slot_of;                           /* by expert: slot of the GPU, or -1 */
-    int *index_of;                          /* by expert: unit of the transit, or -1; for one set */
+    struct fb_levels levels;      /* open, unless the layer has no rows */
+    struct ggml_tensor *slot_ids; /* when it fits: on the GPU */
+    int group;
+    int *index_of; /* by expert: unit of the transit, or -1; for one set */
     int cap_experts;
 };
+
+/* --- Copies ----------------------------------------------------------------------------------- */
+
+static void copy_up(void *user, int weight, int slot, const void *unit)
+{
+    const struct fb_gpu_walk *w = user;
+    fb_gpu_slots_fill(w->slots, weight, slot, unit);
+}
+
+static void copy_down(void *user, int weight, int slot, void *unit)
+{
+    const struct fb_gpu_walk *w = user;
+    fb_gpu_slots_read(w->slots, weight, slot, unit);
+}
 
 struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
 {
     struct fb_gpu_walk *w = fb_xcalloc(1, sizeof *w);
     fb_gpu_exec_init(&w->exec, gpu);
     w->masked = fb_masked_new();
-    w->lease.group = -1;
+    w->levels.device = (struct fb_levels_device){.up = copy_up, .down = copy_down, .user = w};
     w->group = -1;
     return w;
 }
@@ -56,17 +67,7 @@ struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
 
 static void close_layer(struct fb_gpu_walk *w)
 {
-    struct fb_stream *stream = w->exec.binding->stream;
-    if (w->lease.group >= 0) {
-        fb_stream_lease_end(stream, &w->lease);
-    }
-    if (w->in_sets) {
-        fb_stream_sets_end(stream);
-    }
-    if (w->group >= 0) {
-        fb_tier_close(fb_gpu_slots_tier(w->slots), w->group);
-    }
-    w->in_sets = false;
+    fb_levels_close(&w->levels);
     w->ids = NULL;
     w->group = -1;
 }
@@ -85,78 +86,21 @@ static enum ggml_status read_ids(struct fb_gpu_walk *w, const struct ggml_tensor
     return fb_binding_read_routes(w->exec.binding, &w->routing, &here, group);
 }
 
-/* Opens the layer in the tier. *fits: every needed expert has a slot. */
-static void look_up(struct fb_gpu_walk *w, int n_expert, bool *fits)
+/* Fills the slots of the open layer, or asks the stream for what is missing. */
+static enum ggml_status prepare(struct fb_gpu_walk *w, int weight)
 {
-    const struct fb_routes *r = &w->routing.routes;
-    if (n_expert > w->cap_experts) {
-        size_t n = (size_t)n_expert;
-        w->cap_experts = n_expert;
-        w->missing = fb_xrealloc(w->missing, n * sizeof *w->missing);
-        w->missing_uses = fb_xrealloc(w->missing_uses, n * sizeof *w->missing_uses);
-        w->slot_of = fb_xrealloc(w->slot_of, n * sizeof *w->slot_of);
-        w->index_of = fb_xrealloc(w->index_of, n * sizeof *w->index_of);
-    }
-    const struct fb_tier_need need = {r->needed, r->uses, r->n_needed};
-    w->n_missing =
-        fb_tier_open(fb_gpu_slots_tier(w->slots), w->group, &need, w->slot_of, w->missing, fits);
-    for (int i = 0; i < w->n_missing; i++) {
-        w->missing_uses[i] = w->routing.rows[w->missing[i]];
-    }
-}
-
-/* Brings a part of the lease's experts from the stream's slots into slots of the GPU. */
-static enum ggml_status fill_part(struct fb_gpu_walk *w, int part)
-{
-    struct fb_stream *stream = w->exec.binding->stream;
     struct forebay_error error;
-    int weight = w->exec.binding->weights->groups[w->group].weight[part], n_slots;
-    uint64_t stride;
-    if (fb_stream_lease_wait(stream, &w->lease, part, &error) != FOREBAY_OK) {
+    if (!w->levels.fits) {
+        if (w->levels.n_missing > 0) {
+            fb_levels_ask(&w->levels, weight, &w->routing.routes);
+        }
+        return GGML_STATUS_SUCCESS;
+    }
+    if (fb_levels_fill(&w->levels, &error) != FOREBAY_OK) {
         return fb_binding_fail(w->exec.binding, &error);
     }
-    const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
-    for (int i = 0; i < w->lease.n; i++) {
-        fb_gpu_slots_fill(w->slots, weight, w->slot_of[w->lease.experts[i]],
-            base + (uint64_t)w->lease.slots[i] * stride);
-    }
-    return GGML_STATUS_SUCCESS;
-}
-
-/* Fills the slots of the missing experts. */
-static enum ggml_status fill_missing(struct fb_gpu_walk *w)
-{
-    struct fb_stream *stream = w->exec.binding->stream;
-    const struct fb_group *group = &w->exec.binding->weights->groups[w->group];
-    enum ggml_status status = GGML_STATUS_SUCCESS;
-    int n = 0, most = fb_stream_lease_limit(stream, w->group);
-    for (int i = 0; i < w->n_missing && status == GGML_STATUS_SUCCESS; i += n) {
-        n = w->n_missing - i < most ? w->n_missing - i : most;
-        fb_stream_lease_begin(stream, &w->lease, w->group, w->missing + i, w->missing_uses + i, n,
-            fb_group_parts(group));
-        for (int p = 0; p < group->n_parts && status == GGML_STATUS_SUCCESS; p++) {
-            status = fill_part(w, p);
-        }
-        fb_stream_lease_end(stream, &w->lease);
-    }
-    return status;
-}
-
-/* Opens the layer in the stream, with the missing experts only. */
-static void ask_stream(struct fb_gpu_walk *w, int weight)
-{
-    struct fb_routes routes = w->routing.routes;
-    size_t n = (size_t)routes.tokens * (size_t)routes.picks;
-    int *experts = fb_xmalloc(n * sizeof *experts);
-    for (size_t i = 0; i < n; i++) {
-        experts[i] = w->slot_of[routes.experts[i]] < 0 ? routes.experts[i] : -1;
-    }
-    routes.experts = experts;
-    routes.needed = w->missing;
-    routes.uses = w->missing_uses;
-    routes.n_needed = w->n_missing;
-    fb_stream_layer_begin(w->exec.binding->stream, &w->lease, weight, &routes);
-    free(experts);
+    return fb_gpu_exec_ids(
+        &w->exec, &w->routing.routes, w->levels.slot_of, 0, &w->slot_ids); /* none is masked */
 }
 
 /* Computes the nodes before node i, and prepares the experts of its layer. */
@@ -165,7 +109,6 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     struct fb_binding *b = w->exec.binding;
     const struct ggml_tensor *ids = ggml_graph_node(w->exec.graph, i)->src[2];
     int g = b->weights->weights[weight].group;
-    bool fits = true; /* with no rows, too: no token's logits are wanted */
     enum ggml_status status = fb_gpu_exec_compute(&w->exec, i);
     ggml_backend_synchronize(w->exec.gpu);
     close_layer(w);
@@ -179,21 +122,11 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     }
     w->ids = ids;
     w->group = g;
-    w->n_missing = 0;
-    if (w->routing.n_needed > 0) {
-        look_up(w, b->weights->groups[g].n_expert, &fits);
+    if (w->routing.n_needed == 0) { /* no token's logits are wanted */
+        return fb_gpu_exec_ids(&w->exec, &w->routing.routes, NULL, 0, &w->slot_ids);
     }
-    w->in_sets = !fits;
-    if (w->in_sets && w->n_missing > 0) {
-        ask_stream(w, weight);
-    }
-    if (w->in_sets) {
-        return GGML_STATUS_SUCCESS;
-    }
-    status = fill_missing(w);
-    return status == GGML_STATUS_SUCCESS
-               ? fb_gpu_exec_ids(&w->exec, &w->routing.routes, w->slot_of, 0, &w->slot_ids)
-               : status; /* none is masked */
+    fb_levels_open(&w->levels, g, &w->routing.routes);
+    return prepare(w, weight);
 }
 
 /* --- Expert nodes ---------------------------------------------------------------------------- */
@@ -205,6 +138,14 @@ static enum ggml_status compute_set(
         fb_gpu_slots_transit(w->slots, weight), stack, index_of);
 }
 
+static void reserve_index(struct fb_gpu_walk *w, int n_expert)
+{
+    if (n_expert > w->cap_experts) {
+        w->cap_experts = n_expert;
+        w->index_of = fb_xrealloc(w->index_of, (size_t)n_expert * sizeof *w->index_of);
+    }
+}
+
 /* Computes node i with n experts whose units are in the machine's memory, through the transit. */
 static enum ggml_status through_transit(
     struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
@@ -212,6 +153,7 @@ static enum ggml_status through_transit(
     enum ggml_status status = GGML_STATUS_SUCCESS;
     struct ggml_tensor *transit = fb_gpu_slots_transit(w->slots, weight);
     int units = (int)transit->ne[2];
+    reserve_index(w, w->exec.binding->weights->groups[w->group].n_expert);
     for (int done = 0; done < set->n && status == GGML_STATUS_SUCCESS; done += units) {
         memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
         for (int k = 0; k < units && done + k < set->n; k++) {
@@ -225,26 +167,14 @@ static enum ggml_status through_transit(
     return status;
 }
 
-/* Node i with what the stream has of its experts: all in a lease, or set by set. */
+/* Node i with the experts that the slots do not have, set by set. */
 static enum ggml_status with_stream(struct fb_gpu_walk *w, int i, int weight)
 {
-    struct fb_stream *stream = w->exec.binding->stream;
     struct forebay_error error;
     struct fb_set set = {0};
     enum ggml_status status = GGML_STATUS_SUCCESS;
-    if (w->lease.group >= 0) {
-        int part = w->exec.binding->weights->weights[weight].part;
-        if (fb_stream_lease_wait(stream, &w->lease, part, &error) != FOREBAY_OK) {
-            return fb_binding_fail(w->exec.binding, &error);
-        }
-        set.base = fb_stream_slots(stream, weight, &set.stride, &set.n_index);
-        set.n = w->lease.n;
-        set.experts = w->lease.experts;
-        set.index = w->lease.slots;
-        return through_transit(w, i, weight, &set);
-    }
     do {
-        if (fb_stream_sets_next(stream, weight, &set, &error) != FOREBAY_OK) {
+        if (fb_levels_next(&w->levels, weight, &set, &error) != FOREBAY_OK) {
             return fb_binding_fail(w->exec.binding, &error);
         }
         status = through_transit(w, i, weight, &set);
@@ -257,10 +187,10 @@ static enum ggml_status compute_in_sets(struct fb_gpu_walk *w, int i, int weight
 {
     enum ggml_status status = fb_gpu_exec_compute(&w->exec, i); /* the node's input */
     ggml_backend_synchronize(w->exec.gpu);
-    if (status == GGML_STATUS_SUCCESS && w->n_missing < w->routing.n_needed) {
-        status = compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->slot_of);
+    if (status == GGML_STATUS_SUCCESS && w->levels.n_missing < w->routing.n_needed) {
+        status = compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->levels.slot_of);
     }
-    if (status == GGML_STATUS_SUCCESS && w->n_missing > 0) {
+    if (status == GGML_STATUS_SUCCESS && w->levels.n_missing > 0) {
         status = with_stream(w, i, weight);
     }
     return status;
@@ -288,7 +218,7 @@ static enum ggml_status visit(struct fb_gpu_walk *w, int i)
             return status;
         }
     }
-    if (w->in_sets) {
+    if (w->levels.open && !w->levels.fits) {
         return compute_in_sets(w, i, weight);
     }
     /* Computed with its neighbours, on the slots. */
@@ -344,6 +274,9 @@ enum ggml_status fb_gpu_walk_graph(struct fb_gpu_walk *w, struct fb_binding *b,
     if (!b || !slots || !b->stream || !schedule(w)) {
         return ggml_backend_graph_compute_async(w->exec.gpu, graph);
     }
+    w->levels.weights = b->weights;
+    w->levels.stream = b->stream;
+    w->levels.tier = fb_gpu_slots_tier(slots);
     fb_memory_watch_graph_begin(b->memory_watch);
     w->computing = true;
     enum ggml_status status = walk_streamed(w);
@@ -362,11 +295,8 @@ void fb_gpu_walk_free(struct fb_gpu_walk *w)
         fb_gpu_exec_release(&w->exec);
         fb_masked_free(w->masked);
         fb_routing_release(&w->routing);
-        fb_lease_clear(&w->lease);
+        fb_levels_release(&w->levels);
         free(w->order);
-        free(w->missing);
-        free(w->missing_uses);
-        free(w->slot_of);
         free(w->index_of);
         free(w->raw_ids);
         free(w);
