@@ -3,8 +3,8 @@
 # backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
 # same device.
 #   tests/device.sh [CASE...]
-# Cases: choice dense experts biased stories, and for experts in slots: slots batches levels topics
-# archs; default: all.
+# Cases: choice dense experts biased stories, and for experts in slots: slots shrink batches levels
+# topics archs; default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
@@ -192,6 +192,28 @@ slots() {
         --device-experts slots --device-mem $((all - 8000000)) --weights-mem 4M
 }
 
+# Slots that are given up and regained between graphs: from every number to every other one.
+shrink() {
+    local batch all rc=0
+    : >"$tmp/held"
+    synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
+    all=$(device_bytes "$tmp/experts.gguf" -b 7)
+    export FOREBAY_TEST_DEVICE_SLOTS
+    for FOREBAY_TEST_DEVICE_SLOTS in 9,3,1,16,5 1,16 4,6; do
+        for batch in 1 7; do
+            verify "$tmp/experts.gguf" "slots $FOREBAY_TEST_DEVICE_SLOTS, batch $batch" -b $batch \
+                --device Vulkan0 --device-experts slots --device-mem $((all - 10000000)) \
+                --weights-mem 6M
+        done
+    done
+    for FOREBAY_TEST_DEVICE_SLOTS in 2 12; do
+        run_slots "$tmp/experts.gguf" $((all - 10000000)) 6M -b 1 -n 4 --tokens 1,2,3 || rc=1
+        [ "$(number device_slots "$tmp/stats")" = $((6 * FOREBAY_TEST_DEVICE_SLOTS)) ] || rc=1
+    done
+    check $rc "shrink: the device has the slots that the test asks for"
+    unset FOREBAY_TEST_DEVICE_SLOTS
+}
+
 # Batches for which kernels go through the stack expert by expert, and skip masked rows. Without
 # fused nodes, whose shaders crash Mesa's driver after such a batch.
 batches() {
@@ -210,7 +232,7 @@ batches() {
     prompt=("${first_prompt[@]}")
 }
 
-# run_slots MODEL DEVICE-BYTES RAM OPTION...: a run with experts in slots; $tmp/stats has its figures
+# run_slots MODEL DEVICE-BYTES RAM OPTION...: a run with experts in slots; its figures: $tmp/stats
 run_slots() {
     local try rc
     for try in 1 2 3 4 5; do
@@ -256,7 +278,8 @@ levels() {
                     rc=1
                 }
             done
-            run=$(($(number demand_bytes "$tmp/stats") + $(number prefetch_used_bytes "$tmp/stats")))
+            run=$(number demand_bytes "$tmp/stats")
+            run=$((run + $(number prefetch_used_bytes "$tmp/stats")))
             [ "$run" = "$(simulated expert_read_bytes)" ] || {
                 echo "# read: $run, simulated: $(simulated expert_read_bytes)"
                 rc=1
@@ -283,8 +306,8 @@ topics_trace() {
     }'
 }
 
-# moved TOKENS DEVICE-BYTES RAM: what these first tokens read from the disk and copied to the device,
-# in hundredths of a topic's bytes; fails unless it copied what missed the device
+# moved TOKENS DEVICE-BYTES RAM: what these first tokens read from the disk and copied to the
+# device, in hundredths of a topic's bytes; fails unless it copied what missed the device
 moved() {
     local unit=$((3 * 256 * 256 * 34 / 32)) up misses
     run_slots "$tmp/topics.gguf" "$2" "$3" -b 1 -p "w0 " -n "$1" || return 1
@@ -314,7 +337,7 @@ topics() {
             [ $topic != 3 ] || first=$read
         done
         # The third topic is the first one again: the more RAM, the less is read for it.
-        [[ $was == " 100 200 "* ]] && [ "$first" -lt $last ] || rc=1
+        [[ $was == " 100 200 "* ]] && [ "$first" -lt "$last" ] || rc=1
         last=$first
         check $rc "topics: RAM $ram, read after each topic:$was % of a topic's experts"
     done
@@ -366,7 +389,8 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice dense experts biased stories slots batches levels topics archs
+[ $# -gt 0 ] || set -- choice dense experts biased stories slots shrink batches levels topics \
+    archs
 for case in "$@"; do
     "$case"
 done

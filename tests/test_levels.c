@@ -21,7 +21,7 @@ static struct {
     unsigned char *units;
     int of[EXPERTS];
 } device[MAX_TENSORS];
-static int tier_slots;
+static int tier_slots[LAYERS];
 static uint64_t up_bytes, down_bytes;
 
 /* --- Two levels ------------------------------------------------------------------------------- */
@@ -65,7 +65,7 @@ static int tear_down(void **state)
 
 static unsigned char *unit_at(int weight, int slot)
 {
-    assert_in_range(slot, 0, tier_slots - 1);
+    assert_in_range(slot, 0, tier_slots[model->weights->weights[weight].group] - 1);
     return device[weight].units + (uint64_t)slot * model->weights->weights[weight].unit_bytes;
 }
 
@@ -133,11 +133,10 @@ static void start_levels(int on_device, int in_ram, const char *method)
     levels.stream = stream;
     levels.tier = fb_tier_new(LAYERS, experts, parts, slots_above);
     levels.device = (struct fb_levels_device){.up = copy_up, .down = copy_down};
-    tier_slots = on_device;
+    tier_slots[0] = tier_slots[1] = on_device;
     up_bytes = down_bytes = 0;
     for (int w = 0; w < model->weights->n_weights; w++) {
-        device[w].units =
-            fb_xcalloc((size_t)on_device, (size_t)model->weights->weights[w].unit_bytes);
+        device[w].units = fb_xcalloc(EXPERTS, (size_t)model->weights->weights[w].unit_bytes);
         memset(device[w].of, -1, sizeof device[w].of);
     }
 }
@@ -396,12 +395,37 @@ static void check_everywhere(int g)
     }
     fb_lease_clear(&lease);
     assert_int_equal(read_bytes(), before);
-    for (int s = 0; s < tier_slots; s++) {
+    for (int s = 0; s < tier_slots[g]; s++) {
         int e = whole_in_slot(g, s);
         for (int p = 0; p < 3 && e >= 0; p++) {
             check_unit(weights[p], e, unit_at(weights[p], s), "in the tier");
         }
     }
+}
+
+/* Slots above that are given up: what they hold is offered to RAM. */
+static void random_resize(int g)
+{
+    int n = 2 + (int)rnd_below(EXPERTS - 1);
+    for (int s = n; s < tier_slots[g]; s++) {
+        int expert = whole_in_slot(g, s);
+        if (expert >= 0) {
+            ram.above[g][expert] = false;
+            bring(g, expert, true);
+        }
+    }
+    fb_levels_resize(&levels, g, n);
+    for (int p = 0; p < 3; p++) {
+        int weight = model->weights->groups[g].weight[p];
+        for (int s = n; s < EXPERTS; s++) {
+            device[weight].of[s] = -1;
+            memset(device[weight].units + (uint64_t)s * model->weights->weights[weight].unit_bytes,
+                0xee, (size_t)model->weights->weights[weight].unit_bytes);
+        }
+    }
+    tier_slots[g] = n;
+    check_everywhere(g);
+    assert_int_equal(down_bytes, 0);
 }
 
 /* A random step of both; some are batches, some fail. Returns whether it failed. */
@@ -412,7 +436,7 @@ static bool random_step(int g)
     struct step s;
     random_tokens(experts, tokens, 3, rnd_below(4) ? 12 : EXPERTS);
     make_step(&s, experts, tokens, 3);
-    for (int k = 0; k < tier_slots; k++) {
+    for (int k = 0; k < tier_slots[g]; k++) {
         before[k] = whole_in_slot(g, k);
     }
     bool failed = open_step(g, &s) != FOREBAY_OK, fits = levels.fits;
@@ -454,6 +478,9 @@ static void test_random_steps_equal_the_model(void **state)
         random_state = 7 + k;
         for (int step = 0; step < 250; step++) {
             failures += random_step(step % LAYERS);
+            if (k % 2 && rnd_below(20) == 0) {
+                random_resize((int)rnd_below(LAYERS));
+            }
         }
         struct fb_tier_stats s = fb_tier_stats(levels.tier);
         assert_true(s.hits > 0 && s.hits < s.requests);
@@ -552,7 +579,7 @@ static void test_hardly_any_expert_is_in_both(void **state)
         int experts[3];
         random_tokens(experts, 1, 3, 16);
         run_layer(0, experts, 1, 3);
-        for (int s = 0; s < tier_slots && k >= 100; s++) {
+        for (int s = 0; s < tier_slots[0] && k >= 100; s++) {
             twice += fb_stream_has(stream, 0, whole_in_slot(0, s), ALL_PARTS);
         }
     }

@@ -12,8 +12,8 @@ struct tier_group {
     int pool; /* of the cache; -1: not in the tier */
     int n_experts, n_slots;
     uint32_t all; /* its parts, as bits */
-    int *whole;   /* [n_slots] the expert all of whose parts the slot holds, or -1 */
-    int *pinned;  /* slots; [n_slots] */
+    int *whole;   /* [n_experts] by slot: the expert all of whose parts it holds, or -1 */
+    int *pinned;  /* [n_experts] slots */
     int n_pinned;
 };
 
@@ -41,9 +41,9 @@ struct fb_tier *fb_tier_new(
         if (n_slots[g] > 0) {
             group->pool = n_pools;
             group->n_slots = n_slots[g];
-            group->whole = fb_xcalloc((size_t)n_slots[g], sizeof *group->whole);
-            memset(group->whole, -1, (size_t)n_slots[g] * sizeof *group->whole);
-            group->pinned = fb_xcalloc((size_t)n_slots[g], sizeof *group->pinned);
+            group->whole = fb_xcalloc((size_t)n_experts[g], sizeof *group->whole);
+            memset(group->whole, -1, (size_t)n_experts[g] * sizeof *group->whole);
+            group->pinned = fb_xcalloc((size_t)n_experts[g], sizeof *group->pinned);
             keys[n_pools] = n_experts[g];
             slots[n_pools++] = n_slots[g];
         }
@@ -76,6 +76,24 @@ static struct tier_group *group_of(const struct fb_tier *t, int group)
 int fb_tier_slots(const struct fb_tier *t, int group)
 {
     return t->groups[group].n_slots;
+}
+
+int fb_tier_expert(const struct fb_tier *t, int g, int slot)
+{
+    const struct tier_group *group = group_of(t, g);
+    FB_ASSERT(slot >= 0 && slot < group->n_slots);
+    return group->whole[slot];
+}
+
+void fb_tier_resize(struct fb_tier *t, int g, int n)
+{
+    struct tier_group *group = group_of(t, g);
+    FB_ASSERT(group->n_pinned == 0);
+    fb_cache_resize(t->cache, group->pool, n);
+    for (int slot = n; slot < group->n_slots; slot++) {
+        group->whole[slot] = -1;
+    }
+    group->n_slots = n;
 }
 
 static void pin(struct fb_tier *t, struct tier_group *group, int slot)

@@ -30,6 +30,13 @@ void fb_tier_free(struct fb_tier *tier); /* NULL is fine */
 
 int fb_tier_slots(const struct fb_tier *tier, int group);
 
+/* The expert all of whose parts are in the slot, or -1. */
+int fb_tier_expert(const struct fb_tier *tier, int group, int slot);
+
+/* Gives a group of the tier n slots (1..n_experts); what is in slots from n on is dropped. Not
+ * while a step of it is open. */
+void fb_tier_resize(struct fb_tier *tier, int group, int n);
+
 /* The experts of a layer that one step (a token, or a batch) needs. */
 struct fb_tier_need {
     const int *experts; /* [n] distinct */

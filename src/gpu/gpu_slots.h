@@ -12,7 +12,7 @@
 #ifndef FB_GPU_GPU_SLOTS_H
 #define FB_GPU_GPU_SLOTS_H
 
-#include "cache/tier.h"
+#include "stream/levels.h"
 #include "ggml-backend.h"
 #include "ggml.h"
 
@@ -24,6 +24,10 @@ struct fb_gpu_slots;
 struct fb_gpu_slots *fb_gpu_slots_new(
     const struct fb_binding *binding, ggml_backend_buffer_type_t buft, uint64_t bytes);
 void fb_gpu_slots_free(struct fb_gpu_slots *slots); /* NULL is fine */
+
+/* Gives slots up, or regains them, as the memory of the device allows. While no graph is computed:
+ * all stacks may have changed afterwards. */
+void fb_gpu_slots_adapt(struct fb_gpu_slots *slots, struct fb_levels *levels);
 
 /* Which experts are in the slots. */
 struct fb_tier *fb_gpu_slots_tier(const struct fb_gpu_slots *slots);

@@ -278,6 +278,7 @@ enum ggml_status fb_gpu_walk_graph(struct fb_gpu_walk *w, struct fb_binding *b,
     w->levels.stream = b->stream;
     w->levels.tier = fb_gpu_slots_tier(slots);
     fb_memory_watch_graph_begin(b->memory_watch);
+    fb_gpu_slots_adapt(slots, &w->levels);
     w->computing = true;
     enum ggml_status status = walk_streamed(w);
     w->computing = false;

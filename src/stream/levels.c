@@ -103,21 +103,21 @@ static char *unit_in_ram(const struct fb_levels *l, int weight, int slot)
     return base + (uint64_t)slot * stride;
 }
 
-/* Brings the expert that has lost its slot to missing[i] down, if that is worth it. */
-static void copy_down(struct fb_levels *l, int i)
+/* Brings an expert that loses its slot above down, if that is worth it. -1: none. */
+static void copy_down(struct fb_levels *l, int expert, int slot_above)
 {
     struct fb_slots *slots = &l->stream->slots;
     const struct fb_group *group = &l->weights->groups[l->group];
-    if (l->lost[i] < 0 || fb_slots_find(slots, l->group, l->lost[i]) >= 0) {
+    if (expert < 0 || fb_slots_find(slots, l->group, expert) >= 0) {
         return;
     }
-    int slot = fb_slots_offer(slots, l->group, l->lost[i]);
+    int slot = fb_slots_offer(slots, l->group, expert);
     if (slot < 0) {
         return;
     }
     for (int p = 0; p < group->n_parts; p++) {
-        l->device.down(l->device.user, group->weight[p], l->slot_of[l->missing[i]],
-            unit_in_ram(l, group->weight[p], slot));
+        l->device.down(
+            l->device.user, group->weight[p], slot_above, unit_in_ram(l, group->weight[p], slot));
     }
     fb_cache_set_parts(slots->cache, slots->pool_of[l->group], slot, fb_group_parts(group));
 }
@@ -143,7 +143,7 @@ static enum forebay_status fill(struct fb_levels *l, int first, int n, struct fo
     fb_stream_lease_begin(l->stream, &l->lease, l->group, l->missing + first, l->uses + first, n,
         fb_group_parts(group));
     for (int i = first; i < first + n; i++) {
-        copy_down(l, i);
+        copy_down(l, l->lost[i], l->slot_of[l->missing[i]]);
     }
     for (int p = 0; p < group->n_parts && status == FOREBAY_OK; p++) {
         status = copy_up(l, p, err);
@@ -227,4 +227,20 @@ void fb_levels_close(struct fb_levels *l)
     fb_tier_close(l->tier, l->group);
     l->in_sets = false;
     l->open = false;
+}
+
+/* --- More and fewer slots --------------------------------------------------------------------- */
+
+void fb_levels_resize(struct fb_levels *l, int group, int n)
+{
+    FB_ASSERT(!l->open);
+    l->group = group;
+    for (int slot = n; slot < fb_tier_slots(l->tier, group); slot++) {
+        int expert = fb_tier_expert(l->tier, group, slot);
+        if (expert >= 0) {
+            set_above(l, expert, false);
+            copy_down(l, expert, slot);
+        }
+    }
+    fb_tier_resize(l->tier, group, n);
 }

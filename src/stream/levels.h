@@ -75,4 +75,8 @@ enum forebay_status fb_levels_next(
 
 void fb_levels_close(struct fb_levels *l); /* the layer, if one is open */
 
+/* Gives a group n slots above (fb_tier_resize), while no layer is open. Call it before the memory
+ * of slots from n on is given up: what they hold is copied down if that is worth it. */
+void fb_levels_resize(struct fb_levels *l, int group, int n);
+
 #endif
