@@ -67,7 +67,7 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .resident_bytes = m->placement.resident_bytes,
         .device_layers = (uint64_t)m->placement.device.n_layers,
         .device_bytes = m->placement.device.bytes,
-        .device_slots = (uint64_t)m->placement.device.n_slots,
+        .device_slots = m->gpu_slots ? (uint64_t)fb_gpu_slots_total(m->gpu_slots) : 0,
         .device_requests = tier.requests,
         .device_hits = tier.hits,
         .device_copy_bytes = uploads.bytes,

@@ -15,11 +15,12 @@
 void fb_gpu_memory_init(
     struct fb_gpu_memory *m, ggml_backend_dev_t device, int slots, uint64_t each_bytes)
 {
+    const char *list = getenv(TEST_LIST);
     *m = (struct fb_gpu_memory){.device = device,
         .most = slots,
         .now = slots,
         .each_bytes = each_bytes,
-        .forced = getenv(TEST_LIST)};
+        .forced = list && *list ? list : NULL};
     fb_governor_init(&m->governor, (uint64_t)slots * each_bytes, each_bytes, CALM_NS);
 }
 
