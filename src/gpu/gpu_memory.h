@@ -3,11 +3,12 @@
  *
  *      free memory of the device --> plan/governor.h --> bytes --> fb_device_slots_heed --> slots
  *
- * At a start there is a reserve of free memory (engine/devices.c). Slots are given up when a quarter
- * of such a reserve is left, and regained when there has been more than half of it for a second.
+ * At a start there is a reserve of free memory (engine/devices.c). Slots are given up when a
+ * quarter of such a reserve is left, and regained when there has been more than half of it for a
+ * second.
  *
- * For tests, FOREBAY_TEST_DEVICE_SLOTS is a list of numbers ("4,1,9"): the slots of each group in the
- * first graph, in the second, and so on, from the beginning again after the last.
+ * For tests, FOREBAY_TEST_DEVICE_SLOTS is a list of numbers ("4,1,9"): the slots of each group in
+ * the first graph, in the second, and so on, from the beginning again after the last.
  */
 #ifndef FB_GPU_GPU_MEMORY_H
 #define FB_GPU_GPU_MEMORY_H
