@@ -87,15 +87,17 @@ static int whole_in_slot(int group, int slot)
     return expert;
 }
 
-/* Which expert a unit is of: the slot belongs to one that is needed. */
+/* Which expert a unit is of: the slot belongs to one that is needed and missing. */
 static void copy_up(void *user, int weight, int slot, const void *unit)
 {
     uint64_t bytes = model->weights->weights[weight].unit_bytes;
-    int expert = 0;
+    int k = 0;
     (void)user;
-    while (levels.slot_of[expert] != slot) {
-        expert++;
+    while (levels.slots[k] != slot) {
+        k++;
+        assert_true(k < levels.n_missing);
     }
+    int expert = levels.missing[k];
     check_unit(weight, expert, unit, "on their way up");
     memcpy(unit_at(weight, slot), unit, (size_t)bytes);
     device[weight].of[slot] = expert;
@@ -199,7 +201,8 @@ static enum forebay_status pass_by(int group, const struct step *s)
                     (const char *)set.base + (uint64_t)set.index[k] * set.stride, "passing by");
                 assert_false(handed[set.experts[k]]);
                 handed[set.experts[k]] = true;
-                up_bytes += model->weights->weights[weight].unit_bytes;
+                bool admitted = levels.admitted[set.experts[k]] >= 0;
+                up_bytes += admitted ? 0 : model->weights->weights[weight].unit_bytes;
             }
         }
         for (int e = 0; e < EXPERTS && status == FOREBAY_OK; e++) {
@@ -214,6 +217,9 @@ static void check_slots_in_use(int group, const struct step *s)
 {
     for (int i = 0; i < s->routes.n_needed; i++) {
         int slot = levels.slot_of[s->needed[i]];
+        for (int k = 0; k < levels.n_missing; k++) {
+            slot = levels.missing[k] == s->needed[i] ? levels.slots[k] : slot;
+        }
         for (int p = 0; p < 3 && slot >= 0; p++) {
             int weight = model->weights->groups[group].weight[p];
             assert_int_equal(device[weight].of[slot], s->needed[i]);
@@ -316,14 +322,19 @@ static void bring(int g, int expert, bool offered)
     down_bytes -= offered ? slot_bytes(g) : 0; /* 0 after each step, if all came down */
 }
 
-/* The expected result of a step that fits. `lost`: what was in the slots of the missing ones. */
-static void expect_fill(int g, const int *missing, const int *lost, int n_missing)
+static void note_lost(int g, const int *lost, int n_missing)
 {
     for (int i = 0; i < n_missing; i++) {
         if (lost[i] >= 0) {
             ram.above[g][lost[i]] = false;
         }
     }
+}
+
+/* The expected result of a step that fits. `lost`: what was in the slots of the missing ones. */
+static void expect_fill(int g, const int *missing, const int *lost, int n_missing)
+{
+    note_lost(g, lost, n_missing);
     for (int first = 0, n; first < n_missing; first += n) {
         n = n_missing - first < ram.n_slots ? n_missing - first : ram.n_slots;
         memset(ram.pinned, 0, sizeof ram.pinned);
@@ -361,13 +372,14 @@ static void learn(int g)
     }
 }
 
-/* The missing experts of a failed step that were not filled have slots, and are absent. */
+/* Of the missing experts those are above that were filled. After a failure others may have slots;
+ * they are absent. */
 static void forget_unfilled(int g, const int *missing, const int *slot, int n_missing)
 {
     for (int i = 0; i < n_missing; i++) {
-        bool filled = whole_in_slot(g, slot[i]) == missing[i];
+        bool filled = slot[i] >= 0 && whole_in_slot(g, slot[i]) == missing[i];
         ram.above[g][missing[i]] = filled;
-        for (int p = 0; p < 3 && !filled; p++) {
+        for (int p = 0; p < 3 && !filled && slot[i] >= 0; p++) {
             device[model->weights->groups[g].weight[p]].of[slot[i]] = -1;
         }
     }
@@ -441,17 +453,19 @@ static bool random_step(int g)
     }
     bool failed = open_step(g, &s) != FOREBAY_OK, fits = levels.fits;
     int n_missing = levels.n_missing;
-    for (int i = 0; i < n_missing && fits; i++) {
+    for (int i = 0; i < n_missing; i++) {
         missing[i] = levels.missing[i];
-        slot[i] = levels.slot_of[missing[i]];
-        lost[i] = before[slot[i]];
+        slot[i] = levels.slots[i];
+        lost[i] = slot[i] >= 0 ? before[slot[i]] : -1;
+        assert_true(slot[i] >= 0 || !fits);
     }
     fb_levels_close(&levels);
     use(g, fits ? s.needed : experts, fits ? s.routes.n_needed : 3 * tokens);
     if (fits) {
         expect_fill(g, missing, lost, n_missing);
     }
-    if (fits && failed) {
+    if (!fits || failed) {
+        note_lost(g, lost, n_missing);
         forget_unfilled(g, missing, slot, n_missing);
     }
     if (!fits || failed) {

@@ -470,7 +470,7 @@ static void batches_need_no_slots(void **state)
 struct device_miss {
     int expert; /* that misses the device's slots, or -1: no more of this token */
     int lost;   /* the expert that was in the slot it gets, or -1 */
-    bool fits;  /* it gets one */
+    bool given; /* it gets one */
 };
 
 /* [tokens][layers][top_k] */
@@ -478,8 +478,8 @@ static struct device_miss *misses_of_device(const struct made *m, int device_slo
 {
     static const int uses[] = {1, 1, 1, 1, 1, 1, 1, 1};
     int *numbers = fb_xcalloc(3 * (size_t)m->layers, sizeof *numbers);
-    int *slot_of = fb_xcalloc(3 * (size_t)m->experts, sizeof *slot_of);
-    int *missing = slot_of + m->experts, *lost = missing + m->experts;
+    int *slot_of = fb_xcalloc(4 * (size_t)m->experts, sizeof *slot_of);
+    int *missing = slot_of + m->experts, *lost = missing + m->experts, *slots = lost + m->experts;
     size_t n = (size_t)m->tokens * (size_t)m->layers * (size_t)m->top_k;
     struct device_miss *misses = fb_xcalloc(n, sizeof *misses);
     for (int l = 0; l < m->layers; l++) {
@@ -493,13 +493,13 @@ static struct device_miss *misses_of_device(const struct made *m, int device_slo
         int t = i / m->layers, l = i % m->layers;
         const struct fb_tier_need need = {route(m, t, l), uses, m->top_k};
         bool fits;
-        int n_missing = fb_tier_open(tier, l, &need, slot_of, missing, lost, &fits);
+        int n_missing = fb_tier_open(tier, l, &need, slot_of, missing, slots, lost, &fits);
         for (int k = 0; k < m->top_k; k++) {
-            misses[i * m->top_k + k] = k >= n_missing ? (struct device_miss){.expert = -1}
-                                       : fits ? (struct device_miss){missing[k], lost[k], true}
-                                              : (struct device_miss){missing[k], -1, false};
-            if (fits && k < n_missing) {
-                fb_tier_fill(tier, l, slot_of[missing[k]], 0);
+            bool missed = k < n_missing, given = missed && slots[k] >= 0;
+            misses[i * m->top_k + k] =
+                (struct device_miss){missed ? missing[k] : -1, given ? lost[k] : -1, given};
+            if (given) {
+                fb_tier_fill(tier, l, slots[k], 0);
             }
         }
         fb_tier_close(tier, l);
@@ -564,12 +564,15 @@ static void naive_layer(const struct made *m, const struct fb_sim_options *o, st
                 bring(r, m, o->slots, miss[k].lost, true);
     }
     for (int k = 0; k < n; k++) {
-        r->above[miss[k].expert] = miss[k].fits;
+        r->above[miss[k].expert] = miss[k].given;
         r->pinned[miss[k].expert] = false;
     }
     double read = misses * (double)m->expert_bytes / o->disk_bytes_per_s + o->latency_s;
     double copy = back * (double)m->expert_bytes / o->upload_bytes_per_s;
-    f->stall_s += misses && read > copy ? read - copy : 0;
+    double ahead = copy; /* and what the device computes with before it waits, if not all fit */
+    ahead +=
+        o->device_slots >= m->top_k ? 0 : o->compute_s / m->layers / 2 * (m->top_k - n) / m->top_k;
+    f->stall_s += misses && read > ahead ? read - ahead : 0;
     f->upload_bytes += (uint64_t)n * m->expert_bytes;
     f->back_bytes += (uint64_t)back * m->expert_bytes;
     f->requests += (uint64_t)n;
@@ -613,7 +616,7 @@ static void a_device_equals_the_naive_model(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct made m = make_trace(
             cases[i][0], cases[i][1], cases[i][2], cases[i][3], (uint64_t)(1 + rnd(256)) * 4096);
-        for (int device_slots = m.top_k; device_slots <= m.experts; device_slots += 3) {
+        for (int device_slots = 1; device_slots <= m.experts; device_slots += 2) {
             struct fb_sim_options options;
             struct fb_sim_report r;
             struct fb_sim_figures expected;
@@ -642,7 +645,7 @@ static void a_device_equals_the_naive_model(void **state)
     }
 }
 
-/* Also with slots for less than one token, which nothing is ever put into, and with batches. */
+/* Also with slots for less than one token, and with batches. */
 static void invariants_of_a_device(void **state)
 {
     (void)state;
@@ -667,7 +670,7 @@ static void invariants_of_a_device(void **state)
         const struct fb_sim_figures *f = &r.decode;
         assert_int_equal(f->upload_bytes, f->requests * m.expert_bytes);
         assert_int_equal(f->expert_bytes, (f->requests - f->hits) * m.expert_bytes);
-        assert_int_equal(f->device_hits > 0, device_slots >= 4);
+        assert_true(f->device_hits > 0);
         assert_true(f->device_hits + f->hits <= r.optimum_hits);
         assert_true(r.optimum_hits <= f->device_requests);
         uint64_t hits = 0;

@@ -102,11 +102,27 @@ static void pin(struct fb_tier *t, struct tier_group *group, int slot)
     group->pinned[group->n_pinned++] = slot;
 }
 
+/* Gives a missing expert a slot, to be filled; -1: it is not worth one, and need not have it. *lost
+ * is the expert that the slot held. */
+static int give_slot(struct fb_tier *t, struct tier_group *group, int expert, bool must, int *lost)
+{
+    int evicted, slot = must ? fb_cache_acquire(t->cache, group->pool, expert, &evicted)
+                             : fb_cache_offer(t->cache, group->pool, expert, &evicted);
+    *lost = -1;
+    if (slot >= 0) {
+        *lost = group->whole[slot];
+        group->whole[slot] = -1;
+        fb_cache_set_parts(t->cache, group->pool, slot, 0);
+        pin(t, group, slot);
+    }
+    return slot;
+}
+
 int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int *slot_of,
-    int *missing, int *lost, bool *fits)
+    int *missing, int *slots, int *lost, bool *fits)
 {
     struct tier_group *group = group_of(t, g);
-    int n_missing = 0, evicted;
+    int n_missing = 0;
     FB_ASSERT(group->n_pinned == 0);
     memset(slot_of, -1, (size_t)group->n_experts * sizeof *slot_of);
     fb_cache_step(t->cache, group->pool);
@@ -124,14 +140,12 @@ int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int 
         }
     }
     *fits = need->n <= group->n_slots;
-    for (int i = 0; *fits && i < n_missing; i++) {
-        int slot = fb_cache_acquire(t->cache, group->pool, missing[i], &evicted);
-        lost[i] = group->whole[slot];
-        group->whole[slot] = -1;
-        FB_ASSERT(slot >= 0);
-        fb_cache_set_parts(t->cache, group->pool, slot, 0);
-        slot_of[missing[i]] = slot;
-        pin(t, group, slot);
+    for (int i = 0; i < n_missing; i++) {
+        slots[i] = give_slot(t, group, missing[i], *fits, &lost[i]);
+        FB_ASSERT(slots[i] >= 0 || !*fits);
+        if (*fits) {
+            slot_of[missing[i]] = slots[i];
+        }
     }
     return n_missing;
 }

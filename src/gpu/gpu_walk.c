@@ -146,23 +146,40 @@ static void reserve_index(struct fb_gpu_walk *w, int n_expert)
     }
 }
 
-/* Computes node i with n experts whose units are in the machine's memory, through the transit. */
+/* Computes node i with those experts of the set that have just got a slot. */
+static enum ggml_status in_new_slots(
+    struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
+{
+    bool any = false;
+    memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
+    for (int k = 0; k < set->n; k++) {
+        int e = set->experts[k];
+        w->index_of[e] = w->levels.admitted[e];
+        any = any || w->levels.admitted[e] >= 0;
+    }
+    return any ? compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->index_of)
+               : GGML_STATUS_SUCCESS;
+}
+
+/* Computes node i with the other experts of the set, through the transit. */
 static enum ggml_status through_transit(
     struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
 {
     enum ggml_status status = GGML_STATUS_SUCCESS;
     struct ggml_tensor *transit = fb_gpu_slots_transit(w->slots, weight);
-    int units = (int)transit->ne[2];
-    reserve_index(w, w->exec.binding->weights->groups[w->group].n_expert);
-    for (int done = 0; done < set->n && status == GGML_STATUS_SUCCESS; done += units) {
+    for (int k = 0; k < set->n && status == GGML_STATUS_SUCCESS;) {
+        int n = 0;
         memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
-        for (int k = 0; k < units && done + k < set->n; k++) {
-            const char *unit =
-                (const char *)set->base + (uint64_t)set->index[done + k] * set->stride;
-            fb_gpu_slots_transit_fill(w->slots, weight, k, unit);
-            w->index_of[set->experts[done + k]] = k;
+        for (; k < set->n && n < transit->ne[2]; k++) {
+            const char *unit = (const char *)set->base + (uint64_t)set->index[k] * set->stride;
+            if (w->levels.admitted[set->experts[k]] < 0) {
+                fb_gpu_slots_transit_fill(w->slots, weight, n, unit);
+                w->index_of[set->experts[k]] = n++;
+            }
         }
-        status = compute_set(w, i, weight, transit, w->index_of);
+        if (n > 0) {
+            status = compute_set(w, i, weight, transit, w->index_of);
+        }
     }
     return status;
 }
@@ -173,11 +190,15 @@ static enum ggml_status with_stream(struct fb_gpu_walk *w, int i, int weight)
     struct forebay_error error;
     struct fb_set set = {0};
     enum ggml_status status = GGML_STATUS_SUCCESS;
+    reserve_index(w, w->exec.binding->weights->groups[w->group].n_expert);
     do {
         if (fb_levels_next(&w->levels, weight, &set, &error) != FOREBAY_OK) {
             return fb_binding_fail(w->exec.binding, &error);
         }
-        status = through_transit(w, i, weight, &set);
+        status = in_new_slots(w, i, weight, &set);
+        if (status == GGML_STATUS_SUCCESS) {
+            status = through_transit(w, i, weight, &set);
+        }
     } while (status == GGML_STATUS_SUCCESS && set.n > 0);
     return status;
 }

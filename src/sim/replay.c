@@ -279,7 +279,10 @@ static enum forebay_status device_in_sets(struct replay *r, int group,
         compute(r, each_ns * (r->n_needed - n_missing));
         while (set.n > 0 && status == FOREBAY_OK) {
             status = fb_levels_next(&r->levels, weight, &set, err);
-            copy_units(r, &r->upload_bytes, weight, set.n);
+            for (int k = 0; k < set.n; k++) { /* those admitted have been copied up already */
+                bool admitted = r->levels.admitted[set.experts[k]] >= 0;
+                copy_units(r, &r->upload_bytes, weight, admitted ? 0 : 1);
+            }
             compute(r, each_ns * set.n);
         }
     }

@@ -22,7 +22,9 @@ void fb_levels_release(struct fb_levels *l)
     free(l->slot_of);
     free(l->missing);
     free(l->uses);
+    free(l->slots);
     free(l->lost);
+    free(l->admitted);
     free(l->rows);
 }
 
@@ -34,7 +36,9 @@ static void reserve(struct fb_levels *l, int n_expert)
         l->slot_of = fb_xrealloc(l->slot_of, bytes);
         l->missing = fb_xrealloc(l->missing, bytes);
         l->uses = fb_xrealloc(l->uses, bytes);
+        l->slots = fb_xrealloc(l->slots, bytes);
         l->lost = fb_xrealloc(l->lost, bytes);
+        l->admitted = fb_xrealloc(l->admitted, bytes);
     }
 }
 
@@ -80,14 +84,16 @@ void fb_levels_open(struct fb_levels *l, int group, const struct fb_routes *rout
     l->open = true;
     l->group = group;
     l->lease.group = -1;
-    l->n_missing = fb_tier_open(l->tier, group, &need, l->slot_of, l->missing, l->lost, &l->fits);
+    l->n_missing =
+        fb_tier_open(l->tier, group, &need, l->slot_of, l->missing, l->slots, l->lost, &l->fits);
     teach(l, routes);
     for (int i = 0, k = 0; i < l->n_missing; i++) { /* both in the same order */
         while (routes->needed[k] != l->missing[i]) {
             k++;
         }
         l->uses[i] = routes->uses[k];
-        if (l->fits && l->lost[i] >= 0) {
+        l->admitted[l->missing[i]] = l->fits ? -1 : l->slots[i];
+        if (l->lost[i] >= 0) {
             set_above(l, l->lost[i], false);
         }
     }
@@ -143,7 +149,7 @@ static enum forebay_status fill(struct fb_levels *l, int first, int n, struct fo
     fb_stream_lease_begin(l->stream, &l->lease, l->group, l->missing + first, l->uses + first, n,
         fb_group_parts(group));
     for (int i = first; i < first + n; i++) {
-        copy_down(l, l->lost[i], l->slot_of[l->missing[i]]);
+        copy_down(l, l->lost[i], l->slots[i]);
     }
     for (int p = 0; p < group->n_parts && status == FOREBAY_OK; p++) {
         status = copy_up(l, p, err);
@@ -187,26 +193,52 @@ void fb_levels_ask(struct fb_levels *l, int weight, const struct fb_routes *all)
     routes.n_needed = l->n_missing;
     l->in_sets = !fb_stream_layer_begin(l->stream, &l->lease, weight, &routes);
     l->handed = -1;
+    for (int i = 0; i < l->n_missing; i++) {
+        copy_down(l, l->lost[i], l->slots[i]);
+    }
 }
 
-enum forebay_status fb_levels_next(
+/* The experts of the lease, if they have not been a set of this matrix yet. */
+static enum forebay_status leased_set(
     struct fb_levels *l, int weight, struct fb_set *set, struct forebay_error *err)
 {
-    if (l->in_sets) {
-        return fb_stream_sets_next(l->stream, weight, set, err);
-    }
-    int part = l->weights->weights[weight].part;
-    enum forebay_status status = FOREBAY_OK;
     *set = (struct fb_set){0};
-    if (l->handed != weight) {
-        status = fb_stream_lease_wait(l->stream, &l->lease, part, err);
+    if (l->handed == weight) {
+        return FOREBAY_OK;
     }
-    if (l->handed != weight && status == FOREBAY_OK) {
+    enum forebay_status status =
+        fb_stream_lease_wait(l->stream, &l->lease, l->weights->weights[weight].part, err);
+    if (status == FOREBAY_OK) {
         l->handed = weight;
         set->base = fb_stream_slots(l->stream, weight, &set->stride, &set->n_index);
         set->n = l->lease.n;
         set->experts = l->lease.experts;
         set->index = l->lease.slots;
+    }
+    return status;
+}
+
+/* Brings those of the set that are admitted into their slots. */
+static void fill_admitted(struct fb_levels *l, int weight, const struct fb_set *set)
+{
+    for (int k = 0; k < set->n; k++) {
+        int slot = l->admitted[set->experts[k]];
+        if (slot >= 0) {
+            const char *base = set->base;
+            l->device.up(
+                l->device.user, weight, slot, base + (uint64_t)set->index[k] * set->stride);
+            fb_tier_fill(l->tier, l->group, slot, l->weights->weights[weight].part);
+        }
+    }
+}
+
+enum forebay_status fb_levels_next(
+    struct fb_levels *l, int weight, struct fb_set *set, struct forebay_error *err)
+{
+    enum forebay_status status = l->in_sets ? fb_stream_sets_next(l->stream, weight, set, err)
+                                            : leased_set(l, weight, set, err);
+    if (status == FOREBAY_OK) {
+        fill_admitted(l, weight, set);
     }
     return status;
 }
@@ -223,6 +255,10 @@ void fb_levels_close(struct fb_levels *l)
     }
     if (l->in_sets) {
         fb_stream_sets_end(l->stream);
+    }
+    for (int i = 0; i < l->n_missing && !l->fits; i++) {
+        int slot = l->slots[i];
+        set_above(l, l->missing[i], slot >= 0 && fb_tier_expert(l->tier, l->group, slot) >= 0);
     }
     fb_tier_close(l->tier, l->group);
     l->in_sets = false;

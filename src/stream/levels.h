@@ -5,7 +5,8 @@
  *
  *      open (a layer's experts)
  *        fits:           fill ---> all are in slots above
- *        does not fit:   ask ---> next: a set ---> next: a set ...     the missing ones pass by
+ *        does not fit:   ask ---> next: a set ---> next: a set ...     the missing ones pass by;
+ *                        some get slots and are copied there by next (admitted)
  *      close
  *
  * The two levels are nearly one cache, because hardly any expert stays in both:
@@ -45,10 +46,11 @@ struct fb_levels {
     bool fits;    /* all needed experts have slots above */
     int *slot_of; /* [experts] their slots above, else -1 */
     int n_missing;
+    int *admitted; /* [experts] if not all fit, by missing expert: the slot that it gets, or -1 */
 
     /* Private: */
     int group, cap;
-    int *missing, *uses, *lost; /* [n_missing] */
+    int *missing, *uses, *slots, *lost; /* [n_missing] */
     bool in_sets;
     struct fb_lease lease; /* on missing experts */
     int handed;            /* the matrix of which the lease's experts were the last set */
@@ -69,7 +71,7 @@ enum forebay_status fb_levels_fill(struct fb_levels *l, struct forebay_error *er
 void fb_levels_ask(struct fb_levels *l, int weight, const struct fb_routes *routes);
 
 /* The next set of missing experts of the matrix; n is 0 when there are no more. Valid until the
- * next call. Blocks while it is read. */
+ * next call. Blocks while it is read. Those that are admitted are in their slots then. */
 enum forebay_status fb_levels_next(
     struct fb_levels *l, int weight, struct fb_set *set, struct forebay_error *err);
 
