@@ -711,6 +711,7 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(uint64_t, device_requests)                                                                   \
     X(uint64_t, device_hits)                                                                       \
     X(uint64_t, device_copy_bytes)                                                                 \
+    X(uint64_t, device_back_bytes)                                                                 \
     X(double, device_copy_s)                                                                       \
     X(uint64_t, governor_shrinks)                                                                  \
     X(uint64_t, governor_grows)                                                                    \

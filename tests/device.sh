@@ -3,7 +3,8 @@
 # backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
 # same device.
 #   tests/device.sh [CASE...]
-# Cases: choice dense experts biased stories, and for experts in slots: slots batches governor
+# Cases: choice dense experts biased stories, and for experts in slots: slots shrink batches governor
+# levels
 # topics archs; default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
@@ -217,6 +218,28 @@ slots() {
         --device-mem 4M --weights-mem 1500K
 }
 
+# Slots that are given up and regained between graphs: from every number to every other one.
+shrink() {
+    local batch all rc=0
+    : >"$tmp/held"
+    synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
+    all=$(device_bytes "$tmp/experts.gguf" -b 7)
+    export FOREBAY_TEST_DEVICE_SLOTS
+    for FOREBAY_TEST_DEVICE_SLOTS in 9,3,1,16,5 1,16 4,6; do
+        for batch in 1 7; do
+            verify "$tmp/experts.gguf" "slots $FOREBAY_TEST_DEVICE_SLOTS, batch $batch" -b $batch \
+                --device Vulkan0 --device-experts copies --device-mem $((all - 10000000)) \
+                --weights-mem 6M
+        done
+    done
+    for FOREBAY_TEST_DEVICE_SLOTS in 2 12; do
+        run_slots "$tmp/experts.gguf" $((all - 10000000)) 6M -b 1 -n 4 --tokens 1,2,3 || rc=1
+        [ "$(number device_slots "$tmp/stats")" = $((6 * FOREBAY_TEST_DEVICE_SLOTS)) ] || rc=1
+    done
+    check $rc "shrink: the device has the slots that the test asks for"
+    unset FOREBAY_TEST_DEVICE_SLOTS
+}
+
 # Batches for which kernels go through the stack expert by expert, and skip masked rows. Without
 # fused nodes, whose shaders crash Mesa's driver after such a batch.
 batches() {
@@ -253,27 +276,124 @@ governor() {
     [ $rc = 0 ] || sed 's/^/# /' "$tmp/out"
 }
 
-# What moves between the tiers. The model repeats the same tokens, so that the same experts are used
-# again: they are on the device; the more RAM is behind it, the less is read from the disk; and what
-# is copied is what missed.
-topics() {
-    local all ram unit last=-1 now rc=0
+# run_slots MODEL DEVICE-BYTES RAM OPTION...: a run with experts in slots; its figures: $tmp/stats
+run_slots() {
+    local try rc
+    for try in 1 2 3 4 5; do
+        rc=0
+        timeout 600 "$forebay" run "$1" -q --ids --ignore-eos -t 1 -c 128 --device Vulkan0 \
+            --device-experts copies --device-mem "$2" --weights-mem "$3" --stats "$tmp/stats" \
+            "${@:4}" >"$tmp/ids" 2>"$tmp/err" || rc=$?
+        [ $rc = 139 ] || break
+        echo "# the driver crashed, try $try"
+    done
+    [ $rc = 0 ] || sed 's/^/# /' "$tmp/err"
+    return $rc
+}
+
+# simulated KEY: of prompt and generated tokens together
+simulated() {
+    awk -v key="$1" '
+        /^  "(decode|prefill)": / { counts = 1 }
+        /^  }/ { counts = 0 }
+        counts && $1 == "\"" key "\":" { sum += $2 }
+        END { printf "%.0f", sum }' "$tmp/sim"
+}
+
+# A run moves what the simulation of its trace moves, to the byte.
+levels() {
+    local all less ram batch key run rc
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     all=$(device_bytes "$tmp/experts.gguf" -b 7)
-    for ram in 4M 9M 30M; do
-        "$forebay" run "$tmp/experts.gguf" "${prompt[@]}" -b 1 -n 60 -q --ids --device Vulkan0 \
-            --device-experts copies --device-mem $((all - 10000000)) --weights-mem $ram \
-            --lookahead 0 --stats "$tmp/stats" >/dev/null
-        now=$(number read_bytes "$tmp/stats")
-        [ "$last" = -1 ] || [ "$now" -lt "$last" ] || rc=1
-        last=$now
-        unit=$((3 * 256 * 256 * 34 / 32))
-        [ "$(number device_copy_bytes "$tmp/stats")" = $((unit *
-            ($(number device_requests "$tmp/stats") - $(number device_hits "$tmp/stats")))) ] ||
-            rc=1
-        [ "$(number device_hits "$tmp/stats")" -gt 0 ] || rc=1
+    for less in 4000000 10000000 14000000; do
+        for ram in 3M 6M 12M; do
+            batch=$((less == 10000000 ? 7 : 1))
+            rc=0
+            run_slots "$tmp/experts.gguf" $((all - less)) $ram -b $batch -n 40 \
+                --tokens "$(seq -s , 1 18)" --trace-out "$tmp/trace" || rc=1
+            "$forebay" sim "$tmp/experts.gguf" --trace "$tmp/trace" --mem $ram --prefill \
+                --device-slots $(($(number device_slots "$tmp/stats") / 6)) --warm-up 0 --json \
+                >"$tmp/sim" || rc=1
+            for key in device_requests device_hits device_copy_bytes device_back_bytes \
+                expert_requests expert_hits; do
+                run=$(number $key "$tmp/stats")
+                [ "$run" = "$(simulated $key)" ] || {
+                    echo "# $key: $run, simulated: $(simulated $key)"
+                    rc=1
+                }
+            done
+            run=$(number demand_bytes "$tmp/stats")
+            run=$((run + $(number prefetch_used_bytes "$tmp/stats")))
+            [ "$run" = "$(simulated expert_read_bytes)" ] || {
+                echo "# read: $run, simulated: $(simulated expert_read_bytes)"
+                rc=1
+            }
+            check $rc "levels: $(number device_slots "$tmp/stats") slots, RAM $ram, batch $batch:\
+ $(number device_hits "$tmp/stats") hits on the device, $(number expert_hits "$tmp/stats") in RAM,\
+ $run bytes read, $(number device_back_bytes "$tmp/stats") copied back"
+        done
     done
-    check $rc "topics: more RAM, fewer reads; what misses is copied"
+}
+
+# A trace of four topics of 20 tokens each: five experts of each layer, then five others, the first
+# ones again, and five that were not used before.
+topics_trace() {
+    echo '{"model": "topics", "n_layer": 3, "n_expert": 16, "top_k": 4}'
+    awk 'BEGIN {
+        split("0 5 0 10", first)
+        for (i = 0; i < 80; i++) {
+            route = ""
+            for (k = 0; k < 4; k++)
+                route = route (k ? ", " : "[") first[int(i / 20) + 1] + (i + k) % 5
+            printf "{\"phase\": \"decode\", \"layers\": [%s], %s], %s]]}\n", route, route, route
+        }
+    }'
+}
+
+# moved TOKENS DEVICE-BYTES RAM: what these first tokens read from the disk and copied to the
+# device, in hundredths of a topic's bytes; fails unless it copied what missed the device
+moved() {
+    local unit=$((3 * 256 * 256 * 34 / 32)) up misses
+    run_slots "$tmp/topics.gguf" "$2" "$3" -b 1 -p "w0 " -n "$1" || return 1
+    up=$(number device_copy_bytes "$tmp/stats")
+    misses=$(($(number device_requests "$tmp/stats") - $(number device_hits "$tmp/stats")))
+    [ "$up" = $((unit * misses)) ] || return 1
+    echo "$(($(number demand_bytes "$tmp/stats") * 100 / (15 * unit))) $((up * 100 / (15 * unit)))"
+}
+
+# What moves between the levels when the topic changes. The device has room for one: its experts are
+# there after some tokens, those of the topic before in RAM as far as there is room, else on disk.
+topics() {
+    local all device ram topic rc last=1000 was read up first settled
+    topics_trace >"$tmp/topics.jsonl"
+    "$forebay" synth replay "$tmp/topics.jsonl" -o "$tmp/topics.gguf" --type Q8_0 --embd 256 \
+        --ff 256 --heads 4 -q
+    prompt=(-p "w0 " --ignore-eos -t 1 -c 128)
+    all=$(device_bytes "$tmp/topics.gguf" -b 1)
+    prompt=("${first_prompt[@]}")
+    device=$((all - 6000000))
+    for ram in 3M 5M 8M; do
+        rc=0 was=
+        for topic in 1 2 3 4; do
+            moved $((20 * topic)) $device $ram >"$tmp/moved" || rc=1
+            read -r read up <"$tmp/moved"
+            was+=" $read"
+            [ $topic != 3 ] || first=$read
+        done
+        # The third topic is the first one again: the more RAM, the less is read for it.
+        [[ $was == " 100 200 "* ]] && [ "$first" -lt "$last" ] || rc=1
+        last=$first
+        check $rc "topics: RAM $ram, read after each topic:$was % of a topic's experts"
+    done
+    [ "$first" = 200 ] || rc=1
+    check $rc "topics: one that RAM has room for is not read again"
+    rc=0
+    for topic in 1 2 3 4; do
+        settled=$(moved $((20 * topic - 10)) $device 5M | cut -d " " -f 2) || rc=1
+        up=$(moved $((20 * topic)) $device 5M | cut -d " " -f 2) || rc=1
+        [ "$settled" = "$up" ] || rc=1
+    done
+    check $rc "topics: after ten tokens a topic's experts are on the device"
 }
 
 # Every architecture with experts; in some, nothing fits in slots at that size.
@@ -313,7 +433,8 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice dense experts biased stories slots batches governor topics archs
+[ $# -gt 0 ] || set -- choice dense experts biased stories slots shrink batches governor levels \
+    topics archs
 for case in "$@"; do
     "$case"
 done

@@ -17,7 +17,7 @@
 #ifndef FB_GPU_GPU_SLOTS_H
 #define FB_GPU_GPU_SLOTS_H
 
-#include "cache/tier.h"
+#include "stream/levels.h"
 #include "ggml-backend.h"
 #include "ggml.h"
 
@@ -37,6 +37,10 @@ struct fb_gpu_slots *fb_gpu_slots_new_shared(
 
 void fb_gpu_slots_free(struct fb_gpu_slots *slots); /* NULL is fine */
 
+/* Gives slots up, or regains them, as the memory of the device allows (not shared). While no graph
+ * is computed: all stacks may have changed afterwards. */
+void fb_gpu_slots_adapt(struct fb_gpu_slots *slots, struct fb_levels *levels);
+
 /* Which experts are in the slots. Shared: NULL, the stream knows. */
 struct fb_tier *fb_gpu_slots_tier(const struct fb_gpu_slots *slots);
 
@@ -51,6 +55,9 @@ struct ggml_tensor *fb_gpu_slots_stack(const struct fb_gpu_slots *slots, int wei
 /* Copies a unit into a slot (not shared). The device must not be computing with it. */
 void fb_gpu_slots_fill(struct fb_gpu_slots *slots, int weight, int slot, const void *unit);
 
+/* The opposite. The device must have computed the last fill of it. */
+void fb_gpu_slots_read(struct fb_gpu_slots *slots, int weight, int slot, void *unit);
+
 /* The transit as a tensor [columns, rows, units] of the weight's units, at least one; the spare one
  * is behind them. All weights' transits are the same memory. */
 struct ggml_tensor *fb_gpu_slots_transit(const struct fb_gpu_slots *slots, int weight);
@@ -59,6 +66,7 @@ void fb_gpu_slots_transit_fill(struct fb_gpu_slots *slots, int weight, int index
 /* What was copied, and how long it took. */
 struct fb_gpu_uploads {
     uint64_t bytes, ns;
+    uint64_t back_bytes; /* in the opposite direction; their time is part of `ns` */
 };
 struct fb_gpu_uploads fb_gpu_slots_uploads(const struct fb_gpu_slots *slots);
 

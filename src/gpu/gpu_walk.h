@@ -5,8 +5,8 @@
  *      first node of a layer           nodes before it computed, ids read back, missing experts
  *                                      copied into slots; or, when not all that are needed fit,
  *      node of a layer                 together: its weight is the slots, its ids slot numbers
- *                                      in sets:  computed once for each set of experts that fits
- *                                                into the transit, rows of all others masked
+ *                                      in sets:  computed once for each set of experts in slots or
+ *                                                in the transit, rows of all others masked
  *
  * Where the slots are the stream's own, nothing is copied into them: a lease or a set of the stream
  * stays open while the GPU computes with it.

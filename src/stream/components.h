@@ -54,6 +54,7 @@ struct fb_stream {
     int n_leases;
     struct fb_transit *transit;   /* NULL: not planned */
     struct fb_sets *sets;         /* sets.c; NULL with transit */
+    bool *taught;                 /* [n_groups] levels.c tells the cache of the group's uses */
     struct fb_stream_stats stats; /* of requests; reads are counted by components */
 
     /* Memory (adapt.c). */

@@ -102,7 +102,9 @@ static void count(struct fb_stream *s, const struct fb_routes *routes)
     memset(b->worth, 0, (size_t)n_expert * sizeof *b->worth);
     for (int t = 0; t < routes->tokens; t++) {
         const int *route = routes->experts + (size_t)t * (size_t)routes->picks;
-        fb_cache_step(s->slots.cache, pool);
+        if (!s->taught[b->group]) {
+            fb_cache_step(s->slots.cache, pool);
+        }
         for (int e = 0; t % HALF_LIFE == 0 && e < n_expert; e++) {
             b->worth[e] /= 2;
         }
@@ -113,7 +115,9 @@ static void count(struct fb_stream *s, const struct fb_routes *routes)
             }
             b->uses[e]++;
             b->worth[e] += ONE_USE;
-            fb_cache_touch(s->slots.cache, pool, first + e);
+            if (!s->taught[b->group]) {
+                fb_cache_touch(s->slots.cache, pool, first + e);
+            }
         }
     }
 }

@@ -189,14 +189,24 @@ bool fb_slots_has(const struct fb_slots *s, int group, int expert, uint32_t part
     return slot >= 0 && (fb_cache_parts(s->cache, s->pool_of[group], slot) & parts) == parts;
 }
 
-int fb_slots_acquire(struct fb_slots *s, int group, int expert)
+static int given(struct fb_slots *s, int pool, int slot)
 {
-    int pool = s->pool_of[group], evicted;
-    int slot = fb_cache_acquire(s->cache, pool, s->first_key[group] + expert, &evicted);
     if (slot >= 0) {
         s->pools[pool].prefetched[slot] = 0; /* of the expert that was evicted */
     }
     return slot;
+}
+
+int fb_slots_acquire(struct fb_slots *s, int group, int expert)
+{
+    int pool = s->pool_of[group], evicted;
+    return given(s, pool, fb_cache_acquire(s->cache, pool, s->first_key[group] + expert, &evicted));
+}
+
+int fb_slots_offer(struct fb_slots *s, int group, int expert)
+{
+    int pool = s->pool_of[group], evicted;
+    return given(s, pool, fb_cache_offer(s->cache, pool, s->first_key[group] + expert, &evicted));
 }
 
 void fb_slots_borrow(struct fb_slots *s, int group)

@@ -56,6 +56,9 @@ int fb_slots_find(const struct fb_slots *s, int group, int expert);
 /* The expert's slot, or one given to it (its parts are then absent); -1: all are pinned. */
 int fb_slots_acquire(struct fb_slots *s, int group, int expert);
 
+/* The same for an expert that nobody needs now: -1 also when the victim is worth as much. */
+int fb_slots_offer(struct fb_slots *s, int group, int expert);
+
 /* Call before the group evicts: borrows a slot of another pool where the cache advises it. */
 void fb_slots_borrow(struct fb_slots *s, int group);
 

@@ -58,6 +58,7 @@ static enum forebay_status make_experts(struct fb_stream *s, const struct fb_pla
             err, FOREBAY_E_USAGE, fb_cache_policy_names(), "unknown cache policy '%s'", name);
     }
     s->prefetch_lists = fb_prefetch_lists_new(s->weights->n_groups);
+    s->taught = fb_xcalloc((size_t)s->weights->n_groups, sizeof *s->taught);
     if (!fb_slots_init(&s->slots, s->weights, plan, policy, hollow) ||
         !fb_loads_init(&s->loads, &s->unpacker, &s->slots, plan->staging_bytes)) {
         return no_memory("expert slots", err);
@@ -121,6 +122,7 @@ void fb_stream_free(struct fb_stream *s)
     fb_loads_release(&s->loads);
     fb_slots_release(&s->slots);
     free(s->prefetch_lists);
+    free(s->taught);
     fb_dense_release(s);
     fb_io_free(s->io);
     free(s);
