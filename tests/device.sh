@@ -3,8 +3,8 @@
 # backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
 # same device.
 #   tests/device.sh [CASE...]
-# Cases: choice dense experts biased stories, and for experts in slots: slots batches topics archs;
-# default: all.
+# Cases: choice dense ffns experts biased stories, and for experts in slots: slots batches topics
+# archs; default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
@@ -129,6 +129,23 @@ synth() {
 dense() {
     synth dense -a llama --embd 512 --heads 8 --ff 1024
     every_split dense "$tmp/dense.gguf"
+}
+
+# FFNs of a dense model that stay with the CPU beside all attention on the device: in memory, and
+# from the disk through a ring that is smaller than they are.
+ffns() {
+    local all percent ram
+    : >"$tmp/held"
+    synth ffns -a llama --embd 512 --heads 8 --ff 1024
+    all=$(device_bytes "$tmp/ffns.gguf" -b 7)
+    for percent in 90 62 50; do
+        for ram in 2M 20M; do
+            verify "$tmp/ffns.gguf" "ffns, $percent % of the device, RAM $ram" -b 7 \
+                --device Vulkan0 --device-mem $((all * percent / 100)) --weights-mem $ram
+        done
+    done
+    covered 'holds 6 of 6 layers \(5 with their FFNs\)' "ffns: most were on the device"
+    covered 'holds 6 of 6 layers \(1 with their FFNs\)' "ffns: few were on the device"
 }
 
 experts() {
@@ -270,7 +287,7 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice dense experts biased stories slots batches topics archs
+[ $# -gt 0 ] || set -- choice dense ffns experts biased stories slots batches topics archs
 for case in "$@"; do
     "$case"
 done

@@ -17,6 +17,7 @@
 #include "backend/backend.h"
 #include "gpu/proxy.h"
 #include "model/weights.h"
+#include "plan/ffns.h"
 
 /* Left free on a device: its driver and the programs that draw the screen need some memory, and not
  * all of the memory reported as free can be allocated. */
@@ -161,14 +162,16 @@ static bool same_plan(const struct fb_offload_plan *a, const struct fb_offload_p
     return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
 }
 
-enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
-    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
+static enum forebay_status place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    bool ffns_apart, fb_devices_measure measure, void *user, struct fb_needs *needs,
+    struct forebay_error *err)
 {
     struct fb_offload_plan best = {0}, plan;
     struct fb_needs best_needs = *needs, measured;
     uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
     for (int round = 0; round < ROUNDS; round++) {
-        plan = fb_offload_make(catalog, kv_bytes, devices->room_bytes, reserve);
+        plan = (ffns_apart ? fb_offload_make_apart : fb_offload_make)(
+            catalog, kv_bytes, devices->room_bytes, reserve);
         if (!plan.output || same_plan(&plan, &best)) {
             break;
         }
@@ -192,6 +195,26 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
     fb_devices_set_plan(devices, &best);
     *needs = best_needs;
     return FOREBAY_OK;
+}
+
+enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
+{
+    struct fb_needs apart_needs = *needs;
+    enum forebay_status status = place(devices, catalog, false, measure, user, needs, err);
+    struct fb_offload_plan whole = devices->plan;
+    if (status != FOREBAY_OK || catalog->n_expert > 0 || whole.n_layers == catalog->n_layer) {
+        return status;
+    }
+    status = place(devices, catalog, true, measure, user, &apart_needs, err);
+    const struct fb_offload_plan *apart = &devices->plan;
+    if (status == FOREBAY_OK && fb_ffns_better_apart(catalog, fb_offload_bytes(&whole),
+                                    fb_offload_bytes(apart), apart->n_layers)) {
+        *needs = apart_needs;
+    } else {
+        fb_devices_set_plan(devices, &whole);
+    }
+    return status;
 }
 
 /* Bytes of all matrices of experts. */
@@ -249,6 +272,17 @@ static char *experts_of_layers(int first, int end, bool matrices)
     return text;
 }
 
+/* Tensors of layers [0, end) that stay with the CPU, though other parts of these are on the device.
+ * NULL: there are none. */
+static char *kept_by_cpu(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int end)
+{
+    if (devices->plan.ffns_apart) {
+        return fb_ffns_pattern(catalog, end);
+    }
+    return catalog->n_expert > 0 && end > 0 ? experts_of_layers(0, end, false) : NULL;
+}
+
 void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog *catalog,
     enum fb_load_purpose purpose, struct llama_model_params *params)
 {
@@ -261,8 +295,7 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     bool slots = purpose == FB_TO_COMPUTE && first < end;
     free(devices->on_cpu);
     free(devices->in_slots);
-    devices->on_cpu =
-        catalog->n_expert > 0 && cpu_end > 0 ? experts_of_layers(0, cpu_end, false) : NULL;
+    devices->on_cpu = kept_by_cpu(devices, catalog, cpu_end);
     devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
     memset(devices->overrides, 0, sizeof devices->overrides);
     if (slots) {
