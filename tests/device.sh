@@ -3,8 +3,8 @@
 # backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
 # same device.
 #   tests/device.sh [CASE...]
-# Cases: choice dense ffns experts biased stories, and for experts in slots: slots batches topics
-# archs; default: all.
+# Cases: choice dense ffns prompts experts biased stories, and for experts in slots: slots batches
+# topics archs; default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
@@ -148,6 +148,37 @@ ffns() {
     covered 'holds 6 of 6 layers \(1 with their FFNs\)' "ffns: few were on the device"
 }
 
+# Prompts that the device computes with weights of the CPU: FFNs, whole layers, and all that is in
+# the models of other architectures, from RAM and from the disk. llama.cpp's variable lowers the
+# number of rows from which on it does so, because Mesa's compiler takes long for the shaders of
+# large batches. Single tokens are the CPU's.
+prompts() {
+    local all percent model layer=$((3 * 512 * 1024 * 34 / 32)) ffns rc=0
+    : >"$tmp/held"
+    export GGML_OP_OFFLOAD_MIN_BATCH=2
+    synth prompts -a llama --embd 512 --heads 8 --ff 1024
+    all=$(device_bytes "$tmp/prompts.gguf" -b 7)
+    for percent in 90 50 25; do
+        verify "$tmp/prompts.gguf" "prompts, $percent % of the device" -b 7 --device Vulkan0 \
+            --device-mem $((all * percent / 100)) --weights-mem 3M
+    done
+    covered 'holds 6 of 6 layers \([1-5] with their FFNs\)' "prompts: FFNs were the CPU's"
+    covered 'holds [1-5] of 6 layers,' "prompts: whole layers were the CPU's"
+    verify "$tmp/prompts.gguf" "prompts, four sequences" -b 7 --device Vulkan0 --parallel 4 \
+        --device-mem $((all * 9 / 10)) --weights-mem 20M
+    # Each matrix is copied once per pass: of 7, 7 and 4 tokens.
+    "$forebay" run "$tmp/prompts.gguf" "${prompt[@]}" -b 7 -n 4 -q --ids --device Vulkan0 \
+        --device-mem $((all * 9 / 10)) --weights-mem 3M --stats "$tmp/stats" >/dev/null
+    ffns=$(sed -n 's/.*6 of 6 layers (\([0-9]\) with .*/\1/p' "$tmp/held" | head -n 1)
+    [ "$(number device_copy_bytes "$tmp/stats")" = $((3 * (6 - ffns) * layer)) ] || rc=1
+    check $rc "prompts: each matrix was copied once per pass"
+    for model in "$models"/archs/{gemma3,jamba,phi3,qwen2}-dense-*.gguf; do
+        [ ! -f "$model" ] || verify "$model" "prompts, $(basename "$model" .gguf)" -b 7 \
+            --device Vulkan0 --device-mem 600K --weights-mem 500K
+    done
+    unset GGML_OP_OFFLOAD_MIN_BATCH
+}
+
 experts() {
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     every_split experts "$tmp/experts.gguf"
@@ -287,7 +318,7 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice dense ffns experts biased stories slots batches topics archs
+[ $# -gt 0 ] || set -- choice dense ffns prompts experts biased stories slots batches topics archs
 for case in "$@"; do
     "$case"
 done

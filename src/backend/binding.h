@@ -33,6 +33,8 @@ struct fb_binding {
     bool repack;
     bool beside_device;                 /* fb_binding_beside_device */
     int gpu_first_layer, gpu_end_layer; /* fb_binding_give_gpu */
+    bool gives_prompts;                 /* fb_binding_give_prompts */
+    bool has_context;                   /* llama.cpp has made a context's back end of ours */
     bool measuring;                     /* llama.cpp only measures: no tensors, no memory */
     struct fb_tensor_claim *claims;     /* [catalog->n_tensors] */
     struct fb_weights *weights;         /* NULL until closed */
@@ -46,6 +48,8 @@ struct fb_binding {
     uint64_t compute_bytes;     /* of the context's buffers */
     uint64_t graph_ns;          /* in our graphs since the start ... */
     uint64_t compute_ns;        /* ... and of that in the CPU backend */
+    uint64_t copied_bytes;      /* of dense weights, to the GPU ... */
+    uint64_t copied_ns;         /* ... and the time that took */
     atomic_flag computing;      /* a stream serves one graph at a time */
     int lookahead_depth;
     float lookahead_recall;

@@ -130,6 +130,11 @@ bool fb_devices_used(const struct fb_devices *devices)
     return devices->plan.output;
 }
 
+bool fb_devices_prompts(const struct fb_devices *devices)
+{
+    return devices->takes_prompts && fb_devices_used(devices);
+}
+
 /* --- How much of the model ----------------------------------------------------------------- */
 
 uint64_t fb_devices_room(
@@ -292,14 +297,17 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     }
     fb_devices_slotted(devices, catalog, &first, &end);
     int cpu_end = purpose == FB_TO_MEASURE ? end : first;
-    bool slots = purpose == FB_TO_COMPUTE && first < end;
+    bool slots = purpose == FB_TO_COMPUTE && first < end, prompts = fb_devices_prompts(devices);
+    bool proxied = slots || (prompts && purpose != FB_TO_COMPARE);
     free(devices->on_cpu);
     free(devices->in_slots);
     devices->on_cpu = kept_by_cpu(devices, catalog, cpu_end);
     devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
     memset(devices->overrides, 0, sizeof devices->overrides);
-    if (slots) {
+    if (proxied) {
         devices->proxied[0] = fb_proxy_of(devices->list[0]);
+    }
+    if (slots) {
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->in_slots, .buft = fb_device_gpu_buffers()};
     }
@@ -307,9 +315,10 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->on_cpu, .buft = ggml_backend_cpu_buffer_type()};
     }
-    params->devices = slots ? devices->proxied : devices->list;
+    params->devices = proxied ? devices->proxied : devices->list;
     params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
+    params->use_extra_bufts = params->use_extra_bufts && !prompts;
     params->tensor_buft_overrides = n > 0 ? devices->overrides : NULL;
 }
 
@@ -317,7 +326,7 @@ void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params)
 {
     if (fb_devices_used(devices)) {
-        params->op_offload = false;
+        params->op_offload = fb_devices_prompts(devices);
         params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
     }
 }

@@ -29,6 +29,13 @@ struct fb_weights;
 /* Whether the device computes products of experts of this kind. */
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
 
+/* Whether the device computes products of dense weights that are not in its memory, if these have
+ * enough rows. */
+bool fb_gpu_takes_prompts(ggml_backend_dev_t device);
+
+/* The memory that it needs for that, beside what llama.cpp allocates. */
+uint64_t fb_gpu_prompt_bytes(const struct fb_weights *weights);
+
 /* Allocates slots_bytes of the proxied device's memory, or what it has of them, as slots for the
  * experts that the binding has given to it, divided as plan/device_slots.h says; from now on the
  * proxy computes with these. The binding has been started, and must outlive the result. E_NOMEM

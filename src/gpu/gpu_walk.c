@@ -16,6 +16,7 @@
 
 #include "backend/memory_watch.h"
 #include "base/error.h"
+#include "gpu/gpu_dense.h"
 #include "gpu/masked.h"
 #include "stream/transit.h"
 
@@ -24,6 +25,7 @@ struct fb_gpu_walk {
     struct fb_masked *masked;
     struct fb_gpu_slots *slots; /* during a graph */
     bool computing;             /* a graph */
+    struct fb_gpu_dense *dense;
     struct fb_expert_use *order;
     int cap_order;
 
@@ -47,6 +49,7 @@ struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
     struct fb_gpu_walk *w = fb_xcalloc(1, sizeof *w);
     fb_gpu_exec_init(&w->exec, gpu);
     w->masked = fb_masked_new();
+    w->dense = fb_gpu_dense_new(gpu);
     w->lease.group = -1;
     w->group = -1;
     return w;
@@ -274,9 +277,27 @@ static const struct fb_tensor_claim *claim_of_node(
     return w->slots && node->op == GGML_OP_MUL_MAT_ID ? fb_gpu_claim_of(node->src[0]) : NULL;
 }
 
+/* A node on a dense weight begins a slice, where llama.cpp begins a graph, too: back ends fuse
+ * nodes of the same graph. */
+static enum ggml_status visit_dense(struct fb_gpu_walk *w, int i, struct ggml_tensor *node)
+{
+    struct ggml_tensor *weight;
+    enum ggml_status status = fb_gpu_exec_compute(&w->exec, i);
+    if (status == GGML_STATUS_SUCCESS) {
+        status = fb_gpu_dense_fetch(w->dense, node->src[0], &weight);
+    }
+    if (status == GGML_STATUS_SUCCESS) {
+        fb_gpu_exec_change(&w->exec, node, weight, node->src[2]);
+    }
+    return status;
+}
+
 static enum ggml_status visit(struct fb_gpu_walk *w, int i)
 {
     struct ggml_tensor *node = ggml_graph_node(w->exec.graph, i);
+    if (fb_gpu_dense_is_used_by(node)) {
+        return visit_dense(w, i, node);
+    }
     const struct fb_tensor_claim *claim = claim_of_node(w, node);
     if (!claim) {
         return GGML_STATUS_SUCCESS;
@@ -320,7 +341,7 @@ static bool schedule(struct fb_gpu_walk *w)
 
 static enum ggml_status walk_streamed(struct fb_gpu_walk *w)
 {
-    enum ggml_status status = GGML_STATUS_SUCCESS;
+    enum ggml_status status = fb_gpu_dense_begin(w->dense, w->exec.binding, w->exec.graph);
     int n = ggml_graph_n_nodes(w->exec.graph);
     for (int i = 0; i < n && status == GGML_STATUS_SUCCESS; i++) {
         status = visit(w, i);
@@ -331,6 +352,7 @@ static enum ggml_status walk_streamed(struct fb_gpu_walk *w)
     ggml_backend_synchronize(w->exec.gpu); /* it computes with nodes that are restored now */
     close_layer(w);
     fb_gpu_exec_restore(&w->exec);
+    fb_gpu_dense_end(w->dense);
     return status;
 }
 
@@ -341,7 +363,8 @@ enum ggml_status fb_gpu_walk_graph(struct fb_gpu_walk *w, struct fb_binding *b,
     w->exec.graph = graph;
     w->exec.from = 0;
     w->slots = slots;
-    if (!b || !slots || !b->stream || !schedule(w)) {
+    bool streams = b && b->stream, experts = streams && slots && schedule(w);
+    if (!experts && !(streams && fb_gpu_dense_count(graph) > 0)) {
         return ggml_backend_graph_compute_async(w->exec.gpu, graph);
     }
     fb_memory_watch_graph_begin(b->memory_watch);
@@ -361,6 +384,7 @@ void fb_gpu_walk_free(struct fb_gpu_walk *w)
         }
         fb_gpu_exec_release(&w->exec);
         fb_masked_free(w->masked);
+        fb_gpu_dense_free(w->dense);
         fb_routing_release(&w->routing);
         fb_lease_clear(&w->lease);
         free(w->order);
