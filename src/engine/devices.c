@@ -130,9 +130,9 @@ bool fb_devices_used(const struct fb_devices *devices)
     return devices->plan.output;
 }
 
-bool fb_devices_prompts(const struct fb_devices *devices)
+int fb_devices_prompt_rows(const struct fb_devices *devices)
 {
-    return devices->takes_prompts && fb_devices_used(devices);
+    return fb_devices_used(devices) ? devices->prompt_rows : 0;
 }
 
 /* --- How much of the model ----------------------------------------------------------------- */
@@ -297,7 +297,8 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     }
     fb_devices_slotted(devices, catalog, &first, &end);
     int cpu_end = purpose == FB_TO_MEASURE ? end : first;
-    bool slots = purpose == FB_TO_COMPUTE && first < end, prompts = fb_devices_prompts(devices);
+    bool slots =
+        purpose == FB_TO_COMPUTE && first<end, prompts = fb_devices_prompt_rows(devices)> 0;
     bool proxied = slots || (prompts && purpose != FB_TO_COMPARE);
     free(devices->on_cpu);
     free(devices->in_slots);
@@ -326,7 +327,7 @@ void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params)
 {
     if (fb_devices_used(devices)) {
-        params->op_offload = fb_devices_prompts(devices);
+        params->op_offload = fb_devices_prompt_rows(devices) > 0;
         params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
     }
 }

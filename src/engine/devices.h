@@ -29,7 +29,7 @@ struct fb_devices {
     ggml_backend_dev_t list[2];    /* the device or NULL; then NULL, as llama.cpp wants it */
     bool shared;                   /* its memory is the machine's, and so part of the budget */
     uint64_t room_bytes;           /* of its memory; at most this may be used */
-    bool takes_prompts;            /* fb_devices_prompts, if the plan leaves weights to the CPU */
+    int prompt_rows;               /* fb_devices_prompt_rows, if the device is used */
     struct fb_offload_plan plan;   /* empty: the device is not used */
     ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/proxy.h) in place of it */
     char *on_cpu;   /* regular expression: tensors that stay with the CPU; NULL: none */
@@ -47,8 +47,8 @@ void fb_devices_release(struct fb_devices *devices);
 /* Whether the plan puts part of the model on the device. */
 bool fb_devices_used(const struct fb_devices *devices);
 
-/* Whether the device computes prompts with weights that are the CPU's. */
-bool fb_devices_prompts(const struct fb_devices *devices);
+/* From how many tokens per pass on the device computes with the CPU's weights; 0: never. */
+int fb_devices_prompt_rows(const struct fb_devices *devices);
 
 /* Bytes of the device's memory that may be used: `wanted_bytes`; if that is 0, the free memory less
  * a reserve, and at most half of the budget where the memory is the machine's. */

@@ -143,7 +143,7 @@ static uint64_t least_bytes(const struct fb_preflight *p)
 
 static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuring)
 {
-    bool prompts = fb_devices_prompts(&p->devices);
+    bool prompts = fb_devices_prompt_rows(&p->devices) > 0;
     struct fb_binding *binding =
         fb_binding_new(p->catalog, p->options.repack && !prompts, measuring);
     if (prompts) {
@@ -183,7 +183,7 @@ static enum forebay_status measure_once(
     enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
         fb_llama_model_params(&p->options, p->catalog, &p->devices, &p->overrides, FB_TO_MEASURE),
         fb_llama_context_params(&p->options, &p->devices, &p->overrides, true), needs, err);
-    if (status == FOREBAY_OK && fb_devices_prompts(&p->devices)) {
+    if (status == FOREBAY_OK && fb_devices_prompt_rows(&p->devices) > 0) {
         uint64_t bytes = fb_gpu_prompt_bytes(fb_binding_weights(p->measuring));
         needs->device_bytes += bytes;
         needs->device_compute_bytes += bytes;
@@ -255,8 +255,7 @@ static enum forebay_status measure_devices(struct fb_preflight *p, struct foreba
     if (status != FOREBAY_OK || !p->devices.list[0]) {
         return status;
     }
-    p->devices.takes_prompts =
-        p->catalog->n_expert == 0 && fb_gpu_takes_prompts(p->devices.list[0]);
+    p->devices.prompt_rows = p->catalog->n_expert == 0 ? fb_gpu_prompt_rows(p->devices.list[0]) : 0;
     p->devices.room_bytes =
         fb_devices_room(&p->devices, p->options.device_mem_bytes, p->options.mem_bytes);
     status = fb_devices_place(&p->devices, p->catalog, measure_once, p, &p->needs, err);

@@ -8,6 +8,8 @@
 #include "gpu/proxy.h"
 #include "plan/device_slots.h"
 
+#define MOST_PROMPT_ROWS 4096 /* of a pass, for which it is worth it */
+
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *ws, int weight)
 {
     const struct fb_tensor *info = &ws->catalog->tensors[ws->weights[weight].tensor];
@@ -23,16 +25,26 @@ bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *ws, int
     return computes;
 }
 
-bool fb_gpu_takes_prompts(ggml_backend_dev_t device)
+static bool wants_rows(ggml_backend_dev_t device, struct ggml_context *ctx, int rows)
+{
+    ggml_reset(ctx);
+    struct ggml_tensor *weight = ggml_new_tensor_2d(ctx, GGML_TYPE_Q8_0, 1024, 1024);
+    struct ggml_tensor *input = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, 1024, rows);
+    return ggml_backend_dev_offload_op(device, ggml_mul_mat(ctx, weight, input));
+}
+
+int fb_gpu_prompt_rows(ggml_backend_dev_t device)
 {
     struct ggml_init_params params = {.mem_size = 8 * ggml_tensor_overhead(), .no_alloc = true};
     struct ggml_context *ctx = ggml_init(params);
-    struct ggml_tensor *weight = ggml_new_tensor_2d(ctx, GGML_TYPE_Q8_0, 1024, 1024);
-    struct ggml_tensor *input = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, 1024, 4096);
-    bool takes = fb_graph_slice_fits() &&
-                 ggml_backend_dev_offload_op(device, ggml_mul_mat(ctx, weight, input));
+    int too_few = 0, enough = MOST_PROMPT_ROWS;
+    bool takes = fb_graph_slice_fits() && wants_rows(device, ctx, enough);
+    while (takes && enough - too_few > 1) {
+        int rows = too_few + (enough - too_few) / 2;
+        *(wants_rows(device, ctx, rows) ? &enough : &too_few) = rows;
+    }
     ggml_free(ctx);
-    return takes;
+    return takes ? enough : 0;
 }
 
 uint64_t fb_gpu_prompt_bytes(const struct fb_weights *ws)

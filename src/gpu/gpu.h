@@ -29,9 +29,9 @@ struct fb_weights;
 /* Whether the device computes products of experts of this kind. */
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
 
-/* Whether the device computes products of dense weights that are not in its memory, if these have
- * enough rows. */
-bool fb_gpu_takes_prompts(ggml_backend_dev_t device);
+/* From how many rows on the device computes products of dense weights that are not in its memory:
+ * ggml's offload_op, 32 unless the user sets GGML_OP_OFFLOAD_MIN_BATCH. 0: it never does. */
+int fb_gpu_prompt_rows(ggml_backend_dev_t device);
 
 /* The memory that it needs for that, beside what llama.cpp allocates. */
 uint64_t fb_gpu_prompt_bytes(const struct fb_weights *weights);

@@ -19,8 +19,8 @@ struct fb_gpu_dense;
 
 /* Allocates nothing on the GPU yet. */
 struct fb_gpu_dense *fb_gpu_dense_new(ggml_backend_t gpu);
-void fb_gpu_dense_free(
-    struct fb_gpu_dense *dense); /* the GPU computes with none of them; NULL is fine */
+/* While the GPU does not compute with any of them. NULL is fine. */
+void fb_gpu_dense_free(struct fb_gpu_dense *dense);
 
 /* Memory of the GPU that the buffers take. */
 uint64_t fb_gpu_dense_bytes(const struct fb_weights *weights);
@@ -29,9 +29,9 @@ uint64_t fb_gpu_dense_bytes(const struct fb_weights *weights);
 bool fb_gpu_dense_is_used_by(const struct ggml_tensor *node);
 int fb_gpu_dense_count(struct ggml_cgraph *graph);
 
-/* Around a pass over the graph. Begin tells the stream in which order the graph uses the weights; it
- * fails, with the binding's error, when the GPU has no memory for the buffers. At the end the GPU
- * must have been waited for. */
+/* Around a pass over the graph. Begin tells the stream in which order the graph uses the weights,
+ * and fails, with the binding's error, when the GPU has no memory for the buffers. At the end the
+ * GPU must have been waited for. */
 enum ggml_status fb_gpu_dense_begin(
     struct fb_gpu_dense *dense, struct fb_binding *binding, struct ggml_cgraph *graph);
 void fb_gpu_dense_end(struct fb_gpu_dense *dense);
