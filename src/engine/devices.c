@@ -202,10 +202,32 @@ static enum forebay_status place(struct fb_devices *devices, const struct fb_cat
     return FOREBAY_OK;
 }
 
+/* Places the whole model if it fits: then nothing is copied to the device for prompts, and its
+ * buffers for that, which `place` finds in every smaller plan, are not needed. */
+static bool place_all(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs)
+{
+    struct fb_needs measured;
+    struct fb_offload_plan all = fb_offload_make(catalog, needs->kv_bytes, devices->room_bytes, 0);
+    if (all.n_layers < catalog->n_layer) {
+        return false;
+    }
+    fb_devices_set_plan(devices, &all);
+    if (measure(user, &measured, NULL) != FOREBAY_OK ||
+        measured.device_bytes > devices->room_bytes) {
+        return false;
+    }
+    *needs = measured;
+    return true;
+}
+
 enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
     fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
 {
     struct fb_needs apart_needs = *needs;
+    if (catalog->n_expert == 0 && place_all(devices, catalog, measure, user, needs)) {
+        return FOREBAY_OK;
+    }
     enum forebay_status status = place(devices, catalog, false, measure, user, needs, err);
     struct fb_offload_plan whole = devices->plan;
     if (status != FOREBAY_OK || catalog->n_expert > 0 || whole.n_layers == catalog->n_layer) {
