@@ -197,7 +197,7 @@ FOREBAY_API void forebay_model_free(struct forebay_model *model);
 struct forebay_device_use {
     forebay_name name;   /* as ggml names it, or "none" */
     int n_layers;        /* layers on it, and ... */
-    int n_whole;         /* ... of these, layers with their experts */
+    int n_whole;         /* ... of these, layers with their experts, or FFNs */
     int n_slotted;       /* ... others, whose experts it computes from slots */
     int n_slots;         /* for one expert each, over all layers */
     bool slots_shared;   /* they are those of cache_bytes, in the machine's memory */

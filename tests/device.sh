@@ -3,9 +3,8 @@
 # backend runs on Mesa's software driver. Every run must equal llama.cpp with the same layers on the
 # same device.
 #   tests/device.sh [CASE...]
-# Cases: choice dense experts biased stories, and for experts in slots: slots shrink batches governor
-# levels
-# topics archs; default: all.
+# Cases: choice dense ffns prompts experts biased stories, and for experts in slots: slots shrink
+# batches governor levels topics archs; default: all.
 # Fetches the Vulkan libraries (90 MB, once) into deps/llama-vulkan, installs the driver if run as
 # root, and builds into build/vulkan. Prints TAP. The first run compiles shaders for minutes.
 set -euo pipefail
@@ -114,7 +113,7 @@ every_split() {
     for percent in 100 75 50 30 20 12; do
         for share in 40 75; do
             verify "$model" "$name, $percent % of the device, $share % in memory" -b 7 \
-                --device Vulkan0 --device-mem $((all * percent / 100)) \
+                --device Vulkan0 --device-mem $((all * percent / 100 + 1024)) \
                 --weights-mem $((size * share / 100))
         done
     done
@@ -131,6 +130,54 @@ synth() {
 dense() {
     synth dense -a llama --embd 512 --heads 8 --ff 1024
     every_split dense "$tmp/dense.gguf"
+}
+
+# FFNs of a dense model that stay with the CPU beside all attention on the device: in memory, and
+# from the disk through a ring that is smaller than they are.
+ffns() {
+    local all percent ram
+    : >"$tmp/held"
+    synth ffns -a llama --embd 512 --heads 8 --ff 1024
+    all=$(device_bytes "$tmp/ffns.gguf" -b 7)
+    for percent in 90 70 56; do
+        for ram in 2M 20M; do
+            verify "$tmp/ffns.gguf" "ffns, $percent % of the device, RAM $ram" -b 7 \
+                --device Vulkan0 --device-mem $((all * percent / 100)) --weights-mem $ram
+        done
+    done
+    covered 'holds 6 of 6 layers \([4-5] with their FFNs\)' "ffns: most were on the device"
+    covered 'holds 6 of 6 layers \([0-2] with their FFNs\)' "ffns: few were on the device"
+}
+
+# Prompts that the device computes with weights of the CPU: FFNs, whole layers, and all that is in
+# the models of other architectures, from RAM and from the disk. llama.cpp's variable lowers the
+# number of rows from which on it does so, because Mesa's compiler takes long for the shaders of
+# large batches. Single tokens are the CPU's.
+prompts() {
+    local all percent model layer=$((3 * 512 * 1024 * 34 / 32)) ffns rc=0
+    : >"$tmp/held"
+    export GGML_OP_OFFLOAD_MIN_BATCH=2
+    synth prompts -a llama --embd 512 --heads 8 --ff 1024
+    all=$(device_bytes "$tmp/prompts.gguf" -b 7)
+    for percent in 90 50 25; do
+        verify "$tmp/prompts.gguf" "prompts, $percent % of the device" -b 7 --device Vulkan0 \
+            --device-mem $((all * percent / 100)) --weights-mem 3M
+    done
+    covered 'holds 6 of 6 layers \([1-5] with their FFNs\)' "prompts: FFNs were the CPU's"
+    covered 'holds [1-5] of 6 layers,' "prompts: whole layers were the CPU's"
+    verify "$tmp/prompts.gguf" "prompts, four sequences" -b 7 --device Vulkan0 --parallel 4 \
+        --device-mem $((all * 9 / 10)) --weights-mem 20M
+    # Each matrix is copied once per pass: of 7, 7 and 4 tokens.
+    "$forebay" run "$tmp/prompts.gguf" "${prompt[@]}" -b 7 -n 4 -q --ids --device Vulkan0 \
+        --device-mem $((all * 9 / 10)) --weights-mem 3M --stats "$tmp/stats" >/dev/null
+    ffns=$(sed -n 's/.*6 of 6 layers (\([0-9]\) with .*/\1/p' "$tmp/held" | head -n 1)
+    [ "$(number device_copy_bytes "$tmp/stats")" = $((3 * (6 - ffns) * layer)) ] || rc=1
+    check $rc "prompts: each matrix was copied once per pass"
+    for model in "$models"/archs/{gemma3,jamba,phi3,qwen2}-dense-*.gguf; do
+        [ ! -f "$model" ] || verify "$model" "prompts, $(basename "$model" .gguf)" -b 7 \
+            --device Vulkan0 --device-mem 600K --weights-mem 500K
+    done
+    unset GGML_OP_OFFLOAD_MIN_BATCH
 }
 
 experts() {
@@ -433,8 +480,8 @@ choice() {
     check $rc "no such device"
 }
 
-[ $# -gt 0 ] || set -- choice dense experts biased stories slots shrink batches governor levels \
-    topics archs
+[ $# -gt 0 ] || set -- choice dense ffns prompts experts biased stories slots shrink batches \
+    governor levels topics archs
 for case in "$@"; do
     "$case"
 done

@@ -66,6 +66,12 @@ void fb_binding_share_slots(struct fb_binding *b)
     b->shares_slots = true;
 }
 
+void fb_binding_give_prompts(struct fb_binding *b)
+{
+    FB_ASSERT(!b->repack);
+    b->gives_prompts = true;
+}
+
 ggml_backend_buffer_type_t fb_device_gpu_buffers(void)
 {
     return &fb_device.gpu_buft;
@@ -305,6 +311,12 @@ struct fb_stream *fb_binding_stream(struct fb_binding *b)
 uint64_t fb_binding_own_ns(const struct fb_binding *b)
 {
     return b->graph_ns - b->compute_ns;
+}
+
+uint64_t fb_binding_copied(const struct fb_binding *b, uint64_t *ns)
+{
+    *ns = b->copied_ns;
+    return b->copied_bytes;
 }
 
 void fb_binding_set_lookahead(struct fb_binding *b, int depth, float recall)

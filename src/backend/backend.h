@@ -55,6 +55,11 @@ ggml_backend_buffer_type_t fb_device_gpu_buffers(void);
  * memory as a stack of matrices. Call it after fb_binding_give_gpu. */
 void fb_binding_share_slots(struct fb_binding *binding);
 
+/* Products of dense weights with as many rows as the GPU wants for that (ggml's offload_op: from 32
+ * on) are the GPU's, those with fewer rows ours. The weights must be held as they are in the file.
+ * Call it before llama.cpp measures or loads the model, with a proxy of the GPU (gpu/proxy.h). */
+void fb_binding_give_prompts(struct fb_binding *binding);
+
 /* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
  * before fb_binding_weights; the sidecar must outlive the binding. */
 void fb_binding_use_sidecar(struct fb_binding *binding, struct fb_sidecar *sidecar);
@@ -131,6 +136,9 @@ struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 /* Time in our graphs since the start in which the CPU backend did not compute: the stream's stalls,
  * unpacking, and bookkeeping. */
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
+
+/* Dense weights copied to a GPU since the start, and the time that took. */
+uint64_t fb_binding_copied(const struct fb_binding *binding, uint64_t *ns);
 
 /* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: none, 1 unless set.
  * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Test

@@ -35,6 +35,8 @@ struct fb_binding {
     bool beside_device;                 /* fb_binding_beside_device */
     int gpu_first_layer, gpu_end_layer; /* fb_binding_give_gpu */
     bool shares_slots;                  /* fb_binding_share_slots */
+    bool gives_prompts;                 /* fb_binding_give_prompts */
+    bool has_context;                   /* llama.cpp has made a context's back end of ours */
     bool measuring;                     /* llama.cpp only measures: no tensors, no memory */
     struct fb_tensor_claim *claims;     /* [catalog->n_tensors] */
     struct fb_weights *weights;         /* NULL until closed */
@@ -50,6 +52,8 @@ struct fb_binding {
     uint64_t begin_bytes;  /* resident set when the plan was made; the same */
     uint64_t graph_ns;     /* in our graphs since the start ... */
     uint64_t compute_ns;   /* ... and of that in the CPU backend */
+    uint64_t copied_bytes; /* of dense weights, to the GPU ... */
+    uint64_t copied_ns;    /* ... and the time that took */
     atomic_flag computing; /* a stream serves one graph at a time */
     int lookahead_depth;
     float lookahead_recall;

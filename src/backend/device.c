@@ -248,6 +248,7 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
     backend->context = walk;
     if (fb_device.bound) {
         fb_device.bound->workers = &walk->exec.workers;
+        fb_device.bound->has_context = true;
         if (!fb_device.bound->measuring) {
             fb_binding_close(fb_device.bound);
         }
@@ -301,10 +302,13 @@ static ggml_backend_buffer_t device_buffer_from_ptr(
     return new_buffer(&fb_device.buft, ptr, size, true);
 }
 
+/* llama.cpp asks while it loads the model, for a place for weights; and when it has made the back
+ * ends of a context, for their activations. */
 static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
 {
+    const struct fb_binding *b = fb_device.bound;
     (void)dev;
-    return &fb_device.buft;
+    return b && b->gives_prompts && b->has_context ? &fb_device.compute_buft : &fb_device.buft;
 }
 
 /* Whether the weight is the last matrix of its expert. */
@@ -438,7 +442,8 @@ static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_typ
 {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     (void)dev;
-    return buft == &fb_device.buft || ggml_backend_dev_supports_buft(cpu, buft);
+    return buft == &fb_device.buft || buft == &fb_device.compute_buft ||
+           ggml_backend_dev_supports_buft(cpu, buft);
 }
 
 /* --- Registration -------------------------------------------------------------------------- */
@@ -505,6 +510,7 @@ ggml_backend_reg_t fb_device_reg(void)
             },
         .device = &fb_device.device,
     };
+    fb_device.compute_buft = fb_device.buft;
     fb_device.gpu_buft = fb_device.buft;
     fb_device.gpu_buft.iface.get_name = gpu_buft_name;
     return &fb_device.reg;

@@ -84,14 +84,15 @@ static void print_limit(const struct forebay_stats *s)
     }
 }
 
-static void print_device(const struct forebay_device_use *use, int n_layers)
+static void print_device(const struct forebay_placement *p)
 {
-    fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
+    const struct forebay_device_use *use = &p->device;
+    fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, p->n_layers);
     if (use->n_slotted > 0) {
         fprintf(stderr, " and computes their experts, from %d slots%s", use->n_slots,
             use->slots_shared ? " in RAM" : "");
     } else if (use->n_whole < use->n_layers) {
-        fprintf(stderr, " (%d with their experts)", use->n_whole);
+        fprintf(stderr, " (%d with their %s)", use->n_whole, p->n_experts ? "experts" : "FFNs");
     }
     fprintf(stderr, ", %s\n", FB_SIZE(use->bytes));
 }
@@ -123,7 +124,7 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
         fprintf(stderr, "plan:   %.2f tokens/s estimated\n", s->estimated_tok_per_s);
     }
     if (placement->device.bytes) {
-        print_device(&placement->device, placement->n_layers);
+        print_device(placement);
     }
     figures_print_context(stderr, placement);
     if (placement->fits) {

@@ -19,7 +19,8 @@ static struct forebay_device_use describe_device(const struct fb_preflight *p)
     if (fb_devices_used(&p->devices)) {
         name = ggml_backend_dev_name(p->devices.list[0]);
         use.n_layers = p->devices.plan.n_layers;
-        use.n_whole = p->catalog->n_expert ? p->devices.plan.n_whole : use.n_layers;
+        bool whole = p->catalog->n_expert == 0 && !p->devices.plan.ffns_apart;
+        use.n_whole = whole ? use.n_layers : p->devices.plan.n_whole;
         use.n_slotted = p->devices.plan.n_slotted;
         use.slots_shared = p->devices.plan.slots_shared;
         use.bytes = p->needs.device_bytes;

@@ -18,6 +18,7 @@
 #include "gpu/proxy.h"
 #include "model/weights.h"
 #include "plan/device_slots.h"
+#include "plan/ffns.h"
 
 /* Left free on a device: its driver and the programs that draw the screen need some memory, and not
  * all of the memory reported as free can be allocated. */
@@ -130,6 +131,11 @@ bool fb_devices_used(const struct fb_devices *devices)
     return devices->plan.output;
 }
 
+int fb_devices_prompt_rows(const struct fb_devices *devices)
+{
+    return fb_devices_used(devices) ? devices->prompt_rows : 0;
+}
+
 /* --- How much of the model ----------------------------------------------------------------- */
 
 uint64_t fb_devices_room(
@@ -162,14 +168,16 @@ static bool same_plan(const struct fb_offload_plan *a, const struct fb_offload_p
     return a->output == b->output && a->n_layers == b->n_layers && a->n_whole == b->n_whole;
 }
 
-enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
-    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
+static enum forebay_status place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    bool ffns_apart, fb_devices_measure measure, void *user, struct fb_needs *needs,
+    struct forebay_error *err)
 {
     struct fb_offload_plan best = {0}, plan;
     struct fb_needs best_needs = *needs, measured;
     uint64_t kv_bytes = needs->kv_bytes, reserve = needs->compute_bytes;
     for (int round = 0; round < ROUNDS; round++) {
-        plan = fb_offload_make(catalog, kv_bytes, devices->room_bytes, reserve);
+        plan = (ffns_apart ? fb_offload_make_apart : fb_offload_make)(
+            catalog, kv_bytes, devices->room_bytes, reserve);
         if (!plan.output || same_plan(&plan, &best)) {
             break;
         }
@@ -193,6 +201,48 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
     fb_devices_set_plan(devices, &best);
     *needs = best_needs;
     return FOREBAY_OK;
+}
+
+/* Places the whole model if it fits: then nothing is copied to the device for prompts, and its
+ * buffers for that, which `place` finds in every smaller plan, are not needed. */
+static bool place_all(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs)
+{
+    struct fb_needs measured;
+    struct fb_offload_plan all = fb_offload_make(catalog, needs->kv_bytes, devices->room_bytes, 0);
+    if (all.n_layers < catalog->n_layer) {
+        return false;
+    }
+    fb_devices_set_plan(devices, &all);
+    if (measure(user, &measured, NULL) != FOREBAY_OK ||
+        measured.device_bytes > devices->room_bytes) {
+        return false;
+    }
+    *needs = measured;
+    return true;
+}
+
+enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, struct fb_needs *needs, struct forebay_error *err)
+{
+    struct fb_needs apart_needs = *needs;
+    if (catalog->n_expert == 0 && place_all(devices, catalog, measure, user, needs)) {
+        return FOREBAY_OK;
+    }
+    enum forebay_status status = place(devices, catalog, false, measure, user, needs, err);
+    struct fb_offload_plan whole = devices->plan;
+    if (status != FOREBAY_OK || catalog->n_expert > 0 || whole.n_layers == catalog->n_layer) {
+        return status;
+    }
+    status = place(devices, catalog, true, measure, user, &apart_needs, err);
+    const struct fb_offload_plan *apart = &devices->plan;
+    if (status == FOREBAY_OK && fb_ffns_better_apart(catalog, fb_offload_bytes(&whole),
+                                    fb_offload_bytes(apart), apart->n_layers)) {
+        *needs = apart_needs;
+    } else {
+        fb_devices_set_plan(devices, &whole);
+    }
+    return status;
 }
 
 /* Bytes of all matrices of experts. */
@@ -264,6 +314,17 @@ static char *experts_of_layers(int first, int end, bool matrices)
     return text;
 }
 
+/* Tensors of layers [0, end) that stay with the CPU, though other parts of these are on the device.
+ * NULL: there are none. */
+static char *kept_by_cpu(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int end)
+{
+    if (devices->plan.ffns_apart) {
+        return fb_ffns_pattern(catalog, end);
+    }
+    return catalog->n_expert > 0 && end > 0 ? experts_of_layers(0, end, false) : NULL;
+}
+
 void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog *catalog,
     enum fb_load_purpose purpose, struct llama_model_params *params)
 {
@@ -273,15 +334,18 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     }
     fb_devices_slotted(devices, catalog, &first, &end);
     int cpu_end = purpose == FB_TO_MEASURE ? end : first;
-    bool slots = purpose == FB_TO_COMPUTE && first < end;
+    bool slots =
+        purpose == FB_TO_COMPUTE && first<end, prompts = fb_devices_prompt_rows(devices)> 0;
+    bool proxied = slots || (prompts && purpose != FB_TO_COMPARE);
     free(devices->on_cpu);
     free(devices->in_slots);
-    devices->on_cpu =
-        catalog->n_expert > 0 && cpu_end > 0 ? experts_of_layers(0, cpu_end, false) : NULL;
+    devices->on_cpu = kept_by_cpu(devices, catalog, cpu_end);
     devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
     memset(devices->overrides, 0, sizeof devices->overrides);
-    if (slots) {
+    if (proxied) {
         devices->proxied[0] = fb_proxy_of(devices->list[0]);
+    }
+    if (slots) {
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->in_slots, .buft = fb_device_gpu_buffers()};
     }
@@ -289,9 +353,10 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->on_cpu, .buft = ggml_backend_cpu_buffer_type()};
     }
-    params->devices = slots ? devices->proxied : devices->list;
+    params->devices = proxied ? devices->proxied : devices->list;
     params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
+    params->use_extra_bufts = params->use_extra_bufts && !prompts;
     params->tensor_buft_overrides = n > 0 ? devices->overrides : NULL;
 }
 
@@ -299,7 +364,7 @@ void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params)
 {
     if (fb_devices_used(devices)) {
-        params->op_offload = false;
+        params->op_offload = fb_devices_prompt_rows(devices) > 0;
         params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
     }
 }

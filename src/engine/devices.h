@@ -11,6 +11,10 @@
  * (weights of the CPU are in the CPU's own layouts, not in the device's host buffers) and without
  * op_offload (they are not copied to the device for large batches). `plain` models are loaded with
  * these settings.
+ *
+ * In a model without experts the device computes prompts with the CPU's weights, too, which are
+ * copied to it for that. Then exact means: with op_offload, which does the same, and without
+ * use_extra_bufts, since a device computes with weights as they are in the file.
  */
 #ifndef FB_ENGINE_DEVICES_H
 #define FB_ENGINE_DEVICES_H
@@ -26,6 +30,7 @@ struct fb_devices {
     bool shared;                   /* its memory is the machine's, and so part of the budget */
     bool shares_slots;             /* it can compute with the stream's slots, and is to do so */
     uint64_t room_bytes;           /* of its memory; at most this may be used */
+    int prompt_rows;               /* fb_devices_prompt_rows, if the device is used */
     struct fb_offload_plan plan;   /* empty: the device is not used */
     ggml_backend_dev_t proxied[2]; /* the device's proxy (gpu/proxy.h) in place of it */
     char *on_cpu;   /* regular expression: tensors that stay with the CPU; NULL: none */
@@ -42,6 +47,9 @@ void fb_devices_release(struct fb_devices *devices);
 
 /* Whether the plan puts part of the model on the device. */
 bool fb_devices_used(const struct fb_devices *devices);
+
+/* From how many tokens per pass on the device computes with the CPU's weights; 0: never. */
+int fb_devices_prompt_rows(const struct fb_devices *devices);
 
 /* Bytes of the device's memory that may be used: `wanted_bytes`; if that is 0, the free memory less
  * a reserve, and at most half of the budget where the memory is the machine's. */

@@ -41,7 +41,11 @@ static uint64_t mix_settings(const struct forebay_model *m, uint64_t hash)
         (uint64_t)device->n_layers, (uint64_t)device->n_whole, (uint64_t)device->n_slotted};
     hash = mix_text(hash, forebay_llama_version());
     hash = mix_text(hash, fb_cpu_name());
-    hash = mix_text(hash, device->n_layers > 0 ? device->name : "");
+    uint64_t prompt_rows = (uint64_t)fb_devices_prompt_rows(&m->preflight->devices);
+    hash = mix_text(hash, device->n_layers > 0 || prompt_rows > 0 ? device->name : "");
+    if (prompt_rows > 0) {
+        hash = fb_hash64(&prompt_rows, sizeof prompt_rows, hash);
+    }
     return fb_hash64(settings, sizeof settings, hash);
 }
 

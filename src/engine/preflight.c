@@ -155,7 +155,12 @@ static uint64_t least_bytes(const struct fb_preflight *p)
 
 static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuring)
 {
-    struct fb_binding *binding = fb_binding_new(p->catalog, p->options.repack, measuring);
+    bool prompts = fb_devices_prompt_rows(&p->devices) > 0;
+    struct fb_binding *binding =
+        fb_binding_new(p->catalog, p->options.repack && !prompts, measuring);
+    if (prompts) {
+        fb_binding_give_prompts(binding);
+    }
     if (fb_devices_used(&p->devices)) {
         int first, end;
         fb_binding_beside_device(binding);
@@ -193,6 +198,11 @@ static enum forebay_status measure_once(
     enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
         fb_llama_model_params(&p->options, p->catalog, &p->devices, &p->overrides, FB_TO_MEASURE),
         fb_llama_context_params(&p->options, &p->devices, &p->overrides, true), needs, err);
+    if (status == FOREBAY_OK && fb_devices_prompt_rows(&p->devices) > 0) {
+        uint64_t bytes = fb_gpu_prompt_bytes(fb_binding_weights(p->measuring));
+        needs->device_bytes += bytes;
+        needs->device_compute_bytes += bytes;
+    }
     return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
 }
 
@@ -263,6 +273,7 @@ static enum forebay_status measure_devices(struct fb_preflight *p, struct foreba
     if (status != FOREBAY_OK || !p->devices.list[0]) {
         return status;
     }
+    p->devices.prompt_rows = p->catalog->n_expert == 0 ? fb_gpu_prompt_rows(p->devices.list[0]) : 0;
     p->devices.room_bytes =
         fb_devices_room(&p->devices, p->options.device_mem_bytes, p->options.mem_bytes);
     status = fb_devices_place(&p->devices, p->catalog, measure_once, p, &p->needs, err);

@@ -49,6 +49,8 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         tier = on_device ? fb_tier_stats(on_device) : tier;
         uploads = fb_gpu_slots_uploads(m->gpu_slots);
     }
+    uint64_t copied_ns = 0,
+             copied_bytes = m->binding ? fb_binding_copied(m->binding, &copied_ns) : 0;
     *out = (struct forebay_stats){
         .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
         .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
@@ -78,9 +80,9 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .device_slots = m->gpu_slots ? (uint64_t)fb_gpu_slots_total(m->gpu_slots) : 0,
         .device_requests = tier.requests,
         .device_hits = tier.hits,
-        .device_copy_bytes = uploads.bytes,
+        .device_copy_bytes = uploads.bytes + copied_bytes,
         .device_back_bytes = uploads.back_bytes,
-        .device_copy_s = (double)uploads.ns * 1e-9,
+        .device_copy_s = (double)(uploads.ns + copied_ns) * 1e-9,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,
         .other_cores = m->binding ? fb_binding_others(m->binding) : 0,

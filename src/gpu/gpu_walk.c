@@ -20,6 +20,7 @@
 
 #include "backend/memory_watch.h"
 #include "base/error.h"
+#include "gpu/gpu_dense.h"
 #include "gpu/gpu_shared.h"
 #include "gpu/masked.h"
 #include "stream/levels.h"
@@ -29,6 +30,7 @@ struct fb_gpu_walk {
     struct fb_masked *masked;
     struct fb_gpu_slots *slots; /* during a graph */
     bool computing;             /* a graph */
+    struct fb_gpu_dense *dense;
     struct fb_expert_use *order;
     int cap_order;
 
@@ -66,12 +68,19 @@ struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
     fb_gpu_exec_init(&w->exec, gpu);
     w->masked = fb_masked_new();
     w->levels.device = (struct fb_levels_device){.up = copy_up, .down = copy_down, .user = w};
+    w->dense = fb_gpu_dense_new(gpu);
     w->lease.group = -1;
     w->group = -1;
     return w;
 }
 
 /* --- A layer --------------------------------------------------------------------------------- */
+
+/* Whether the slots are the stream's own. */
+static bool shared(const struct fb_gpu_walk *w)
+{
+    return w->slots && fb_gpu_slots_shared(w->slots);
+}
 
 static void close_layer(struct fb_gpu_walk *w)
 {
@@ -80,7 +89,7 @@ static void close_layer(struct fb_gpu_walk *w)
     if (w->lease.group >= 0) {
         fb_stream_lease_end(stream, &w->lease);
     }
-    if (fb_gpu_slots_shared(w->slots)) {
+    if (shared(w)) {
         fb_stream_sets_end(stream);
     }
     w->in_sets = false;
@@ -178,7 +187,7 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     if (w->routing.n_needed == 0) { /* no token's logits are wanted */
         return fb_gpu_exec_ids(&w->exec, &w->routing.routes, NULL, 0, &w->slot_ids);
     }
-    return fb_gpu_slots_shared(w->slots) ? open_shared(w, weight) : open_levels(w, weight);
+    return shared(w) ? open_shared(w, weight) : open_levels(w, weight);
 }
 
 /* --- Expert nodes ---------------------------------------------------------------------------- */
@@ -292,7 +301,7 @@ static enum ggml_status compute_in_sets(struct fb_gpu_walk *w, int i, int weight
 {
     enum ggml_status status = fb_gpu_exec_compute(&w->exec, i); /* the node's input */
     ggml_backend_synchronize(w->exec.gpu);
-    if (status == GGML_STATUS_SUCCESS && fb_gpu_slots_shared(w->slots)) {
+    if (status == GGML_STATUS_SUCCESS && shared(w)) {
         return with_shared(w, i, weight);
     }
     if (status == GGML_STATUS_SUCCESS && w->levels.n_missing < w->routing.n_needed) {
@@ -312,9 +321,27 @@ static const struct fb_tensor_claim *claim_of_node(
     return w->slots && node->op == GGML_OP_MUL_MAT_ID ? fb_gpu_claim_of(node->src[0]) : NULL;
 }
 
+/* A node on a dense weight begins a slice, where llama.cpp begins a graph, too: back ends fuse
+ * nodes of the same graph. */
+static enum ggml_status visit_dense(struct fb_gpu_walk *w, int i, struct ggml_tensor *node)
+{
+    struct ggml_tensor *weight;
+    enum ggml_status status = fb_gpu_exec_compute(&w->exec, i);
+    if (status == GGML_STATUS_SUCCESS) {
+        status = fb_gpu_dense_fetch(w->dense, node->src[0], &weight);
+    }
+    if (status == GGML_STATUS_SUCCESS) {
+        fb_gpu_exec_change(&w->exec, node, weight, node->src[2]);
+    }
+    return status;
+}
+
 static enum ggml_status visit(struct fb_gpu_walk *w, int i)
 {
     struct ggml_tensor *node = ggml_graph_node(w->exec.graph, i);
+    if (fb_gpu_dense_is_used_by(node)) {
+        return visit_dense(w, i, node);
+    }
     const struct fb_tensor_claim *claim = claim_of_node(w, node);
     if (!claim) {
         return GGML_STATUS_SUCCESS;
@@ -358,7 +385,7 @@ static int list_uses(struct fb_gpu_walk *w)
 static enum ggml_status walk_streamed(struct fb_gpu_walk *w, int n_uses)
 {
     fb_stream_schedule_experts(w->exec.binding->stream, w->order, n_uses);
-    enum ggml_status status = GGML_STATUS_SUCCESS;
+    enum ggml_status status = fb_gpu_dense_begin(w->dense, w->exec.binding, w->exec.graph);
     int n = ggml_graph_n_nodes(w->exec.graph);
     for (int i = 0; i < n && status == GGML_STATUS_SUCCESS; i++) {
         status = visit(w, i);
@@ -369,6 +396,7 @@ static enum ggml_status walk_streamed(struct fb_gpu_walk *w, int n_uses)
     ggml_backend_synchronize(w->exec.gpu); /* it computes with nodes that are restored now */
     close_layer(w);
     fb_gpu_exec_restore(&w->exec);
+    fb_gpu_dense_end(w->dense);
     return status;
 }
 
@@ -379,15 +407,16 @@ enum ggml_status fb_gpu_walk_graph(struct fb_gpu_walk *w, struct fb_binding *b,
     w->exec.graph = graph;
     w->exec.from = 0;
     w->slots = slots;
-    int n_uses = b && slots && b->stream ? list_uses(w) : 0;
-    if (n_uses == 0) {
+    bool streams = b && b->stream;
+    int n_uses = streams && slots ? list_uses(w) : 0;
+    if (n_uses == 0 && !(streams && fb_gpu_dense_count(graph) > 0)) {
         return ggml_backend_graph_compute_async(w->exec.gpu, graph);
     }
-    w->levels.weights = b->weights;
-    w->levels.stream = b->stream;
-    w->levels.tier = fb_gpu_slots_tier(slots);
     fb_memory_watch_graph_begin(b->memory_watch);
-    if (!fb_gpu_slots_shared(slots)) {
+    if (slots && !shared(w)) {
+        w->levels.weights = b->weights;
+        w->levels.stream = b->stream;
+        w->levels.tier = fb_gpu_slots_tier(slots);
         fb_gpu_slots_adapt(slots, &w->levels);
     }
     w->computing = true;
@@ -406,6 +435,7 @@ void fb_gpu_walk_free(struct fb_gpu_walk *w)
         }
         fb_gpu_exec_release(&w->exec);
         fb_masked_free(w->masked);
+        fb_gpu_dense_free(w->dense);
         fb_routing_release(&w->routing);
         fb_levels_release(&w->levels);
         fb_lease_clear(&w->lease);

@@ -1,7 +1,9 @@
 /*
- * gpu_walk.h - one pass over the nodes of a graph on a GPU some of whose experts are ours.
+ * gpu_walk.h - one pass over the nodes of a graph on a GPU some of whose weights are ours.
  *
  *      node without a weight of ours   computed with its neighbours
+ *      node on a dense weight          nodes before it computed, and meanwhile the weight copied to
+ *                                      the GPU (gpu_dense.h); computed with those after it
  *      first node of a layer           nodes before it computed, ids read back, missing experts
  *                                      copied into slots; or, when not all that are needed fit,
  *      node of a layer                 together: its weight is the slots, its ids slot numbers

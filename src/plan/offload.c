@@ -5,11 +5,12 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "model/weights.h"
+#include "plan/ffns.h"
 
 /* Bytes of one layer's tensors. */
 struct layer_bytes {
     uint64_t dense;
-    uint64_t experts;
+    uint64_t experts; /* or the FFN, if it is placed apart */
 };
 
 /* Experts, and the biases and scales that belong to them. */
@@ -18,13 +19,14 @@ static bool is_expert(const struct fb_tensor *t)
     return t->n_expert > 1 || t->role == FB_ROLE_EXPERT_AUX;
 }
 
-static struct layer_bytes *bytes_by_layer(const struct fb_catalog *catalog)
+static struct layer_bytes *bytes_by_layer(const struct fb_catalog *catalog, bool ffns_apart)
 {
     struct layer_bytes *layers = fb_xcalloc((size_t)catalog->n_layer + 1, sizeof *layers);
     for (int i = 0; i < catalog->n_tensors; i++) {
         const struct fb_tensor *t = &catalog->tensors[i];
         if (t->layer >= 0 && t->layer < catalog->n_layer) {
-            *(is_expert(t) ? &layers[t->layer].experts : &layers[t->layer].dense) += t->bytes;
+            bool later = ffns_apart ? fb_ffns_has(catalog, t) : is_expert(t);
+            *(later ? &layers[t->layer].experts : &layers[t->layer].dense) += t->bytes;
         }
     }
     return layers;
@@ -61,10 +63,10 @@ static bool deduct(uint64_t bytes, uint64_t *room)
     return true;
 }
 
-struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
-    uint64_t room_bytes, uint64_t reserve_bytes)
+static struct fb_offload_plan make(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    uint64_t room_bytes, uint64_t reserve_bytes, bool ffns_apart)
 {
-    struct fb_offload_plan plan = {0};
+    struct fb_offload_plan plan = {.ffns_apart = ffns_apart};
     int n = catalog->n_layer;
     uint64_t room = room_bytes - fb_min(room_bytes, reserve_bytes);
     uint64_t output = output_bytes(catalog);
@@ -72,7 +74,7 @@ struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_
     if (reserve_bytes > room_bytes || !deduct(output, &room)) {
         return plan;
     }
-    struct layer_bytes *layers = bytes_by_layer(catalog);
+    struct layer_bytes *layers = bytes_by_layer(catalog, ffns_apart);
     plan.output = true;
     plan.weights_bytes = output;
     for (int l = n - 1; l >= 0 && deduct(layers[l].dense + kv, &room); l--) {
@@ -88,6 +90,23 @@ struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_
     }
     free(layers);
     return plan;
+}
+
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    uint64_t room_bytes, uint64_t reserve_bytes)
+{
+    return make(catalog, kv_bytes, room_bytes, reserve_bytes, false);
+}
+
+struct fb_offload_plan fb_offload_make_apart(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    uint64_t room_bytes, uint64_t reserve_bytes)
+{
+    return make(catalog, kv_bytes, room_bytes, reserve_bytes, true);
+}
+
+uint64_t fb_offload_bytes(const struct fb_offload_plan *plan)
+{
+    return plan->weights_bytes + plan->kv_bytes;
 }
 
 int fb_offload_gpu_layers(const struct fb_offload_plan *plan)

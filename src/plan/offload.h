@@ -17,6 +17,11 @@
  *
  *      dense     dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_slotted 6
  *      experts   slots slots ...
+ *
+ *   or, in a model without experts: the FFNs of layers in place of experts (ffns.h)
+ *
+ *      the rest  dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_whole 2, ffns_apart
+ *      FFNs      CPU  CPU  CPU  CPU  dev  dev
  */
 #ifndef FB_PLAN_OFFLOAD_H
 #define FB_PLAN_OFFLOAD_H
@@ -28,6 +33,7 @@ struct fb_offload_plan {
     int n_layers;         /* the last ones of the model, without their experts */
     int n_whole;          /* the last ones of these, with their experts */
     int n_slotted;        /* those before these whose experts the device computes from slots */
+    bool ffns_apart;      /* n_whole counts FFNs; those of all other layers are the CPU's */
     uint64_t slots_bytes; /* of the device's memory, for these */
     bool slots_shared;    /* the slots are the stream's own (gpu/gpu_shared.h): slots_bytes are for
                            * a transit alone */
@@ -40,6 +46,13 @@ struct fb_offload_plan {
  * never means less on the device; weights, KV cache and reserve never exceed the room. */
 struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
     uint64_t room_bytes, uint64_t reserve_bytes);
+
+/* The same with the FFNs of a model without experts placed apart from their layers. */
+struct fb_offload_plan fb_offload_make_apart(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    uint64_t room_bytes, uint64_t reserve_bytes);
+
+/* Weights and KV cache on the device. */
+uint64_t fb_offload_bytes(const struct fb_offload_plan *plan);
 
 /* llama.cpp's n_gpu_layers, which counts the output as a layer. */
 int fb_offload_gpu_layers(const struct fb_offload_plan *plan);
