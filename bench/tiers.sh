@@ -14,7 +14,8 @@
 #   one cache   requests that would hit if RAM and the device's slots were one cache of the same
 #               size, which holds no expert twice
 #   read, up    MB read from the disk and uploaded to the device, per token
-#   tokens/s    of reading and uploading alone: computing takes no time
+#   back        MB copied back to RAM per token: experts that have lost their slot on the device
+#   tokens/s    of reading and copying alone: computing takes no time
 #   whole       layers whose experts the device holds instead: as many as fit into the same bytes
 #   split       tokens/s with these: the last layers of the trace are left out, because they ask
 #               nothing of RAM and disk; computing takes no time
@@ -78,7 +79,7 @@ cell() {
     local slots_bytes whole rest ms
     sim "$1" "$layers" --device-mem "$2G" --mem "$3G"
     echo -n "$2 $3 $layers $experts $(figure device_slots decode.{device_hit_rate,hit_rate} \
-        decode.{read_bytes_per_token,device_copy_bytes_per_token,tok_per_s})"
+        decode.{read,device_copy,device_back}_bytes_per_token decode.tok_per_s)"
     slots_bytes=$(figure device_slot_bytes)
     sim "$1" "$layers" --mem $((($3 << 30) + slots_bytes))
     figure decode.hit_rate
@@ -99,9 +100,9 @@ for trace in "$@"; do
         "$(awk -v b="$bytes" -v n=$((layers * used)) \
             'BEGIN { printf "%.1f MiB each; a token uses %.0f MB", b / 1048576, n * b / 1e6 }')"
     echo
-    echo "| device | RAM | slots | device | RAM | both | one cache | read | up | tokens/s |" \
-        "whole | split | split, CPU |"
-    echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    echo "| device | RAM | slots | device | RAM | both | one cache | read | up | back |" \
+        "tokens/s | whole | split | split, CPU |"
+    echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for device in $devices; do
         for ram in $rams; do
             cell "$trace" "$device" "$ram"
@@ -110,11 +111,11 @@ for trace in "$@"; do
         {
             slots = $5 / $3
             printf "| %s | %s | %d (%.0f %%) | %.1f %% | %.1f %% | %.1f %% | %.1f %% |", $1, $2,
-                slots, 100 * slots / $4, 100 * $6, 100 * $7, 100 * ($6 + (1 - $6) * $7), 100 * $11
-            printf " %.0f | %.0f | **%.2f** | %s | %.2f | %.2f |\n", $8 / 1e6, $9 / 1e6, $10, $12,
-                $13, $14
-            faster += $10 > $13
-            faster_cpu += $10 > $14
+                slots, 100 * slots / $4, 100 * $6, 100 * $7, 100 * ($6 + (1 - $6) * $7), 100 * $12
+            printf " %.0f | %.0f | %.0f | **%.2f** | %s | %.2f | %.2f |\n", $8 / 1e6, $9 / 1e6,
+                $10 / 1e6, $11, $13, $14, $15
+            faster += $11 > $14
+            faster_cpu += $11 > $15
         }
         END {
             printf "\nfaster than the split in %d of %d cells, than that with the CPU in %d\n\n",

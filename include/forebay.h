@@ -156,7 +156,7 @@ struct forebay_model_options {
     uint64_t caller_bytes;      /* of mem_bytes, that the caller itself will use */
     uint32_t ctx;   /* tokens of each sequence; 0: as many as trained for, if an eighth of mem_bytes
                      * is enough for them, but up to 4096 in any case (plain: at most 4096) */
-    uint32_t batch; /* tokens per pass, at most ctx; 0: 512, up to 2048 when experts are streamed */
+    uint32_t batch; /* tokens per pass, at most ctx; 0: 512; 32 to 2048 when weights are streamed */
     uint32_t n_seq; /* sequences that grow at the same time, each up to ctx tokens; 0: 1 */
     uint32_t n_kept;        /* further sequences, which share the room of the others; 256 in all */
     bool all_logits;        /* logits of every token may be asked for, which takes memory */
@@ -175,7 +175,9 @@ struct forebay_model_options {
     const char *device_experts; /* where not all fit on devices: "layers": they hold and compute
                                  * those of whole layers; "slots": one computes all others, from
                                  * slots that hold those used most; "slots:N": the same, but the
-                                 * last N layers are whole; "auto": what should be fastest */
+                                 * last N layers are whole; "auto": what should be fastest; for
+                                 * experiments, "copies" and "copies:N": as slots, but in its own
+                                 * memory even where that is the machine's */
     uint64_t disk_bytes_per_s;  /* speed of the disk for estimates; 0: measured for a moment */
     const char *sidecar;        /* "auto": the one that forebay_optimize made; "none"; or a path */
     forebay_progress progress;  /* may be NULL */
@@ -203,9 +205,10 @@ FOREBAY_API void forebay_model_free(struct forebay_model *model);
 struct forebay_device_use {
     forebay_name name;   /* as ggml names it */
     int n_layers;        /* layers on it, and ... */
-    int n_whole;         /* ... of these, layers with their experts */
+    int n_whole;         /* ... of these, layers with their experts, or FFNs */
     int n_slotted;       /* ... others, whose experts it computes from slots */
     int n_slots;         /* for one expert each, over all layers */
+    bool slots_shared;   /* they are those of cache_bytes, in the machine's memory */
     uint64_t bytes;      /* weights, KV cache and compute buffers in its memory */
     uint64_t room_bytes; /* of its memory, that could have been used */
 };
@@ -216,13 +219,14 @@ struct forebay_placement {
     uint64_t weights_bytes;  /* all weights of the model */
     uint64_t resident_bytes; /* weights in memory for good, without those on a device */
     uint64_t cache_bytes;    /* expert slots */
+    uint64_t lent_bytes;     /* of these, at most, while a batch is computed */
     uint64_t ring_bytes;     /* buffers for streamed weights */
     uint64_t streamed_bytes; /* dense weights read on every pass */
     uint64_t sidecar_bytes;  /* weights that are read from a sidecar */
     uint64_t fixed_bytes; /* of resident_bytes: weights that llama.cpp holds, e.g. the embedding */
     uint64_t context_bytes; /* fixed_bytes, KV cache, intermediate results, the process itself */
     uint64_t kv_bytes;      /* of these: KV cache and recurrent state */
-    uint64_t compute_bytes; /* of these: intermediate results */
+    uint64_t compute_bytes; /* of these: intermediate results, without what is lent */
     uint64_t minimum_bytes; /* smallest budget for this model and these options; 0: plain */
     uint64_t minimum_weights_bytes; /* the same for weights_mem_bytes */
     int n_layers;                   /* of the model */
@@ -727,9 +731,11 @@ FOREBAY_API enum forebay_status forebay_trace_stop(
     X(uint64_t, device_layers)                                                                     \
     X(uint64_t, device_bytes)                                                                      \
     X(uint64_t, device_slots)                                                                      \
+    X(forebay_name, device_slots_form)                                                             \
     X(uint64_t, device_requests)                                                                   \
     X(uint64_t, device_hits)                                                                       \
     X(uint64_t, device_copy_bytes)                                                                 \
+    X(uint64_t, device_back_bytes)                                                                 \
     X(double, device_copy_s)                                                                       \
     X(uint64_t, governor_shrinks)                                                                  \
     X(uint64_t, governor_grows)                                                                    \

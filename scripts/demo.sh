@@ -65,7 +65,7 @@ else
     echo "   Only Forebay itself keeps to this limit ($why)."
 fi
 printf '\n> %s\n\n' "$request"
-${limited[@]+"${limited[@]}"} "$forebay" run "$model" --mem "$mem" --batch 32 -p "$prompt" -n 400 \
+${limited[@]+"${limited[@]}"} "$forebay" run "$model" --mem "$mem" -p "$prompt" -n 400 \
     --stats "$dir/stats.json" | tee "$dir/story"
 ours=$(field decode_tok_per_s)
 
@@ -100,10 +100,10 @@ say "5. Are these llama.cpp's results? llama.cpp, with memory for the whole mode
     "   beginning of the story again, and so does Forebay in its $mem. Every logit is compared" \
     "   bit by bit. This takes a few seconds."
 rc=0
-"$forebay" verify "$model" --mem "$mem" --batch 32 -p "$prompt" -n 48 --quiet || rc=$?
+"$forebay" verify "$model" --mem "$mem" -p "$prompt" -n 48 --quiet || rc=$?
 [ $rc = 0 ] || [ $rc = 3 ] || exit $rc
 [ $rc = 0 ] || echo "llama.cpp does not have enough memory for this model here. Try DEMO_MIB=1024."
 
-say "Ask for another story: $forebay chat $model --mem $mem --batch 32" \
+say "Ask for another story: $forebay chat $model --mem $mem" \
     "Run your own model:    $forebay run MODEL.gguf -p 'Once upon a time'" \
     "make demo-clean removes the demo's model ($mib MiB)."

@@ -29,7 +29,7 @@ stream: base os io cache model plan
 synth: base os model GGML
 sim: base io cache stream model plan
 backend: base os stream model sidecar plan GGML
-gpu: base stream plan model cache backend GGML
+gpu: base os stream plan model cache backend GGML
 engine: base os io model sidecar hw plan stream backend gpu GGML LLAMA jansson.h
 serve: base os jansson.h microhttpd.h pthread.h unistd.h dirent.h fcntl.h poll.h sys/stat.h
 serve: sys/socket.h sys/un.h arpa/inet.h netinet/in.h netdb.h

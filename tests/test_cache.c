@@ -2,7 +2,7 @@
  * test_cache.c - the cache against hand-worked examples and against a naive model.
  *
  * The model keeps no counts, clocks or indices: it writes down every touch and reads the whole list
- * again whenever it needs to know something. C1-C5 are the rules of cache.h. The policy echo has a
+ * again whenever it needs to know something. C1-C6 are the rules of cache.h. The policy echo has a
  * model of its own in test_cache_echo.c.
  */
 #include <setjmp.h>
@@ -41,6 +41,7 @@ struct naive {
     int n_touched;
     int n_steps;
     int guarded_until[MAX_KEYS]; /* this step; 0: not protected */
+    bool above[MAX_KEYS];
 };
 
 static void naive_init(struct naive *m, bool count_uses, int n_keys, int n_slots)
@@ -89,21 +90,22 @@ static bool naive_protected(const struct naive *m, int key)
     return m->n_steps < m->guarded_until[key];
 }
 
-/* True when slot a is evicted before slot b. */
-static bool naive_evicts_first(const struct naive *m, int a, int b)
+/* < 0: key a is evicted before key b; 0: both were never touched. An LFU that has seen less than
+ * 128 uses gives no worth to a key that is above. */
+static int naive_order(const struct naive *m, int a, int b)
 {
-    if (naive_protected(m, m->key[a]) != naive_protected(m, m->key[b])) {
-        return naive_protected(m, m->key[b]);
+    if (naive_protected(m, a) != naive_protected(m, b)) {
+        return naive_protected(m, b) ? -1 : 1;
     }
-    int uses_a = naive_uses(m, m->key[a]), uses_b = naive_uses(m, m->key[b]);
-    int last_a = naive_last(m, m->key[a]), last_b = naive_last(m, m->key[b]);
+    if (!m->count_uses && m->above[a] != m->above[b]) {
+        return m->above[a] ? -1 : 1;
+    }
+    int uses_a = naive_uses(m, a) / (m->above[a] ? 128 : 1);
+    int uses_b = naive_uses(m, b) / (m->above[b] ? 128 : 1);
     if (m->count_uses && uses_a != uses_b) {
-        return uses_a < uses_b;
+        return uses_a - uses_b;
     }
-    if (last_a != last_b) {
-        return last_a < last_b;
-    }
-    return a < b;
+    return naive_last(m, a) - naive_last(m, b);
 }
 
 static void naive_drop(struct naive *m, int slot)
@@ -112,7 +114,7 @@ static void naive_drop(struct naive *m, int slot)
     m->parts[slot] = 0;
 }
 
-static int naive_acquire(struct naive *m, int key, int *evicted)
+static int naive_acquire(struct naive *m, int key, bool offer, int *evicted)
 {
     *evicted = -1;
     int slot = naive_find(m, key);
@@ -122,11 +124,11 @@ static int naive_acquire(struct naive *m, int key, int *evicted)
     slot = naive_find(m, -1);
     if (slot < 0) {
         for (int i = 0; i < m->n_slots; i++) {
-            if (m->pins[i] == 0 && (slot < 0 || naive_evicts_first(m, i, slot))) {
+            if (m->pins[i] == 0 && (slot < 0 || naive_order(m, m->key[i], m->key[slot]) < 0)) {
                 slot = i;
             }
         }
-        if (slot < 0) {
+        if (slot < 0 || (offer && naive_order(m, m->key[slot], key) >= 0)) {
             return -1;
         }
         *evicted = m->key[slot];
@@ -173,6 +175,7 @@ static void compare(const struct pair *p)
         for (int e = 0; e < m->n_keys; e++) {
             assert_int_equal(fb_cache_find(p->cache, pool, e), naive_find(m, e));
             assert_int_equal(fb_cache_protected(p->cache, pool, e), naive_protected(m, e));
+            assert_int_equal(fb_cache_above(p->cache, pool, e), m->above[e]);
             present += fb_cache_find(p->cache, pool, e) >= 0;
         }
         for (int s = 0; s < m->n_slots; s++) {
@@ -184,13 +187,24 @@ static void compare(const struct pair *p)
     }
 }
 
+static void do_offer(struct pair *p, int pool, int key)
+{
+    struct naive *m = &p->model[pool];
+    int evicted = -7, expected_evicted;
+    int slot = fb_cache_offer(p->cache, pool, key, &evicted);
+    assert_int_equal(slot, naive_acquire(m, key, true, &expected_evicted));
+    assert_int_equal(evicted, expected_evicted);
+    assert_true(evicted < 0 || naive_order(m, evicted, key) < 0); /* C6 */
+    note_answer(p, slot);
+}
+
 static void do_acquire(struct pair *p, int pool, int key)
 {
     struct naive *m = &p->model[pool];
     struct naive before = *m;
     int evicted = -7, expected_evicted;
     int slot = fb_cache_acquire(p->cache, pool, key, &evicted);
-    assert_int_equal(slot, naive_acquire(m, key, &expected_evicted));
+    assert_int_equal(slot, naive_acquire(m, key, false, &expected_evicted));
     assert_int_equal(evicted, expected_evicted);
     if (evicted >= 0) { /* C2, in the words of the rule */
         assert_int_equal(before.pins[naive_find(&before, evicted)], 0);
@@ -278,8 +292,13 @@ static void do_something(struct pair *p)
         m->touched[m->n_touched++] = key;
         m->guarded_until[key] = 0;
         fb_cache_touch(p->cache, pool, key);
-    } else if (dice < 65) {
+    } else if (dice < 58) {
         do_acquire(p, pool, key);
+    } else if (dice < 63) {
+        do_offer(p, pool, key);
+    } else if (dice < 65) {
+        m->above[key] = !m->above[key];
+        fb_cache_set_above(p->cache, pool, key, m->above[key]);
     } else if (dice < 75) {
         do_slot(p, pool, slot, 2);
     } else if (dice < 85) {

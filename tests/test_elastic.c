@@ -187,6 +187,89 @@ static void test_slots_cost_memory_only_in_use(void **state)
     fb_cache_free(cache);
 }
 
+/* --- Holders ---------------------------------------------------------------------------------- */
+
+/* A pool, and what its holder found when it was asked to let go. */
+struct held {
+    struct fb_pool pool;
+    int n_calls, index, n_slots;
+    bool intact;
+};
+
+static void note_let_go(void *user, int index)
+{
+    struct held *h = user;
+    h->n_calls++;
+    h->index = index;
+    h->n_slots = h->pool.n_slots;
+    h->intact = h->pool.memory[0][h->pool.memory_bytes[0] - 1] == 1;
+}
+
+static void make_held(struct held *h)
+{
+    *h = (struct held){.pool = {.n_slots = 4, .max_slots = 4, .room = 8, .n_parts = 1}};
+    h->pool.stride[0] = FB_MIB;
+    h->pool.memory_bytes[0] = 8 * FB_MIB;
+    h->pool.memory[0] = fb_vm_reserve(h->pool.memory_bytes[0], true);
+    h->pool.memory[0][h->pool.memory_bytes[0] - 1] = 1;
+    h->pool.prefetched = test_calloc(8, 1);
+}
+
+static void free_held(struct held *h)
+{
+    fb_vm_release(h->pool.memory[0], h->pool.memory_bytes[0]);
+    test_free(h->pool.prefetched);
+}
+
+/* The holder lets go before memory is given back or regained, and only if it is. */
+static void test_a_holder_is_asked_before_a_pool_changes(void **state)
+{
+    const int experts = 8, slots = 4;
+    struct fb_cache *cache = fb_cache_new(1, &experts, &slots, fb_cache_policy("lru"));
+    struct held h;
+    (void)state;
+    make_held(&h);
+    const struct fb_pool_holder holder = {note_let_go, &h};
+    h.pool.holder = &holder;
+    fb_pool_resize(&h.pool, cache, 0, 4);
+    assert_int_equal(h.n_calls, 0); /* it has that size */
+    h.pool.n_users = 1;
+    fb_pool_resize(&h.pool, cache, 0, 2);
+    assert_int_equal(h.n_calls, 0);
+    h.pool.n_users = 0;
+    fb_pool_resize(&h.pool, cache, 0, 2);
+    assert_int_equal(h.n_calls, 1);
+    assert_int_equal(h.n_slots, 4);
+    assert_true(h.intact);
+    assert_int_equal(h.pool.memory[0][h.pool.memory_bytes[0] - 1], 0); /* given back */
+    fb_pool_resize(&h.pool, cache, 0, 3);
+    assert_int_equal(h.n_calls, 2);
+    assert_int_equal(h.n_slots, 2);
+    free_held(&h);
+    fb_cache_free(cache);
+}
+
+static void test_held_slots_are_not_lent(void **state)
+{
+    const int experts[] = {8, 8}, slots[] = {4, 4};
+    struct fb_cache *cache = fb_cache_new(2, experts, slots, fb_cache_policy("lru"));
+    struct held h[2];
+    (void)state;
+    make_held(&h[0]);
+    make_held(&h[1]);
+    for (int held = 0; held < 2; held++) {
+        const struct fb_pool_holder holder = {note_let_go, &h[held]};
+        h[held].pool.holder = &holder;
+        assert_false(fb_pool_lend(&h[0].pool, 0, 1, &h[1].pool, 1, cache));
+        h[held].pool.holder = NULL;
+    }
+    assert_true(fb_pool_lend(&h[0].pool, 0, 1, &h[1].pool, 1, cache));
+    assert_int_equal(h[1].pool.n_slots, 5);
+    free_held(&h[0]);
+    free_held(&h[1]);
+    fb_cache_free(cache);
+}
+
 static void test_shares(void **state)
 {
     struct fb_pool pool = {.n_slots = 10, .max_slots = 10};
@@ -207,6 +290,8 @@ int main(void)
         cmocka_unit_test(test_gives_back_evenly),
         cmocka_unit_test(test_gives_back_only_what_fits_the_ring),
         cmocka_unit_test(test_slots_cost_memory_only_in_use),
+        cmocka_unit_test(test_a_holder_is_asked_before_a_pool_changes),
+        cmocka_unit_test(test_held_slots_are_not_lent),
         cmocka_unit_test(test_shares),
     };
     return cmocka_run_group_tests_name("elastic", tests, NULL, NULL);

@@ -266,7 +266,7 @@ static void test_weights_in_memory_are_not_read(void **state)
     struct fb_speed plain, kept;
     example_init(&e);
     e.in.plan = NULL;
-    e.plan.everything_fits = true;
+    e.plan.preload = true;
     fb_estimate(&e.in, &plain);
     e.in.plan = &e.plan;
     e.resident[0] = true;
@@ -352,7 +352,7 @@ static void made_up_release(struct made_up *u)
 static struct fb_plan *plan_for(const struct made_up *u, uint64_t budget)
 {
     struct fb_plan *plan = NULL;
-    assert_int_equal(fb_plan_make(u->m.weights, budget, u->curves, &plan, NULL), FOREBAY_OK);
+    assert_int_equal(fb_plan_make(u->m.weights, budget, 0, u->curves, &plan, NULL), FOREBAY_OK);
     return plan;
 }
 
@@ -662,7 +662,7 @@ static void test_the_time_of_loading_worked_by_hand(void **state)
     e.resident[0] = true;
     fb_estimate(&e.in, &s); /* read in 2 s, repacked in 0.5 s meanwhile */
     assert_true(fabs(s.load_s - (0.5 + 2 + 2 + 0.4)) < 1e-5);
-    e.plan.everything_fits = true;
+    e.plan.preload = true;
     fb_estimate(&e.in, &s); /* and four experts of 1000 bytes */
     assert_true(fabs(s.load_s - (0.5 + 2 + 1 + 2 + 0.4)) < 1e-5);
     e.plan.total_bytes = 2500000000;

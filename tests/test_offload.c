@@ -32,7 +32,7 @@ static struct fb_offload_plan on_one(
     const struct model *m, uint64_t kv_bytes, uint64_t room, uint64_t reserve)
 {
     struct fb_offload_rooms rooms = {1, {room - (reserve < room ? reserve : room)}};
-    return fb_offload_make(&m->catalog, kv_bytes, &rooms);
+    return fb_offload_make(&m->catalog, kv_bytes, false, &rooms);
 }
 
 static void check(const struct fb_offload_plan *plan, bool output, int n_layers, int n_whole,
@@ -160,7 +160,7 @@ static void test_two_devices_by_hand(void **state)
     m.tensors[6].bytes += 1; /* 1001, which four experts do not add up to */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct fb_offload_rooms rooms = {2, {cases[i].rooms[0], cases[i].rooms[1]}};
-        struct fb_offload_plan plan = fb_offload_make(&m.catalog, 0, &rooms);
+        struct fb_offload_plan plan = fb_offload_make(&m.catalog, 0, false, &rooms);
         assert_int_equal(fb_offload_extent(&plan), cases[i].extent);
         assert_int_equal(plan.layers_on[0], cases[i].layers_on[0]);
         assert_int_equal(plan.layers_on[1], cases[i].layers_on[1]);
@@ -240,7 +240,7 @@ static void test_several_devices_hold_the_most(void **state)
         for (int d = 0; d < rooms.n; d++) {
             rooms.bytes[d] = (d == 0 ? 3000 : 0) + rnd_below(5000);
         }
-        struct fb_offload_plan plan = fb_offload_make(&m.catalog, 7 * (uint64_t)n, &rooms);
+        struct fb_offload_plan plan = fb_offload_make(&m.catalog, 7 * (uint64_t)n, false, &rooms);
         assert_int_equal(fb_offload_extent(&plan), naive_extent(&m, &rooms, 7));
         check_devices(&m, &plan, &rooms, 7);
     }
@@ -281,7 +281,8 @@ static int search(struct measured *x, const struct fb_offload_rooms *rooms, uint
     uint64_t kv = 20 * (uint64_t)x->m->catalog.n_layer, bytes_on[FOREBAY_DEVICES] = {0};
     x->n_measured = 0;
     assert_int_equal(
-        fb_offload_search(&x->m->catalog, kv, reserve, rooms, measure, x, &plan, NULL), FOREBAY_OK);
+        fb_offload_search(&x->m->catalog, kv, reserve, false, rooms, measure, x, &plan, NULL),
+        FOREBAY_OK);
     assert_true(x->n_measured <= 16);
     measure(x, &plan, bytes_on, NULL);
     for (int d = 0; d < rooms->n; d++) {
@@ -298,7 +299,7 @@ static int largest_extent(struct measured *x, uint64_t room)
     int n = x->m->catalog.n_layer, best = -1;
     for (int extent = 0; extent <= 2 * n; extent++) {
         uint64_t bytes_on[4] = {0};
-        assert_true(fb_offload_at(&x->m->catalog, 20 * (uint64_t)n, &any, extent, &plan));
+        assert_true(fb_offload_at(&x->m->catalog, 20 * (uint64_t)n, false, &any, extent, &plan));
         measure(x, &plan, bytes_on, NULL);
         best = bytes_on[0] <= room ? fb_offload_extent(&plan) : best;
     }
@@ -358,7 +359,7 @@ static void test_search_on_several_devices(void **state)
             rooms.bytes[d] = (d == 0 ? 3400 : 400) + rnd_below(4000);
             known.bytes[d] = rooms.bytes[d] - 40 - x.more_on[d];
         }
-        struct fb_offload_plan best = fb_offload_make(&m.catalog, 20 * (uint64_t)n, &known);
+        struct fb_offload_plan best = fb_offload_make(&m.catalog, 20 * (uint64_t)n, false, &known);
         assert_int_equal(search(&x, &rooms, rnd_below(500)), fb_offload_extent(&best));
     }
 }
@@ -408,6 +409,21 @@ static void test_device_slots_by_hand(void **state)
     fb_weights_free(m.weights);
 }
 
+/* Beside slots in RAM: 16 units and a spare one at most, 1 and a spare one at least. */
+static void test_transit_alone(void **state)
+{
+    (void)state;
+    struct model m;
+    make_slotted(&m);
+    assert_int_equal(fb_device_slots_least_transit(m.weights, 1, 4), 2000);
+    assert_int_equal(fb_device_slots_transit(0, 1000), 0);
+    assert_int_equal(fb_device_slots_transit(1999, 1000), 0);
+    assert_int_equal(fb_device_slots_transit(2000, 1000), 2000);
+    assert_int_equal(fb_device_slots_transit(9999, 1000), 9999);
+    assert_int_equal(fb_device_slots_transit(1000000, 1000), 17000);
+    fb_weights_free(m.weights);
+}
+
 /* Any model, any size. */
 static void test_device_slots_never_exceed_their_memory(void **state)
 {
@@ -443,6 +459,7 @@ int main(void)
         cmocka_unit_test(test_search_finds_all_layers),
         cmocka_unit_test(test_search_on_several_devices),
         cmocka_unit_test(test_device_slots_by_hand),
+        cmocka_unit_test(test_transit_alone),
         cmocka_unit_test(test_device_slots_never_exceed_their_memory),
     };
     return cmocka_run_group_tests_name("plan_device", tests, NULL, NULL);

@@ -88,7 +88,7 @@ static void make(struct made *x, double cpu, double card, double upload, double 
         .batch = 512};
     uint64_t dense = (uint64_t)DENSE * (LAYERS + 1), room = (uint64_t)room_experts * UNIT;
     struct fb_offload_rooms rooms = {1, {dense + room}};
-    x->whole = fb_offload_make(&x->model.catalog, 0, &rooms);
+    x->whole = fb_offload_make(&x->model.catalog, 0, false, &rooms);
     assert_int_equal(x->whole.n_layers, LAYERS);
     x->in = (struct fb_placement_inputs){.speed = &x->speed,
         .whole = &x->whole,

@@ -4,6 +4,9 @@
  */
 #include "weights_fixture.h"
 
+#include <math.h>
+
+#include "plan/batch_size.h"
 #include "plan/context.h"
 #include "plan/plan.h"
 
@@ -11,14 +14,20 @@
 /* Most staging memory, unless two buffers need more (plan.c). */
 #define STAGING_MAX (64 * FB_MIB)
 
-static struct fb_plan *plan_for(const struct model *m, uint64_t budget)
+/* Of the budget, a batch needs `batch` bytes. */
+static struct fb_plan *plan_with_batch(const struct model *m, uint64_t budget, uint64_t batch)
 {
     struct fb_plan *plan = NULL;
     struct forebay_error err;
-    if (fb_plan_make(m->weights, budget, NULL, &plan, &err)) {
+    if (fb_plan_make(m->weights, budget, batch, NULL, &plan, &err)) {
         fail_msg("a budget of %llu: %s", (unsigned long long)budget, err.message);
     }
     return plan;
+}
+
+static struct fb_plan *plan_for(const struct model *m, uint64_t budget)
+{
+    return plan_with_batch(m, budget, 0);
 }
 
 /* Memory of all weights. */
@@ -121,18 +130,46 @@ static bool every_expert_has_a_slot(const struct model *m, const struct fb_plan 
     return true;
 }
 
+/* What is spare and what slots lend suffice for a batch, exactly; and the slots that remain do for
+ * a token. */
+static void check_batch(const struct model *m, const struct fb_plan *plan, uint64_t budget)
+{
+    const struct fb_weights *ws = m->weights;
+    uint64_t spare = budget - plan->total_bytes, needed = plan->batch_bytes + plan->transit_bytes;
+    uint64_t left = plan->cache_bytes - plan->lent_bytes, token = 0;
+    if (ws->n_groups == 0) {
+        assert_true(needed <= spare && plan->lent_bytes == 0);
+        return;
+    }
+    assert_int_equal(plan->lent_bytes, needed - fb_min(needed, spare));
+    assert_true(plan->lent_bytes <= plan->cache_bytes);
+    for (int g = 0; plan->slots && g < ws->n_groups; g++) {
+        token += fb_min((uint64_t)tokens_need(m), (uint64_t)ws->groups[g].n_expert) *
+                 ws->groups[g].slot_bytes;
+    }
+    int widest = 0;
+    for (int g = 0; g < ws->n_groups; g++) {
+        widest = widest > ws->groups[g].n_expert ? widest : ws->groups[g].n_expert;
+    }
+    if (!plan->slots) {
+        token = fb_min((uint64_t)tokens_need(m), (uint64_t)widest) * fb_plan_shared_slot_bytes(ws);
+    }
+    assert_true(left >= fb_min(fb_min(token, ws->expert_bytes), plan->cache_bytes));
+}
+
 static void check_plan(const struct model *m, const struct fb_plan *plan, uint64_t budget)
 {
     assert_int_equal(plan->n_weights, m->weights->n_weights);
     assert_int_equal(plan->n_groups, m->weights->n_groups);
     assert_true(plan->total_bytes <= budget);
     assert_int_equal(plan->total_bytes, plan->resident_bytes + plan->ring_bytes +
-                                            plan->scratch_bytes + plan->transit_bytes +
-                                            plan->staging_bytes + plan->cache_bytes);
+                                            plan->scratch_bytes + plan->staging_bytes +
+                                            plan->cache_bytes);
     check_dense(m->weights, plan);
     check_experts(m, plan);
-    assert_int_equal(
-        plan->everything_fits, plan->streamed_bytes == 0 && every_expert_has_a_slot(m, plan));
+    check_batch(m, plan, budget);
+    assert_int_equal(plan->preload, plan->streamed_bytes == 0 && every_expert_has_a_slot(m, plan));
+    assert_int_equal(plan->everything_fits, plan->preload && plan->lent_bytes == 0);
 }
 
 /* --- Properties over made-up models ----------------------------------------------------------- */
@@ -147,6 +184,10 @@ static void test_no_plan_takes_more_than_its_budget(void **state)
             uint64_t budget = budget_at(&m, i, 60);
             struct fb_plan *plan = plan_for(&m, budget);
             check_plan(&m, plan, budget);
+            fb_plan_free(plan);
+            uint64_t batch = all_bytes(&m) / 16 * (uint64_t)(i % 7);
+            plan = plan_with_batch(&m, budget + batch, batch);
+            check_plan(&m, plan, budget + batch);
             fb_plan_free(plan);
         }
         model_close(&m);
@@ -164,10 +205,13 @@ static void test_the_minimum_is_enough_and_a_byte_less_is_not(void **state)
         uint64_t minimum = fb_plan_minimum(m.weights);
         struct fb_plan *plan = plan_for(&m, minimum);
         check_plan(&m, plan, minimum);
-        assert_int_equal(fb_plan_make(m.weights, minimum - 1, NULL, &none, &err), FOREBAY_E_NOFIT);
+        assert_int_equal(
+            fb_plan_make(m.weights, minimum - 1, 0, NULL, &none, &err), FOREBAY_E_NOFIT);
         assert_null(none);
         assert_true(err.hint[0]);
-        assert_int_equal(fb_plan_make(m.weights, 0, NULL, &none, &err), FOREBAY_E_NOFIT);
+        assert_int_equal(fb_plan_make(m.weights, 0, 0, NULL, &none, &err), FOREBAY_E_NOFIT);
+        assert_int_equal(
+            fb_plan_make(m.weights, minimum + 9, 10, NULL, &none, NULL), FOREBAY_E_NOFIT);
         char least[32];
         snprintf(least, sizeof least, "%lluK ",
             (unsigned long long)(fb_round_up(minimum, FB_KIB) / FB_KIB));
@@ -398,16 +442,15 @@ static void test_layers_share_a_pool_until_each_has_slots_for_a_token(void **sta
     four_layers(&m);
     assert_int_equal(fb_plan_minimum(m.weights), 2 * slot + transit);
     struct fb_plan *plan = plan_for(&m, 8 * slot + transit - 1);
-    assert_int_equal(plan->shared_slots, 7);
+    assert_int_equal(plan->shared_slots, 9); /* the transit's memory holds one more */
     fb_plan_free(plan);
     plan = plan_for(&m, 8 * slot + transit);
-    assert_int_equal(plan->shared_slots, 0);
-    for (int g = 0; g < 4; g++) {
-        assert_int_equal(plan->slots[g], 2);
-    }
+    static const int least[] = {3, 2, 2, 2};
+    assert_memory_equal(plan->slots, least, sizeof least);
+    assert_int_equal(plan->lent_bytes, slot);
     fb_plan_free(plan);
     plan = plan_for(&m, 14 * slot + transit); /* 3 each, and the rest to the first */
-    static const int want[] = {4, 4, 3, 3};
+    static const int want[] = {4, 4, 4, 3};
     assert_memory_equal(plan->slots, want, sizeof want);
     assert_false(plan->everything_fits);
     fb_plan_free(plan);
@@ -461,6 +504,61 @@ static void test_the_default_context_follows_from_memory(void **state)
     assert_int_equal(fb_context_default(&in), 4096);
 }
 
+/* --- The batch ------------------------------------------------------------------------------ */
+
+static void test_the_batch_follows_from_memory(void **state)
+{
+    (void)state;
+    struct fb_batch_inputs in = {.least_bytes = 200 * FB_MIB,
+        .token_bytes = FB_MIB,
+        .n_expert = 64,
+        .n_used = 4,
+        .lent = true,
+        .ctx = 4096};
+    static const struct {
+        uint64_t mib;
+        uint32_t batch;
+    } cases[] = {{0, 32}, {200, 32}, {263, 32}, {264, 64}, {600, 224}, {4096, 768}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        in.budget_bytes = cases[i].mib * FB_MIB;
+        assert_int_equal(fb_batch_size(&in), cases[i].batch);
+    }
+    in.n_expert = 512; /* 48 rows each would take 6144 tokens */
+    assert_int_equal(fb_batch_size(&in), 1952);
+    in.lent = false;
+    assert_int_equal(fb_batch_size(&in), 992);
+    in.n_expert = in.n_used = 0;
+    assert_int_equal(fb_batch_size(&in), 512);
+    in.ctx = 100;
+    assert_int_equal(fb_batch_size(&in), 96);
+    in.ctx = 7;
+    assert_int_equal(fb_batch_size(&in), 7);
+}
+
+static void test_more_memory_leaves_more_for_weights_too(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2000; i++) {
+        struct fb_batch_inputs in = {.least_bytes = rnd() % (4 * FB_GIB),
+            .token_bytes = (double)(rnd() % (4 * FB_MIB)),
+            .n_expert = (int)(rnd() % 300),
+            .n_used = (int)(rnd() % 9),
+            .lent = rnd() % 2,
+            .ctx = 1 + (uint32_t)(rnd() % 10000)};
+        double left = -1;
+        uint32_t batch = 0;
+        for (int k = 0; k < 50; k++) {
+            in.budget_bytes = in.least_bytes + (uint64_t)k * 97 * FB_MIB;
+            uint32_t now = fb_batch_size(&in);
+            uint32_t more = now - (uint32_t)fb_min(now, FB_BATCH_LEAST);
+            double rest = (double)(in.budget_bytes - in.least_bytes) - more * in.token_bytes;
+            assert_true(now >= batch && now <= in.ctx && rest >= left);
+            batch = now;
+            left = fmax(0, rest - FB_BATCH_LEAST * in.token_bytes); /* the size of a step */
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +575,8 @@ int main(void)
         cmocka_unit_test(test_layers_share_a_pool_until_each_has_slots_for_a_token),
         cmocka_unit_test(test_a_layer_of_few_experts_gets_them_all),
         cmocka_unit_test(test_the_default_context_follows_from_memory),
+        cmocka_unit_test(test_the_batch_follows_from_memory),
+        cmocka_unit_test(test_more_memory_leaves_more_for_weights_too),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -76,7 +76,7 @@ static void test_stats_keys_name_their_unit(void **state)
     (void)state;
     static const char *const ends[] = {"_per_s", "_s", "_bytes", "_cores", "_tokens", "_requests",
         "_hits", "_rate", "_ratio", "_utilisation", "_shrinks", "_grows", "_name", "_layers",
-        "_slots"};
+        "_slots", "_form"};
     for (size_t i = 0; i < COUNT(stats_keys); i++) {
         size_t end = 0;
         while (end < COUNT(ends) && !ends_in(stats_keys[i], ends[end])) {

@@ -97,7 +97,7 @@ static void load(void)
 static void start_with_budget(uint64_t budget, const char *method)
 {
     struct fb_plan *plan;
-    assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
+    assert_int_equal(fb_plan_make(model->weights, budget, 0, NULL, &plan, NULL), FOREBAY_OK);
     struct fb_stream_options options = options_with(method);
     start(plan, &options);
     fb_plan_free(plan);
@@ -946,7 +946,7 @@ static void test_loading_reads_each_resident_byte_once(void **state)
     for (int i = 0; i <= 12; i++) {
         struct fb_plan *plan;
         uint64_t resident_bytes = 0, budget = minimum + (all_bytes() - minimum) * (uint64_t)i / 12;
-        assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
+        assert_int_equal(fb_plan_make(model->weights, budget, 0, NULL, &plan, NULL), FOREBAY_OK);
         struct fb_stream_options options = options_with("sync");
         options.io.direct = false;
         start(plan, &options);
@@ -983,6 +983,67 @@ static void test_loading_through_a_ring_of_any_size(void **state)
     }
 }
 
+/* What is lent is not held, comes back, and changes no byte. */
+static void test_slots_lend_memory_and_get_it_back(void **state)
+{
+    (void)state;
+    uint64_t minimum = fb_plan_minimum(model->weights), batch = all_bytes() / 4;
+    for (int i = 0; i <= 6; i++) {
+        struct fb_plan *plan;
+        uint64_t budget = minimum + batch + (all_bytes() - minimum) * (uint64_t)i / 6;
+        struct fb_stream_options options = options_with(methods[i % (int)N_METHODS]);
+        assert_int_equal(
+            fb_plan_make(model->weights, budget, batch, NULL, &plan, NULL), FOREBAY_OK);
+        start(plan, &options);
+        load();
+        uint64_t most = fb_stream_held(stream), spare = budget - plan->total_bytes;
+        int n_slots = fb_stream_n_slots(stream);
+        for (int k = 0; k < 20; k++) {
+            uint64_t bytes = batch * (rnd() % 5) / 4;
+            fb_stream_lend(stream, bytes);
+            fb_stream_adapt(stream, true);
+            uint64_t lent = bytes - fb_min(bytes, spare);
+            assert_int_equal(fb_stream_lends(stream), lent > 0);
+            assert_true(fb_stream_held(stream) <= most); /* with what is lent */
+            assert_true(lent > 0 || fb_stream_n_slots(stream) == n_slots);
+            assert_true(lent < batch / 2 || fb_stream_n_slots(stream) < n_slots);
+            assert_int_equal(run_random(smallest_limit(), NULL), FOREBAY_OK);
+        }
+        check_resident();
+        fb_plan_free(plan);
+    }
+}
+
+/* A batch takes the transit's memory from the slots; some passes without one return it. */
+static void test_the_transit_is_lent_while_batches_need_it(void **state)
+{
+    (void)state;
+    const struct fb_expert_use batch = {model->weights->groups[0].weight[0], 100, 4};
+    const struct fb_expert_use token = {model->weights->groups[0].weight[0], 1, 1};
+    struct fb_plan *plan;
+    uint64_t budget = fb_plan_minimum(model->weights) + all_bytes() / 2;
+    struct fb_stream_options options = options_with("sync");
+    assert_int_equal(fb_plan_make(model->weights, budget, 0, NULL, &plan, NULL), FOREBAY_OK);
+    assert_true(plan->lent_bytes > 0);
+    start(plan, &options);
+    load();
+    int n_slots = fb_stream_n_slots(stream);
+    for (int round = 0; round < 3; round++) {
+        assert_false(fb_stream_lends(stream));
+        fb_stream_schedule_experts(stream, &batch, 1);
+        assert_true(fb_stream_lends(stream));
+        assert_true(fb_stream_n_slots(stream) < n_slots);
+        int passes = 0;
+        while (fb_stream_lends(stream)) {
+            fb_stream_schedule_experts(stream, &token, 1);
+            passes++;
+        }
+        assert_in_range(passes, 2, 10); /* not at once: batches may alternate with tokens */
+        assert_int_equal(fb_stream_n_slots(stream), n_slots);
+    }
+    fb_plan_free(plan);
+}
+
 static bool stop_at(const char *what, uint64_t done, uint64_t total, void *user)
 {
     (void)what;
@@ -995,7 +1056,7 @@ static void start_with_all(const char *method, bool preload)
 {
     struct fb_plan *plan;
     uint64_t budget = all_bytes() + 64 * FB_MIB;
-    assert_int_equal(fb_plan_make(model->weights, budget, NULL, &plan, NULL), FOREBAY_OK);
+    assert_int_equal(fb_plan_make(model->weights, budget, 0, NULL, &plan, NULL), FOREBAY_OK);
     struct fb_stream_options options = options_with(method);
     options.cold = !preload;
     start(plan, &options);
@@ -1138,6 +1199,8 @@ int main(void)
         TEST(test_every_plan_runs_in_its_memory),
         TEST(test_loading_reads_each_resident_byte_once),
         TEST(test_loading_through_a_ring_of_any_size),
+        TEST(test_slots_lend_memory_and_get_it_back),
+        TEST(test_the_transit_is_lent_while_batches_need_it),
         TEST(test_loading_can_be_cancelled_at_every_report),
         TEST(test_a_failed_read_fails_the_load),
         TEST(test_preloaded_experts_are_not_read_again),

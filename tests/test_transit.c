@@ -74,7 +74,7 @@ static void schedule_all(int tokens)
             uses[n++] = (struct fb_expert_use){model->weights->groups[g].weight[p], tokens, 2};
         }
     }
-    fb_transit_schedule(transit, uses, n);
+    fb_transit_schedule(transit, uses, n, tokens > 1);
 }
 
 /* Acquires all units of a matrix: each needed one once, and no other. */

@@ -85,6 +85,31 @@ static void test_experts_are_read_in_place_when_they_are_whole_blocks(void **sta
     assert_int_equal(m.weights->expert_bytes, 4 * (12288 + 8256));
 }
 
+/* As a device expects a stack: no gaps between slots, whatever that takes. */
+static void test_packed_experts_have_no_gaps(void **state)
+{
+    (void)state;
+    add_dense(&m, 4096, false);                                         /* ends at 8192 */
+    int whole = add_weight(&m, FB_ROLE_EXPERT_GATE, 0, 4, 8192, false); /* aligned in the file */
+    int odd = add_weight(&m, FB_ROLE_EXPERT_UP, 0, 4, 8193, false);
+    int later = add_weight(&m, FB_ROLE_EXPERT_DOWN, 0, 4, 8192, false); /* 4 bytes off */
+    for (int i = 0; i < m.catalog.n_tensors; i++) {
+        m.claims[i].packed = true;
+    }
+    claim_all(&m);
+    static const uint64_t unit[] = {8192, 8193, 8192};
+    for (int i = 0; i < 3; i++) {
+        const struct fb_weight *w = &m.weights->weights[whole + i];
+        assert_int_equal(w->unpack, i == 0 ? FB_UNPACK_DIRECT : FB_UNPACK_COPY);
+        assert_int_equal(w->stride, unit[i]);
+        assert_true(fb_weight_is_packed(w, w->stride));
+        assert_false(fb_weight_is_packed(w, w->stride + 64));
+    }
+    assert_int_equal(m.weights->groups[0].slot_bytes, 8192 + 8193 + 8192);
+    assert_int_equal(m.weights->weights[0].stride, 4096); /* dense ones are as always */
+    assert_true(odd == whole + 1 && later == whole + 2);
+}
+
 static void test_only_stacked_expert_matrices_are_experts(void **state)
 {
     (void)state;
@@ -428,6 +453,7 @@ int main(void)
         TEST(test_a_dense_weight_keeps_its_place_in_the_block),
         TEST(test_a_repacked_weight_has_room_for_its_form),
         TEST(test_experts_are_read_in_place_when_they_are_whole_blocks),
+        TEST(test_packed_experts_have_no_gaps),
         TEST(test_only_stacked_expert_matrices_are_experts),
         TEST(test_a_stack_of_one_is_dense),
         TEST(test_groups_are_in_the_order_of_layers),

@@ -61,6 +61,17 @@ void fb_binding_give_gpu(struct fb_binding *b, int first_layer, int end_layer)
     b->gpu_end_layer = end_layer;
 }
 
+void fb_binding_share_slots(struct fb_binding *b)
+{
+    b->shares_slots = true;
+}
+
+void fb_binding_give_prompts(struct fb_binding *b)
+{
+    FB_ASSERT(!b->repack);
+    b->gives_prompts = true;
+}
+
 ggml_backend_buffer_type_t fb_device_gpu_buffers(void)
 {
     return &fb_device.gpu_buft;
@@ -131,9 +142,24 @@ static uint64_t available_for_weights(uint64_t rest)
 static uint64_t other_bytes(
     const struct fb_binding *b, const struct fb_budget *budget, uint64_t now_bytes)
 {
-    return now_bytes + b->compute_bytes + budget->pending_bytes +
-           fb_moe_batch_bytes(b, (int)budget->batch) + FB_PROCESS_SLACK_BYTES +
-           2 * sizeof(float) * (uint64_t)budget->ctx * budget->batch;
+    return now_bytes + b->lending.results_bytes + budget->results_bytes + budget->pending_bytes +
+           fb_moe_batch_bytes(b, budget->ctx, budget->batch) + FB_PROCESS_SLACK_BYTES;
+}
+
+/* Of these, what only a batch needs; *own_bytes: what it leaves of the intermediate results. */
+static uint64_t batch_bytes(
+    const struct fb_binding *b, const struct fb_budget *budget, uint64_t *own_bytes)
+{
+    uint64_t results = b->lending.results_bytes + budget->results_bytes;
+    bool lent = b->weights->n_groups > 0 && !budget->weights_bytes && budget->rows > 0;
+    *own_bytes = results;
+    if (!lent || budget->rows >= budget->batch) {
+        return 0;
+    }
+    *own_bytes = fb_lending_own(results, budget->batch, budget->rows);
+    return results - *own_bytes + fb_moe_batch_bytes(b, budget->ctx, budget->batch) -
+           fb_moe_batch_bytes(b, budget->ctx, budget->rows) +
+           (budget->settles ? FB_PROCESS_SLACK_BYTES : 0);
 }
 
 uint64_t fb_binding_minimum(
@@ -175,8 +201,9 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
     uint64_t rss = fb_memory_rss();
     uint64_t held = other_bytes(b, budget, rss), minimum = fb_plan_minimum(weights);
     uint64_t room = budget->weights_bytes, least = budget->minimum_bytes;
+    uint64_t own_bytes, lent = batch_bytes(b, budget, &own_bytes);
     least = least ? least : fb_round_up(held + minimum + UNSURE_BYTES, FB_MIB);
-    *held_bytes = held;
+    *held_bytes = held - lent;
     if (room == 0) {
         /* A budget that was said to suffice does, even if the process is a little larger now. */
         bool promised =
@@ -185,13 +212,29 @@ enum forebay_status fb_binding_plan(struct fb_binding *b, const struct fb_budget
             return fail_budget(budget->process_bytes, least, minimum, err);
         }
         room = budget->process_bytes - fb_min(budget->process_bytes, held);
-        room = fb_max(room, minimum);
+        room = fb_max(room, minimum) + lent;
     }
     uint64_t available = available_for_weights(held - rss);
     if (available < minimum && room > available) {
         return fail_memory(held + available, fb_max(least, held + minimum), err);
     }
-    return fb_plan_make(weights, fb_min(room, available), budget->curves, out, err);
+    if (lent > 0) {
+        b->ctx = budget->ctx;
+        b->begin_bytes = rss;
+        fb_lending_enable(
+            &b->lending, budget->rows, own_bytes, budget->settles ? FB_PROCESS_SLACK_BYTES : 0);
+    }
+    return fb_plan_make(weights, fb_min(room, available + lent), lent, budget->curves, out, err);
+}
+
+void fb_binding_pass(struct fb_binding *b, uint32_t tokens)
+{
+    if (!fb_lending_pass(&b->lending, tokens)) {
+        return;
+    }
+    uint64_t planned = b->begin_bytes + fb_stream_now(b->stream) + b->lending.touched_bytes;
+    uint64_t now = fb_memory_rss();
+    fb_lending_settle(&b->lending, now - fb_min(now, planned));
 }
 
 void fb_binding_set_threads(struct fb_binding *b, int n_threads)
@@ -242,6 +285,10 @@ enum forebay_status fb_binding_start(struct fb_binding *b, const struct fb_plan 
     if (status != FOREBAY_OK) {
         return status;
     }
+    if (b->lending.enabled) {
+        fb_stream_lend(b->stream, b->lending.slack_bytes);
+        fb_stream_adapt(b->stream, true);
+    }
     b->memory_watch = fb_memory_watch_start(b->stream, b->n_threads, &b->cpu_use);
     status = fb_stream_load(b->stream, progress, progress_user, err);
     fb_memory_watch_loaded(b->memory_watch);
@@ -264,6 +311,12 @@ struct fb_stream *fb_binding_stream(struct fb_binding *b)
 uint64_t fb_binding_own_ns(const struct fb_binding *b)
 {
     return b->graph_ns - b->compute_ns;
+}
+
+uint64_t fb_binding_copied(const struct fb_binding *b, uint64_t *ns)
+{
+    *ns = b->copied_ns;
+    return b->copied_bytes;
 }
 
 void fb_binding_set_lookahead(struct fb_binding *b, int depth, float recall)

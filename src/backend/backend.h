@@ -51,6 +51,15 @@ void fb_binding_beside_device(struct fb_binding *binding);
 void fb_binding_give_gpu(struct fb_binding *binding, int first_layer, int end_layer);
 ggml_backend_buffer_type_t fb_device_gpu_buffers(void);
 
+/* The GPU computes with the stream's own slots of these experts (gpu/gpu_shared.h): they lie in
+ * memory as a stack of matrices. Call it after fb_binding_give_gpu. */
+void fb_binding_share_slots(struct fb_binding *binding);
+
+/* Products of dense weights with as many rows as the GPU wants for that (ggml's offload_op: from 32
+ * on) are the GPU's, those with fewer rows ours. The weights must be held as they are in the file.
+ * Call it before llama.cpp measures or loads the model, with a proxy of the GPU (gpu/proxy.h). */
+void fb_binding_give_prompts(struct fb_binding *binding);
+
 /* Reads weights from the sidecar if it has them in the layouts that they would be held in. Call
  * before fb_binding_weights; the sidecar must outlive the binding. */
 void fb_binding_use_sidecar(struct fb_binding *binding, struct fb_sidecar *sidecar);
@@ -78,13 +87,17 @@ uint64_t fb_binding_sidecar_bytes(struct fb_binding *binding);
 void fb_binding_form(struct fb_binding *binding, int weight, struct fb_sidecar_form *out);
 
 struct fb_budget {
-    uint64_t process_bytes;         /* for the whole process */
-    uint64_t minimum_bytes;         /* fb_binding_minimum: the least process_bytes that is accepted;
+    uint64_t process_bytes; /* for the whole process */
+    uint64_t minimum_bytes; /* fb_binding_minimum: the least process_bytes that is accepted;
                                      * 0: worked out from the memory that the process has now */
-    uint64_t weights_bytes;         /* for weights only, whatever the rest needs; 0: derived from
+    uint64_t weights_bytes; /* for weights only, whatever the rest needs; 0: derived from
                                      * process_bytes */
-    uint64_t pending_bytes;         /* that llama.cpp will allocate, and has not yet */
-    uint32_t ctx, batch;            /* of the context */
+    uint64_t pending_bytes; /* that llama.cpp will allocate, and has not yet ... */
+    uint64_t results_bytes; /* ... and for intermediate results on our device */
+    uint32_t ctx, batch;    /* of the context */
+    bool settles;  /* after some passes the process allocates little more, apart from batches */
+    uint32_t rows; /* tokens of a pass while generating: what only larger passes need is lent to
+                    * them, and passes are announced by fb_binding_pass; 0: nothing is lent */
     const struct fb_curves *curves; /* of the model's experts; NULL: unknown */
 };
 
@@ -95,10 +108,14 @@ uint64_t fb_binding_minimum(
     struct fb_binding *binding, const struct fb_budget *budget, uint64_t own_bytes);
 
 /* Plans for the rest of the budget, once llama.cpp has loaded the model and made the context: its
- * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve.
+ * resident memory and compute buffers are known then. *held_bytes is their sum with a reserve,
+ * without what is lent to batches.
  * E_NOFIT names the smallest sufficient budget. */
 enum forebay_status fb_binding_plan(struct fb_binding *binding, const struct fb_budget *budget,
     struct fb_plan **out, uint64_t *held_bytes, struct forebay_error *err);
+
+/* A pass of so many tokens begins: what earlier passes computed is not needed any more. */
+void fb_binding_pass(struct fb_binding *binding, uint32_t tokens);
 
 /* Sets how many threads the device computes with, also while loading. Call it after llama.cpp made
  * the context. */
@@ -119,6 +136,9 @@ struct fb_stream *fb_binding_stream(struct fb_binding *binding);
 /* Time in our graphs since the start in which the CPU backend did not compute: the stream's stalls,
  * unpacking, and bookkeeping. */
 uint64_t fb_binding_own_ns(const struct fb_binding *binding);
+
+/* Dense weights copied to a GPU since the start, and the time that took. */
+uint64_t fb_binding_copied(const struct fb_binding *binding, uint64_t *ns);
 
 /* How many layers ahead experts are guessed and prefetched (lookahead.h); 0: none, 1 unless set.
  * `recall` is for experiments: the fraction of guesses that is left correct (1 unless set). Test

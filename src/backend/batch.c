@@ -64,7 +64,7 @@ void fb_moe_batch_free(struct fb_moe_batch *x)
     }
 }
 
-uint64_t fb_moe_batch_bytes(const struct fb_binding *b, int tokens)
+uint64_t fb_moe_batch_bytes(const struct fb_binding *b, uint32_t ctx, uint32_t tokens)
 {
     uint64_t most = 0;
     uint64_t rows = (uint64_t)tokens * fb_max(1, (uint64_t)b->catalog->n_expert_used);
@@ -76,8 +76,10 @@ uint64_t fb_moe_batch_bytes(const struct fb_binding *b, int tokens)
                 fb_max(most, fb_min(rows * fb_form_row_bytes(form), fb_gather_block_bytes(form)));
         }
     }
-    return most + rows * (3 * sizeof(struct fb_expert_row) + 2 * sizeof(struct fb_row_copy) +
-                             2 * sizeof(int));
+    return most +
+           rows * (3 * sizeof(struct fb_expert_row) + 2 * sizeof(struct fb_row_copy) +
+                      2 * sizeof(int)) +
+           2 * sizeof(float) * (uint64_t)ctx * tokens;
 }
 
 /* --- Rows ---------------------------------------------------------------------------------- */

@@ -26,7 +26,7 @@ bool fb_moe_batch_is_done(const struct fb_moe_batch *x, int part);
 enum ggml_status fb_moe_batch_node(struct fb_moe_batch *x, struct fb_exec *ex,
     struct ggml_tensor *node, const struct fb_tensor_claim *claim);
 
-/* Bytes that this takes for a batch of so many tokens. */
-uint64_t fb_moe_batch_bytes(const struct fb_binding *b, int tokens);
+/* Bytes that a batch of so many tokens takes in a context of `ctx`, besides llama.cpp's buffers. */
+uint64_t fb_moe_batch_bytes(const struct fb_binding *b, uint32_t ctx, uint32_t tokens);
 
 #endif

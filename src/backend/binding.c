@@ -93,6 +93,16 @@ void fb_binding_adopt(struct fb_binding *b, struct ggml_tensor *tensor, bool hid
     tensor->extra = claim;
 }
 
+/* Units are verified where a sidecar's are read in place: packed ones of whole blocks. */
+static void place_claim(
+    struct fb_binding *b, const struct fb_tensor_claim *claim, struct fb_claim *out)
+{
+    out->packed = b->shares_slots && is_given(b, &b->catalog->tensors[out->tensor]);
+    if (!out->packed || out->unit_bytes % FB_BLOCK_BYTES == 0) {
+        fb_records_place(&b->records, &claim->form, out);
+    }
+}
+
 /* The weights of all claims with a tensor of llama.cpp's; when it only measured, of all claims. */
 static struct fb_weights *weights_of_claims(struct fb_binding *b)
 {
@@ -105,7 +115,7 @@ static struct fb_weights *weights_of_claims(struct fb_binding *b)
             claim->weight = n; /* catalogue order: the index fb_weights_new gives it */
             list[n] = (struct fb_claim){
                 .tensor = i, .unit_bytes = layout->unit_bytes, .transform = layout->buft != NULL};
-            fb_records_place(&b->records, &claim->form, &list[n++]);
+            place_claim(b, claim, &list[n++]);
         }
     }
     struct fb_weights *weights = fb_weights_new(b->catalog, list, n);

@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 
+#include "backend/lending.h"
 #include "backend/records.h"
 #include "backend/routing.h"
 #include "backend/workers.h"
@@ -33,6 +34,9 @@ struct fb_binding {
     bool repack;
     bool beside_device;                 /* fb_binding_beside_device */
     int gpu_first_layer, gpu_end_layer; /* fb_binding_give_gpu */
+    bool shares_slots;                  /* fb_binding_share_slots */
+    bool gives_prompts;                 /* fb_binding_give_prompts */
+    bool has_context;                   /* llama.cpp has made a context's back end of ours */
     bool measuring;                     /* llama.cpp only measures: no tensors, no memory */
     struct fb_tensor_claim *claims;     /* [catalog->n_tensors] */
     struct fb_weights *weights;         /* NULL until closed */
@@ -43,10 +47,14 @@ struct fb_binding {
     bool fixed_threads;         /* llama.cpp's own backend has nodes whose result depends on them */
     struct fb_cpu_use cpu_use;  /* when the binding was made */
     struct fb_workers *workers; /* of the newest context, then of the one that computed last */
-    uint64_t compute_bytes;     /* of the context's buffers */
-    uint64_t graph_ns;          /* in our graphs since the start ... */
-    uint64_t compute_ns;        /* ... and of that in the CPU backend */
-    atomic_flag computing;      /* a stream serves one graph at a time */
+    struct fb_lending lending;
+    uint32_t ctx;          /* tokens that the KV cache has room for; set when memory is lent */
+    uint64_t begin_bytes;  /* resident set when the plan was made; the same */
+    uint64_t graph_ns;     /* in our graphs since the start ... */
+    uint64_t compute_ns;   /* ... and of that in the CPU backend */
+    uint64_t copied_bytes; /* of dense weights, to the GPU ... */
+    uint64_t copied_ns;    /* ... and the time that took */
+    atomic_flag computing; /* a stream serves one graph at a time */
     int lookahead_depth;
     float lookahead_recall;
     fb_route_fn observe; /* may be NULL */

@@ -35,7 +35,7 @@ static void buffer_free(ggml_backend_buffer_t buffer)
         fb_vm_release(b->base, buffer->size);
     }
     if (b->compute && fb_device.bound) {
-        fb_device.bound->compute_bytes -= buffer->size;
+        fb_lending_remove(&fb_device.bound->lending, buffer);
     }
     if (!b->compute && --fb_device.n_model_buffers == 0 && fb_device.hooks) {
         fb_device.hooks->model_freed();
@@ -132,12 +132,13 @@ static ggml_backend_buffer_t new_buffer(
     b->base = base;
     b->mapped = mapped;
     b->compute = fb_device.bound && fb_device.bound->weights;
+    ggml_backend_buffer_t buffer = ggml_backend_buffer_init(buft, buffer_table, b, size);
     if (b->compute) {
-        fb_device.bound->compute_bytes += size; /* all of it will be touched */
+        fb_lending_add(&fb_device.bound->lending, buffer, base);
     } else {
         fb_device.n_model_buffers++;
     }
-    return ggml_backend_buffer_init(buft, buffer_table, b, size);
+    return buffer;
 }
 
 /* Nobody touches the address space of weights; buffers of a context are computed with. */
@@ -247,6 +248,7 @@ static ggml_backend_t device_init_backend(ggml_backend_dev_t dev, const char *pa
     backend->context = walk;
     if (fb_device.bound) {
         fb_device.bound->workers = &walk->exec.workers;
+        fb_device.bound->has_context = true;
         if (!fb_device.bound->measuring) {
             fb_binding_close(fb_device.bound);
         }
@@ -300,10 +302,13 @@ static ggml_backend_buffer_t device_buffer_from_ptr(
     return new_buffer(&fb_device.buft, ptr, size, true);
 }
 
+/* llama.cpp asks while it loads the model, for a place for weights; and when it has made the back
+ * ends of a context, for their activations. */
 static ggml_backend_buffer_type_t device_buft(ggml_backend_dev_t dev)
 {
+    const struct fb_binding *b = fb_device.bound;
     (void)dev;
-    return &fb_device.buft;
+    return b && b->gives_prompts && b->has_context ? &fb_device.compute_buft : &fb_device.buft;
 }
 
 /* Whether the weight is the last matrix of its expert. */
@@ -437,7 +442,8 @@ static bool device_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_typ
 {
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     (void)dev;
-    return buft == &fb_device.buft || ggml_backend_dev_supports_buft(cpu, buft);
+    return buft == &fb_device.buft || buft == &fb_device.compute_buft ||
+           ggml_backend_dev_supports_buft(cpu, buft);
 }
 
 /* --- Registration -------------------------------------------------------------------------- */
@@ -504,6 +510,7 @@ ggml_backend_reg_t fb_device_reg(void)
             },
         .device = &fb_device.device,
     };
+    fb_device.compute_buft = fb_device.buft;
     fb_device.gpu_buft = fb_device.buft;
     fb_device.gpu_buft.iface.get_name = gpu_buft_name;
     return &fb_device.reg;

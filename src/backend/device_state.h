@@ -34,7 +34,9 @@ struct fb_device_state {
     struct ggml_backend_reg reg;
     struct ggml_backend_device device;
     struct ggml_backend_buffer_type buft;
-    struct ggml_backend_buffer_type gpu_buft; /* of experts that are given to a GPU */
+    struct ggml_backend_buffer_type gpu_buft;     /* of experts that are given to a GPU */
+    struct ggml_backend_buffer_type compute_buft; /* of activations, where `buft` is for weights
+                                                   * only (fb_binding_give_prompts) */
     bool registered;
 
     struct fb_binding *bound;            /* the model that is served; NULL: nothing is claimed */

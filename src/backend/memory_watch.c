@@ -142,6 +142,9 @@ static void log_change(struct fb_memory_watch *m)
 {
     int slots = fb_stream_n_slots(m->stream);
     uint64_t resident = fb_stream_resident_bytes(m->stream), now = fb_now_ns();
+    if (fb_stream_lends(m->stream)) {
+        return; /* to a batch: slots are fewer for a while, which says nothing about the machine */
+    }
     if ((slots == m->logged_slots && resident == m->logged_resident_bytes) ||
         now - m->logged_ns < LOG_INTERVAL_NS) {
         return;

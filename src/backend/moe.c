@@ -48,6 +48,13 @@ struct fb_moe *fb_moe_new(void)
     return moe;
 }
 
+void fb_moe_shed(struct fb_moe *moe)
+{
+    FB_ASSERT(!moe->in_sets);
+    fb_moe_batch_free(moe->batch);
+    moe->batch = fb_moe_batch_new();
+}
+
 void fb_moe_free(struct fb_moe *moe)
 {
     if (moe) {

@@ -35,6 +35,9 @@ enum ggml_status fb_moe_node(struct fb_moe *moe, struct fb_exec *ex, struct ggml
  * nothing when there are none. */
 enum ggml_status fb_moe_complete(struct fb_moe *moe, struct fb_exec *ex);
 
+/* Frees the memory that batches need; no layer is open. */
+void fb_moe_shed(struct fb_moe *moe);
+
 /* Closes the open layer, if any: after the graph, or its failure. */
 void fb_moe_finish(struct fb_moe *moe, struct fb_exec *ex);
 

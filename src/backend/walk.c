@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "backend/memory_watch.h"
+#include "backend/batch.h"
 #include "backend/moe.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -170,11 +171,28 @@ static enum ggml_status compute_nodes(struct fb_walk *walk, struct ggml_cgraph *
     return status == GGML_STATUS_SUCCESS ? fb_exec_flush(&walk->exec) : status;
 }
 
+/* Has the stream lend the memory that the graph takes beyond what is planned for. */
+static void lend(struct fb_walk *walk, struct fb_binding *b, struct ggml_cgraph *graph)
+{
+    struct fb_lending *l = &b->lending;
+    if (!l->enabled) {
+        return;
+    }
+    if (l->returned) {
+        fb_moe_shed(walk->moe);
+        l->returned = false;
+    }
+    fb_stream_lend(b->stream, fb_lending_count(l, graph) +
+                                  fb_moe_batch_bytes(b, b->ctx, l->most_tokens) -
+                                  fb_moe_batch_bytes(b, b->ctx, l->rows));
+}
+
 static enum ggml_status compute_streamed(struct fb_walk *walk, struct ggml_cgraph *graph)
 {
     struct fb_exec *ex = &walk->exec;
     struct fb_stream *stream = ex->binding->stream;
     fb_workers_set_hook(&ex->workers, poll_stream, stream);
+    lend(walk, ex->binding, graph);
     fb_stream_adapt(stream, true);
     reserve_order(walk, ggml_graph_n_nodes(graph));
     schedule(walk, ex->binding, graph);

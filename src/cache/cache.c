@@ -10,6 +10,7 @@
  *
  *      last_touch[key]     value of the pool's clock at its last touch, 0: never touched
  *      guarded[key]        the step of the pool at which its protection ends, 0: not protected
+ *      above[key]          whether it is also in a faster memory
  *
  * `least` approximates the loss if the pool had one slot less: the worth of its last victim, fading
  * by 1/16 in each step. It only selects the pool to borrow from; fb_cache_trade asks the policy
@@ -36,6 +37,10 @@
  * two pools are not exactly comparable. 1 to 16 tried: bench/LOG.md. */
 #define TRADE_MARGIN 8
 
+/* A key that is also above loses this share of its worth here: it would be copied back instead of
+ * read. 1/8 to none at all were tried (bench/LOG.md). */
+#define ABOVE_SHARE 128
+
 struct cache_slot {
     int32_t key;
     uint32_t pins;
@@ -53,6 +58,7 @@ struct cache_pool {
     uint64_t *last_touch;     /* [n_keys] */
     uint64_t steps;           /* begun so far */
     uint64_t *guarded;        /* [n_keys] */
+    bool *above;              /* [n_keys] also in a faster memory */
     uint64_t least;
 };
 
@@ -95,6 +101,7 @@ static void pool_init(struct cache_pool *pool, int n_keys, int n_slots)
     pool->slots = fb_xcalloc(n, sizeof *pool->slots);
     pool->last_touch = fb_xcalloc(n, sizeof *pool->last_touch);
     pool->guarded = fb_xcalloc(n, sizeof *pool->guarded);
+    pool->above = fb_xcalloc(n, sizeof *pool->above);
     for (size_t i = 0; i < n; i++) {
         pool->slot_of[i] = -1;
         pool->slots[i].key = -1;
@@ -128,6 +135,7 @@ void fb_cache_free(struct fb_cache *cache)
         free(cache->pools[i].slots);
         free(cache->pools[i].last_touch);
         free(cache->pools[i].guarded);
+        free(cache->pools[i].above);
     }
     if (cache->policy->free) {
         cache->policy->free(cache->state);
@@ -207,35 +215,67 @@ bool fb_cache_protected(const struct fb_cache *cache, int pool, int key)
     return is_protected(pool_of_key(cache, pool, key), key);
 }
 
-/* The unpinned slot worth least, or -1 when all are pinned; *out is its worth. Protected keys are
- * worth more than all others. Ties by recency, then by slot number. */
-static int victim(const struct fb_cache *cache, int pool, uint64_t *out)
+void fb_cache_set_above(struct fb_cache *cache, int pool, int key, bool above)
+{
+    pool_of_key(cache, pool, key)->above[key] = above;
+}
+
+bool fb_cache_above(const struct fb_cache *cache, int pool, int key)
+{
+    return pool_of_key(cache, pool, key)->above[key];
+}
+
+/* Which of two keys is evicted first: the first field that differs decides. */
+struct rank {
+    int class; /* 2: protected; 0: above, if the policy has no worths; else 1 */
+    uint64_t worth, touch;
+};
+
+static struct rank rank_of(const struct cache_pool *p, const uint64_t *worths, int key)
+{
+    uint64_t worth = worths ? worths[key] : 0;
+    return (struct rank){.class = is_protected(p, key) ? 2 : worths || !p->above[key],
+        .worth = p->above[key] ? worth / ABOVE_SHARE : worth,
+        .touch = p->last_touch[key]};
+}
+
+static bool ranks_below(const struct rank *a, const struct rank *b)
+{
+    return a->class != b->class   ? a->class < b->class
+           : a->worth != b->worth ? a->worth < b->worth
+                                  : a->touch < b->touch;
+}
+
+static const uint64_t *worths_of(const struct fb_cache *cache, int pool)
+{
+    return cache->policy->worth ? cache->policy->worth(cache->state, pool) : NULL;
+}
+
+/* The unpinned slot worth least, or -1 when all are pinned; *out is its rank. Ties by slot. */
+static int victim(const struct fb_cache *cache, int pool, struct rank *out)
 {
     const struct cache_pool *p = &cache->pools[pool];
-    const uint64_t *worths = cache->policy->worth ? cache->policy->worth(cache->state, pool) : NULL;
+    const uint64_t *worths = worths_of(cache, pool);
     int best = -1;
-    bool best_guarded = false;
-    uint64_t best_worth = 0, best_touch = 0;
+    *out = (struct rank){0};
     for (int i = 0; i < p->n_slots; i++) {
         int key = p->slots[i].key;
         if (key < 0 || p->slots[i].pins) {
             continue;
         }
-        bool guarded = is_protected(p, key);
-        uint64_t worth = worths ? worths[key] : 0;
-        uint64_t touch = p->last_touch[key];
-        bool less = guarded != best_guarded ? best_guarded
-                    : worth != best_worth   ? worth < best_worth
-                                            : touch < best_touch;
-        if (best < 0 || less) {
+        struct rank rank = rank_of(p, worths, key);
+        if (best < 0 || ranks_below(&rank, out)) {
             best = i;
-            best_guarded = guarded;
-            best_worth = worth;
-            best_touch = touch;
+            *out = rank;
         }
     }
-    *out = best_guarded ? UINT64_MAX : best_worth;
     return best;
+}
+
+/* What is lost with the victim. */
+static uint64_t loss_of(const struct rank *victim)
+{
+    return victim->class == 2 ? UINT64_MAX : victim->worth;
 }
 
 /* Makes the slot free; returns the key it held, or -1. */
@@ -253,27 +293,41 @@ static int vacate(struct cache_pool *p, int slot)
     return key;
 }
 
-int fb_cache_acquire(struct fb_cache *cache, int pool, int key, int *evicted)
+/* Slot for a key that has none. -1: all are pinned, or it is an offer and the victim does not rank
+ * below the key. */
+static int give_slot(struct fb_cache *cache, int pool, int key, bool offer, int *evicted)
 {
-    struct cache_pool *p = pool_of_key(cache, pool, key);
-    *evicted = -1;
-    int slot = p->slot_of[key];
-    if (slot >= 0) {
-        return slot;
-    }
+    struct cache_pool *p = &cache->pools[pool];
+    int slot;
     if (p->n_free > 0) {
         slot = lowest_free(p);
     } else {
-        slot = victim(cache, pool, &p->least);
-        if (slot < 0) {
+        struct rank least, own = rank_of(p, worths_of(cache, pool), key);
+        slot = victim(cache, pool, &least);
+        if (slot < 0 || (offer && !ranks_below(&least, &own))) {
             return -1;
         }
+        p->least = loss_of(&least);
         *evicted = vacate(p, slot);
     }
     p->slots[slot].key = key;
     p->slot_of[key] = slot;
     p->n_free--;
     return slot;
+}
+
+int fb_cache_acquire(struct fb_cache *cache, int pool, int key, int *evicted)
+{
+    int slot = pool_of_key(cache, pool, key)->slot_of[key];
+    *evicted = -1;
+    return slot >= 0 ? slot : give_slot(cache, pool, key, false, evicted);
+}
+
+int fb_cache_offer(struct fb_cache *cache, int pool, int key, int *evicted)
+{
+    int slot = pool_of_key(cache, pool, key)->slot_of[key];
+    *evicted = -1;
+    return slot >= 0 ? slot : give_slot(cache, pool, key, true, evicted);
 }
 
 void fb_cache_pin(struct fb_cache *cache, int pool, int slot)
@@ -360,18 +414,19 @@ static int lender(const struct fb_cache *cache, int pool)
 bool fb_cache_trade(struct fb_cache *cache, int pool, int *from, int *slot)
 {
     struct cache_pool *p = pool_at(cache, pool);
-    uint64_t loss;
+    struct rank least;
     if (!cache->policy->comparable || p->n_free > 0 || p->n_slots == p->n_keys ||
-        victim(cache, pool, &loss) < 0) {
+        victim(cache, pool, &least) < 0) {
         return false;
     }
+    uint64_t loss = loss_of(&least);
     int other = lender(cache, pool);
     if (other < 0 || cache->pools[other].least >= loss / TRADE_MARGIN) {
         return false;
     }
     struct cache_pool *o = &cache->pools[other];
-    o->least = 0;
-    int offer = o->n_free > 0 ? lowest_free(o) : victim(cache, other, &o->least);
+    int offer = o->n_free > 0 ? lowest_free(o) : victim(cache, other, &least);
+    o->least = o->n_free > 0 ? 0 : loss_of(&least);
     if (offer < 0 || o->least >= loss / TRADE_MARGIN) {
         return false;
     }

@@ -16,6 +16,7 @@
  *   C3  acquire fails only when every slot of the pool is pinned.
  *   C4  The same calls give the same answers: no randomness, no clock.
  *   C5  A protected key is evicted only when every unpinned slot of its pool holds a protected one.
+ *   C6  A key that is only offered evicts only a key that would be evicted before it.
  *
  * Pools, keys and slots are counted from 0. A number out of range aborts, in release builds too.
  * Threads: a cache belongs to one thread at a time.
@@ -55,9 +56,17 @@ void fb_cache_step(struct fb_cache *cache, int pool);
 void fb_cache_protect(struct fb_cache *cache, int pool, int key, int steps);
 bool fb_cache_protected(const struct fb_cache *cache, int pool, int key);
 
+/* While `above`, the key is also in a faster memory, which is asked first: here it is worth next to
+ * nothing. It need not be present. */
+void fb_cache_set_above(struct fb_cache *cache, int pool, int key, bool above);
+bool fb_cache_above(const struct fb_cache *cache, int pool, int key);
+
 /* Slot for the key: its own, else a free one, else the policy's victim (its parts are then 0).
  * *evicted is the key that lost its slot, or -1. Returns -1 (C3) when all slots are pinned. */
 int fb_cache_acquire(struct fb_cache *cache, int pool, int key, int *evicted);
+
+/* The same for a key that nobody needs now (C6). */
+int fb_cache_offer(struct fb_cache *cache, int pool, int key, int *evicted);
 
 /* Pins nest. The slot must not be free; unpinning a slot that is not pinned aborts. */
 void fb_cache_pin(struct fb_cache *cache, int pool, int slot);

@@ -12,7 +12,8 @@ struct tier_group {
     int pool; /* of the cache; -1: not in the tier */
     int n_experts, n_slots;
     uint32_t all; /* its parts, as bits */
-    int *pinned;  /* slots; [n_slots] */
+    int *whole;   /* [n_experts] by slot: the expert all of whose parts it holds, or -1 */
+    int *pinned;  /* [n_experts] slots */
     int n_pinned;
 };
 
@@ -40,7 +41,9 @@ struct fb_tier *fb_tier_new(
         if (n_slots[g] > 0) {
             group->pool = n_pools;
             group->n_slots = n_slots[g];
-            group->pinned = fb_xcalloc((size_t)n_slots[g], sizeof *group->pinned);
+            group->whole = fb_xcalloc((size_t)n_experts[g], sizeof *group->whole);
+            memset(group->whole, -1, (size_t)n_experts[g] * sizeof *group->whole);
+            group->pinned = fb_xcalloc((size_t)n_experts[g], sizeof *group->pinned);
             keys[n_pools] = n_experts[g];
             slots[n_pools++] = n_slots[g];
         }
@@ -55,6 +58,7 @@ void fb_tier_free(struct fb_tier *t)
 {
     if (t) {
         for (int g = 0; g < t->n_groups; g++) {
+            free(t->groups[g].whole);
             free(t->groups[g].pinned);
         }
         fb_cache_free(t->cache);
@@ -74,17 +78,51 @@ int fb_tier_slots(const struct fb_tier *t, int group)
     return t->groups[group].n_slots;
 }
 
+int fb_tier_expert(const struct fb_tier *t, int g, int slot)
+{
+    const struct tier_group *group = group_of(t, g);
+    FB_ASSERT(slot >= 0 && slot < group->n_slots);
+    return group->whole[slot];
+}
+
+void fb_tier_resize(struct fb_tier *t, int g, int n)
+{
+    struct tier_group *group = group_of(t, g);
+    FB_ASSERT(group->n_pinned == 0);
+    fb_cache_resize(t->cache, group->pool, n);
+    for (int slot = n; slot < group->n_slots; slot++) {
+        group->whole[slot] = -1;
+    }
+    group->n_slots = n;
+}
+
 static void pin(struct fb_tier *t, struct tier_group *group, int slot)
 {
     fb_cache_pin(t->cache, group->pool, slot);
     group->pinned[group->n_pinned++] = slot;
 }
 
+/* Gives a missing expert a slot, to be filled; -1: it is not worth one, and need not have it. *lost
+ * is the expert that the slot held. */
+static int give_slot(struct fb_tier *t, struct tier_group *group, int expert, bool must, int *lost)
+{
+    int evicted, slot = must ? fb_cache_acquire(t->cache, group->pool, expert, &evicted)
+                             : fb_cache_offer(t->cache, group->pool, expert, &evicted);
+    *lost = -1;
+    if (slot >= 0) {
+        *lost = group->whole[slot];
+        group->whole[slot] = -1;
+        fb_cache_set_parts(t->cache, group->pool, slot, 0);
+        pin(t, group, slot);
+    }
+    return slot;
+}
+
 int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int *slot_of,
-    int *missing, bool *fits)
+    int *missing, int *slots, int *lost, bool *fits)
 {
     struct tier_group *group = group_of(t, g);
-    int n_missing = 0, evicted;
+    int n_missing = 0;
     FB_ASSERT(group->n_pinned == 0);
     memset(slot_of, -1, (size_t)group->n_experts * sizeof *slot_of);
     fb_cache_step(t->cache, group->pool);
@@ -102,21 +140,24 @@ int fb_tier_open(struct fb_tier *t, int g, const struct fb_tier_need *need, int 
         }
     }
     *fits = need->n <= group->n_slots;
-    for (int i = 0; *fits && i < n_missing; i++) {
-        int slot = fb_cache_acquire(t->cache, group->pool, missing[i], &evicted);
-        FB_ASSERT(slot >= 0);
-        fb_cache_set_parts(t->cache, group->pool, slot, 0);
-        slot_of[missing[i]] = slot;
-        pin(t, group, slot);
+    for (int i = 0; i < n_missing; i++) {
+        slots[i] = give_slot(t, group, missing[i], *fits, &lost[i]);
+        FB_ASSERT(slots[i] >= 0 || !*fits);
+        if (*fits) {
+            slot_of[missing[i]] = slots[i];
+        }
     }
     return n_missing;
 }
 
 void fb_tier_fill(struct fb_tier *t, int g, int slot, int part)
 {
-    const struct tier_group *group = group_of(t, g);
-    uint32_t parts = fb_cache_parts(t->cache, group->pool, slot);
-    fb_cache_set_parts(t->cache, group->pool, slot, parts | 1u << part);
+    struct tier_group *group = group_of(t, g);
+    uint32_t parts = fb_cache_parts(t->cache, group->pool, slot) | 1u << part;
+    fb_cache_set_parts(t->cache, group->pool, slot, parts);
+    if (parts == group->all) {
+        group->whole[slot] = fb_cache_key(t->cache, group->pool, slot);
+    }
 }
 
 void fb_tier_close(struct fb_tier *t, int g)

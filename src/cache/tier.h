@@ -10,7 +10,8 @@
  *
  *      open(layer's experts) ---> hits are pinned
  *          all fit               the missing ones get slots: fill each part ---> ... ---> close
- *          not all fit           the missing ones pass by, and change nothing   ---> close
+ *          not all fit           those get slots that are worth more than what is in them; the
+ *                                others pass by
  *
  * Threads: belongs to one thread at a time. Numbers out of range abort.
  */
@@ -30,6 +31,13 @@ void fb_tier_free(struct fb_tier *tier); /* NULL is fine */
 
 int fb_tier_slots(const struct fb_tier *tier, int group);
 
+/* The expert all of whose parts are in the slot, or -1. */
+int fb_tier_expert(const struct fb_tier *tier, int group, int slot);
+
+/* Gives a group of the tier n slots (1..n_experts); what is in slots from n on is dropped. Not
+ * while a step of it is open. */
+void fb_tier_resize(struct fb_tier *tier, int group, int n);
+
 /* The experts of a layer that one step (a token, or a batch) needs. */
 struct fb_tier_need {
     const int *experts; /* [n] distinct */
@@ -39,10 +47,12 @@ struct fb_tier_need {
 
 /* Begins a step of the group, which must be in the tier. slot_of[e] becomes the slot of each needed
  * expert e that has one, else -1 (also of those that are not needed). missing[0 .. result) are the
- * experts to be asked for below, in the order of need->experts. *fits: all needed experts have
- * slots now, those of the missing ones empty. */
+ * experts to be asked for below, in the order of need->experts; slots[i] is the slot that
+ * missing[i] gets, to be filled, or -1, and lost[i] the expert that has lost it, all of whose parts
+ * are still there, or -1. *fits: all needed experts have slots. If not, slot_of tells only of those
+ * that were there before. */
 int fb_tier_open(struct fb_tier *tier, int group, const struct fb_tier_need *need, int *slot_of,
-    int *missing, bool *fits);
+    int *missing, int *slots, int *lost, bool *fits);
 
 /* The part of the slot's expert is there. Until all parts are, the expert counts as absent. */
 void fb_tier_fill(struct fb_tier *tier, int group, int slot, int part);

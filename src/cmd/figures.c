@@ -84,16 +84,17 @@ static void print_limit(const struct forebay_stats *s)
     }
 }
 
-static void print_device(const struct forebay_device_use *use, int n_layers)
+static void print_device(const struct forebay_device_use *use, const struct forebay_placement *p)
 {
-    fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, n_layers);
+    fprintf(stderr, "device: %s holds %d of %d layers", use->name, use->n_layers, p->n_layers);
+    const char *where = use->slots_shared ? " in RAM" : "";
     if (use->n_slotted > 0 && use->n_whole > 0) {
-        fprintf(stderr, " (%d with their experts) and computes the experts of %d from %d slots",
-            use->n_whole, use->n_slotted, use->n_slots);
+        fprintf(stderr, " (%d with their experts) and computes the experts of %d from %d slots%s",
+            use->n_whole, use->n_slotted, use->n_slots, where);
     } else if (use->n_slotted > 0) {
-        fprintf(stderr, " and computes their experts, from %d slots", use->n_slots);
+        fprintf(stderr, " and computes their experts, from %d slots%s", use->n_slots, where);
     } else if (use->n_whole < use->n_layers) {
-        fprintf(stderr, " (%d with their experts)", use->n_whole);
+        fprintf(stderr, " (%d with their %s)", use->n_whole, p->n_experts ? "experts" : "FFNs");
     }
     fprintf(stderr, ", %s\n", FB_SIZE(use->bytes));
 }
@@ -126,7 +127,7 @@ void figures_print(const struct forebay_stats *s, const struct forebay_placement
     }
     for (int d = 0; d < placement->n_devices; d++) {
         if (placement->devices[d].bytes) {
-            print_device(&placement->devices[d], placement->n_layers);
+            print_device(&placement->devices[d], placement);
         }
     }
     figures_print_context(stderr, placement);

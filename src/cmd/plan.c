@@ -54,6 +54,11 @@ static void print_memory(const struct forebay_plan *plan, const struct forebay_p
         snprintf(note, sizeof note, "%d of %d experts", p->n_slots, p->n_experts);
         print_line("expert slots", p->cache_bytes, note);
     }
+    if (p->lent_bytes) {
+        snprintf(note, sizeof note, "of the slots, while a batch of %" PRIu32 " tokens is computed",
+            p->batch);
+        print_line("  lent", p->lent_bytes, note);
+    }
     if (p->ring_bytes) {
         print_line("ring", p->ring_bytes, "buffer for streamed weights");
     }
@@ -265,18 +270,20 @@ static json_t *devices_json(const struct forebay_placement *p)
 static void print_json(const struct forebay_plan *plan, const struct forebay_placement *p)
 {
     json_t *root = json_pack(
-        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:o, s:o, "
+        "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, "
+        "s:o, s:o, "
         "s:o, s:o, s:o, s:o}",
         "fits", p->fits, "budget_bytes", (json_int_t)p->budget_bytes, "weights_bytes",
         (json_int_t)p->weights_bytes, "resident_bytes", (json_int_t)p->resident_bytes,
         "fixed_bytes", (json_int_t)p->fixed_bytes, "cache_bytes", (json_int_t)p->cache_bytes,
-        "ring_bytes", (json_int_t)p->ring_bytes, "streamed_bytes", (json_int_t)p->streamed_bytes,
-        "sidecar_bytes", (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes,
-        "compute_bytes", (json_int_t)p->compute_bytes, "context_bytes",
-        (json_int_t)p->context_bytes, "minimum_bytes", (json_int_t)p->minimum_bytes, "slots",
-        p->n_slots, "experts", p->n_experts, "layers", layers_json(plan), "tiers", tiers_json(plan),
-        "devices", devices_json(p), "estimate", speed_json(plan, 0, 1), "with_1_gib_more",
-        speed_json(plan, MORE, 1), "with_disk_twice_as_fast", speed_json(plan, 0, 2));
+        "lent_bytes", (json_int_t)p->lent_bytes, "batch", (int)p->batch, "ring_bytes",
+        (json_int_t)p->ring_bytes, "streamed_bytes", (json_int_t)p->streamed_bytes, "sidecar_bytes",
+        (json_int_t)p->sidecar_bytes, "kv_bytes", (json_int_t)p->kv_bytes, "compute_bytes",
+        (json_int_t)p->compute_bytes, "context_bytes", (json_int_t)p->context_bytes,
+        "minimum_bytes", (json_int_t)p->minimum_bytes, "slots", p->n_slots, "experts", p->n_experts,
+        "layers", layers_json(plan), "tiers", tiers_json(plan), "devices", devices_json(p),
+        "estimate", speed_json(plan, 0, 1), "with_1_gib_more", speed_json(plan, MORE, 1),
+        "with_disk_twice_as_fast", speed_json(plan, 0, 2));
     json_dumpf(root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(root);

@@ -42,7 +42,8 @@ const char *cmd_device_mem(const char *text, void *target);
     {CMD_UINT32, 'c', "ctx", "N", "tokens of context; default: as trained, if an eighth " \
         "of the memory is enough", \
         .target = &(m)->ctx, .min = 1, .max = 1 << 24}, \
-    {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default: 512 to 2048)", \
+    {CMD_UINT32, 'b', "batch", "N", "prompt tokens per pass (default: 512; 32 to 2048 " \
+        "when weights are streamed)", \
         .target = &(m)->batch, .min = 1, .max = 1 << 20}, \
     {CMD_INT, 't', "threads", "N", "number of threads; default: one per physical core", \
         .target = &(m)->threads, .min = 1, .max = 512}, \

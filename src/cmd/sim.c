@@ -121,12 +121,14 @@ static void print_decode(const struct fb_sim_report *r)
         printf(" and %s of other weights", FB_SIZE((uint64_t)per_token((double)f->dense_bytes, f)));
     }
     if (r->n_device_slots) {
-        printf("; %s are uploaded", FB_SIZE((uint64_t)per_token((double)f->upload_bytes, f)));
+        printf("; %s are uploaded, %s copied back",
+            FB_SIZE((uint64_t)per_token((double)f->upload_bytes, f)),
+            FB_SIZE((uint64_t)per_token((double)f->back_bytes, f)));
     }
     printf("\nestimate: %.2f tokens/s; a token takes %.2f ms, including %.2f ms stalled on reads",
         tok_per_s(f), per_token(f->seconds, f) * 1e3, per_token(f->stall_s, f) * 1e3);
     if (r->n_device_slots) {
-        printf(" and %.2f ms of uploads", per_token(f->upload_s, f) * 1e3);
+        printf(" and %.2f ms of copying", per_token(f->copy_s, f) * 1e3);
     }
     printf("\n");
 }
@@ -182,7 +184,9 @@ static void set_device(json_t *o, const struct fb_sim_figures *f)
     set_real(o, "device_hit_rate", percent(f->device_hits, f->device_requests) / 100);
     set_integer(o, "device_copy_bytes", f->upload_bytes);
     set_real(o, "device_copy_bytes_per_token", per_token((double)f->upload_bytes, f));
-    set_real(o, "device_copy_s", f->upload_s);
+    set_integer(o, "device_back_bytes", f->back_bytes);
+    set_real(o, "device_back_bytes_per_token", per_token((double)f->back_bytes, f));
+    set_real(o, "device_copy_s", f->copy_s);
 }
 
 static json_t *figures_json(const struct fb_sim_figures *f, bool device)

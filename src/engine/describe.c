@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "backend/lending.h"
 #include "model/meta.h"
 
 /* How far off estimates were: with earlier runs of the model to go by, without them, and where not
@@ -14,6 +15,7 @@
 static void describe_devices(const struct fb_preflight *p, struct forebay_placement *out)
 {
     const struct fb_devices *devices = &p->devices;
+    bool apart = p->catalog->n_expert > 0 || devices->plan.ffns_apart;
     int first, end, n = p->catalog->n_layer;
     fb_devices_slotted(devices, p->catalog, &first, &end);
     out->n_devices = fb_devices_used(devices) ? devices->n : 0;
@@ -25,9 +27,10 @@ static void describe_devices(const struct fb_preflight *p, struct forebay_placem
         use->room_bytes = devices->rooms.bytes[d];
         for (int l = 0; l < n; l++) {
             bool here = fb_offload_device_of(&devices->plan, n, l) == d;
-            use->n_whole += here && (l >= end || p->catalog->n_expert == 0);
+            use->n_whole += here && (l >= end || !apart);
             use->n_slotted += here && l >= first && l < end;
         }
+        use->slots_shared = use->n_slotted > 0 && devices->plan.slots_shared;
     }
 }
 
@@ -60,6 +63,10 @@ struct forebay_placement fb_describe_placement(const struct fb_preflight *p,
     out.fixed_bytes = fb_preflight_unclaimed_bytes(p, ws);
     out.resident_bytes = out.fixed_bytes + plan->resident_bytes;
     out.cache_bytes = plan->cache_bytes;
+    out.lent_bytes = plan->lent_bytes;
+    if (plan->batch_bytes > 0) {
+        out.compute_bytes = fb_lending_own(out.compute_bytes, p->options.batch, p->options.n_seq);
+    }
     out.sidecar_bytes = p->sidecar ? fb_binding_sidecar_bytes(binding) : 0;
     out.ring_bytes = plan->total_bytes - plan->resident_bytes - plan->cache_bytes;
     out.streamed_bytes = plan->streamed_bytes;

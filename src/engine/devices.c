@@ -11,6 +11,8 @@
 #include "engine/guard.h"
 #include "gpu/proxy.h"
 #include "model/weights.h"
+#include "plan/device_slots.h"
+#include "plan/ffns.h"
 
 /* Memory that the driver of a device without memory of its own takes, above all for compiled
  * shaders. Measured with Mesa's software driver: 40 to 85 MiB. */
@@ -26,6 +28,11 @@ void fb_devices_release(struct fb_devices *devices)
 bool fb_devices_used(const struct fb_devices *devices)
 {
     return devices->plan.output;
+}
+
+int fb_devices_prompt_rows(const struct fb_devices *devices)
+{
+    return fb_devices_used(devices) ? devices->prompt_rows : 0;
 }
 
 /* --- Memory that devices take -------------------------------------------------------------- */
@@ -131,15 +138,33 @@ static enum forebay_status measure_plan(
     return status;
 }
 
-enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
-    fb_devices_measure measure, void *user, const struct fb_needs *needs, struct forebay_error *err)
+static enum forebay_status place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    bool ffns_apart, fb_devices_measure measure, void *user, const struct fb_needs *needs,
+    struct forebay_error *err)
 {
     struct measuring m = {devices, measure, user};
     struct fb_offload_plan plan;
     enum forebay_status status = fb_offload_search(catalog, needs->kv_bytes, needs->compute_bytes,
-        &devices->rooms, measure_plan, &m, &plan, err);
+        ffns_apart, &devices->rooms, measure_plan, &m, &plan, err);
     if (status == FOREBAY_OK) {
         fb_devices_set_plan(devices, &plan);
+    }
+    return status;
+}
+
+enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb_catalog *catalog,
+    fb_devices_measure measure, void *user, const struct fb_needs *needs, struct forebay_error *err)
+{
+    enum forebay_status status = place(devices, catalog, false, measure, user, needs, err);
+    struct fb_offload_plan whole = devices->plan;
+    if (status != FOREBAY_OK || catalog->n_expert > 0 || whole.n_layers == catalog->n_layer) {
+        return status;
+    }
+    status = place(devices, catalog, true, measure, user, needs, err);
+    const struct fb_offload_plan *apart = &devices->plan;
+    if (status != FOREBAY_OK || !fb_ffns_better_apart(catalog, fb_offload_bytes(&whole),
+                                    fb_offload_bytes(apart), apart->n_layers)) {
+        fb_devices_set_plan(devices, &whole);
     }
     return status;
 }
@@ -151,6 +176,16 @@ static uint64_t expert_bytes(const struct fb_catalog *catalog, int first, int en
     for (int i = 0; i < catalog->n_tensors; i++) {
         const struct fb_tensor *t = &catalog->tensors[i];
         bytes += fb_weights_is_expert(t) && t->layer >= first && t->layer < end ? t->bytes : 0;
+    }
+    return bytes;
+}
+
+static uint64_t largest_unit(const struct fb_catalog *catalog)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < catalog->n_tensors; i++) {
+        const struct fb_tensor *t = &catalog->tensors[i];
+        bytes = fb_weights_is_expert(t) ? fb_max(bytes, t->expert_bytes) : bytes;
     }
     return bytes;
 }
@@ -181,6 +216,10 @@ bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *c
     plan.n_whole = n_whole;
     plan.n_slotted = n - n_whole;
     plan.slots_bytes = room - fb_min(room, rest);
+    plan.slots_shared = devices->shares_slots;
+    if (plan.slots_shared) {
+        plan.slots_bytes = fb_device_slots_transit(plan.slots_bytes, largest_unit(catalog));
+    }
     fb_devices_set_plan(devices, &plan);
     ok = ok && measure(user, needs, NULL) == FOREBAY_OK;
     if (!ok || plan.slots_bytes == 0) {
@@ -212,16 +251,27 @@ static char *experts_of_layers(int first, int end, bool matrices)
     return text;
 }
 
+/* Tensors of layers [0, end) that stay with the CPU, though other parts of these are on a device.
+ * NULL: there are none. */
+static char *kept_by_cpu(
+    const struct fb_devices *devices, const struct fb_catalog *catalog, int end)
+{
+    if (devices->plan.ffns_apart) {
+        return fb_ffns_pattern(catalog, end);
+    }
+    return catalog->n_expert > 0 && end > 0 ? experts_of_layers(0, end, false) : NULL;
+}
+
 /* The devices in use and their shares, as llama.cpp wants them: the device with the first layers
- * first, and each share a number of layers, the output being one. `slotted` is given by proxy. */
-static void list_used(struct fb_devices *devices, ggml_backend_dev_t slotted)
+ * first, and each share a number of layers, the output being one. `proxied` is given by proxy. */
+static void list_used(struct fb_devices *devices, ggml_backend_dev_t proxied)
 {
     const struct fb_offload_plan *plan = &devices->plan;
     int n = 0;
     for (int d = devices->n - 1; d >= 0; d--) {
         if (fb_offload_uses(plan, d)) {
             ggml_backend_dev_t dev = devices->all[d].dev;
-            devices->list[n] = dev == slotted ? fb_proxy_of(dev) : dev;
+            devices->list[n] = dev == proxied ? fb_proxy_of(dev) : dev;
             devices->split[n++] = (float)(plan->layers_on[d] + (plan->output_device == d));
         }
     }
@@ -238,13 +288,16 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     fb_devices_slotted(devices, catalog, &first, &end);
     int cpu_end = purpose == FB_TO_MEASURE ? end : first;
     bool slots = purpose == FB_TO_COMPUTE && first < end;
+    bool prompts = fb_devices_prompt_rows(devices) > 0;
+    ggml_backend_dev_t proxied = slots ? fb_devices_of_slots(devices, catalog)
+                                 : prompts && purpose != FB_TO_COMPARE ? devices->all[0].dev
+                                                                       : NULL;
     free(devices->on_cpu);
     free(devices->in_slots);
-    devices->on_cpu =
-        catalog->n_expert > 0 && cpu_end > 0 ? experts_of_layers(0, cpu_end, false) : NULL;
+    devices->on_cpu = kept_by_cpu(devices, catalog, cpu_end);
     devices->in_slots = slots ? experts_of_layers(first, end, true) : NULL;
     memset(devices->overrides, 0, sizeof devices->overrides);
-    list_used(devices, slots ? fb_devices_of_slots(devices, catalog) : NULL);
+    list_used(devices, proxied);
     if (slots) {
         devices->overrides[n++] = (struct llama_model_tensor_buft_override){
             .pattern = devices->in_slots, .buft = fb_device_gpu_buffers()};
@@ -257,6 +310,7 @@ void fb_devices_model_params(struct fb_devices *devices, const struct fb_catalog
     params->tensor_split = devices->split;
     params->n_gpu_layers = fb_offload_gpu_layers(&devices->plan);
     params->no_host = true;
+    params->use_extra_bufts = params->use_extra_bufts && !prompts;
     params->tensor_buft_overrides = n > 0 ? devices->overrides : NULL;
 }
 
@@ -264,7 +318,7 @@ void fb_devices_context_params(
     const struct fb_devices *devices, struct llama_context_params *params)
 {
     if (fb_devices_used(devices)) {
-        params->op_offload = false;
+        params->op_offload = fb_devices_prompt_rows(devices) > 0;
         params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
     }
 }

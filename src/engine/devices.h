@@ -11,6 +11,10 @@
  * overrides, with no_host (weights of the CPU are in the CPU's own layouts, not in a device's host
  * buffers) and without op_offload (they are not copied to a device for large batches). `plain`
  * models are loaded with these settings.
+ *
+ * In a model without experts the device, if it is the only one, computes prompts with the CPU's
+ * weights, too, which are copied to it for that. Then exact means: with op_offload, which does the
+ * same, and without use_extra_bufts, since a device computes with weights as they are in the file.
  */
 #ifndef FB_ENGINE_DEVICES_H
 #define FB_ENGINE_DEVICES_H
@@ -31,7 +35,9 @@ struct fb_devices {
     int n;                                 /* found; 0: none */
     struct fb_device all[FOREBAY_DEVICES]; /* in the order in which they are filled */
     struct fb_offload_rooms rooms;         /* of their memory; at most this may be used */
-    struct fb_offload_plan plan;           /* empty: no device is used */
+    bool shares_slots; /* the only device can compute with the stream's slots, and is to do so */
+    int prompt_rows;   /* fb_devices_prompt_rows, if the only device is used */
+    struct fb_offload_plan plan; /* empty: no device is used */
 
     /* For llama.cpp, which numbers the devices in use from the one with the first layers on: */
     ggml_backend_dev_t list[FOREBAY_DEVICES + 1]; /* ends with NULL */
@@ -52,6 +58,9 @@ void fb_devices_release(struct fb_devices *devices);
  * memory. */
 bool fb_devices_used(const struct fb_devices *devices);
 bool fb_devices_share(const struct fb_devices *devices);
+
+/* From how many tokens per pass on the device computes with the CPU's weights; 0: never. */
+int fb_devices_prompt_rows(const struct fb_devices *devices);
 
 /* Memory of the machine that devices take, and of it, compute buffers. */
 uint64_t fb_devices_shared_bytes(const struct fb_devices *devices, const struct fb_needs *needs);
@@ -97,9 +106,10 @@ enum forebay_status fb_devices_place(struct fb_devices *devices, const struct fb
 int fb_devices_least_whole(const struct fb_devices *devices, const struct fb_catalog *catalog);
 
 /* Changes the plan, which *needs belong to: the experts of the last n_whole layers stay on the
- * devices, and those of all others are computed from slots in the memory that is left. False, and
- * nothing changes, when that cannot be: not all layers are on devices, all experts are, the others'
- * layers are not all on one device, or no memory is left. */
+ * devices, and those of all others are computed from slots in the memory that is left, or from the
+ * stream's, with a transit there. False, and nothing changes, when that cannot be: not all layers
+ * are on devices, all experts are, the others' layers are not all on one device, or no memory is
+ * left. */
 bool fb_devices_use_slots(struct fb_devices *devices, const struct fb_catalog *catalog, int n_whole,
     fb_devices_measure measure, void *user, struct fb_needs *needs);
 

@@ -45,6 +45,10 @@ static uint64_t mix_settings(const struct forebay_model *m, uint64_t hash)
             (uint64_t)device->n_layers, (uint64_t)device->n_whole, (uint64_t)device->n_slotted};
         hash = fb_hash64(layers, sizeof layers, mix_text(hash, device->name));
     }
+    uint64_t prompt_rows = (uint64_t)fb_devices_prompt_rows(&m->preflight->devices);
+    if (prompt_rows > 0) {
+        hash = fb_hash64(&prompt_rows, sizeof prompt_rows, hash);
+    }
     return fb_hash64(settings, sizeof settings, hash);
 }
 

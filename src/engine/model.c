@@ -123,7 +123,7 @@ static enum forebay_status start_streaming(struct forebay_model *m, struct foreb
     fb_binding_set_threads(m->binding, o->threads);
     fb_binding_set_lookahead(m->binding, (int)o->lookahead, o->lookahead_recall);
     struct fb_budget budget =
-        fb_preflight_budget(m->preflight, fb_preflight_later_bytes(m->preflight));
+        fb_preflight_budget(m->preflight, fb_preflight_later_bytes(m->preflight), 0);
     enum forebay_status status =
         fb_binding_plan(m->binding, &budget, &m->plan, &m->placement.context_bytes, err);
     if (status == FOREBAY_OK) {

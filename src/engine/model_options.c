@@ -10,10 +10,10 @@
 #include "io/io.h"
 #include "model/meta.h"
 #include "os/memory.h"
+#include "plan/batch_size.h"
 #include "plan/context.h"
 
-#define BATCH_DEFAULT 512
-#define CELLS_MAX     (1u << 30)
+#define CELLS_MAX (1u << 30)
 
 void forebay_model_options_init(struct forebay_model_options *options)
 {
@@ -35,7 +35,7 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
         return fb_fail(err, FOREBAY_E_USAGE, "", "%d threads: must be 1 to %d", o->threads,
             GGML_MAX_N_THREADS);
     }
-    o->batch = o->batch ? o->batch : BATCH_DEFAULT;
+    o->batch = o->batch ? o->batch : FB_BATCH_USUAL;
     o->n_seq = o->n_seq ? o->n_seq : 1;
     if (o->n_seq > FB_SEQ_MAX || o->n_kept > FB_SEQ_MAX - o->n_seq) {
         return fb_fail(err, FOREBAY_E_USAGE, "", "%u sequences and %u kept: %d in all at most",
@@ -59,12 +59,24 @@ enum forebay_status fb_options_fill(struct forebay_model_options *o, struct fore
     return FOREBAY_OK;
 }
 
+/* "slots" and "slots:3" with that word. */
+static bool is_number_of(const char *text, const char *word, int *n)
+{
+    char format[32], end;
+    *n = 0;
+    snprintf(format, sizeof format, "%s:%%5d%%c", word);
+    return strcmp(text, word) == 0 || (sscanf(text, format, n, &end) == 1 && *n >= 0);
+}
+
 bool fb_options_slots(const struct forebay_model_options *o, int *n_whole)
 {
-    char end;
-    *n_whole = 0;
-    return strcmp(o->device_experts, "slots") == 0 ||
-           (sscanf(o->device_experts, "slots:%5d%c", n_whole, &end) == 1 && *n_whole >= 0);
+    return is_number_of(o->device_experts, "slots", n_whole) ||
+           is_number_of(o->device_experts, "copies", n_whole);
+}
+
+bool fb_options_share_slots(const struct forebay_model_options *o)
+{
+    return strncmp(o->device_experts, "copies", 6) != 0 && strcmp(o->device_experts, "layers") != 0;
 }
 
 enum forebay_status fb_options_fill_ctx(

@@ -16,6 +16,9 @@ enum forebay_status fb_options_fill(
 /* Whether experts are to be in slots on a device, and the last *n_whole layers with theirs. */
 bool fb_options_slots(const struct forebay_model_options *options, int *n_whole);
 
+/* Whether slots, if there are any, may be those of the stream. */
+bool fb_options_share_slots(const struct forebay_model_options *options);
+
 /* Fills in `ctx` with the least default, once the file is known, and limits `batch` to it. E_USAGE
  * when the context is too large for all sequences together. */
 enum forebay_status fb_options_fill_ctx(struct forebay_model_options *options,

@@ -222,8 +222,8 @@ void forebay_plan_speed(const struct forebay_plan *plan, uint64_t more_bytes, do
     const struct fb_plan *used = p->plan;
     struct fb_plan *larger = NULL;
     struct fb_speed speed;
-    if (more_bytes > 0 && fb_plan_make(ws, p->plan->budget_bytes + more_bytes, p->curves, &larger,
-                              NULL) == FOREBAY_OK) {
+    if (more_bytes > 0 && fb_plan_make(ws, p->plan->budget_bytes + more_bytes, p->plan->batch_bytes,
+                              p->curves, &larger, NULL) == FOREBAY_OK) {
         used = larger;
     }
     fb_preflight_estimate(p, ws, used, disk, fb_preflight_usual_past(p), &speed);

@@ -13,7 +13,6 @@
  */
 #include "engine/preflight.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,19 +24,17 @@
 #include "engine/model_options.h"
 #include "engine/sidecar_choice.h"
 #include "engine/trial.h"
+#include "gpu/gpu.h"
+#include "gpu/gpu_shared.h"
 #include "model/meta.h"
 #include "model/runnable.h"
 #include "os/memory.h"
+#include "plan/batch_size.h"
 #include "plan/context.h"
 
-/* When experts are streamed, a larger batch reads them less often. It grows up to BATCH_MOST
- * tokens, until an expert computes with ROWS_ENOUGH rows on average (85 multiply-adds per byte read
- * at 4.5 bits per weight: two cores beside a disk of 500 MB/s), as long as its intermediate results
- * need at most a BATCH_SHARE-th of the budget, which slots would lose. */
-#define BATCH_MOST  2048
-#define ROWS_ENOUGH 48
-#define BATCH_SHARE 16
-#define BATCH_STEP  32
+/* A context longer than the least one may add a RESULTS_SHARE-th of the budget to the intermediate
+ * results. */
+#define RESULTS_SHARE 16
 /* See own_bytes. */
 #define PROGRAM_BYTES (32 * FB_MIB)
 #define HEADER_FACTOR 8
@@ -67,11 +64,18 @@ uint64_t fb_preflight_later_bytes(const struct fb_preflight *p)
     return p->needs.compute_bytes + fb_devices_shared_compute_bytes(&p->devices, &p->needs);
 }
 
-/* All that llama.cpp will allocate. */
+/* Intermediate results on our device. Beside another one, these are the CPU backend's. */
+static uint64_t results_bytes(const struct fb_preflight *p)
+{
+    return fb_devices_used(&p->devices) ? 0 : p->needs.compute_bytes;
+}
+
+/* All that llama.cpp will allocate besides. */
 static uint64_t pending_bytes(const struct fb_preflight *p)
 {
     return fb_preflight_unclaimed_bytes(p, fb_binding_weights(p->measuring)) + p->needs.kv_bytes +
-           p->needs.compute_bytes + fb_devices_shared_bytes(&p->devices, &p->needs);
+           p->needs.compute_bytes - results_bytes(p) +
+           fb_devices_shared_bytes(&p->devices, &p->needs);
 }
 
 /* Memory of a plain model. llama.cpp loads one tensor at a time through a buffer. */
@@ -98,11 +102,21 @@ static enum forebay_status check_plain(const struct fb_preflight *p, struct fore
     return FOREBAY_OK;
 }
 
-struct fb_budget fb_preflight_budget(const struct fb_preflight *p, uint64_t pending)
+struct fb_budget fb_preflight_budget(
+    const struct fb_preflight *p, uint64_t pending, uint64_t results)
 {
-    return (struct fb_budget){p->options.mem_bytes, p->minimum_bytes, p->options.weights_mem_bytes,
-        pending + p->options.caller_bytes, fb_options_cells(&p->options), p->options.batch,
-        p->curves};
+    return (struct fb_budget){
+        .process_bytes = p->options.mem_bytes,
+        .minimum_bytes = p->minimum_bytes,
+        .weights_bytes = p->options.weights_mem_bytes,
+        .pending_bytes = pending + p->options.caller_bytes,
+        .results_bytes = results,
+        .ctx = fb_options_cells(&p->options),
+        .batch = p->options.batch,
+        .settles = p->options.caller_bytes == 0,
+        .rows = fb_devices_used(&p->devices) ? 0 : p->options.n_seq,
+        .curves = p->curves,
+    };
 }
 
 /* Memory of the process without the model: the program, the file's header and llama.cpp's copy of
@@ -116,16 +130,16 @@ static uint64_t own_bytes(const struct fb_preflight *p)
     return PROGRAM_BYTES + HEADER_FACTOR * header + fb_round_up(before, PROGRAM_BYTES);
 }
 
-/* The smallest budget: with the batch that was given, or the usual one. */
+/* The smallest budget with this batch. */
 static uint64_t least_bytes(const struct fb_preflight *p)
 {
-    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p));
+    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p), results_bytes(p));
     return fb_binding_minimum(p->measuring, &budget, own_bytes(p));
 }
 
 uint64_t fb_preflight_weights_room(const struct fb_preflight *p)
 {
-    uint64_t taken = pending_bytes(p) + p->options.caller_bytes + own_bytes(p);
+    uint64_t taken = pending_bytes(p) + results_bytes(p) + p->options.caller_bytes + own_bytes(p);
     uint64_t given = p->options.weights_mem_bytes;
     return given ? given : p->options.mem_bytes - fb_min(p->options.mem_bytes, taken);
 }
@@ -134,12 +148,20 @@ uint64_t fb_preflight_weights_room(const struct fb_preflight *p)
 
 static struct fb_binding *new_binding(const struct fb_preflight *p, bool measuring)
 {
-    struct fb_binding *binding = fb_binding_new(p->catalog, p->options.repack, measuring);
+    bool prompts = fb_devices_prompt_rows(&p->devices) > 0;
+    struct fb_binding *binding =
+        fb_binding_new(p->catalog, p->options.repack && !prompts, measuring);
+    if (prompts) {
+        fb_binding_give_prompts(binding);
+    }
     if (fb_devices_used(&p->devices)) {
         int first, end;
         fb_binding_beside_device(binding);
         fb_devices_slotted(&p->devices, p->catalog, &first, &end);
         fb_binding_give_gpu(binding, first, end);
+        if (p->devices.plan.slots_shared) {
+            fb_binding_share_slots(binding);
+        }
     }
     if (p->sidecar) {
         fb_binding_use_sidecar(binding, p->sidecar);
@@ -168,6 +190,11 @@ enum forebay_status fb_preflight_measure(
     enum forebay_status status = fb_guard_measure(p->catalog->files[0]->path,
         fb_llama_model_params(&p->options, p->catalog, &p->devices, &p->overrides, FB_TO_MEASURE),
         fb_llama_context_params(&p->options, &p->devices, &p->overrides, true), needs, err);
+    if (status == FOREBAY_OK && fb_devices_prompt_rows(&p->devices) > 0) {
+        uint64_t bytes = fb_gpu_prompt_bytes(fb_binding_weights(p->measuring));
+        needs->bytes_on[0] += bytes; /* the only device */
+        needs->compute_bytes_on[0] += bytes;
+    }
     return status == FOREBAY_OK ? fb_binding_check_types(p->measuring, err) : status;
 }
 
@@ -220,7 +247,7 @@ void fb_preflight_probe_disk(struct fb_preflight *p)
 
 static enum forebay_status plan_once(struct fb_preflight *p, struct forebay_error *err)
 {
-    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p));
+    struct fb_budget budget = fb_preflight_budget(p, pending_bytes(p), results_bytes(p));
     fb_plan_free(p->plan);
     p->plan = NULL;
     return fb_binding_plan(p->measuring, &budget, &p->plan, &p->context_bytes, err);
@@ -239,38 +266,53 @@ static enum forebay_status plan_batch(
     return status == FOREBAY_OK ? plan_once(p, err) : status;
 }
 
-/* The largest batch that the memory allows. It grows with the budget in small steps, so that more
- * memory always leaves more for weights too, and not at all where memory is scarce. */
-static uint32_t best_batch(const struct fb_preflight *p)
+/* Batches between which one is chosen, and what they need. */
+struct batches {
+    uint32_t least, usual; /* equal: the batch was given */
+    uint64_t needed_bytes; /* the smallest budget with the usual one */
+    double token_bytes;    /* a token more */
+};
+
+/* The batch for streaming. */
+static uint32_t batch_size(const struct fb_preflight *p, const struct batches *b)
 {
-    uint32_t usual = p->options.batch, used = (uint32_t)p->catalog->n_expert_used;
-    uint64_t enough = used ? ROWS_ENOUGH * (uint64_t)p->catalog->n_expert / used : 0;
-    uint32_t most = (uint32_t)fb_min(fb_min(BATCH_MOST, enough), p->options.ctx);
-    double each = (double)p->needs.compute_bytes / usual;
-    uint64_t budget = p->options.mem_bytes;
-    uint64_t least = p->context_bytes + fb_plan_minimum(fb_binding_weights(p->measuring));
-    uint64_t spare = budget - fb_min(budget, least);
-    double more = (double)fb_min(budget / BATCH_SHARE, spare / 4) / each;
-    if (most <= usual) {
-        return usual;
-    }
-    return usual + (uint32_t)fmin(most - usual, more) / BATCH_STEP * BATCH_STEP;
+    bool experts = p->catalog->n_expert_used > 0;
+    double more = b->token_bytes * (b->usual - b->least);
+    const struct fb_batch_inputs in = {
+        .budget_bytes = p->options.mem_bytes,
+        .least_bytes = b->needed_bytes - fb_min(b->needed_bytes, (uint64_t)more),
+        .token_bytes = b->token_bytes,
+        .n_expert = p->catalog->n_expert,
+        .n_used = p->catalog->n_expert_used,
+        .lent = experts && !fb_devices_used(&p->devices) && !p->options.weights_mem_bytes,
+        .ctx = p->options.ctx,
+    };
+    return fb_batch_size(&in);
 }
 
-/* Plans; for streaming and unless a batch was given, with a larger one. */
-static enum forebay_status plan_streaming(
-    struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
+/* Plans with the usual batch, which was measured; unless everything fits, with the best one. */
+static enum forebay_status plan_best_batch(
+    struct fb_preflight *p, const struct batches *b, struct forebay_error *err)
 {
-    enum forebay_status status = plan_once(p, err);
-    if (status != FOREBAY_OK || p->plan->everything_fits || !choose_batch) {
+    if (b->least == b->usual) {
+        return plan_once(p, err);
+    }
+    enum forebay_status status = FOREBAY_E_NOFIT;
+    struct forebay_error unused;
+    if (p->options.weights_mem_bytes || p->options.mem_bytes >= b->needed_bytes) {
+        status = plan_once(p, &unused);
+    }
+    if (status == FOREBAY_OK && p->plan->everything_fits) {
         return status;
     }
-    uint32_t usual = p->options.batch, batch = best_batch(p);
-    struct forebay_error unused;
-    if (batch > usual && plan_batch(p, batch, &unused) != FOREBAY_OK) {
-        status = plan_batch(p, usual, err);
+    uint32_t batch = batch_size(p, b);
+    if (status == FOREBAY_OK && batch == b->usual) {
+        return status;
     }
-    return status;
+    if (batch > b->least && plan_batch(p, batch, &unused) == FOREBAY_OK) {
+        return FOREBAY_OK;
+    }
+    return plan_batch(p, b->least, err);
 }
 
 /* Memory that grows with the context. */
@@ -280,15 +322,16 @@ static uint64_t growing_bytes(const struct fb_preflight *p)
            2 * sizeof(float) * (uint64_t)fb_options_cells(&p->options) * p->options.batch;
 }
 
-/* Lengthens the context beyond the least one, as far as the memory allows (plan/context.h), and
- * measures again. */
-static enum forebay_status lengthen_context(struct fb_preflight *p, struct forebay_error *err)
+/* Lengthens the context beyond the least one, with which the model needs `needed` bytes, as far as
+ * the memory allows (plan/context.h), and measures again. */
+static enum forebay_status lengthen_context(
+    struct fb_preflight *p, uint64_t needed, struct forebay_error *err)
 {
     const struct fb_weights *ws = fb_binding_weights(p->measuring);
     uint32_t least = p->options.ctx;
     struct fb_context_inputs in = {
         .budget_bytes = fb_min(p->options.mem_bytes, fb_memory_default_budget()),
-        .fits_bytes = p->minimum_bytes - fb_plan_minimum(ws) + ws->dense_bytes + ws->expert_bytes,
+        .fits_bytes = needed - fb_plan_minimum(ws) + ws->dense_bytes + ws->expert_bytes,
         .least_bytes = growing_bytes(p),
         .least = least,
         .trained = fb_options_longest_ctx(&p->options, p->catalog),
@@ -301,31 +344,57 @@ static enum forebay_status lengthen_context(struct fb_preflight *p, struct foreb
     struct forebay_error unused;
     enum forebay_status status = fb_preflight_measure_devices(p, &unused);
     uint64_t grown = p->needs.compute_bytes - fb_min(results, p->needs.compute_bytes);
-    if (status == FOREBAY_OK && grown <= fb_max(results, in.budget_bytes / BATCH_SHARE)) {
+    if (status == FOREBAY_OK && grown <= fb_max(results, in.budget_bytes / RESULTS_SHARE)) {
         return status;
     }
     p->options.ctx = least;
     return fb_preflight_measure_devices(p, err);
 }
 
-static enum forebay_status measure_and_plan(
-    struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
+/* Measures with the batch that was given; without one, with the least and then with the usual one.
+ */
+static enum forebay_status measure_batches(
+    struct fb_preflight *p, struct batches *b, struct forebay_error *err)
 {
+    p->options.batch = b->least;
     enum forebay_status status = fb_preflight_measure_devices(p, err);
     if (status != FOREBAY_OK || p->options.plain) {
         return status;
     }
-    p->minimum_bytes = least_bytes(p);
-    if (p->ctx_by_memory && p->options.mem_bytes >= p->minimum_bytes &&
-        !p->options.weights_mem_bytes) {
-        status = lengthen_context(p, err);
-        if (status != FOREBAY_OK) {
-            return status;
-        }
+    p->minimum_bytes = b->needed_bytes = least_bytes(p);
+    if (b->least < b->usual) {
+        p->options.batch = b->usual;
+        status = fb_preflight_measure_devices(p, err);
     }
-    status = gather(p, err);
+    if (status == FOREBAY_OK && b->least < b->usual) {
+        b->needed_bytes = least_bytes(p);
+        uint64_t more = b->needed_bytes - fb_min(b->needed_bytes, p->minimum_bytes);
+        b->token_bytes = (double)more / (b->usual - b->least);
+    }
+    return status;
+}
+
+static enum forebay_status measure_and_plan(
+    struct fb_preflight *p, bool choose_batch, struct forebay_error *err)
+{
+    struct batches b = {.least = p->options.batch, .usual = p->options.batch};
+    if (choose_batch && !p->options.plain) {
+        b.least = (uint32_t)fb_min(b.least, FB_BATCH_LEAST);
+    }
+    enum forebay_status status = measure_batches(p, &b, err);
+    if (status != FOREBAY_OK || p->options.plain) {
+        return status;
+    }
+    if (p->ctx_by_memory && p->options.mem_bytes >= b.needed_bytes &&
+        !p->options.weights_mem_bytes) {
+        status = lengthen_context(p, b.needed_bytes, err);
+        b.needed_bytes = status == FOREBAY_OK ? least_bytes(p) : 0;
+    }
     if (status == FOREBAY_OK) {
-        status = plan_streaming(p, choose_batch, err);
+        status = gather(p, err);
+    }
+    if (status == FOREBAY_OK) {
+        status = plan_best_batch(p, &b, err);
     }
     if (status == FOREBAY_OK && !p->plan->everything_fits) {
         fb_preflight_probe_disk(p);
@@ -337,6 +406,13 @@ static enum forebay_status measure_and_plan(
     return status;
 }
 
+/* With several devices, slots are copies. */
+static bool shares_slots(const struct fb_preflight *p)
+{
+    return p->devices.n == 1 && p->devices.all[0].shared && p->catalog->n_expert > 0 &&
+           fb_options_share_slots(&p->options) && fb_gpu_shared_works(p->devices.all[0].dev);
+}
+
 /* Weights on a device that shares the machine's memory cannot be streamed. If the model does not
  * fit with one, and the user did not ask for it, the device is left out. */
 static enum forebay_status measure(
@@ -346,6 +422,7 @@ static enum forebay_status measure(
         return FOREBAY_OK; /* nothing to place; our device stays unknown to llama.cpp */
     }
     fb_device_register();
+    p->devices.shares_slots = shares_slots(p);
     uint32_t least_ctx = p->options.ctx;
     enum forebay_status status = measure_and_plan(p, choose_batch, err);
     if (status == FOREBAY_E_NOFIT && fb_devices_share(&p->devices) &&

@@ -79,8 +79,10 @@ struct fb_binding *fb_preflight_bind(const struct fb_preflight *preflight);
 
 /* --- Memory -------------------------------------------------------------------------------- */
 
-/* The budget to plan with. `pending_bytes`: memory that llama.cpp will allocate and has not yet. */
-struct fb_budget fb_preflight_budget(const struct fb_preflight *preflight, uint64_t pending_bytes);
+/* The budget to plan with. llama.cpp will allocate `pending_bytes` and has not yet, and
+ * `results_bytes` for intermediate results on our device. */
+struct fb_budget fb_preflight_budget(
+    const struct fb_preflight *preflight, uint64_t pending_bytes, uint64_t results_bytes);
 
 /* pending_bytes once the model is loaded and the context made: growth at the first evaluation. */
 uint64_t fb_preflight_later_bytes(const struct fb_preflight *preflight);

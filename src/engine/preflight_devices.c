@@ -32,14 +32,14 @@ static bool can_be_slotted(const struct fb_preflight *p, int first, int end)
     return n == 0;
 }
 
-/* Whether the slots of each layer hold what a token uses of it: with fewer, nothing would ever hit,
- * and every expert would be copied for every token. */
+/* Whether there is memory for a slot of each group, beside a transit, or for a transit alone: slots
+ * of the stream follow from the budget. */
 static bool slots_suffice(const struct fb_preflight *p, int first, int end)
 {
     const struct fb_weights *ws = fb_binding_weights(p->measuring);
     uint64_t bytes = p->devices.plan.slots_bytes;
-    return bytes >= fb_device_slots_least(ws, first, end) &&
-           fb_device_slots_make(ws, first, end, bytes).n >= (uint64_t)p->catalog->n_expert_used;
+    return bytes >= (p->devices.plan.slots_shared ? fb_device_slots_least_transit(ws, first, end)
+                                                  : fb_device_slots_least(ws, first, end));
 }
 
 /* Has a device compute the experts of all layers but the last n_whole, from slots, if it can; else
@@ -57,7 +57,7 @@ static enum forebay_status place_in_slots(
     if (can_be_slotted(p, first, end) && slots_suffice(p, first, end)) {
         return FOREBAY_OK;
     }
-    fb_debug("%s has no room for a token's experts in slots: it gets whole layers",
+    fb_debug("%s has no room for experts in slots: it gets whole layers",
         ggml_backend_dev_name(fb_devices_of_slots(&p->devices, p->catalog)));
     fb_devices_set_plan(&p->devices, &before);
     return fb_preflight_measure(p, &p->needs, err);
@@ -73,7 +73,8 @@ static uint64_t most_slots_bytes(struct fb_preflight *p, int n_whole)
     int first, end;
     if (fb_devices_use_slots(&p->devices, p->catalog, n_whole, fb_preflight_measure, p, &needs)) {
         fb_devices_slotted(&p->devices, p->catalog, &first, &end);
-        bytes = can_be_slotted(p, first, end) ? p->devices.plan.slots_bytes : 0;
+        bool can = can_be_slotted(p, first, end) && slots_suffice(p, first, end);
+        bytes = can ? p->devices.plan.slots_bytes : 0;
     }
     fb_devices_set_plan(&p->devices, &before);
     return bytes;
@@ -116,6 +117,7 @@ static enum forebay_status choose(struct fb_preflight *p, const struct fb_weight
         .ram_beside_bytes = coarse(fb_preflight_weights_room(p)),
         .least_whole = fb_devices_least_whole(&p->devices, p->catalog),
         .slots_device = fb_offload_device_of(&p->devices.plan, n, 0),
+        .slots_shared = p->devices.shares_slots,
         .may_do_without = strcmp(p->options.device, "auto") == 0};
     enum forebay_status status = fb_preflight_rates(p, all, err);
     if (status == FOREBAY_OK) {
@@ -146,7 +148,8 @@ static enum forebay_status place_by_speed(struct fb_preflight *p, const struct f
 {
     struct fb_placement placement;
     struct fb_offload_plan none = {0};
-    bool slots_possible = p->devices.plan.n_layers == p->catalog->n_layer &&
+    bool slots_possible = p->catalog->n_expert > 0 &&
+                          p->devices.plan.n_layers == p->catalog->n_layer &&
                           p->devices.plan.n_whole < p->catalog->n_layer;
     if (!fb_machine_remembers() || !fb_devices_used(&p->devices) ||
         (!slots_possible && strcmp(p->options.device, "auto") != 0)) {
@@ -172,6 +175,9 @@ enum forebay_status fb_preflight_measure_devices(struct fb_preflight *p, struct 
     struct fb_weights *all = fb_weights_copy(fb_binding_weights(p->measuring));
     uint64_t ram_bytes = fb_preflight_weights_room(p);
     int n_whole;
+    p->devices.prompt_rows = p->devices.n == 1 && p->catalog->n_expert == 0
+                                 ? fb_gpu_prompt_rows(p->devices.all[0].dev)
+                                 : 0;
     status = fb_devices_set_rooms(&p->devices, &p->options, err);
     if (status == FOREBAY_OK) {
         status = fb_devices_place(&p->devices, p->catalog, fb_preflight_measure, p, &p->needs, err);
@@ -193,7 +199,7 @@ int fb_preflight_device_slots(const struct fb_preflight *p, const struct fb_grou
 {
     int first, end;
     fb_devices_slotted(&p->devices, p->catalog, &first, &end);
-    if (group->layer < first || group->layer >= end) {
+    if (group->layer < first || group->layer >= end || p->devices.plan.slots_shared) {
         return 0;
     }
     struct fb_device_slots slots = fb_device_slots_make(

@@ -70,6 +70,7 @@ static bool add_devices(const struct fb_preflight *p, const struct fb_weights *w
     if (plan->n_slotted > 0) {
         int d = fb_offload_device_of(plan, p->catalog->n_layer, devices->first_layer);
         devices->slotted = d < 0 ? NULL : names->of[d];
+        devices->slots_shared = plan->slots_shared;
         devices->slots =
             fb_device_slots_make(ws, devices->first_layer, devices->end_layer, plan->slots_bytes);
     }

@@ -28,9 +28,10 @@ static double estimated_tok_per_s(const struct forebay_session *s)
     return speed.decode_tok_per_s;
 }
 
-/* Names of the devices in use, separated by commas, and sums over them. */
+/* Names of the devices in use, separated by commas, sums over them, and what their slots are. */
 static void add_devices(const struct forebay_placement *p, struct forebay_stats *out)
 {
+    const char *form = "none";
     size_t used = 0, cap = sizeof out->device_name;
     for (int d = 0; d < p->n_devices; d++) {
         const struct forebay_device_use *use = &p->devices[d];
@@ -40,11 +41,12 @@ static void add_devices(const struct forebay_placement *p, struct forebay_stats 
         }
         out->device_layers += (uint64_t)use->n_layers;
         out->device_bytes += use->bytes;
-        out->device_slots += (uint64_t)use->n_slots;
+        form = use->n_slots == 0 ? form : use->slots_shared ? "shared" : "copies";
     }
     if (used == 0) {
         snprintf(out->device_name, cap, "none");
     }
+    snprintf(out->device_slots_form, sizeof out->device_slots_form, "%s", form);
 }
 
 void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *out)
@@ -58,9 +60,12 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
     struct fb_tier_stats tier = {0};
     struct fb_gpu_uploads uploads = {0};
     if (m->gpu_slots) {
-        tier = fb_tier_stats(fb_gpu_slots_tier(m->gpu_slots));
+        struct fb_tier *on_device = fb_gpu_slots_tier(m->gpu_slots);
+        tier = on_device ? fb_tier_stats(on_device) : tier;
         uploads = fb_gpu_slots_uploads(m->gpu_slots);
     }
+    uint64_t copied_ns = 0,
+             copied_bytes = m->binding ? fb_binding_copied(m->binding, &copied_ns) : 0;
     *out = (struct forebay_stats){
         .decode_tok_per_s = rate(s->decode_tokens, s->decode_ns),
         .prompt_tok_per_s = rate(s->prompt_tokens, s->prompt_ns),
@@ -85,10 +90,12 @@ void forebay_stats_get(const struct forebay_session *s, struct forebay_stats *ou
         .load_s = m->load_s,
         .load_read_bytes = m->load_read_bytes,
         .resident_bytes = m->placement.resident_bytes,
+        .device_slots = m->gpu_slots ? (uint64_t)fb_gpu_slots_total(m->gpu_slots) : 0,
         .device_requests = tier.requests,
         .device_hits = tier.hits,
-        .device_copy_bytes = uploads.bytes,
-        .device_copy_s = (double)uploads.ns * 1e-9,
+        .device_copy_bytes = uploads.bytes + copied_bytes,
+        .device_back_bytes = uploads.back_bytes,
+        .device_copy_s = (double)(uploads.ns + copied_ns) * 1e-9,
         .governor_shrinks = stream.shrinks,
         .governor_grows = stream.grows,
         .other_cores = m->binding ? fb_binding_others(m->binding) : 0,

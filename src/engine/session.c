@@ -172,6 +172,9 @@ enum forebay_status fb_session_decode(
     struct forebay_model *m = s->model;
     *code = 0;
     share_processors(m);
+    if (m->binding) {
+        fb_binding_pass(m->binding, (uint32_t)batch.n_tokens);
+    }
     enum forebay_status status = fb_guard_decode(m->ctx, batch, code, err);
     m->broken = status != FOREBAY_OK && *code == 0; /* it threw */
     if (status != FOREBAY_OK && m->binding) {

@@ -29,10 +29,18 @@ struct fb_weights;
 /* Whether the device computes products of experts of this kind. */
 bool fb_gpu_computes(ggml_backend_dev_t device, const struct fb_weights *weights, int weight);
 
+/* From how many rows on the device computes products of dense weights that are not in its memory:
+ * ggml's offload_op, 32 unless the user sets GGML_OP_OFFLOAD_MIN_BATCH. 0: it never does. */
+int fb_gpu_prompt_rows(ggml_backend_dev_t device);
+
+/* The memory that it needs for that, beside what llama.cpp allocates. */
+uint64_t fb_gpu_prompt_bytes(const struct fb_weights *weights);
+
 /* Allocates slots_bytes of the proxied device's memory, or what it has of them, as slots for the
- * experts that the binding has given to it, divided as plan/device_slots.h says; from now on the
- * proxy computes with these. The binding has been started, and must outlive the result. E_NOMEM
- * when not even fb_device_slots_least can be had. */
+ * experts that the binding has given to it, divided as plan/device_slots.h says; with
+ * fb_binding_share_slots, all of it as a transit beside the stream's slots. From now on the proxy
+ * computes with these. The binding has been started, and must outlive the result. E_NOMEM when not
+ * even fb_device_slots_least, or fb_device_slots_least_transit, can be had. */
 enum forebay_status fb_gpu_start(struct fb_binding *binding, uint64_t slots_bytes,
     struct fb_gpu_slots **out, struct forebay_error *err);
 /* After llama.cpp's context and before the binding is freed. NULL is accepted. */

@@ -76,6 +76,7 @@ enum ggml_status fb_gpu_exec_reserve(
     }
     ggml_backend_buffer_free(*buffer);
     *buffer = ggml_backend_alloc_buffer(ex->gpu, bytes + bytes / 2);
+    *buffer = *buffer ? *buffer : ggml_backend_alloc_buffer(ex->gpu, bytes);
     if (*buffer) {
         return GGML_STATUS_SUCCESS;
     }

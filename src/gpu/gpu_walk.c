@@ -7,6 +7,10 @@
  *                 [from .................. i)       together: everything up to the next layer's
  *                 [g][u]  [d]                       in sets: expert nodes alone, several times
  *
+ * With slots of its own on the GPU, a layer is opened in two levels (stream/levels.h). With shared
+ * slots (gpu_slots.h) it is opened in the stream alone, and its lease stays open while the GPU
+ * computes with the lease's slots.
+ *
  * The GPU is waited for before anything that it may be reading is overwritten: slots, transit, ids.
  */
 #include "gpu/gpu_walk.h"
@@ -16,37 +20,55 @@
 
 #include "backend/memory_watch.h"
 #include "base/error.h"
+#include "gpu/gpu_dense.h"
+#include "gpu/gpu_shared.h"
 #include "gpu/masked.h"
-#include "stream/transit.h"
+#include "stream/levels.h"
 
 struct fb_gpu_walk {
     struct fb_gpu_exec exec;
     struct fb_masked *masked;
     struct fb_gpu_slots *slots; /* during a graph */
     bool computing;             /* a graph */
+    struct fb_gpu_dense *dense;
     struct fb_expert_use *order;
     int cap_order;
 
     /* The open layer: */
     const struct ggml_tensor *ids; /* NULL: none */
-    int group;
     struct fb_routing routing;
     char *raw_ids; /* as read back */
     size_t cap_raw_ids;
-    struct ggml_tensor *slot_ids; /* together: on the GPU */
-    bool in_sets;                 /* not together */
-    struct fb_lease lease;        /* on the missing experts; in sets, if they fit into it */
-    int *missing, *missing_uses, n_missing; /* not in slots of the GPU when the layer was opened */
-    int *slot_of;                           /* by expert: slot of the GPU, or -1 */
-    int *index_of;                          /* by expert: unit of the transit, or -1; for one set */
+    int group;
+    bool in_sets;                 /* else the nodes are computed with their neighbours ... */
+    struct ggml_tensor *slot_ids; /* ... and these ids, on the GPU */
+    struct fb_levels levels;      /* open, unless the layer has no rows; not with shared slots */
+    struct fb_lease lease;        /* with shared slots */
+    int *index_of;                /* by expert: where its unit is in a stack, or -1 */
     int cap_experts;
 };
+
+/* --- Copies ----------------------------------------------------------------------------------- */
+
+static void copy_up(void *user, int weight, int slot, const void *unit)
+{
+    const struct fb_gpu_walk *w = user;
+    fb_gpu_slots_fill(w->slots, weight, slot, unit);
+}
+
+static void copy_down(void *user, int weight, int slot, void *unit)
+{
+    const struct fb_gpu_walk *w = user;
+    fb_gpu_slots_read(w->slots, weight, slot, unit);
+}
 
 struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
 {
     struct fb_gpu_walk *w = fb_xcalloc(1, sizeof *w);
     fb_gpu_exec_init(&w->exec, gpu);
     w->masked = fb_masked_new();
+    w->levels.device = (struct fb_levels_device){.up = copy_up, .down = copy_down, .user = w};
+    w->dense = fb_gpu_dense_new(gpu);
     w->lease.group = -1;
     w->group = -1;
     return w;
@@ -54,17 +76,21 @@ struct fb_gpu_walk *fb_gpu_walk_new(ggml_backend_t gpu)
 
 /* --- A layer --------------------------------------------------------------------------------- */
 
+/* Whether the slots are the stream's own. */
+static bool shared(const struct fb_gpu_walk *w)
+{
+    return w->slots && fb_gpu_slots_shared(w->slots);
+}
+
 static void close_layer(struct fb_gpu_walk *w)
 {
     struct fb_stream *stream = w->exec.binding->stream;
+    fb_levels_close(&w->levels);
     if (w->lease.group >= 0) {
         fb_stream_lease_end(stream, &w->lease);
     }
-    if (w->in_sets) {
+    if (shared(w)) {
         fb_stream_sets_end(stream);
-    }
-    if (w->group >= 0) {
-        fb_tier_close(fb_gpu_slots_tier(w->slots), w->group);
     }
     w->in_sets = false;
     w->ids = NULL;
@@ -85,78 +111,58 @@ static enum ggml_status read_ids(struct fb_gpu_walk *w, const struct ggml_tensor
     return fb_binding_read_routes(w->exec.binding, &w->routing, &here, group);
 }
 
-/* Opens the layer in the tier. *fits: every needed expert has a slot. */
-static void look_up(struct fb_gpu_walk *w, int n_expert, bool *fits)
+static void reserve_index(struct fb_gpu_walk *w)
 {
-    const struct fb_routes *r = &w->routing.routes;
+    int n_expert = w->exec.binding->weights->groups[w->group].n_expert;
     if (n_expert > w->cap_experts) {
-        size_t n = (size_t)n_expert;
         w->cap_experts = n_expert;
-        w->missing = fb_xrealloc(w->missing, n * sizeof *w->missing);
-        w->missing_uses = fb_xrealloc(w->missing_uses, n * sizeof *w->missing_uses);
-        w->slot_of = fb_xrealloc(w->slot_of, n * sizeof *w->slot_of);
-        w->index_of = fb_xrealloc(w->index_of, n * sizeof *w->index_of);
+        w->index_of = fb_xrealloc(w->index_of, (size_t)n_expert * sizeof *w->index_of);
     }
-    const struct fb_tier_need need = {r->needed, r->uses, r->n_needed};
-    w->n_missing =
-        fb_tier_open(fb_gpu_slots_tier(w->slots), w->group, &need, w->slot_of, w->missing, fits);
-    for (int i = 0; i < w->n_missing; i++) {
-        w->missing_uses[i] = w->routing.rows[w->missing[i]];
-    }
+    memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
 }
 
-/* Brings a part of the lease's experts from the stream's slots into slots of the GPU. */
-static enum ggml_status fill_part(struct fb_gpu_walk *w, int part)
+/* Opens the layer with shared slots: together if the stream has all experts in slots, and these are
+ * the GPU's. */
+static enum ggml_status open_shared(struct fb_gpu_walk *w, int weight)
 {
-    struct fb_stream *stream = w->exec.binding->stream;
+    struct fb_binding *b = w->exec.binding;
+    const struct fb_routes *routes = &w->routing.routes;
     struct forebay_error error;
-    int weight = w->exec.binding->weights->groups[w->group].weight[part], n_slots;
-    uint64_t stride;
-    if (fb_stream_lease_wait(stream, &w->lease, part, &error) != FOREBAY_OK) {
+    bool together = fb_stream_layer_begin(b->stream, &w->lease, weight, routes);
+    w->in_sets = !together || !fb_gpu_shared_group(fb_gpu_slots_shared(w->slots), w->group);
+    /* All parts now, for the time of a read must not decide what is computed in one graph. */
+    for (int p = 0; p < b->weights->groups[w->group].n_parts && together; p++) {
+        if (fb_stream_lease_wait(b->stream, &w->lease, p, &error) != FOREBAY_OK) {
+            return fb_binding_fail(b, &error);
+        }
+    }
+    if (w->in_sets) {
+        return GGML_STATUS_SUCCESS;
+    }
+    reserve_index(w);
+    for (int k = 0; k < w->lease.n; k++) {
+        w->index_of[w->lease.experts[k]] = w->lease.slots[k];
+    }
+    return fb_gpu_exec_ids(&w->exec, routes, w->index_of, 0, &w->slot_ids); /* none is masked */
+}
+
+/* Opens the layer in both levels: fills its slots, or asks the stream for what is missing. */
+static enum ggml_status open_levels(struct fb_gpu_walk *w, int weight)
+{
+    struct forebay_error error;
+    fb_levels_open(&w->levels, w->group, &w->routing.routes);
+    w->in_sets = !w->levels.fits;
+    if (w->in_sets) {
+        if (w->levels.n_missing > 0) {
+            fb_levels_ask(&w->levels, weight, &w->routing.routes);
+        }
+        return GGML_STATUS_SUCCESS;
+    }
+    if (fb_levels_fill(&w->levels, &error) != FOREBAY_OK) {
         return fb_binding_fail(w->exec.binding, &error);
     }
-    const char *base = fb_stream_slots(stream, weight, &stride, &n_slots);
-    for (int i = 0; i < w->lease.n; i++) {
-        fb_gpu_slots_fill(w->slots, weight, w->slot_of[w->lease.experts[i]],
-            base + (uint64_t)w->lease.slots[i] * stride);
-    }
-    return GGML_STATUS_SUCCESS;
-}
-
-/* Fills the slots of the missing experts. */
-static enum ggml_status fill_missing(struct fb_gpu_walk *w)
-{
-    struct fb_stream *stream = w->exec.binding->stream;
-    const struct fb_group *group = &w->exec.binding->weights->groups[w->group];
-    enum ggml_status status = GGML_STATUS_SUCCESS;
-    int n = 0, most = fb_stream_lease_limit(stream, w->group);
-    for (int i = 0; i < w->n_missing && status == GGML_STATUS_SUCCESS; i += n) {
-        n = w->n_missing - i < most ? w->n_missing - i : most;
-        fb_stream_lease_begin(stream, &w->lease, w->group, w->missing + i, w->missing_uses + i, n,
-            fb_group_parts(group));
-        for (int p = 0; p < group->n_parts && status == GGML_STATUS_SUCCESS; p++) {
-            status = fill_part(w, p);
-        }
-        fb_stream_lease_end(stream, &w->lease);
-    }
-    return status;
-}
-
-/* Opens the layer in the stream, with the missing experts only. */
-static void ask_stream(struct fb_gpu_walk *w, int weight)
-{
-    struct fb_routes routes = w->routing.routes;
-    size_t n = (size_t)routes.tokens * (size_t)routes.picks;
-    int *experts = fb_xmalloc(n * sizeof *experts);
-    for (size_t i = 0; i < n; i++) {
-        experts[i] = w->slot_of[routes.experts[i]] < 0 ? routes.experts[i] : -1;
-    }
-    routes.experts = experts;
-    routes.needed = w->missing;
-    routes.uses = w->missing_uses;
-    routes.n_needed = w->n_missing;
-    fb_stream_layer_begin(w->exec.binding->stream, &w->lease, weight, &routes);
-    free(experts);
+    return fb_gpu_exec_ids(
+        &w->exec, &w->routing.routes, w->levels.slot_of, 0, &w->slot_ids); /* none is masked */
 }
 
 /* Computes the nodes before node i, and prepares the experts of its layer. */
@@ -165,7 +171,6 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     struct fb_binding *b = w->exec.binding;
     const struct ggml_tensor *ids = ggml_graph_node(w->exec.graph, i)->src[2];
     int g = b->weights->weights[weight].group;
-    bool fits = true; /* with no rows, too: no token's logits are wanted */
     enum ggml_status status = fb_gpu_exec_compute(&w->exec, i);
     ggml_backend_synchronize(w->exec.gpu);
     close_layer(w);
@@ -179,21 +184,10 @@ static enum ggml_status open_layer(struct fb_gpu_walk *w, int i, int weight)
     }
     w->ids = ids;
     w->group = g;
-    w->n_missing = 0;
-    if (w->routing.n_needed > 0) {
-        look_up(w, b->weights->groups[g].n_expert, &fits);
+    if (w->routing.n_needed == 0) { /* no token's logits are wanted */
+        return fb_gpu_exec_ids(&w->exec, &w->routing.routes, NULL, 0, &w->slot_ids);
     }
-    w->in_sets = !fits;
-    if (w->in_sets && w->n_missing > 0) {
-        ask_stream(w, weight);
-    }
-    if (w->in_sets) {
-        return GGML_STATUS_SUCCESS;
-    }
-    status = fill_missing(w);
-    return status == GGML_STATUS_SUCCESS
-               ? fb_gpu_exec_ids(&w->exec, &w->routing.routes, w->slot_of, 0, &w->slot_ids)
-               : status; /* none is masked */
+    return shared(w) ? open_shared(w, weight) : open_levels(w, weight);
 }
 
 /* --- Expert nodes ---------------------------------------------------------------------------- */
@@ -205,49 +199,99 @@ static enum ggml_status compute_set(
         fb_gpu_slots_transit(w->slots, weight), stack, index_of);
 }
 
-/* Computes node i with n experts whose units are in the machine's memory, through the transit. */
-static enum ggml_status through_transit(
+/* Computes node i with those experts of the set that have just got a slot. */
+static enum ggml_status in_new_slots(
     struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
+{
+    bool any = false;
+    reserve_index(w);
+    for (int k = 0; k < set->n; k++) {
+        int e = set->experts[k];
+        w->index_of[e] = w->levels.admitted[e];
+        any = any || w->levels.admitted[e] >= 0;
+    }
+    return any ? compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->index_of)
+               : GGML_STATUS_SUCCESS;
+}
+
+/* Computes node i with the set's experts through the transit, without those that have `slots`. */
+static enum ggml_status through_transit(
+    struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set, const int *slots)
 {
     enum ggml_status status = GGML_STATUS_SUCCESS;
     struct ggml_tensor *transit = fb_gpu_slots_transit(w->slots, weight);
-    int units = (int)transit->ne[2];
-    for (int done = 0; done < set->n && status == GGML_STATUS_SUCCESS; done += units) {
-        memset(w->index_of, -1, (size_t)w->cap_experts * sizeof *w->index_of);
-        for (int k = 0; k < units && done + k < set->n; k++) {
-            const char *unit =
-                (const char *)set->base + (uint64_t)set->index[done + k] * set->stride;
-            fb_gpu_slots_transit_fill(w->slots, weight, k, unit);
-            w->index_of[set->experts[done + k]] = k;
+    for (int k = 0; k < set->n && status == GGML_STATUS_SUCCESS;) {
+        int n = 0;
+        reserve_index(w);
+        for (; k < set->n && n < transit->ne[2]; k++) {
+            const char *unit = (const char *)set->base + (uint64_t)set->index[k] * set->stride;
+            if (!slots || slots[set->experts[k]] < 0) {
+                fb_gpu_slots_transit_fill(w->slots, weight, n, unit);
+                w->index_of[set->experts[k]] = n++;
+            }
         }
-        status = compute_set(w, i, weight, transit, w->index_of);
+        if (n > 0) {
+            status = compute_set(w, i, weight, transit, w->index_of);
+        }
     }
     return status;
 }
 
-/* Node i with what the stream has of its experts: all in a lease, or set by set. */
-static enum ggml_status with_stream(struct fb_gpu_walk *w, int i, int weight)
+/* Computes node i with a set of the stream: in its slots if these are the GPU's, too. */
+static enum ggml_status in_shared_slots(
+    struct fb_gpu_walk *w, int i, int weight, const struct fb_set *set)
+{
+    struct ggml_tensor *stack = fb_gpu_slots_stack(w->slots, weight);
+    uint64_t stride;
+    int n_slots;
+    if (set->n == 0) {
+        return GGML_STATUS_SUCCESS;
+    }
+    if (!stack ||
+        set->base != fb_stream_slots(w->exec.binding->stream, weight, &stride, &n_slots)) {
+        return through_transit(w, i, weight, set, NULL);
+    }
+    reserve_index(w);
+    for (int k = 0; k < set->n; k++) {
+        w->index_of[set->experts[k]] = set->index[k];
+    }
+    return compute_set(w, i, weight, stack, w->index_of);
+}
+
+/* Node i with shared slots: with all its experts in the lease, or set by set. */
+static enum ggml_status with_shared(struct fb_gpu_walk *w, int i, int weight)
 {
     struct fb_stream *stream = w->exec.binding->stream;
     struct forebay_error error;
-    struct fb_set set = {0};
+    struct fb_set set = {.n = w->lease.n, .experts = w->lease.experts, .index = w->lease.slots};
     enum ggml_status status = GGML_STATUS_SUCCESS;
     if (w->lease.group >= 0) {
-        int part = w->exec.binding->weights->weights[weight].part;
-        if (fb_stream_lease_wait(stream, &w->lease, part, &error) != FOREBAY_OK) {
-            return fb_binding_fail(w->exec.binding, &error);
-        }
         set.base = fb_stream_slots(stream, weight, &set.stride, &set.n_index);
-        set.n = w->lease.n;
-        set.experts = w->lease.experts;
-        set.index = w->lease.slots;
-        return through_transit(w, i, weight, &set);
+        return in_shared_slots(w, i, weight, &set);
     }
     do {
         if (fb_stream_sets_next(stream, weight, &set, &error) != FOREBAY_OK) {
             return fb_binding_fail(w->exec.binding, &error);
         }
-        status = through_transit(w, i, weight, &set);
+        status = in_shared_slots(w, i, weight, &set);
+    } while (status == GGML_STATUS_SUCCESS && set.n > 0);
+    return status;
+}
+
+/* Node i with the experts that the slots do not have, set by set. */
+static enum ggml_status with_missing(struct fb_gpu_walk *w, int i, int weight)
+{
+    struct forebay_error error;
+    struct fb_set set = {0};
+    enum ggml_status status = GGML_STATUS_SUCCESS;
+    do {
+        if (fb_levels_next(&w->levels, weight, &set, &error) != FOREBAY_OK) {
+            return fb_binding_fail(w->exec.binding, &error);
+        }
+        status = in_new_slots(w, i, weight, &set);
+        if (status == GGML_STATUS_SUCCESS) {
+            status = through_transit(w, i, weight, &set, w->levels.admitted);
+        }
     } while (status == GGML_STATUS_SUCCESS && set.n > 0);
     return status;
 }
@@ -257,11 +301,14 @@ static enum ggml_status compute_in_sets(struct fb_gpu_walk *w, int i, int weight
 {
     enum ggml_status status = fb_gpu_exec_compute(&w->exec, i); /* the node's input */
     ggml_backend_synchronize(w->exec.gpu);
-    if (status == GGML_STATUS_SUCCESS && w->n_missing < w->routing.n_needed) {
-        status = compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->slot_of);
+    if (status == GGML_STATUS_SUCCESS && shared(w)) {
+        return with_shared(w, i, weight);
     }
-    if (status == GGML_STATUS_SUCCESS && w->n_missing > 0) {
-        status = with_stream(w, i, weight);
+    if (status == GGML_STATUS_SUCCESS && w->levels.n_missing < w->routing.n_needed) {
+        status = compute_set(w, i, weight, fb_gpu_slots_stack(w->slots, weight), w->levels.slot_of);
+    }
+    if (status == GGML_STATUS_SUCCESS && w->levels.n_missing > 0) {
+        status = with_missing(w, i, weight);
     }
     return status;
 }
@@ -274,9 +321,27 @@ static const struct fb_tensor_claim *claim_of_node(
     return w->slots && node->op == GGML_OP_MUL_MAT_ID ? fb_gpu_claim_of(node->src[0]) : NULL;
 }
 
+/* A node on a dense weight begins a slice, where llama.cpp begins a graph, too: back ends fuse
+ * nodes of the same graph. */
+static enum ggml_status visit_dense(struct fb_gpu_walk *w, int i, struct ggml_tensor *node)
+{
+    struct ggml_tensor *weight;
+    enum ggml_status status = fb_gpu_exec_compute(&w->exec, i);
+    if (status == GGML_STATUS_SUCCESS) {
+        status = fb_gpu_dense_fetch(w->dense, node->src[0], &weight);
+    }
+    if (status == GGML_STATUS_SUCCESS) {
+        fb_gpu_exec_change(&w->exec, node, weight, node->src[2]);
+    }
+    return status;
+}
+
 static enum ggml_status visit(struct fb_gpu_walk *w, int i)
 {
     struct ggml_tensor *node = ggml_graph_node(w->exec.graph, i);
+    if (fb_gpu_dense_is_used_by(node)) {
+        return visit_dense(w, i, node);
+    }
     const struct fb_tensor_claim *claim = claim_of_node(w, node);
     if (!claim) {
         return GGML_STATUS_SUCCESS;
@@ -291,13 +356,15 @@ static enum ggml_status visit(struct fb_gpu_walk *w, int i)
     if (w->in_sets) {
         return compute_in_sets(w, i, weight);
     }
-    /* Computed with its neighbours, on the slots. */
-    fb_gpu_exec_change(&w->exec, node, fb_gpu_slots_stack(w->slots, weight), w->slot_ids);
+    /* Computed with its neighbours, on the slots; without rows, on any stack. */
+    struct ggml_tensor *stack = fb_gpu_slots_stack(w->slots, weight);
+    stack = stack ? stack : fb_gpu_slots_transit(w->slots, weight);
+    fb_gpu_exec_change(&w->exec, node, stack, w->slot_ids);
     return GGML_STATUS_SUCCESS;
 }
 
-/* Tells the stream in which order the graph uses experts. False: it uses none. */
-static bool schedule(struct fb_gpu_walk *w)
+/* Lists the expert matrices that the graph uses, in order. Returns their number. */
+static int list_uses(struct fb_gpu_walk *w)
 {
     int n_nodes = ggml_graph_n_nodes(w->exec.graph), n = 0;
     if (n_nodes > w->cap_order) {
@@ -312,15 +379,13 @@ static bool schedule(struct fb_gpu_walk *w)
                 claim->weight, (int)node->src[2]->ne[1], (int)node->src[2]->ne[0]};
         }
     }
-    if (n > 0) {
-        fb_stream_schedule_experts(w->exec.binding->stream, w->order, n);
-    }
-    return n > 0;
+    return n;
 }
 
-static enum ggml_status walk_streamed(struct fb_gpu_walk *w)
+static enum ggml_status walk_streamed(struct fb_gpu_walk *w, int n_uses)
 {
-    enum ggml_status status = GGML_STATUS_SUCCESS;
+    fb_stream_schedule_experts(w->exec.binding->stream, w->order, n_uses);
+    enum ggml_status status = fb_gpu_dense_begin(w->dense, w->exec.binding, w->exec.graph);
     int n = ggml_graph_n_nodes(w->exec.graph);
     for (int i = 0; i < n && status == GGML_STATUS_SUCCESS; i++) {
         status = visit(w, i);
@@ -331,6 +396,7 @@ static enum ggml_status walk_streamed(struct fb_gpu_walk *w)
     ggml_backend_synchronize(w->exec.gpu); /* it computes with nodes that are restored now */
     close_layer(w);
     fb_gpu_exec_restore(&w->exec);
+    fb_gpu_dense_end(w->dense);
     return status;
 }
 
@@ -341,12 +407,20 @@ enum ggml_status fb_gpu_walk_graph(struct fb_gpu_walk *w, struct fb_binding *b,
     w->exec.graph = graph;
     w->exec.from = 0;
     w->slots = slots;
-    if (!b || !slots || !b->stream || !schedule(w)) {
+    bool streams = b && b->stream;
+    int n_uses = streams && slots ? list_uses(w) : 0;
+    if (n_uses == 0 && !(streams && fb_gpu_dense_count(graph) > 0)) {
         return ggml_backend_graph_compute_async(w->exec.gpu, graph);
     }
     fb_memory_watch_graph_begin(b->memory_watch);
+    if (slots && !shared(w)) {
+        w->levels.weights = b->weights;
+        w->levels.stream = b->stream;
+        w->levels.tier = fb_gpu_slots_tier(slots);
+        fb_gpu_slots_adapt(slots, &w->levels);
+    }
     w->computing = true;
-    enum ggml_status status = walk_streamed(w);
+    enum ggml_status status = walk_streamed(w, n_uses);
     w->computing = false;
     fb_memory_watch_graph_end(b->memory_watch);
     return status;
@@ -361,12 +435,11 @@ void fb_gpu_walk_free(struct fb_gpu_walk *w)
         }
         fb_gpu_exec_release(&w->exec);
         fb_masked_free(w->masked);
+        fb_gpu_dense_free(w->dense);
         fb_routing_release(&w->routing);
+        fb_levels_release(&w->levels);
         fb_lease_clear(&w->lease);
         free(w->order);
-        free(w->missing);
-        free(w->missing_uses);
-        free(w->slot_of);
         free(w->index_of);
         free(w->raw_ids);
         free(w);

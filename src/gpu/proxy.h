@@ -2,10 +2,13 @@
  * proxy.h - the device that llama.cpp gets in place of a GPU's.
  *
  * It is a copy of the GPU's ggml device, with the same context, so that whatever it is asked, the
- * GPU's own code answers; except for three functions:
+ * GPU's own code answers; except for four functions:
  *
- *      supports_buft   also the buffer type of experts that are given to the GPU
- *      supports_op     a product of such experts, if the GPU computes products of that kind
+ *      supports_buft   also the buffer types of experts that are given to the GPU, and of dense
+ *                      weights if these are lent to it for prompts
+ *      supports_op     a product of such experts, if the GPU computes products of that kind; and of
+ *                      such dense weights, if it also has enough rows
+ *      get_buffer_type while llama.cpp measures, a copy that names the proxy as its device
  *      init_backend    a copy of the GPU's back end whose graphs pass through fb_gpu_walk_graph
  *
  * Buffers are the GPU's own.

@@ -4,6 +4,7 @@
  * A unit is read straight into its slot (DIRECT) if the bytes in the file are those that are
  * computed with, and if every unit begins at the same distance `delta` after a multiple of the
  * block: then all slots can be laid out with the same stride.
+ * Where slots must have no gaps between units, that works only for whole blocks.
  *
  *      file   ...|  block  |  block  |...           slot   |- delta -|== unit ==|      |
  *                     |== unit ==|                         |--------- stride ----------|
@@ -55,16 +56,18 @@ static struct fb_weight describe(const struct fb_tensor *tensor, const struct fb
     }
     /* Only if all units have the same delta can they be read straight into slots of one stride. */
     bool same_delta = !expert || w.step % FB_BLOCK_BYTES == 0;
+    bool packed = expert && claim->packed;
+    bool gaps = w.offset % FB_BLOCK_BYTES != 0 || w.unit_bytes % FB_BLOCK_BYTES != 0;
     if (claim->transform && !claim->file) {
         w.unpack = FB_UNPACK_REPACK;
     } else {
-        w.unpack = same_delta ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
+        w.unpack = same_delta && !(packed && gaps) ? FB_UNPACK_DIRECT : FB_UNPACK_COPY;
     }
     if (w.unpack == FB_UNPACK_DIRECT) {
         w.delta = w.offset % FB_BLOCK_BYTES;
         w.stride = fb_round_up(w.delta + w.file_bytes, FB_BLOCK_BYTES);
     } else {
-        w.stride = fb_round_up(w.unit_bytes, expert ? 64 : FB_BLOCK_BYTES);
+        w.stride = fb_round_up(w.unit_bytes, packed ? 1 : expert ? 64 : FB_BLOCK_BYTES);
     }
     return w;
 }

@@ -22,7 +22,8 @@
 /* How a unit gets from the file's bytes to the form that is computed with. */
 enum fb_unpack_kind {
     FB_UNPACK_DIRECT, /* as it is: read straight into the slot */
-    FB_UNPACK_COPY,   /* read into staging and copied: the file's alignment differs per expert */
+    FB_UNPACK_COPY,   /* read into staging and copied: the file's alignment differs per expert, or
+                       * leaves gaps between slots that must have none */
     FB_UNPACK_REPACK, /* read into staging and repacked into the layout the CPU computes with */
 };
 
@@ -35,6 +36,9 @@ struct fb_claim {
      * FB_BLOCK_BYTES. NULL: units are read from the model. */
     struct fb_file *file;
     uint64_t offset, step;
+    /* Of an expert: units lie in slots without a gap, the first one at the beginning of a page, as
+     * a device expects a stack of matrices. */
+    bool packed;
 };
 
 struct fb_weight {
@@ -50,6 +54,12 @@ struct fb_weight {
     uint64_t stride; /* memory for one unit, from one slot to the next */
     uint64_t delta;  /* offset in it of the unit's first byte */
 };
+
+/* Whether slots of this stride are a stack of the weight's units without gaps. */
+static inline bool fb_weight_is_packed(const struct fb_weight *weight, uint64_t stride)
+{
+    return weight->delta == 0 && weight->unit_bytes == stride;
+}
 
 struct fb_group {
     int layer;

@@ -46,9 +46,9 @@ struct fb_reuse {
 /* The prior's share of requests that hit with n_slots slots, where a token uses n_used experts. */
 double fb_curve_prior(int n_slots, int n_expert, int n_used);
 
-/* The share of requests that hit in one of two levels of an LRU cache, where requests that miss in
- * n_upper slots are asked of n_lower slots, which then hold the expert, too. At least that of the
- * larger level alone, and at most that of one cache of both. */
+/* The share of requests that hit in one of two levels (stream/levels.h), where requests that miss
+ * in n_upper slots are asked of n_lower slots. At least that of the larger level alone, and at most
+ * that of one cache of both. */
 double fb_curve_both(const struct fb_curve *curve, int n_upper, int n_lower);
 
 /* Curves for all groups, the caller's to free. `seen` is [n_groups] with the groups' n_expert, or

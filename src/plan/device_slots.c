@@ -4,6 +4,9 @@
 
 #define TRANSIT_SHARE 8  /* of the bytes */
 #define TRANSIT_UNITS 64 /* more are of no use */
+/* Beside the stream's own slots: memory for more would be better used as slots. */
+#define SHARED_TRANSIT_UNITS 16
+#define GROWTH_SHARE         8
 
 static bool in_layers(const struct fb_group *group, int first_layer, int end_layer)
 {
@@ -45,7 +48,33 @@ uint64_t fb_device_slots_least(const struct fb_weights *ws, int first_layer, int
     return each + 2 * largest;
 }
 
+uint64_t fb_device_slots_least_transit(const struct fb_weights *ws, int first_layer, int end_layer)
+{
+    uint64_t largest;
+    slot_of_each(ws, first_layer, end_layer, &largest);
+    return 2 * largest;
+}
+
+uint64_t fb_device_slots_transit(uint64_t bytes, uint64_t largest_bytes)
+{
+    uint64_t transit = fb_min(bytes, (SHARED_TRANSIT_UNITS + 1) * largest_bytes);
+    return transit < 2 * largest_bytes ? 0 : transit;
+}
+
 int fb_device_slots_of(const struct fb_device_slots *slots, const struct fb_group *group)
 {
     return (int)fb_min(slots->n, (uint64_t)group->n_expert);
+}
+
+uint64_t fb_device_slots_each(const struct fb_weights *ws, int first_layer, int end_layer)
+{
+    uint64_t largest;
+    return slot_of_each(ws, first_layer, end_layer, &largest);
+}
+
+int fb_device_slots_heed(int now, int most, uint64_t each_bytes, uint64_t target_bytes)
+{
+    int n = (int)fb_min(fb_max(target_bytes / fb_max(each_bytes, 1), 1), (uint64_t)most);
+    int step = most / GROWTH_SHARE > 1 ? most / GROWTH_SHARE : 1;
+    return n < now || n == most || n - now >= step ? n : now;
 }

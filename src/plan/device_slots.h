@@ -25,7 +25,24 @@ struct fb_device_slots fb_device_slots_make(
 /* The least bytes that can be divided: a slot of each group, and a unit and the spare one. */
 uint64_t fb_device_slots_least(const struct fb_weights *weights, int first_layer, int end_layer);
 
+/* Where the slots are the stream's own (gpu/gpu_shared.h), the device's memory is for a transit
+ * alone: its bytes, of `bytes` that are left, when the largest unit has largest_bytes; 0: too few.
+ * And the least bytes that do. */
+uint64_t fb_device_slots_transit(uint64_t bytes, uint64_t largest_bytes);
+uint64_t fb_device_slots_least_transit(
+    const struct fb_weights *weights, int first_layer, int end_layer);
+
 /* Slots of one of these groups: never more than experts. */
 int fb_device_slots_of(const struct fb_device_slots *slots, const struct fb_group *group);
+
+/* Bytes of a slot of each of these groups. */
+uint64_t fb_device_slots_each(const struct fb_weights *weights, int first_layer, int end_layer);
+
+/* --- While the model runs --------------------------------------------------------------------- */
+
+/* How many slots of each group to have from now on, if they may take target_bytes, `each_bytes` per
+ * slot of all groups. Between 1 and `most`. Fewer than `now` at once, but more only by steps of an
+ * eighth of `most`, or up to `most`, because everything is copied each time. */
+int fb_device_slots_heed(int now, int most, uint64_t each_bytes, uint64_t target_bytes);
 
 #endif

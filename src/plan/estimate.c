@@ -106,14 +106,21 @@ static double hit_rate(const struct fb_speed_inputs *in, int g)
     return plan->shared_slots < needed ? 0 : curve->hit[share];
 }
 
-/* Slots on a device for the group's experts; 0: the CPU computes with them. */
-static int device_slots(const struct fb_speed_inputs *in, int g)
+/* Whether a device computes the group's experts, from slots. */
+static bool is_slotted(const struct fb_speed_inputs *in, int g)
 {
     const struct fb_speed_devices *devices = in->devices;
-    const struct fb_group *group = &in->weights->groups[g];
-    bool slotted = devices && devices->slotted && group->layer >= devices->first_layer &&
-                   group->layer < devices->end_layer;
-    return slotted ? fb_device_slots_of(&devices->slots, group) : 0;
+    int layer = in->weights->groups[g].layer;
+    return devices && devices->slotted && layer >= devices->first_layer &&
+           layer < devices->end_layer;
+}
+
+/* Slots that it has for them beside those in RAM. */
+static int device_slots(const struct fb_speed_inputs *in, int g)
+{
+    return is_slotted(in, g) && !in->devices->slots_shared
+               ? fb_device_slots_of(&in->devices->slots, &in->weights->groups[g])
+               : 0;
 }
 
 /* As group_cost, for a group that a device computes from slots: `copied` experts miss these. */
@@ -204,7 +211,9 @@ static void estimate_decode(const struct fb_speed_inputs *in, struct fb_speed *o
         hits += k * hit;
         k_all += k;
         int slots = device_slots(in, g);
-        if (slots > 0) {
+        if (is_slotted(in, g) && in->devices->slots_shared) {
+            add(&experts, slotted_cost(in, g, k, k, k * (1 - hit), 0));
+        } else if (slots > 0) {
             const struct fb_curve *curve = &in->curves->groups[g];
             int in_memory = in->plan && in->plan->slots ? in->plan->slots[g] : 0;
             double both = fmax(hit, fb_curve_both(curve, slots, in_memory));
@@ -246,14 +255,18 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
         int e = ws->groups[g].n_expert;
         double k = fmin(ws->catalog->n_expert_used, e);
         double needed = e * (1 - pow(1 - k / e, n));
-        double present = !in->plan         ? e
-                         : in->plan->slots ? in->plan->slots[g]
-                                           : (double)in->plan->shared_slots / ws->n_groups;
+        double present = e;
+        if (in->plan) {
+            present = in->plan->slots ? in->plan->slots[g]
+                                      : (double)in->plan->shared_slots / ws->n_groups;
+            present *= 1 - (double)in->plan->lent_bytes / fmax(1, (double)in->plan->cache_bytes);
+        }
         int slots = device_slots(in, g);
-        double missing = needed * fmax(0, 1 - fmax(present, slots) / e);
-        add(&experts, slots > 0 ? slotted_cost(in, g, needed, k * n, missing,
-                                      needed * fmax(0, 1 - (double)slots / e))
-                                : group_cost(in, g, needed, k * n, missing));
+        double missing = needed * fmax(0, 1 - (present + slots) / e);
+        double copied =
+            needed * fmax(0, 1 - (in->devices && in->devices->slots_shared ? present : slots) / e);
+        add(&experts, is_slotted(in, g) ? slotted_cost(in, g, needed, k * n, missing, copied)
+                                        : group_cost(in, g, needed, k * n, missing));
     }
     double compute = dense.compute + experts.compute + op_time(in) * sqrt(n) +
                      in->prompt_attention_s * n + (in->devices ? in->devices->prompt_s : 0);
@@ -277,7 +290,7 @@ static double load_time(const struct fb_speed_inputs *in)
     for (int i = 0; i < ws->n_weights; i++) {
         const struct fb_weight *w = &ws->weights[i];
         int n = w->group >= 0 ? ws->groups[w->group].n_expert : 1;
-        bool resident = !plan || plan->everything_fits || (w->group < 0 && plan->resident[i]);
+        bool resident = !plan || plan->preload || (w->group < 0 && plan->resident[i]);
         if (resident) {
             double bytes = (double)w->file_bytes * n;
             read_bytes += bytes;

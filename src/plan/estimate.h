@@ -39,6 +39,8 @@ struct fb_speed_devices {
     const char *slotted;        /* the one with slots, as in the profile; NULL: none has */
     int first_layer, end_layer; /* whose experts it computes */
     struct fb_device_slots slots;
+    bool
+        slots_shared; /* `slots` is not used: they are those in RAM, from which nothing is copied */
 };
 
 /* The machine and the run. */

@@ -5,11 +5,12 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "model/weights.h"
+#include "plan/ffns.h"
 
 /* Bytes of one layer's tensors. */
 struct layer_bytes {
     uint64_t dense;
-    uint64_t experts;
+    uint64_t experts; /* or the FFN, if it is placed apart */
 };
 
 /* Experts, and the biases and scales that belong to them. */
@@ -18,13 +19,20 @@ static bool is_expert(const struct fb_tensor *t)
     return t->n_expert > 1 || t->role == FB_ROLE_EXPERT_AUX;
 }
 
-static struct layer_bytes *bytes_by_layer(const struct fb_catalog *catalog)
+/* What is placed after the rest of the layers. */
+static bool is_later(const struct fb_catalog *catalog, const struct fb_tensor *t, bool ffns_apart)
+{
+    return ffns_apart ? fb_ffns_has(catalog, t) : is_expert(t);
+}
+
+static struct layer_bytes *bytes_by_layer(const struct fb_catalog *catalog, bool ffns_apart)
 {
     struct layer_bytes *layers = fb_xcalloc((size_t)catalog->n_layer + 1, sizeof *layers);
     for (int i = 0; i < catalog->n_tensors; i++) {
         const struct fb_tensor *t = &catalog->tensors[i];
         if (t->layer >= 0 && t->layer < catalog->n_layer) {
-            *(is_expert(t) ? &layers[t->layer].experts : &layers[t->layer].dense) += t->bytes;
+            *(is_later(catalog, t, ffns_apart) ? &layers[t->layer].experts
+                                               : &layers[t->layer].dense) += t->bytes;
         }
     }
     return layers;
@@ -54,15 +62,18 @@ static uint64_t output_bytes(const struct fb_catalog *catalog)
 /* What is known of the model. */
 struct model_bytes {
     int n_layer;
+    bool ffns_apart;
     struct layer_bytes *layers;
     uint64_t output, kv; /* KV cache of one layer */
 };
 
-static struct model_bytes bytes_of(const struct fb_catalog *catalog, uint64_t kv_bytes)
+static struct model_bytes bytes_of(
+    const struct fb_catalog *catalog, uint64_t kv_bytes, bool ffns_apart)
 {
     uint64_t n = (uint64_t)catalog->n_layer;
     return (struct model_bytes){.n_layer = catalog->n_layer,
-        .layers = bytes_by_layer(catalog),
+        .ffns_apart = ffns_apart,
+        .layers = bytes_by_layer(catalog, ffns_apart),
         .output = output_bytes(catalog),
         .kv = n > 0 ? (kv_bytes + n - 1) / n : 0};
 }
@@ -73,7 +84,7 @@ static bool fill(const struct model_bytes *m, const struct fb_offload_rooms *roo
     struct fb_offload_plan *plan)
 {
     int n = m->n_layer, d = 0;
-    *plan = (struct fb_offload_plan){.output = true};
+    *plan = (struct fb_offload_plan){.output = true, .ffns_apart = m->ffns_apart};
     plan->n_layers = extent < n ? extent : n;
     plan->n_whole = extent - plan->n_layers;
     while (
@@ -103,10 +114,10 @@ static bool fill(const struct model_bytes *m, const struct fb_offload_rooms *roo
     return true;
 }
 
-struct fb_offload_plan fb_offload_make(
-    const struct fb_catalog *catalog, uint64_t kv_bytes, const struct fb_offload_rooms *rooms)
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    bool ffns_apart, const struct fb_offload_rooms *rooms)
 {
-    struct model_bytes m = bytes_of(catalog, kv_bytes);
+    struct model_bytes m = bytes_of(catalog, kv_bytes, ffns_apart);
     struct fb_offload_plan plan = {0};
     int extent = fb_offload_whole_extent(catalog);
     while (extent >= 0 && !fill(&m, rooms, extent, &plan)) {
@@ -116,10 +127,10 @@ struct fb_offload_plan fb_offload_make(
     return extent >= 0 ? plan : (struct fb_offload_plan){0};
 }
 
-bool fb_offload_at(const struct fb_catalog *catalog, uint64_t kv_bytes,
+bool fb_offload_at(const struct fb_catalog *catalog, uint64_t kv_bytes, bool ffns_apart,
     const struct fb_offload_rooms *rooms, int extent, struct fb_offload_plan *out)
 {
-    struct model_bytes m = bytes_of(catalog, kv_bytes);
+    struct model_bytes m = bytes_of(catalog, kv_bytes, ffns_apart);
     bool fits = fill(&m, rooms, extent, out);
     free(m.layers);
     return fits;
@@ -133,6 +144,11 @@ int fb_offload_extent(const struct fb_offload_plan *plan)
 int fb_offload_whole_extent(const struct fb_catalog *catalog)
 {
     return 2 * catalog->n_layer;
+}
+
+uint64_t fb_offload_bytes(const struct fb_offload_plan *plan)
+{
+    return plan->weights_bytes + plan->kv_bytes;
 }
 
 int fb_offload_gpu_layers(const struct fb_offload_plan *plan)
@@ -167,7 +183,7 @@ int fb_offload_holder(
     if (t->layer < 0) {
         return plan->output_device;
     }
-    if (is_expert(t) && t->layer < catalog->n_layer - plan->n_whole) {
+    if (is_later(catalog, t, plan->ffns_apart) && t->layer < catalog->n_layer - plan->n_whole) {
         return -1;
     }
     return fb_offload_device_of(plan, catalog->n_layer, t->layer);

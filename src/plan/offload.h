@@ -24,8 +24,14 @@
  *      dense     2nd  2nd  2nd  2nd  1st  1st  1st        n_layers 6, n_whole 3, layers_on 2, 4
  *      experts   CPU  CPU  CPU  2nd  1st  1st
  *
+ *   or, in a model without experts: the FFNs of layers in place of experts (ffns.h)
+ *
+ *      the rest  dev  dev  dev  dev  dev  dev  dev        n_layers 6, n_whole 2, ffns_apart
+ *      FFNs      CPU  CPU  CPU  CPU  dev  dev
+ *
  * A plan's *extent* is how much of a model of L layers it has on devices: 0 is the output alone, 1
- * to L the output and as many layers, L + 1 to 2 L all layers and the experts of 1 to L of them.
+ * to L the output and as many layers, L + 1 to 2 L all layers and the experts (or FFNs) of 1 to L
+ * of them.
  */
 #ifndef FB_PLAN_OFFLOAD_H
 #define FB_PLAN_OFFLOAD_H
@@ -34,11 +40,14 @@
 #include "model/catalog.h"
 
 struct fb_offload_plan {
-    bool output;   /* false: nothing is on a device */
-    int n_layers;  /* the last ones of the model, without their experts */
-    int n_whole;   /* the last ones of these, with their experts */
-    int n_slotted; /* those before these whose experts a device computes from slots */
-    uint64_t slots_bytes;
+    bool output;          /* false: nothing is on a device */
+    int n_layers;         /* the last ones of the model, without their experts */
+    int n_whole;          /* the last ones of these, with their experts */
+    int n_slotted;        /* those before these whose experts a device computes from slots */
+    bool ffns_apart;      /* n_whole counts FFNs; those of all other layers are the CPU's */
+    uint64_t slots_bytes; /* of that device's memory, for these */
+    bool slots_shared;    /* the slots are the stream's own (gpu/gpu_shared.h): slots_bytes are for
+                           * a transit alone */
     uint64_t weights_bytes;
     uint64_t kv_bytes;
     int output_device;                  /* the first device that has anything */
@@ -53,18 +62,22 @@ struct fb_offload_rooms {
 };
 
 /* Fits as much as possible into the rooms. `kv_bytes` is the KV cache of all layers, assumed to
- * have equal shares. More room never means a smaller extent; no device exceeds its room. */
-struct fb_offload_plan fb_offload_make(
-    const struct fb_catalog *catalog, uint64_t kv_bytes, const struct fb_offload_rooms *rooms);
+ * have equal shares. `ffns_apart`: of a model without experts, FFNs are placed apart from their
+ * layers. More room never means a smaller extent; no device exceeds its room. */
+struct fb_offload_plan fb_offload_make(const struct fb_catalog *catalog, uint64_t kv_bytes,
+    bool ffns_apart, const struct fb_offload_rooms *rooms);
 
 /* The plan of this extent, or of a later one that takes no more memory, because layers without
  * experts are whole. False when the rooms are too small for it; *out is then undefined. */
-bool fb_offload_at(const struct fb_catalog *catalog, uint64_t kv_bytes,
+bool fb_offload_at(const struct fb_catalog *catalog, uint64_t kv_bytes, bool ffns_apart,
     const struct fb_offload_rooms *rooms, int extent, struct fb_offload_plan *out);
 
 /* The plan's extent; -1: nothing is on a device. And that of the whole model. */
 int fb_offload_extent(const struct fb_offload_plan *plan);
 int fb_offload_whole_extent(const struct fb_catalog *catalog);
+
+/* Weights and KV cache on devices. */
+uint64_t fb_offload_bytes(const struct fb_offload_plan *plan);
 
 /* llama.cpp's n_gpu_layers, which counts the output as a layer. */
 int fb_offload_gpu_layers(const struct fb_offload_plan *plan);
@@ -93,7 +106,7 @@ typedef enum forebay_status (*fb_offload_measure)(
  * exchange with the CPU unnecessary, so the two extents that end the exchange are tried, too, if
  * their weights fit. `reserve_bytes`: first guess of those buffers. */
 enum forebay_status fb_offload_search(const struct fb_catalog *catalog, uint64_t kv_bytes,
-    uint64_t reserve_bytes, const struct fb_offload_rooms *rooms, fb_offload_measure measure,
-    void *user, struct fb_offload_plan *out, struct forebay_error *err);
+    uint64_t reserve_bytes, bool ffns_apart, const struct fb_offload_rooms *rooms,
+    fb_offload_measure measure, void *user, struct fb_offload_plan *out, struct forebay_error *err);
 
 #endif

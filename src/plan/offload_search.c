@@ -25,6 +25,7 @@
 struct offload_search {
     const struct fb_catalog *catalog;
     uint64_t kv_bytes;
+    bool ffns_apart;
     const struct fb_offload_rooms *rooms;
     int64_t
         error[FOREBAY_DEVICES]; /* of the estimate: measured, but neither weights nor KV cache */
@@ -59,7 +60,7 @@ static bool place(
     const struct offload_search *s, int extent, enum hope hope, struct fb_offload_plan *plan)
 {
     struct fb_offload_rooms rooms = left(s, hope);
-    return fb_offload_at(s->catalog, s->kv_bytes, &rooms, extent, plan);
+    return fb_offload_at(s->catalog, s->kv_bytes, s->ffns_apart, &rooms, extent, plan);
 }
 
 /* Measures the plan. *fits: it is the best so far. */
@@ -123,7 +124,8 @@ static enum forebay_status bisect(struct offload_search *s)
         int extent = s->lo + (s->hi - s->lo) / 2;
         if (round < GUIDED) {
             struct fb_offload_rooms rooms = left(s, NONE);
-            struct fb_offload_plan plan = fb_offload_make(s->catalog, s->kv_bytes, &rooms);
+            struct fb_offload_plan plan =
+                fb_offload_make(s->catalog, s->kv_bytes, s->ffns_apart, &rooms);
             extent = fb_offload_extent(&plan);
             extent = extent <= s->lo ? s->lo + 1 : extent;
             extent = extent >= s->hi ? s->hi - 1 : extent;
@@ -154,12 +156,13 @@ static enum forebay_status try_end(struct offload_search *s, int extent)
 }
 
 enum forebay_status fb_offload_search(const struct fb_catalog *catalog, uint64_t kv_bytes,
-    uint64_t reserve_bytes, const struct fb_offload_rooms *rooms, fb_offload_measure measure,
-    void *user, struct fb_offload_plan *out, struct forebay_error *err)
+    uint64_t reserve_bytes, bool ffns_apart, const struct fb_offload_rooms *rooms,
+    fb_offload_measure measure, void *user, struct fb_offload_plan *out, struct forebay_error *err)
 {
     int last = fb_offload_whole_extent(catalog);
     struct offload_search s = {.catalog = catalog,
         .kv_bytes = kv_bytes,
+        .ffns_apart = ffns_apart,
         .rooms = rooms,
         .lo = -1,
         .hi = last + 1,

@@ -55,7 +55,7 @@ static double seconds_of(const struct fb_placement_inputs *in, const struct fb_w
     struct fb_curves *curves = fb_curves_new(weights, NULL);
     struct fb_plan *plan = NULL;
     double seconds = INFINITY;
-    if (fb_plan_make(weights, ram_bytes, curves, &plan, NULL) == FOREBAY_OK) {
+    if (fb_plan_make(weights, ram_bytes, 0, curves, &plan, NULL) == FOREBAY_OK) {
         struct fb_speed speed;
         speed_inputs.weights = weights;
         speed_inputs.plan = plan;
@@ -85,12 +85,13 @@ static bool slots_make_sense(const struct fb_placement_inputs *in, const struct 
             }
         }
     }
-    return devices->slots.n >= (uint64_t)c->n_expert_used;
+    return devices->slots_shared || devices->slots.n >= (uint64_t)c->n_expert_used;
 }
 
 /* Seconds of the conversation with this plan; negative when a rate is not known, infinite when the
  * plan does not work. */
-static double estimate(const struct fb_placement_inputs *in, const struct fb_offload_plan *plan)
+static double estimate(
+    const struct fb_placement_inputs *in, const struct fb_offload_plan *plan, uint64_t ram_bytes)
 {
     const struct fb_catalog *c = in->speed->weights->catalog;
     struct fb_speed_devices devices = {.n_layers = plan->n_layers,
@@ -106,6 +107,11 @@ static double estimate(const struct fb_placement_inputs *in, const struct fb_off
     bool works = true;
     if (plan->n_slotted > 0) {
         devices.slotted = in->names[in->slots_device];
+        devices.slots_shared = plan->slots_shared;
+    }
+    if (plan->n_slotted > 0 && plan->slots_shared) {
+        works = slots_make_sense(in, weights, &devices);
+    } else if (plan->n_slotted > 0) {
         works = plan->slots_bytes >=
                 fb_device_slots_least(weights, devices.first_layer, devices.end_layer);
         if (works) {
@@ -114,7 +120,7 @@ static double estimate(const struct fb_placement_inputs *in, const struct fb_off
             works = slots_make_sense(in, weights, &devices);
         }
     }
-    double seconds = works ? seconds_of(in, weights, &devices, in->ram_beside_bytes) : INFINITY;
+    double seconds = works ? seconds_of(in, weights, &devices, ram_bytes) : INFINITY;
     fb_weights_free(weights);
     return seconds;
 }
@@ -137,11 +143,18 @@ static void try_slots(
     int n = in->speed->weights->catalog->n_layer;
     for (int whole = in->least_whole; whole <= in->whole->n_whole && whole < n; whole++) {
         struct fb_offload_plan plan = *in->whole;
-        uint64_t held = expert_bytes(in->speed->weights->catalog, n - whole, n - in->least_whole);
+        const struct fb_catalog *c = in->speed->weights->catalog;
+        uint64_t held = expert_bytes(c, n - whole, n - in->least_whole), ram = in->ram_beside_bytes;
         plan.n_whole = whole;
         plan.n_slotted = n - whole;
-        plan.slots_bytes = in->slots_bytes - fb_min(in->slots_bytes, held);
-        double seconds = estimate(in, &plan);
+        plan.slots_shared = in->slots_shared;
+        plan.slots_bytes = in->slots_bytes;
+        if (in->slots_shared) {
+            ram += expert_bytes(c, n - in->whole->n_whole, n - whole);
+        } else {
+            plan.slots_bytes -= fb_min(in->slots_bytes, held);
+        }
+        double seconds = estimate(in, &plan, ram);
         if (seconds >= 0 && seconds < *fastest) {
             *fastest = seconds;
             out->slots = true;
@@ -156,7 +169,7 @@ void fb_placement_choose(const struct fb_placement_inputs *in, struct fb_placeme
     const struct fb_offload_plan *whole = in->whole;
     int n = in->speed->weights->catalog->n_layer;
     *out = (struct fb_placement){.use = whole->output, .n_whole = whole->n_whole};
-    double seconds = whole->output ? estimate(in, whole) : -1;
+    double seconds = whole->output ? estimate(in, whole, in->ram_beside_bytes) : -1;
     if (seconds < 0) {
         return;
     }

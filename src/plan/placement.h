@@ -31,6 +31,9 @@ struct fb_placement_inputs {
     uint64_t
         slots_bytes; /* for slots, if no layer has its experts on the device of the slots, beyond
                            * least_whole; 0: there cannot be slots */
+    bool
+        slots_shared; /* slots are those in RAM, and slots_bytes are for a transit alone; what other
+                        * layers then leave of the device's memory is RAM's */
     int slots_device;
     int least_whole; /* layers that keep their experts in any case: those on other devices */
     bool may_do_without;

@@ -6,7 +6,7 @@
  *                        evenly spread share of the rest
  *        transit_size    at most 1/16 of what is left
  *        place_experts   a pool per group, filled slot by slot where the gain per byte is largest,
- *                        or one shared pool
+ *                        or one shared pool; with what a batch borrows
  */
 #include "plan/plan.h"
 
@@ -121,8 +121,8 @@ uint64_t fb_plan_most_transit(const struct fb_weights *ws)
     return fb_round_down(fb_max(fb_min(most, TRANSIT_MAX), TRANSIT_LEAST * unit), FB_BLOCK_BYTES);
 }
 
-/* Size of the transit: as large as is useful, but only a part of `room`, since single tokens need
- * it for slots. `room` is at least expert_minimum. */
+/* Size of the transit: as large as is useful, but only a part of `room`, since a batch needs it for
+ * slots, too. `room` is at least expert_minimum. */
 static uint64_t transit_size(const struct fb_weights *ws, uint64_t room)
 {
     uint64_t free = room - slots_minimum(ws) - 2 * staging_buffer(ws);
@@ -276,9 +276,9 @@ static int best_group(const struct fb_weights *ws, const struct fb_plan *plan,
     return best;
 }
 
-/* Places slots in `room`, which is at least slots_minimum. */
+/* Places slots in `room`, which is at least slots_minimum also without the `lent` bytes. */
 static void place_experts(const struct fb_weights *ws, struct fb_plan *plan,
-    const struct fb_curves *curves, uint64_t room)
+    const struct fb_curves *curves, uint64_t room, uint64_t lent)
 {
     uint64_t k = (uint64_t)experts_per_token(ws);
     uint64_t token_slots = 0; /* memory of the slots that one token needs in every group */
@@ -286,7 +286,7 @@ static void place_experts(const struct fb_weights *ws, struct fb_plan *plan,
         const struct fb_group *group = &ws->groups[g];
         token_slots += fb_min(k, (uint64_t)group->n_expert) * group->slot_bytes;
     }
-    if (room < token_slots) {
+    if (room - lent < token_slots) {
         uint64_t all = 0;
         for (int g = 0; g < ws->n_groups; g++) {
             all += (uint64_t)ws->groups[g].n_expert;
@@ -307,10 +307,30 @@ static void place_experts(const struct fb_weights *ws, struct fb_plan *plan,
     }
 }
 
-enum forebay_status fb_plan_make(const struct fb_weights *ws, uint64_t budget_bytes,
-    const struct fb_curves *curves, struct fb_plan **out, struct forebay_error *err)
+/* Divides `room` among staging and slots, and says how much a batch borrows. It has what it needs
+ * for itself, `batch_bytes`, and the transit. */
+static void place_groups(const struct fb_weights *ws, struct fb_plan *plan,
+    const struct fb_curves *curves, uint64_t room, uint64_t batch_bytes)
 {
-    uint64_t minimum = fb_plan_minimum(ws);
+    uint64_t buffer = staging_buffer(ws);
+    plan->transit_bytes = transit_size(ws, room - batch_bytes);
+    uint64_t lent = batch_bytes + plan->transit_bytes;
+    uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * FB_MAX_PARTS;
+    wanted = fb_min(fb_min(wanted, fb_max(STAGING_MAX, 2 * buffer)), (room - lent) / 8);
+    wanted = buffer ? fb_round_down(wanted, buffer) : 0;
+    plan->staging_bytes = fb_min(fb_max(wanted, 2 * buffer), room - lent - slots_minimum(ws));
+    room -= plan->staging_bytes;
+    struct fb_curves *prior = curves ? NULL : fb_curves_new(ws, NULL);
+    place_experts(ws, plan, curves ? curves : prior, room, lent);
+    fb_curves_free(prior);
+    plan->lent_bytes = lent - fb_min(lent, room - plan->cache_bytes);
+}
+
+enum forebay_status fb_plan_make(const struct fb_weights *ws, uint64_t budget_bytes,
+    uint64_t batch_bytes, const struct fb_curves *curves, struct fb_plan **out,
+    struct forebay_error *err)
+{
+    uint64_t minimum = fb_plan_minimum(ws) + batch_bytes;
     if (budget_bytes < minimum) {
         char hint[96];
         unsigned long long kib = fb_round_up(minimum, FB_KIB) / FB_KIB;
@@ -321,30 +341,22 @@ enum forebay_status fb_plan_make(const struct fb_weights *ws, uint64_t budget_by
     }
     struct fb_plan *plan = fb_xcalloc(1, sizeof *plan);
     plan->budget_bytes = budget_bytes;
+    plan->batch_bytes = batch_bytes;
     plan->n_weights = ws->n_weights;
     plan->n_groups = ws->n_groups;
     plan->resident = fb_xcalloc((size_t)ws->n_weights, sizeof *plan->resident);
 
-    place_dense(ws, plan, budget_bytes - expert_minimum(ws), budget_bytes);
+    uint64_t room = budget_bytes - batch_bytes;
+    place_dense(ws, plan, room - expert_minimum(ws), room);
     uint64_t used = plan->resident_bytes + plan->ring_bytes + plan->scratch_bytes;
     plan->streamed_bytes = ws->dense_bytes - plan->resident_bytes;
     if (ws->n_groups > 0) {
-        uint64_t buffer = staging_buffer(ws);
-        uint64_t room = budget_bytes - used;
-        plan->transit_bytes = transit_size(ws, room);
-        room -= plan->transit_bytes;
-        uint64_t wanted = buffer * (uint64_t)experts_per_token(ws) * FB_MAX_PARTS;
-        wanted = fb_min(fb_min(wanted, fb_max(STAGING_MAX, 2 * buffer)), room / 8);
-        wanted = buffer ? fb_round_down(wanted, buffer) : 0;
-        plan->staging_bytes = fb_min(fb_max(wanted, 2 * buffer), room - slots_minimum(ws));
-        struct fb_curves *prior = curves ? NULL : fb_curves_new(ws, NULL);
-        place_experts(ws, plan, curves ? curves : prior, room - plan->staging_bytes);
-        fb_curves_free(prior);
+        place_groups(ws, plan, curves, budget_bytes - used, batch_bytes);
     }
-    plan->total_bytes = used + plan->transit_bytes + plan->staging_bytes + plan->cache_bytes;
-    plan->everything_fits =
-        plan->streamed_bytes == 0 &&
-        (ws->n_groups == 0 || (plan->slots && plan->cache_bytes == ws->expert_bytes));
+    plan->total_bytes = used + plan->staging_bytes + plan->cache_bytes;
+    plan->preload = plan->streamed_bytes == 0 &&
+                    (ws->n_groups == 0 || (plan->slots && plan->cache_bytes == ws->expert_bytes));
+    plan->everything_fits = plan->preload && plan->lent_bytes == 0;
     FB_ASSERT(plan->total_bytes <= budget_bytes);
     *out = plan;
     return FOREBAY_OK;

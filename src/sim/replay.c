@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "cache/tier.h"
+#include "stream/levels.h"
 
 struct replay {
     struct fb_stream *stream;
@@ -39,12 +39,9 @@ struct replay {
 
     struct fb_expert_use *scheduled; /* [n_weights] matrices that a step uses */
 
-    struct fb_tier *tier; /* slots of a device; NULL: there is none */
+    struct fb_levels levels; /* slots of a device; tier NULL: there is none */
     double upload_bytes_per_s;
-    uint64_t upload_bytes;
-    int *slot_of; /* [n_expert] slot of the device, or -1; of the current layer */
-    int *missing; /* experts without one */
-    int n_missing;
+    uint64_t upload_bytes, back_bytes;
 };
 
 struct fb_sim_step fb_sim_step(const struct fb_trace *trace, int first)
@@ -241,102 +238,69 @@ static enum forebay_status in_sets(
 
 /* --- Experts on a device ---------------------------------------------------------------------- */
 
-/* Copies units to the device. Reads that were issued before go on meanwhile. */
-static void upload(struct replay *r, int weight, int n)
+/* Copies n units up or down. Reads that were issued before go on meanwhile. */
+static void copy_units(struct replay *r, uint64_t *sum, int weight, int n)
 {
     uint64_t bytes = (uint64_t)n * r->weights->weights[weight].unit_bytes;
-    r->upload_bytes += bytes;
+    *sum += bytes;
     compute(r, (double)bytes / r->upload_bytes_per_s * 1e9);
 }
 
-/* Brings the missing experts into their slots, as many at a time as the stream leases. */
-static enum forebay_status fill_missing(struct replay *r, int group, struct forebay_error *err)
+static void copy_up(void *user, int weight, int slot, const void *unit)
 {
-    const struct fb_group *g = &r->weights->groups[group];
-    enum forebay_status status = FOREBAY_OK;
-    int most = fb_stream_lease_limit(r->stream, group), n;
-    for (int i = 0; i < r->n_missing && status == FOREBAY_OK; i += n) {
-        n = r->n_missing - i < most ? r->n_missing - i : most;
-        fb_stream_lease_begin(
-            r->stream, &r->lease, group, r->missing + i, r->uses + i, n, fb_group_parts(g));
-        for (int p = 0; p < g->n_parts; p++) {
-            status = fb_stream_lease_wait(r->stream, &r->lease, p, err);
-            if (status != FOREBAY_OK) {
-                break;
-            }
-            upload(r, g->weight[p], n);
-            for (int k = 0; k < n; k++) {
-                fb_tier_fill(r->tier, group, r->slot_of[r->missing[i + k]], p);
-            }
-        }
-        fb_stream_lease_end(r->stream, &r->lease);
-    }
-    return status;
+    struct replay *r = user;
+    (void)slot;
+    (void)unit;
+    copy_units(r, &r->upload_bytes, weight, 1);
 }
 
-/* Uploads and computes one matrix of the missing experts: all in the lease, or set by set. */
-static enum forebay_status pass_by(
-    struct replay *r, int weight, double ns, struct forebay_error *err)
+static void copy_down(void *user, int weight, int slot, void *unit)
 {
-    enum forebay_status status = FOREBAY_OK;
-    struct fb_set set = {.n = r->lease.n};
-    do {
-        status = r->lease.group >= 0 ? fb_stream_lease_wait(r->stream, &r->lease,
-                                           r->weights->weights[weight].part, err)
-                                     : fb_stream_sets_next(r->stream, weight, &set, err);
-        if (status == FOREBAY_OK) {
-            upload(r, weight, set.n);
-            compute(r, ns * set.n / r->n_needed);
-        }
-    } while (status == FOREBAY_OK && r->lease.group < 0 && set.n > 0);
-    return status;
+    struct replay *r = user;
+    (void)slot;
+    (void)unit;
+    copy_units(r, &r->back_bytes, weight, 1);
 }
 
 /* More experts than slots: first those in slots, then the others, which pass by. */
-static enum forebay_status device_in_sets(
-    struct replay *r, int group, struct fb_routes *routes, double ns, struct forebay_error *err)
+static enum forebay_status device_in_sets(struct replay *r, int group,
+    const struct fb_routes *routes, double ns, struct forebay_error *err)
 {
     const struct fb_group *g = &r->weights->groups[group];
     enum forebay_status status = FOREBAY_OK;
-    for (int i = 0; i < routes->tokens * routes->picks; i++) {
-        r->routes[i] = r->slot_of[r->routes[i]] < 0 ? r->routes[i] : -1;
-    }
-    routes->needed = r->missing;
-    routes->n_needed = r->n_missing;
-    if (r->n_missing > 0) {
-        fb_stream_layer_begin(r->stream, &r->lease, g->weight[part_at(r, group, 0)], routes);
+    int n_missing = r->levels.n_missing;
+    if (n_missing > 0) {
+        fb_levels_ask(&r->levels, g->weight[part_at(r, group, 0)], routes);
     }
     for (int i = 0; i < g->n_parts && status == FOREBAY_OK; i++) {
-        double part_ns = ns / g->n_parts;
-        compute(r, part_ns * (r->n_needed - r->n_missing) / r->n_needed);
-        if (r->n_missing > 0) {
-            status = pass_by(r, g->weight[part_at(r, group, i)], part_ns, err);
+        struct fb_set set = {.n = n_missing};
+        int weight = g->weight[part_at(r, group, i)];
+        double each_ns = ns / g->n_parts / r->n_needed;
+        compute(r, each_ns * (r->n_needed - n_missing));
+        while (set.n > 0 && status == FOREBAY_OK) {
+            status = fb_levels_next(&r->levels, weight, &set, err);
+            for (int k = 0; k < set.n; k++) { /* those admitted have been copied up already */
+                bool admitted = r->levels.admitted[set.experts[k]] >= 0;
+                copy_units(r, &r->upload_bytes, weight, admitted ? 0 : 1);
+            }
+            compute(r, each_ns * set.n);
         }
     }
-    if (r->lease.group >= 0) {
-        fb_stream_lease_end(r->stream, &r->lease);
-    }
-    fb_stream_sets_end(r->stream);
     return status;
 }
 
-static enum forebay_status on_device(
-    struct replay *r, int group, struct fb_routes *routes, double ns, struct forebay_error *err)
+static enum forebay_status on_device(struct replay *r, int group, const struct fb_routes *routes,
+    double ns, struct forebay_error *err)
 {
-    const struct fb_tier_need need = {r->needed, r->uses, r->n_needed};
-    enum forebay_status status = FOREBAY_OK;
-    bool fits;
-    r->n_missing = fb_tier_open(r->tier, group, &need, r->slot_of, r->missing, &fits);
-    for (int i = 0; i < r->n_missing; i++) {
-        r->uses[i] = r->seen[r->missing[i]];
-    }
-    if (fits) {
-        status = fill_missing(r, group, err);
+    enum forebay_status status;
+    fb_levels_open(&r->levels, group, routes);
+    if (r->levels.fits) {
+        status = fb_levels_fill(&r->levels, err);
         compute(r, ns);
     } else {
         status = device_in_sets(r, group, routes, ns, err);
     }
-    fb_tier_close(r->tier, group);
+    fb_levels_close(&r->levels);
     return status;
 }
 
@@ -360,7 +324,7 @@ static enum forebay_status experts(struct replay *r, const struct fb_sim_step *s
         .uses = r->uses,
         .n_needed = r->n_needed,
     };
-    if (r->tier) {
+    if (r->levels.tier) {
         return on_device(r, group, &routes, ns, err);
     }
     int weight = r->weights->groups[group].weight[part_at(r, group, 0)];
@@ -387,7 +351,7 @@ static void schedule_experts(struct replay *r, const struct fb_sim_step *step)
 
 static struct fb_tier_stats device_stats(const struct replay *r)
 {
-    return r->tier ? fb_tier_stats(r->tier) : (struct fb_tier_stats){0};
+    return r->levels.tier ? fb_tier_stats(r->levels.tier) : (struct fb_tier_stats){0};
 }
 
 /* Runs one step through one layer; adds the figures of its experts to *f and, if they count, to the
@@ -403,7 +367,7 @@ static enum forebay_status layer(struct replay *r, const struct fb_sim_step *ste
     compute(r, ns / 2);
     struct fb_stream_stats before, after;
     struct fb_tier_stats above = device_stats(r);
-    uint64_t uploaded = r->upload_bytes;
+    uint64_t uploaded = r->upload_bytes, back = r->back_bytes;
     fb_stream_stats(r->stream, &before);
     status = experts(r, step, group, ns / 2, err);
     fb_stream_stats(r->stream, &after);
@@ -412,6 +376,7 @@ static enum forebay_status layer(struct replay *r, const struct fb_sim_step *ste
     f->device_requests += above.requests;
     f->device_hits += above.hits;
     f->upload_bytes += r->upload_bytes - uploaded;
+    f->back_bytes += r->back_bytes - back;
     f->requests += after.expert_requests - before.expert_requests;
     f->hits += after.expert_hits - before.expert_hits;
     f->expert_bytes += after.expert_bytes - before.expert_bytes;
@@ -451,7 +416,7 @@ static enum forebay_status run_step(struct replay *r, const struct fb_sim_step *
     f->dense_bytes += dense_bytes(&after) - dense_bytes(&before);
     f->seconds += (double)(r->disk->now_ns - begin_ns) * 1e-9;
     f->stall_s += (double)(after.stall_ns - before.stall_ns) * 1e-9;
-    f->upload_s = (double)f->upload_bytes / r->upload_bytes_per_s;
+    f->copy_s = (double)(f->upload_bytes + f->back_bytes) / r->upload_bytes_per_s;
     return status;
 }
 
@@ -494,13 +459,12 @@ enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weig
         .report = out,
         .layer_ns = options->compute_s * 1e9 / weights->n_groups,
         .lookahead = options->lookahead,
-        .tier = make_tier(weights, out),
+        .levels = {.weights = weights, .stream = stream, .tier = make_tier(weights, out)},
         .upload_bytes_per_s = options->upload_bytes_per_s};
     r.seen = fb_xcalloc(n, sizeof *r.seen);
     r.needed = fb_xcalloc(n, sizeof *r.needed);
     r.uses = fb_xcalloc(n, sizeof *r.uses);
-    r.slot_of = fb_xcalloc(n, sizeof *r.slot_of);
-    r.missing = fb_xcalloc(n, sizeof *r.missing);
+    r.levels.device = (struct fb_levels_device){.up = copy_up, .down = copy_down, .user = &r};
     r.routes = fb_xcalloc((size_t)longest_step(trace) * (size_t)trace->top_k, sizeof *r.routes);
     r.scheduled = fb_xcalloc((size_t)weights->n_weights, sizeof *r.scheduled);
     r.lease.group = -1;
@@ -518,9 +482,8 @@ enum forebay_status fb_sim_replay(struct fb_stream *stream, const struct fb_weig
     free(r.seen);
     free(r.needed);
     free(r.uses);
-    free(r.slot_of);
-    free(r.missing);
-    fb_tier_free(r.tier);
+    fb_levels_release(&r.levels);
+    fb_tier_free(r.levels.tier);
     free(r.routes);
     free(r.scheduled);
     free(r.dense);

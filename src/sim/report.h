@@ -21,7 +21,7 @@ struct fb_sim_options {
     /* A device that computes all experts from slots of its own; both 0: none. */
     uint64_t device_bytes;     /* of the device, for slots and transit */
     int device_slots;          /* instead: of every layer */
-    double upload_bytes_per_s; /* from RAM to the device, > 0 */
+    double upload_bytes_per_s; /* between RAM and the device, > 0 */
 };
 
 /* Sums over some tokens. */
@@ -37,7 +37,8 @@ struct fb_sim_figures {
     uint64_t device_requests; /* one expert needed by one token at one layer */
     uint64_t device_hits;     /* of these, in a slot of the device */
     uint64_t upload_bytes;    /* copied to the device */
-    double upload_s;          /* of seconds, copying them */
+    uint64_t back_bytes;      /* copied back from it: experts that lost their slot */
+    double copy_s;            /* of seconds, copying in both directions */
 };
 
 struct fb_sim_layer {
@@ -64,7 +65,7 @@ struct fb_sim_report {
     bool shared;                                 /* all layers share one pool of slots */
     uint64_t cache_bytes;                        /* slots */
     uint64_t resident_bytes;                     /* resident dense weights */
-    uint64_t memory_bytes;                       /* all memory for weights */
+    uint64_t memory_bytes;                       /* all memory for weights, at any time */
     struct fb_sim_figures prefill, warm, decode; /* warm: decode tokens that do not count */
     int n_device_slots;                          /* in all; 0: no device */
     uint64_t device_slot_bytes;                  /* of all of them */

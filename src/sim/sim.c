@@ -88,8 +88,8 @@ static struct fb_plan *plan_of_slots(const struct fb_weights *ws, int n, bool ba
     }
     plan->resident_bytes = ws->dense_bytes;
     plan->transit_bytes = batches ? fb_plan_most_transit(ws) : 0;
-    plan->total_bytes =
-        plan->cache_bytes + plan->resident_bytes + plan->staging_bytes + plan->transit_bytes;
+    plan->total_bytes = plan->cache_bytes + plan->resident_bytes + plan->staging_bytes;
+    plan->budget_bytes = plan->total_bytes + plan->transit_bytes; /* which is spare */
     return plan;
 }
 
@@ -97,7 +97,7 @@ static enum forebay_status make_plan(const struct fb_weights *ws, const struct f
     const struct fb_sim_options *options, struct fb_plan **out, struct forebay_error *err)
 {
     if (options->slots == 0) {
-        return fb_plan_make(ws, options->mem_bytes, NULL, out, err);
+        return fb_plan_make(ws, options->mem_bytes, 0, NULL, out, err);
     }
     if (options->slots < trace->top_k) {
         return fb_fail(err, FOREBAY_E_USAGE, "Give at least as many slots as a token uses experts.",
@@ -164,7 +164,8 @@ static void describe_memory(
     }
     out->cache_bytes = plan->cache_bytes;
     out->resident_bytes = plan->resident_bytes;
-    out->memory_bytes = plan->total_bytes;
+    out->memory_bytes =
+        fb_max(plan->total_bytes, plan->total_bytes - plan->lent_bytes + plan->transit_bytes);
 }
 
 /* --- The replay ------------------------------------------------------------------------------- */

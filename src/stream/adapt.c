@@ -6,7 +6,7 @@
 
 void fb_adapt_note_held(struct fb_stream *s)
 {
-    atomic_store(&s->held, fb_elastic_held(&s->elastic) + fb_slots_held(&s->slots));
+    atomic_store(&s->held, fb_elastic_held(&s->elastic) + fb_slots_held(&s->slots) + s->lent);
 }
 
 uint64_t fb_stream_most(const struct fb_stream *s)
@@ -79,16 +79,60 @@ static void drop_dense(struct fb_stream *s)
     }
 }
 
-void fb_stream_adapt(struct fb_stream *s, bool all)
+/* What slots go without, now that so much is lent to a pass and to the transit. */
+static void lend(struct fb_stream *s)
 {
-    uint64_t target = atomic_load(&s->target);
-    if (target == s->adapted) {
+    uint64_t wanted = s->pass_bytes + (s->transit_used ? fb_transit_bytes(s->transit) : 0);
+    s->lent = wanted - fb_min(wanted, s->spare_bytes);
+}
+
+void fb_stream_lend(struct fb_stream *s, uint64_t bytes)
+{
+    if (bytes != s->pass_bytes) {
+        s->pass_bytes = bytes;
+        lend(s);
+    }
+}
+
+bool fb_stream_lends(const struct fb_stream *s)
+{
+    return s->lent > 0;
+}
+
+void fb_adapt_lend_transit(struct fb_stream *s, bool used)
+{
+    if (used == s->transit_used) {
         return;
     }
-    target = fb_min(target, fb_stream_most(s));
+    s->transit_used = used;
+    if (!used) {
+        fb_transit_finish(s->transit);
+        fb_transit_discard(s->transit);
+    }
+    lend(s);
+    fb_stream_adapt(s, true);
+    if (used) {
+        fb_transit_populate(s->transit);
+    }
+}
+
+/* Counts what the governor asked for. */
+static void count_target(struct fb_stream *s, uint64_t target)
+{
     atomic_fetch_add(&s->shrinks, target < s->heeded);
     atomic_fetch_add(&s->grows, target > s->heeded);
     s->heeded = target;
+}
+
+void fb_stream_adapt(struct fb_stream *s, bool all)
+{
+    uint64_t asked = atomic_load(&s->target);
+    if (asked == s->adapted && s->lent == s->adapted_lent) {
+        return;
+    }
+    uint64_t target = fb_min(asked, fb_stream_most(s));
+    count_target(s, target);
+    target -= fb_min(target, s->lent);
     uint64_t least = fb_slots_least(&s->slots);
     uint64_t wanted = fb_elastic_plan(&s->elastic, target - fb_min(target, least));
     if (all) {
@@ -99,6 +143,7 @@ void fb_stream_adapt(struct fb_stream *s, bool all)
     fb_slots_resize(&s->slots, slots);
     fb_adapt_note_held(s);
     if (fb_slots_reached(&s->slots, slots) && fb_elastic_held(&s->elastic) == wanted) {
-        s->adapted = target;
+        s->adapted = asked;
+        s->adapted_lent = s->lent;
     }
 }

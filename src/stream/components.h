@@ -54,14 +54,22 @@ struct fb_stream {
     int n_leases;
     struct fb_transit *transit;   /* NULL: not planned */
     struct fb_sets *sets;         /* sets.c; NULL with transit */
+    bool *taught;                 /* [n_groups] levels.c tells the cache of the group's uses */
     struct fb_stream_stats stats; /* of requests; reads are counted by components */
 
     /* Memory (adapt.c). */
     _Atomic uint64_t target, held;
     _Atomic uint64_t shrinks, grows;
-    uint64_t heeded;     /* the target last acted on */
-    uint64_t adapted;    /* the target last reached */
-    uint64_t no_room_ns; /* while loading: waited for memory since there was enough */
+    uint64_t heeded;       /* the target last acted on */
+    uint64_t adapted;      /* the target last reached ... */
+    uint64_t adapted_lent; /* ... while so much was lent */
+    uint64_t spare_bytes;  /* of the plan's budget, that nothing is planned for */
+    uint64_t pass_bytes;   /* fb_stream_lend */
+    bool transit_used;     /* its memory counts, and may be touched */
+    int last_scheduled;    /* group of the matrix that was scheduled last */
+    int passes_without;    /* in a row that had no use for it */
+    uint64_t lent;         /* that the slots go without now */
+    uint64_t no_room_ns;   /* while loading: waited for memory since there was enough */
 };
 
 #endif

@@ -98,8 +98,10 @@ static void pin_present(
             hit = !fb_prefetch_promote(s, lease->group, lease->slots[i], lease->parts) && hit;
         }
         lease->n_misses += !hit;
-        if (uses) {
+        if (uses && !s->taught[lease->group]) {
             fb_cache_touch(s->slots.cache, pool, key);
+        }
+        if (uses) {
             s->stats.expert_requests += (uint64_t)uses[i];
             s->stats.expert_hits += hit ? (uint64_t)uses[i] : 0;
         }
@@ -112,7 +114,7 @@ void fb_stream_lease_begin(struct fb_stream *s, struct fb_lease *lease, int grou
     int pool = s->slots.pool_of[group];
     fb_loads_collect(&s->loads);
     open_lease(s, lease, group, n, parts);
-    if (uses) {
+    if (uses && !s->taught[group]) {
         fb_cache_step(s->slots.cache, pool);
     }
     pin_present(s, lease, experts, uses);

@@ -60,6 +60,9 @@ void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int
     if (n == pool->n_slots) {
         return;
     }
+    if (pool->holder) {
+        pool->holder->let_go(pool->holder->user, index);
+    }
     fb_cache_resize(cache, index, n);
     if (n < pool->n_slots) {
         give_back(pool, n);
@@ -71,7 +74,7 @@ void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int
 
 static bool can_trade(const struct fb_pool *pool)
 {
-    return pool->n_users == 0 && pool->n_slots == pool->max_slots;
+    return pool->n_users == 0 && !pool->holder && pool->n_slots == pool->max_slots;
 }
 
 static void copy_slot(struct fb_pool *pool, int from, int to)

@@ -7,6 +7,11 @@
  * Address space is reserved for `room` slots; what lies beyond n_slots costs no memory, and what no
  * slot has ever used is inaccessible. A slot can
  * move to another pool (fb_pool_lend): then max_slots falls in the one and rises in the other.
+ *
+ * The memory may have a holder, such as a device that maps it. Pages that are given back while they
+ * are held stay with the holder, and the pool would get others in their place; so the holder is
+ * asked to let go before the pool changes its size, and finds it at its new size afterwards. Slots
+ * of a pool with a holder are not lent.
  */
 #ifndef FB_STREAM_POOL_H
 #define FB_STREAM_POOL_H
@@ -16,12 +21,21 @@
 
 struct fb_populator;
 
+/* Whoever holds pages of pools besides the stream. */
+struct fb_pool_holder {
+    /* Lets go of the memory of pool `index`, which has no users: no lease and no set of it is open.
+     * Called on the thread that adapts the stream (stream/adapt.h), before the change. */
+    void (*let_go)(void *user, int index);
+    void *user;
+};
+
 struct fb_pool {
     int n_slots;   /* in use */
     int max_slots; /* as planned, corrected by those lent and borrowed */
     int room;
     bool hollow; /* of a simulation: its memory is never touched */
     int n_users; /* leases and sets that are open: they rely on the pool's size */
+    const struct fb_pool_holder *holder; /* NULL: none */
     int n_parts;
     uint64_t stride[FB_MAX_PARTS];
     char *memory[FB_MAX_PARTS];
@@ -47,7 +61,7 @@ void fb_pool_resize(struct fb_pool *pool, struct fb_cache *cache, int index, int
 /* Moves the memory of one slot to another pool. The content of `slot` is dropped, the last slot of
  * `from` takes its place, and `to` has one more slot, which is free. Returns false and changes
  * nothing when the last slot is pinned, `to` has no room or gets no memory, or either pool has
- * users or fewer than max_slots. */
+ * users, a holder or fewer than max_slots. */
 bool fb_pool_lend(struct fb_pool *from, int from_index, int slot, struct fb_pool *to, int to_index,
     struct fb_cache *cache);
 

@@ -102,7 +102,9 @@ static void count(struct fb_stream *s, const struct fb_routes *routes)
     memset(b->worth, 0, (size_t)n_expert * sizeof *b->worth);
     for (int t = 0; t < routes->tokens; t++) {
         const int *route = routes->experts + (size_t)t * (size_t)routes->picks;
-        fb_cache_step(s->slots.cache, pool);
+        if (!s->taught[b->group]) {
+            fb_cache_step(s->slots.cache, pool);
+        }
         for (int e = 0; t % HALF_LIFE == 0 && e < n_expert; e++) {
             b->worth[e] /= 2;
         }
@@ -113,7 +115,9 @@ static void count(struct fb_stream *s, const struct fb_routes *routes)
             }
             b->uses[e]++;
             b->worth[e] += ONE_USE;
-            fb_cache_touch(s->slots.cache, pool, first + e);
+            if (!s->taught[b->group]) {
+                fb_cache_touch(s->slots.cache, pool, first + e);
+            }
         }
     }
 }
@@ -203,6 +207,7 @@ void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_route
 {
     struct fb_sets *b = s->sets;
     FB_ASSERT(b && b->group < 0);
+    fb_adapt_lend_transit(s, true);
     b->group = s->weights->weights[weight].group;
     occupy_pool(s);
     count(s, routes);
@@ -407,11 +412,4 @@ void fb_stream_sets_end(struct fb_stream *s)
     b->n_pinned = 0;
     s->slots.pools[pool_of(s)].n_users--;
     b->group = b->weight = -1;
-}
-
-void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
-{
-    if (s->transit) {
-        fb_transit_schedule(s->transit, uses, n);
-    }
 }

@@ -38,9 +38,6 @@ struct fb_set {
     int n_index; /* larger than any index */
 };
 
-/* The expert matrices of the next computation, in the order of their use. May begin to read. */
-void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n);
-
 /* Opens the layer of the matrix `weight`, which must be the layer's first matrix to be used. One
  * layer at a time, and no lease of the group is open. `routes` is not used after the call. */
 void fb_stream_sets_begin(struct fb_stream *s, int weight, const struct fb_routes *routes);

@@ -31,6 +31,7 @@ static void plan_pools(struct fb_slots *s, const struct fb_plan *plan, bool holl
     bool shared = plan->shared_slots > 0;
     s->n_pools = shared ? 1 : ws->n_groups;
     s->pools = fb_xcalloc((size_t)s->n_pools, sizeof *s->pools);
+    s->wanted = fb_xcalloc((size_t)s->n_pools, sizeof *s->wanted);
     s->pool_of = fb_xcalloc((size_t)ws->n_groups, sizeof *s->pool_of);
     s->first_key = fb_xcalloc((size_t)ws->n_groups, sizeof *s->first_key);
     int key = 0;
@@ -120,6 +121,7 @@ void fb_slots_release(struct fb_slots *s)
         free(s->pools[i].prefetched);
     }
     fb_cache_free(s->cache);
+    free(s->wanted);
     free(s->first_key);
     free(s->pool_of);
     free(s->pools);
@@ -187,14 +189,24 @@ bool fb_slots_has(const struct fb_slots *s, int group, int expert, uint32_t part
     return slot >= 0 && (fb_cache_parts(s->cache, s->pool_of[group], slot) & parts) == parts;
 }
 
-int fb_slots_acquire(struct fb_slots *s, int group, int expert)
+static int given(struct fb_slots *s, int pool, int slot)
 {
-    int pool = s->pool_of[group], evicted;
-    int slot = fb_cache_acquire(s->cache, pool, s->first_key[group] + expert, &evicted);
     if (slot >= 0) {
         s->pools[pool].prefetched[slot] = 0; /* of the expert that was evicted */
     }
     return slot;
+}
+
+int fb_slots_acquire(struct fb_slots *s, int group, int expert)
+{
+    int pool = s->pool_of[group], evicted;
+    return given(s, pool, fb_cache_acquire(s->cache, pool, s->first_key[group] + expert, &evicted));
+}
+
+int fb_slots_offer(struct fb_slots *s, int group, int expert)
+{
+    int pool = s->pool_of[group], evicted;
+    return given(s, pool, fb_cache_offer(s->cache, pool, s->first_key[group] + expert, &evicted));
 }
 
 void fb_slots_borrow(struct fb_slots *s, int group)
@@ -265,12 +277,31 @@ static double share_of(const struct fb_slots *s, uint64_t bytes)
     return bytes <= least ? 0 : (double)(bytes - least) / (double)(most - least);
 }
 
-void fb_slots_resize(struct fb_slots *s, uint64_t bytes)
+/* Fills in how many slots each pool has when all have `bytes`: equal shares of what they can give
+ * back, and a slot more each for the first pools, as far as the rest goes. */
+static void divide(const struct fb_slots *s, uint64_t bytes)
 {
     double share = share_of(s, bytes);
+    uint64_t used = 0;
+    for (int i = 0; i < s->n_pools; i++) {
+        s->wanted[i] = fb_pool_share(&s->pools[i], share);
+        used += (uint64_t)s->wanted[i] * fb_pool_slot_bytes(&s->pools[i]);
+    }
+    for (int i = 0; i < s->n_pools; i++) {
+        uint64_t more = fb_pool_slot_bytes(&s->pools[i]);
+        if (s->wanted[i] < s->pools[i].max_slots && used + more <= bytes) {
+            s->wanted[i]++;
+            used += more;
+        }
+    }
+}
+
+void fb_slots_resize(struct fb_slots *s, uint64_t bytes)
+{
+    divide(s, bytes);
     for (int growing = 0; growing < 2; growing++) { /* memory is given back first, then regained */
         for (int i = 0; i < s->n_pools; i++) {
-            int n = fb_pool_share(&s->pools[i], share);
+            int n = s->wanted[i];
             if (n != s->pools[i].n_slots && (n > s->pools[i].n_slots) == (growing == 1)) {
                 fb_pool_resize(&s->pools[i], s->cache, i, n);
             }
@@ -280,9 +311,9 @@ void fb_slots_resize(struct fb_slots *s, uint64_t bytes)
 
 bool fb_slots_reached(const struct fb_slots *s, uint64_t bytes)
 {
-    double share = share_of(s, bytes);
+    divide(s, bytes);
     for (int i = 0; i < s->n_pools; i++) {
-        if (fb_pool_share(&s->pools[i], share) != s->pools[i].n_slots) {
+        if (s->wanted[i] != s->pools[i].n_slots) {
             return false;
         }
     }

@@ -22,6 +22,7 @@ struct fb_slots {
     struct fb_pool *pools;
     int *pool_of;   /* [n_groups] */
     int *first_key; /* [n_groups] */
+    int *wanted;    /* [n_pools] slots; for resizing */
     struct fb_cache *cache;
     uint64_t planned_bytes;
     struct fb_populator *populator; /* NULL, except while the model loads */
@@ -54,6 +55,9 @@ int fb_slots_find(const struct fb_slots *s, int group, int expert);
 
 /* The expert's slot, or one given to it (its parts are then absent); -1: all are pinned. */
 int fb_slots_acquire(struct fb_slots *s, int group, int expert);
+
+/* The same for an expert that nobody needs now: -1 also when the victim is worth as much. */
+int fb_slots_offer(struct fb_slots *s, int group, int expert);
 
 /* Call before the group evicts: borrows a slot of another pool where the cache advises it. */
 void fb_slots_borrow(struct fb_slots *s, int group);

@@ -3,6 +3,7 @@
  */
 #include "stream/stream.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 #include "base/error.h"
@@ -13,6 +14,9 @@
 
 /* From this many tokens on, prefetching across layers and gathering rows is worth the effort. */
 #define SET_TOKENS 32
+/* So many passes must have had no use for the transit before its memory becomes slots again: where
+ * pieces of prompts alternate with single tokens, slots would come and go. */
+#define PASSES_WITHOUT 4
 
 /* --- Making and freeing ----------------------------------------------------------------------- */
 
@@ -54,6 +58,7 @@ static enum forebay_status make_experts(struct fb_stream *s, const struct fb_pla
             err, FOREBAY_E_USAGE, fb_cache_policy_names(), "unknown cache policy '%s'", name);
     }
     s->prefetch_lists = fb_prefetch_lists_new(s->weights->n_groups);
+    s->taught = fb_xcalloc((size_t)s->weights->n_groups, sizeof *s->taught);
     if (!fb_slots_init(&s->slots, s->weights, plan, policy, hollow) ||
         !fb_loads_init(&s->loads, &s->unpacker, &s->slots, plan->staging_bytes)) {
         return no_memory("expert slots", err);
@@ -91,8 +96,10 @@ enum forebay_status fb_stream_new(const struct fb_weights *weights, const struct
 {
     struct fb_stream *s = fb_xcalloc(1, sizeof *s);
     s->weights = weights;
-    s->preload = plan->everything_fits && !options->cold;
+    s->preload = plan->preload && !options->cold;
     s->adapted = UINT64_MAX;
+    s->last_scheduled = INT_MAX;
+    s->spare_bytes = plan->budget_bytes - fb_min(plan->budget_bytes, plan->total_bytes);
     atomic_init(&s->target, UINT64_MAX);
     enum forebay_status status = make_components(s, plan, options, err);
     if (status != FOREBAY_OK) {
@@ -115,6 +122,7 @@ void fb_stream_free(struct fb_stream *s)
     fb_loads_release(&s->loads);
     fb_slots_release(&s->slots);
     free(s->prefetch_lists);
+    free(s->taught);
     fb_dense_release(s);
     fb_io_free(s->io);
     free(s);
@@ -161,6 +169,36 @@ enum forebay_status fb_stream_load(
 
 /* --- Experts ---------------------------------------------------------------------------------- */
 
+/* Whether a pass that uses experts so may need sets, which take the transit. */
+static bool may_need_sets(const struct fb_stream *s, const struct fb_expert_use *uses, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int group = s->weights->weights[uses[i].weight].group;
+        int most = s->weights->groups[group].n_expert;
+        int64_t needed = fb_min((uint64_t)uses[i].tokens * (uint64_t)uses[i].picks, (uint64_t)most);
+        if (uses[i].tokens >= SET_TOKENS || needed > fb_stream_lease_limit(s, group)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n)
+{
+    if (!s->transit || n == 0) {
+        return;
+    }
+    bool sets = may_need_sets(s, uses, n);
+    int first = s->weights->weights[uses[0].weight].group;
+    bool new_pass = first <= s->last_scheduled; /* a pass may come in pieces */
+    s->last_scheduled = s->weights->weights[uses[n - 1].weight].group;
+    s->passes_without = sets ? 0 : s->passes_without + new_pass;
+    if (sets || s->passes_without == PASSES_WITHOUT) {
+        fb_adapt_lend_transit(s, sets);
+    }
+    fb_transit_schedule(s->transit, uses, n, sets && uses[0].tokens > 1);
+}
+
 static bool wants_sets(const struct fb_stream *s, int group, const struct fb_routes *routes)
 {
     uint32_t all = fb_group_parts(&s->weights->groups[group]);
@@ -196,6 +234,18 @@ void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, i
     return fb_slots_base(&s->slots, weight, stride, n_slots);
 }
 
+int fb_stream_pool(const struct fb_stream *s, int group)
+{
+    return s->slots.pool_of[group];
+}
+
+void fb_stream_set_holder(struct fb_stream *s, const struct fb_pool_holder *holder)
+{
+    for (int i = 0; i < s->slots.n_pools; i++) {
+        s->slots.pools[i].holder = holder;
+    }
+}
+
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts)
 {
     return fb_slots_has(&s->slots, group, expert, parts);
@@ -213,12 +263,18 @@ static uint64_t planned_bytes(const struct fb_stream *s)
     uint64_t bytes = s->resident_bytes + s->ring_bytes + s->slots.planned_bytes +
                      fb_loads_staging_bytes(&s->loads);
     bytes += s->elastic.scratch_bytes ? 0 : s->scratch_bytes;
-    return bytes + (s->transit ? fb_transit_bytes(s->transit) : 0);
+    return bytes;
 }
 
 uint64_t fb_stream_planned(const struct fb_stream *s)
 {
     return planned_bytes(s);
+}
+
+uint64_t fb_stream_now(const struct fb_stream *s)
+{
+    uint64_t transit = s->transit_used ? fb_transit_bytes(s->transit) : 0;
+    return planned_bytes(s) - fb_stream_most(s) + fb_stream_held(s) - s->lent + transit;
 }
 
 void fb_stream_stats(const struct fb_stream *s, struct fb_stream_stats *out)

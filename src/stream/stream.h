@@ -43,6 +43,7 @@
 #include "stream/sets.h"
 #include "stream/stats.h"
 
+struct fb_pool_holder;
 struct fb_stream;
 
 /* Settings of a stream, besides weights and plan. */
@@ -76,6 +77,10 @@ enum forebay_status fb_stream_load(
 
 /* --- Experts ---------------------------------------------------------------------------------- */
 
+/* The expert matrices of the next computation, in the order of their use. Lends memory to the
+ * transit if it may be needed, and begins to read. */
+void fb_stream_schedule_experts(struct fb_stream *s, const struct fb_expert_use *uses, int n);
+
 /* Opens the layer of the matrix `weight` (the first one of the layer that is used) for the tokens
  * of `routes`, in one of two ways. True: together, `lease` is open on all parts. False: in sets,
  * use fb_stream_sets_next; this needs a transit. Sets are chosen when there are not enough slots,
@@ -87,6 +92,13 @@ bool fb_stream_layer_begin(
  * Valid until the pool is resized, which does not happen while a lease of the group is open. */
 void *fb_stream_slots(const struct fb_stream *s, int weight, uint64_t *stride, int *n_slots);
 
+/* The pool that serves the group. */
+int fb_stream_pool(const struct fb_stream *s, int group);
+
+/* From now on all pools have this holder (pool.h), or none (NULL). It must outlive the stream, or
+ * its replacement. */
+void fb_stream_set_holder(struct fb_stream *s, const struct fb_pool_holder *holder);
+
 /* Whether the group's expert has all of `parts` present now. */
 bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t parts);
 
@@ -94,6 +106,9 @@ bool fb_stream_has(const struct fb_stream *s, int group, int expert, uint32_t pa
 
 /* Memory of all that the stream holds when nothing is given back. */
 uint64_t fb_stream_planned(const struct fb_stream *s);
+
+/* Memory of all that it holds now. */
+uint64_t fb_stream_now(const struct fb_stream *s);
 
 /* Advances reads: collects completions and issues queued ones. Never blocks; cheap. */
 void fb_stream_poll(struct fb_stream *s);

@@ -84,9 +84,6 @@ struct fb_transit *fb_transit_new(
     if (!memory) {
         return NULL;
     }
-    if (!fb_io_is_virtual(io)) {
-        fb_vm_populate(memory, bytes);
-    }
     struct fb_transit *t = fb_xcalloc(1, sizeof *t);
     size_t n = (size_t)weights->n_weights;
     t->unpacker = unpacker;
@@ -498,7 +495,8 @@ void fb_transit_finish(struct fb_transit *t)
     t->group = t->own.weight = t->prefetch.weight = -1;
 }
 
-void fb_transit_schedule(struct fb_transit *t, const struct fb_expert_use *uses, int n)
+void fb_transit_schedule(
+    struct fb_transit *t, const struct fb_expert_use *uses, int n, bool prefetch)
 {
     for (int i = 0; i < n; i++) {
         t->uses[uses[i].weight] = uses[i];
@@ -507,7 +505,7 @@ void fb_transit_schedule(struct fb_transit *t, const struct fb_expert_use *uses,
         }
         t->last_scheduled = uses[i].weight;
     }
-    if (n > 0 && uses[0].tokens <= 1) { /* no batch: drop the rest of a failed one */
+    if (n > 0 && !prefetch) { /* no batch: drop the rest of a failed one */
         fb_transit_finish(t);
     } else if (n > 0 && !has_live(t)) {
         t->prefetch = (struct transit_cursor){uses[0].weight, 0};
@@ -518,6 +516,20 @@ void fb_transit_schedule(struct fb_transit *t, const struct fb_expert_use *uses,
 uint64_t fb_transit_bytes(const struct fb_transit *t)
 {
     return t->bytes;
+}
+
+void fb_transit_populate(struct fb_transit *t)
+{
+    if (!fb_io_is_virtual(t->io)) {
+        fb_vm_populate(t->memory, t->bytes);
+    }
+}
+
+void fb_transit_discard(struct fb_transit *t)
+{
+    if (!fb_io_is_virtual(t->io)) {
+        fb_vm_discard(t->memory, t->bytes);
+    }
 }
 
 const struct fb_stream_stats *fb_transit_stats(const struct fb_transit *t)

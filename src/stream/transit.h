@@ -34,15 +34,16 @@ struct fb_expert_use {
 /* Whether the group's expert must be read to be used: it is not in a slot. */
 typedef bool (*fb_absent_fn)(void *user, int group, int expert);
 
-/* `bytes` is at least the largest envelope of any unit; the memory is allocated now. NULL: the
+/* `bytes` is at least the largest envelope of any unit; no memory is allocated yet. NULL: the
  * address space is refused. The unpacker must outlive the transit. */
 struct fb_transit *fb_transit_new(
     struct fb_unpacker *unpacker, uint64_t bytes, fb_absent_fn absent, void *user);
 void fb_transit_free(struct fb_transit *t); /* waits for what is in flight; NULL is fine */
 
 /* The matrices will be used in this order, after those of the same pass scheduled before. Begins to
- * prefetch. */
-void fb_transit_schedule(struct fb_transit *t, const struct fb_expert_use *uses, int n);
+ * `prefetch`, or drops what was prefetched. */
+void fb_transit_schedule(
+    struct fb_transit *t, const struct fb_expert_use *uses, int n, bool prefetch);
 
 /* The ids of the weight's group are known: n experts must be read, for this weight and those of the
  * group that are scheduled after it. `n_used` of the group's experts are used in all. */
@@ -68,6 +69,10 @@ void fb_transit_release(struct fb_transit *t, const struct fb_unit *unit);
 void fb_transit_finish(struct fb_transit *t);
 
 uint64_t fb_transit_bytes(const struct fb_transit *t);
+
+/* Allocates the memory, which must precede its use; gives it back, after fb_transit_finish. */
+void fb_transit_populate(struct fb_transit *t);
+void fb_transit_discard(struct fb_transit *t);
 
 const struct fb_stream_stats *fb_transit_stats(const struct fb_transit *t);
 
