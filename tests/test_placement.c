@@ -131,6 +131,24 @@ static void test_whole_layers_where_the_bus_is_slow(void **state)
     fb_weights_free(x.model.weights);
 }
 
+/* The same, but the card's memory is the machine's: it computes with them where they are. What
+ * whole layers no longer take is RAM's, so that a disk matters less. */
+static void test_shared_slots_where_the_bus_is_slow(void **state)
+{
+    (void)state;
+    struct made x;
+    make(&x, 1e10, 1e11, 1e9, 1e9, LAYERS * EXPERTS / 2, LAYERS * EXPERTS / 2);
+    x.in.slots_shared = true;
+    x.in.slots_bytes = 2 * UNIT;
+    struct fb_placement p = choose(&x);
+    assert_true(p.known && p.use && p.slots);
+    x.in.slots_shared = false;
+    x.in.slots_bytes = (uint64_t)LAYERS * EXPERTS / 2 * UNIT;
+    struct fb_placement copies = choose(&x);
+    assert_true(copies.seconds > 1.1 * p.seconds && copies.whole_seconds == p.whole_seconds);
+    fb_weights_free(x.model.weights);
+}
+
 /* Slots for less than a token's experts of each layer. */
 static void test_whole_layers_on_a_small_card(void **state)
 {
@@ -227,6 +245,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slots_where_the_disk_is_slow),
         cmocka_unit_test(test_whole_layers_where_the_bus_is_slow),
+        cmocka_unit_test(test_shared_slots_where_the_bus_is_slow),
         cmocka_unit_test(test_whole_layers_on_a_small_card),
         cmocka_unit_test(test_a_slow_card_is_left_out),
         cmocka_unit_test(test_a_missing_rate_means_whole_layers),
