@@ -212,7 +212,8 @@ two() {
         verify "$tmp/dense.gguf" "two devices, $mem" -b 7 --device Vulkan1,Vulkan0 \
             --device-mem $mem --weights-mem 2M
     done
-    covered 'Vulkan1 holds 3 .*;Vulkan0 holds [12] ' "two: the named order counts"
+    covered 'Vulkan1 holds 3 .*;Vulkan0 holds 3 .* \([12] with their FFNs' \
+        "two: the named order counts"
     covered 'Vulkan1 holds 1 .*;Vulkan0 holds 3 ' "two: each has a room of its own"
     synth experts -a qwen3moe --embd 256 --heads 4 --ff 256 --experts 16 --experts-used 4
     all=$(device_bytes "$tmp/experts.gguf" -b 7)

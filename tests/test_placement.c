@@ -233,6 +233,33 @@ static void test_held_weights_by_hand(void **state)
     fb_weights_free(x.model.weights);
 }
 
+/* A batch of 512 tokens with 8 layers' dense weights, copied to the card: each takes longer to
+ * compute with than to read there. Generating is as before. */
+static void test_prompts_on_a_device_by_hand(void **state)
+{
+    (void)state;
+    struct made x;
+    struct fb_speed before, speed;
+    make(&x, 1e10, 1e11, 2e10, 5e8, LAYERS * EXPERTS, 0);
+    struct fb_speed_devices devices = {.n_layers = LAYERS};
+    struct fb_claim claims[LAYERS];
+    for (int l = 0; l < LAYERS; l++) {
+        claims[l] = (struct fb_claim){.tensor = 2 * l, .unit_bytes = DENSE};
+    }
+    struct fb_weights *dense = fb_weights_new(&x.model.catalog, claims, LAYERS);
+    x.speed.weights = dense;
+    x.speed.devices = &devices;
+    fb_estimate(&x.speed, &before);
+    devices.prompts = CARD;
+    fb_estimate(&x.speed, &speed);
+    double seconds = LAYERS * (DENSE / 2e10 + 512.0 * DENSE / 1e12);
+    assert_true(fabs(512 / speed.prompt_tok_per_s - seconds) < 1e-6 * seconds);
+    assert_true(speed.prompt_tok_per_s > before.prompt_tok_per_s);
+    assert_true(speed.decode_tok_per_s == before.decode_tok_per_s);
+    fb_weights_free(dense);
+    fb_weights_free(x.model.weights);
+}
+
 static void test_a_conversation_has_512_and_256_tokens(void **state)
 {
     (void)state;
@@ -251,6 +278,7 @@ int main(void)
         cmocka_unit_test(test_a_missing_rate_means_whole_layers),
         cmocka_unit_test(test_never_slower_than_whole_layers),
         cmocka_unit_test(test_held_weights_by_hand),
+        cmocka_unit_test(test_prompts_on_a_device_by_hand),
         cmocka_unit_test(test_a_conversation_has_512_and_256_tokens),
     };
     return cmocka_run_group_tests_name("placement", tests, NULL, NULL);

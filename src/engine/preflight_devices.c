@@ -118,6 +118,7 @@ static enum forebay_status choose(struct fb_preflight *p, const struct fb_weight
         .least_whole = fb_devices_least_whole(&p->devices, p->catalog),
         .slots_device = fb_offload_device_of(&p->devices.plan, n, 0),
         .slots_shared = p->devices.shares_slots,
+        .prompt_rows = fb_devices_prompt_rows(&p->devices),
         .may_do_without = strcmp(p->options.device, "auto") == 0};
     enum forebay_status status = fb_preflight_rates(p, all, err);
     if (status == FOREBAY_OK) {

@@ -74,6 +74,8 @@ static bool add_devices(const struct fb_preflight *p, const struct fb_weights *w
         devices->slots =
             fb_device_slots_make(ws, devices->first_layer, devices->end_layer, plan->slots_bytes);
     }
+    int rows = fb_devices_prompt_rows(&p->devices);
+    devices->prompts = rows > 0 && in->batch >= (uint32_t)rows ? names->of[0] : NULL;
     in->devices = devices;
     bool known = fb_estimate_held(in, plan, names->of, 1, &devices->decode_s, &bytes) &&
                  fb_estimate_held(in, plan, names->of, in->batch, &devices->prompt_s, &again);

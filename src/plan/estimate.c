@@ -88,6 +88,25 @@ static struct cost dense_cost(const struct fb_speed_inputs *in, double tokens)
     return c;
 }
 
+/* Seconds that a device takes for a batch with the dense weights, copying included. */
+static double dense_on_device(const struct fb_speed_inputs *in, double tokens)
+{
+    const char *name = in->devices->prompts;
+    const struct fb_profile_device *device = fb_profile_device(in->profile, name);
+    double seconds = 0;
+    for (int i = 0; i < in->weights->n_weights; i++) {
+        const struct fb_weight *w = &in->weights->weights[i];
+        double bytes = w->group < 0 ? (double)w->file_bytes : 0;
+        double n = w->group < 0 ? tokens * elements(in, w) : 0;
+        struct fb_device_rates r =
+            fb_estimate_device_rates(in, name, &in->weights->catalog->tensors[w->tensor]);
+        seconds += bytes / (device ? device->upload_bytes_per_s : USUAL_DECODE) +
+                   fmax(bytes / (r.decode > 0 ? r.decode : USUAL_DECODE),
+                       n / (r.batch > 0 ? r.batch : USUAL_BATCH));
+    }
+    return seconds;
+}
+
 /* Share of a group's requests that hit while generating token by token. */
 static double hit_rate(const struct fb_speed_inputs *in, int g)
 {
@@ -251,6 +270,9 @@ static void estimate_prompt(const struct fb_speed_inputs *in, struct fb_speed *o
     const struct fb_weights *ws = in->weights;
     double n = in->batch;
     struct cost dense = dense_cost(in, n), experts = {0};
+    if (in->devices && in->devices->prompts) {
+        dense.compute = dense_on_device(in, n);
+    }
     for (int g = 0; g < ws->n_groups; g++) {
         int e = ws->groups[g].n_expert;
         double k = fmin(ws->catalog->n_expert_used, e);

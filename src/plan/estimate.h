@@ -36,6 +36,8 @@
 struct fb_speed_devices {
     double decode_s, prompt_s;  /* for what they hold: a token, and a full batch */
     int n_layers;               /* of the model, that they compute */
+    const char *prompts;        /* the one that computes full batches with the dense weights, which
+                                 * are copied to it; NULL: none does */
     const char *slotted;        /* the one with slots, as in the profile; NULL: none has */
     int first_layer, end_layer; /* whose experts it computes */
     struct fb_device_slots slots;

@@ -11,7 +11,8 @@
  * device leaves less that the CPU reads, or streams, for each token. Most models have smaller FFNs
  * than layers, and fill a device better with them. If both fill as much, FFNs apart: attention,
  * which takes longer as the context grows, is the device's in all layers then, and prompts need
- * nothing but products of the CPU.
+ * nothing but products of the CPU. Several devices count as one: they are filled one after another
+ * in either case.
  */
 #ifndef FB_PLAN_FFNS_H
 #define FB_PLAN_FFNS_H

@@ -97,6 +97,9 @@ static double estimate(
     struct fb_speed_devices devices = {.n_layers = plan->n_layers,
         .end_layer = c->n_layer - plan->n_whole,
         .first_layer = c->n_layer - plan->n_whole - plan->n_slotted};
+    if (in->prompt_rows > 0 && in->speed->batch >= (uint32_t)in->prompt_rows) {
+        devices.prompts = in->names[0];
+    }
     uint64_t unused;
     if (!fb_estimate_held(in->speed, plan, in->names, 1, &devices.decode_s, &unused) ||
         !fb_estimate_held(

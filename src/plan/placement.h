@@ -35,6 +35,7 @@ struct fb_placement_inputs {
         slots_shared; /* slots are those in RAM, and slots_bytes are for a transit alone; what other
                         * layers then leave of the device's memory is RAM's */
     int slots_device;
+    int prompt_rows; /* fb_devices_prompt_rows of the first device */
     int least_whole; /* layers that keep their experts in any case: those on other devices */
     bool may_do_without;
 };
