@@ -33,14 +33,15 @@ static struct fb_weights *weights_beside(
         if (fb_offload_holder(plan, c, w->tensor) >= 0) {
             continue;
         }
-        claims[n++] = slotted
-                          ? (struct fb_claim){.tensor = w->tensor, .unit_bytes = t->expert_bytes}
-                          : (struct fb_claim){.tensor = w->tensor,
-                                .unit_bytes = w->unit_bytes,
-                                .transform = w->transformed,
-                                .file = w->file,
-                                .offset = w->offset,
-                                .step = w->step};
+        claims[n++] = slotted ? (struct fb_claim){.tensor = w->tensor,
+                                    .unit_bytes = t->expert_bytes,
+                                    .packed = plan->slots_shared}
+                              : (struct fb_claim){.tensor = w->tensor,
+                                    .unit_bytes = w->unit_bytes,
+                                    .transform = w->transformed,
+                                    .file = w->file,
+                                    .offset = w->offset,
+                                    .step = w->step};
     }
     struct fb_weights *weights = fb_weights_new(c, claims, n);
     free(claims);
