@@ -228,6 +228,7 @@ static void use_devices_again(const struct forebay_placement *placement, struct 
 {
     size_t used = 0;
     int n_slotted = 0, n_whole = 0;
+    bool shared = false;
     snprintf(ref->devices, sizeof ref->devices, "none");
     for (int d = 0; d < placement->n_devices; d++) {
         const struct forebay_device_use *use = &placement->devices[d];
@@ -236,9 +237,10 @@ static void use_devices_again(const struct forebay_placement *placement, struct 
         model->device_mem_bytes[d] = use->room_bytes;
         n_slotted += use->n_slotted;
         n_whole += use->n_whole;
+        shared = shared || use->slots_shared;
     }
-    snprintf(ref->device_experts, sizeof ref->device_experts, n_slotted > 0 ? "slots:%d" : "layers",
-        n_whole);
+    const char *form = n_slotted == 0 ? "layers" : shared ? "slots:%d" : "copies:%d";
+    snprintf(ref->device_experts, sizeof ref->device_experts, form, n_whole);
     model->device_experts = ref->device_experts;
     model->n_device_mem = placement->n_devices;
     model->device = ref->devices;
