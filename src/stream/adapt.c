@@ -140,9 +140,9 @@ void fb_stream_adapt(struct fb_stream *s, bool all)
     }
     uint64_t dense = fb_max(fb_elastic_held(&s->elastic), wanted);
     uint64_t slots = target - fb_min(target, dense);
-    fb_slots_resize(&s->slots, slots);
+    bool reached = fb_slots_resize(&s->slots, slots);
     fb_adapt_note_held(s);
-    if (fb_slots_reached(&s->slots, slots) && fb_elastic_held(&s->elastic) == wanted) {
+    if (reached && fb_elastic_held(&s->elastic) == wanted) {
         s->adapted = asked;
         s->adapted_lent = s->lent;
     }

@@ -296,8 +296,9 @@ static void divide(const struct fb_slots *s, uint64_t bytes)
     }
 }
 
-void fb_slots_resize(struct fb_slots *s, uint64_t bytes)
+bool fb_slots_resize(struct fb_slots *s, uint64_t bytes)
 {
+    bool reached = true;
     divide(s, bytes);
     for (int growing = 0; growing < 2; growing++) { /* memory is given back first, then regained */
         for (int i = 0; i < s->n_pools; i++) {
@@ -307,15 +308,8 @@ void fb_slots_resize(struct fb_slots *s, uint64_t bytes)
             }
         }
     }
-}
-
-bool fb_slots_reached(const struct fb_slots *s, uint64_t bytes)
-{
-    divide(s, bytes);
     for (int i = 0; i < s->n_pools; i++) {
-        if (s->wanted[i] != s->pools[i].n_slots) {
-            return false;
-        }
+        reached = reached && s->wanted[i] == s->pools[i].n_slots;
     }
-    return true;
+    return reached;
 }

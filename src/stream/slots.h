@@ -69,10 +69,8 @@ uint64_t fb_slots_least(const struct fb_slots *s);
 int fb_slots_count(const struct fb_slots *s); /* in use now, of all pools */
 
 /* Gives slots back, or regains them, so that they hold `bytes`, or a little less. Pools with users
- * keep their size; a pool whose last slots are pinned keeps these and all before them. */
-void fb_slots_resize(struct fb_slots *s, uint64_t bytes);
-
-/* True when every pool has the size that fb_slots_resize(s, bytes) aims at. */
-bool fb_slots_reached(const struct fb_slots *s, uint64_t bytes);
+ * keep their size; a pool whose last slots are pinned keeps these and all before them. True when
+ * there was no such pool: every one has the size that it is to have. */
+bool fb_slots_resize(struct fb_slots *s, uint64_t bytes);
 
 #endif
