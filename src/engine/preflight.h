@@ -45,8 +45,8 @@ struct fb_preflight {
     struct fb_plan *plan;  /* NULL: llama.cpp holds all weights itself */
     bool ctx_by_memory;    /* no context was given: its length follows from the memory */
     uint64_t before_bytes; /* resident set of the process before the preflight */
-    uint64_t
-        minimum_bytes; /* smallest mem_bytes; the same whatever mem_bytes is; 0 without a plan */
+    /* The smallest mem_bytes, which is the same whatever mem_bytes is; 0 without a plan. */
+    uint64_t minimum_bytes;
     uint64_t context_bytes; /* memory for everything but the planned weights; 0 without a plan */
     struct fb_disk_figures disk; /* measured when the plan reads from it while generating */
     struct fb_speed speed;       /* estimated when there is a plan; 0 if a rate is not known */
@@ -105,6 +105,16 @@ enum forebay_status fb_preflight_measure(
  * of the devices. */
 enum forebay_status fb_preflight_measure_devices(
     struct fb_preflight *preflight, struct forebay_error *err);
+
+/* The budget to plan with before llama.cpp has allocated anything. */
+struct fb_budget fb_preflight_expected(const struct fb_preflight *preflight);
+
+/* The smallest budget with the batch that was measured. */
+uint64_t fb_preflight_least_bytes(const struct fb_preflight *preflight);
+
+/* A plain model must be in memory as a whole: refuses it before the machine suffers. E_NOFIT. */
+enum forebay_status fb_preflight_check_plain(
+    const struct fb_preflight *preflight, struct forebay_error *err);
 
 /* Bytes that the budget leaves for weights, roughly, before they are planned. */
 uint64_t fb_preflight_weights_room(const struct fb_preflight *preflight);
