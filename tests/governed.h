@@ -86,6 +86,20 @@ static inline struct rows run_governed(const char *path, const struct shape *sha
     return rows;
 }
 
+/* A run with these options has the wanted logits, and memory was given back and regained. */
+static inline void check_governed(const char *path, const struct shape *shape,
+    const struct forebay_model_options *options, const struct rows *want,
+    struct forebay_stats *stats)
+{
+    struct rows got = run_governed(path, shape, options, stats);
+    if (!same_rows(want, &got)) {
+        fail_msg("--io %s: not the same logits (%llu shrinks, %llu grows)", options->io_method,
+            (unsigned long long)stats->governor_shrinks, (unsigned long long)stats->governor_grows);
+    }
+    assert_true(stats->governor_shrinks > 3 && stats->governor_grows > 3);
+    rows_free(&got);
+}
+
 /* Call it once: the watch looks, and the governor decides, all the time. */
 static inline void govern_quickly(void)
 {

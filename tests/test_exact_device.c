@@ -79,15 +79,9 @@ static void test_case(void **state)
     options.plain = true;
     struct rows want = run_governed(path, &shape, &options, &stats);
     options.plain = false;
-    struct rows got = run_governed(path, &shape, &options, &stats);
+    check_governed(path, &shape, &options, &want, &stats);
     assert_string_equal(
         stats.device_slots_form, strcmp(c->form, "slots") == 0 ? "shared" : "copies");
-    if (!same_rows(&want, &got)) {
-        fail_msg("not the same logits (%llu shrinks, %llu grows)",
-            (unsigned long long)stats.governor_shrinks, (unsigned long long)stats.governor_grows);
-    }
-    assert_true(stats.governor_shrinks > 3 && stats.governor_grows > 3);
-    rows_free(&got);
     rows_free(&want);
 }
 
