@@ -1,3 +1,7 @@
+/*
+ * gpu_dense.c - dense weights of the CPU on their way to the GPU, through two buffers in turn. An
+ * event for each says when the GPU is done with it, so that the next weight is copied meanwhile.
+ */
 #include "gpu/gpu_dense.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * masked.c - see masked.h: tries a shape of node once, with a pattern in the rows that must stay;
+ * then computes in place, or aside with the rows copied afterwards.
+ */
 #include "gpu/masked.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * placement.c - see placement.h. Each choice is estimated with the weights that it leaves to the
+ * machine, planned in the memory that is left for them.
+ */
 #include "plan/placement.h"
 
 #include <math.h>

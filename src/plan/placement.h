@@ -28,12 +28,12 @@ struct fb_placement_inputs {
     const char *const *names;            /* of the devices, as in the profile */
     uint64_t ram_bytes;                  /* for weights, without devices */
     uint64_t ram_beside_bytes;           /* the same with devices, which hold KV cache, too */
-    uint64_t
-        slots_bytes; /* for slots, if no layer has its experts on the device of the slots, beyond
-                           * least_whole; 0: there cannot be slots */
-    bool
-        slots_shared; /* slots are those in RAM, and slots_bytes are for a transit alone; what other
-                        * layers then leave of the device's memory is RAM's */
+    /* For slots, if no layer has its experts on the device of the slots, beyond least_whole; 0:
+     * there cannot be slots. */
+    uint64_t slots_bytes;
+    /* Slots are those in RAM, and slots_bytes are for a transit alone; what other layers then leave
+     * of the device's memory is RAM's. */
+    bool slots_shared;
     int slots_device;
     int prompt_rows; /* fb_devices_prompt_rows of the first device */
     int least_whole; /* layers that keep their experts in any case: those on other devices */
